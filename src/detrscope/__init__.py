@@ -1,0 +1,39 @@
+"""detrscope: train, evaluate, deploy and see inside detection transformers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detrscope.core.types import Batch as Batch
+    from detrscope.core.types import Detections as Detections
+    from detrscope.core.types import Outputs as Outputs
+    from detrscope.families.detector import Detector as Detector
+    from detrscope.families.detector import load as load
+    from detrscope.workflows.evaluate import evaluate as evaluate
+    from detrscope.workflows.train import train as train
+
+__version__ = "0.1.0"
+
+# Where each public name lives. Looked up on first use: importing the package must not import torch.
+_HOMES = {
+    "Batch": "detrscope.core.types",
+    "Detections": "detrscope.core.types",
+    "Detector": "detrscope.families.detector",
+    "Outputs": "detrscope.core.types",
+    "evaluate": "detrscope.workflows.evaluate",
+    "load": "detrscope.families.detector",
+    "train": "detrscope.workflows.train",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'detrscope' has no attribute '{name}'; public names: {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Modules named after their place in the path."""

@@ -1,0 +1,81 @@
+"""Decoders: queries look at each other and at the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from detrscope.blocks.layers import Attention, FeedForward, Residual
+from detrscope.core.probe import Probe
+from detrscope.core.types import Pyramid, Queries, States
+
+Refine = Callable[[int, Tensor, Tensor | None], Tensor | None]
+"""(layer index, content [B, Q, D], boxes_cxcywh [B, Q, 4] or None) -> the boxes that the next layer starts from."""
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, cross-attention to tokens, feed-forward; each with its residual."""
+
+    def __init__(
+        self,
+        self_attention: Attention,
+        cross_attention: Attention,
+        feedforward: FeedForward,
+        residuals: tuple[Residual, Residual, Residual],
+    ) -> None:
+        super().__init__()
+        self.self_attention = self_attention
+        self.cross_attention = cross_attention
+        self.feedforward = feedforward
+        self.self_residual, self.cross_residual, self.feedforward_residual = residuals
+
+    def forward(self, x: Tensor, queries: Queries, pyramid: Pyramid, where: Tensor, probe: Probe | None) -> Tensor:
+        """[B, Q, D] -> [B, Q, D]; `where` is tokens + position [B, S, D], the same for every layer."""
+        y = self.self_residual.enter(x)
+        asking = y + queries.position
+        x = self.self_residual.leave(x, self.self_attention(asking, asking, y, mask=queries.mask, probe=probe))
+        asking = self.cross_residual.enter(x) + queries.position
+        seen = self.cross_attention(asking, where, pyramid.tokens, padding=pyramid.padding, probe=probe)
+        x = self.cross_residual.leave(x, seen)
+        return self.feedforward_residual.leave(x, self.feedforward(self.feedforward_residual.enter(x)))
+
+
+class Decoder(nn.Module):
+    """Layers one after the other; the same norm reads the state out after every layer (DETR, auxiliary decoding losses)."""
+
+    def __init__(self, layers: list[DecoderLayer], norm: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(
+        self, queries: Queries, pyramid: Pyramid, refine: Refine, probe: Probe | None = None
+    ) -> States:
+        """Every layer's state: content [N, B, Q, D], and the boxes each prediction refines, where there are any."""
+        x = queries.content
+        boxes = queries.boxes_cxcywh
+        where = pyramid.tokens + pyramid.position
+        contents, references = [], []
+        for index, layer in enumerate(self.layers):
+            x = layer(x, queries, pyramid, where, probe)
+            contents.append(self.norm(x))
+            if boxes is not None:
+                references.append(boxes)
+            boxes = refine(index, contents[-1], boxes)
+        return States(torch.stack(contents), torch.stack(references) if references else None)
+
+
+class LastStateDecoder(Decoder):
+    """The same, read out after the last layer only (nn.TransformerDecoder)."""
+
+    def forward(
+        self, queries: Queries, pyramid: Pyramid, refine: Refine, probe: Probe | None = None
+    ) -> States:
+        """The last layer's state: content [1, B, Q, D]."""
+        x = queries.content
+        where = pyramid.tokens + pyramid.position
+        for layer in self.layers:
+            x = layer(x, queries, pyramid, where, probe)
+        return States(self.norm(x)[None])

@@ -1,0 +1,125 @@
+"""The small modules that encoders, decoders and heads are made of."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrscope.core.probe import Probe
+from detrscope.ops.attention import attend
+
+
+class Attention(nn.Module):
+    """Multi-head attention: four projections around door 1.
+
+    Args:
+        width: D, divisible by heads.
+        heads: h.
+        dropout: of attention weights, in training.
+        site: the name of this place along the path.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, site: str) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.site = site
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        for projection in (self.query, self.key, self.value, self.output):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        padding: Tensor | None = None,
+        mask: Tensor | None = None,
+        probe: Probe | None = None,
+    ) -> Tensor:
+        """[B, Q, D] queries over [B, S, D] keys and values -> [B, Q, D]."""
+        mixed = attend(
+            self.query(query),
+            self.key(key),
+            self.value(value),
+            heads=self.heads,
+            site=self.site,
+            padding=padding,
+            mask=mask,
+            dropout=self.dropout if self.training else 0.0,
+            probe=probe,
+        )
+        return self.output(mixed)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a ReLU between, token by token."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.contract = nn.Linear(hidden, width)
+        for linear in (self.expand, self.contract):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        return self.contract(self.dropout(F.relu(self.expand(tokens))))
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them, none after the last."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., widths[0]] -> [..., widths[-1]]."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class PostNorm(nn.Module):
+    """Residual with the norm after the sum, as in the original transformer and DETR."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """What the sublayer sees."""
+        return x
+
+    def leave(self, x: Tensor, update: Tensor) -> Tensor:
+        """What goes on to the next sublayer."""
+        return self.norm(x + self.dropout(update))
+
+
+class PreNorm(nn.Module):
+    """Residual with the norm before the sublayer: the stream itself is never normalised."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """What the sublayer sees."""
+        return self.norm(x)
+
+    def leave(self, x: Tensor, update: Tensor) -> Tensor:
+        """What goes on to the next sublayer."""
+        return x + self.dropout(update)
+
+
+Residual = PostNorm | PreNorm
+RESIDUALS: dict[str, type[PostNorm] | type[PreNorm]] = {"post": PostNorm, "pre": PreNorm}

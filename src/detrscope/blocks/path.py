@@ -1,0 +1,68 @@
+"""The path from image to boxes, the same for every family."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from detrscope.core.card import Scoring
+from detrscope.core.probe import Probe
+from detrscope.core.types import Batch, Outputs, Queries
+
+
+class DetectionTransformer(nn.Module):
+    """backbone, neck, encoder, queries, decoder, heads: training, evaluation, looking and export all call this forward.
+
+    Args:
+        backbone: images -> maps.
+        neck: maps -> tokens.
+        encoder: tokens -> tokens.
+        queries: tokens -> queries.
+        decoder: queries, tokens -> states.
+        heads: states -> outputs; its `refine` is called between decoder layers.
+        scoring: how the logits are to be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        encoder: nn.Module,
+        queries: nn.Module,
+        decoder: nn.Module,
+        heads: nn.Module,
+        scoring: Scoring,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.encoder = encoder
+        self.queries = queries
+        self.decoder = decoder
+        self.heads = heads
+        self.scoring: Scoring = scoring
+
+    def forward(self, batch: Batch, extra: Queries | None = None, probe: Probe | None = None) -> Outputs:
+        """Images [B, 3, H, W] -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4].
+
+        Args:
+            batch: normalised images and where they are padded.
+            extra: denoising queries, joined in front of the model's own in training.
+            probe: keeps records and makes edits at the doors; changes nothing of what is returned without an edit.
+        """
+        maps = self.backbone(batch.images, probe)
+        pyramid = self.neck(maps, batch.padding)
+        pyramid = self.encoder(pyramid, probe)
+        queries = self.queries(pyramid).join(extra)
+        states = self.decoder(queries, pyramid, self.heads.refine, probe)
+        return self.heads(states)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The attention sites in the order of the path."""
+        return tuple(m.site for m in self.modules() if isinstance(getattr(m, "site", None), str))
+
+    @property
+    def feature_sites(self) -> tuple[str, ...]:
+        """The convolutions of the backbone whose maps a probe can keep."""
+        return self.backbone.feature_sites

@@ -1,0 +1,43 @@
+"""The tree of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from detrscope.cli import data, detect, evaluate, models, train
+
+app = typer.Typer(
+    name="detrscope",
+    help="Train, evaluate, deploy and see inside detection transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from detrscope import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train, evaluate, deploy and see inside detection transformers."""
+
+
+app.command("detect")(detect.detect)
+app.command("train", context_settings=train.CONTEXT)(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("plot")(train.plot)
+app.command("models")(models.models)
+app.add_typer(data.app, name="data")

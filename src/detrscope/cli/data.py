@@ -1,0 +1,250 @@
+"""`detrscope data`: look at a dataset, check it, cut it, convert it."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from detrscope import console
+from detrscope.cli.options import Log, Quiet
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from detrscope.data.check import Report, Statistics
+    from detrscope.data.dataset import DetectionDataset
+
+app = typer.Typer(help="Check, show, cut and convert datasets.", no_args_is_help=True, rich_markup_mode=None)
+# What is not an option of `show` is a setting, such as --augment.flip=1.
+SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+CLASS_ROWS = 20  # of the histogram; the rest is in --json
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="coco:DIR, yolo:DIR, voc:DIR, a folder of one of these, or a COCO .json.", metavar="SOURCE"
+    ),
+]
+Annotations = Annotated[
+    Path | None,
+    typer.Option(help="A COCO .json in place of the split's own; SOURCE is then the image folder."),
+]
+FilesOption = Annotated[
+    Literal["copy", "hardlink", "symlink"], typer.Option(help="Copy the images, or link to them.")
+]
+
+
+@app.command()
+def check(
+    source: Source,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
+    annotations: Annotations = None,
+    queries: Annotated[
+        int | None, typer.Option(help="Report images with more objects than this.", min=1)
+    ] = None,
+    pixels: Annotated[
+        bool,
+        typer.Option("--pixels/--no-pixels", help="Decode every image: finds truncated ones and duplicates."),
+    ] = True,
+    limit: Annotated[int, typer.Option(help="Rows of each kind of problem in the table.", min=0)] = 5,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with every problem, in place of the table.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write that JSON to a file too.")] = None,
+    quiet: Quiet = False,
+    log_level: Log = "info",
+) -> None:
+    """Report every problem with file, annotation id and reason, and what is in the dataset.
+
+    Exit code 0: no errors (warnings are allowed). 1: errors. 2: nothing could be checked.
+    """
+    console.setup(quiet, log_level)
+    import json as to_text
+
+    from detrscope.data import check as checking
+
+    report = checking.check(source, split or (), annotations=annotations, queries=queries, pixels=pixels)
+    text = to_text.dumps(report.to_json(), indent=1)
+    if out is not None:
+        with console.written_whole(out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    if json:
+        print(text)
+    elif not quiet:
+        _print_report(report, limit)
+    raise typer.Exit(1 if report.count("error") else 0)
+
+
+@app.command(context_settings=SETTINGS)
+def show(
+    context: typer.Context,
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The picture to write.")],
+    split: Annotated[str, typer.Option(help="Which split.")] = "train",
+    count: Annotated[int, typer.Option(help="How many images.", min=1)] = 12,
+    augment: Annotated[
+        bool, typer.Option("--augment/--no-augment", help="As in training, or as in evaluation.")
+    ] = True,
+    annotations: Annotations = None,
+    preset: Annotated[str | None, typer.Option(help="The training preset whose transforms to show.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The training config whose transforms to show.")] = None,
+    image_id: Annotated[list[int] | None, typer.Option(help="Show this image; may be given again.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the images chosen and their augmentation.", min=0)] = 0,
+    columns: Annotated[int, typer.Option(help="Images in a row.", min=1)] = 4,
+    quiet: Quiet = False,
+    log_level: Log = "info",
+) -> None:
+    """Draw images after their transforms, with boxes and class names.
+
+    Settings of training may follow, such as --augment.crop=0 or --data.short_side=480.
+    """
+    console.setup(quiet, log_level)
+    from detrscope.config import parse_overrides
+    from detrscope.training.config import resolve
+    from detrscope.workflows import show as workflow
+
+    settings = resolve(preset, config, parse_overrides(context.args))
+    tiles = workflow.show(
+        source,
+        out,
+        split=split,
+        count=count,
+        augment=settings.augment if augment else None,
+        preprocessing=settings.data.preprocessing,
+        annotations=annotations,
+        image_ids=image_id or (),
+        seed=seed,
+        columns=columns,
+    )
+    console.log.info("%s: %d images", out, len(tiles))
+
+
+@app.command()
+def subset(
+    source: Source,
+    category: Annotated[list[str], typer.Option(help="Class name; may be given again.")],
+    out: Annotated[Path, typer.Option(help="The folder to make, in COCO's layout.")],
+    with_: Annotated[
+        int | None,
+        typer.Option("--with", help="Training images with the category.", show_default="all", min=0),
+    ] = None,
+    without: Annotated[int, typer.Option(help="Training images without it.", min=0)] = 0,
+    val_with: Annotated[int, typer.Option(help="Validation images with the category.", min=0)] = 0,
+    val_without: Annotated[int, typer.Option(help="Validation images without it.", min=0)] = 0,
+    split: Annotated[str, typer.Option(help="Draw from this split.")] = "train",
+    val_split: Annotated[
+        str | None,
+        typer.Option(help="Draw validation from this split.", show_default="the same, the rest of it"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.", min=0)] = 0,
+    all_categories: Annotated[
+        bool, typer.Option("--all-categories", help="Keep the boxes of other categories in these images.")
+    ] = False,
+    files: FilesOption = "copy",
+    quiet: Quiet = False,
+    log_level: Log = "info",
+) -> None:
+    """Cut a dataset by category: so many images with it, so many without."""
+    console.setup(quiet, log_level)
+    from detrscope.data.subset import Counts, cut_subset
+
+    val = Counts(val_with, val_without) if val_with or val_without or val_split else None
+    parts = cut_subset(
+        source,
+        category,
+        out,
+        Counts(with_, without),
+        val,
+        split=split,
+        val_split=val_split,
+        seed=seed,
+        all_categories=all_categories,
+        files=files,
+    )
+    _print_written(out, parts, quiet)
+
+
+@app.command()
+def convert(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The folder to make, in COCO's layout.")],
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
+    files: FilesOption = "copy",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be decoded.")
+    ] = False,
+    quiet: Quiet = False,
+    log_level: Log = "info",
+) -> None:
+    """Write any dataset that can be read in COCO's layout, all splits at once."""
+    console.setup(quiet, log_level)
+    from detrscope.data import convert as conversion
+
+    parts = conversion.convert(source, out, splits=split or (), files=files, skip_unreadable=skip_unreadable)
+    _print_written(out, parts, quiet)
+
+
+def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -> None:
+    for split, dataset in parts.items():
+        if not quiet:
+            boxes = sum(map(len, dataset.annotations.values()))
+            print(
+                f"{out}: {split}: {len(dataset)} images, {boxes} annotations, {len(dataset.classes)} classes"
+            )
+
+
+def _print_report(report: Report, limit: int) -> None:
+    from detrscope.cli.tables import print_table
+
+    for counted in report.statistics:
+        print_table(_statistics_table(counted))
+    if report.problems:
+        print_table(_problem_table(report, limit))
+    print(f"{report.source}: {report.count('error')} errors, {report.count('warning')} warnings")
+
+
+def _statistics_table(counted: Statistics) -> Table:
+    from rich.table import Table
+
+    most, mean = counted.boxes_per_image["most"], counted.boxes_per_image["mean"]
+    sizes = {name: "x".join(map(str, size)) for name, size in counted.image_sizes.items()}
+    title = (
+        f"{counted.split}: {counted.images} images ({counted.images_without_boxes} without boxes), "
+        f"{sizes['smallest']} to {sizes['largest']}\n"
+        f"{counted.boxes} boxes (small {counted.small}, medium {counted.medium}, large {counted.large}), "
+        f"{mean} an image, at most {most}; {counted.crowds} crowds"
+    )
+    table = Table(title=title, title_justify="left", title_style="", min_width=80)
+    for name in ("id", "class", "boxes", "images"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    rows = sorted(counted.classes, key=lambda c: -c.boxes)
+    for row in rows[:CLASS_ROWS]:
+        table.add_row(str(row.id), row.name, str(row.boxes), str(row.images))
+    if len(rows) > CLASS_ROWS:
+        rest = rows[CLASS_ROWS:]
+        table.add_row("", f"... and {len(rest)} more", str(sum(r.boxes for r in rest)), "")
+    return table
+
+
+def _problem_table(report: Report, limit: int) -> Table:
+    """Errors first; of each kind the count, what to do, and the first `limit`."""
+    from rich.table import Table
+
+    rank = {"error": 0, "warning": 1, "info": 2}
+    table = Table(show_lines=False)
+    for name in ("split", "file", "annotation", "category", "reason"):
+        table.add_column(name, overflow="fold")
+    ordered = sorted(report.problems, key=lambda p: (rank[p.severity], p.kind))
+    for kind, group in groupby(ordered, key=lambda p: p.kind):
+        rows = list(group)
+        table.add_section()
+        table.add_row("", f"{rows[0].severity}: {kind} ({len(rows)})", "", "", rows[0].fix, style="bold")
+        for p in rows[:limit]:
+            own = "" if p.annotation is None else str(p.annotation)
+            table.add_row(p.split, Path(p.file).name, own, p.category or "", p.reason)
+        if len(rows) > limit:
+            table.add_row("", f"... and {len(rows) - limit} more", "", "", "")
+    return table

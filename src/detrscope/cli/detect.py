@@ -1,0 +1,116 @@
+"""`detrscope detect`: boxes in pictures and videos."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from detrscope import console
+from detrscope.cli.options import Log, Quiet
+from detrscope.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from detrscope.workflows.detect import Found
+
+FOLDER = Path("detections")
+DETAILED = 4  # pictures; of more, one line each
+
+
+def detect(
+    sources: Annotated[
+        list[str], typer.Argument(help="Pictures, videos, folders, globs or URLs.", metavar="SOURCE...")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")
+    ],
+    threshold: Annotated[float, typer.Option(help="The least score to keep, 0 to 1.")] = 0.7,
+    show_names: Annotated[
+        str, typer.Option(help="Keep these classes only, such as 'person,dog'.", show_default="all")
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for pictures with boxes, detections.json and detections.csv. With --json or --csv "
+            "nothing is written unless this is given.",
+            show_default=str(FOLDER),
+        ),
+    ] = None,
+    picture_format: Annotated[
+        Literal["png", "jpg", "webp", "svg", "pdf"], typer.Option("--format", help="Of the pictures.")
+    ] = "png",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV in place of the table.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of weights and activations.")
+    ] = "auto",
+    quiet: Quiet = False,
+    log_level: Log = "info",
+) -> None:
+    """Find objects and draw them; boxes are in pixels of the original, upright pictures."""
+    console.setup(quiet, log_level)
+    if json and csv:
+        raise UserError("give --json or --csv, not both; both are written with --out")
+    if out is None and not (json or csv):
+        out = FOLDER
+
+    from detrscope.workflows import detect as workflow
+
+    found = workflow.detect(
+        model,
+        sources,
+        threshold=threshold,
+        show_names=[name.strip() for name in show_names.split(",") if name.strip()],
+        out=out,
+        picture_format=picture_format,
+        device=device,
+        precision=precision,
+    )
+    if json:
+        import json as to_text
+
+        print(to_text.dumps([one.to_json() for one in found], indent=1))
+    elif csv:
+        workflow.write_csv(sys.stdout, found)
+    elif not quiet:
+        from detrscope.cli.tables import print_table
+
+        print_table(_details(found) if len(found) <= DETAILED else _overview(found))
+    if out is not None:
+        console.log.info(f"written to {out}")
+
+
+def _details(found: list[Found]) -> Table:
+    """A line for each detection."""
+    from rich.table import Table
+
+    table = Table("source", "class", "id", "score", "box x0 y0 x1 y1, pixels")
+    for one in found:
+        for row in one.to_json()["detections"]:
+            box = "  ".join(f"{value:.1f}" for value in row["box_xyxy"])
+            table.add_row(one.source, row["name"], str(row["category_id"]), f"{row['score']:.3f}", box)
+        if not len(one.detections):
+            table.add_row(one.source, "nothing above the threshold", "", "", "")
+    return table
+
+
+def _overview(found: list[Found]) -> Table:
+    """A line for each picture and each clip."""
+    from collections import Counter
+
+    from rich.table import Table
+
+    frames: Counter[str] = Counter(one.source for one in found)
+    names: dict[str, Counter[str]] = {source: Counter() for source in frames}
+    for one in found:
+        names[one.source].update(one.detections.names)
+    table = Table("source", "frames", "detections", "classes")
+    for source, counts in names.items():
+        classes = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+        table.add_row(source, str(frames[source]), str(counts.total()), classes or "-")
+    return table

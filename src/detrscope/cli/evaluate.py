@@ -1,0 +1,73 @@
+"""`detrscope evaluate`: COCO AP of a model or of a file of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from detrscope import console
+from detrscope.cli.options import Log, Quiet
+from detrscope.core.errors import UserError
+
+
+def evaluate(
+    data: Annotated[
+        str, typer.Option(help="Dataset: a folder, coco:DIR, yolo:DIR, voc:DIR, or an annotation .json.")
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")
+    ] = None,
+    results_in: Annotated[
+        Path | None, typer.Option(help="Evaluate this file of results in COCO's format instead of a model.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "val",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that the model sees at once.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that read images; 0: none but this one.")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of weights and activations.")
+    ] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Write the detections to this file in COCO's format.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write numbers, tables, precision-recall curves and detections to this folder."),
+    ] = None,
+    quiet: Quiet = False,
+    log_level: Log = "info",
+) -> None:
+    """Measure AP, AP50, AP75, small, medium, large, AR, and all of it per class."""
+    console.setup(quiet, log_level)
+    if (model is None) == (results_in is None):
+        raise UserError("give either --model or --results-in")
+    if results_in is not None and results is not None:
+        raise UserError("--results writes what a model finds; it does not go with --results-in")
+
+    from detrscope.cli.tables import print_table
+    from detrscope.evaluation.report import class_table, summary_table
+    from detrscope.workflows import evaluate as workflow
+
+    if results_in is not None:
+        evaluation = workflow.evaluate_results(results_in, data, split=split, json_file=json, out=out)
+    else:
+        evaluation = workflow.evaluate(
+            str(model),
+            data,
+            split=split,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            precision=precision,
+            json_file=json,
+            results_file=results,
+            out=out,
+        )
+    if not quiet:
+        print_table(summary_table(evaluation))
+        print_table(class_table(evaluation))

@@ -1,0 +1,52 @@
+"""`detrscope models`: the names that `--model` knows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from detrscope import console
+from detrscope.cli.options import Log, Quiet
+
+
+def models(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+    quiet: Quiet = False,
+    log_level: Log = "info",
+) -> None:
+    """List the models: family, published AP on COCO val 2017, and where their weights come from."""
+    console.setup(quiet, log_level)
+
+    from detrscope.families import FAMILIES
+
+    known = [(family, variant) for family in FAMILIES.values() for variant in family.variants]
+    if json:
+        import json as to_text
+
+        rows = [
+            {
+                "name": variant.name,
+                "family": family.name,
+                "description": variant.description,
+                "AP": variant.published.ap if variant.published else None,
+                "weights": variant.published.url if variant.published else None,
+            }
+            for family, variant in known
+        ]
+        print(to_text.dumps(rows, indent=1))
+        return
+
+    from rich.table import Table
+
+    from detrscope.cli.tables import print_table
+
+    table = Table("name", "family", "description")
+    table.add_column("COCO AP", justify="right")
+    table.add_column("published weights", overflow="fold")
+    for family, variant in known:
+        published = variant.published
+        ap = "-" if published is None or published.ap is None else f"{published.ap:.1f}"
+        url = "-" if published is None else published.url
+        table.add_row(variant.name, family.name, variant.description, ap, url)
+    print_table(table)

@@ -1,0 +1,151 @@
+"""`detrscope train` and `detrscope plot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrscope import console
+from detrscope.cli.options import Log, Quiet
+from detrscope.core.errors import UserError, nearest
+
+# `--a.b=c` goes through to the config; --help is our own, since it lists the settings too.
+CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+OWN_OPTIONS = (
+    "preset",
+    "config",
+    "data",
+    "out",
+    "from",
+    "resume",
+    "overwrite",
+    "print-config",
+    "quiet",
+    "log-level",
+)
+
+
+def _show_help(context: typer.Context, wanted: bool) -> None:
+    """The usual help, then every setting."""
+    if not wanted:
+        return
+    from rich.table import Table
+
+    from detrscope.cli.tables import print_table
+    from detrscope.config import describe, preset_names
+    from detrscope.families import FAMILIES
+    from detrscope.training.config import RunConfig
+
+    typer.echo(context.get_help())
+    typer.echo(
+        f"\nPresets: {', '.join(preset_names())}\n\nSettings, given as --KEY=VALUE or in a --config file:\n"
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("key", "type", "default", "what it is"):
+        table.add_column(heading, overflow="fold")
+    for one in describe(RunConfig):
+        table.add_row(one.key, one.type, one.default, one.help)
+    for family in FAMILIES.values():
+        for one in describe(family.config, prefix="model.overrides."):
+            table.add_row(one.key, one.type, one.default, f"{family.name}: {one.help}")
+    print_table(table)
+    raise typer.Exit
+
+
+def train(
+    context: typer.Context,
+    preset: Annotated[str | None, typer.Option(help="A shipped recipe; see the list below.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file of settings, laid over the preset.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Dataset: coco:DIR, yolo:DIR, voc:DIR, a folder, or an annotation .json."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("run"),
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Fine-tune: start from this variant, checkpoint, run folder or Hugging Face id.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out as if never stopped.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings as YAML and train nothing.")
+    ] = False,
+    show_help: Annotated[
+        bool,
+        typer.Option(
+            "--help", is_eager=True, callback=_show_help, help="Show this message and every setting."
+        ),
+    ] = False,
+    quiet: Quiet = False,
+    log_level: Log = "info",
+) -> None:
+    """Train a detector, fine-tune one (--from), or continue a run (--resume).
+
+    Settings come from --preset, then --config, then --KEY=VALUE, later ones winning:
+    detrscope train --preset bccd-detr --data coco:bccd --train.epochs=150
+    """
+    console.setup(quiet, log_level)
+    from detrscope.config import parse_overrides, to_yaml
+
+    overrides = parse_overrides(_settings(context.args))
+
+    from detrscope.training.rundir import RunFolder
+    from detrscope.workflows import train as workflow
+
+    if print_config:
+        resumed = RunFolder(out) if resume else None
+        settings = workflow.resolve_run(
+            config, preset=preset, data=data, from_=from_, overrides=overrides, resume=resumed
+        )
+        typer.echo(to_yaml(settings), nl=False)
+        return
+    workflow.train(
+        config,
+        preset=preset,
+        data=data,
+        out=out,
+        from_=from_,
+        resume=resume,
+        overwrite=overwrite,
+        overrides=overrides,
+    )
+
+
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or their metrics.jsonl.")],
+    out: Annotated[Path, typer.Option(help="The picture: .png, .svg, .pdf.")] = Path("curves.png"),
+    quiet: Quiet = False,
+    log_level: Log = "info",
+) -> None:
+    """Draw losses, AP and learning rates over the epochs, of one run or of several in one picture."""
+    console.setup(quiet, log_level)
+    from detrscope.views.curves import draw_curves
+
+    draw_curves(runs, out)
+    console.log.info("wrote %s", out)
+
+
+def _settings(arguments: list[str]) -> list[str]:
+    """What is left of the command line, which must be settings.
+
+    Raises:
+        UserError: a misspelt option, or a word that belongs to nothing.
+    """
+    from detrscope.training.config import RunConfig
+
+    sections = RunConfig.__dataclass_fields__
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and not argument[1:2].isdigit() and name.split(".")[0] not in sections:
+            known = [f"--{option}" for option in OWN_OPTIONS] + [f"--{key}.KEY" for key in sections]
+            raise UserError(f"unknown option '{argument.partition('=')[0]}'; {nearest('--' + name, known)}")
+    return arguments

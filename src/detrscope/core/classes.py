@@ -1,0 +1,63 @@
+"""The classes a model or a dataset knows: index in the logits, original category id, name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from detrscope.core.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Row i is class index i. Ids are the dataset's own and need not be contiguous."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.names):
+            raise UserError(f"class table: {len(self.ids)} ids but {len(self.names)} names")
+        if len(set(self.ids)) != len(self.ids):
+            raise UserError("class table: category ids must be unique")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of_names(cls, names: Iterable[str]) -> ClassTable:
+        """Ids 0, 1, 2 ... for a plain list of names."""
+        names = tuple(names)
+        return cls(tuple(range(len(names))), names)
+
+    def index_of(self, category_id: int) -> int:
+        """Class index of an original category id.
+
+        Raises:
+            UserError: the id is not in the table.
+        """
+        try:
+            return self.ids.index(category_id)
+        except ValueError:
+            raise UserError(f"category id {category_id} is not one of {list(self.ids)}") from None
+
+    def index_of_name(self, name: str) -> int:
+        """Class index of a class name.
+
+        Raises:
+            UserError: the name is not in the table; the nearest one is named.
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise UserError(f"class '{name}' is not known; {nearest(name, self.names)}") from None
+
+    def to_json(self) -> list[dict[str, int | str]]:
+        """`[{"id": 7, "name": "dog"}, ...]` as COCO writes categories."""
+        return [{"id": i, "name": n} for i, n in zip(self.ids, self.names, strict=True)]
+
+    @classmethod
+    def from_json(cls, rows: Iterable[dict[str, int | str]]) -> ClassTable:
+        """The inverse of `to_json`."""
+        rows = list(rows)
+        return cls(tuple(int(r["id"]) for r in rows), tuple(str(r["name"]) for r in rows))

@@ -1,0 +1,66 @@
+"""A look: which sites to keep records of, and which edits to make while looking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor
+
+from detrscope.core.edits import Edit
+from detrscope.core.errors import UserError, nearest
+from detrscope.core.records import Record
+
+
+class Probe:
+    """Handed to one `forward`; afterwards `records` holds what the doors kept, by site.
+
+    Sites are named after the path, such as `encoder.3.self`, `decoder.5.cross`, `backbone.layer4.2.conv3`. A pattern
+    with `*` stands for all that match.
+
+    Args:
+        sites: names or patterns of the attention sites to record; None records every one.
+        edits: changes to make, each at its own site.
+        features: names or patterns of backbone convolutions whose feature maps to keep.
+    """
+
+    def __init__(
+        self, sites: Sequence[str] | None = None, edits: Sequence[Edit] = (), features: Sequence[str] = ()
+    ) -> None:
+        self.sites = None if sites is None else tuple(sites)
+        self.edits = tuple(edits)
+        self.feature_sites = tuple(features)
+        self.records: dict[str, Record] = {}
+        self.features: dict[str, Tensor] = {}  # [B, C, H, W] by site
+
+    def check(self, attention: Iterable[str], features: Iterable[str] = ()) -> None:
+        """Refuse sites that the model does not have, rather than record nothing in silence.
+
+        Raises:
+            UserError: a pattern that matches no site; the nearest name or the known ones are given.
+        """
+        wanted = [(p, tuple(attention)) for p in (*(self.sites or ()), *(e.site for e in self.edits))]
+        wanted += [(p, tuple(features)) for p in self.feature_sites]
+        for pattern, known in wanted:
+            if not any(fnmatchcase(site, pattern) for site in known):
+                raise UserError(f"site '{pattern}' is not in this model; {nearest(pattern, known)}")
+
+    def wants(self, site: str) -> bool:
+        """Whether the record of this attention site is kept."""
+        return self.sites is None or any(fnmatchcase(site, pattern) for pattern in self.sites)
+
+    def wants_features(self, site: str) -> bool:
+        """Whether the feature map of this convolution is kept."""
+        return any(fnmatchcase(site, pattern) for pattern in self.feature_sites)
+
+    def edits_at(self, site: str) -> list[Edit]:
+        """The edits asked for at this site, in order."""
+        return [edit for edit in self.edits if fnmatchcase(site, edit.site)]
+
+    def keep(self, site: str, record: Record) -> None:
+        """Called by the doors."""
+        self.records[site] = record
+
+    def keep_features(self, site: str, features: Tensor) -> None:
+        """Called by the backbone. [B, C, H, W]."""
+        self.features[site] = features.detach().clone()

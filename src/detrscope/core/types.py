@@ -1,0 +1,120 @@
+"""What flows along the path, and the one shape legend.
+
+B  images in the batch            N  decoder layers that predict      Q  queries
+S  tokens of all feature maps     D  model width                      K  class logits
+C  channels of a feature map      H, W  height, width                 M  boxes of one image
+L  feature maps (levels)          h  attention heads                  d  D / h
+
+Batch first everywhere. `padding` is True where there is padding. `boxes_cxcywh` is 0..1 of the image without its
+padding, `boxes_xyxy` is pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """The truth of one image, as the losses want it."""
+
+    labels: Tensor  # [M] int64, class index 0..classes-1 (not the category id)
+    boxes_cxcywh: Tensor  # [M, 4] float32, 0..1 of the unpadded image
+
+    def to(self, device: torch.device | str) -> Target:
+        """The same truth on `device`."""
+        return Target(self.labels.to(device), self.boxes_cxcywh.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Normalised images of one size. `padding` is None where no image was padded."""
+
+    images: Tensor  # [B, 3, H, W]
+    padding: Tensor | None = None  # [B, H, W] bool
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        return Batch(self.images.to(device), None if self.padding is None else self.padding.to(device))
+
+
+class Level(NamedTuple):
+    """The size of one feature map in tokens."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Feature maps as one row of tokens, coarse levels after fine ones."""
+
+    tokens: Tensor  # [B, S, D]
+    position: Tensor  # [B, S, D] positional encoding
+    levels: tuple[Level, ...]  # S = sum of height * width
+    padding: Tensor | None = None  # [B, S] bool
+
+    def with_tokens(self, tokens: Tensor) -> Pyramid:
+        """The same places holding other tokens, such as the encoder's output."""
+        return replace(self, tokens=tokens)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the decoder starts from."""
+
+    content: Tensor  # [B, Q, D]
+    position: Tensor  # [B, Q, D] added to queries and keys in self-attention, to queries in cross-attention
+    boxes_cxcywh: Tensor | None = None  # [B, Q, 4] reference boxes, where the family has them
+    mask: Tensor | None = None  # [Q, Q] bool, True where a query must not look at another
+
+    def join(self, extra: Queries | None) -> Queries:
+        """These queries with `extra` (denoising groups) in front; the extra's mask must cover both, [Qe + Q] square."""
+        if extra is None:
+            return self
+        boxes = None
+        if self.boxes_cxcywh is not None and extra.boxes_cxcywh is not None:
+            boxes = torch.cat([extra.boxes_cxcywh, self.boxes_cxcywh], dim=1)  # [B, Qe+Q, 4]
+        return Queries(
+            content=torch.cat([extra.content, self.content], dim=1),  # [B, Qe+Q, D]
+            position=torch.cat([extra.position, self.position], dim=1),  # [B, Qe+Q, D]
+            boxes_cxcywh=boxes,
+            mask=extra.mask,
+        )
+
+
+@dataclass(frozen=True)
+class States:
+    """What the decoder ends with: every layer, the last at -1."""
+
+    content: Tensor  # [N, B, Q, D]
+    boxes_cxcywh: Tensor | None = None  # [N, B, Q, 4] boxes that each layer's prediction refines
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Predictions of every decoder layer, the last at -1."""
+
+    logits: Tensor  # [N, B, Q, K]
+    boxes_cxcywh: Tensor  # [N, B, Q, 4]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The kept predictions of one image, best first. Pixels are those of the original image, upright."""
+
+    boxes_xyxy: Tensor  # [n, 4] float32 pixels
+    scores: Tensor  # [n] float32
+    labels: Tensor  # [n] int64, original category ids
+    names: tuple[str, ...]  # n class names
+    query_ids: Tensor  # [n] int64
+    height: int = 0
+    width: int = 0
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.scores)

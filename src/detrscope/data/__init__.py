@@ -1,0 +1,1 @@
+"""Datasets, the one image reader, transforms, loaders."""

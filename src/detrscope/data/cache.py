@@ -1,0 +1,77 @@
+"""Decoded images in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detrscope.console import log, progress
+from detrscope.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class PixelCache:
+    """Every image of a dataset, uint8, in one block, so that forked workers share it."""
+
+    pixels: Tensor  # [bytes] uint8
+    starts: np.ndarray  # [images + 1]
+    sizes: np.ndarray  # [images, 2] height, width
+
+    @classmethod
+    def filled(cls, name: str, sizes: np.ndarray, read: Callable[[int], Tensor]) -> PixelCache:
+        """Reads every image once, on all cores; says first how much memory that takes.
+
+        Raises:
+            UserError: there is not enough memory, or an image cannot be read.
+        """
+        starts = np.concatenate([[0], np.cumsum(3 * sizes.prod(axis=1))]).astype(np.int64)
+        needed, free = int(starts[-1]), free_memory()
+        log.info("%s: caching %d images takes %s of memory", name, len(sizes), in_bytes(needed))
+        if free is not None and needed > 0.9 * free:
+            raise UserError(
+                f"{name}: caching {len(sizes)} images needs {in_bytes(needed)} of memory but only "
+                f"{in_bytes(free)} is free; switch the cache off"
+            )
+        cache = cls(torch.empty(needed, dtype=torch.uint8), starts, sizes)
+
+        def store(index: int) -> None:
+            cache[index].copy_(read(index))
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool, progress() as bar:
+            task = bar.add_task(f"caching {name}", total=len(sizes))
+            for _ in pool.map(store, range(len(sizes))):
+                bar.advance(task)
+        return cache
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The image itself, uint8 [3, H, W]: writing to it changes the cache."""
+        height, width = self.sizes[index].tolist()
+        return (
+            self.pixels[self.starts[index] : self.starts[index + 1]].view(height, width, 3).permute(2, 0, 1)
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes that can be taken without swapping; None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            table = dict(line.split(":", 1) for line in lines)
+        return int(table["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
+def in_bytes(count: int) -> str:
+    """Such as 1.4 GB."""
+    size = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,212 @@
+"""Batches in an order, and with an augmentation, that depend on seed, epoch and index only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from detrscope.core.errors import UserError
+from detrscope.core.types import Batch, Target
+from detrscope.data.dataset import Sample, TransformedDataset
+
+Key = int | tuple[int, int]  # index, or (epoch seed, index)
+
+
+@dataclass(frozen=True)
+class SampleInfo:
+    """Where a sample came from."""
+
+    image_id: int
+    size: tuple[int, int]  # height, width of the original upright image
+
+
+Collated = tuple[Batch, list[Target], list[SampleInfo]]
+
+
+def collate(samples: Sequence[Sample]) -> Collated:
+    """Images of different sizes as one batch, the smaller ones padded with zeros at the right and the bottom.
+
+    Args:
+        samples: at least one, images float32 [3, H_i, W_i].
+
+    Returns:
+        The batch, images [B, 3, max H_i, max W_i], padding True at padding or None where there is none; the
+        targets; ids and original sizes.
+    """
+    heights = [s.image.shape[1] for s in samples]
+    widths = [s.image.shape[2] for s in samples]
+    height, width = max(heights), max(widths)
+    padded = min(heights) < height or min(widths) < width
+    images = samples[0].image.new_zeros((len(samples), 3, height, width))
+    padding = torch.ones(len(samples), height, width, dtype=torch.bool) if padded else None
+    for i, (sample, h, w) in enumerate(zip(samples, heights, widths, strict=True)):
+        images[i, :, :h, :w] = sample.image
+        if padding is not None:
+            padding[i, :h, :w] = False
+    infos = [SampleInfo(s.image_id, s.size) for s in samples]
+    return Batch(images, padding), [s.target for s in samples], infos
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """The keys of every batch of an epoch, for one of `world` processes.
+
+    Shuffled (training): every process gets the same number of batches; where the images do not divide by
+    `world` some are repeated. Not shuffled (evaluation): every image exactly once over all processes.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        rank: int,
+        world: int,
+        drop_last: bool,
+    ) -> None:
+        self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
+        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.epoch = 0
+        self.skip = 0  # batches left out at the start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        entropy = np.random.SeedSequence([self.seed, self.epoch]).generate_state(2, np.uint64)
+        order = torch.arange(self.length)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(int(entropy[0]))
+            order = order[torch.randperm(self.length, generator=generator)]
+            order = order.repeat(-(-self._padded // max(1, self.length)))[: self._padded]
+        keys: list[Key] = [(int(entropy[1]), i) for i in order[self.rank :: self.world].tolist()]
+        for batch in range(self.skip, len(self) + self.skip):
+            yield keys[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def __len__(self) -> int:
+        mine = len(range(self.rank, self._padded if self.shuffle else self.length, self.world))
+        batches = mine // self.batch_size if self.drop_last else -(-mine // self.batch_size)
+        return max(0, batches - self.skip)
+
+    @property
+    def _padded(self) -> int:
+        """Images of a shuffled epoch over all processes."""
+        return -(-self.length // self.world) * self.world
+
+
+class DetectionLoader:
+    """Reads batches of samples, in `workers` processes; an unreadable image is a UserError from any."""
+
+    def __init__(
+        self, dataset: TransformedDataset, batches: EpochBatches | Sequence[list[Key]], workers: int
+    ) -> None:
+        """Wraps a dataset.
+
+        Args:
+            dataset: what to read.
+            batches: the keys of each batch.
+            workers: processes that read; 0 reads in this one.
+        """
+        self.dataset = dataset
+        self.batches = batches
+        self._loader: DataLoader[Any] = DataLoader(
+            _Guarded(dataset),
+            batch_sampler=cast(Any, batches),  # torch's type admits no keys other than integers
+            num_workers=workers,
+            collate_fn=_collate_or_error,
+            persistent_workers=workers > 0,
+            # Its own generator: iterating must not draw from the global one, which dropout uses.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Say which epoch comes next, and how many of its batches were seen before an interruption.
+
+        Raises:
+            TypeError: the loader was made from a fixed list of batches.
+        """
+        if not isinstance(self.batches, EpochBatches):
+            raise TypeError("this loader was made from a fixed list of batches")
+        self.batches.epoch = epoch
+        self.batches.skip = skip
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Collated]:
+        """Batch, targets and infos.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        for batch in self._loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def make_loader(
+    dataset: TransformedDataset,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    workers: int = 0,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    drop_last: bool = False,
+) -> DetectionLoader:
+    """A loader whose order and augmentation depend on (seed, epoch, index) only, not on the workers.
+
+    Call `loader.set_epoch(n)` before each epoch: a resumed epoch then equals the uninterrupted one.
+
+    Args:
+        dataset: the samples.
+        batch_size: images in a batch of one process.
+        shuffle: a new order every epoch (training), or the order of the dataset (evaluation).
+        workers: processes that read images; 0 reads them in this one.
+        seed: of order and augmentation.
+        rank: this process's number among `world`.
+        world: how many processes share the dataset.
+        drop_last: leave out a last batch that is not full. By default no image is left out.
+
+    Raises:
+        UserError: the dataset is empty and should be shuffled, or a number is out of its range.
+    """
+    if batch_size < 1 or workers < 0 or seed < 0 or not 0 <= rank < world:
+        raise UserError(
+            f"batch size {batch_size}, {workers} workers, seed {seed}, process {rank} of {world}: "
+            "expected a batch of 1 or more, the others 0 or more"
+        )
+    if shuffle and len(dataset) == 0:
+        raise UserError(f"{dataset.name}: no images to train on")
+    batches = EpochBatches(
+        len(dataset), batch_size, shuffle=shuffle, seed=seed, rank=rank, world=world, drop_last=drop_last
+    )
+    return DetectionLoader(dataset, batches, workers)
+
+
+class _Guarded(Dataset[Any]):
+    """Hands a UserError on as a value: raised in a worker it would arrive wrapped in pages of traceback."""
+
+    def __init__(self, dataset: TransformedDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Sample | UserError:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return error
+
+
+def _collate_or_error(samples: Sequence[Sample | UserError]) -> Collated | UserError:
+    good = [s for s in samples if isinstance(s, Sample)]
+    return (
+        collate(good) if len(good) == len(samples) else next(s for s in samples if isinstance(s, UserError))
+    )

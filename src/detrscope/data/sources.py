@@ -1,0 +1,133 @@
+"""Opens a dataset from what a user types: a folder or an annotation file, with or without its format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from detrscope.console import log
+from detrscope.core.errors import UserError, nearest
+from detrscope.data import coco, voc, yolo
+from detrscope.data.dataset import DetectionDataset
+from detrscope.data.problems import Problems
+from detrscope.data.readable import without_unreadable
+
+
+class Source(NamedTuple):
+    """A format: how to list its splits, how to read one, and what it looks like on disk."""
+
+    splits: Callable[[Path], Mapping[str, Any]]
+    read_split: Callable[[Path, str, Problems, bool], DetectionDataset]
+    layout: str
+
+
+SOURCES = {
+    "coco": Source(coco.splits, coco.read_split, coco.LAYOUT),
+    "yolo": Source(yolo.splits, yolo.read_split, yolo.LAYOUT),
+    "voc": Source(voc.splits, voc.read_split, voc.LAYOUT),
+}
+
+
+def open_dataset(
+    source: str | Path,
+    split: str,
+    *,
+    annotations: str | Path | None = None,
+    skip_unreadable: bool = False,
+    details: bool = False,
+) -> DetectionDataset:
+    """A split of a dataset.
+
+    Args:
+        source: `coco:DIR`, `yolo:DIR`, `voc:DIR`; a bare folder, whose layout is recognised; or a COCO JSON.
+        split: `train`, `val`, ...; `val` also finds `valid` and `val2017`. A source that has no splits takes
+            any.
+        annotations: a COCO JSON to use instead of the one of the split; `source` is then the folder of the
+            images.
+        skip_unreadable: decode every image now and leave out those that cannot be, with a warning that counts
+            and names them; every process that does so leaves out the same. Otherwise such an image stops the
+            reading later.
+        details: keep segmentation and licences too, which detection does not use.
+
+    Raises:
+        UserError: there is no such source or split, or its annotations cannot be used; named, with what to
+            do.
+    """
+    problems = Problems(split)
+    dataset = read(source, split, problems, annotations=annotations, details=details)
+    log.info("%s: %d images, %d classes", dataset.name, len(dataset), len(dataset.classes))
+    return without_unreadable(dataset) if skip_unreadable else dataset
+
+
+def read(
+    source: str | Path,
+    split: str,
+    problems: Problems,
+    *,
+    annotations: str | Path | None = None,
+    details: bool = False,
+) -> DetectionDataset:
+    """As `open_dataset`, with the caller's list of problems.
+
+    Raises:
+        UserError: as `open_dataset`; what stops is only raised when `problems` is strict.
+    """
+    prefix, path = _parts(source)
+    if annotations is not None:
+        _require_folder(path, source)
+        file = _json_of(Path(annotations).expanduser())
+        return coco.read_json(file, problems, name=f"{path.name} {split}", images=path, details=details)
+    if path.suffix.lower() == ".json" and prefix in (None, "coco"):
+        return coco.read_json(_json_of(path), problems, details=details)
+    return _format(prefix, path).read_split(path, split, problems, details)
+
+
+def splits_of(source: str | Path) -> tuple[str, ...]:
+    """The splits of a source; `("*",)` where it has one without a name.
+
+    Raises:
+        UserError: there is no such source, or its layout is not known.
+    """
+    prefix, path = _parts(source)
+    if path.suffix.lower() == ".json" and prefix in (None, "coco"):
+        return ("*",)
+    return tuple(_format(prefix, path).splits(path))
+
+
+def _parts(source: str | Path) -> tuple[str | None, Path]:
+    """Prefix and path. One letter before a colon is a drive, not a prefix."""
+    prefix, colon, rest = str(source).partition(":")
+    if not colon or len(prefix) < 2 or "/" in prefix or Path(source).exists():
+        return None, Path(source).expanduser()
+    if prefix not in SOURCES:
+        raise UserError(f"{source}: '{prefix}:' is not a known kind of dataset; {nearest(prefix, SOURCES)}")
+    return prefix, Path(rest).expanduser()
+
+
+def _format(prefix: str | None, path: Path) -> Source:
+    _require_folder(path, path)
+    if prefix is not None:
+        if not SOURCES[prefix].splits(path):
+            raise UserError(f"{path}: not the layout of {prefix}; expected {SOURCES[prefix].layout}")
+        return SOURCES[prefix]
+    fitting = [name for name, source in SOURCES.items() if source.splits(path)]
+    if len(fitting) == 1:
+        return SOURCES[fitting[0]]
+    if fitting:
+        raise UserError(f"{path}: may be {' or '.join(fitting)}; say which, such as {fitting[0]}:{path}")
+    known = "; ".join(f"{name}: {source.layout}" for name, source in SOURCES.items())
+    raise UserError(f"{path}: no layout that is known here. {known}")
+
+
+def _require_folder(path: Path, source: str | Path) -> None:
+    if not path.exists():
+        raise UserError(f"{source}: no such folder")
+    if not path.is_dir():
+        raise UserError(f"{source}: expected a folder or a .json file")
+
+
+def _json_of(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: no such annotation file")
+    return path

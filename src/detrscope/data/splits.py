@@ -1,0 +1,33 @@
+"""Names of splits: `val` also finds `valid` and `val2017`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from detrscope.core.errors import UserError, nearest
+
+ANY = "*"  # the name of the only split of a layout that has no splits
+ALIASES = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
+
+
+def plain(name: str) -> str:
+    """The usual name of a split: val2017 -> val, valid -> val."""
+    short = name.rstrip("0123456789") or name
+    return next((min(group, key=len) for group in ALIASES if short in group), short)
+
+
+def find_split(wanted: str, available: Iterable[str], where: str) -> str:
+    """The one of `available` that is meant.
+
+    Raises:
+        UserError: none or several are meant.
+    """
+    names = list(available)
+    if names == [ANY] or wanted in names:
+        return ANY if names == [ANY] else wanted
+    meant = [n for n in names if plain(n) == plain(wanted)]
+    if len(meant) > 1:
+        raise UserError(f"{where}: split '{wanted}' may be {' or '.join(sorted(meant))}; say which")
+    if not meant:
+        raise UserError(f"{where}: no split '{wanted}'; {nearest(wanted, names)}")
+    return meant[0]

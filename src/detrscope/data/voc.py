@@ -1,0 +1,198 @@
+"""PASCAL VOC's XML, in the folder layouts that it is found in.
+
+Read here and not by supervision, whose reader decodes every image to learn its size, forgets `difficult`,
+knows no ImageSets, numbers classes by the order in which files are met (another one in each split), and takes
+every box for 1-based, which only PASCAL's own are. The two agree on boxes up to that pixel, by test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+from xml.etree import ElementTree
+
+from detrscope.core.classes import ClassTable
+from detrscope.core.errors import UserError
+from detrscope.data.assemble import RawBox, RawImage, assemble
+from detrscope.data.dataset import DetectionDataset
+from detrscope.data.images import SUFFIXES
+from detrscope.data.problems import Problems
+from detrscope.data.splits import ANY, find_split
+
+LAYOUT = "Annotations/*.xml + JPEGImages/ [+ ImageSets/Main/SPLIT.txt], or SPLIT/*.xml beside the images"
+_NAMES = ("classes.txt", "labels.txt")
+
+
+def splits(folder: Path) -> dict[str, Path]:
+    """The list file or folder of each split; empty where the folder is not of a VOC layout.
+
+    `trainval` is left out of a folder that has `train` and `val`; it can still be read by its name.
+    """
+    found = _splits(folder)
+    return {n: p for n, p in found.items() if n != "trainval" or not {"train", "val"} <= found.keys()}
+
+
+def read_split(folder: Path, split: str, problems: Problems, details: bool = False) -> DetectionDataset:
+    """One split of a folder.
+
+    Classes are those of classes.txt or labels.txt where there is one, else all names found in any split in
+    alphabetical order; their category ids count from 1, as do image and annotation ids. Objects marked
+    `difficult` become crowds: left out of the targets and ignored in evaluation, as VOC does. Corners are
+    taken as written, except in PASCAL's own files (`<annotation>PASCAL VOC...`), where pixels count from 1
+    and the last one is included.
+
+    Args:
+        folder: with the layout, or the parent of one such folder.
+        split: name of a file in ImageSets/Main, or of a folder.
+        problems: where to report.
+        details: not used: VOC's XML has nothing more that COCO's JSON could hold.
+
+    Raises:
+        UserError: no such split, or an XML that cannot be read.
+    """
+    found = _splits(folder)
+    name = find_split(split, found, str(folder))
+    root = _root(folder)
+    pages = {p: _page(p, problems) for p in _all_xml(root, found)}
+    classes = _classes(root, pages.values())
+    index = {n: i for n, i in zip(classes.names, classes.ids, strict=True)}
+    images: list[RawImage] = []
+    boxes: list[RawBox] = []
+    for number, (xml, image) in enumerate(_members(root, found[name]), start=1):
+        page = pages[xml] if xml else _Page(None, None, ())
+        images.append(RawImage(number, image, page.width, page.height))
+        for item in page.objects:
+            own = len(boxes) + 1
+            if item.box is None:
+                problems.add("bad-label", xml, f"the bndbox of '{item.name}' lacks a number", own, item.name)
+                continue
+            if item.name not in index:
+                problems.add(
+                    "undeclared-category", xml, f"'{item.name}' is not in the list of classes", own, item.name
+                )
+                continue
+            boxes.append(
+                RawBox(own, number, index[item.name], item.box, item.box[2] * item.box[3], item.difficult)
+            )
+    return assemble(f"{folder.name} {split}", images, boxes, classes, problems, source=root)
+
+
+@dataclass(frozen=True)
+class _Object:
+    name: str
+    box: tuple[float, float, float, float] | None  # x, y, width, height
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What one XML says."""
+
+    width: int | None
+    height: int | None
+    objects: tuple[_Object, ...]
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses document types: entities that expand to gigabytes are declared there, and VOC needs none."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
+        raise UserError("a document type declaration is not allowed")
+
+
+def _page(path: Path, problems: Problems) -> _Page:
+    try:
+        root = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
+    except (ElementTree.ParseError, OSError, ValueError, UserError) as error:
+        problems.add("bad-label", path, f"not valid XML ({error})")
+        return _Page(None, None, ())
+    one_based = (root.findtext("source/annotation") or "").strip().startswith("PASCAL VOC")
+    objects = []
+    for item in root.iter("object"):
+        corners = [_number(item.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
+        box = None
+        if None not in corners:
+            x0, y0, x1, y1 = (c for c in corners if c is not None)
+            shift = 1 if one_based else 0
+            box = (x0 - shift, y0 - shift, x1 - x0 + shift, y1 - y0 + shift)
+        objects.append(
+            _Object(
+                (item.findtext("name") or "").strip(), box, (item.findtext("difficult") or "0").strip() == "1"
+            )
+        )
+    width, height = (_number(root.findtext(f"size/{k}")) for k in ("width", "height"))
+    return _Page(int(width) if width else None, int(height) if height else None, tuple(objects))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _classes(root: Path, pages: Iterable[_Page]) -> ClassTable:
+    for name in _NAMES:
+        if (root / name).is_file():
+            lines = (root / name).read_text(encoding="utf-8").splitlines()
+            names = [line.strip() for line in lines if line.strip()]
+            break
+    else:
+        names = sorted({item.name for page in pages for item in page.objects})
+    return ClassTable(tuple(range(1, len(names) + 1)), tuple(names))
+
+
+def _root(folder: Path) -> Path:
+    """The folder that has Annotations/: itself, or its only child or grandchild in VOCdevkit/ that does."""
+    if (folder / "Annotations").is_dir():
+        return folder
+    inner = sorted(
+        {p.parent for pattern in ("*/Annotations", "VOCdevkit/*/Annotations") for p in folder.glob(pattern)}
+    )
+    if len(inner) > 1:
+        raise UserError(f"{folder}: holds several VOC folders; give one of {', '.join(map(str, inner))}")
+    return inner[0] if inner else folder
+
+
+def _splits(folder: Path) -> dict[str, Path]:
+    root = _root(folder)
+    if (root / "Annotations").is_dir():
+        lists = {p.stem: p for p in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain_list(p)}
+        return lists or {ANY: root / "Annotations"}
+    found = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and next(p.glob("*.xml"), None)}
+    return found or ({ANY: folder} if next(folder.glob("*.xml"), None) else {})
+
+
+def _is_plain_list(path: Path) -> bool:
+    """Not one of PASCAL's lists for one class, `dog_train.txt`, which have a second column."""
+    with path.open(encoding="utf-8") as lines:
+        return len(next(lines, "").split()) == 1
+
+
+def _all_xml(root: Path, found: dict[str, Path]) -> list[Path]:
+    folders = [root / "Annotations"] if (root / "Annotations").is_dir() else list(found.values())
+    return sorted(p for folder in folders for p in folder.glob("*.xml"))
+
+
+def _members(root: Path, split: Path) -> Iterator[tuple[Path | None, Path]]:
+    """XML (None where an image has none) and image of a split, in its order."""
+    if split.suffix == ".txt":
+        stems = [line.strip() for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for stem in stems:
+            xml = root / "Annotations" / f"{stem}.xml"
+            yield (xml if xml.is_file() else None), _image(root / "JPEGImages", stem)
+        return
+    images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else split
+    pages = {p.stem: p for p in split.glob("*.xml")}
+    pictures = {p.stem: p for p in images.iterdir() if p.suffix.lower() in SUFFIXES}
+    for stem in sorted(pages.keys() | pictures.keys()):
+        yield pages.get(stem), pictures.get(stem) or _image(images, stem)
+
+
+def _image(folder: Path, stem: str) -> Path:
+    for suffix in (".jpg", *sorted(SUFFIXES), ".JPG", ".JPEG", ".PNG"):
+        if (path := folder / f"{stem}{suffix}").is_file():
+            return path
+    return folder / f"{stem}.jpg"

@@ -1,0 +1,84 @@
+"""Writes datasets as a folder in COCO's layout: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from detrscope.console import progress
+from detrscope.core.errors import UserError
+from detrscope.data.dataset import DetectionDataset, ImageInfo
+
+Files = Literal["copy", "hardlink", "symlink"]
+
+
+def write_coco(splits: Mapping[str, DetectionDataset], out: Path, files: Files = "copy") -> None:
+    """`annotations/instances_SPLIT.json` and `SPLIT/` with the images, for each split.
+
+    Args:
+        splits: datasets by the name of their split.
+        out: the folder to make; must not exist, or be empty.
+        files: copy the images, or link to them.
+
+    Raises:
+        UserError: `out` is in use, an image is missing, or cannot be linked.
+    """
+    with folder_written_whole(out) as folder, progress() as bar:
+        (folder / "annotations").mkdir()
+        for split, dataset in splits.items():
+            (folder / split).mkdir()
+            tree = dataset.coco_json()
+            used: set[str] = set()
+            task = bar.add_task(f"{files} {split}", total=len(dataset))
+            for image, row in zip(dataset.images, tree["images"], strict=True):
+                name = image.path.name if image.path.name not in used else f"{image.id}_{image.path.name}"
+                used.add(name)
+                row["file_name"] = name
+                _place(image, folder / split / name, files)
+                bar.advance(task)
+            text = json.dumps(tree, ensure_ascii=False)
+            (folder / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to it when the block succeeds, removed when it does not.
+
+    Raises:
+        UserError: `path` exists and is not an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: already there; choose another --out, or delete it first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.is_dir():
+            path.rmdir()
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _place(image: ImageInfo, target: Path, files: Files) -> None:
+    try:
+        if files == "symlink":
+            target.symlink_to(image.path.resolve(strict=True))
+        elif files == "hardlink":
+            os.link(image.path.resolve(strict=True), target)
+        else:
+            shutil.copyfile(image.path, target)
+    except FileNotFoundError:
+        raise UserError(f"{image.path}: no such image file") from None
+    except OSError as error:
+        hint = "" if files == "copy" else "; use --files copy"
+        raise UserError(
+            f"{image.path}: cannot {files} it to {target.parent} ({error.strerror}){hint}"
+        ) from None

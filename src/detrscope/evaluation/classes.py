@@ -1,0 +1,57 @@
+"""Which class of the model is which class of the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from detrscope.console import log
+from detrscope.core.classes import ClassTable
+from detrscope.core.errors import UserError
+
+
+def match_classes(
+    model: ClassTable, dataset: ClassTable, needed: Collection[int] | None = None
+) -> dict[int, int]:
+    """Category ids of the model -> category ids of the dataset, for the classes that both know.
+
+    A class is the same where id and name agree; else where the names agree, spaces around them and upper case
+    apart. Ids alone say nothing: two datasets may both start at 1.
+
+    Args:
+        model: the classes of the model.
+        dataset: the classes of the dataset.
+        needed: dataset ids that the model must know, such as those that have boxes; None for all of them.
+
+    Raises:
+        UserError: the model does not know a needed class.
+    """
+    same = set(zip(model.ids, model.names, strict=True)) & set(zip(dataset.ids, dataset.names, strict=True))
+    matched = {category_id: category_id for category_id, _ in same}
+    by_name = {_key(n): i for i, n in zip(model.ids, model.names, strict=True) if i not in matched}
+    moved = 0
+    for category_id, name in zip(dataset.ids, dataset.names, strict=True):
+        if category_id in matched.values() or _key(name) not in by_name:
+            continue
+        matched[by_name.pop(_key(name))] = category_id
+        moved += 1
+    lacking = set(dataset.ids if needed is None else needed) - set(matched.values())
+    if lacking:
+        names = [name for i, name in zip(dataset.ids, dataset.names, strict=True) if i in lacking]
+        raise UserError(
+            f"the model does not know {len(names)} of the dataset's classes ({_listed(names)}); "
+            f"it knows {_listed(model.names)}; the dataset has {_listed(dataset.names)}"
+        )
+    if moved:
+        log.info(f"{moved} classes have other ids in the dataset than in the model: matched by name")
+    if len(matched) < len(model):
+        log.info(f"{len(model) - len(matched)} of the model's {len(model)} classes are not in the dataset")
+    return matched
+
+
+def _key(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _listed(names: Collection[str], most: int = 12) -> str:
+    shown = [f"'{name}'" for name in list(names)[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

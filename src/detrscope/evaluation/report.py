@@ -1,0 +1,71 @@
+"""An evaluation as tables: for the terminal and as CSV."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detrscope.console import written_whole
+from detrscope.evaluation.coco import RECALLS, Evaluation
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+
+
+def percent(value: float | None) -> str:
+    """`0.4205` -> `42.0`; `-` where the number is undefined."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def summary_table(evaluation: Evaluation) -> Table:
+    """AP and AR over all classes, in percent."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{evaluation.images} images, {evaluation.boxes} boxes; percent", title_justify="left"
+    )
+    for heading in ("", "all", "small", "medium", "large"):
+        table.add_column(heading, justify="right" if heading else "left")
+    e = evaluation
+    table.add_row("AP .50:.95", *map(percent, (e.AP, e.AP_small, e.AP_medium, e.AP_large)))
+    table.add_row("AP50", percent(e.AP50))
+    table.add_row("AP75", percent(e.AP75))
+    table.add_row("AR, best 1", percent(e.AR_1))
+    table.add_row("AR, best 10", percent(e.AR_10))
+    table.add_row("AR, best 100", *map(percent, (e.AR_100, e.AR_small, e.AR_medium, e.AR_large)))
+    return table
+
+
+def class_table(evaluation: Evaluation) -> Table:
+    """A row for each class, in percent."""
+    from rich.table import Table
+
+    table = Table(title="per class; percent", title_justify="left")
+    for heading in ("id", "class", "boxes", *(c.removeprefix("AP_") for c in COLUMNS)):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for row in evaluation.per_class:
+        values = (percent(getattr(row, column)) for column in COLUMNS)
+        table.add_row(str(row.id), row.name, str(row.boxes), *values)
+    return table
+
+
+def write_class_csv(path: str | Path, evaluation: Evaluation) -> None:
+    """One line per class, as fractions; empty where a number is undefined."""
+    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("id", "name", "boxes", *COLUMNS))
+        for row in evaluation.per_class:
+            writer.writerow((row.id, row.name, row.boxes, *(getattr(row, column) for column in COLUMNS)))
+
+
+def write_curve_csv(path: str | Path, evaluation: Evaluation) -> None:
+    """Precision at 101 recalls: one line per recall, two columns per class that has truth."""
+    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        names = [f"{curve.name} {iou}" for curve in evaluation.curves for iou in ("AP50", "AP75")]
+        writer.writerow(("recall", *names))
+        columns = [p for curve in evaluation.curves for p in (curve.precision_50, curve.precision_75)]
+        writer.writerows(zip(RECALLS.round(2).tolist(), *columns, strict=True))

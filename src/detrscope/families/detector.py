@@ -1,0 +1,173 @@
+"""The Detector: a model ready to look at pictures, its class names and its preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from detrscope.blocks.path import DetectionTransformer
+from detrscope.console import log
+from detrscope.core.card import ModelCard
+from detrscope.core.classes import ClassTable
+from detrscope.core.errors import UserError, nearest
+from detrscope.core.types import Batch, Detections, Outputs
+from detrscope.data.images import read_image
+from detrscope.families.postprocess import postprocess
+from detrscope.families.weights import load_model
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ENGINES = ("torch",)
+
+
+class Detector:
+    """Finds objects in pictures. Made by `load`.
+
+    Attributes:
+        model: the network in evaluation mode, norms folded into convolutions, channels last.
+        card: classes, preprocessing, config.
+        device: where it runs.
+        dtype: of weights and activations; the heads stay in float32.
+    """
+
+    def __init__(
+        self, model: DetectionTransformer, card: ModelCard, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        model.eval().requires_grad_(False)
+        model.backbone.fold_norms()
+        model.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        model.heads.float()  # eight bits of mantissa would round boxes to two pixels
+        self.model = model
+        self.card = card
+        self.device = device
+        self.dtype = dtype
+
+    def __repr__(self) -> str:
+        return f"Detector({self.card.variant}, {len(self.classes)} classes, {self.device}, {self.dtype})"
+
+    @property
+    def classes(self) -> ClassTable:
+        """Class names and original category ids."""
+        return self.card.classes
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor, padding: Tensor | None = None) -> Outputs:
+        """Raw predictions of a normalised batch.
+
+        Args:
+            images: [B, 3, H, W] float, normalised as the card says.
+            padding: [B, H, W] bool, True where an image is padded; None where none is.
+
+        Returns:
+            logits [N, B, Q, K] and boxes_cxcywh [N, B, Q, 4] in float32, the last decoder layer at -1.
+        """
+        images = images.to(device=self.device, dtype=self.dtype)
+        padding = None if padding is None else padding.to(self.device)
+        return self.model(Batch(images, padding))
+
+    def detect(self, source: Any, threshold: float = 0.7) -> Detections | list[Detections]:
+        """Objects in one picture, or in each of a list of pictures.
+
+        Args:
+            source: path, URL, bytes, PIL image, RGB array [H, W, 3], tensor [3, H, W], or a list of these. Each image
+                goes through on its own, so that none is padded.
+            threshold: the least score kept, 0 to 1; 0.0 gives every query.
+
+        Returns:
+            `Detections` with boxes in pixels of the upright original, best first; a list of them for a list.
+
+        Raises:
+            UserError: a picture that cannot be read, or a threshold outside 0..1.
+        """
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold {threshold}: expected a score between 0 and 1")
+        if isinstance(source, list | tuple):
+            return [self._detect_one(one, threshold) for one in source]
+        return self._detect_one(source, threshold)
+
+    def _detect_one(self, source: Any, threshold: float) -> Detections:
+        image = read_image(source)  # [3, H, W] uint8
+        height, width = image.shape[-2:]
+        outputs = self.predict(self.card.preprocessing.apply(image)[None])
+        (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
+        keep = scored.scores >= threshold
+        indices = scored.class_indices[keep].cpu()
+        limit = scored.boxes_xyxy.new_tensor([width, height, width, height])
+        return Detections(
+            boxes_xyxy=scored.boxes_xyxy[keep].clamp(min=0).minimum(limit).cpu(),
+            scores=scored.scores[keep].cpu(),
+            labels=torch.tensor([self.classes.ids[i] for i in indices], dtype=torch.int64),
+            names=tuple(self.classes.names[i] for i in indices),
+            query_ids=scored.query_ids[keep].cpu(),
+            height=height,
+            width=width,
+            source=str(source) if isinstance(source, str | Path) else "",
+        )
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    classes: ClassTable | Sequence[str] | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    engine: str = "torch",
+) -> Detector:
+    """A detector by variant name, checkpoint, run folder, Hugging Face folder or id.
+
+    Args:
+        name_or_path: such as `detr-r50`, `run/`, `best.safetensors`, `detr-r50-e632da11.pth`, `facebook/detr-resnet-50`.
+        weights: for a variant name: a file of its weights instead of the published one, or "random".
+        classes: class names (ids 0, 1, ...) or a ClassTable; where they are not the checkpoint's own, the class head is
+            reset and what was kept is logged.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
+        precision: "fp32", "bf16", "fp16" (GPU only); "auto" is fp32, the precision of the published figures.
+        engine: what runs the model; "torch".
+
+    Raises:
+        UserError: unknown name, device, precision or engine, or weights that do not fit.
+    """
+    if engine not in ENGINES:
+        raise UserError(f"engine '{engine}' is not known; {nearest(engine, ENGINES)}")
+    place = choose_device(device)
+    dtype = _choose_dtype(precision, place)
+    if classes is not None and not isinstance(classes, ClassTable):
+        classes = ClassTable.of_names(classes)
+    loaded = load_model(name_or_path, weights=weights, classes=classes)
+    for line in loaded.report.lines():
+        log.info(line)
+    return Detector(loaded.model, loaded.card, place, dtype)
+
+
+def choose_device(name: str) -> torch.device:
+    """A device by name; "auto" takes a GPU where there is one.
+
+    Raises:
+        UserError: not a device, or not one of this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}': {reason[:120]}; use auto, cpu, cuda, cuda:N or mps") from None
+    return device
+
+
+def _choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        return torch.float32
+    if precision not in PRECISIONS:
+        raise UserError(f"precision '{precision}' is not known; {nearest(precision, (*PRECISIONS, 'auto'))}")
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
+    return PRECISIONS[precision]

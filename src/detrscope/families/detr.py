@@ -1,0 +1,129 @@
+"""DETR: Carion et al. 2020, "End-to-End Object Detection with Transformers", arXiv:2005.12872."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import nn
+
+from detrscope.blocks.decoder import Decoder
+from detrscope.blocks.encoder import Encoder
+from detrscope.blocks.heads import SetHeads
+from detrscope.blocks.layers import MLP
+from detrscope.blocks.neck import ProjectionNeck
+from detrscope.blocks.path import DetectionTransformer
+from detrscope.blocks.position import LearnedPosition, SinePosition
+from detrscope.blocks.queries import LearnedQueries
+from detrscope.config import section, setting
+from detrscope.families.layouts import HF_BACKBONES, HF_TRANSFORMER, TORCH_TRANSFORMER, Layout, Shapes
+from detrscope.families.settings import BackboneConfig, LayersConfig, NormPlace
+from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
+from detrscope.families.variant import Family, Published, Variant
+
+POSITIONS = {"sine": SinePosition, "learned": LearnedPosition}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetrConfig:
+    """Settings of the family `detr`."""
+
+    width: int = setting(256, "model width D")
+    queries: int = setting(100, "object queries")
+    position: Literal["sine", "learned"] = setting("sine", "positional encoding of the tokens")
+    norm: NormPlace = setting("post", "norm after (post) or before (pre) each sublayer")
+    box_layers: int = setting(3, "linear layers of the box head")
+    backbone: BackboneConfig = section(BackboneConfig)
+    encoder: LayersConfig = section(LayersConfig)
+    decoder: LayersConfig = section(LayersConfig)
+
+
+def build(config: DetrConfig, classes: int) -> DetectionTransformer:
+    """The model with random weights; K = classes + 1, the last logit is "no object"."""
+    d = config.width
+    backbone = config.backbone.build(stages=(4,))
+    return DetectionTransformer(
+        backbone=backbone,
+        neck=ProjectionNeck(backbone.channels[-1], d, POSITIONS[config.position](d)),
+        encoder=Encoder(
+            dense_encoder_layers(d, config.encoder, config.norm),
+            nn.LayerNorm(d) if config.norm == "pre" else nn.Identity(),
+        ),
+        queries=LearnedQueries(config.queries, d),
+        decoder=Decoder(dense_decoder_layers(d, config.decoder, config.norm), nn.LayerNorm(d)),
+        heads=SetHeads(nn.Linear(d, classes + 1), MLP(*[d] * config.box_layers, 4)),
+        scoring="softmax",
+    )
+
+
+def infer(shapes: Shapes) -> dict[str, object]:
+    """The settings that a checkpoint's shapes tell; heads, dilation and the place of norms are not among them."""
+    return {
+        "width": shapes.of("heads.class_head.weight")[1],
+        "queries": shapes.of("queries.position.weight")[0],
+        "position": "learned" if shapes.has("neck.position.rows") else "sine",
+        "norm": "pre" if shapes.has("encoder.norm.weight") else "post",
+        "box_layers": shapes.count("heads.box_head.layers"),
+        "backbone": {"name": shapes.resnet("backbone.body")},
+        "encoder": shapes.stack("encoder"),
+        "decoder": shapes.stack("decoder"),
+    }
+
+
+PUBLISHED = Layout(
+    name="published",
+    mark="class_embed.weight",
+    rules=(
+        (r"backbone\.0\.body\.(.*)", r"backbone.body.\1"),
+        (r"backbone\.1\.row_embed\.weight", r"neck.position.rows"),
+        (r"backbone\.1\.col_embed\.weight", r"neck.position.columns"),
+        (r"input_proj\.(weight|bias)", r"neck.projection.\1"),
+        (r"query_embed\.weight", r"queries.position.weight"),
+        (r"class_embed\.(.*)", r"heads.class_head.\1"),
+        (r"bbox_embed\.(.*)", r"heads.box_head.\1"),
+        *TORCH_TRANSFORMER,
+    ),
+)
+
+HUGGING_FACE = Layout(
+    name="Hugging Face",
+    mark="class_labels_classifier.weight",
+    rules=(
+        *HF_BACKBONES,
+        (r"model\.input_projection\.(weight|bias)", r"neck.projection.\1"),
+        (r"model\.query_position_embeddings\.weight", r"queries.position.weight"),
+        (r"model\..*position_embedding\.row_embeddings\.weight", r"neck.position.rows"),
+        (r"model\..*position_embedding\.column_embeddings\.weight", r"neck.position.columns"),
+        (r"class_labels_classifier\.(.*)", r"heads.class_head.\1"),
+        (r"bbox_predictor\.(.*)", r"heads.box_head.\1"),
+        *HF_TRANSFORMER,
+    ),
+)
+
+_FILES = "https://dl.fbaipublicfiles.com/detr/"
+
+
+def _variant(
+    name: str, backbone: str, *, dc5: bool = False, file: str | None = None, ap: float | None = None
+) -> Variant:
+    config = replace(DetrConfig(), backbone=BackboneConfig(name=backbone, dilate_last=dc5))
+    text = f"{backbone}, stride {16 if dc5 else 32}"
+    return Variant(name, text, config, published=Published(_FILES + file, ap=ap) if file else None)
+
+
+FAMILY = Family(
+    name="detr",
+    config=DetrConfig,
+    build=build,
+    infer=infer,
+    layouts=(PUBLISHED, HUGGING_FACE),
+    query_count="queries",
+    variants=(
+        _variant("detr-r18", "resnet18"),
+        _variant("detr-r34", "resnet34"),
+        _variant("detr-r50", "resnet50", file="detr-r50-e632da11.pth", ap=42.0),
+        _variant("detr-r50-dc5", "resnet50", dc5=True, file="detr-r50-dc5-f0fb7ef5.pth", ap=43.3),
+        _variant("detr-r101", "resnet101", file="detr-r101-2c7b67e5.pth", ap=43.5),
+        _variant("detr-r101-dc5", "resnet101", dc5=True, file="detr-r101-dc5-a2e86def.pth", ap=44.9),
+    ),
+)

@@ -1,0 +1,122 @@
+"""Door 1: all softmax attention happens here, is recorded here and is edited here.
+
+Scaled dot-product attention, Vaswani et al. 2017 (arXiv:1706.03762), equation 1, per head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detrscope.core.edits import Bias, Edit, Gain, Swap
+from detrscope.core.errors import UserError
+from detrscope.core.probe import Probe
+from detrscope.core.records import DenseRecord, additive
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    heads: int,
+    site: str,
+    padding: Tensor | None = None,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    probe: Probe | None = None,
+) -> Tensor:
+    """Multi-head softmax attention of projected queries over projected keys.
+
+    Args:
+        query: [B, Q, h*d].
+        key: [B, S, h*d].
+        value: [B, S, h*dv].
+        heads: h.
+        site: the name under which a probe finds this place.
+        padding: [B, S] bool, True at keys that are padding.
+        mask: [Q, S] bool, True where a query must not look.
+        dropout: probability of dropping a weight, training only.
+        probe: keeps the record of this site and makes its edits; None when nobody looks. Without an edit here, the
+            output is the same to the last bit.
+
+    Returns:
+        [B, Q, h*dv], heads side by side, before the output projection.
+
+    Raises:
+        UserError: an edit whose shape or indices do not fit this site.
+    """
+    q, k, v = (_split_heads(x, heads) for x in (query, key, value))  # [B, h, Q, d], [B, h, S, d], [B, h, S, dv]
+    scale = q.shape[-1] ** -0.5
+    blocked = _blocked(padding, mask)  # broadcasts to [B, 1, Q, S]
+    bias = None if blocked is None else additive(blocked, q.dtype)
+    gain = None
+    if probe is not None:
+        for edit in probe.edits_at(site):
+            q, k, v, bias, gain = _apply(edit, q, k, v, bias, gain)
+        if probe.wants(site):
+            probe.keep(site, DenseRecord(*(x.detach() for x in (q, k, v)), scale, bias, gain))
+    if gain is None:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # [B, h, Q, dv]
+    else:
+        out = DenseRecord(q, k, v, scale, bias, gain).rows() @ v  # [B, h, Q, dv]
+    return out.transpose(1, 2).flatten(2)  # [B, Q, h*dv]
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _blocked(padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    if padding is None:
+        return None if mask is None else mask[None, None]  # [1, 1, Q, S]
+    padding = padding[:, None, None, :]  # [B, 1, 1, S]
+    return padding if mask is None else padding | mask[None, None]
+
+
+def _apply(
+    edit: Edit, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, gain: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])  # [B, h, Q, S]
+    match edit:
+        case Bias():
+            scores = edit.scores.to(q)
+            _check_broadcast(edit, scores, shape)
+            bias = scores if bias is None else bias + scores
+        case Gain():
+            factor = _factors(edit, shape).to(q)
+            gain = factor if gain is None else gain * factor
+        case Swap():
+            old = {"query": q, "key": k, "value": v}[edit.what]
+            if edit.tensor.shape != old.shape:
+                raise UserError(
+                    f"swap of the {edit.what} at '{edit.site}': expected {list(old.shape)}, found {list(edit.tensor.shape)}"
+                )
+            new = edit.tensor.to(old)
+            q, k, v = (new if edit.what == name else x for name, x in (("query", q), ("key", k), ("value", v)))
+    return q, k, v, bias, gain
+
+
+def _check_broadcast(edit: Bias, scores: Tensor, shape: tuple[int, ...]) -> None:
+    try:
+        fits = torch.broadcast_shapes(scores.shape, shape) == torch.Size(shape)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise UserError(f"bias at '{edit.site}': {list(scores.shape)} does not broadcast to {list(shape)}")
+
+
+def _factors(edit: Gain, shape: tuple[int, ...]) -> Tensor:
+    """1 everywhere and the factor where the named heads, queries and keys cross; size 1 along axes not named."""
+    chosen = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    for axis, name, indices in ((1, "head", edit.heads), (2, "query", edit.queries), (3, "key", edit.keys)):
+        if indices is None:
+            continue
+        wrong = [i for i in indices if not -shape[axis] <= i < shape[axis]]
+        if wrong:
+            raise UserError(f"gain at '{edit.site}': {name} {wrong[0]} is outside 0..{shape[axis] - 1}")
+        along = torch.zeros(shape[axis], dtype=torch.bool)
+        along[list(indices)] = True
+        chosen = chosen & along.view([-1 if a == axis else 1 for a in range(4)])
+    return torch.where(chosen, edit.factor, 1.0)

@@ -1,0 +1,106 @@
+"""Convolution with its norm folded in and, where oneDNN can, with the sum and the ReLU in the same pass over memory."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+
+def conv_norm(
+    x: Tensor, conv: nn.Conv2d, norm: nn.Module, *, relu: bool, residual: Tensor | None = None
+) -> Tensor:
+    """`relu(norm(conv(x)) + residual)` in as few passes as the moment allows.
+
+    A norm that does not gather statistics is an affine map, so it is multiplied into the weights: the same numbers up
+    to rounding, no extra tensor kept for the backward pass. Where no gradient is wanted on a CPU, sum and ReLU are
+    fused as well.
+
+    Args:
+        x: [B, C, H, W].
+        conv: the convolution.
+        norm: its norm; nn.Identity where it was folded before.
+        relu: whether a ReLU follows.
+        residual: [B, C', H', W'] added before the ReLU.
+
+    Returns:
+        [B, C', H', W'].
+    """
+    affine = _affine(norm)
+    if affine is None:
+        y = norm(conv(x))
+        y = y if residual is None else y + residual
+        return F.relu(y) if relu else y
+    scale, shift = affine
+    weight = conv.weight if scale is None else conv.weight * scale.view(-1, 1, 1, 1)
+    bias = conv.bias if shift is None else shift if conv.bias is None else conv.bias * scale + shift
+    if _can_fuse(x, weight):
+        return _fused(x, conv, weight, bias, relu, residual)
+    y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    y = y if residual is None else y + residual
+    return F.relu(y) if relu else y
+
+
+def fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
+    """A convolution that does what `norm(conv(x))` does in evaluation, for good (inference only)."""
+    affine = _affine(norm)
+    if affine is None or affine[0] is None:
+        return conv
+    scale, shift = affine
+    with torch.no_grad():
+        folded = nn.Conv2d(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+            conv.dilation, conv.groups, bias=True, device=conv.weight.device, dtype=conv.weight.dtype,
+        )  # fmt: skip
+        folded.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
+        assert folded.bias is not None
+        folded.bias.copy_(shift if conv.bias is None else conv.bias * scale + shift)
+    return folded.train(conv.training)
+
+
+def _affine(norm: nn.Module) -> tuple[Tensor | None, Tensor | None] | None:
+    """Scale and shift per channel of a norm that gathers no statistics now; None when it does."""
+    if isinstance(norm, nn.Identity):
+        return None, None
+    if isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, nn.BatchNorm2d) and not norm.training):
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # [C']
+        return scale, norm.bias - norm.running_mean * scale
+    return None
+
+
+@cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def _can_fuse(x: Tensor, weight: Tensor) -> bool:
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False  # an exported graph holds standard operators only
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return (
+        not wanted
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and torch.backends.mkldnn.enabled
+        and _has_onednn()
+    )
+
+
+def _fused(
+    x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, relu: bool, residual: Tensor | None
+) -> Tensor:
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+        residual = None if residual is None else residual.to(dtype)
+    shape = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+    if residual is None:
+        unary = "relu" if relu else "none"
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, unary, [], "")
+    return torch.ops.mkldnn._convolution_pointwise.binary(
+        x, residual, weight, bias, *shape, "add", 1.0, "relu" if relu else None, [], ""
+    )

@@ -1,0 +1,56 @@
+"""Where a token is: sine encodings of places in an image."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def pixel_centres(padding: Tensor | None, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Running count of unpadded rows and columns, 1 at the first, and 0..1-normalised by the caller.
+
+    Returns:
+        y, x: [B or 1, H, W] float32 counts.
+    """
+    if padding is None:
+        y = torch.arange(1, height + 1, dtype=torch.float32, device=like.device)
+        x = torch.arange(1, width + 1, dtype=torch.float32, device=like.device)
+        return y.view(1, -1, 1).expand(1, height, width), x.view(1, 1, -1).expand(1, height, width)
+    inside = (~padding).float()  # [B, H, W]
+    return inside.cumsum(1), inside.cumsum(2)
+
+
+def sine_position(
+    padding: Tensor | None, height: int, width: int, channels: int, like: Tensor, offset: float = 0.0
+) -> Tensor:
+    """Fixed two-dimensional sine encoding, normalised to the unpadded image.
+
+    The encoding of Vaswani et al. 2017 (section 3.5) along y and x, half of the channels each, as DETR uses it
+    (arXiv:2005.12872, appendix A.4), with sine and cosine interleaved and temperature 10,000.
+
+    Args:
+        padding: [B, H, W] bool, True at padding, or None.
+        height: H.
+        width: W.
+        channels: D, a multiple of 4.
+        like: gives device and dtype.
+        offset: added to the running count before normalising (-0.5 in Deformable DETR).
+
+    Returns:
+        [B, H*W, D], or [1, H*W, D] without padding.
+    """
+    y, x = pixel_centres(padding, height, width, like)
+    eps = 1e-6
+    y = (y + offset) / (y[:, -1:, :] + eps) * (2 * math.pi)
+    x = (x + offset) / (x[:, :, -1:] + eps) * (2 * math.pi)
+    half = channels // 2
+    power = torch.arange(half, device=like.device, dtype=torch.float32).div(2, rounding_mode="floor") * 2 / half
+    period = 10000**power  # [D/2], pairs alike
+
+    def encode(place: Tensor) -> Tensor:
+        angle = place[..., None] / period  # [B, H, W, D/2]
+        return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
+
+    return torch.cat([encode(y), encode(x)], dim=-1).flatten(1, 2).to(like.dtype)

@@ -1,0 +1,190 @@
+"""The folder a run leaves behind. Every file but the log is written whole or not at all.
+
+config.yaml                       the settings as resolved; `--config` reads it back
+metrics.csv, metrics.jsonl        one row per epoch, the same in both
+last.pt                           everything that `--resume` needs
+last.safetensors                  the model after the last epoch
+best.safetensors                  the model with the highest AP so far
+curves.png, per_class.csv         drawn and counted anew after each epoch and each evaluation
+log.txt                           what the terminal said
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrscope import __version__
+from detrscope.config import to_yaml
+from detrscope.console import log, written_whole
+from detrscope.core.errors import UserError
+from detrscope.training.config import RunConfig, flat, resolve
+
+CONFIG, STATE, LAST, BEST = "config.yaml", "last.pt", "last.safetensors", "best.safetensors"
+METRICS_CSV, METRICS_JSONL, CURVES, LOG = "metrics.csv", "metrics.jsonl", "curves.png", "log.txt"
+PER_CLASS = "per_class.csv"
+FILES = (CONFIG, STATE, LAST, BEST, METRICS_CSV, METRICS_JSONL, CURVES, PER_CLASS, LOG)
+
+# What a continued run may change: nothing that alters the numbers of the epochs that are done.
+CHANGEABLE = (
+    "source",
+    "data.workers",
+    "data.cache",
+    "train.epochs",
+    "train.max_steps",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.accelerator",
+    "train.devices",
+)
+Row = dict[str, Any]
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a run has been here."""
+        return any((self / name).exists() for name in (CONFIG, STATE, METRICS_JSONL))
+
+    @property
+    def has_state(self) -> bool:
+        """Whether a checkpoint to resume from has been written."""
+        return (self / STATE).is_file()
+
+    def refuse_if_in_use(self, overwrite: bool) -> None:
+        """Refuse to lose a run.
+
+        Raises:
+            UserError: a run has been here and `overwrite` is off, or the path is a file.
+        """
+        if self.path.is_file():
+            raise UserError(f"{self.path}: is a file; --out must name a folder")
+        if self.in_use and not overwrite:
+            raise UserError(
+                f"{self.path}: holds a run already; continue it with --resume, replace it with --overwrite,"
+                " or choose another --out"
+            )
+
+    def clear(self) -> None:
+        """Remove what an earlier run has left; other files stay."""
+        for name in FILES:
+            (self / name).unlink(missing_ok=True)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write the settings, under a comment that names the versions that read them."""
+        versions = f"detrscope {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+        with written_whole(self / CONFIG) as path:
+            path.write_text(f"# {versions}\n{to_yaml(config)}", encoding="utf-8")
+
+    def config(self) -> RunConfig:
+        """The settings of the run that is here.
+
+        Raises:
+            UserError: there is no run here.
+        """
+        if not (self / CONFIG).is_file():
+            raise UserError(
+                f"{self.path}: no run to resume here ({CONFIG} is missing); start one without --resume"
+            )
+        return resolve(file=self / CONFIG)
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Replace the training state, at once."""
+        with written_whole(self / STATE) as path:
+            torch.save(dict(state), path)
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The training state, on the CPU; None where the run has not come to its first checkpoint.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self / STATE
+        if not self.has_state:
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises a zoo of types for damaged files
+            raise UserError(f"{path}: is not a training state that can be read ({error})") from None
+        return dict(state)
+
+    def rows(self) -> list[Row]:
+        """The metrics so far, one row per epoch."""
+        path = self / METRICS_JSONL
+        if not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+    def add_row(self, row: Row) -> None:
+        """Write an epoch's metrics, in place of rows of that epoch or later (a resumed run repeats them)."""
+        rows = [old for old in self.rows() if old["epoch"] < row["epoch"]]
+        rows.append({key: _plain(value) for key, value in row.items()})
+        columns = list(dict.fromkeys(key for one in rows for key in one))
+        with written_whole(self / METRICS_JSONL) as path:
+            path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+        with written_whole(self / METRICS_CSV) as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """In the `with`, the log also goes to the end of a file, with times; a quiet terminal stays quiet."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level, levels = log.level, [(other, other.level) for other in log.handlers]
+    for other, own in levels:
+        other.setLevel(max(level, own))
+    log.setLevel(min(level or logging.INFO, logging.INFO))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+        log.setLevel(level)
+        for other, own in levels:
+            other.setLevel(own)
+
+
+def refuse_changes(old: RunConfig, new: RunConfig, path: Path) -> None:
+    """Refuse to resume with settings that would make another run of it; say which others change.
+
+    Raises:
+        UserError: naming the settings that differ.
+    """
+    before, after = flat(old), flat(new)
+    keys: Iterable[str] = dict.fromkeys([*before, *after])
+    changes = {k: f"{k} {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)}
+    for key in CHANGEABLE:
+        if key in changes:
+            log.info("resuming with %s", changes.pop(key))
+    if changes:
+        listed = ", ".join(changes.values())
+        raise UserError(
+            f"{path}: --resume continues the same run, but these settings differ: {listed}; leave them out,"
+            f" or start a new run from its weights with --from {path / LAST}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """NaN and infinity have no place in JSON."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

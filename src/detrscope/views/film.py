@@ -1,0 +1,61 @@
+"""Pictures one after the other as an mp4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import av
+import numpy as np
+
+from detrscope.console import written_whole
+
+
+class AddFrame(Protocol):
+    """Adds one frame to a film."""
+
+    def __call__(self, pixels: np.ndarray, at: Fraction | None = None) -> None:
+        """Add `pixels`, uint8 [H, W, 3], at a time in seconds, or one step of the rate after the last."""
+
+
+@contextmanager
+def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iterator[AddFrame]:
+    """An mp4 (H.264) that is written whole or not at all.
+
+    Frames have the size of the first one; an odd width or height is evened by repeating the last column or
+    row, as H.264 asks for.
+
+    Args:
+        path: the file.
+        rate: frames per second.
+        quality: H.264's constant rate factor, 0 (lossless) to 51.
+
+    Yields:
+        A function that adds a frame.
+    """
+    rate = Fraction(rate).limit_denominator(100_000)
+    clock = rate.numerator * max(1, round(90_000 / rate.numerator))  # ticks a second, a whole number a frame
+    step = int(clock / rate)
+    with written_whole(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, clock)
+        ticks: list[int] = []  # of the last frame
+
+        def add(pixels: np.ndarray, at: Fraction | None = None) -> None:
+            height, width = pixels.shape[:2]
+            even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            if not ticks:
+                stream.height, stream.width = even.shape[:2]
+            after = ticks[-1] + 1 if ticks else 0
+            wanted = round(at * clock) if at is not None else after - 1 + step if ticks else 0
+            ticks[:] = [max(wanted, after)]  # time runs forward, even where a camera's does not
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+            frame.pts, frame.time_base = ticks[-1], Fraction(1, clock)
+            container.mux(stream.encode(frame))
+
+        yield add
+        container.mux(stream.encode(None))

@@ -1,0 +1,66 @@
+"""Precision against recall, per class and over all classes, at the IoUs of AP50 and AP75."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from detrscope.views.canvas import Picture, Plot, line_style
+
+MOST_LINES = (
+    8  # classes with a line of their own in the legend; of more only the best and the worst are named
+)
+
+
+def draw_precision_recall(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: str | Path | None = None,
+    *,
+    title: str = "",
+) -> Picture:
+    """One panel for IoU .50 and one for .75: a line for each class and a black one for their mean.
+
+    The area under a line is the class's AP at that IoU; the legend says it. With more than `MOST_LINES`
+    classes the four best and the four worst are named and the others are grey.
+
+    Args:
+        curves: for each class name, precision at IoU .50 and at .75, each at 101 recalls from 0 to 1.
+        path: where to save the picture; None to keep it in memory.
+        title: a line above the panels.
+
+    Returns:
+        The picture.
+    """
+    plot = Plot(1200, 560)
+    panels = plot.grid(1, 2)
+    for column, (ax, iou) in enumerate(zip(panels, ("IoU .50", "IoU .75"), strict=True)):
+        _panel(ax, {name: np.asarray(pair[column]) for name, pair in curves.items()})
+        ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        ax.set_title(iou, fontsize=10)
+    if title:
+        plot.figure().suptitle(title, fontsize=11)
+    if path is not None:
+        plot.save(path)
+    return plot
+
+
+def _panel(ax: Axes, lines: Mapping[str, np.ndarray]) -> None:
+    if not lines:
+        ax.text(0.5, 0.5, "no truth to measure against", ha="center", va="center", color="0.4")
+        return
+    recall = np.linspace(0, 1, len(next(iter(lines.values()))))
+    ranked = sorted(lines, key=lambda name: -lines[name].mean())
+    named = ranked if len(ranked) <= MOST_LINES else ranked[: MOST_LINES // 2] + ranked[-MOST_LINES // 2 :]
+    for name in ranked:
+        if name not in named:
+            ax.plot(recall, lines[name], color="0.8", linewidth=0.7)
+    for index, name in enumerate(named):
+        ax.plot(recall, lines[name], label=f"{name} {100 * lines[name].mean():.1f}", **line_style(index))
+    if len(lines) > 1:
+        mean = np.mean(list(lines.values()), axis=0)
+        label = f"mean of {len(lines)} classes {100 * mean.mean():.1f}"
+        ax.plot(recall, mean, color="black", linewidth=2.2, label=label)
+    ax.legend(fontsize=8, frameon=False, loc="lower left")

@@ -1,0 +1,1 @@
+"""The public functions behind the commands; they see both sides of the house."""

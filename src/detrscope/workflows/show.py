@@ -1,0 +1,68 @@
+"""Training images as the model will see them, on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
+from detrscope.core.preprocessing import Preprocessing
+from detrscope.data.dataset import TransformedDataset
+from detrscope.data.sources import open_dataset
+from detrscope.data.transforms import AugmentConfig, eval_transform, train_transform
+from detrscope.views.contact_sheet import Tile, contact_sheet
+
+
+def show(
+    source: str | Path,
+    out: str | Path,
+    *,
+    split: str = "train",
+    count: int = 12,
+    augment: AugmentConfig | None = None,
+    preprocessing: Preprocessing | None = None,
+    annotations: str | Path | None = None,
+    image_ids: Sequence[int] = (),
+    seed: int = 0,
+    columns: int = 4,
+) -> list[Tile]:
+    """Writes a picture of images after their transforms, with boxes and class names.
+
+    Args:
+        source: as in `open_dataset`.
+        out: the picture to write, PNG or whatever its suffix says.
+        split: which split.
+        count: how many images, drawn by `seed`; fewer where there are fewer.
+        augment: what training draws at random; None shows images as in evaluation.
+        preprocessing: the size that the model sees; the default is DETR's.
+        annotations: as in `open_dataset`.
+        image_ids: show these and no others.
+        seed: of the choice of images and of the augmentation.
+        columns: tiles in a row.
+
+    Returns:
+        The tiles of the picture.
+
+    Raises:
+        UserError: the source cannot be read, or an image of it.
+    """
+    preprocessing = preprocessing or Preprocessing()
+    dataset = open_dataset(source, split, annotations=annotations)
+    if not image_ids:
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+        image_ids = [dataset.images[i].id for i in order[:count].tolist()]
+    dataset = dataset.subset(image_ids)
+    transform = train_transform(augment, preprocessing) if augment else eval_transform(preprocessing)
+    samples = TransformedDataset(dataset, transform)
+    tiles = []
+    for index, info in enumerate(dataset.images):
+        sample = samples[seed, index]
+        height, width = sample.image.shape[1:]
+        boxes = scale_boxes(cxcywh_to_xyxy(sample.target.boxes_cxcywh), width, height)
+        names = tuple(dataset.classes.names[i] for i in sample.target.labels.tolist())
+        title = f"{info.path.name} {width}x{height}"
+        tiles.append(Tile(preprocessing.denormalise(sample.image), boxes, names, title))
+    contact_sheet(tiles, out, columns=columns)
+    return tiles

@@ -1,0 +1,307 @@
+"""Train a detector: settings, devices, data and model are put together here; training/ does the work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from detrscope import families
+from detrscope.config import merge
+from detrscope.console import log
+from detrscope.core.card import ModelCard
+from detrscope.core.errors import UserError
+from detrscope.data.dataset import DetectionDataset, TransformedDataset
+from detrscope.data.loader import DetectionLoader, make_loader
+from detrscope.data.sources import open_dataset
+from detrscope.data.transforms import train_transform
+from detrscope.evaluation.classes import match_classes
+from detrscope.evaluation.coco import average_precision
+from detrscope.evaluation.predict import predict_dataset
+from detrscope.evaluation.report import write_class_csv
+from detrscope.families.weights import Loaded, load_backbone, load_model, random_model
+from detrscope.training.config import RunConfig, TrainConfig, resolve, undotted
+from detrscope.training.loop import Outcome, Scores, train_model
+from detrscope.training.rundir import CURVES, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
+from detrscope.training.state import seed_all
+from detrscope.views.curves import draw_curves
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+def train(
+    config: RunConfig | str | Path | None = None,
+    *,
+    preset: str | None = None,
+    data: str | Path | None = None,
+    out: str | Path = "run",
+    from_: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Train a detector and leave a run folder.
+
+    Settings come from `preset`, then `config`, then `data`, `from_` and `overrides`, later ones winning.
+
+    Args:
+        config: settings, or a YAML file of them.
+        preset: a shipped recipe, such as "detr-r50-coco".
+        data: the dataset: coco:DIR, yolo:DIR, voc:DIR, a folder, or an annotation .json.
+        out: the run folder.
+        from_: fine-tune this model: a variant name, checkpoint, run folder, or Hugging Face id. Its weights
+            only; the heads are reset where the classes differ.
+        resume: continue the run in `out` as if it had not been interrupted.
+        overwrite: replace a run that is in `out`.
+        overrides: single settings, such as `{"train.epochs": 10}`.
+
+    Returns:
+        The folder, how far training came, and the best AP.
+
+    Raises:
+        UserError: wrong settings, data or model; a run folder in use.
+        WorkFailed: a loss or gradient is NaN or infinite.
+        KeyboardInterrupt: after Ctrl-C, with the checkpoint written.
+    """
+    folder = RunFolder(out)
+    if resume and from_ is not None:
+        raise UserError(
+            "--resume continues a run and --from starts a new one from a model's weights: give one of them"
+        )
+    if resume and overwrite:
+        raise UserError("--resume continues the run that --overwrite would remove: give one of them")
+    if not resume:
+        folder.refuse_if_in_use(overwrite)
+    config = resolve_run(
+        config, preset=preset, data=data, from_=from_, overrides=overrides, resume=folder if resume else None
+    )
+    if not config.data.source:
+        raise UserError("no dataset: give --data, such as --data coco:path/to/coco")
+    fabric = make_fabric(config.train)
+    fabric.launch()
+    try:
+        return _train(config, folder, fabric, resume)
+    except KeyboardInterrupt:
+        if fabric.is_global_zero and folder.has_state:
+            log.warning("interrupted; continue with: detrscope train --out %s --resume", folder.path)
+        raise
+
+
+def resolve_run(
+    config: RunConfig | str | Path | None = None,
+    *,
+    preset: str | None = None,
+    data: str | Path | None = None,
+    from_: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: RunFolder | None = None,
+) -> RunConfig:
+    """The settings that `train` would use. With `resume`, those of that run, which few settings may change.
+
+    Raises:
+        UserError: an unknown key, a value that is not valid, or a change to a run that is being resumed.
+    """
+    given = undotted(overrides or {})
+    if data is not None:
+        given = merge(given, {"data": {"source": str(data)}})
+    if from_ is not None:
+        if "model" in given:
+            raise UserError(f"--from brings its own model: leave out model.{', model.'.join(given['model'])}")
+        given["model"] = {"start_from": str(Path(from_).resolve()) if Path(from_).exists() else str(from_)}
+    saved = resume.config() if resume else None
+    base, file = (config, None) if isinstance(config, RunConfig) else (saved, config)
+    resolved = resolve(preset, file, given, base=base)
+    if saved and resume:
+        refuse_changes(saved, resolved, resume.path)
+    return resolved
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """Devices and precision.
+
+    Raises:
+        UserError: they are not there.
+    """
+    accelerator = config.accelerator
+    cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if cpu and config.precision == "fp16":
+        raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
+    try:
+        return Fabric(accelerator=accelerator, devices=config.devices, precision=PRECISIONS[config.precision])
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"train.accelerator {accelerator}, train.devices {config.devices}: {error}") from None
+
+
+def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -> Outcome:
+    """What every process does."""
+    dataset, val = open_data(config)
+    seed_all(config.train.seed)  # the same first weights in every process
+    loaded, config = make_model(config, dataset, fresh=not (resume and folder.has_state))
+    _warn_of_crowds(config, dataset)
+    loader = _make_train_loader(config, dataset, loaded.card, fabric)
+    if fabric.is_global_zero:
+        if not resume:
+            folder.clear()
+        folder.write_config(config)
+    fabric.barrier()
+    with logged_to(folder / LOG) if fabric.is_global_zero else nullcontext():
+        return train_model(
+            loaded.model,
+            loaded.card,
+            loader,
+            config.train,
+            folder,
+            fabric,
+            evaluate=None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric),
+            after_epoch=[lambda path: draw_curves([path], path / CURVES)],
+            name_of=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
+        )
+
+
+def open_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """The images to learn from and those to evaluate on.
+
+    Raises:
+        UserError: they cannot be read, there is nothing to learn from, or the classes do not agree.
+    """
+    data = config.data
+    dataset = open_dataset(data.source, data.train_split, skip_unreadable=data.tolerant)
+    _log_dataset("training", dataset)
+    if not any(dataset.annotations.values()):
+        raise UserError(
+            f"{dataset.name}: no boxes in any of its {len(dataset)} images: nothing to learn from"
+        )
+    if data.val_split is None:
+        return dataset, None
+    val = open_dataset(data.val_source or data.source, data.val_split, skip_unreadable=data.tolerant)
+    _log_dataset("validation", val)
+    _same_classes(dataset, val)
+    shared = {image.path.resolve() for image in dataset.images} & {
+        image.path.resolve() for image in val.images
+    }
+    if shared:
+        log.warning("%d of %d validation images are training images: AP will flatter", len(shared), len(val))
+    return dataset, val
+
+
+def make_model(config: RunConfig, dataset: DetectionDataset, *, fresh: bool) -> tuple[Loaded, RunConfig]:
+    """The model that training starts from, and the config with what `start_from` brings filled in.
+
+    Args:
+        config: the settings.
+        dataset: tells the classes.
+        fresh: load weights; off where a training state will bring them.
+    """
+    choice, size = config.model, config.data.preprocessing
+    if choice.start_from and fresh:
+        loaded = load_model(choice.start_from, classes=dataset.classes)
+        card = loaded.card
+        sized = replace(card.preprocessing, short_side=size.short_side, long_side=size.long_side)
+        loaded = replace(loaded, card=replace(card, preprocessing=sized))
+        # A card may name the family only; any of its variants with all settings given is the same model.
+        known = card.variant in families.VARIANTS
+        variant = card.variant if known else families.FAMILIES[card.family].variants[0].name
+        config = replace(config, model=replace(choice, variant=variant, overrides=card.config))
+        reports = [loaded.report]
+    else:
+        loaded = random_model(choice.variant, choice.overrides, dataset.classes, size)
+        wanted = fresh and choice.backbone_weights != "none"
+        reports = [load_backbone(loaded.model, choice.backbone_weights)] if wanted else []
+    for report in reports:
+        for line in report.lines():
+            log.info("%s", line)
+    return loaded, config
+
+
+def _make_train_loader(
+    config: RunConfig, dataset: DetectionDataset, card: ModelCard, fabric: Fabric
+) -> DetectionLoader:
+    transform = train_transform(config.augment, card.preprocessing)
+    return make_loader(
+        TransformedDataset(dataset, transform, cache=config.data.cache),
+        config.images_per_pass,
+        shuffle=True,
+        workers=config.data.workers,
+        seed=config.train.seed,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+
+
+def _make_evaluate(
+    config: RunConfig, card: ModelCard, val: DetectionDataset, folder: RunFolder, fabric: Fabric
+) -> Callable[[nn.Module], Scores]:
+    """AP on the validation images; the table of classes is left in the run folder."""
+    ids = match_classes(card.classes, val.classes, needed=())
+    truth = val.coco_json()
+
+    def evaluate(model: nn.Module) -> Scores:
+        found = predict_dataset(
+            model,
+            card,
+            val,
+            batch_size=config.images_per_pass,
+            device=fabric.device,
+            autocast=AUTOCAST[config.train.precision],
+            workers=config.data.workers,
+        )
+        results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
+        evaluation = average_precision(truth, results)
+        if fabric.is_global_zero:
+            write_class_csv(folder / PER_CLASS, evaluation)
+        return evaluation.summary()
+
+    return evaluate
+
+
+def _same_classes(dataset: DetectionDataset, val: DetectionDataset) -> None:
+    """Refuse validation boxes of classes that the training set does not know."""
+    with_boxes = {a.category_id for rows in val.annotations.values() for a in rows}
+    match_classes(dataset.classes, val.classes, with_boxes)
+
+
+def _log_dataset(what: str, dataset: DetectionDataset) -> None:
+    counts = [len(dataset.annotations[image.id]) for image in dataset.images]
+    classes = Counter(a.category_id for rows in dataset.annotations.values() for a in rows)
+    names = zip(dataset.classes.ids, dataset.classes.names, strict=True)
+    listed = [f"{name} {classes[category_id]}" for category_id, name in names][:12]
+    more = f" and {len(dataset.classes) - 12} more classes" if len(dataset.classes) > 12 else ""
+    log.info(
+        "%s: %d images (%d without boxes), %d boxes, at most %d in an image: %s%s",
+        what,
+        len(counts),
+        counts.count(0),
+        sum(counts),
+        max(counts, default=0),
+        ", ".join(listed),
+        more,
+    )
+
+
+def _warn_of_crowds(config: RunConfig, dataset: DetectionDataset) -> None:
+    """Say when an image has more objects than the model has queries to find them with."""
+    queries = families.query_count(config.model.variant, config.model.overrides)
+    crowded = [i for i in dataset.images if len(dataset.annotations[i.id]) > queries]
+    if crowded:
+        worst = max(crowded, key=lambda image: len(dataset.annotations[image.id]))
+        log.warning(
+            "%d images have more boxes than the model's %d queries, such as %s with %d: the rest can never be"
+            " found; raise model.overrides.queries",
+            len(crowded),
+            queries,
+            worst.path.name,
+            len(dataset.annotations[worst.id]),
+        )

@@ -1,0 +1,242 @@
+"""average_precision against pycocotools, and where there is nothing to compare with."""
+
+import contextlib
+import copy
+import io
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detrscope.core.errors import UserError
+from detrscope.evaluation.coco import Evaluation, average_precision
+from detrscope.evaluation.report import percent
+
+SUMMARY = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
+SUMMARY += ["AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"]
+
+
+def random_problem(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A small world with everything that trips evaluators: crowds, empty images, ties, gaps in ids, all sizes."""
+    rng = np.random.default_rng(seed)
+    ids = sorted(rng.choice(1000, size=rng.integers(1, 5), replace=False).tolist())
+    images = [{"id": int(i)} for i in rng.choice(10_000, size=rng.integers(1, 9), replace=False)]
+    whole = rng.random() < 0.5  # whole pixels make ties of IoU
+
+    def box() -> list[float]:
+        size = np.exp(rng.uniform(np.log(4), np.log(300), 2))
+        values = [*rng.uniform(0, 300, 2), *size]
+        return [float(round(v)) if whole else float(v) for v in values]
+
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for image in images:
+        for _ in range(rng.choice([0, 1, 3, 12])):
+            b = box()
+            area = b[2] * b[3] * rng.choice([1.0, 0.5])
+            category = int(rng.choice(ids[: max(1, len(ids) - 1)]))  # the last class may have results and no truth
+            crowd = int(rng.random() < 0.15)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": category,
+                    "bbox": b,
+                    "area": float(area),
+                    "iscrowd": crowd,
+                }
+            )
+            if rng.random() < 0.7:  # something near it, more than once
+                for _ in range(rng.integers(1, 3)):
+                    near = [v + rng.normal(0, 0.05 * max(b[2:])) for v in b]
+                    near = b if rng.random() < 0.2 else [*near[:2], *(max(1.0, v) for v in near[2:])]
+                    results.append(result(image, int(rng.choice(ids)) if rng.random() < 0.1 else category, near, rng))
+        for _ in range(rng.choice([0, 2, 130], p=[0.4, 0.5, 0.1])):
+            results.append(result(image, int(rng.choice(ids)), box(), rng))
+    categories = [{"id": i, "name": f"class {i}"} for i in rng.permutation(ids).tolist()]
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+def result(image: dict[str, int], category: int, box: list[float], rng: np.random.Generator) -> dict[str, Any]:
+    score = round(float(rng.random()), 1)  # many ties
+    return {"image_id": image["id"], "category_id": category, "bbox": [float(v) for v in box], "score": score}
+
+
+def oracle(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = copy.deepcopy(truth)
+        reference.createIndex()
+        evaluation = COCOeval(reference, reference.loadRes(copy.deepcopy(results)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def undefined_as_minus_one(values: list[float | None]) -> list[float]:
+    return [-1.0 if value is None else value for value in values]
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, results = random_problem(seed)
+    if not results:
+        pytest.skip("pycocotools cannot read empty results")
+    expected = oracle(truth, results)
+    found = average_precision(truth, results)
+    assert capsys.readouterr().out == ""
+    ours = undefined_as_minus_one([found.summary()[key] for key in SUMMARY])
+    np.testing.assert_allclose(ours, expected.stats, rtol=0, atol=1e-9)
+
+    precision = expected.eval["precision"]  # [IoUs, recalls, classes, areas, best]
+    assert [row.id for row in found.per_class] == expected.params.catIds
+    for k, row in enumerate(found.per_class):
+        parts = [precision[:, :, k, 0, 2], precision[0, :, k, 0, 2], precision[5, :, k, 0, 2]]
+        parts += [precision[:, :, k, area, 2] for area in (1, 2, 3)]
+        means = [p[p > -1].mean() if (p > -1).any() else -1 for p in parts]
+        ours = undefined_as_minus_one([getattr(row, key) for key in SUMMARY[:6]])
+        np.testing.assert_allclose(ours, means, rtol=0, atol=1e-9)
+    curves = {curve.name: curve for curve in found.curves}
+    for k, row in enumerate(found.per_class):
+        if precision[0, 0, k, 0, 2] > -1:
+            np.testing.assert_allclose(curves[row.name].precision_50, precision[0, :, k, 0, 2], rtol=0, atol=1e-9)
+            np.testing.assert_allclose(curves[row.name].precision_75, precision[5, :, k, 0, 2], rtol=0, atol=1e-9)
+        else:
+            assert row.name not in curves
+
+
+def test_problems_are_varied() -> None:
+    """The comparison means something: the random sets give many different scores, undefined ones among them."""
+    evaluations = [average_precision(*random_problem(seed)) for seed in range(40)]
+    values = [round(e.AP, 6) for e in evaluations if e.AP is not None]
+    assert len(set(values)) > 25
+    assert any(row.AP is None for e in evaluations for row in e.per_class)
+    assert any(a["iscrowd"] for seed in range(40) for a in random_problem(seed)[0]["annotations"])
+
+
+def world() -> dict[str, Any]:
+    """Ids with gaps; class 900 has no boxes."""
+    return {
+        "images": [{"id": 5}, {"id": 3}],
+        "categories": [{"id": 900, "name": "cat"}, {"id": 1, "name": "dog"}, {"id": 7, "name": "owl"}],
+        "annotations": [
+            {"id": 0, "image_id": 5, "category_id": 1, "bbox": [10, 10, 20, 20]},
+            {"id": 0, "image_id": 5, "category_id": 7, "bbox": [50, 50, 100, 100], "area": 9000, "iscrowd": 0},
+        ],
+    }
+
+
+def perfect() -> list[dict[str, Any]]:
+    return [
+        {"image_id": 5, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.9},
+        {"image_id": 5, "category_id": 7, "bbox": [50, 50, 100, 100], "score": 0.8},
+    ]
+
+
+def test_perfect_results_score_one_with_annotation_id_zero_and_missing_fields() -> None:
+    found = average_precision(world(), perfect())
+    assert (found.AP, found.AP50, found.AR_1) == (1, 1, 1)
+    assert (found.AP_small, found.AP_medium, found.AP_large) == (1, 1, None)  # `area`, not the box, decides
+    assert [(row.id, row.name, row.AP, row.boxes) for row in found.per_class] == [
+        (1, "dog", 1, 1),
+        (7, "owl", 1, 1),
+        (900, "cat", None, 0),
+    ]
+
+
+def test_inputs_are_left_as_they_were() -> None:
+    truth, results = world(), perfect()
+    average_precision(truth, results)
+    assert (truth, results) == (world(), perfect())
+
+
+def test_no_results_score_zero() -> None:
+    found = average_precision(world(), [])
+    assert (found.AP, found.AP50, found.AR_100, found.AP_small) == (0, 0, 0, 0)
+    assert found.AP_large is None
+    assert [row.AP for row in found.per_class] == [0, 0, None]
+
+
+@pytest.mark.parametrize("missing", ["images", "annotations", "categories"])
+def test_nothing_to_measure_against_is_undefined(missing: str) -> None:
+    truth = {**world(), missing: []}
+    if missing == "images":
+        truth["annotations"] = []
+    results = [] if missing == "images" else perfect()
+    if missing == "categories":
+        truth["annotations"] = []
+    found = average_precision(truth, results)
+    assert set(found.summary().values()) == {None}
+    assert all(row.AP is None for row in found.per_class)
+    assert json.loads(json.dumps(found.to_json()))["AP"] is None
+    assert percent(found.AP) == "-"
+
+
+def test_only_crowds_is_undefined() -> None:
+    truth = world()
+    truth["annotations"] = [{**a, "iscrowd": 1} for a in truth["annotations"]]
+    found = average_precision(truth, perfect())
+    assert found.AP is None
+    assert found.boxes == 0
+
+
+def test_results_on_a_crowd_count_neither_way() -> None:
+    truth = world()
+    truth["annotations"].append(
+        {"id": 3, "image_id": 5, "category_id": 1, "bbox": [200, 200, 100, 100], "area": 10_000, "iscrowd": 1}
+    )
+    in_crowd = [{"image_id": 5, "category_id": 1, "bbox": [210 + i, 210, 20, 20], "score": 0.99} for i in range(5)]
+    assert average_precision(truth, perfect() + in_crowd).AP == 1
+    outside = [{**r, "bbox": [400, 400, 20, 20]} for r in in_crowd]
+    assert average_precision(truth, perfect() + outside).AP == pytest.approx((1 / 6 + 1) / 2)
+
+
+def test_strange_categories_are_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    strange = [{**perfect()[0], "category_id": c, "score": 1.0} for c in (2, 2, 3)]
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        assert average_precision(world(), perfect() + strange).AP == 1
+    assert [r.getMessage() for r in caplog.records] == [
+        "3 results of categories that the dataset lacks are left out: 2, 3"
+    ]
+
+
+def test_results_that_are_not_finite_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    bad = [{**perfect()[0], "score": float("nan")}, {**perfect()[0], "bbox": [0, 0, float("inf"), 1]}]
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        assert average_precision(world(), bad + perfect()).AP == 1
+    assert "2 results" in caplog.text
+
+
+def test_results_of_another_dataset_are_refused() -> None:
+    with pytest.raises(UserError, match="image_id 99 is not an image"):
+        average_precision(world(), [{**perfect()[0], "image_id": 99}])
+
+
+def test_json_has_the_keys_that_others_build_on() -> None:
+    tree = average_precision(world(), perfect()).to_json()
+    assert list(tree) == [*SUMMARY, "images", "boxes", "per_class"]
+    assert list(tree["per_class"][0]) == ["id", "name", *SUMMARY[:6], "boxes"]
+    assert json.loads(json.dumps(tree)) == tree
+
+
+def test_the_best_hundred_of_an_image_count() -> None:
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}],
+    }
+    wrong = [{"image_id": 1, "category_id": 1, "bbox": [50, 50, 9, 9], "score": 0.9} for _ in range(100)]
+    right = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.8}
+    assert average_precision(truth, [*wrong, right]).AP == 0
+    assert average_precision(truth, [*wrong[1:], right]).AP == pytest.approx(0.01)
+
+
+def test_evaluation_is_plain_data() -> None:
+    first, second = (average_precision(world(), perfect()) for _ in range(2))
+    assert isinstance(first, Evaluation)
+    assert first == second

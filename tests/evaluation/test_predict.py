@@ -1,0 +1,88 @@
+"""predict_dataset: original pixels and ids out of resized, padded, regrouped batches; the same on two processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detrscope.core.errors import UserError
+from detrscope.data.sources import open_dataset
+from detrscope.evaluation.coco import average_precision
+from detrscope.evaluation.predict import predict_dataset
+from tests.evaluation.squares import IDS, WORLD, SeesSquares, card, write_world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> str:
+    return str(write_world(tmp_path / "world"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_finds_every_rectangle_in_original_pixels_with_original_ids(world: str, batch_size: int) -> None:
+    dataset = open_dataset(world, "val")
+    results = predict_dataset(SeesSquares(), card(), dataset, batch_size=batch_size, progress=False)
+    assert [r["image_id"] for r in results] == [image.id for image in dataset.images for _ in range(2)]
+    best = results[::2]  # of the two queries of each image
+    for result, image in zip(best, dataset.images, strict=True):
+        truth = dataset.annotations[image.id][0]
+        assert result["category_id"] == truth.category_id
+        assert result["bbox"] == pytest.approx(truth.bbox_xywh, abs=1.0)
+        assert result["score"] > 0.9
+    evaluation = average_precision(dataset.coco_json(), results)
+    assert evaluation.AP50 == 1
+    assert [row.AP50 for row in evaluation.per_class] == [1, 1, 1]
+    assert [row.id for row in evaluation.per_class] == list(IDS)
+
+
+def test_batches_hold_images_of_alike_size(world: str) -> None:
+    model = SeesSquares()
+    dataset = open_dataset(world, "val")
+    predict_dataset(model, card(), dataset, batch_size=2, progress=False)
+    assert model.sizes == [2, 2, 1]
+    heights = [card().preprocessing.size_for(i.height, i.width) for i in dataset.images]
+    assert heights[0] == heights[3]  # the two of 64 x 48 can share a batch without padding
+
+
+def test_leaves_the_mode_of_the_model_alone(world: str) -> None:
+    dataset = open_dataset(world, "val")
+    for training in (True, False):
+        model = SeesSquares().train(training)
+        predict_dataset(model, card(), dataset, progress=False)
+        assert model.training is training
+
+
+def test_a_model_cast_to_bf16_gets_bf16_images(world: str) -> None:
+    dataset = open_dataset(world, "val").subset([50])
+    results = predict_dataset(SeesSquares().bfloat16(), card(), dataset, progress=False)
+    assert results[0]["bbox"] == pytest.approx(WORLD[0][1], abs=1.0)
+
+
+def test_an_empty_dataset_gives_no_results(world: str) -> None:
+    dataset = open_dataset(world, "val").subset([])
+    results = predict_dataset(SeesSquares(), card(), dataset, progress=False)
+    assert results == []
+    assert average_precision(dataset.coco_json(), results).AP is None
+
+
+def test_an_image_that_cannot_be_read_is_named(world: str) -> None:
+    dataset = open_dataset(world, "val")
+    (Path(world) / "images" / "2.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"2\.png"):
+        predict_dataset(SeesSquares(), card(), dataset, progress=False)
+
+
+def _one_of_two(rank: int, world: str, meeting: str, out: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    model = SeesSquares()
+    results = predict_dataset(model, card(), open_dataset(world, "val"), batch_size=2, progress=False)
+    torch.save({"results": results, "images": sum(model.sizes)}, f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_what_one_gives(world: str, tmp_path: Path) -> None:
+    alone = predict_dataset(SeesSquares(), card(), open_dataset(world, "val"), batch_size=2, progress=False)
+    torch.multiprocessing.spawn(_one_of_two, (world, str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert [part["images"] for part in parts] == [3, 2]  # the work was divided
+    assert parts[0]["results"] == alone
+    assert parts[1]["results"] == alone
