@@ -13,14 +13,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from tests.families.spread import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 from benchmarks.published import build_published, import_published, nested, stacked
 from detrscope.core.types import Batch
 from detrscope.families.weights import load_model
-from tests.families.spread import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
-CASES = (("detr-r50", "resnet50", False), ("detr-r101", "resnet101", False), ("detr-r50-dc5", "resnet50", True),
-         ("detr-r101-dc5", "resnet101", True), ("detr-r18", "resnet18", False), ("detr-r34", "resnet34", False))  # fmt: skip
+CASES = (
+    ("detr-r50", "resnet50", False),
+    ("detr-r101", "resnet101", False),
+    ("detr-r50-dc5", "resnet50", True),
+    ("detr-r101-dc5", "resnet101", True),
+    ("detr-r18", "resnet18", False),
+    ("detr-r34", "resnet34", False),
+)
 
 
 def main() -> None:
@@ -32,7 +38,14 @@ def main() -> None:
     padding = torch.zeros(2, 384, 512, dtype=torch.bool)
     padding[0, 300:], padding[1, :, 400:] = True, True
     images = images.masked_fill(padding[:, None], 0.0)
-    table = Table("variant", "logits, fp32", "boxes, fp32", "logits, fp64", "boxes, fp64", "median distance of boxes, px")
+    table = Table(
+        "variant",
+        "logits, fp32",
+        "boxes, fp32",
+        "logits, fp64",
+        "boxes, fp64",
+        "median distance of boxes, px",
+    )
     table.title = "largest difference to the published code, all decoder layers"
     for variant, backbone, dilation in CASES:
         theirs, _ = build_published(models, backbone, dilation)

@@ -1,4 +1,4 @@
-"""The published DETR code, from a clone of github.com/facebookresearch/detr that you give; nothing of it is copied here."""
+"""The published DETR code, from a clone of github.com/facebookresearch/detr that you give; none of it is here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ DEFAULTS = {
 def import_published(clone: str | Path) -> Any:
     """The clone's `models` package; its check of torchvision's version reads three characters, so it is shown 0.9."""
     if not (Path(clone) / "models" / "detr.py").is_file():
-        sys.exit(f"{clone}: not a clone of github.com/facebookresearch/detr (git clone it and pass --clone DIR)")
+        sys.exit(
+            f"{clone}: not a clone of github.com/facebookresearch/detr (git clone it and pass --clone DIR)"
+        )
     sys.path.insert(0, str(clone))
     real, torchvision.__version__ = torchvision.__version__, "0.9.0"
     try:
@@ -37,7 +39,10 @@ def build_published(models: Any, backbone: str, dilation: bool = False) -> tuple
     from models import backbone as module
 
     args = argparse.Namespace(**DEFAULTS, backbone=backbone, dilation=dilation)
-    main_process, module.is_main_process = module.is_main_process, lambda: False  # it asks for pretrained=is_main_process()
+    main_process, module.is_main_process = (
+        module.is_main_process,
+        lambda: False,
+    )  # it asks for pretrained=is_main_process()
     try:
         model, criterion, _ = models.build_model(args)
     finally:

@@ -31,7 +31,9 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'detrscope' has no attribute '{name}'; public names: {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'detrscope' has no attribute '{name}'; public names: {', '.join(__all__)}"
+        )
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses <-> YAML <-> `--a.b=c`. Types are checked by pydantic; an unknown key names the nearest valid one."""
+"""Frozen dataclasses <-> YAML <-> `--a.b=c`. Pydantic checks types; an unknown key names the nearest valid one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def setting(default: Any, help: str) -> Any:
 
 def section(cls: type[T], help: str = "") -> T:
     """A dataclass field that is itself a dataclass of settings."""
-    return typing.cast(T, field(default_factory=cls, metadata={"help": help}))
+    return field(default_factory=cls, metadata={"help": help})
 
 
 def load_yaml(path: str | Path) -> Tree:

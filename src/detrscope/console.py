@@ -1,4 +1,4 @@
-"""What the terminal shows: one rich console, the log, progress bars with time left, and files written whole or not at all."""
+"""What the terminal shows: one console, the log, progress with time left; and files written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,14 +17,23 @@ if TYPE_CHECKING:
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 log = logging.getLogger("detrscope")
+NO_TERMINAL_WIDTH = 160
 
 
 @cache
 def console() -> Console:
     """The one console; progress and tables go to standard error, results to standard output."""
+    return _standard_error()
+
+
+def _standard_error() -> Console:
+    """A console that wraps at the terminal's width, and not at all where there is no terminal."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    terminal = Console(stderr=True, highlight=False)
+    return (
+        terminal if terminal.is_terminal else Console(stderr=True, highlight=False, width=NO_TERMINAL_WIDTH)
+    )
 
 
 def setup(quiet: bool = False, level: LogLevel = "info") -> None:
@@ -32,7 +41,9 @@ def setup(quiet: bool = False, level: LogLevel = "info") -> None:
     from rich.logging import RichHandler
 
     console().quiet = quiet
-    log.handlers[:] = [RichHandler(console=console(), show_path=False, show_time=False, markup=False)]
+    # Warnings are shown even when the console is quiet. Sharing it otherwise keeps log lines above a progress bar.
+    screen = _standard_error() if quiet else console()
+    log.handlers[:] = [RichHandler(console=screen, show_path=False, show_time=False, markup=False)]
     log.setLevel("WARNING" if quiet else level.upper())
     log.propagate = False
 
@@ -62,7 +73,7 @@ def progress() -> Progress:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` when the block succeeds, removed when it does not."""
+    """A temporary name beside `path` to write to; renamed when the block succeeds, removed when it does not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)

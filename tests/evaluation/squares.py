@@ -109,5 +109,3 @@ class SquareDetector:
         labels = torch.tensor([IDS[index], IDS[0]])[keep]
         names = (NAMES[index], NAMES[0])[:n]
         return Detections(boxes[keep], scores[keep], labels, names, torch.tensor([1, 0])[keep], height, width)
-
-

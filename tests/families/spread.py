@@ -26,9 +26,11 @@ def spread_weights(model: nn.Module, seed: int = 0) -> None:
             elif "backbone" not in name and tensor.dim() >= 2:
                 # Strong self-attention would make all tokens, and then all queries, alike.
                 damped = "self_attn.o" in name
-                normal(tensor, 0.0, (0.3 if damped else 1.5) * tensor[0].numel() ** -0.5)
+                normal(tensor, 0.0, (0.3 if damped else 1.2) * tensor[0].numel() ** -0.5)
             elif "backbone" in name and "bn" in name and name.endswith("weight"):
-                normal(tensor, 0.2, 0.02)  # a random ResNet of full strength multiplies rounding errors a hundredfold
+                normal(
+                    tensor, 0.2, 0.02
+                )  # a random ResNet of full strength multiplies rounding errors a hundredfold
             elif tensor.dim() == 1 and "norm" in name and name.endswith("weight"):
                 normal(tensor, 1.0, 0.1)
             elif tensor.dim() == 1 and tensor.is_floating_point():

@@ -1,4 +1,4 @@
-"""Outputs equal transformers' DetrForObjectDetection with the same random weights, every decoder layer, padded batch."""
+"""Outputs equal transformers' with the same random weights: every decoder layer, a padded batch."""
 
 from __future__ import annotations
 
@@ -108,8 +108,12 @@ def test_transformers_own_resnet_loads(tmp_path: Path) -> None:
     """The hub's `no_timm` files hold transformers' ResNet, whose names are all different."""
     from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
-    body = ResNetConfig(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic", out_features=["stage4"])
-    config = DetrConfig(use_timm_backbone=False, backbone_config=body, num_labels=3, encoder_layers=2, decoder_layers=2)
+    body = ResNetConfig(
+        depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic", out_features=["stage4"]
+    )
+    config = DetrConfig(
+        use_timm_backbone=False, backbone_config=body, num_labels=3, encoder_layers=2, decoder_layers=2
+    )
     theirs = DetrForObjectDetection(config).eval()
     spread_weights(theirs)
     theirs.save_pretrained(tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torchvision
@@ -13,6 +13,9 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.probe import Probe
 from detrscope.ops.convolution import conv_norm, fold
+
+if TYPE_CHECKING:
+    from timm.models import FeatureInfo
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 NormKind = Literal["frozen", "trainable"]
@@ -99,12 +102,13 @@ class TimmBackbone(nn.Module):
             raise UserError(f"timm has no model '{name}'; {nearest(name, timm.list_models())[:200]}")
         body = timm.create_model(name, pretrained=False, features_only=True)
         wanted = [4 * 2 ** (s - 1) for s in stages]
-        have = body.feature_info.reduction()
+        info = cast("FeatureInfo", body.feature_info)
+        have = info.reduction()
         missing = [stride for stride in wanted if stride not in have]
         if missing:
             raise UserError(f"timm:{name} has maps at strides {have}; {missing} asked for")
         self.keep = tuple(have.index(stride) for stride in wanted)
-        self.channels = tuple(body.feature_info.channels()[i] for i in self.keep)
+        self.channels = tuple(info.channels()[i] for i in self.keep)
         self.body = freeze_batch_norm_2d(body) if norm == "frozen" else body
         self.feature_sites: tuple[str, ...] = ()
 

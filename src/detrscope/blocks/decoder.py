@@ -31,11 +31,15 @@ class DecoderLayer(nn.Module):
         self.feedforward = feedforward
         self.self_residual, self.cross_residual, self.feedforward_residual = residuals
 
-    def forward(self, x: Tensor, queries: Queries, pyramid: Pyramid, where: Tensor, probe: Probe | None) -> Tensor:
+    def forward(
+        self, x: Tensor, queries: Queries, pyramid: Pyramid, where: Tensor, probe: Probe | None
+    ) -> Tensor:
         """[B, Q, D] -> [B, Q, D]; `where` is tokens + position [B, S, D], the same for every layer."""
         y = self.self_residual.enter(x)
         asking = y + queries.position
-        x = self.self_residual.leave(x, self.self_attention(asking, asking, y, mask=queries.mask, probe=probe))
+        x = self.self_residual.leave(
+            x, self.self_attention(asking, asking, y, mask=queries.mask, probe=probe)
+        )
         asking = self.cross_residual.enter(x) + queries.position
         seen = self.cross_attention(asking, where, pyramid.tokens, padding=pyramid.padding, probe=probe)
         x = self.cross_residual.leave(x, seen)
@@ -43,7 +47,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Layers one after the other; the same norm reads the state out after every layer (DETR, auxiliary decoding losses)."""
+    """Layers one after the other; one norm reads the state out after each (DETR, auxiliary decoding losses)."""
 
     def __init__(self, layers: list[DecoderLayer], norm: nn.Module) -> None:
         super().__init__()

@@ -24,6 +24,4 @@ class SetHeads(nn.Module):
         """Content [N, B, Q, D] -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4] in 0..1."""
         with torch.autocast(states.content.device.type, enabled=False):
             content = states.content.to(self.class_head.weight.dtype)  # boxes want more bits than bf16 has
-            return Outputs(
-                logits=self.class_head(content), boxes_cxcywh=self.box_head(content).sigmoid()
-            )
+            return Outputs(logits=self.class_head(content), boxes_cxcywh=self.box_head(content).sigmoid())

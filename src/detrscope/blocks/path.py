@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from detrscope.blocks.backbone import Backbone
 from detrscope.core.card import Scoring
 from detrscope.core.probe import Probe
 from detrscope.core.types import Batch, Outputs, Queries
@@ -25,7 +26,7 @@ class DetectionTransformer(nn.Module):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         neck: nn.Module,
         encoder: nn.Module,
         queries: nn.Module,
@@ -60,7 +61,7 @@ class DetectionTransformer(nn.Module):
     @property
     def sites(self) -> tuple[str, ...]:
         """The attention sites in the order of the path."""
-        return tuple(m.site for m in self.modules() if isinstance(getattr(m, "site", None), str))
+        return tuple(site for m in self.modules() if isinstance(site := getattr(m, "site", None), str))
 
     @property
     def feature_sites(self) -> tuple[str, ...]:

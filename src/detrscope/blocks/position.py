@@ -18,7 +18,8 @@ class SinePosition(nn.Module):
 
     def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
         """Map [B, D, H, W] and padding [B, H, W] -> [B or 1, H*W, D]."""
-        return sine_position(padding, *features.shape[-2:], self.width, features, self.offset)
+        height, width = features.shape[-2:]
+        return sine_position(padding, height, width, self.width, features, self.offset)
 
 
 class LearnedPosition(nn.Module):

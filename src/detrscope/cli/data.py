@@ -200,24 +200,30 @@ def _print_report(report: Report, limit: int) -> None:
     from detrscope.cli.tables import print_table
 
     for counted in report.statistics:
-        print_table(_statistics_table(counted))
+        print(_summary(counted))
+        print_table(_class_table(counted))
     if report.problems:
         print_table(_problem_table(report, limit))
-    print(f"{report.source}: {report.count('error')} errors, {report.count('warning')} warnings")
+    errors, warnings = report.count("error"), report.count("warning")
+    plural = ["s" if n != 1 else "" for n in (errors, warnings)]
+    print(f"{report.source}: {errors} error{plural[0]}, {warnings} warning{plural[1]}")
 
 
-def _statistics_table(counted: Statistics) -> Table:
-    from rich.table import Table
-
+def _summary(counted: Statistics) -> str:
     most, mean = counted.boxes_per_image["most"], counted.boxes_per_image["mean"]
     sizes = {name: "x".join(map(str, size)) for name, size in counted.image_sizes.items()}
-    title = (
+    return (
         f"{counted.split}: {counted.images} images ({counted.images_without_boxes} without boxes), "
         f"{sizes['smallest']} to {sizes['largest']}\n"
         f"{counted.boxes} boxes (small {counted.small}, medium {counted.medium}, large {counted.large}), "
         f"{mean} an image, at most {most}; {counted.crowds} crowds"
     )
-    table = Table(title=title, title_justify="left", title_style="", min_width=80)
+
+
+def _class_table(counted: Statistics) -> Table:
+    from rich.table import Table
+
+    table = Table()
     for name in ("id", "class", "boxes", "images"):
         table.add_column(name, justify="left" if name == "class" else "right")
     rows = sorted(counted.classes, key=lambda c: -c.boxes)

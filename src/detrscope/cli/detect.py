@@ -23,11 +23,15 @@ DETAILED = 4  # pictures; of more, one line each
 
 def detect(
     sources: Annotated[
-        list[str], typer.Argument(help="Pictures, videos, folders, globs or URLs.", metavar="SOURCE...")
+        list[str], typer.Argument(help="Pictures, videos, folders, globs or URLs.", metavar="SOURCE")
     ],
     model: Annotated[
         str, typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")
     ],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="For a variant: a file of its weights in place of the published one, or 'random'."),
+    ] = None,
     threshold: Annotated[float, typer.Option(help="The least score to keep, 0 to 1.")] = 0.7,
     show_names: Annotated[
         str, typer.Option(help="Keep these classes only, such as 'person,dog'.", show_default="all")
@@ -63,7 +67,8 @@ def detect(
 
     found = workflow.detect(
         model,
-        sources,
+        [*sources],
+        weights=weights,
         threshold=threshold,
         show_names=[name.strip() for name in show_names.split(",") if name.strip()],
         out=out,

@@ -19,6 +19,10 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="For a variant: a file of its weights in place of the published one, or 'random'."),
+    ] = None,
     results_in: Annotated[
         Path | None, typer.Option(help="Evaluate this file of results in COCO's format instead of a model.")
     ] = None,
@@ -60,6 +64,7 @@ def evaluate(
             str(model),
             data,
             split=split,
+            weights=weights,
             batch_size=batch_size,
             workers=workers,
             device=device,

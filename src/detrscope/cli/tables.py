@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDTH = 160  # columns where the output is not a terminal, such as a file
+WIDTH = 200  # columns where the output is not a terminal, such as a file
 
 
 def print_table(table: Table) -> None:

@@ -20,7 +20,8 @@ class Bias:
 class Gain:
     """Multiplies attention after the softmax: mute (0) or turn down heads, queries or keys. Nothing is renormalised.
 
-    Where several are named, only their crossing is changed (these heads, for these queries, at these keys); None means all.
+    Where several are named, only their crossing is changed (these heads, for these queries, at these keys); None
+    means all.
     """
 
     site: str

@@ -57,7 +57,7 @@ class Preprocessing:
 
 
 def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """Short side to `short_side`, less where the long side would pass `long_side` (DETR, section 4 and appendix A.4)."""
+    """Short side to `short_side`, less where the long side would pass `long_side` (DETR, section 4)."""
     short, long = min(height, width), max(height, width)
     if long / short * short_side > long_side:
         short_side = round(long_side * short / long)

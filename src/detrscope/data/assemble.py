@@ -127,7 +127,7 @@ def _sized(raw: RawImage, problems: Problems) -> tuple[ImageInfo, FileSize | Non
     except UserError as error:
         kind = "unreadable-image" if raw.path.is_file() else "missing-image"
         problems.add(kind, raw.path, str(error).removeprefix(f"{raw.path}: "))
-        width, height = declared or (1, 1)  # no pixel will ever be read
+        width, height = declared or (65535, 65535)  # the most a JPEG can have: no box is cut
         return ImageInfo(raw.id, raw.path, width, height, raw.details), None
     info = ImageInfo(raw.id, raw.path, size.width, size.height, raw.details)
     upright = (size.width, size.height)
@@ -163,10 +163,10 @@ def _cleaned(
         reason = f"the box is {raw.bbox_xywh!r}, not four finite numbers"
         problems.add("bad-box", image.path, reason, raw.id, category)
         return None
-    shown = f"box [{', '.join(f'{v:g}' for v in box)}]"
     if box[2] < MIN_SIDE or box[3] < MIN_SIDE:
-        problems.add("empty-box", image.path, f"{shown} has no width or no height", raw.id, category)
+        problems.add("empty-box", image.path, f"{_shown(box)} has no width or no height", raw.id, category)
         return None
+    declared = box
     if turn is not None:
         box = turned(box, *turn.raw, turn.orientation)
     left, top, width, height = box
@@ -174,12 +174,12 @@ def _cleaned(
     x1, y1 = min(float(image.width), left + width), min(float(image.height), top + height)
     corners.see(box, image)
     if x1 - x0 < MIN_SIDE or y1 - y0 < MIN_SIDE:
-        reason = f"{shown} is outside the {image.width}x{image.height} image"
+        reason = f"{_shown(declared)} is outside the {image.width}x{image.height} image"
         problems.add("box-outside", image.path, reason, raw.id, category)
         return None
     cut = max(x0 - left, y0 - top, left + width - x1, top + height - y1)
     if cut > ROUNDING:
-        reason = f"{shown} sticks {cut:.4g} pixels out of the {image.width}x{image.height} image"
+        reason = f"{_shown(declared)} sticks {cut:.4g} pixels out of the {image.width}x{image.height} image"
         problems.add("box-clipped", image.path, reason, raw.id, category)
     if cut > 0:
         box = (x0, y0, x1 - x0, y1 - y0)
@@ -191,6 +191,10 @@ def _cleaned(
     return Annotation(
         raw.id, raw.category_id, box, float(area) if whole else box[2] * box[3], raw.iscrowd, segmentation
     )
+
+
+def _shown(box: Box) -> str:
+    return f"box [{', '.join(f'{v:g}' for v in box)}]"
 
 
 def _numbers(values: Any) -> Box | None:

@@ -42,7 +42,8 @@ def collate(samples: Sequence[Sample]) -> Collated:
     widths = [s.image.shape[2] for s in samples]
     height, width = max(heights), max(widths)
     padded = min(heights) < height or min(widths) < width
-    images = samples[0].image.new_zeros((len(samples), 3, height, width))
+    shape = (len(samples), 3, height, width)
+    images = samples[0].image.new_zeros(shape) if padded else samples[0].image.new_empty(shape)
     padding = torch.ones(len(samples), height, width, dtype=torch.bool) if padded else None
     for i, (sample, h, w) in enumerate(zip(samples, heights, widths, strict=True)):
         images[i, :, :h, :w] = sample.image
@@ -112,12 +113,16 @@ class DetectionLoader:
         """
         self.dataset = dataset
         self.batches = batches
-        self._loader: DataLoader[Any] = DataLoader(
-            _Guarded(dataset),
-            batch_sampler=cast(Any, batches),  # torch's type admits no keys other than integers
-            num_workers=workers,
+        self.workers = workers
+        self._loader = self._started()
+
+    def _started(self) -> DataLoader[Any]:
+        return DataLoader(
+            _Guarded(self.dataset),
+            batch_sampler=cast(Any, self.batches),  # torch's type admits no keys other than integers
+            num_workers=self.workers,
             collate_fn=_collate_or_error,
-            persistent_workers=workers > 0,
+            persistent_workers=self.workers > 0,
             # Its own generator: iterating must not draw from the global one, which dropout uses.
             generator=torch.Generator().manual_seed(0),
         )
@@ -142,10 +147,16 @@ class DetectionLoader:
         Raises:
             UserError: an image cannot be read.
         """
+        problem = None
         for batch in self._loader:
             if isinstance(batch, UserError):
-                raise batch
+                problem = str(batch)
+                break
             yield batch
+        if problem is not None:
+            # Lets go of the workers now; held by a traceback they would take seconds to end.
+            self._loader = self._started()
+            raise UserError(problem)
 
 
 def make_loader(

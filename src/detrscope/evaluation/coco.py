@@ -100,7 +100,8 @@ def average_precision(truth: Mapping[str, Any], results: Sequence[Mapping[str, A
     """
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     # In the order of ids, as pycocotools: where scores are equal the order of images decides.
-    image_rows = {image_id: row for row, image_id in enumerate(sorted(image["id"] for image in truth["images"]))}
+    image_ids = sorted(image["id"] for image in truth["images"])
+    image_rows = {image_id: row for row, image_id in enumerate(image_ids)}
     annotations = [_annotation(a, i, image_rows) for i, a in enumerate(truth["annotations"], start=1)]
     kept = _usable(results, image_rows, {category["id"] for category in categories})
     precision, recall = _accumulate(categories, len(image_rows), annotations, kept)

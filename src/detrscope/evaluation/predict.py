@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from detrscope.console import progress as progress_bar
 from detrscope.core.card import ModelCard
 from detrscope.core.types import Batch
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
-from detrscope.data.loader import DetectionLoader, Key
+from detrscope.data.loader import Collated, DetectionLoader, Key
 from detrscope.data.transforms import eval_transform
 from detrscope.families.postprocess import Scored, postprocess
 
@@ -53,7 +54,7 @@ def predict_dataset(
         UserError: an image cannot be read.
     """
     device = torch.device(device)
-    rank, world = _place()
+    rank, world = place()
     mine = _batches_of_alike_size(dataset, card, batch_size)[rank::world]
     samples = TransformedDataset(dataset, eval_transform(card.preprocessing), cache=False)
     loader = DetectionLoader(samples, mine, workers)
@@ -63,23 +64,27 @@ def predict_dataset(
     was_training = model.training
     model.eval()
     try:
-        with (
-            progress_bar() as bar,
-            torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
-        ):
-            task = bar.add_task("evaluating", total=sum(map(len, mine)), visible=progress and rank == 0)
-            for batch, _, infos in loader:
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            for batch, _, infos in _shown(loader, sum(map(len, mine))) if progress and rank == 0 else loader:
                 batch = batch.to(device)
                 outputs = model(Batch(batch.images.to(dtype), batch.padding))
                 scored = postprocess(outputs, card.scoring, [info.size for info in infos])
                 for info, one in zip(infos, scored, strict=True):
                     found[info.image_id] = _as_coco(one, info.image_id, card)
-                bar.advance(task, len(infos))
     finally:
         model.train(was_training)
     for part in _gathered(found, world):
         found.update(part)
     return [result for image in dataset.images for result in found.get(image.id, ())]
+
+
+def _shown(loader: Iterable[Collated], images: int) -> Iterator[Collated]:
+    """The batches, with a bar that counts their images."""
+    with progress_bar() as bar:
+        task = bar.add_task("evaluating", total=images)
+        for collated in loader:
+            yield collated
+            bar.advance(task, len(collated[2]))
 
 
 def _batches_of_alike_size(dataset: DetectionDataset, card: ModelCard, batch_size: int) -> list[list[Key]]:
@@ -99,7 +104,7 @@ def _as_coco(scored: Scored, image_id: Any, card: ModelCard) -> list[Result]:
     ]
 
 
-def _place() -> tuple[int, int]:
+def place() -> tuple[int, int]:
     """This process's rank and how many there are."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -40,13 +40,16 @@ def summary_table(evaluation: Evaluation) -> Table:
 
 
 def class_table(evaluation: Evaluation) -> Table:
-    """A row for each class, in percent."""
+    """A row for each class that has boxes, in percent."""
     from rich.table import Table
 
-    table = Table(title="per class; percent", title_justify="left")
+    rows = [row for row in evaluation.per_class if row.boxes]
+    without = len(evaluation.per_class) - len(rows)
+    more = f"; {without} classes without boxes are left out" if without else ""
+    table = Table(title=f"per class; percent{more}", title_justify="left")
     for heading in ("id", "class", "boxes", *(c.removeprefix("AP_") for c in COLUMNS)):
         table.add_column(heading, justify="left" if heading == "class" else "right")
-    for row in evaluation.per_class:
+    for row in rows:
         values = (percent(getattr(row, column)) for column in COLUMNS)
         table.add_row(str(row.id), row.name, str(row.boxes), *values)
     return table

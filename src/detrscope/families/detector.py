@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.types import Batch, Detections, Outputs
-from detrscope.data.images import read_image
+from detrscope.data.images import Channels, ImageSource, read_image
 from detrscope.families.postprocess import postprocess
 from detrscope.families.weights import load_model
 
@@ -39,7 +39,7 @@ class Detector:
     ) -> None:
         model.eval().requires_grad_(False)
         model.backbone.fold_norms()
-        model.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        model.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
         model.heads.float()  # eight bits of mantissa would round boxes to two pixels
         self.model = model
         self.card = card
@@ -69,13 +69,34 @@ class Detector:
         padding = None if padding is None else padding.to(self.device)
         return self.model(Batch(images, padding))
 
-    def detect(self, source: Any, threshold: float = 0.7) -> Detections | list[Detections]:
+    @overload
+    def detect(
+        self,
+        source: list[ImageSource] | tuple[ImageSource, ...],
+        threshold: float = 0.7,
+        *,
+        channels: Channels = "rgb",
+    ) -> list[Detections]: ...
+
+    @overload
+    def detect(
+        self, source: ImageSource, threshold: float = 0.7, *, channels: Channels = "rgb"
+    ) -> Detections: ...
+
+    def detect(
+        self,
+        source: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
+        threshold: float = 0.7,
+        *,
+        channels: Channels = "rgb",
+    ) -> Detections | list[Detections]:
         """Objects in one picture, or in each of a list of pictures.
 
         Args:
-            source: path, URL, bytes, PIL image, RGB array [H, W, 3], tensor [3, H, W], or a list of these. Each image
+            source: path, URL, bytes, PIL image, array [H, W, 3], tensor [3, H, W], or a list of these. Each image
                 goes through on its own, so that none is padded.
             threshold: the least score kept, 0 to 1; 0.0 gives every query.
+            channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
 
         Returns:
             `Detections` with boxes in pixels of the upright original, best first; a list of them for a list.
@@ -86,11 +107,11 @@ class Detector:
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold {threshold}: expected a score between 0 and 1")
         if isinstance(source, list | tuple):
-            return [self._detect_one(one, threshold) for one in source]
-        return self._detect_one(source, threshold)
+            return [self._detect_one(one, threshold, channels) for one in source]
+        return self._detect_one(source, threshold, channels)
 
-    def _detect_one(self, source: Any, threshold: float) -> Detections:
-        image = read_image(source)  # [3, H, W] uint8
+    def _detect_one(self, source: ImageSource, threshold: float, channels: Channels) -> Detections:
+        image = read_image(source, channels=channels)  # [3, H, W] uint8
         height, width = image.shape[-2:]
         outputs = self.predict(self.card.preprocessing.apply(image)[None])
         (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
@@ -121,7 +142,8 @@ def load(
     """A detector by variant name, checkpoint, run folder, Hugging Face folder or id.
 
     Args:
-        name_or_path: such as `detr-r50`, `run/`, `best.safetensors`, `detr-r50-e632da11.pth`, `facebook/detr-resnet-50`.
+        name_or_path: such as `detr-r50`, `run/`, `best.safetensors`, `detr-r50-e632da11.pth`,
+            `facebook/detr-resnet-50`.
         weights: for a variant name: a file of its weights instead of the published one, or "random".
         classes: class names (ids 0, 1, ...) or a ClassTable; where they are not the checkpoint's own, the class head is
             reset and what was kept is logged.

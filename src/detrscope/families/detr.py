@@ -21,7 +21,10 @@ from detrscope.families.settings import BackboneConfig, LayersConfig, NormPlace
 from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
 from detrscope.families.variant import Family, Published, Variant
 
-POSITIONS = {"sine": SinePosition, "learned": LearnedPosition}
+POSITIONS: dict[str, type[SinePosition] | type[LearnedPosition]] = {
+    "sine": SinePosition,
+    "learned": LearnedPosition,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pickle
 from collections.abc import Mapping
@@ -56,14 +57,15 @@ def read_file(path: Path) -> Foreign:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a readable PyTorch checkpoint ({reason})") from None
+        raise UserError(f"{path}: not a readable PyTorch checkpoint ({_reason(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
     state = content.get("model", content)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) != len(state):
-        raise UserError(f"{path}: expected a dict of tensors (or one under 'model'); found keys {list(state)[:5]}")
+        raise UserError(
+            f"{path}: expected a dict of tensors (or one under 'model'); found keys {list(state)[:5]}"
+        )
     arguments = content.get("args") if state is not content else None
     skipped = tuple(key for key in content if key in TRAINING_STATE) if state is not content else ()
     return Foreign(tensors, _settings_of_namespace(arguments), skipped=skipped)
@@ -90,7 +92,9 @@ def read_folder(folder: Path) -> Foreign:
     return Foreign(read_file(files[0]).state, _settings_of_hf(config), classes, preprocessing)
 
 
-def recognise(foreign: Foreign, source: str, only: Family | None = None) -> tuple[Family, Layout, dict[str, Tensor]]:
+def recognise(
+    foreign: Foreign, source: str, only: Family | None = None
+) -> tuple[Family, Layout, dict[str, Tensor]]:
     """Family, layout and renamed tensors of a foreign checkpoint.
 
     Raises:
@@ -109,7 +113,8 @@ def recognise(foreign: Foreign, source: str, only: Family | None = None) -> tupl
 
 def settings_of(family: Family, state: Mapping[str, Tensor], foreign: Foreign) -> dict[str, Any]:
     """The config tree of a recognised checkpoint: what its shapes tell, then what its own config says."""
-    known = {name: value for name, value in foreign.settings.items() if name in family.config.__dataclass_fields__}
+    names = {field.name for field in dataclasses.fields(family.config)}
+    known = {name: value for name, value in foreign.settings.items() if name in names}
     return merge(family.infer(Shapes(state)), known)
 
 
@@ -118,6 +123,14 @@ def classes_of(foreign: Foreign, count: int) -> ClassTable:
     if foreign.classes is not None and len(foreign.classes) == count:
         return foreign.classes
     return coco_classes(count) or ClassTable.of_names(f"class {i}" for i in range(count))
+
+
+def _reason(error: Exception) -> str:
+    """Reasons of torch run over a page; the first sentence, or what an unpickling refused."""
+    if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        return "it holds objects other than tensors, which could run code when loaded"
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first.split(". ")[0][:120]
 
 
 def _unused(index: int, name: str) -> str:
@@ -144,7 +157,10 @@ def _settings_of_hf(config: dict[str, Any]) -> dict[str, Any]:
     """What a Hugging Face config says that shapes do not."""
     settings: dict[str, Any] = {}
     backbone = config.get("backbone_config") or {}
-    strided = backbone.get("output_stride") == 16 or (config.get("backbone_kwargs") or {}).get("output_stride") == 16
+    strided = (
+        backbone.get("output_stride") == 16
+        or (config.get("backbone_kwargs") or {}).get("output_stride") == 16
+    )
     settings["backbone"] = {"dilate_last": bool(config.get("dilation") or strided)}
     for stack in ("encoder", "decoder"):
         if f"{stack}_attention_heads" in config:

@@ -1,4 +1,4 @@
-"""Key layouts of published checkpoints, as tables of renames; nothing is left over and nothing is missing in silence."""
+"""Key layouts of published checkpoints as tables of renames; nothing is left over or missing in silence."""
 
 from __future__ import annotations
 
@@ -95,9 +95,16 @@ class Shapes:
         """
         deep = self.has(f"{prefix}.layer3.0.conv3.weight")
         blocks = self.count(f"{prefix}.layer3")
-        names = {(False, 2): "resnet18", (False, 6): "resnet34", (True, 6): "resnet50", (True, 23): "resnet101"}
+        names = {
+            (False, 2): "resnet18",
+            (False, 6): "resnet34",
+            (True, 6): "resnet50",
+            (True, 23): "resnet101",
+        }
         if (deep, blocks) not in names:
-            raise UserError(f"the checkpoint's backbone is no ResNet-18, 34, 50 or 101 ({blocks} blocks in stage 3)")
+            raise UserError(
+                f"the checkpoint's backbone is no ResNet-18, 34, 50 or 101 ({blocks} blocks in stage 3)"
+            )
         return names[deep, blocks]
 
 
@@ -120,7 +127,11 @@ def _some(items: list[str], limit: int = 8) -> str:
 
 
 def _layer_rules(
-    ours: str, theirs: str, self_attention: tuple[Rule, ...], cross_attention: tuple[Rule, ...], rest: tuple[Rule, ...]
+    ours: str,
+    theirs: str,
+    self_attention: tuple[Rule, ...],
+    cross_attention: tuple[Rule, ...],
+    rest: tuple[Rule, ...],
 ) -> tuple[Rule, ...]:
     """Rules for the numbered layers of a stack, from rules for what stands inside one layer."""
     inside = (
@@ -146,7 +157,11 @@ _TORCH_FEEDFORWARD: tuple[Rule, ...] = (
 TORCH_TRANSFORMER: tuple[Rule, ...] = (
     *_layer_rules(
         "encoder", r"transformer\.encoder", _torch_attention("self_attn"), (),
-        (*_TORCH_FEEDFORWARD, (r"norm1\.(.*)", r"self_residual.norm.\2"), (r"norm2\.(.*)", r"feedforward_residual.norm.\2")),
+        (
+            *_TORCH_FEEDFORWARD,
+            (r"norm1\.(.*)", r"self_residual.norm.\2"),
+            (r"norm2\.(.*)", r"feedforward_residual.norm.\2"),
+        ),
     ),
     *_layer_rules(
         "decoder", r"transformer\.decoder", _torch_attention("self_attn"), _torch_attention("multihead_attn"),
@@ -193,11 +208,13 @@ _HF_BODY = r"model\.backbone\.(?:conv_encoder\.)?model\."
 
 
 def _hf_resnet_rules() -> tuple[Rule, ...]:
-    """transformers' own ResNet (`use_timm_backbone=False`) to torchvision's names."""
+    """The ResNet of transformers itself (`use_timm_backbone=False`) to torchvision's names."""
     rules: list[Rule] = []
     ends = {"convolution": ("conv{}", "downsample.0"), "normalization": ("bn{}", "downsample.1")}
     for part, (inside, shortcut) in ends.items():
-        rules.append((rf"{_HF_BODY}embedder\.embedder\.{part}\.(.*)", rf"backbone.body.{inside.format(1)}.\1"))
+        rules.append(
+            (rf"{_HF_BODY}embedder\.embedder\.{part}\.(.*)", rf"backbone.body.{inside.format(1)}.\1")
+        )
         for stage in range(4):
             head = rf"{_HF_BODY}encoder\.stages\.{stage}\.layers\.(\d+)\."
             ours = rf"backbone.body.layer{stage + 1}.\1."

@@ -1,4 +1,4 @@
-"""From logits and 0..1 boxes to scored boxes in pixels. No suppression: a set prediction has no duplicates to remove."""
+"""From logits and 0..1 boxes to scored boxes in pixels. No suppression: a set has no duplicates to remove."""
 
 from __future__ import annotations
 

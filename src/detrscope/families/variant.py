@@ -54,7 +54,7 @@ class Family:
     """
 
     name: str
-    config: type
+    config: type[Any]
     build: Callable[[Any, int], DetectionTransformer]
     infer: Callable[[Shapes], dict[str, object]]
     layouts: tuple[Layout, ...]

@@ -1,4 +1,4 @@
-"""From a name to a model with weights: variant names, our checkpoints, run folders, published files, Hugging Face folders and ids."""
+"""From a name to a model: variants, our checkpoints, run folders, published files, Hugging Face folders and ids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from detrscope.families.checkpoint import build_from_card, load_checkpoint, read
 from detrscope.families.coco_classes import coco_classes
 from detrscope.families.download import fetch
 from detrscope.families.foreign import Foreign, classes_of, read_file, read_folder, recognise, settings_of
-from detrscope.families.layouts import compare
+from detrscope.families.layouts import Shapes, compare
 from detrscope.families.variant import Family
 
 CLASS_HEADS = re.compile(r"heads\..*class_head.*")
@@ -93,7 +93,12 @@ def load_model(
 def with_classes(loaded: Loaded, classes: ClassTable) -> Loaded:
     """The same model for other classes: all that fits is kept, the class head is reset."""
     card = ModelCard(
-        **{**vars(loaded.card), "classes": classes, "metrics": {}, "source": f"fine-tuned from {loaded.report.source}"}
+        **{
+            **vars(loaded.card),
+            "classes": classes,
+            "metrics": {},
+            "source": f"fine-tuned from {loaded.report.source}",
+        }
     )
     model = build_from_card(card)
     fresh = model.state_dict()
@@ -120,7 +125,13 @@ def random_model(
     config = resolve(variant, overrides)
     model = family.build(config, len(classes))
     card = ModelCard(
-        family.name, variant, to_tree(config), classes, preprocessing or base.preprocessing, model.scoring, "random weights"
+        family.name,
+        variant,
+        to_tree(config),
+        classes,
+        preprocessing or base.preprocessing,
+        model.scoring,
+        "random weights",
     )
     return Loaded(model.eval(), card, LoadReport("random weights", 0))
 
@@ -158,9 +169,8 @@ def _imagenet(model: DetectionTransformer) -> tuple[dict[str, Tensor], str]:
     backbone = model.backbone
     if not isinstance(backbone, ResNetBackbone):
         raise UserError("backbone weights 'imagenet' are for ResNets; for timm give a file of its weights")
-    layers = [len(getattr(backbone.body, f"layer{i}")) for i in (1, 2, 3, 4)]
-    names = {(2, 2, 2, 2): "resnet18", (3, 4, 23, 3): "resnet101"}
-    name = names.get(tuple(layers)) or ("resnet50" if backbone.channels[-1] == 2048 else "resnet34")
+    prefixed = {f"body.{key}": tensor for key, tensor in backbone.body.state_dict().items()}
+    name = Shapes(prefixed).resnet("body")
     url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
     path = fetch(url, url.rsplit("-", 1)[-1].removesuffix(".pth"))
     return dict(read_file(path).state), path.name
@@ -174,7 +184,9 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
         return random_model(name, {}, classes)
     if weights is None:
         if variant.published is None:
-            raise UserError(f"{name} has no published weights; train it, or pass --weights FILE (or 'random')")
+            raise UserError(
+                f"{name} has no published weights; train it, or pass --weights FILE (or 'random')"
+            )
         weights = fetch(variant.published.url, variant.published.sha256_prefix)
     path = Path(weights)
     if not path.exists():

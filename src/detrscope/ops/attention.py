@@ -47,7 +47,9 @@ def attend(
     Raises:
         UserError: an edit whose shape or indices do not fit this site.
     """
-    q, k, v = (_split_heads(x, heads) for x in (query, key, value))  # [B, h, Q, d], [B, h, S, d], [B, h, S, dv]
+    q, k, v = (
+        _split_heads(x, heads) for x in (query, key, value)
+    )  # [B, h, Q, d], [B, h, S, d], [B, h, S, dv]
     scale = q.shape[-1] ** -0.5
     blocked = _blocked(padding, mask)  # broadcasts to [B, 1, Q, S]
     bias = None if blocked is None else additive(blocked, q.dtype)
@@ -56,7 +58,7 @@ def attend(
         for edit in probe.edits_at(site):
             q, k, v, bias, gain = _apply(edit, q, k, v, bias, gain)
         if probe.wants(site):
-            probe.keep(site, DenseRecord(*(x.detach() for x in (q, k, v)), scale, bias, gain))
+            probe.keep(site, DenseRecord(q.detach(), k.detach(), v.detach(), scale, bias, gain))
     if gain is None:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # [B, h, Q, dv]
     else:
@@ -90,11 +92,14 @@ def _apply(
         case Swap():
             old = {"query": q, "key": k, "value": v}[edit.what]
             if edit.tensor.shape != old.shape:
+                found, expected = list(edit.tensor.shape), list(old.shape)
                 raise UserError(
-                    f"swap of the {edit.what} at '{edit.site}': expected {list(old.shape)}, found {list(edit.tensor.shape)}"
+                    f"swap of the {edit.what} at '{edit.site}': expected {expected}, found {found}"
                 )
             new = edit.tensor.to(old)
-            q, k, v = (new if edit.what == name else x for name, x in (("query", q), ("key", k), ("value", v)))
+            q, k, v = (
+                new if edit.what == name else x for name, x in (("query", q), ("key", k), ("value", v))
+            )
     return q, k, v, bias, gain
 
 

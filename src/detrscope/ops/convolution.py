@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import torch
@@ -29,14 +30,11 @@ def conv_norm(
     Returns:
         [B, C', H', W'].
     """
-    affine = _affine(norm)
-    if affine is None:
+    if _gathers_statistics(norm):
         y = norm(conv(x))
         y = y if residual is None else y + residual
         return F.relu(y) if relu else y
-    scale, shift = affine
-    weight = conv.weight if scale is None else conv.weight * scale.view(-1, 1, 1, 1)
-    bias = conv.bias if shift is None else shift if conv.bias is None else conv.bias * scale + shift
+    weight, bias = _folded(conv, norm)
     if _can_fuse(x, weight):
         return _fused(x, conv, weight, bias, relu, residual)
     y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -45,30 +43,38 @@ def conv_norm(
 
 
 def fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
-    """A convolution that does what `norm(conv(x))` does in evaluation, for good (inference only)."""
-    affine = _affine(norm)
-    if affine is None or affine[0] is None:
-        return conv
-    scale, shift = affine
-    with torch.no_grad():
-        folded = nn.Conv2d(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-            conv.dilation, conv.groups, bias=True, device=conv.weight.device, dtype=conv.weight.dtype,
-        )  # fmt: skip
-        folded.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
-        assert folded.bias is not None
-        folded.bias.copy_(shift if conv.bias is None else conv.bias * scale + shift)
-    return folded.train(conv.training)
-
-
-def _affine(norm: nn.Module) -> tuple[Tensor | None, Tensor | None] | None:
-    """Scale and shift per channel of a norm that gathers no statistics now; None when it does."""
+    """A convolution that does for good what `norm(conv(x))` does in evaluation (inference only)."""
     if isinstance(norm, nn.Identity):
-        return None, None
-    if isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, nn.BatchNorm2d) and not norm.training):
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # [C']
-        return scale, norm.bias - norm.running_mean * scale
-    return None
+        return conv
+    folded = copy.copy(conv)  # shares nothing that is set below
+    folded._parameters = dict(conv._parameters)
+    with torch.no_grad():
+        weight, bias = _folded(conv, norm)
+    folded.weight = nn.Parameter(weight, requires_grad=False)
+    folded.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return folded
+
+
+def _gathers_statistics(norm: nn.Module) -> bool:
+    """Whether the norm depends on this batch; if not, it is an affine map per channel."""
+    if isinstance(norm, nn.Identity | FrozenBatchNorm2d):
+        return False
+    return not isinstance(norm, nn.BatchNorm2d) or norm.training
+
+
+def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight [C', C, kh, kw] and bias [C'] of the convolution with its affine norm multiplied in."""
+    if isinstance(norm, nn.Identity):
+        return conv.weight, conv.bias
+    gamma, beta, mean, variance = (
+        norm.get_parameter(name) if name in norm._parameters else norm.get_buffer(name)
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    assert isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d)
+    scale = gamma * (variance + norm.eps).rsqrt()  # [C']
+    shift = beta - mean * scale  # [C']
+    bias = shift if conv.bias is None else conv.bias * scale + shift
+    return conv.weight * scale.view(-1, 1, 1, 1), bias
 
 
 @cache
@@ -84,7 +90,7 @@ def _can_fuse(x: Tensor, weight: Tensor) -> bool:
         not wanted
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and _has_onednn()
     )
 

@@ -46,7 +46,9 @@ def sine_position(
     y = (y + offset) / (y[:, -1:, :] + eps) * (2 * math.pi)
     x = (x + offset) / (x[:, :, -1:] + eps) * (2 * math.pi)
     half = channels // 2
-    power = torch.arange(half, device=like.device, dtype=torch.float32).div(2, rounding_mode="floor") * 2 / half
+    power = (
+        torch.arange(half, device=like.device, dtype=torch.float32).div(2, rounding_mode="floor") * 2 / half
+    )
     period = 10000**power  # [D/2], pairs alike
 
     def encode(place: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
-"""How long it takes: seconds of each step, and what that means for the run."""
+"""What a run costs: seconds of each step and what that means for the whole, and the most memory."""
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import timedelta
+
+import torch
 
 from detrscope.console import log
 
@@ -64,3 +67,15 @@ class Clock:
 def in_words(seconds: float) -> str:
     """Such as 0:01:30 or 2 days, 3:00:00."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def peak_memory_mb(device: torch.device) -> int | None:
+    """The most memory so far: of the GPU where there is one, else of this process; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20

@@ -220,10 +220,9 @@ def resolve(
 
 
 def undotted(tree: Mapping[str, Any]) -> Tree:
-    """`{"a.b": 1}` as `{"a": {"b": 1}}`; keys that are already nested stay as they are."""
+    """`{"a.b": 1}` as `{"a": {"b": 1}}`; keys inside of values, such as patterns, stay as they are."""
     result: Tree = {}
     for key, value in tree.items():
-        value = undotted(value) if isinstance(value, Mapping) else value
         for part in reversed(key.split(".")):
             value = {part: value}
         result = merge(result, value)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from lightning.fabric import Fabric
 from torch import nn
 
@@ -17,7 +15,7 @@ from detrscope.console import console, log, progress
 from detrscope.core.card import ModelCard
 from detrscope.core.errors import WorkFailed
 from detrscope.families.checkpoint import save_checkpoint
-from detrscope.training.clock import Clock
+from detrscope.training.clock import Clock, peak_memory_mb
 from detrscope.training.config import TrainConfig
 from detrscope.training.interrupt import Interruption
 from detrscope.training.optim import Schedule, groups_table, make_schedule
@@ -128,10 +126,9 @@ def train_model(
         if fabric.is_global_zero:
             for callback in after_epoch:
                 callback(folder.path)
-    best = (
-        f"; best AP {position.best_ap:.3f} after epoch {position.best_epoch}" if position.best_epoch else ""
-    )
-    log.info("finished: %d epochs, %d steps%s", position.epoch, position.step, best)
+    log.info("finished: %d epochs, %d steps", position.epoch, position.step)
+    if position.best_epoch:
+        log.info("best AP %.3f after epoch %d", position.best_ap, position.best_epoch)
     return _outcome(folder, position)
 
 
@@ -166,11 +163,8 @@ def _train_epoch(
             position.images += fabric.world_size * sum(len(targets) for _, targets, _ in passes)
             position.seconds += clock.step()
             position.averages.add(values)
-            bar.update(
-                task,
-                advance=1,
-                description=f"{name} loss {values['loss']:.3g} left {clock.left(position.step)}",
-            )
+            text = f"{name} loss {values['loss']:.3g} run {clock.left(position.step)}"
+            bar.update(task, advance=1, description=text)
             if fabric.is_global_zero:
                 clock.log_estimate(position.step)
             if position.step >= plan.total_steps or anywhere(fabric, interruption.requested):
@@ -190,9 +184,7 @@ def _groups(loader: Loader, size: int, interruption: Interruption) -> Iterator[l
         while group := list(islice(passes, size)):
             yield group
     except RuntimeError:
-        if (
-            not interruption.requested
-        ):  # else Ctrl-C has ended the loader's workers, and there is nothing to report
+        if not interruption.requested:  # else Ctrl-C has ended the loader's workers
             raise
 
 
@@ -206,9 +198,7 @@ def _start_or_resume(learner: Learner, folder: RunFolder) -> Position:
     if len(state["random"]) == fabric.world_size:
         set_random_state(state["random"][fabric.global_rank])
     else:
-        log.warning(
-            "resuming on another number of devices: dropout will differ from that of the uninterrupted run"
-        )
+        log.warning("resuming on another number of devices: dropout will not be that of an uninterrupted run")
     log.info("resuming after epoch %d, step %d", position.epoch, position.step)
     return position
 
@@ -241,7 +231,7 @@ def _row(learner: Learner, schedule: Schedule, position: Position) -> Row:
         **{f"lr/{group.name}": group.lr * rate for group in learner.groups},
         "seconds": round(position.seconds, 3),
         "images_per_second": round(position.images / max(position.seconds, 1e-9), 3),
-        "memory_mb": round(_peak_memory(learner.fabric.device) / 2**20),
+        "memory_mb": peak_memory_mb(learner.fabric.device),
     }
 
 
@@ -268,13 +258,6 @@ def _failure(
         f" images: {images}{more}; the checkpoints in {folder.path} are from before;"
         f" try a lower train.lr or a smaller train.clip"
     )
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU where there is one, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _outcome(folder: RunFolder, position: Position) -> Outcome:

@@ -50,8 +50,11 @@ def first_bad_module(model: nn.Module, run: Callable[[], object]) -> str | None:
 
 
 def bad_gradients(model: nn.Module) -> list[str]:
-    """Names of the parameters whose gradient holds a NaN or infinite number."""
-    return [n for n, p in model.named_parameters() if p.grad is not None and not is_finite(p.grad)]
+    """Names of the parameters whose gradient holds a NaN or infinite number, the last of the path first.
+
+    Gradients flow backwards, so the first of these names is the nearest to where it went wrong.
+    """
+    return [n for n, p in model.named_parameters() if p.grad is not None and not is_finite(p.grad)][::-1]
 
 
 def is_finite(tensor: Tensor) -> bool:

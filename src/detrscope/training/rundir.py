@@ -37,6 +37,8 @@ FILES = (CONFIG, STATE, LAST, BEST, METRICS_CSV, METRICS_JSONL, CURVES, PER_CLAS
 # What a continued run may change: nothing that alters the numbers of the epochs that are done.
 CHANGEABLE = (
     "source",
+    "data.source",  # the same images may have moved
+    "data.val_source",
     "data.workers",
     "data.cache",
     "train.epochs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -108,7 +109,9 @@ class Picture:
 
     def show(self) -> None:
         """Show the picture: inline in a notebook, else in the system's viewer."""
-        if matplotlib.get_backend().lower().endswith("inline"):
+        ipython = sys.modules.get("IPython")
+        shell = ipython.get_ipython() if ipython else None
+        if shell is not None and "IPKernelApp" in shell.config:
             importlib.import_module("IPython.display").display(self)
         else:
             Image.fromarray(self.pixels()).show()
@@ -157,7 +160,8 @@ class Scene(Picture):
         draw = ImageDraw.Draw(image)
         for box in self.boxes:
             x0, y0, x1, y1 = _whole_pixels(box)
-            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=box.colour, width=box.width)
+            width = min(box.width, (min(x1 - x0, y1 - y0) + 1) // 2)  # Pillow goes outside with more
+            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=box.colour, width=width)
         for label in self.labels:
             (x, y), (width, height) = label.xy, text_size(label.text, label.size)
             x, y = round(x), round(y)

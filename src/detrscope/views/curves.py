@@ -54,10 +54,10 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> P
     plot = Plot(1500, 480)
     losses, precision, rates = plot.grid(1, 3)
     if len(read) == 1:
-        titles = ["loss", "AP on the validation images, %", "learning rate"]
+        titles = ["loss", "AP, %", "learning rate"]
         _one_run(read[0], losses, precision, rates)
     else:
-        titles = ["loss, of validation dashed", "AP on the validation images, %, AP50 dashed", "learning rate"]
+        titles = ["loss, of validation dashed", "AP, AP50 dashed, %", "learning rate"]
         _several_runs(read, labels, losses, precision, rates)
     for ax, title in zip((losses, precision, rates), titles, strict=True):
         ax.set_title(title, fontsize=10)

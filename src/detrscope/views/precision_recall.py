@@ -24,7 +24,7 @@ def draw_precision_recall(
     """One panel for IoU .50 and one for .75: a line for each class and a black one for their mean.
 
     The area under a line is the class's AP at that IoU; the legend says it. With more than `MOST_LINES`
-    classes the four best and the four worst are named and the others are grey.
+    classes the four best and the four worst at IoU .50 are named and the others are grey.
 
     Args:
         curves: for each class name, precision at IoU .50 and at .75, each at 101 recalls from 0 to 1.
@@ -36,8 +36,9 @@ def draw_precision_recall(
     """
     plot = Plot(1200, 560)
     panels = plot.grid(1, 2)
+    ranked = sorted(curves, key=lambda name: -float(np.mean(curves[name][0])))
     for column, (ax, iou) in enumerate(zip(panels, ("IoU .50", "IoU .75"), strict=True)):
-        _panel(ax, {name: np.asarray(pair[column]) for name, pair in curves.items()})
+        _panel(ax, {name: np.asarray(curves[name][column]) for name in ranked})
         ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         ax.set_title(iou, fontsize=10)
     if title:
@@ -47,14 +48,16 @@ def draw_precision_recall(
     return plot
 
 
-def _panel(ax: Axes, lines: Mapping[str, np.ndarray]) -> None:
+def _panel(ax: Axes, lines: dict[str, np.ndarray]) -> None:
+    """Lines in the order of the legend."""
     if not lines:
         ax.text(0.5, 0.5, "no truth to measure against", ha="center", va="center", color="0.4")
         return
     recall = np.linspace(0, 1, len(next(iter(lines.values()))))
-    ranked = sorted(lines, key=lambda name: -lines[name].mean())
-    named = ranked if len(ranked) <= MOST_LINES else ranked[: MOST_LINES // 2] + ranked[-MOST_LINES // 2 :]
-    for name in ranked:
+    named = list(lines)
+    if len(lines) > MOST_LINES:
+        named = named[: MOST_LINES // 2] + named[-MOST_LINES // 2 :]
+    for name in lines:
         if name not in named:
             ax.plot(recall, lines[name], color="0.8", linewidth=0.7)
     for index, name in enumerate(named):

@@ -71,6 +71,7 @@ def detect(
     model: str | Path | Detector,
     sources: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
     *,
+    weights: str | Path | None = None,
     threshold: float = 0.7,
     show_names: Sequence[str] = (),
     out: str | Path | None = None,
@@ -86,6 +87,7 @@ def detect(
     Args:
         model: variant, checkpoint, Hugging Face folder or id, or a `Detector`.
         sources: one or several of what `expand` understands.
+        weights: for a variant that is not loaded yet: a file in place of the published one, or "random".
         threshold: the least score to keep, 0..1.
         show_names: keep these classes only; all of them where empty.
         out: folder for a picture (or an mp4 and a JSON-lines file of frames) per source, `detections.json`
@@ -104,7 +106,11 @@ def detect(
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold {threshold}: expected a score between 0 and 1")
     todo = [_checked(s) for s in expand(sources if isinstance(sources, list | tuple) else [sources])]
-    detector = load(model, device=device, precision=precision) if isinstance(model, str | Path) else model
+    detector = (
+        load(model, weights=weights, device=device, precision=precision)
+        if isinstance(model, str | Path)
+        else model
+    )
     classes = detector.card.classes
     writer = None if out is None else _Writer(Path(out), picture_format, classes.names, todo)
     wanted = {classes.names[classes.index_of_name(name)] for name in show_names}

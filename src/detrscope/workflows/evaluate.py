@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from detrscope.console import log, written_whole
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.sources import open_dataset
 from detrscope.evaluation.classes import match_classes
 from detrscope.evaluation.coco import Evaluation, average_precision
-from detrscope.evaluation.predict import predict_dataset
+from detrscope.evaluation.predict import place, predict_dataset
 from detrscope.evaluation.report import write_class_csv, write_curve_csv
 from detrscope.evaluation.results import read_results, write_results
 from detrscope.families.detector import Detector, Precision, load
@@ -27,6 +25,7 @@ def evaluate(
     data: str | Path | DetectionDataset,
     *,
     split: str = "val",
+    weights: str | Path | None = None,
     batch_size: int = 1,
     workers: int = 0,
     device: str = "auto",
@@ -44,6 +43,7 @@ def evaluate(
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
         data: what `open_dataset` understands, or a dataset.
         split: of `data`.
+        weights: for a variant that is not loaded yet: a file in place of the published one, or "random".
         batch_size: images that the model sees at once.
         workers: processes that read images; 0 reads them in this one.
         device: where to run, for a model that is not loaded yet.
@@ -61,7 +61,11 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: expected 1 or more")
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
-    detector = load(model, device=device, precision=precision) if isinstance(model, str | Path) else model
+    detector = (
+        load(model, weights=weights, device=device, precision=precision)
+        if isinstance(model, str | Path)
+        else model
+    )
     with_boxes = {a.category_id for rows in dataset.annotations.values() for a in rows}
     ids = match_classes(detector.card.classes, dataset.classes, with_boxes)
     found = predict_dataset(
@@ -70,7 +74,7 @@ def evaluate(
     _warn_of_crowded_images(dataset, found)
     results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
     evaluation = average_precision(dataset.coco_json(), results)
-    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+    if place()[0] == 0:
         _write(evaluation, results, json_file, results_file, out)
     return evaluation
 

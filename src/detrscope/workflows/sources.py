@@ -80,7 +80,9 @@ def is_url(source: ImageSource) -> bool:
 def _inside(folder: Path) -> list[Path]:
     paths = sorted(p for p in folder.iterdir() if _is_known(p) and p.is_file())
     if not paths:
-        raise UserError(f"{folder}: no pictures or videos in this folder ({_endings()})")
+        raise UserError(
+            f"{folder}: no pictures or videos in this folder ({_endings()}); deeper ones: '{folder}/**/*.jpg'"
+        )
     return paths
 
 

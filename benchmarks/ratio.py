@@ -1,0 +1,60 @@
+"""Two or more sides timed turn by turn in one run: machines drift, ratios of one run do not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+def compare(
+    title: str, sides: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1
+) -> dict[str, float]:
+    """Time every side once a round and print min, median and max seconds and the ratio to the first side.
+
+    The ratio is the median over rounds of the ratio within a round.
+
+    Args:
+        title: what is measured.
+        sides: name -> what to run; the first is the reference.
+        rounds: how many times.
+        warm_up: untimed rounds first.
+
+    Returns:
+        The ratio of every side to the first.
+    """
+    for _ in range(warm_up):
+        for run in sides.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    reference = next(iter(seconds.values()))
+    table = Table("side", "min s", "median s", "max s", "ratio", "ratio min-max", title=title)
+    ratios = {}
+    for name, times in seconds.items():
+        each = [t / r for t, r in zip(times, reference, strict=True)]
+        ratios[name] = median(each)
+        table.add_row(
+            name,
+            *(f"{f(times):.4g}" for f in (min, median, max)),
+            f"{median(each):.3f}",
+            f"{min(each):.3f}-{max(each):.3f}",
+        )
+    Console(width=120).print(table)
+    return ratios
+
+
+def machine() -> str:
+    """One line on what ran this."""
+    chip = platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores {chip}, {torch.get_num_threads()} threads, torch {torch.__version__}"

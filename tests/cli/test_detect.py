@@ -1,0 +1,417 @@
+"""`detrscope detect`, `detrscope models`, and the Python twin of detect."""
+
+import csv
+import http.server
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detrscope.cli import main
+from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.types import Detections
+from detrscope.views.canvas import class_colours
+from detrscope.views.film import film
+from detrscope.workflows import detect as workflow
+from detrscope.workflows.detect import detect, to_supervision
+from detrscope.workflows.sources import Clip, _upright, expand
+from tests.evaluation.squares import NAMES, WORLD, SquareDetector, picture
+
+DETECTOR = SquareDetector()
+
+
+def box_of(number: int) -> list[float]:
+    x, y, w, h = WORLD[number][1]
+    return [x, y, x + w, y + h]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures 0 to 2, beside a text file."""
+    path = tmp_path / "in"
+    path.mkdir()
+    for number in range(3):
+        picture(number).save(path / f"{number}.png")
+    (path / "notes.txt").write_text("no picture")
+    return path
+
+
+def write_clip(path: Path, rate: Fraction | int = 12) -> Path:
+    """Eight frames of 80 x 64 in which a blue square moves to the right by 4 pixels a frame."""
+    with film(path, rate, quality=5) as add:
+        for i in range(8):
+            frame = np.zeros((64, 80, 3), dtype=np.uint8)
+            frame[16:40, 8 + 4 * i : 32 + 4 * i] = (0, 0, 255)
+            add(frame)
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The exit code of the real entry point; the model is the one that sees squares."""
+
+    def load(name: str, **_: object) -> SquareDetector:
+        assert name == "squares"
+        return DETECTOR
+
+    monkeypatch.setattr(workflow, "load", load)
+    monkeypatch.setattr(sys, "argv", ["detrscope", "detect", *map(str, arguments), "--model", "squares"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def test_a_folder_gives_pictures_json_csv_and_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert run(monkeypatch, folder, "--out", out) == 0
+    assert sorted(p.name for p in out.iterdir()) == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "detections.csv",
+        "detections.json",
+    ]
+    tree = json.loads((out / "detections.json").read_text())
+    assert [one["source"] for one in tree] == [str(folder / f"{n}.png") for n in range(3)]
+    for number, one in enumerate(tree):
+        (row,) = one["detections"]
+        index = WORLD[number][2]
+        assert row["box_xyxy"] == box_of(number)
+        assert (row["category_id"], row["name"], row["query_id"]) == ((1, 7, 900)[index], NAMES[index], 1)
+        assert (one["width"], one["height"]) == WORLD[number][0]
+    rows = list(csv.DictReader((out / "detections.csv").read_text().splitlines()))
+    assert [r["category_id"] for r in rows] == ["1", "7", "900"]
+    assert [float(rows[0][c]) for c in ("x0", "y0", "x1", "y1")] == box_of(0)
+    table = capsys.readouterr().out
+    assert all(name in table for name in NAMES) and "8.0  8.0  32.0  24.0" in table
+    with Image.open(out / "0.png") as image:
+        pixels = np.asarray(image)
+    scale = pixels.shape[1] // 64  # a tiny picture is enlarged
+    assert (pixels[24 * scale - 1, 10 * scale] == class_colours(NAMES)["ruby"]).all()
+
+
+def test_without_out_pictures_go_to_the_folder_detections(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, folder / "1.png", "--format", "jpg") == 0
+    assert sorted(p.name for p in (tmp_path / "detections").iterdir()) == [
+        "1.jpg",
+        "detections.csv",
+        "detections.json",
+    ]
+
+
+def test_json_and_csv_go_to_standard_output_and_write_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, folder, "--json", "--quiet") == 0
+    assert [len(one["detections"]) for one in json.loads(capsys.readouterr().out)] == [1, 1, 1]
+    assert run(monkeypatch, folder, "--csv", "--quiet") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "source,frame,time,x0,y0,x1,y1,score,category_id,name,query_id"
+    assert len(lines) == 4
+    assert not (tmp_path / "detections").exists()
+
+
+def test_threshold_and_names_choose_what_is_kept(folder: Path) -> None:
+    assert [len(f.detections) for f in detect(DETECTOR, folder)] == [1, 1, 1]
+    assert [len(f.detections) for f in detect(DETECTOR, folder, threshold=0)] == [2, 2, 2]
+    assert [len(f.detections) for f in detect(DETECTOR, folder, threshold=0.95)] == [0, 0, 0]
+    kept = [f.detections for f in detect(DETECTOR, folder, threshold=0, show_names=["leaf"])]
+    assert [d.names for d in kept] == [(), ("leaf",), ()]
+    assert kept[1].boxes_xyxy.tolist() == [box_of(1)] and kept[1].query_ids.tolist() == [1]
+
+
+def test_globs_files_and_memory_can_be_mixed(folder: Path, tmp_path: Path) -> None:
+    (folder / "deep").mkdir()
+    picture(3).save(folder / "deep" / "3.png")
+    array = np.asarray(picture(4))
+    sources = [str(folder / "[12].png"), folder / "0.png", array, picture(0), str(folder / "**" / "3.png")]
+    found = detect(DETECTOR, sources, out=tmp_path / "out")
+    names = ["1.png", "2.png", "0.png", "image 4", "image 5", "3.png"]
+    assert [Path(f.source).name for f in found] == names
+    assert found[3].detections.boxes_xyxy.tolist() == [box_of(4)]
+    assert (tmp_path / "out" / "image-4.png").is_file()
+
+
+def test_files_of_the_same_name_do_not_replace_each_other(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    detect(DETECTOR, [folder / "0.png", other / "0.png"], out=tmp_path / "out")
+    assert {"0.png", "0-2.png"} < {p.name for p in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_boxes_are_in_upright_pixels_whatever_the_file(tmp_path: Path, mode: str, orientation: int) -> None:
+    upright = picture(0)
+    turns = {
+        1: None,
+        3: Image.Transpose.ROTATE_180,
+        6: Image.Transpose.ROTATE_90,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright if turns[orientation] is None else upright.transpose(turns[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    stored.convert("L").point(lambda v: 255 if v else 0).save(path) if mode == "L" else stored.convert(
+        mode
+    ).save(path)
+    with Image.open(path) as image:
+        image.load()
+        image.save(path.with_suffix(".png" if mode != "CMYK" else ".jpg"), exif=exif, quality=95)
+    path = path.with_suffix(".png" if mode != "CMYK" else ".jpg")
+    (found,) = detect(DETECTOR, path)
+    assert (found.detections.width, found.detections.height) == (64, 48)
+    tolerance = 1.0 if mode == "CMYK" else 0.0  # JPEG
+    assert found.detections.boxes_xyxy[0].tolist() == pytest.approx(box_of(0), abs=tolerance)
+    if mode != "L":
+        assert found.detections.names == ("ruby",)
+
+
+def test_a_named_file_that_cannot_be_read_stops_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
+    (folder / "bad.png").write_bytes(picture(0).tobytes()[:50])
+    assert run(monkeypatch, folder / "0.png", folder / "bad.png", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "bad.png" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_in_a_folder_what_cannot_be_read_is_skipped_and_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "1.png").write_bytes(b"")
+    (folder / "clip.mp4").write_bytes(b"no video")
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        found = detect(DETECTOR, folder)
+    assert [Path(f.source).name for f in found] == ["0.png", "2.png"]
+    assert "1.png: the file is empty" in caplog.text and "clip.mp4: cannot be read as a video" in caplog.text
+    assert "2 of 4 pictures and videos could not be read and were skipped" in caplog.text
+
+
+def test_a_folder_in_which_nothing_can_be_read_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"")
+    with pytest.raises(WorkFailed, match="none of the 1"):
+        detect(DETECTOR, tmp_path / "in")
+    assert run(monkeypatch, tmp_path / "in", "--out", tmp_path / "out") == 1
+    assert "none of the 1 pictures and videos could be read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "message"),
+    [
+        (["none.png"], {}, "none.png: no such file or folder"),
+        (["*.gif"], {}, r"\*.gif: no pictures or videos match"),
+        ([""], {}, "no pictures or videos in this folder"),
+        (["0.png"], {"threshold": 1.5}, "threshold 1.5"),
+        (["0.png"], {"show_names": ["rubi"]}, "did you mean 'ruby'"),
+        (["0.png"], {"picture_format": "pgn", "out": "out"}, "did you mean 'png'"),
+    ],
+)
+def test_bad_input_is_named(
+    folder: Path, tmp_path: Path, sources: list[str], options: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    paths = [str(folder / s) if s else str(tmp_path / "empty") for s in sources]
+    with pytest.raises(UserError, match=message):
+        detect(DETECTOR, paths, **options)
+
+
+def test_the_pictures_themselves_are_never_written_over(folder: Path) -> None:
+    before = (folder / "0.png").read_bytes()
+    with pytest.raises(UserError, match="would be written over; choose another --out"):
+        detect(DETECTOR, folder, out=folder)
+    assert (folder / "0.png").read_bytes() == before
+
+
+def test_a_video_comes_back_with_boxes_its_frames_and_its_rate(tmp_path: Path) -> None:
+    rate = Fraction(30000, 1001)
+    clip = write_clip(tmp_path / "clip.mp4", rate)
+    found = detect(DETECTOR, clip, out=tmp_path / "out")
+    assert [f.frame for f in found] == list(range(8))
+    assert [f.time for f in found] == pytest.approx([i / float(rate) for i in range(8)], abs=1e-5)
+    for i, one in enumerate(found):
+        expected = [8 + 4 * i, 16, 32 + 4 * i, 40]
+        assert one.detections.boxes_xyxy[0].tolist() == pytest.approx(expected, abs=1)
+        assert one.detections.names == ("sky",)
+    with av.open(str(tmp_path / "out" / "clip.mp4")) as container:
+        stream = container.streams.video[0]
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(stream)]
+        assert stream.average_rate == rate
+    assert len(frames) == 8
+    scale = frames[0].shape[1] // 80
+    for i, frame in enumerate(frames):
+        edge = frame[40 * scale - 1, (12 + 4 * i) * scale].astype(int)
+        assert np.abs(edge - class_colours(NAMES)["sky"]).max() < 40  # the colour, through H.264
+    lines = [json.loads(line) for line in (tmp_path / "out" / "clip.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(8))
+    assert lines == [one.to_json() for one in found]
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == []
+    assert len((tmp_path / "out" / "detections.csv").read_text().splitlines()) == 9
+
+
+def test_a_video_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+
+    class Breaks(SquareDetector):
+        looks = 0
+
+        def detect(self, source: torch.Tensor, threshold: float = 0.7) -> Detections:
+            self.looks += 1
+            if self.looks == 4:
+                raise KeyboardInterrupt
+            return super().detect(source, threshold)
+
+    with pytest.raises(KeyboardInterrupt):
+        detect(Breaks(), clip, out=tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_frames_of_a_turned_camera_are_turned_upright() -> None:
+    """FFmpeg gives the turn, counter-clockwise, that makes the picture upright."""
+    stored = np.zeros((2, 3, 3), dtype=np.uint8)
+    stored[0, 2] = 255  # top right
+
+    def frame(rotation: int) -> SimpleNamespace:
+        return SimpleNamespace(rotation=rotation, to_ndarray=lambda format: stored)
+
+    assert _upright(frame(0)).shape == (3, 2, 3)
+    assert _upright(frame(90)).shape == (3, 3, 2)
+    assert _upright(frame(90))[0, 0, 0] == 255  # top left
+    assert _upright(frame(-90))[0, 2, 1] == 255  # bottom right
+    assert _upright(frame(180))[0, 1, 0] == 255  # bottom left
+
+
+def test_a_damaged_video_is_named(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+    clip.write_bytes(clip.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"clip\.mp4"):
+        detect(DETECTOR, clip, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_without_video_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    with pytest.raises(UserError, match="has no video in it"):
+        Clip(path)
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[str]:
+    """The folder on http; counts what is fetched."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *_: object) -> None:
+            fetched.append(self.path)
+
+    fetched: list[str] = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+        thread.join()
+    assert fetched.count("/1.png") == 1
+
+
+def test_a_url_is_fetched_once(server: str, tmp_path: Path) -> None:
+    (found,) = detect(DETECTOR, f"{server}/1.png", out=tmp_path / "out")
+    assert found.source == f"{server}/1.png"
+    assert found.detections.boxes_xyxy.tolist() == [box_of(1)]
+    assert (tmp_path / "out" / "1.png").is_file()
+    with pytest.raises(UserError, match="404"):
+        detect(DETECTOR, f"{server}/none.png")
+
+
+def test_expand_says_what_each_source_is(folder: Path) -> None:
+    write_clip(folder / "clip.MP4")
+    sources = expand([folder, "https://example.org/a%20b.jpg?x=1", np.zeros((4, 4, 3), np.uint8)])
+    assert [(s.stem, s.is_clip, s.named) for s in sources] == [
+        ("0", False, False),
+        ("1", False, False),
+        ("2", False, False),
+        ("clip", True, False),
+        ("a b", False, True),
+        ("image-6", False, True),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:OpenCV .* is not installed:UserWarning")
+def test_supervision_gets_the_same_detections(folder: Path) -> None:
+    (found,) = detect(DETECTOR, folder / "2.png", threshold=0)
+    theirs = to_supervision(found.detections)
+    assert theirs.xyxy.tolist() == found.detections.boxes_xyxy.tolist()
+    assert theirs.class_id is not None and theirs.class_id.tolist() == [900, 1]
+    assert theirs.confidence is not None and theirs.confidence.tolist() == pytest.approx([0.9, 0.4])
+    assert theirs.data["class_name"].tolist() == ["sky", "ruby"]
+    assert theirs[theirs.data["query_id"] == 1].xyxy.tolist() == [box_of(2)]
+    assert len(to_supervision(detect(DETECTOR, picture(0), threshold=0.99)[0].detections)) == 0
+
+
+def test_the_overview_counts_classes_of_many_pictures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+    assert run(monkeypatch, clip, "--out", tmp_path / "out") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "clip.mp4" in line]
+    assert "8 sky" in line
+
+
+def test_models_are_listed_as_a_table_and_as_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from detrscope.families import VARIANTS
+
+    for option in ((), ("--json",)):
+        monkeypatch.setattr(sys, "argv", ["detrscope", "models", *option])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+    text = capsys.readouterr().out
+    table, _, rest = text.partition("\n[\n")
+    assert all(name in table for name in VARIANTS)
+    rows = {row["name"]: row for row in json.loads("[" + rest)}
+    assert list(rows) == list(VARIANTS)
+    assert rows["detr-r50"]["AP"] == 42.0 and rows["detr-r50"]["weights"].endswith(".pth")
+    assert rows["detr-r18"]["weights"] is None
+
+
+def test_the_installed_command_says_what_is_wrong(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from detrscope.cli import main; main()"]
+    arguments = ["detect", "none.jpg", "--model", "detr-r18"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "detrscope: none.jpg: no such file or folder\n"
+    assert not list(tmp_path.iterdir())

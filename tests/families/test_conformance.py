@@ -1,0 +1,238 @@
+"""What every variant owes the house, whatever its family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detrscope.core.edits import Bias, Gain, Swap
+from detrscope.core.errors import UserError
+from detrscope.core.probe import Probe
+from detrscope.core.types import Batch, Outputs
+from detrscope.families import FAMILIES, VARIANTS, build, family_of, query_count
+from detrscope.families.checkpoint import load_checkpoint, save_checkpoint
+from detrscope.families.detector import Detector
+from detrscope.ops import attention
+from tests.families.tiny import CLASSES, padded_batch, tiny
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def run(variant: str, batch: Batch, probe: Probe | None = None) -> Outputs:
+    with torch.no_grad():
+        return tiny(variant).model(batch, probe=probe)
+
+
+@every_variant
+def test_shapes_and_vocabulary(variant: str) -> None:
+    model = tiny(variant).model
+    assert [name for name, _ in model.named_children()] == [
+        "backbone", "neck", "encoder", "queries", "decoder", "heads",
+    ]  # fmt: skip
+    outputs = run(variant, padded_batch())
+    layers, images, queries, logits = outputs.logits.shape
+    assert (images, queries) == (2, 7)
+    assert logits == len(CLASSES) + (model.scoring == "softmax")
+    assert layers == (1 if variant.startswith("minimal") else 2)
+    assert outputs.boxes_cxcywh.shape == (layers, 2, 7, 4)
+    assert outputs.boxes_cxcywh.min() >= 0 and outputs.boxes_cxcywh.max() <= 1
+    assert outputs.boxes_cxcywh[-1, 0].std(0).max() > 1e-3, "all queries predict the same box"
+
+
+@every_variant
+def test_looking_changes_nothing(variant: str) -> None:
+    plain, probe = run(variant, padded_batch()), Probe()
+    seen = run(variant, padded_batch(), probe)
+    assert torch.equal(plain.logits, seen.logits) and torch.equal(plain.boxes_cxcywh, seen.boxes_cxcywh)
+    assert tuple(probe.records) == tiny(variant).model.sites
+
+
+@every_variant
+def test_records_rebuild_every_layer(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rows @ value equals what the door gave to the output projection, at every site."""
+    outputs: list[torch.Tensor] = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(*args: torch.Tensor, **options: object) -> torch.Tensor:
+        outputs.append(real(*args, **options))
+        return outputs[-1]
+
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", spy)
+    probe = Probe()
+    run(variant, padded_batch(), probe)
+    assert len(outputs) == len(probe.records) > 0
+    for (site, record), out in zip(probe.records.items(), outputs, strict=True):
+        expected = out.transpose(1, 2).flatten(2)
+        scale = max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(record.output(), expected, atol=1e-5 * scale, rtol=0, msg=site)
+        rows = record.rows()
+        torch.testing.assert_close(rows.sum(-1), torch.ones(rows.shape[:-1]), msg=site)
+
+
+@every_variant
+def test_neutral_edits_are_the_identity(variant: str) -> None:
+    plain = run(variant, padded_batch())
+    edits = (Bias("*", torch.zeros(1, 1, 1, 1)), Gain("*", factor=1.0))
+    edited = run(variant, padded_batch(), Probe(sites=[], edits=edits))
+    torch.testing.assert_close(edited.logits, plain.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(edited.boxes_cxcywh, plain.boxes_cxcywh, atol=1e-5, rtol=0)
+
+
+@every_variant
+def test_muted_head_equals_zeroing_its_slice(variant: str) -> None:
+    loaded = tiny(variant)
+    site, head = "decoder.1.cross", 2
+    with torch.no_grad():
+        edited = loaded.model(padded_batch(), probe=Probe(sites=[], edits=[Gain(site, heads=(head,))]))
+        plain = loaded.model(padded_batch())
+        attention_block = loaded.model.decoder.layers[1].cross_attention
+        size = attention_block.value.out_features // attention_block.heads
+        attention_block.output.weight[:, head * size : (head + 1) * size] = 0
+        expected = loaded.model(padded_batch())
+    torch.testing.assert_close(edited.logits, expected.logits, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(edited.logits, plain.logits, atol=1e-5)
+
+
+@every_variant
+def test_hidden_key_gets_no_attention(variant: str) -> None:
+    before = Probe(sites=["decoder.1.cross"])
+    run(variant, padded_batch(), before)
+    record = before.records["decoder.1.cross"]
+    assert record.rows()[:, :, :, 1].max() > 0
+    scores = torch.zeros(1, 1, 1, record.key.shape[2])
+    scores[..., 1] = float("-inf")
+    probe = Probe(sites=["decoder.*.cross"], edits=[Bias("decoder.*.cross", scores)])
+    run(variant, padded_batch(), probe)
+    for record in probe.records.values():
+        assert record.rows()[..., 1].abs().max() == 0
+
+
+@every_variant
+def test_swap_of_its_own_tensors_changes_nothing(variant: str) -> None:
+    first = Probe(sites=["decoder.1.cross"])
+    plain = run(variant, padded_batch(), first)
+    record = first.records["decoder.1.cross"]
+    edits = [Swap("decoder.1.cross", "query", record.query), Swap("decoder.1.cross", "value", record.value)]
+    assert torch.equal(run(variant, padded_batch(), Probe(sites=[], edits=edits)).logits, plain.logits)
+    with pytest.raises(UserError, match=r"swap of the key at 'decoder.1.cross': expected"):
+        run(variant, padded_batch(), Probe(sites=[], edits=[Swap("decoder.1.cross", "key", record.query)]))
+
+
+@every_variant
+def test_unknown_site_is_refused(variant: str) -> None:
+    with pytest.raises(
+        UserError, match=r"site 'decoder.1.cros' is not in this model; did you mean 'decoder.1.cross'"
+    ):
+        Probe(sites=["decoder.1.cros"]).check(tiny(variant).model.sites)
+
+
+@every_variant
+def test_batch_of_two_equals_two_of_one(variant: str) -> None:
+    images = padded_batch().images
+    both = run(variant, Batch(images))
+    for i in range(2):
+        one = run(variant, Batch(images[i : i + 1]))
+        torch.testing.assert_close(one.logits[:, 0], both.logits[:, i], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.boxes_cxcywh[:, 0], both.boxes_cxcywh[:, i], atol=1e-4, rtol=0)
+
+
+@every_variant
+def test_more_padding_same_boxes(variant: str) -> None:
+    """Whole cells of padding at the right and at the bottom are not looked at; only the image's edge feels them."""
+    if variant.startswith("minimal"):
+        pytest.skip("the minimal model's listing knows no padding in its positions")
+    image = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
+    padded = torch.zeros(1, 3, 192, 256)
+    padded[..., :128, :128] = image
+    padding = torch.ones(1, 192, 256, dtype=torch.bool)
+    padding[:, :128, :128] = False
+    probe_plain, probe_padded = Probe(), Probe()
+    run(variant, Batch(image), probe_plain)
+    run(variant, Batch(padded, padding), probe_padded)
+    record = probe_padded.records["decoder.0.cross"]
+    assert record.rows()[..., _padding_of(record.key.shape[2])].max() == 0
+    plain = probe_plain.records["decoder.0.cross"].query
+    torch.testing.assert_close(record.query, plain, atol=0.2, rtol=0.2)
+
+
+def _padding_of(tokens: int) -> torch.Tensor:
+    cells = (192 * 256 // tokens) ** 0.5
+    height, width = round(192 / cells), round(256 / cells)
+    inside = torch.zeros(height, width, dtype=torch.bool)
+    inside[: round(128 / cells), : round(128 / cells)] = True
+    return ~inside.flatten()
+
+
+@every_variant
+def test_checkpoint_knows_itself(variant: str, tmp_path: Path) -> None:
+    loaded = tiny(variant)
+    save_checkpoint(tmp_path / "m.safetensors", loaded.model, loaded.card)
+    model, card = load_checkpoint(tmp_path / "m.safetensors")
+    assert card == loaded.card and card.classes.ids == (1, 7, 900)
+    with torch.no_grad():
+        assert torch.equal(model(padded_batch()).logits, loaded.model(padded_batch()).logits)
+
+
+@every_variant
+def test_folding_norms_keeps_the_numbers(variant: str) -> None:
+    loaded = tiny(variant)
+    with torch.no_grad():
+        for module in loaded.model.backbone.modules():
+            if isinstance(getattr(module, "running_var", None), torch.Tensor):
+                module.running_var.uniform_(0.5, 2.0)
+                module.running_mean.uniform_(-0.5, 0.5)
+        plain = loaded.model(padded_batch())
+    detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.float32)
+    batch = padded_batch()
+    folded = detector.predict(batch.images, batch.padding)
+    torch.testing.assert_close(folded.logits, plain.logits, atol=1e-4, rtol=1e-4)
+
+
+@every_variant
+def test_bf16_boxes_stay_close(variant: str) -> None:
+    loaded = tiny(variant)
+    with torch.no_grad():
+        plain = loaded.model(padded_batch())
+    detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.bfloat16)
+    batch = padded_batch()
+    rough = detector.predict(batch.images, batch.padding)
+    assert rough.boxes_cxcywh.dtype == torch.float32
+    assert (rough.boxes_cxcywh - plain.boxes_cxcywh).abs().mean() < 0.01
+
+
+@every_variant
+def test_feature_maps_of_every_convolution(variant: str) -> None:
+    model = tiny(variant).model
+    probe = Probe(sites=[], features=["backbone.*"])
+    run(variant, padded_batch(), probe)
+    assert tuple(sorted(probe.features)) == tuple(sorted(model.feature_sites))
+    assert probe.features["backbone.conv1"].shape == (2, 64, 32, 48)
+
+
+@every_variant
+def test_gradients_reach_what_shall_learn(variant: str) -> None:
+    model = tiny(variant).model.train()
+    outputs = model(padded_batch())
+    (outputs.logits.sum() + outputs.boxes_cxcywh.sum()).backward()
+    silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not silent
+    frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
+    expected = () if variant.startswith("minimal") else ("backbone.body.conv1", "backbone.body.layer1")
+    assert all(n.startswith(expected) for n in frozen) and bool(frozen) == bool(expected)
+
+
+def test_tables_agree() -> None:
+    assert set(VARIANTS) == {v.name for f in FAMILIES.values() for v in f.variants}
+    assert family_of("detr-r50").name == "detr"
+    assert query_count("detr-r50", {}) == 100 and query_count("detr-r50", {"queries": 10}) == 10
+
+
+def test_misspelt_names_are_answered() -> None:
+    with pytest.raises(UserError, match="model 'detr-r5' is not known; did you mean 'detr-r50'"):
+        family_of("detr-r5")
+    with pytest.raises(UserError, match=r"unknown key 'decoder.layer'; did you mean 'layers'"):
+        build("detr-r50", {"decoder": {"layer": 3}}, 3)
+    with pytest.raises(UserError, match=r"decoder.layers: Input should be a valid integer"):
+        build("detr-r50", {"decoder": {"layers": "many"}}, 3)

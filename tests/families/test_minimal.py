@@ -1,0 +1,45 @@
+"""The teaching model of the examples and the family `minimal` are the same function of the same weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrscope.core.types import Batch
+from detrscope.families.weights import load_model
+from tests.conftest import ROOT
+from tests.families.spread import calibrate_linear, calibrate_norms, median_distance, spread_weights
+
+
+def example() -> Any:
+    spec = importlib.util.spec_from_file_location("minimal_detr", ROOT / "examples" / "minimal_detr.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_family_equals_example(tmp_path: Path) -> None:
+    teaching = example().MinimalDETR().eval()
+    spread_weights(teaching)
+    images = torch.randn(2, 3, 192, 256, generator=torch.Generator().manual_seed(0))
+    calibrate_norms(teaching, lambda: teaching(images))
+    calibrate_linear(teaching.linear_bbox, lambda: teaching(images), spread=0.6)
+    torch.save(teaching.state_dict(), tmp_path / "detr_demo.pth")
+    loaded = load_model("minimal-r50", weights=tmp_path / "detr_demo.pth")
+    with torch.no_grad():
+        logits, boxes = teaching(images)
+        ours = loaded.model(Batch(images))
+    assert median_distance(boxes, 256, 192) > 10, "the comparison could not fail"
+    torch.testing.assert_close(ours.logits[-1], logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.boxes_cxcywh[-1], boxes, atol=1e-5, rtol=0)
+
+
+def test_layout_is_recognised_without_a_variant(tmp_path: Path) -> None:
+    torch.save(example().MinimalDETR(classes=3).state_dict(), tmp_path / "mine.pth")
+    loaded = load_model(tmp_path / "mine.pth")
+    assert loaded.card.family == "minimal"
+    assert loaded.card.classes.names == ("class 0", "class 1", "class 2")

@@ -1,0 +1,48 @@
+"""Every variant at a size that a test can afford: few layers, narrow, small backbone; the same path."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import torch
+
+from detrscope.core.classes import ClassTable
+from detrscope.core.types import Batch
+from detrscope.families import VARIANTS
+from detrscope.families.weights import Loaded, random_model
+
+STACK = {"layers": 2, "heads": 4, "feedforward": 64}
+CLASSES = ClassTable((1, 7, 900), ("cell", "dog", "far"))
+
+
+def tiny_settings(variant: str) -> dict[str, Any]:
+    """Overrides that make a variant small."""
+    dilated = VARIANTS[variant].config.backbone.dilate_last
+    backbone = {"name": "resnet50" if dilated else "resnet18"}
+    return {"width": 32, "queries": 7, "encoder": STACK, "decoder": STACK, "backbone": backbone}
+
+
+def tiny(variant: str) -> Loaded:
+    """A small model of a variant, random weights, three classes whose ids are not contiguous; yours to change."""
+    return copy.deepcopy(_built(variant))
+
+
+@cache
+def _built(variant: str) -> Loaded:
+    torch.manual_seed(0)
+    loaded = random_model(variant, tiny_settings(variant), CLASSES)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if not name.startswith("backbone"):
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return loaded
+
+
+def padded_batch(height: int = 64, width: int = 96) -> Batch:
+    """Two images, the second one padded at the bottom and at the right."""
+    images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+    padding = torch.zeros(2, height, width, dtype=torch.bool)
+    padding[1, 32:], padding[1, :, 64:] = True, True
+    return Batch(images.masked_fill(padding[:, None], 0.0), padding)

@@ -1,0 +1,80 @@
+"""The arrows of the house: who may import whom. Read from the source, so that lazy imports count too."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SOURCE = ROOT / "src" / "detrscope"
+EVERYBODY = {"config", "console", "core", "__version__"}
+MAY_IMPORT = {
+    "core": set(),
+    "config": {"core"},
+    "console": {"core"},
+    "data": EVERYBODY,
+    "ops": EVERYBODY,
+    "blocks": EVERYBODY | {"ops"},
+    "families": EVERYBODY | {"ops", "blocks", "data"},
+    "evaluation": EVERYBODY | {"ops", "blocks", "families", "data"},
+    "training": EVERYBODY | {"ops", "blocks", "families", "data", "evaluation"},
+    "lens": EVERYBODY,
+    "views": EVERYBODY | {"lens"},
+}
+SEE_EVERYTHING = {"workflows", "cli", "__init__"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The parts of the package that a file imports, at whatever depth in its code."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or ""]
+            if node.module == "detrscope":
+                names = [f"detrscope.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("detrscope.")}
+    return found
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(SOURCE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_one_way(path: Path) -> None:
+    part = part_of(path)
+    if part in SEE_EVERYTHING:
+        return
+    assert part in MAY_IMPORT, f"{path}: a part of the house without a place in the arrows"
+    wrong = imports_of(path) - MAY_IMPORT[part] - {part}
+    assert not wrong, f"{part} must not import {sorted(wrong)}"
+
+
+def test_softmax_attention_happens_behind_one_door() -> None:
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if path != SOURCE / "ops" / "attention.py":
+            assert "scaled_dot_product_attention" not in text and "MultiheadAttention" not in text.replace(
+                "nn.MultiheadAttention:", ""
+            ), path
+
+
+def test_views_and_cli_start_light() -> None:
+    """Importing the package or asking for help must not import torch."""
+    code = (
+        "import sys, detrscope, detrscope.cli.app; "
+        "heavy = {'torch', 'torchvision', 'lightning', 'matplotlib', 'scipy', 'supervision'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

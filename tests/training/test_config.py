@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detrscope import families
+from detrscope.config import describe, preset_names, to_yaml
+from detrscope.core.errors import UserError
+from detrscope.training.config import DataConfig, RunConfig, TrainConfig, flat, resolve, undotted
+from detrscope.training.rundir import LAST, RunFolder, logged_to, refuse_changes
+
+PRESETS = [
+    "bccd-detr",
+    "detr-r101-coco",
+    "detr-r101-dc5-coco",
+    "detr-r50-coco",
+    "detr-r50-coco-500",
+    "detr-r50-dc5-coco",
+    "dogs-reduced",
+    "finetune",
+]
+
+
+def test_the_presets_that_were_promised_are_there() -> None:
+    assert set(PRESETS) <= set(preset_names())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_resolves_names_its_source_and_builds(name: str) -> None:
+    config = resolve(name)
+    assert len(config.source) > 40
+    model = families.build(config.model.variant, config.model.overrides, classes=3)
+    assert sum(p.numel() for p in model.parameters()) > 1e6
+
+
+def test_the_published_recipe() -> None:
+    config = resolve("detr-r50-coco")
+    train = config.train
+    assert (train.lr, train.lr_backbone, train.weight_decay, train.clip) == (1e-4, 1e-5, 1e-4, 0.1)
+    assert (train.epochs, train.schedule.kind, train.schedule.drop_epochs) == (300, "step", (200,))
+    assert (train.cost.classes, train.cost.box, train.cost.giou) == (1, 5, 2)
+    assert (train.loss.classes, train.loss.box, train.loss.giou, train.loss.no_object) == (1, 5, 2, 0.1)
+    assert config.data.batch_size == 16 and config.data.preprocessing.short_side == 800
+    model = families.resolve(config.model.variant, config.model.overrides)
+    assert (model.encoder.dropout, model.decoder.dropout, model.queries) == (0.1, 0.1, 100)
+    longer = resolve("detr-r50-coco-500").train
+    assert (longer.epochs, longer.schedule.drop_epochs, longer.schedule.drop_factor) == (500, (400,), 0.1)
+
+
+def test_the_reduced_one_of_the_dogs() -> None:
+    config = resolve("dogs-reduced")
+    model = families.resolve(config.model.variant, config.model.overrides)
+    assert (model.backbone.name, model.width, model.queries) == ("resnet18", 128, 10)
+    for stack in (model.encoder, model.decoder):
+        assert (stack.layers, stack.heads, stack.feedforward) == (3, 4, 1024)
+    assert (config.data.batch_size, config.train.epochs) == (20, 150)
+
+
+def test_later_settings_win(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {epochs: 7, lr: 1.0e-3}\n")
+    config = resolve("detr-r50-coco", file, {"train.lr": 5e-4, "model": {"overrides": {"queries": 20}}})
+    assert (config.train.epochs, config.train.lr, config.train.clip) == (7, 5e-4, 0.1)
+    assert config.model.overrides == {"queries": 20} and config.model.variant == "detr-r50"
+
+
+def test_a_config_survives_being_written(tmp_path: Path) -> None:
+    config = resolve("dogs-reduced", overrides={"train.lr_factors": {"*.bias": 0.5}})
+    RunFolder(tmp_path).write_config(config)
+    assert (tmp_path / "config.yaml").read_text().startswith("# detrscope ")
+    assert RunFolder(tmp_path).config() == config and to_yaml(RunFolder(tmp_path).config()) == to_yaml(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.epoch": 3}, "unknown key 'train.epoch'; did you mean 'epochs'"),
+        ({"trian.epochs": 3}, "unknown key 'trian'; did you mean 'train'"),
+        ({"model.variant": "detr-r5"}, "model 'detr-r5' is not known; did you mean 'detr-r50'"),
+        ({"model.overrides.querys": 3}, "unknown key 'querys'; did you mean 'queries'"),
+        ({"train.epochs": "many"}, "train.epochs"),
+        ({"train.epochs": 0}, "train.epochs is 0: expected 1 or more"),
+        ({"train.precision": "fp8"}, "train.precision"),
+        ({"data.batch_size": 6, "train.accumulate": 4}, "data.batch_size is 6: expected a multiple of"),
+        ({"data.long_side": 100}, "data.long_side is 100: expected at least data.short_side"),
+        ({"train.ema.decay": 1.5}, "train.ema.decay is 1.5"),
+    ],
+)
+def test_a_wrong_setting_is_named(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve("detr-r50-coco", overrides=overrides)
+    assert message in str(caught.value)
+
+
+def test_an_error_in_a_file_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: {batchsize: 7}\n")
+    with pytest.raises(
+        UserError, match=r"mine\.yaml: unknown key 'data.batchsize'; did you mean 'batch_size'"
+    ):
+        resolve("detr-r50-coco", file)
+
+
+def test_a_misspelt_preset_is_named() -> None:
+    with pytest.raises(UserError, match="preset 'detr-r50-coc' is not known; did you mean 'detr-r50-coco'"):
+        resolve("detr-r50-coc")
+
+
+def test_every_setting_has_a_help_text() -> None:
+    settings = list(describe(RunConfig))
+    assert {"train.schedule.kind", "train.ema.on", "data.batch_size", "augment.flip"} <= {
+        s.key for s in settings
+    }
+    assert [s.key for s in settings if not s.help] == []
+
+
+def test_images_per_pass_keeps_the_step_the_same_whatever_the_machine() -> None:
+    config = RunConfig(data=DataConfig(batch_size=16), train=TrainConfig(devices=2, accumulate=4))
+    assert config.images_per_pass == 2
+
+
+def test_dotted_keys() -> None:
+    assert undotted({"a.b": 1, "a": {"c": {"*.d": 2}}}) == {"a": {"b": 1, "c": {"*.d": 2}}}
+    assert flat({"a": {"b": 1}, "c": {}}) == {"a.b": 1, "c": {}}
+
+
+def test_resuming_may_change_little(tmp_path: Path) -> None:
+    old = resolve("detr-r50-coco")
+    refuse_changes(
+        old, resolve("detr-r50-coco", overrides={"train.epochs": 400, "data.workers": 0}), tmp_path
+    )
+    with pytest.raises(UserError, match=r"train\.lr 0\.0001 -> 0\.001.*--from .*" + LAST):
+        refuse_changes(old, resolve("detr-r50-coco", overrides={"train.lr": 1e-3}), tmp_path)
+
+
+def test_a_folder_in_use_is_refused_and_cleared_when_asked(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.refuse_if_in_use(overwrite=False)
+    folder.write_config(RunConfig())
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds a run already; continue it with --resume"):
+        folder.refuse_if_in_use(overwrite=False)
+    folder.refuse_if_in_use(overwrite=True)
+    folder.clear()
+    assert [p.name for p in folder.path.iterdir()] == ["notes.txt"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        RunFolder(tmp_path / "file").refuse_if_in_use(overwrite=True)
+
+
+def test_the_log_file_hears_what_a_quiet_terminal_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from detrscope import console
+
+    console.setup(quiet=True)
+    with logged_to(tmp_path / "log.txt"):
+        console.log.info("epoch 1")
+    console.log.info("afterwards")
+    assert "epoch 1" in (tmp_path / "log.txt").read_text()
+    assert "afterwards" not in (tmp_path / "log.txt").read_text()
+    assert "epoch 1" not in capsys.readouterr().err
+    console.setup()

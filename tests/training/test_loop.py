@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.types import Batch, Outputs
+from detrscope.training.config import EmaConfig, ScheduleConfig, TrainConfig
+from detrscope.training.optim import Constant
+from detrscope.training.rundir import BEST, LAST, STATE, RunFolder
+from detrscope.training.step import Learner, StepFailed
+from tests.training.tiny import TinyDetector, TinyLoader, cpu, made_up_pass, run
+
+CONFIG = TrainConfig(
+    epochs=3,
+    lr=1e-3,
+    lr_backbone=1e-3,
+    schedule=ScheduleConfig(kind="cosine"),
+    ema=EmaConfig(on=True, warmup_steps=5),
+)
+TIMES = ("seconds", "images_per_second", "memory_mb")
+
+
+class Killed(BaseException):
+    """What a power cut would be."""
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in RunFolder(folder).rows()]
+
+
+def fake_ap(model: nn.Module) -> dict[str, float | None]:
+    """A score that depends on every weight."""
+    total = sum(float(p.detach().double().abs().sum()) for p in model.parameters())
+    return {"AP": total % 1, "AP_small": None}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert rows(one) == rows(other)
+    for name in (LAST, BEST):
+        a, b = load_file(one / name), load_file(other / name)
+        assert a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a), name
+
+
+def test_one_batch_is_learned_by_heart() -> None:
+    torch.manual_seed(0)
+    config = replace(CONFIG, lr=3e-3, lr_backbone=3e-3, clip=1.0)
+    learner = Learner(TinyDetector(dropout=0.0), config, cpu())
+    batch = made_up_pass([1, 2, 3, 5])
+    values = [learner.step([batch], number, Constant()) for number in range(250)]
+    assert values[0]["loss"] > 5 and values[-1]["loss"] < 0.5
+    assert (
+        values[-1]["matched_iou"] > 0.85 and values[-1]["class_error"] == values[-1]["cardinality_error"] == 0
+    )
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 4, 8], ids="pass {}".format)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, killed_at: int) -> None:
+    config = replace(CONFIG, checkpoint_every=2)
+    run(tmp_path / "whole", config, evaluate=fake_ap)
+
+    def kill(number: int) -> None:
+        if number == killed_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", config, TinyLoader(before=kill), evaluate=fake_ap)
+    run(tmp_path / "cut", config, evaluate=fake_ap)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_killed_in_its_evaluation_repeats_that_only(tmp_path: Path) -> None:
+    run(tmp_path / "whole", CONFIG, evaluate=fake_ap)
+    calls: list[int] = []
+
+    def dies_once(model: nn.Module) -> dict[str, float | None]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+        return fake_ap(model)
+
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", CONFIG, evaluate=dies_once)
+
+    def no_more(number: int) -> None:
+        raise AssertionError("trained again")
+
+    run(tmp_path / "cut", CONFIG, TinyLoader(before=no_more), evaluate=dies_once)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_after_the_step_with_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
+    run(tmp_path / "whole", CONFIG, evaluate=fake_ap)
+
+    def interrupt(n: int) -> None:
+        if n == 4:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", CONFIG, TinyLoader(before=interrupt), evaluate=fake_ap)
+    state = RunFolder(tmp_path / "cut").load_state()
+    assert state is not None and (state["position"]["step"], state["position"]["passes"]) == (5, 2)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run(tmp_path / "cut", CONFIG, evaluate=fake_ap)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, CONFIG)
+    before = (tmp_path / LAST).stat().st_mtime_ns
+
+    def no_more(number: int) -> None:
+        raise AssertionError("trained again")
+
+    again, _ = run(tmp_path, CONFIG, TinyLoader(before=no_more))
+    assert again == outcome and (outcome.epochs, outcome.steps) == (3, 9)
+    assert (tmp_path / LAST).stat().st_mtime_ns == before
+
+
+def test_a_finished_run_can_be_given_more_epochs(tmp_path: Path) -> None:
+    constant = replace(CONFIG, schedule=ScheduleConfig(kind="constant"))
+    run(tmp_path / "long", replace(constant, epochs=4))
+    run(tmp_path / "short", constant)
+    run(tmp_path / "short", replace(constant, epochs=4))
+    assert rows(tmp_path / "short") == rows(tmp_path / "long")
+
+
+def test_a_write_that_is_cut_short_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, replace(CONFIG, epochs=1))
+    before = (tmp_path / STATE).read_bytes()
+
+    def half(state: object, path: Path) -> None:
+        path.write_bytes(before[:100])
+        raise Killed
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(Killed):
+        run(tmp_path, replace(CONFIG, epochs=2))
+    assert (tmp_path / STATE).read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    (tmp_path / STATE).write_bytes(b"half a file")
+    with pytest.raises(UserError, match=rf"{STATE}: is not a training state that can be read"):
+        RunFolder(tmp_path).load_state()
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, replace(CONFIG, epochs=1))
+    with pytest.raises(UserError, match="does not fit the model of this run"):
+        run(tmp_path, CONFIG, model=TinyDetector(queries=5))
+
+
+class Poisoned(TinyDetector):
+    """Puts out NaN for one image, in the middle of the path."""
+
+    def __init__(self, steps: int, part: str = "cost") -> None:
+        super().__init__(dropout=0.0)
+        self.steps, self.part, self.seen = steps, part, 0
+
+    def forward(self, batch: Batch) -> Outputs:
+        self.seen += 1
+        if self.seen > self.steps:
+            if self.part == "cost":
+                batch.images[1] *= float("nan")
+            if self.part == "weights":
+                self.heads[0].bias.data.fill_(float("nan"))
+        outputs = super().forward(batch)
+        if self.seen > self.steps and self.part == "gradient":
+            zero = (outputs.logits[0, 0, 0, 0] * 0).abs().sqrt()  # finite, but its derivative at 0 is not
+            return Outputs(outputs.logits + zero, outputs.boxes_cxcywh)
+        return outputs
+
+
+def test_nan_stops_with_layer_module_and_images_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkFailed) as caught:
+        run(tmp_path, CONFIG, model=Poisoned(steps=5, part="weights"), name_of=lambda i: f"image-{i}.jpg")
+    text = str(caught.value)
+    assert "matching cost of decoder layer 0, 1 is not finite in epoch 2, step 6" in text
+    assert "module heads.0" in text and ".jpg" in text and str(tmp_path) in text
+    state = RunFolder(tmp_path).load_state()
+    assert state is not None and state["position"]["step"] == 3
+    assert all(torch.isfinite(t).all() for t in state["model"].values())
+
+
+def test_nan_of_one_image_names_that_image_only() -> None:
+    model = Poisoned(steps=0)
+    model.backbone[1] = nn.GroupNorm(2, 8)  # batch statistics would hand the NaN on to the other images
+    learner = Learner(model, CONFIG, cpu())
+    with pytest.raises(StepFailed) as caught:
+        learner.step([made_up_pass([1, 7, 3])], 0, Constant())
+    assert caught.value.image_ids == (7,)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(tmp_path: Path) -> None:
+    model = Poisoned(steps=0, part="gradient")
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    with pytest.raises(WorkFailed, match=r"gradient of heads\.\d"):
+        run(tmp_path, CONFIG, model=model)
+    assert all(before[name].equal(p) for name, p in model.named_parameters())
+
+
+def test_accumulation_equals_the_larger_batch() -> None:
+    ids, weights = [0, 1, 2, 3, 4, 6, 7, 8], []
+    for size in (8, 2):
+        torch.manual_seed(0)
+        model = TinyDetector(dropout=0.0)
+        model.backbone[1] = nn.GroupNorm(2, 8)  # batch statistics would differ
+        learner = Learner(model, replace(CONFIG, clip=0.0), cpu())
+        for number in range(3):
+            passes = [made_up_pass(ids[i : i + size]) for i in range(0, 8, size)]
+            values = learner.step(passes, number, Constant())
+        weights.append((dict(model.named_parameters()), values))
+    for name, parameter in weights[0][0].items():
+        torch.testing.assert_close(parameter, weights[1][0][name], rtol=1e-4, atol=1e-6, msg=name)
+    for name in ("loss", "loss_class_0", "loss_box", "grad_norm"):
+        assert weights[1][1][name] == pytest.approx(weights[0][1][name], rel=1e-4), name
+
+
+def test_the_gradient_is_clipped_and_its_norm_is_that_of_before() -> None:
+    learner = Learner(TinyDetector(), replace(CONFIG, clip=0.01), cpu())
+    moved: list[float] = []
+    real = learner.optimizer.step
+
+    def spy() -> None:
+        moved.append(
+            sum(float(p.grad.square().sum()) for p in learner.model.parameters() if p.grad is not None) ** 0.5
+        )
+        real()
+
+    learner.optimizer.step = spy
+    values = learner.step([made_up_pass([1, 2, 3])], 0, Constant())
+    assert moved[0] == pytest.approx(0.01, rel=1e-3) and values["grad_norm"] > 0.1
+
+
+def test_metrics_are_the_documented_columns_in_both_files(tmp_path: Path) -> None:
+    run(tmp_path, CONFIG, evaluate=fake_ap)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    terms = ["loss", "loss_class", "loss_box", "loss_giou", "loss_class_0", "loss_box_0", "loss_giou_0"]
+    watched = ["class_error", "cardinality_error", "matched_iou", "grad_norm"]
+    assert list(lines[0]) == [
+        "epoch", "step", *(f"train/{name}" for name in terms + watched), "lr/base", "lr/backbone",
+        *TIMES, "val/AP", "val/AP_small",
+    ]  # fmt: skip
+    assert [line["epoch"] for line in lines] == [1, 2, 3] and [line["step"] for line in lines] == [3, 6, 9]
+    assert lines[0]["val/AP_small"] is None
+    with (tmp_path / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["train/loss"]) for row in table] == [line["train/loss"] for line in lines]
+    assert table[0]["val/AP_small"] == ""
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_ap(tmp_path: Path) -> None:
+    scores = iter([0.2, 0.5, None, 0.4])
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def evaluate(model: nn.Module) -> dict[str, float | None]:
+        kept.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"AP": next(scores)}
+
+    outcome, model = run(tmp_path, replace(CONFIG, epochs=4), evaluate=evaluate)
+    assert (outcome.best_ap, outcome.best_epoch) == (0.5, 2)
+    best = load_file(tmp_path / BEST)
+    assert all(best[name].equal(tensor) for name, tensor in kept[1].items())
+    assert not load_file(tmp_path / LAST)["heads.0.weight"].equal(model.heads[0].weight)  # it is the average
+
+
+def test_evaluation_every_n_epochs_and_after_the_last(tmp_path: Path) -> None:
+    run(tmp_path, replace(CONFIG, epochs=5, evaluate_every=2), evaluate=lambda model: {"AP": 0.1})
+    assert ["val/AP" in row for row in rows(tmp_path)] == [False, True, False, True, True]
+
+
+def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, replace(CONFIG, max_steps=4), evaluate=fake_ap)
+    assert (outcome.epochs, outcome.steps) == (2, 4)
+    assert [row["step"] for row in rows(tmp_path)] == [3, 4]
+
+
+def test_callbacks_get_the_folder_after_every_epoch(tmp_path: Path) -> None:
+    seen: list[int] = []
+    run(tmp_path, CONFIG, after_epoch=[lambda folder: seen.append(len(RunFolder(folder).rows()))])
+    assert seen == [1, 2, 3]
+
+
+def test_a_batch_without_boxes_trains(tmp_path: Path) -> None:
+    run(tmp_path, replace(CONFIG, epochs=1), TinyLoader(boxes=0))
+    row = rows(tmp_path)[0]
+    assert row["train/loss_box"] == 0 and row["train/loss_class"] > 0 and row["train/matched_iou"] is None
+
+
+def test_bf16_and_channels_last_train(tmp_path: Path) -> None:
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    learner = Learner(TinyDetector(), replace(CONFIG, precision="bf16", channels_last=True), fabric)
+    assert learner.model.backbone[0].weight.is_contiguous(memory_format=torch.channels_last)
+    values = learner.step([made_up_pass([1, 2, 3])], 0, Constant())
+    assert values["loss"] > 0

@@ -1,0 +1,54 @@
+"""Films: frames, rate and size come back out of the file."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from detrscope.views.film import film
+
+
+def frames_of(path: Path) -> tuple[Fraction, list[np.ndarray], list[Fraction]]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        decoded = list(container.decode(stream))
+        times = [frame.pts * frame.time_base for frame in decoded]
+        return stream.average_rate, [frame.to_ndarray(format="rgb24") for frame in decoded], times
+
+
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), 25, 7, 12.5])
+def test_rate_frames_and_colours_are_kept(tmp_path: Path, rate: Fraction | float) -> None:
+    path = tmp_path / "a.mp4"
+    with film(path, rate) as add:
+        for i in range(9):
+            add(np.full((50, 64, 3), 20 * i + 20, dtype=np.uint8))
+    found, frames, times = frames_of(path)
+    assert found == Fraction(rate).limit_denominator(100_000)
+    assert len(frames) == 9
+    assert [round(float(f.mean())) for f in frames] == pytest.approx([20 * i + 20 for i in range(9)], abs=3)
+    assert times == [i / found for i in range(9)]
+
+
+def test_times_of_a_camera_with_an_uneven_rate_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    wanted = [Fraction(0), Fraction(1, 10), Fraction(1, 2), Fraction(3, 5)]
+    with film(path, 10) as add:
+        for time in wanted:
+            add(np.zeros((32, 32, 3), dtype=np.uint8), time)
+    assert frames_of(path)[2] == wanted
+
+
+def test_odd_sizes_are_evened(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with film(path, 5) as add:
+        add(np.zeros((31, 45, 3), dtype=np.uint8))
+    assert frames_of(path)[1][0].shape == (32, 46, 3)
+
+
+def test_a_film_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"), film(tmp_path / "a.mp4", 5) as add:
+        add(np.zeros((32, 32, 3), dtype=np.uint8))
+        raise RuntimeError("stop")
+    assert not list(tmp_path.iterdir())

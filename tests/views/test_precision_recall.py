@@ -1,0 +1,35 @@
+"""Precision-recall curves."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detrscope.views.precision_recall import MOST_LINES, draw_precision_recall
+
+
+def test_a_line_for_each_class_and_one_for_their_mean(tmp_path: Path) -> None:
+    high, low = [1.0] * 101, [1.0] * 50 + [0.0] * 51
+    picture = draw_precision_recall({"cat": (high, low), "dog": (low, low)}, tmp_path / "pr.svg", title="run")
+    left, right = picture.figure().axes
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels == ["cat 100.0", "dog 49.5", "mean of 2 classes 74.8"]
+    mean = np.asarray(left.lines[-1].get_ydata())
+    assert mean[0] == 1 and mean[-1] == pytest.approx(0.5)
+    assert right.get_legend().get_texts()[0].get_text() == "cat 49.5"
+    assert (tmp_path / "pr.svg").read_text().startswith("<?xml")
+
+
+def test_of_many_classes_the_best_and_worst_are_named() -> None:
+    curves = {f"class {i:02}": ([i / 20] * 101, [i / 20] * 101) for i in range(20)}
+    ax = draw_precision_recall(curves).figure().axes[0]
+    labels = [text.get_text().split(" 9")[0] for text in ax.get_legend().get_texts()]
+    assert len(labels) == MOST_LINES + 1
+    assert labels[0].startswith("class 19") and labels[-2].startswith("class 00")
+    assert len(ax.lines) == 21
+
+
+def test_no_truth_is_said() -> None:
+    picture = draw_precision_recall({})
+    assert "no truth" in picture.figure().axes[0].texts[0].get_text()
+    assert picture.pixels().shape == (560, 1200, 3)
