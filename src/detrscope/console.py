@@ -68,6 +68,7 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=console(),
         transient=True,
+        disable=not console().is_terminal,
     )
 
 

@@ -95,6 +95,23 @@ def test_the_same_image_is_augmented_anew_each_epoch(make_coco: MakeCoco) -> Non
     assert len(shapes) > 3
 
 
+def test_images_of_an_epoch_are_augmented_each_in_its_own_way(make_coco: MakeCoco) -> None:
+    samples = trained_on(opened(make_coco))
+    assert len({tuple(samples[4, i].image.shape) for i in range(11)}) > 3
+
+
+def test_a_transform_that_writes_to_its_input_does_not_change_the_truth(make_coco: MakeCoco) -> None:
+    def spoil(image: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, Target]:
+        boxes.zero_()
+        labels.zero_()
+        return image.float(), Target(labels, boxes)
+
+    samples = TransformedDataset(opened(make_coco), spoil)
+    assert samples[0].target.labels.tolist() == [0]
+    assert samples.truth(0)[1].tolist() == [1]
+    assert samples.truth(0)[0].tolist() == [[1, 2, 21, 14]]
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_an_epoch(make_coco: MakeCoco, world: int) -> None:
     samples = trained_on(opened(make_coco))

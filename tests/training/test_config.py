@@ -109,7 +109,7 @@ def test_a_misspelt_preset_is_named() -> None:
 
 def test_every_setting_has_a_help_text() -> None:
     settings = list(describe(RunConfig))
-    assert {"train.schedule.kind", "train.ema.on", "data.batch_size", "augment.flip"} <= {
+    assert {"train.schedule.kind", "train.ema.enabled", "data.batch_size", "augment.flip"} <= {
         s.key for s in settings
     }
     assert [s.key for s in settings if not s.help] == []

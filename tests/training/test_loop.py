@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from detrscope.core.errors import UserError, WorkFailed
-from detrscope.core.types import Batch, Outputs
+from detrscope.core.types import Batch, Outputs, Queries
 from detrscope.training.config import EmaConfig, ScheduleConfig, TrainConfig
 from detrscope.training.optim import Constant
 from detrscope.training.rundir import BEST, LAST, STATE, RunFolder
@@ -26,7 +26,7 @@ CONFIG = TrainConfig(
     lr=1e-3,
     lr_backbone=1e-3,
     schedule=ScheduleConfig(kind="cosine"),
-    ema=EmaConfig(on=True, warmup_steps=5),
+    ema=EmaConfig(enabled=True, warmup_steps=5),
 )
 TIMES = ("seconds", "images_per_second", "memory_mb")
 
@@ -172,7 +172,7 @@ class Poisoned(TinyDetector):
         super().__init__(dropout=0.0)
         self.steps, self.part, self.seen = steps, part, 0
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch, extra: Queries | None = None) -> Outputs:
         self.seen += 1
         if self.seen > self.steps:
             if self.part == "cost":

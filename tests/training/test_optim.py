@@ -111,7 +111,7 @@ def test_warmup_rises_in_a_straight_line_and_the_cosine_can_wait() -> None:
 
 def test_rates_are_set_per_group() -> None:
     groups = parameter_groups(TinyDetector(), TrainConfig())
-    optimizer = make_optimizer(groups)
+    optimizer = make_optimizer(groups, TrainConfig())
     set_rates(optimizer, groups, 0.5)
     assert [g["lr"] for g in optimizer.param_groups] == [5e-5, 5e-6]
     set_rates(optimizer, groups, 0.5)  # from the full rate, not from the last one

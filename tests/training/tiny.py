@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.core.types import Batch, Outputs, Target
+from detrscope.core.types import Batch, Outputs, Queries, Target
 from detrscope.training.config import TrainConfig
 from detrscope.training.loop import Outcome, train_model
 from detrscope.training.rundir import RunFolder
@@ -35,7 +35,7 @@ class TinyDetector(nn.Module):
             nn.Linear(128, 64), nn.ReLU(), nn.Dropout(dropout), nn.Linear(64, layers * queries * 7)
         )
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch, extra: Queries | None = None) -> Outputs:
         flat: Tensor = self.heads(self.backbone(batch.images).flatten(1))
         table = flat.view(len(flat), *self.shape, 7).transpose(0, 1)  # [N, B, Q, 7]
         return Outputs(table[..., :3], table[..., 3:].sigmoid())

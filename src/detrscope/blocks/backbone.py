@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torchvision
@@ -49,7 +49,7 @@ class ResNetBackbone(nn.Module):
         for number, stage in enumerate((body.layer1, body.layer2, body.layer3, body.layer4), start=1):
             if number > max(self.stages):
                 break
-            for index, block in enumerate(stage):
+            for index, block in enumerate(_blocks(stage)):
                 x = _walk(f"layer{number}.{index}", block, x, probe)
             if number in self.stages:
                 maps.append(x)
@@ -68,23 +68,73 @@ class ResNetBackbone(nn.Module):
         body = self.body
         body.conv1, body.bn1 = fold(body.conv1, body.bn1), nn.Identity()
         for stage in (body.layer1, body.layer2, body.layer3, body.layer4):
-            for block in stage:
-                for conv, norm in _pairs(block):
-                    setattr(block, conv, fold(getattr(block, conv), getattr(block, norm)))
-                    setattr(block, norm, nn.Identity())
-                if block.downsample is not None:
-                    block.downsample[0] = fold(block.downsample[0], block.downsample[1])
-                    block.downsample[1] = nn.Identity()
+            _fold_blocks(stage)
 
     @property
     def feature_sites(self) -> tuple[str, ...]:
         """The convolutions whose feature maps a probe can keep, in order."""
         sites = ["backbone.conv1"]
         for number in range(1, max(self.stages) + 1):
-            for index, block in enumerate(getattr(self.body, f"layer{number}")):
-                if block.downsample is not None:
-                    sites.append(f"backbone.layer{number}.{index}.downsample")
-                sites += [f"backbone.layer{number}.{index}.{conv}" for conv, _ in _pairs(block)]
+            sites += _sites_of(f"backbone.layer{number}", getattr(self.body, f"layer{number}"))
+        return tuple(sites)
+
+
+class SlimBackbone(nn.Module):
+    """A narrow residual network for small images: a 3x3 stem of stride 2, then stages at strides 4, 8, 16 and so on.
+
+    Args:
+        stem: channels of the stem.
+        widths: channels of each stage.
+        depths: residual blocks of each stage.
+        stages: which stages give a map, 1 being the first.
+    """
+
+    def __init__(
+        self, stem: int, widths: tuple[int, ...], depths: tuple[int, ...], stages: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, stem, kernel_size=3, stride=2, padding=1, bias=False)
+        self.bn1: nn.Module = nn.BatchNorm2d(stem)
+        self.layers = nn.ModuleList()
+        for before, width, depth in zip((stem, *widths), widths, depths, strict=False):
+            shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride=2, bias=False), nn.BatchNorm2d(width))
+            first = BasicBlock(before, width, stride=2, downsample=shortcut)
+            self.layers.append(nn.Sequential(first, *(BasicBlock(width, width) for _ in range(depth - 1))))
+        self.stages = stages
+        self.channels = tuple(widths[s - 1] for s in stages)
+
+    def forward(self, images: Tensor, probe: Probe | None = None) -> list[Tensor]:
+        """[B, 3, H, W] -> one [B, C_l, H_l, W_l] a stage asked for; strides 4, 8, 16 ..."""
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = _step("conv1", x, self.conv1, self.bn1, probe)  # [B, C, H/2, W/2]
+        maps = []
+        for number, stage in enumerate(self.layers, start=1):
+            for index, block in enumerate(_blocks(stage)):
+                x = _walk(f"layer{number}.{index}", block, x, probe)
+            if number in self.stages:
+                maps.append(x)
+        return maps
+
+    def train_stages(self, count: int) -> None:
+        """Leave gradients on in the last `count` of stem and stages."""
+        parts = [(self.conv1, self.bn1), *((stage,) for stage in self.layers)]
+        for number, part in enumerate(parts):
+            for module in part:
+                module.requires_grad_(number >= len(parts) - count)
+
+    def fold_norms(self) -> None:
+        """Multiply every norm into its convolution for good. For inference: the state dict changes with it."""
+        self.conv1 = fold(self.conv1, self.bn1)
+        self.bn1 = nn.Identity()
+        for stage in self.layers:
+            _fold_blocks(stage)
+
+    @property
+    def feature_sites(self) -> tuple[str, ...]:
+        """The convolutions whose feature maps a probe can keep, in order."""
+        sites = ["backbone.conv1"]
+        for number, stage in enumerate(self.layers, start=1):
+            sites += _sites_of(f"backbone.layer{number}", stage)
         return tuple(sites)
 
 
@@ -125,7 +175,7 @@ class TimmBackbone(nn.Module):
         """Left to timm's own modules."""
 
 
-Backbone = ResNetBackbone | TimmBackbone
+Backbone = ResNetBackbone | SlimBackbone | TimmBackbone
 
 
 def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, norm: NormKind) -> Backbone:
@@ -152,6 +202,30 @@ def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, nor
         weights=None, norm_layer=NORMS[norm], replace_stride_with_dilation=[False, False, dilate_last]
     )
     return ResNetBackbone(body, stages)
+
+
+def _blocks(stage: nn.Module) -> list[Any]:
+    """The residual blocks of a stage; torch's types do not know what a Sequential holds."""
+    return list(stage.children())
+
+
+def _fold_blocks(stage: nn.Module) -> None:
+    for block in _blocks(stage):
+        for conv, norm in _pairs(block):
+            setattr(block, conv, fold(getattr(block, conv), getattr(block, norm)))
+            setattr(block, norm, nn.Identity())
+        if block.downsample is not None:
+            block.downsample[0] = fold(block.downsample[0], block.downsample[1])
+            block.downsample[1] = nn.Identity()
+
+
+def _sites_of(name: str, stage: nn.Module) -> list[str]:
+    sites = []
+    for index, block in enumerate(_blocks(stage)):
+        if block.downsample is not None:
+            sites.append(f"{name}.{index}.downsample")
+        sites += [f"{name}.{index}.{conv}" for conv, _ in _pairs(block)]
+    return sites
 
 
 def _pairs(block: BasicBlock | Bottleneck) -> tuple[tuple[str, str], ...]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from detrscope.blocks.layers import Attention, FeedForward, Residual
 from detrscope.core.probe import Probe
 from detrscope.core.types import Pyramid, Queries, States
+from detrscope.ops.position import sine_coordinates
 
 Refine = Callable[[int, Tensor, Tensor | None], Tensor | None]
 """(layer index, content [B, Q, D], boxes_cxcywh [B, Q, 4] or None) -> the boxes that the next layer starts from."""
@@ -83,3 +84,66 @@ class LastStateDecoder(Decoder):
         for layer in self.layers:
             x = layer(x, queries, pyramid, where, probe)
         return States(self.norm(x)[None])
+
+
+class RefiningDecoderLayer(nn.Module):
+    """A decoder layer whose cross-attention knows where each query's reference box is.
+
+    The cross-attention is any module that maps (content, position, boxes, pyramid, probe) to content.
+    """
+
+    def __init__(
+        self,
+        self_attention: Attention,
+        cross_attention: nn.Module,
+        feedforward: FeedForward,
+        residuals: tuple[Residual, Residual, Residual],
+    ) -> None:
+        super().__init__()
+        self.self_attention = self_attention
+        self.cross_attention = cross_attention
+        self.feedforward = feedforward
+        self.self_residual, self.cross_residual, self.feedforward_residual = residuals
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        boxes: Tensor,
+        mask: Tensor | None,
+        pyramid: Pyramid,
+        probe: Probe | None,
+    ) -> Tensor:
+        """Content and position [B, Q, D], boxes_cxcywh [B, Q, 4] -> [B, Q, D]."""
+        y = self.self_residual.enter(x)
+        asking = y + position
+        x = self.self_residual.leave(x, self.self_attention(asking, asking, y, mask=mask, probe=probe))
+        y = self.cross_residual.enter(x)
+        x = self.cross_residual.leave(x, self.cross_attention(y, position, boxes, pyramid, probe))
+        return self.feedforward_residual.leave(x, self.feedforward(self.feedforward_residual.enter(x)))
+
+
+class RefiningDecoder(nn.Module):
+    """Reference boxes that every layer refines, and positions made of them (DAB-DETR, arXiv:2201.12329, section 4)."""
+
+    def __init__(self, layers: list[RefiningDecoderLayer], norm: nn.Module, position: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        self.position = position
+
+    def forward(
+        self, queries: Queries, pyramid: Pyramid, refine: Refine, probe: Probe | None = None
+    ) -> States:
+        """Every layer's state [N, B, Q, D] and the boxes it starts from [N, B, Q, 4]."""
+        x, boxes = queries.content, queries.boxes_cxcywh
+        assert boxes is not None, "this decoder starts from reference boxes"
+        contents, references = [], []
+        for index, layer in enumerate(self.layers):
+            position = self.position(sine_coordinates(boxes, x.shape[-1] // 2).to(x.dtype))  # [B, Q, D]
+            x = layer(x, position, boxes, queries.mask, pyramid, probe)
+            contents.append(self.norm(x))
+            references.append(boxes)
+            refined = refine(index, contents[-1], boxes)
+            boxes = boxes if refined is None else refined
+        return States(torch.stack(contents), torch.stack(references), queries.proposals)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrscope.blocks.position import LearnedPosition, Position
 from detrscope.core.types import Level, Pyramid
+from detrscope.ops.position import sine_coordinates, token_centres
 
 
 class ProjectionNeck(nn.Module):
@@ -56,3 +58,39 @@ def shrink_padding(padding: Tensor | None, features: Tensor) -> Tensor | None:
         return None
     small = F.interpolate(padding[:, None].float(), size=features.shape[-2:])  # [B, 1, h, w]
     return small[:, 0].bool()
+
+
+class PyramidNeck(nn.Module):
+    """A 1x1 convolution and a norm for each map, all tokens in one row, coarse maps after fine ones.
+
+    Each token knows its centre; its position is the sine encoding of that, and a learned vector tells its level.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.projections = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1, bias=False) for c in channels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in channels)
+        self.level = nn.Parameter(torch.zeros(len(channels), width))
+
+    def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
+        """Maps [B, C_l, H_l, W_l] and padding [B, H, W] -> tokens [B, S, D] of all of them."""
+        tokens, centres, paddings, levels = [], [], [], []
+        for x, projection, norm, level in zip(maps, self.projections, self.norms, self.level, strict=True):
+            x = norm(projection(x))  # [B, D, H_l, W_l]
+            height, width = x.shape[-2:]
+            small = shrink_padding(padding, x)  # [B, H_l, W_l]
+            tokens.append(x.flatten(2).transpose(1, 2) + level.to(x.dtype))
+            centres.append(token_centres(small, height, width, x))
+            levels.append(Level(height, width))
+            if small is not None:
+                paddings.append(small.flatten(1))
+        where = torch.cat(centres, dim=1)  # [B or 1, S, 2]
+        row = torch.cat(tokens, dim=1)  # [B, S, D]
+        return Pyramid(
+            tokens=row,
+            position=sine_coordinates(where, self.width // 2).to(row.dtype),
+            levels=tuple(levels),
+            padding=torch.cat(paddings, dim=1) if paddings else None,
+            centres=where,
+        )

@@ -1,4 +1,4 @@
-"""`detrscope data`: look at a dataset, check it, cut it, convert it."""
+"""`detrscope data`: draw a dataset, look at it, check it, cut it, convert it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from detrscope.data.check import Report, Statistics
     from detrscope.data.dataset import DetectionDataset
 
-app = typer.Typer(help="Check, show, cut and convert datasets.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Draw, check, show, cut and convert datasets.", no_args_is_help=True, rich_markup_mode=None
+)
 # What is not an option of `show` is a setting, such as --augment.flip=1.
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 CLASS_ROWS = 20  # of the histogram; the rest is in --json
@@ -25,7 +27,8 @@ CLASS_ROWS = 20  # of the histogram; the rest is in --json
 Source = Annotated[
     str,
     typer.Argument(
-        help="coco:DIR, yolo:DIR, voc:DIR, a folder of one of these, or a COCO .json.", metavar="SOURCE"
+        help="coco:DIR, yolo:DIR, voc:DIR, a folder of one of these, a COCO .json, or drawn-dogs:.",
+        metavar="SOURCE",
     ),
 ]
 Annotations = Annotated[
@@ -185,6 +188,27 @@ def convert(
 
     parts = conversion.convert(source, out, splits=split or (), files=files, skip_unreadable=skip_unreadable)
     _print_written(out, parts, quiet)
+
+
+@app.command()
+def draw(
+    count: Annotated[int, typer.Option(help="How many images.", min=1)],
+    out: Annotated[Path, typer.Option(help="The folder to make, in COCO's layout, with part masks.")],
+    seed: Annotated[int, typer.Option(help="Of everything.", min=0)] = 0,
+    size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 160,
+    start: Annotated[
+        int, typer.Option(help="Number of the first image; 10000000 is where validation begins.", min=0)
+    ] = 0,
+    quiet: Quiet = False,
+    log_level: Log = "info",
+) -> None:
+    """Draw scenes with cartoon dogs: images, boxes, masks, and the part of the dog under each pixel."""
+    console.setup(quiet, log_level)
+    from detrscope.data.drawn.dataset import write_drawn
+
+    dogs = write_drawn(out, count=count, seed=seed, size=size, start=start)
+    if not quiet:
+        print(f"{out}: {count} images, {dogs} dogs")
 
 
 def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -> None:

@@ -38,7 +38,10 @@ class Preprocessing:
         """uint8 [..., 3, H, W] -> float32 [..., 3, H, W] with the mean taken off and divided by the deviation."""
         mean = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=image.device).view(3, 1, 1)
-        return (image.float() / 255 - mean) / std
+        own = image.to(
+            torch.float32, memory_format=torch.contiguous_format, copy=True
+        )  # changed in place below
+        return own.div_(255).sub_(mean).div_(std)
 
     def denormalise(self, image: Tensor) -> Tensor:
         """The inverse of `normalise`: float [..., 3, H, W] -> uint8 [..., 3, H, W]."""

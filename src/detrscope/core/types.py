@@ -57,10 +57,22 @@ class Pyramid:
     position: Tensor  # [B, S, D] positional encoding
     levels: tuple[Level, ...]  # S = sum of height * width
     padding: Tensor | None = None  # [B, S] bool
+    centres: Tensor | None = None  # [B or 1, S, 2] x, y of each token, 0..1 of the unpadded image
 
     def with_tokens(self, tokens: Tensor) -> Pyramid:
         """The same places holding other tokens, such as the encoder's output."""
         return replace(self, tokens=tokens)
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What a two-stage family says of every token; queries start from the best. Dense ones exist in training only."""
+
+    logits: Tensor  # [B, S, K] one-to-one: one token answers for one object
+    boxes_cxcywh: Tensor  # [B, S, 4]
+    centres: Tensor  # [B or 1, S, 2] where the tokens are
+    dense_logits: Tensor | None = None  # [B, S, K] one-to-many: every token inside an object answers for it
+    dense_boxes_cxcywh: Tensor | None = None  # [B, S, 4]
 
 
 @dataclass(frozen=True)
@@ -71,20 +83,30 @@ class Queries:
     position: Tensor  # [B, Q, D] added to queries and keys in self-attention, to queries in cross-attention
     boxes_cxcywh: Tensor | None = None  # [B, Q, 4] reference boxes, where the family has them
     mask: Tensor | None = None  # [Q, Q] bool, True where a query must not look at another
+    proposals: Proposals | None = None  # what they were chosen from
 
     def join(self, extra: Queries | None) -> Queries:
-        """These queries with `extra` (denoising groups) in front; the extra's mask must cover both, [Qe + Q] square."""
+        """These queries with `extra` (denoising groups) in front; neither side sees the other."""
         if extra is None:
             return self
         boxes = None
         if self.boxes_cxcywh is not None and extra.boxes_cxcywh is not None:
             boxes = torch.cat([extra.boxes_cxcywh, self.boxes_cxcywh], dim=1)  # [B, Qe+Q, 4]
-        return Queries(
+        return replace(
+            self,
             content=torch.cat([extra.content, self.content], dim=1),  # [B, Qe+Q, D]
             position=torch.cat([extra.position, self.position], dim=1),  # [B, Qe+Q, D]
             boxes_cxcywh=boxes,
-            mask=extra.mask,
+            mask=self._mask_with(extra),
         )
+
+    def _mask_with(self, extra: Queries) -> Tensor:
+        """What no query may look at: the other side, and what each side's own mask says. [Qe+Q, Qe+Q]."""
+        first, all_ = extra.content.shape[1], extra.content.shape[1] + self.content.shape[1]
+        mask = torch.ones(all_, all_, dtype=torch.bool, device=self.content.device)
+        for side, part in ((slice(0, first), extra.mask), (slice(first, all_), self.mask)):
+            mask[side, side] = False if part is None else part
+        return mask
 
 
 @dataclass(frozen=True)
@@ -93,6 +115,7 @@ class States:
 
     content: Tensor  # [N, B, Q, D]
     boxes_cxcywh: Tensor | None = None  # [N, B, Q, 4] boxes that each layer's prediction refines
+    proposals: Proposals | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +124,7 @@ class Outputs:
 
     logits: Tensor  # [N, B, Q, K]
     boxes_cxcywh: Tensor  # [N, B, Q, 4]
+    proposals: Proposals | None = None  # of two-stage families
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from detrscope.console import log
 from detrscope.core.errors import UserError, nearest
 from detrscope.data import coco, voc, yolo
 from detrscope.data.dataset import DetectionDataset
+from detrscope.data.drawn import dataset as drawn
 from detrscope.data.problems import Problems
 from detrscope.data.readable import without_unreadable
 
@@ -20,12 +21,14 @@ class Source(NamedTuple):
     splits: Callable[[Path], Mapping[str, Any]]
     read_split: Callable[[Path, str, Problems, bool], DetectionDataset]
     layout: str
+    is_folder: bool = True  # what follows the prefix; else it is options
 
 
 SOURCES = {
     "coco": Source(coco.splits, coco.read_split, coco.LAYOUT),
     "yolo": Source(yolo.splits, yolo.read_split, yolo.LAYOUT),
     "voc": Source(voc.splits, voc.read_split, voc.LAYOUT),
+    "drawn-dogs": Source(drawn.splits, drawn.read_split, drawn.LAYOUT, is_folder=False),
 }
 
 
@@ -40,7 +43,8 @@ def open_dataset(
     """A split of a dataset.
 
     Args:
-        source: `coco:DIR`, `yolo:DIR`, `voc:DIR`; a bare folder, whose layout is recognised; or a COCO JSON.
+        source: `coco:DIR`, `yolo:DIR`, `voc:DIR`; a bare folder, whose layout is recognised; a COCO JSON; or
+            `drawn-dogs:`, alone or with options (docs/drawn-dogs.md).
         split: `train`, `val`, ...; `val` also finds `valid` and `val2017`. A source that has no splits takes
             any.
         annotations: a COCO JSON to use instead of the one of the split; `source` is then the folder of the
@@ -106,17 +110,20 @@ def _parts(source: str | Path) -> tuple[str | None, Path]:
 
 
 def _format(prefix: str | None, path: Path) -> Source:
+    if prefix is not None and not SOURCES[prefix].is_folder:
+        return SOURCES[prefix]
     _require_folder(path, path)
+    folders = {name: source for name, source in SOURCES.items() if source.is_folder}
     if prefix is not None:
         if not SOURCES[prefix].splits(path):
             raise UserError(f"{path}: not the layout of {prefix}; expected {SOURCES[prefix].layout}")
         return SOURCES[prefix]
-    fitting = [name for name, source in SOURCES.items() if source.splits(path)]
+    fitting = [name for name, source in folders.items() if source.splits(path)]
     if len(fitting) == 1:
         return SOURCES[fitting[0]]
     if fitting:
         raise UserError(f"{path}: may be {' or '.join(fitting)}; say which, such as {fitting[0]}:{path}")
-    known = "; ".join(f"{name}: {source.layout}" for name, source in SOURCES.items())
+    known = "; ".join(f"{name}: {source.layout}" for name, source in folders.items())
     raise UserError(f"{path}: no layout that is known here. {known}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from detrscope.blocks.backbone import ResNetBackbone, SlimBackbone
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.config import build as build_config
 from detrscope.config import to_tree
@@ -25,7 +26,7 @@ from detrscope.families.foreign import Foreign, classes_of, read_file, read_fold
 from detrscope.families.layouts import Shapes, compare
 from detrscope.families.variant import Family
 
-CLASS_HEADS = re.compile(r"heads\..*class_head.*")
+CLASS_HEADS = re.compile(r".*(class_head|label_embedding)\..*")
 RUN_CHECKPOINTS = ("best.safetensors", "last.safetensors")
 
 
@@ -146,6 +147,8 @@ def load_backbone(model: DetectionTransformer, weights: str) -> LoadReport:
     Raises:
         UserError: they cannot be had or do not fit.
     """
+    if isinstance(model.backbone, SlimBackbone):
+        raise UserError(f"backbone weights '{weights}': this backbone has none; use backbone_weights none")
     body = model.backbone.body
     wanted = body.state_dict()
     if weights == "imagenet":
@@ -163,8 +166,6 @@ def load_backbone(model: DetectionTransformer, weights: str) -> LoadReport:
 
 def _imagenet(model: DetectionTransformer) -> tuple[dict[str, Tensor], str]:
     import torchvision
-
-    from detrscope.blocks.backbone import ResNetBackbone
 
     backbone = model.backbone
     if not isinstance(backbone, ResNetBackbone):

@@ -22,6 +22,42 @@ def pixel_centres(padding: Tensor | None, height: int, width: int, like: Tensor)
     return inside.cumsum(1), inside.cumsum(2)
 
 
+def token_centres(padding: Tensor | None, height: int, width: int, like: Tensor) -> Tensor:
+    """Middle of each cell as x, y in 0..1 of the unpadded image: [B or 1, H*W, 2] float32.
+
+    Args:
+        padding: [B, H, W] bool, True at padding, or None.
+        height: H.
+        width: W.
+        like: gives the device.
+    """
+    y, x = pixel_centres(padding, height, width, like)  # counts from 1
+    inside_y = y[:, -1:, :].clamp(min=1)
+    inside_x = x[:, :, -1:].clamp(min=1)
+    return torch.stack([(x - 0.5) / inside_x, (y - 0.5) / inside_y], dim=-1).flatten(1, 2)
+
+
+def sine_coordinates(places: Tensor, channels: int) -> Tensor:
+    """Sine encoding of each coordinate, at temperature 20 as in DAB-DETR (arXiv:2201.12329, section 4.4).
+
+    Args:
+        places: [..., n] coordinates in 0..1, such as x, y or cx, cy, w, h.
+        channels: per coordinate, even.
+
+    Returns:
+        [..., n * channels], sines of a coordinate before its cosines.
+    """
+    power = torch.arange(channels // 2, device=places.device, dtype=torch.float32) / (channels // 2)
+    angle = places.float()[..., None] * (8 * math.pi) / 20**power  # [..., n, channels/2]
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2).to(places.dtype)
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """The logit of a number in 0..1, which is first kept `eps` away from both ends."""
+    x = x.clamp(min=eps, max=1 - eps)
+    return torch.log(x / (1 - x))
+
+
 def sine_position(
     padding: Tensor | None, height: int, width: int, channels: int, like: Tensor, offset: float = 0.0
 ) -> Tensor:

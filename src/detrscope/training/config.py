@@ -81,6 +81,9 @@ class LossConfig:
     box: float = setting(5.0, "weight of the L1 distance of boxes")
     giou: float = setting(2.0, "weight of the generalised IoU term")
     no_object: float = setting(0.1, "weight of queries without an object in the cross-entropy")
+    sigmoid: Literal["focal", "overlap"] = setting(
+        "focal", "for models without `no object`: what a match's score is driven to, 1 (focal) or its overlap"
+    )
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,35 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class DenoisingConfig:
+    """Disturbed true boxes as extra queries (DN-DETR); for families that can take them."""
+
+    groups: int = setting(0, "copies of every box; 0 for none")
+    box: float = setting(0.4, "how far centre and size are moved at most, in parts of the size")
+    label: float = setting(0.2, "chance that a copy is given a random class")
+
+    def __post_init__(self) -> None:
+        _at_least(0, train__denoising__groups=self.groups, train__denoising__box=self.box)
+
+
+@dataclass(frozen=True)
+class MuonConfig:
+    """Muon for hidden matrices and convolutions; heads, queries, norms and biases stay with AdamW."""
+
+    enabled: bool = setting(False, "use it")
+    lr: float = setting(4e-3, "its learning rate")
+    momentum: float = setting(0.95, "of the running average of the gradient")
+    iterations: int = setting(4, "of the Newton-Schulz iteration")
+
+    def __post_init__(self) -> None:
+        _at_least(0, train__muon__lr=self.lr)
+
+
+@dataclass(frozen=True)
 class EmaConfig:
     """A running average of the weights, which is evaluated and saved in their place."""
 
-    on: bool = setting(False, "keep the average")
+    enabled: bool = setting(False, "keep the average")
     decay: float = setting(0.9997, "how much of the average is kept at each step")
     warmup_steps: int = setting(
         1000, "steps over which the decay rises, so that the first weights are forgotten"
@@ -135,11 +163,13 @@ class TrainConfig:
     schedule: ScheduleConfig = section(ScheduleConfig)
     cost: CostConfig = section(CostConfig)
     loss: LossConfig = section(LossConfig)
+    denoising: DenoisingConfig = section(DenoisingConfig)
+    muon: MuonConfig = section(MuonConfig)
     ema: EmaConfig = section(EmaConfig)
     accumulate: int = setting(1, "passes that one optimiser step is divided into, to save memory")
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "bf16 and fp16 compute under autocast")
     channels_last: bool = setting(
-        False, "lay images out with channels last: faster convolutions, above all with bf16"
+        True, "lay images out with channels last: faster convolutions, above all with bf16"
     )
     accelerator: str = setting("auto", "cpu, cuda, mps, or auto")
     devices: int = setting(1, "processes that train together, one per device")

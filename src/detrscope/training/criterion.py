@@ -8,7 +8,7 @@ Every decoder layer has its own matching and its own three terms. The last layer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.types import Outputs, Target
+from detrscope.training.denoising import Denoising
+from detrscope.training.extra_sets import extra_sets, split_denoising
 from detrscope.training.matcher import Matcher, Matches
 from detrscope.training.overlap import iou_and_giou
 
@@ -122,35 +124,53 @@ class SetCriterion(nn.Module):
         self.mean_over_ranks = mean_over_ranks
 
     def forward(
-        self, outputs: Outputs, targets: Sequence[Target], counts: Sequence[int] | None = None
+        self,
+        outputs: Outputs,
+        targets: Sequence[Target],
+        counts: Sequence[int] | None = None,
+        denoising: Denoising | None = None,
     ) -> Losses:
         """The loss of one batch.
 
         Args:
-            outputs: predictions, logits [N, B, Q, K] and boxes [N, B, Q, 4].
+            outputs: predictions, logits [N, B, Q, K] and boxes [N, B, Q, 4]; denoising queries first.
             targets: the truth of each of the B images, on the same device.
             counts: boxes of each image of the optimiser step, where it is made of several batches (gradient
                 accumulation): the losses of those batches then add up to the loss of one large batch.
+            denoising: what the first queries were made from, where there are any.
 
         Raises:
             NonFinite: a matching cost is NaN or infinite.
         """
-        logits = outputs.logits.float()
-        boxes = outputs.boxes_cxcywh.float()
-        outputs = Outputs(logits, boxes)
-        matches = self.matcher(outputs, targets)
-        found, wanted = self._pairs(boxes, targets, matches)  # [N, P, 4] each
+        outputs = replace(outputs, logits=outputs.logits.float(), boxes_cxcywh=outputs.boxes_cxcywh.float())
+        own, noisy = split_denoising(outputs, denoising)
+        totals = self._totals([len(t.labels) for t in targets] if counts is None else counts, own.logits)
+        table, assigned = self._judge(own, targets, self.matcher(own, targets), totals)  # [3, N]
+        terms = _named(table.detach())
+        total = table.sum()
+        for extra in extra_sets(own, noisy, targets, denoising, self.matcher, totals.boxes):
+            rows, _ = self._judge(extra.outputs, targets, extra.matches, replace(totals, boxes=extra.boxes))
+            total = total + rows.sum()
+            terms |= {
+                f"{name}_{extra.name}": row for name, row in zip(TERMS, rows.detach().sum(1), strict=True)
+            }
+        return Losses(total, terms, self._monitors(own.logits[-1], assigned, targets))
+
+    def _judge(
+        self, outputs: Outputs, targets: Sequence[Target], matches: Matches, totals: Totals
+    ) -> tuple[Tensor, Assigned]:
+        """The weighted terms of a set of predictions, [3, N] with rows as in TERMS, and what each query should say."""
+        found, wanted = self._pairs(outputs.boxes_cxcywh, targets, matches)  # [N, P, 4] each
         iou, giou = iou_and_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))  # [N, P]
-        totals = self._totals([len(t.labels) for t in targets] if counts is None else counts, logits)
-        assigned = _assign(matches, targets, iou.detach(), logits.shape[:3], totals)
-        table = torch.stack(  # [3, N], rows as in TERMS
+        assigned = _assign(matches, targets, iou.detach(), outputs.logits.shape[:3], totals)
+        table = torch.stack(
             [
-                self.class_loss(logits, assigned) * self.weights.classes,
+                self.class_loss(outputs.logits, assigned) * self.weights.classes,
                 (found - wanted).abs().sum((1, 2)) / totals.boxes * self.weights.box,
                 (1 - giou).sum(1) / totals.boxes * self.weights.giou,
             ]
         )
-        return Losses(table.sum(), _named(table.detach()), self._monitors(logits[-1], assigned, targets))
+        return table, assigned
 
     @staticmethod
     def _pairs(boxes: Tensor, targets: Sequence[Target], matches: Matches) -> tuple[Tensor, Tensor]:

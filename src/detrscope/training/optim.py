@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 from detrscope.core.errors import UserError, nearest
 from detrscope.training.config import ScheduleConfig, TrainConfig
+from detrscope.training.muon import Muon
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+SMALLEST_MATRIX = 16  # of the shorter side; orthogonalising less moves too few directions
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Group:
     parameters: dict[str, Tensor]
     lr: float
     weight_decay: float
+    orthogonal: bool = False  # moved by Muon
 
     @property
     def size(self) -> int:
@@ -41,7 +46,7 @@ def freeze_backbone(model: nn.Module) -> None:
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
-    """The trainable parameters by learning rate: `base`, `backbone`, one group per pattern of `lr_factors`.
+    """The trainable parameters by learning rate: `base`, `backbone`, `muon`, one group per pattern of `lr_factors`.
 
     The first pattern that fits a name wins, and wins over `backbone`. Where `decay_1d` is off, biases and
     norms of a group form a second one, `NAME.1d`, without weight decay.
@@ -50,12 +55,15 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
         UserError: a pattern fits no trainable parameter.
     """
     rates = {"base": config.lr, "backbone": config.lr_backbone}
+    rates |= {"muon": config.muon.lr}
     rates |= {pattern: config.lr * factor for pattern, factor in config.lr_factors.items()}
     members: dict[tuple[str, bool], dict[str, Tensor]] = {}
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for name, parameter in trainable.items():
         fitting = [pattern for pattern in config.lr_factors if fnmatchcase(name, pattern)]
         group = fitting[0] if fitting else "backbone" if name.startswith("backbone.") else "base"
+        if config.muon.enabled and not fitting and is_hidden_matrix(name, parameter):
+            group = "muon"
         decays = config.decay_1d or parameter.ndim > 1
         members.setdefault((group, decays), {})[name] = parameter
     for pattern in config.lr_factors:
@@ -65,9 +73,22 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
             )
     order = list(rates)
     return [
-        Group(name if decays else f"{name}.1d", part, rates[name], config.weight_decay if decays else 0.0)
+        Group(
+            name if decays else f"{name}.1d",
+            part,
+            rates[name],
+            config.weight_decay if decays else 0.0,
+            orthogonal=name == "muon",
+        )
         for (name, decays), part in sorted(members.items(), key=lambda m: (order.index(m[0][0]), not m[0][1]))
     ]
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon suits: a matrix or convolution between hidden layers, not of heads, queries or embeddings."""
+    if parameter.ndim < 2 or name.startswith(("heads.", "queries.")):
+        return False
+    return min(parameter.shape[0], parameter[0].numel()) >= SMALLEST_MATRIX
 
 
 def groups_table(groups: Sequence[Group], model: nn.Module) -> Table:
@@ -85,21 +106,17 @@ def groups_table(groups: Sequence[Group], model: nn.Module) -> Table:
     return table
 
 
-def make_optimizer(groups: Sequence[Group]) -> torch.optim.AdamW:
-    """AdamW over the groups, all of a group's arithmetic in one kernel where the device has it."""
+def make_optimizer(groups: Sequence[Group], config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over the groups, with Muon for its own; a group's arithmetic in one kernel where the device has it."""
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group.parameters.values())
-    return torch.optim.AdamW(
-        [
-            {
-                "name": g.name,
-                "params": list(g.parameters.values()),
-                "lr": g.lr,
-                "weight_decay": g.weight_decay,
-            }
-            for g in groups
-        ],
-        fused=fused,
-    )
+    settings = [
+        {"name": g.name, "params": list(g.parameters.values()), "lr": g.lr, "weight_decay": g.weight_decay}
+        for g in groups
+    ]
+    if not config.muon.enabled:
+        return torch.optim.AdamW(settings, fused=fused)
+    marked = [{**s, "orthogonal": g.orthogonal} for s, g in zip(settings, groups, strict=True)]
+    return Muon(marked, momentum=config.muon.momentum, iterations=config.muon.iterations, fused=fused)
 
 
 class Schedule(Protocol):

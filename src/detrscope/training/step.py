@@ -11,14 +11,19 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from detrscope.core.types import Batch, Outputs, Target
+from detrscope.blocks.queries import TwoStageQueries
+from detrscope.core.card import Scoring
+from detrscope.core.errors import UserError
+from detrscope.core.types import Batch, Outputs, Proposals, Target
 from detrscope.training.config import TrainConfig
-from detrscope.training.criterion import CrossEntropy, Losses, LossWeights, SetCriterion
+from detrscope.training.criterion import ClassLoss, CrossEntropy, Losses, LossWeights, SetCriterion
+from detrscope.training.denoising import Denoising, Noise, make_denoising
 from detrscope.training.ema import Ema
-from detrscope.training.matcher import Matcher, SoftmaxCost
+from detrscope.training.matcher import ClassCost, Matcher, SoftmaxCost
 from detrscope.training.nonfinite import NonFinite, bad_gradients, first_bad_module, is_finite
 from detrscope.training.optim import Schedule, freeze_backbone, make_optimizer, parameter_groups, set_rates
 from detrscope.training.ranks import over_ranks
+from detrscope.training.sigmoid import FocalCost, FocalLoss, OverlapLoss
 
 
 class HasImageId(Protocol):
@@ -43,18 +48,42 @@ class AsTensors(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, H, W], padding [B, H, W] -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4]."""
-        outputs = self.model(Batch(images, padding))
-        return outputs.logits, outputs.boxes_cxcywh
+    def forward(
+        self, images: Tensor, padding: Tensor | None, noisy: tuple[Tensor, Tensor, Tensor] | None = None
+    ) -> dict[str, dict[str, Tensor | None] | None]:
+        """Images [B, 3, H, W], padding [B, H, W], labels, boxes and mask of denoising queries -> `Outputs` as dicts."""
+        extra = None if noisy is None else two_stage_queries(self.model).from_labels(*noisy)
+        outputs = self.model(Batch(images, padding), extra=extra)
+        proposals = outputs.proposals
+        return {
+            "predictions": {"logits": outputs.logits, "boxes_cxcywh": outputs.boxes_cxcywh},
+            "proposals": None if proposals is None else dict(vars(proposals)),
+        }
 
 
-def make_criterion(config: TrainConfig, fabric: Fabric) -> SetCriterion:
-    """DETR's loss with the weights of the config, normalised over all devices."""
+def two_stage_queries(model: nn.Module) -> TwoStageQueries:
+    """The part of a model that takes denoising queries.
+
+    Raises:
+        UserError: the family has none.
+    """
+    queries = getattr(model, "queries", None)
+    if not isinstance(queries, TwoStageQueries):
+        raise UserError("train.denoising.groups: this family takes no denoising queries; set it to 0")
+    return queries
+
+
+def make_criterion(config: TrainConfig, fabric: Fabric, scoring: Scoring) -> SetCriterion:
+    """The set loss with the weights of the config, normalised over all devices; its class term suits the scoring."""
     cost, loss = config.cost, config.loss
+    class_cost: ClassCost = SoftmaxCost()
+    class_loss: ClassLoss = CrossEntropy(loss.no_object)
+    if scoring == "sigmoid":
+        class_cost = FocalCost()
+        class_loss = OverlapLoss() if loss.sigmoid == "overlap" else FocalLoss()
     return SetCriterion(
-        Matcher(SoftmaxCost(), cost.classes, cost.box, cost.giou),
-        CrossEntropy(loss.no_object),
+        Matcher(class_cost, cost.classes, cost.box, cost.giou),
+        class_loss,
         LossWeights(loss.classes, loss.box, loss.giou),
         mean_over_ranks=lambda tensor: over_ranks(fabric, tensor, "mean"),
     )
@@ -74,12 +103,14 @@ class Learner:
         self.model = model.to(fabric.device).to(memory_format=self.layout)
         if config.lr_backbone == 0:
             freeze_backbone(model)
-        self.ema = Ema(model, config.ema.decay, config.ema.warmup_steps) if config.ema.on else None
+        self.ema = Ema(model, config.ema.decay, config.ema.warmup_steps) if config.ema.enabled else None
         self.groups = parameter_groups(model, config)
         self.config = config
         self.fabric = fabric
-        self.criterion = make_criterion(config, fabric)
-        self.live, self.optimizer = fabric.setup(AsTensors(model), make_optimizer(self.groups))
+        if config.denoising.groups:
+            two_stage_queries(model)
+        self.criterion = make_criterion(config, fabric, getattr(model, "scoring", "softmax"))
+        self.live, self.optimizer = fabric.setup(AsTensors(model), make_optimizer(self.groups, config))
 
     @property
     def best_weights(self) -> nn.Module:
@@ -132,8 +163,19 @@ class Learner:
         batch, targets, _ = one
         device = self.fabric.device
         batch = batch.to(device)
-        logits, boxes = self.live(batch.images.contiguous(memory_format=self.layout), batch.padding)
-        return self.criterion(Outputs(logits, boxes), [target.to(device) for target in targets], counts)
+        here = [target.to(device) for target in targets]
+        noisy = self._denoising(here)
+        told = None if noisy is None else (noisy.labels, noisy.boxes_cxcywh, noisy.mask)
+        found = self.live(batch.images.contiguous(memory_format=self.layout), batch.padding, told)
+        proposals = None if found["proposals"] is None else Proposals(**found["proposals"])
+        return self.criterion(Outputs(**found["predictions"], proposals=proposals), here, counts, noisy)
+
+    def _denoising(self, targets: Sequence[Target]) -> Denoising | None:
+        config = self.config.denoising
+        if not config.groups:
+            return None
+        classes = two_stage_queries(self.model).label_embedding.num_embeddings
+        return make_denoising(targets, Noise(config.groups, config.box, config.label), classes)
 
     def _what_is_not_finite(self, values: Values) -> str | None:
         bad = [

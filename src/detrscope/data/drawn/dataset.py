@@ -1,0 +1,252 @@
+"""Drawn dogs as a dataset: written in COCO's layout, or drawn into a cache the first time it is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from detrscope.config import build, setting
+from detrscope.console import log, progress
+from detrscope.core.errors import UserError
+from detrscope.data import coco
+from detrscope.data.dataset import DetectionDataset
+from detrscope.data.drawn.parts import NAMES
+from detrscope.data.drawn.scene import MAX_SIZE, MIN_SIZE, VERSION, Scene, draw_scene
+from detrscope.data.problems import Problems
+from detrscope.data.splits import find_split
+from detrscope.data.write import folder_written_whole
+
+LAYOUT = "nothing, or options such as count=2000,val=300,seed=0,size=160"
+STARTS = {"train": 0, "val": 10_000_000, "test": 20_000_000}  # index of the first image of each split
+MAX_COUNT = 10_000_000
+DOG = {"id": 1, "name": "dog"}
+_PER_DOG = 16  # value in a part mask = 16 x dog + part
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may follow `drawn-dogs:`."""
+
+    count: int = setting(2000, "images for training")
+    val: int = setting(300, "images for validation")
+    test: int = setting(300, "images for a last test")
+    seed: int = setting(0, "of everything")
+    size: int = setting(160, "width and height of an image in pixels")
+
+    def __post_init__(self) -> None:
+        for key in ("count", "val", "test"):
+            if not 1 <= getattr(self, key) <= MAX_COUNT:
+                raise UserError(f"drawn-dogs: {key}={getattr(self, key)}: expected 1 to {MAX_COUNT}")
+        if self.seed < 0:
+            raise UserError(f"drawn-dogs: seed={self.seed}: expected 0 or more")
+        if not MIN_SIZE <= self.size <= MAX_SIZE:
+            raise UserError(f"drawn-dogs: size={self.size}: expected {MIN_SIZE} to {MAX_SIZE} pixels")
+
+    @classmethod
+    def parsed(cls, text: str) -> Options:
+        """From `count=2000,seed=0`; empty for the defaults.
+
+        Raises:
+            UserError: an unknown key (the nearest is named) or a wrong value.
+        """
+        tree: dict[str, str] = {}
+        for item in text.split(",") if text not in ("", ".") else ():  # Path("") is "."
+            key, equals, value = (part.strip() for part in item.partition("="))
+            if not equals or not value:
+                raise UserError(f"drawn-dogs:{text}: '{item}': expected key=value, such as count=2000")
+            if key in tree:
+                raise UserError(f"drawn-dogs:{text}: '{key}' is given twice")
+            tree[key] = value
+        return build(cls, tree, source=f"drawn-dogs:{text}")
+
+    def count_of(self, split: str) -> int:
+        """How many images a split has."""
+        return {"train": self.count, "val": self.val, "test": self.test}[split]
+
+
+def splits(options: Path) -> dict[str, int]:
+    """The index of the first image of each split. `options` is what follows the prefix."""
+    Options.parsed(str(options))
+    return STARTS
+
+
+def read_split(options: Path, split: str, problems: Problems, details: bool = False) -> DetectionDataset:
+    """One split, from the cache; drawn into it first where it is not there.
+
+    Raises:
+        UserError: wrong options, no such split, or the cache cannot be written.
+    """
+    chosen = Options.parsed(str(options))
+    name = find_split(split, STARTS, "drawn-dogs")
+    folder = _cached(chosen, name)
+    return coco.read_json(
+        folder / "annotations.json",
+        problems,
+        name=f"drawn-dogs {name}",
+        images=folder / "images",
+        details=details,
+    )
+
+
+def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start: int = 0) -> int:
+    """Draws images `start` to `start + count` into a folder: images/, annotations.json, parts/, parts.json.
+
+    Args:
+        out: the folder to make; must not exist, or be empty.
+        count: how many images.
+        seed: of everything.
+        size: width and height in pixels.
+        start: index of the first image. The splits of `drawn-dogs:` begin at `STARTS`.
+
+    Returns:
+        How many dogs are annotated.
+
+    Raises:
+        UserError: a value is out of range, or `out` is in use.
+    """
+    Options(count=count, seed=seed, size=size)
+    if start < 0:
+        raise UserError(f"start={start}: expected 0 or more")
+    with folder_written_whole(out) as folder, progress() as bar:
+        for name in ("images", "parts"):
+            (folder / name).mkdir()
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        task = bar.add_task(f"drawing {out.name}", total=count)
+        for index in range(start, start + count):
+            scene = draw_scene(seed, index, size)
+            name = f"{index:06d}.png"
+            Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1)
+            _part_mask(scene).save(folder / "parts" / name, compress_level=1)
+            images.append({"id": index, "file_name": name, "width": size, "height": size})
+            annotations += _rows(scene, index, first_id=len(annotations) + 1)
+            bar.advance(task)
+        tree = {
+            "info": {
+                "description": "drawn dogs",
+                "version": VERSION,
+                **{"seed": seed, "size": size, "start": start, "count": count},
+                "libraries": {"numpy": np.__version__, "pillow": PIL.__version__},
+            },
+            "images": images,
+            "annotations": annotations,
+            "categories": [DOG],
+        }
+        (folder / "annotations.json").write_text(json.dumps(tree), encoding="utf-8")
+        key = {
+            "value": "16 x dog + part; 0 is no dog",
+            "dog": "place of its annotation among those of the image, from 0",
+            "parts": {str(number): part for number, part in NAMES.items()},
+        }
+        (folder / "parts.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
+    return len(annotations)
+
+
+def read_parts(image: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What lies under each pixel of an image of drawn dogs.
+
+    Args:
+        image: the file in `images/`; its mask is in `parts/` beside that folder.
+
+    Returns:
+        parts [H, W] uint8, as in `parts.NAMES`, and instance [H, W] uint8, 1 + the dog's place among the
+        annotations of the image; both 0 where there is no dog.
+
+    Raises:
+        UserError: there is no part mask.
+    """
+    path = image.parent.parent / "parts" / image.name
+    try:
+        with Image.open(path) as mask:
+            values = np.asarray(mask)
+    except OSError:
+        raise UserError(
+            f"{path}: no part mask that can be read; drawn dogs have one for each image"
+        ) from None
+    parts = values % _PER_DOG
+    return parts, np.where(parts > 0, values // _PER_DOG + 1, 0).astype(np.uint8)
+
+
+def cache_folder() -> Path:
+    """`$DETRSCOPE_CACHE`, else `~/.cache/detrscope` (under `$XDG_CACHE_HOME` where set); drawn-dogs/ in it."""
+    if folder := os.environ.get("DETRSCOPE_CACHE"):
+        return Path(folder) / "drawn-dogs"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "detrscope" / "drawn-dogs"
+
+
+def _cached(options: Options, split: str) -> Path:
+    """The folder of a split. It is renamed into place, so it is whole, also where two processes draw at once."""
+    count = options.count_of(split)
+    folder = cache_folder() / f"v{VERSION}-seed{options.seed}-size{options.size}-{split}-{count}"
+    if _is_there(folder):
+        return folder
+    log.info("drawing %d images into %s, once", count, folder)
+    try:
+        write_drawn(folder, count=count, seed=options.seed, size=options.size, start=STARTS[split])
+    except (OSError, UserError) as error:
+        if _is_there(folder):  # another process was faster
+            return folder
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); set DETRSCOPE_CACHE to a folder that can"
+        ) from None
+    return folder
+
+
+def _is_there(folder: Path) -> bool:
+    return (folder / "annotations.json").is_file()
+
+
+def _rows(scene: Scene, index: int, first_id: int) -> Iterator[dict[str, Any]]:
+    """COCO's annotations of a scene."""
+    for dog, (box, visible) in enumerate(zip(scene.boxes_xyxy.tolist(), scene.visible.tolist(), strict=True)):
+        x0, y0, x1, y1 = (int(v) for v in box)
+        mask = scene.instance == dog + 1
+        yield {
+            "id": first_id + dog,
+            "image_id": index,
+            "category_id": DOG["id"],
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": int(mask.sum()),
+            "iscrowd": 0,
+            "segmentation": {"size": list(mask.shape), "counts": _run_lengths(mask)},
+            "visible": round(visible, 3),
+        }
+
+
+def _run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's run lengths: column by column, the first of pixels that are not in the mask."""
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff([0, *edges.tolist(), flat.size]).tolist()
+    return [0, *counts] if flat[0] else counts
+
+
+def _part_mask(scene: Scene) -> Image.Image:
+    values = np.where(scene.instance > 0, _PER_DOG * (scene.instance - 1) + scene.parts, 0).astype(np.uint8)
+    image = Image.fromarray(values)
+    image.putpalette(_palette())  # only for people who open the file
+    return image
+
+
+@cache
+def _palette() -> bytes:
+    colours = ((214, 160, 110), (240, 210, 120), (200, 80, 80), (250, 160, 190), (90, 160, 220), (60, 90, 200),
+               (130, 200, 110), (160, 100, 200))  # fmt: skip
+    values = bytearray(768)
+    for value in range(1, 256):
+        dog, part = divmod(value, _PER_DOG)
+        if part in NAMES:
+            r, g, b = (round(c * (1 - 0.18 * (dog % 4))) for c in colours[part - 1])
+            values[3 * value : 3 * value + 3] = bytes((r, g, b))
+    return bytes(values)

@@ -1,0 +1,148 @@
+"""Sprint: small detection transformers that learn from scratch on a laptop's CPU in minutes.
+
+What makes them fast learners, each from its paper: reference boxes refined by every layer (DAB-DETR, arXiv:2201.12329;
+Deformable DETR, arXiv:2010.04159), conditional cross-attention that starts local (arXiv:2108.06152), two-stage queries,
+denoising (DN-DETR, arXiv:2203.01305), a one-to-many head on the tokens in training (Group/H-DETR, arXiv:2207.13080),
+and a loss that ties class scores to overlap (DEIM, arXiv:2412.04234).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from detrscope.blocks.backbone import SlimBackbone
+from detrscope.blocks.conditional import ConditionalCrossAttention
+from detrscope.blocks.decoder import RefiningDecoder, RefiningDecoderLayer
+from detrscope.blocks.encoder import Encoder
+from detrscope.blocks.heads import RefiningHeads
+from detrscope.blocks.layers import MLP, Attention, FeedForward, PreNorm
+from detrscope.blocks.neck import PyramidNeck
+from detrscope.blocks.path import DetectionTransformer
+from detrscope.blocks.queries import RARE, TwoStageQueries
+from detrscope.config import section, setting
+from detrscope.core.preprocessing import Preprocessing
+from detrscope.families.layouts import Shapes
+from detrscope.families.settings import LayersConfig
+from detrscope.families.stacks import dense_encoder_layers
+from detrscope.families.variant import Family, Variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlimConfig:
+    """Image to maps."""
+
+    stem: int = setting(16, "channels of the stem, stride 2")
+    widths: tuple[int, ...] = setting((32, 64, 128), "channels of the stages, strides 4, 8, 16 ...")
+    depths: tuple[int, ...] = setting((1, 2, 2), "residual blocks of the stages")
+    stages: tuple[int, ...] = setting((3,), "which stages give tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(LayersConfig):
+    """The encoder; it may have no layer at all."""
+
+    layers: int = setting(1, "number of layers, 0 or more")
+    heads: int = setting(4, "attention heads")
+    feedforward: int = setting(256, "hidden width of the feed-forward")
+    dropout: float = setting(0.0, "dropout in training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(EncoderConfig):
+    """The decoder."""
+
+    layers: int = setting(3, "number of layers")
+    sharpness: float = setting(3.0, "how local the cross-attention starts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SprintConfig:
+    """Settings of the family `sprint`."""
+
+    width: int = setting(128, "model width D")
+    queries: int = setting(10, "object queries")
+    sizes: tuple[float, ...] = setting(
+        (0.25,), "side of a proposed box at the start, 0..1, for each stage used"
+    )
+    backbone: SlimConfig = section(SlimConfig)
+    encoder: EncoderConfig = section(EncoderConfig)
+    decoder: DecoderConfig = section(DecoderConfig)
+
+
+def build(config: SprintConfig, classes: int) -> DetectionTransformer:
+    """The dense twin with random weights; K = classes."""
+    d, c = config.width, config.decoder
+    backbone = SlimBackbone(
+        config.backbone.stem, config.backbone.widths, config.backbone.depths, config.backbone.stages
+    )
+    layers = [
+        RefiningDecoderLayer(
+            Attention(d, c.heads, c.dropout, f"decoder.{i}.self"),
+            ConditionalCrossAttention(d, c.heads, f"decoder.{i}.cross", c.sharpness),
+            FeedForward(d, c.feedforward, c.dropout),
+            (PreNorm(d, c.dropout), PreNorm(d, c.dropout), PreNorm(d, c.dropout)),
+        )
+        for i in range(c.layers)
+    ]
+    return DetectionTransformer(
+        backbone=backbone,
+        neck=PyramidNeck(backbone.channels, d),
+        encoder=Encoder(dense_encoder_layers(d, config.encoder, "pre"), nn.LayerNorm(d)),
+        queries=TwoStageQueries(config.queries, d, classes, config.sizes),
+        decoder=RefiningDecoder(layers, nn.LayerNorm(d), MLP(2 * d, d, d)),
+        heads=RefiningHeads(_class_head(d, classes), [_still(MLP(d, d, 4)) for _ in range(c.layers)]),
+        scoring="sigmoid",
+    )
+
+
+def _class_head(width: int, classes: int) -> nn.Linear:
+    head = nn.Linear(width, classes)
+    nn.init.constant_(head.bias, RARE)
+    return head
+
+
+def _still(box_head: MLP) -> MLP:
+    """A box head that moves nothing at the start."""
+    nn.init.zeros_(box_head.last.weight)
+    nn.init.zeros_(box_head.last.bias)
+    return box_head
+
+
+def infer(shapes: Shapes) -> dict[str, object]:
+    """The settings that a checkpoint's shapes tell."""
+    return {"width": shapes.of("heads.class_head.weight")[1], "queries": shapes.of("queries.content")[0]}
+
+
+NANO = SprintConfig()
+SMALL = SprintConfig(
+    width=192,
+    queries=60,
+    backbone=SlimConfig(stem=24, widths=(48, 96, 192), depths=(1, 2, 2)),
+    encoder=EncoderConfig(layers=2, heads=6, feedforward=384),
+    decoder=DecoderConfig(layers=3, heads=6, feedforward=384),
+)
+
+FAMILY = Family(
+    name="sprint",
+    config=SprintConfig,
+    build=build,
+    infer=infer,
+    layouts=(),
+    query_count="queries",
+    variants=(
+        Variant(
+            "sprint-dense-n",
+            "nano: learns from scratch on a CPU in minutes",
+            NANO,
+            preprocessing=Preprocessing(128, 128),
+        ),
+        Variant(
+            "sprint-dense-s",
+            "small: wider, for real images of a few hundred pixels",
+            SMALL,
+            preprocessing=Preprocessing(240, 320),
+        ),
+    ),
+)

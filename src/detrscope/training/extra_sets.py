@@ -1,0 +1,78 @@
+"""What a two-stage model is asked besides its own queries: proposals, dense proposals, denoising queries.
+
+Each is one more set of predictions with pairs of its own, judged by the same three terms. Their terms are called
+`loss_class_proposals`, `loss_class_dense`, `loss_class_denoising` and so on, summed over decoder layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from detrscope.core.types import Outputs, Target
+from detrscope.training.denoising import Denoising
+from detrscope.training.matcher import Matcher, Matches
+from detrscope.training.one_to_many import one_to_many
+
+SILENT = -50.0  # logit of a query that stands for nothing: no loss, no gradient
+
+
+@dataclass(frozen=True)
+class ExtraSet:
+    """Predictions with their pairs."""
+
+    name: str
+    outputs: Outputs  # logits [N, B, Q', K], boxes_cxcywh [N, B, Q', 4]
+    matches: Matches
+    boxes: Tensor  # [] what the terms are divided by
+
+
+def split_denoising(outputs: Outputs, denoising: Denoising | None) -> tuple[Outputs, Outputs | None]:
+    """The model's own queries, and the denoising queries that stood in front of them."""
+    if denoising is None:
+        return outputs, None
+    count = denoising.labels.shape[1]
+    own = replace(
+        outputs, logits=outputs.logits[:, :, count:], boxes_cxcywh=outputs.boxes_cxcywh[:, :, count:]
+    )
+    extra = Outputs(outputs.logits[:, :, :count], outputs.boxes_cxcywh[:, :, :count])
+    return own, extra
+
+
+def extra_sets(
+    outputs: Outputs,
+    noisy: Outputs | None,
+    targets: Sequence[Target],
+    denoising: Denoising | None,
+    matcher: Matcher,
+    boxes: Tensor,
+) -> list[ExtraSet]:
+    """The sets that these outputs hold besides the model's own queries.
+
+    Args:
+        outputs: of the model's own queries, with proposals where the family has them.
+        noisy: of the denoising queries.
+        targets: the truth of each image.
+        denoising: what the denoising queries were made from.
+        matcher: pairs proposals with boxes.
+        boxes: [] number of boxes of the step.
+    """
+    found = []
+    proposals = outputs.proposals
+    if proposals is not None:
+        one = Outputs(proposals.logits[None].float(), proposals.boxes_cxcywh[None].float())
+        found.append(ExtraSet("proposals", one, matcher(one, targets), boxes))
+        if proposals.dense_logits is not None and proposals.dense_boxes_cxcywh is not None:
+            many = Outputs(proposals.dense_logits[None].float(), proposals.dense_boxes_cxcywh[None].float())
+            pairs = one_to_many(proposals.centres, targets)
+            found.append(ExtraSet("dense", many, pairs, boxes.new_tensor(max(1, len(pairs.images)))))
+    if noisy is not None and denoising is not None:
+        real = torch.zeros(denoising.labels.shape, dtype=torch.bool, device=boxes.device)
+        real[denoising.images, denoising.queries] = True  # [B, E]
+        logits = noisy.logits.masked_fill(~real[None, ..., None], SILENT)
+        pairs = denoising.matches(len(logits))
+        found.append(ExtraSet("denoising", replace(noisy, logits=logits), pairs, boxes * denoising.groups))
+    return found

@@ -1,0 +1,92 @@
+"""Muon for hidden matrices and convolutions: momentum made orthogonal (Jordan 2024, kellerjordan.github.io/posts/muon).
+
+torch.optim.Muon takes matrices only, one at a time. A small network has its weights in convolutions, and in dozens of
+small matrices of few shapes, which go through the iteration together here: one batched product instead of dozens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Of the quintic iteration x -> a x + b x^3 + c x^5 that drives singular values to about 1.
+A, B, C = 3.4445, -4.7750, 2.0315
+
+
+class Muon(torch.optim.AdamW):
+    """Nesterov momentum whose update is replaced by the nearest orthogonal matrix, found by Newton-Schulz iteration.
+
+    Groups with `orthogonal: True` (matrices, convolutions) move so; the others are AdamW's as ever. The update is
+    scaled by 0.2 * sqrt(larger side), so that its root mean square is that of AdamW and learning rates carry over
+    (Moonlight, arXiv:2502.16982, section 2.2).
+
+    Args:
+        groups: parameter groups, each with the key `orthogonal`.
+        momentum: of the running average of the gradient, for the orthogonal groups.
+        iterations: of the Newton-Schulz iteration.
+        fused: of AdamW.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        momentum: float = 0.95,
+        iterations: int = 4,
+        fused: bool = False,
+    ) -> None:
+        self.momentum = momentum
+        self.iterations = iterations
+        super().__init__(groups, fused=fused)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Move every parameter that has a gradient."""
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["orthogonal"]]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if group["orthogonal"]:
+                self._move(group)
+        return loss
+
+    def _move(self, group: dict[str, Any]) -> None:
+        batches: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                update = self._momentum(parameter).flatten(1)
+                batches.setdefault((update.shape[0], update.shape[1]), []).append((parameter, update))
+        for (rows, columns), batch in batches.items():
+            updates = orthogonalise(torch.stack([update for _, update in batch]), self.iterations)
+            scale = group["lr"] * 0.2 * max(rows, columns) ** 0.5
+            for (parameter, _), update in zip(batch, updates, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(update.view(parameter.shape), alpha=scale)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        grad = parameter.grad
+        assert grad is not None
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(grad)
+            state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
+        state["momentum"].lerp_(grad, 1 - self.momentum)
+        return grad.lerp(state["momentum"], self.momentum)
+
+
+def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
+    """Approximately U V^T of each matrix's singular value decomposition U S V^T: [n, rows, columns], in bf16."""
+    x = matrices.bfloat16()
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
+    x = x / (matrices.flatten(1).norm(dim=1).view(-1, 1, 1).bfloat16() + 1e-7)
+    for _ in range(steps):
+        square = x @ x.mT
+        x = A * x + (B * square + C * (square @ square)) @ x
+    return (x if wide else x.mT).to(matrices.dtype)

@@ -1,0 +1,277 @@
+"""Drawn dogs: what is true of every scene, the folder that is written, and the source."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from typer.testing import CliRunner, Result
+
+from detrscope.cli.data import app
+from detrscope.core.errors import UserError
+from detrscope.data.check import check
+from detrscope.data.drawn import dataset as drawn
+from detrscope.data.drawn import parts as part
+from detrscope.data.drawn.scene import LEAST_VISIBLE, Scene, draw_scene
+from detrscope.data.drawn.sketch import Sketch, blob, tube
+from detrscope.data.images import read_image
+from detrscope.data.sources import open_dataset, splits_of
+from detrscope.data.subset import Counts, cut_subset
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def equal(first: Scene, second: Scene) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [draw_scene(3, index, 96) for index in range(150)]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "drawn-dogs"
+
+
+def test_a_scene_depends_on_its_numbers_only(scenes: list[Scene]) -> None:
+    draw_scene(8, 1, 40)
+    assert equal(draw_scene(3, 17, 96), scenes[17])
+    for other in (draw_scene(4, 17, 96), draw_scene(3, 18, 96)):
+        assert not np.array_equal(other.image, scenes[17].image)
+
+
+def test_shapes_and_types(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        dogs = len(scene.boxes_xyxy)
+        assert scene.image.shape == (96, 96, 3) and scene.image.dtype == np.uint8
+        assert scene.parts.shape == scene.instance.shape == (96, 96)
+        assert scene.parts.dtype == scene.instance.dtype == np.uint8
+        assert scene.boxes_xyxy.shape == (dogs, 4) and scene.boxes_xyxy.dtype == np.float32
+        assert scene.visible.shape == (dogs,)
+
+
+def test_boxes_are_the_extents_of_what_is_visible(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        assert set(np.unique(scene.instance)) - {0} == set(range(1, len(scene.boxes_xyxy) + 1))
+        for dog, box in enumerate(scene.boxes_xyxy, start=1):
+            rows, columns = np.nonzero(scene.instance == dog)
+            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert (scene.visible >= LEAST_VISIBLE).all() and (scene.visible <= 1).all()
+
+
+def test_parts_are_where_dogs_are_and_nowhere_else(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        assert np.array_equal(scene.parts > 0, scene.instance > 0)
+    every = np.concatenate([s.parts.ravel() for s in scenes])
+    assert set(np.unique(every)) == {0, *part.NAMES}
+    whole = [(s, d) for s in scenes for d in range(len(s.visible)) if s.visible[d] > 0.97]
+    assert len(whole) > 30
+    for scene, dog in whole:  # a dog that nothing hides has all of these
+        assert {part.BODY, part.HEAD, part.EARS, part.MUZZLE} <= set(scene.parts[scene.instance == dog + 1])
+
+
+def test_parts_lie_where_anatomy_says(scenes: list[Scene]) -> None:
+    """In a room or a meadow heads are above paws."""
+    above = []
+    for scene in scenes:
+        for dog in range(1, len(scene.boxes_xyxy) + 1):
+            own = np.where(scene.instance == dog, scene.parts, 0)
+            heads, paws = np.nonzero(own == part.HEAD)[0], np.nonzero(own == part.PAWS)[0]
+            if len(heads) and len(paws):
+                above.append(heads.mean() < paws.mean())
+    assert len(above) > 60 and np.mean(above) > 0.97
+
+
+def test_a_quarter_of_the_images_is_without_dogs_and_sizes_vary(scenes: list[Scene]) -> None:
+    empty = np.mean([len(s.boxes_xyxy) == 0 for s in scenes])
+    assert 0.15 < empty < 0.35  # 0.25 +- three standard deviations
+    assert max(len(s.boxes_xyxy) for s in scenes) == 3
+    sides = np.concatenate([(s.boxes_xyxy[:, 2:] - s.boxes_xyxy[:, :2]).max(1) for s in scenes]) / 96
+    assert sides.min() > 0.08 and sides.max() < 0.64 and sides.std() > 0.08
+    visible = np.concatenate([s.visible for s in scenes])
+    assert np.median(visible) > 0.85 and (visible < 0.8).mean() > 0.1
+
+
+def test_dogs_of_a_label_are_seen_in_the_picture() -> None:
+    """The mask is of what was drawn: inside a dog the colours change at its edge."""
+    scene = next(s for s in (draw_scene(0, i) for i in range(20)) if len(s.visible) and s.visible[0] > 0.99)
+    inside = scene.instance == 1
+    edge = inside & ~(
+        np.roll(inside, 1, 0) & np.roll(inside, -1, 0) & np.roll(inside, 1, 1) & np.roll(inside, -1, 1)
+    )
+    assert scene.image[edge].mean() < scene.image[inside & ~edge].mean() - 20  # an outline, which is dark
+
+
+@pytest.mark.parametrize(("seed", "index", "size"), [(-1, 0, 160), (0, -1, 160), (0, 0, 31), (0, 0, 4096)])
+def test_numbers_out_of_range(seed: int, index: int, size: int) -> None:
+    with pytest.raises(UserError, match="drawn dogs: seed="):
+        draw_scene(seed, index, size)
+
+
+def test_a_pattern_stays_on_its_part() -> None:
+    sketch = Sketch()
+    sketch.solid(blob(0, 0, 1, 0.5), part=part.BODY, colour=(200, 100, 50))
+    before = sketch.render(80)
+    sketch.pattern(tube([(-2, 0), (2, 0)], [0.1, 0.1]), on=part.BODY, part=part.FUR, colour=(0, 0, 255))
+    wide = sketch.render(80 * 4.2 / 2.06)  # the pattern reaches out of the blob, so the scale differs
+    rows, columns = np.nonzero(wide.parts == part.FUR)
+    assert len(rows) > 200 and (wide.parts > 0).sum() == pytest.approx((before.parts > 0).sum(), rel=0.1)
+    middle = np.asarray(wide.image)[rows, columns]
+    assert (middle[:, 2] > middle[:, 0]).all()
+    assert not wide.parts[:, : wide.parts.shape[1] // 5].any()  # where there is no body
+
+
+def test_a_mirrored_sketch_is_the_mirror_image() -> None:
+    sketch = Sketch(light=(0, -1))
+    sketch.solid(blob(0, 0, 1, 1), part=1, colour=(200, 100, 50))
+    sketch.solid(blob(1.5, -0.5, 0.5, 0.5), part=2, colour=(50, 100, 200))
+    right, left = sketch.render(100), sketch.render(100, mirror=True)
+    assert (right.parts[:, ::-1] != left.parts).mean() < 0.03
+    columns = np.nonzero(right.parts == 2)[1]
+    assert columns.mean() > np.nonzero(left.parts == 2)[1].mean() + 30
+
+
+def test_draw_writes_what_can_be_opened_and_checked(tmp_path: Path) -> None:
+    out = tmp_path / "dogs"
+    result = run("draw", "--count", 12, "--seed", 5, "--size", 64, "--out", out)
+    assert result.exit_code == 0, result.exception
+    assert {p.name for p in out.iterdir()} == {"images", "annotations.json", "parts", "parts.json"}
+    dataset = open_dataset(str(out), "train", details=True)
+    dogs = sum(map(len, dataset.annotations.values()))
+    assert f"12 images, {dogs} dogs" in result.stdout and dogs > 5
+    assert dataset.classes.names == ("dog",)
+    report = check(out)
+    assert report.count("error") == report.count("warning") == 0
+    for image in dataset.images:
+        scene = draw_scene(5, image.id, 64)
+        assert np.array_equal(read_image(image.path).permute(1, 2, 0).numpy(), scene.image)
+        parts, instance = drawn.read_parts(image.path)
+        assert np.array_equal(parts, scene.parts) and np.array_equal(instance, scene.instance)
+        for row, annotation in enumerate(dataset.annotations[image.id]):
+            mask = scene.instance == row + 1
+            assert annotation.area == mask.sum()
+            runs = coco_mask.frPyObjects(annotation.segmentation, 64, 64)
+            assert coco_mask.area(runs) == mask.sum()
+            assert coco_mask.toBbox(runs).tolist() == list(annotation.bbox_xywh)
+            counts = annotation.segmentation["counts"]
+            values = np.repeat(np.arange(len(counts)) % 2, counts)
+            assert np.array_equal(values.reshape(64, 64, order="F"), mask)
+            x, y, w, h = annotation.bbox_xywh
+            assert [x, y, x + w, y + h] == scene.boxes_xyxy[row].tolist()
+    assert json.loads((out / "parts.json").read_text())["parts"]["4"] == "muzzle"
+    assert json.loads((out / "annotations.json").read_text())["info"]["version"] == 1
+
+
+def test_an_image_does_not_depend_on_count_or_start(tmp_path: Path) -> None:
+    drawn.write_drawn(tmp_path / "few", count=2, seed=1, size=48, start=3)
+    drawn.write_drawn(tmp_path / "many", count=5, seed=1, size=48)
+    for kind in ("images", "parts"):
+        for name in ("000003.png", "000004.png"):
+            assert (tmp_path / "few" / kind / name).read_bytes() == (
+                tmp_path / "many" / kind / name
+            ).read_bytes()
+
+
+def test_draw_refuses(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").touch()
+    for arguments, message in (
+        (["--out", tmp_path], "already there"),
+        (["--out", tmp_path / "new", "--size", 8], "size=8: expected 32 to 2048 pixels"),
+    ):
+        error = run("draw", "--count", 2, *arguments).exception
+        assert isinstance(error, UserError) and message in str(error)
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_part_masks_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"parts.a\.png: no part mask"):
+        drawn.read_parts(tmp_path / "images" / "a.png")
+
+
+SMALL = "drawn-dogs:count=6,val=4,test=3,size=48"
+
+
+def test_source_is_drawn_once_and_splits_are_disjoint(cache: Path) -> None:
+    assert splits_of(SMALL) == ("train", "val", "test")
+    found = {split: open_dataset(SMALL, split) for split in ("train", "valid", "test")}
+    assert [len(d) for d in found.values()] == [6, 4, 3]
+    assert found["valid"].name == "drawn-dogs val"
+    ids = [i.id for d in found.values() for i in d.images]
+    assert len(set(ids)) == len(ids) == 13
+    pixels = {i.path.read_bytes() for d in found.values() for i in d.images}
+    assert len(pixels) == 13
+    report = check(SMALL)
+    assert report.count("error") == 0 and not [p for p in report.problems if p.kind.startswith("duplicate")]
+    before = {p: p.stat().st_mtime_ns for p in cache.rglob("*.json")}
+    assert len(before) == 6
+    open_dataset(SMALL, "train")
+    assert {p: p.stat().st_mtime_ns for p in cache.rglob("*.json")} == before
+    first = read_image(found["train"].images[0].path).permute(1, 2, 0).numpy()
+    assert np.array_equal(first, draw_scene(0, 0, 48).image)
+
+
+def test_defaults() -> None:
+    options = drawn.Options.parsed(".")  # what Path("") becomes
+    assert (options.count, options.val, options.test, options.seed, options.size) == (2000, 300, 300, 0, 160)
+    assert splits_of("drawn-dogs:") == ("train", "val", "test")
+    bounds = [(start, start + drawn.MAX_COUNT) for start in drawn.STARTS.values()]
+    assert all(a[1] <= b[0] for a, b in pairwise(bounds))
+
+
+def test_another_process_was_faster(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = drawn.write_drawn
+
+    def twice(out: Path, **settings: int) -> int:
+        write(out, **settings)
+        return write(out, **settings)  # finds the other's folder in its place
+
+    monkeypatch.setattr(drawn, "write_drawn", twice)
+    assert len(open_dataset(SMALL, "val")) == 4
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="set DETRSCOPE_CACHE to a folder that can"):
+        open_dataset(SMALL, "val")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("cuont=3", "unknown key 'cuont'; did you mean 'count'"),
+        ("count", "'count': expected key=value"),
+        ("count=many", "count: .*integer"),
+        ("count=0", "count=0: expected 1 to"),
+        ("seed=-1", "seed=-1: expected 0 or more"),
+        ("size=16", "size=16: expected 32 to 2048 pixels"),
+        ("seed=1,seed=2", "'seed' is given twice"),
+    ],
+)
+def test_wrong_options(cache: Path, options: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_dataset(f"drawn-dogs:{options}", "train")
+    assert not cache.exists()
+
+
+def test_the_source_goes_where_others_go(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no split 'trian'; did you mean 'train'"):
+        open_dataset(SMALL, "trian")
+    parts = cut_subset(SMALL, ["dog"], tmp_path / "cut", Counts(2, 1))
+    assert len(parts["train"]) == 3
+    sheet = tmp_path / "sheet.png"
+    assert (
+        run("show", SMALL, "--out", sheet, "--count", 2, "--data.short_side=48", "--no-augment").exit_code
+        == 0
+    )
+    assert sheet.is_file()
