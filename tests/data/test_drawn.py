@@ -16,7 +16,7 @@ from detrscope.core.errors import UserError
 from detrscope.data.check import check
 from detrscope.data.drawn import dataset as drawn
 from detrscope.data.drawn import parts as part
-from detrscope.data.drawn.scene import LEAST_VISIBLE, Scene, draw_scene
+from detrscope.data.drawn.scene import LEAST_VISIBLE, VERSION, Scene, draw_scene
 from detrscope.data.drawn.sketch import Sketch, blob, tube
 from detrscope.data.images import read_image
 from detrscope.data.sources import open_dataset, splits_of
@@ -168,7 +168,7 @@ def test_draw_writes_what_can_be_opened_and_checked(tmp_path: Path) -> None:
             x, y, w, h = annotation.bbox_xywh
             assert [x, y, x + w, y + h] == scene.boxes_xyxy[row].tolist()
     assert json.loads((out / "parts.json").read_text())["parts"]["4"] == "muzzle"
-    assert json.loads((out / "annotations.json").read_text())["info"]["version"] == 1
+    assert json.loads((out / "annotations.json").read_text())["info"]["version"] == VERSION
 
 
 def test_an_image_does_not_depend_on_count_or_start(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_source_is_drawn_once_and_splits_are_disjoint(cache: Path) -> None:
 def test_defaults() -> None:
     options = drawn.Options.parsed(".")  # what Path("") becomes
     assert (options.count, options.val, options.test, options.seed, options.size) == (2000, 300, 300, 0, 160)
-    assert splits_of("drawn-dogs:") == ("train", "val", "test")
+    assert splits_of("drawn-dogs:") == splits_of("drawn-dogs") == ("train", "val", "test")
     bounds = [(start, start + drawn.MAX_COUNT) for start in drawn.STARTS.values()]
     assert all(a[1] <= b[0] for a, b in pairwise(bounds))
 

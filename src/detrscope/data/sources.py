@@ -102,6 +102,8 @@ def splits_of(source: str | Path) -> tuple[str, ...]:
 def _parts(source: str | Path) -> tuple[str | None, Path]:
     """Prefix and path. One letter before a colon is a drive, not a prefix."""
     prefix, colon, rest = str(source).partition(":")
+    if prefix in SOURCES and not SOURCES[prefix].is_folder and not colon and not Path(source).exists():
+        return prefix, Path()
     if not colon or len(prefix) < 2 or "/" in prefix or Path(source).exists():
         return None, Path(source).expanduser()
     if prefix not in SOURCES:

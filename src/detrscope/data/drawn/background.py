@@ -41,7 +41,7 @@ def _ramp(size: tuple[int, int], top: Colour, bottom: Colour) -> Image.Image:
 def _meadow(rng: np.random.Generator, side: int, horizon: float) -> Image.Image:
     sky = hue(rng.choice([0.55, 0.58, 0.62, 0.95, 0.1], p=[0.4, 0.3, 0.18, 0.05, 0.07]), 0.4, 0.97)
     grass = hue(
-        rng.choice([0.22, 0.28, 0.33, 0.12, 0.58], p=[0.25, 0.3, 0.2, 0.15, 0.1]),
+        rng.choice([0.22, 0.28, 0.33, 0.12, 0.4], p=[0.25, 0.3, 0.2, 0.15, 0.1]),
         0.45,
         rng.uniform(0.68, 0.9),
     )

@@ -13,13 +13,14 @@ from detrscope.data.drawn.background import Background, draw_background
 from detrscope.data.drawn.props import draw_prop
 from detrscope.data.drawn.sketch import Cutout, Point
 
-VERSION = 1  # of what is drawn; another version draws other pixels from the same seed
+VERSION = 2  # of what is drawn; another version draws other pixels from the same seed
 MIN_SIZE, MAX_SIZE = 32, 2048
 WITHOUT_DOGS = 0.25  # of the images
 LEAST_VISIBLE = 0.3  # of a dog, for it to be annotated
-_KEPT_VISIBLE = 0.45  # of a dog, whatever is put before it
+_KEPT_VISIBLE = 0.6  # of a dog, whatever is put before it
 _FINER = 2  # drawn at this scale, then reduced
 _TRIES = 8  # to find a place
+_LEAST_INSIDE = 0.75  # of the pixels of a dog
 _MOST_OUTSIDE = 0.2  # of width and of height
 _SHADOW = 70  # of 255
 
@@ -129,7 +130,7 @@ class _Stage:
         return round(x), round(min(max(y, -high), self.side - height + high))
 
     def _fits(self, item: _Item, window: np.ndarray, inside: np.ndarray, pixels: int) -> bool:
-        if item.thing == "dog" and inside.sum() < 0.75 * pixels:
+        if item.thing == "dog" and inside.sum() < _LEAST_INSIDE * pixels:
             return False
         hidden = window[inside]
         if not self.pixels or not hidden.any():
