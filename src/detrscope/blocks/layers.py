@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detrscope.core.probe import Probe
 from detrscope.ops.attention import attend
+from detrscope.ops.dropout import dropout
 
 
 class Attention(nn.Module):
@@ -60,13 +61,25 @@ class Attention(nn.Module):
         return self.output(mixed)
 
 
+class Dropout(nn.Module):
+    """`ops.dropout` in training, nothing otherwise."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, kept."""
+        return dropout(x, self.probability) if self.training else x
+
+
 class FeedForward(nn.Module):
     """Two linear layers with a ReLU between, token by token."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.expand = nn.Linear(width, hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.contract = nn.Linear(hidden, width)
         for linear in (self.expand, self.contract):
             nn.init.xavier_uniform_(linear.weight)
@@ -101,7 +114,7 @@ class PostNorm(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def enter(self, x: Tensor) -> Tensor:
         """What the sublayer sees."""
@@ -118,7 +131,7 @@ class PreNorm(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def enter(self, x: Tensor) -> Tensor:
         """What the sublayer sees."""

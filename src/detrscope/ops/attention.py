@@ -13,6 +13,7 @@ from detrscope.core.edits import Bias, Edit, Gain, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord, additive
+from detrscope.ops.dropout import dropout as drop
 
 
 def attend(
@@ -59,10 +60,11 @@ def attend(
             q, k, v, bias, gain = _apply(edit, q, k, v, bias, gain)
         if probe.wants(site):
             probe.keep(site, DenseRecord(q.detach(), k.detach(), v.detach(), scale, bias, gain))
-    if gain is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # [B, h, Q, dv]
+    if gain is not None or (dropout and q.device.type == "cpu"):
+        weights = DenseRecord(q, k, v, scale, bias, gain).rows()  # [B, h, Q, S]
+        out = drop(weights, dropout) @ v  # [B, h, Q, dv]
     else:
-        out = DenseRecord(q, k, v, scale, bias, gain).rows() @ v  # [B, h, Q, dv]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # [B, h, Q, dv]
     return out.transpose(1, 2).flatten(2)  # [B, Q, h*dv]
 
 

@@ -127,6 +127,9 @@ def _fused(
     if residual is None:
         unary = "relu" if relu else "none"
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, unary, [], "")
+    if not residual.is_contiguous(memory_format=torch.channels_last):  # oneDNN would leave the sum to torch
+        y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, "none", [], "") + residual
+        return F.relu(y) if relu else y
     # The sum is written over the residual, which nobody reads again: no new map is allocated.
     return torch.ops.mkldnn._convolution_pointwise_.binary(
         residual, x, weight, bias, *shape, "add", 1.0, "relu" if relu else None, [], ""
