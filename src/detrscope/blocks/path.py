@@ -53,6 +53,8 @@ class DetectionTransformer(nn.Module):
         """
         maps = self.backbone(batch.images, probe)
         pyramid = self.neck(maps, batch.padding)
+        if probe is not None:
+            probe.levels = pyramid.levels
         pyramid = self.encoder(pyramid, probe)
         queries = self.queries(pyramid).join(extra)
         states = self.decoder(queries, pyramid, self.heads.refine, probe)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from detrscope.cli import data, detect, evaluate, models, train
+from detrscope.cli import data, demo, detect, evaluate, models, train
 
 app = typer.Typer(
     name="detrscope",
@@ -35,6 +35,7 @@ def root(
     """Train, evaluate, deploy and see inside detection transformers."""
 
 
+app.command("demo")(demo.demo)
 app.command("detect")(detect.detect)
 app.command("train", context_settings=train.CONTEXT)(train.train)
 app.command("evaluate")(evaluate.evaluate)

@@ -27,7 +27,7 @@ def detect(
     ],
     model: Annotated[
         str, typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")
-    ],
+    ] = "sprint-dense-n",
     weights: Annotated[
         str | None,
         typer.Option(help="For a variant: a file of its weights in place of the published one, or 'random'."),

@@ -10,6 +10,7 @@ from torch import Tensor
 from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.records import Record
+from detrscope.core.types import Level
 
 
 class Probe:
@@ -32,6 +33,7 @@ class Probe:
         self.feature_sites = tuple(features)
         self.records: dict[str, Record] = {}
         self.features: dict[str, Tensor] = {}  # [B, C, H, W] by site
+        self.levels: tuple[Level, ...] = ()  # sizes of the maps that the tokens come from
 
     def check(self, attention: Iterable[str], features: Iterable[str] = ()) -> None:
         """Refuse sites that the model does not have, rather than record nothing in silence.

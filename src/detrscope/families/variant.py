@@ -37,6 +37,7 @@ class Variant:
     description: str
     config: Any
     published: Published | None = None
+    shipped: str | None = None  # file in the package's weights folder
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
 

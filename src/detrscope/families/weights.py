@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,9 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
         classes = coco_classes(91)
         assert classes is not None
         return random_model(name, {}, classes)
+    if weights is None and variant.shipped is not None:
+        with resources.as_file(resources.files("detrscope") / "weights" / variant.shipped) as path:
+            return _load_file(path)
     if weights is None:
         if variant.published is None:
             raise UserError(

@@ -15,6 +15,8 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord, additive
 from detrscope.ops.dropout import dropout as drop
 
+SMALL_MAP = 1 << 16  # elements of one head's map
+
 
 def attend(
     query: Tensor,
@@ -60,12 +62,20 @@ def attend(
             q, k, v, bias, gain = _apply(edit, q, k, v, bias, gain)
         if probe.wants(site):
             probe.keep(site, DenseRecord(q.detach(), k.detach(), v.detach(), scale, bias, gain))
-    if gain is not None or (dropout and q.device.type == "cpu"):
+    if gain is not None or _plain_is_faster(q, k, dropout):
         weights = DenseRecord(q, k, v, scale, bias, gain).rows()  # [B, h, Q, S]
         out = drop(weights, dropout) @ v  # [B, h, Q, dv]
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # [B, h, Q, dv]
     return out.transpose(1, 2).flatten(2)  # [B, Q, h*dv]
+
+
+def _plain_is_faster(q: Tensor, k: Tensor, dropout: float) -> bool:
+    """Whether to write the map out: on a CPU, with dropout or learning from a small one (fused, that is slow)."""
+    if q.device.type != "cpu":
+        return False
+    small = q.shape[2] * k.shape[2] <= SMALL_MAP
+    return dropout > 0 or (small and torch.is_grad_enabled() and q.requires_grad)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

@@ -131,6 +131,18 @@ class MuonConfig:
 
 
 @dataclass(frozen=True)
+class WatchConfig:
+    """Pictures of the validation split that are looked at while the model learns, for a film of its attention."""
+
+    pictures: int = setting(0, "how many; 0 for none")
+    every: int = setting(50, "steps between looks")
+
+    def __post_init__(self) -> None:
+        _at_least(0, train__watch__pictures=self.pictures)
+        _at_least(1, train__watch__every=self.every)
+
+
+@dataclass(frozen=True)
 class EmaConfig:
     """A running average of the weights, which is evaluated and saved in their place."""
 
@@ -165,6 +177,7 @@ class TrainConfig:
     loss: LossConfig = section(LossConfig)
     denoising: DenoisingConfig = section(DenoisingConfig)
     muon: MuonConfig = section(MuonConfig)
+    watch: WatchConfig = section(WatchConfig)
     ema: EmaConfig = section(EmaConfig)
     accumulate: int = setting(1, "passes that one optimiser step is divided into, to save memory")
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "bf16 and fp16 compute under autocast")

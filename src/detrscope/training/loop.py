@@ -78,6 +78,7 @@ def train_model(
     *,
     evaluate: Callable[[nn.Module], Scores] | None = None,
     after_epoch: Sequence[Callable[[Path], object]] = (),
+    watch: Callable[[nn.Module, int], object] | None = None,
     name_of: Callable[[int], str] = str,
 ) -> Outcome:
     """Train, from the folder's last checkpoint where it has one.
@@ -91,6 +92,8 @@ def train_model(
         fabric: devices and precision, launched.
         evaluate: model -> scores; called by every process. None: no evaluation.
         after_epoch: called with the folder after each epoch, by the first process.
+        watch: called with the weights that would be saved and the number of steps, as `config.watch` says, by the
+            first process.
         name_of: what to call an image id in an error.
 
     Raises:
@@ -109,7 +112,7 @@ def train_model(
         log.info("%s is finished already: %d epochs, %d steps", folder.path, position.epoch, position.step)
         return _outcome(folder, position)
     while position.step < plan.total_steps or position.passes:
-        _train_epoch(learner, loader, schedule, plan, position, folder, clock, name_of)
+        _train_epoch(learner, loader, schedule, plan, position, folder, clock, watch, name_of)
         row = _row(learner, schedule, position)
         ends = position.step >= plan.total_steps
         if evaluate and (ends or (position.epoch + 1) % config.evaluate_every == 0):
@@ -140,6 +143,7 @@ def _train_epoch(
     position: Position,
     folder: RunFolder,
     clock: Clock,
+    watch: Callable[[nn.Module, int], object] | None,
     name_of: Callable[[int], str],
 ) -> None:
     """The steps of one epoch, or those that are left of it."""
@@ -167,6 +171,8 @@ def _train_epoch(
             bar.update(task, advance=1, description=text)
             if fabric.is_global_zero:
                 clock.log_estimate(position.step)
+                if watch and (position.step % config.watch.every == 0 or position.step >= plan.total_steps):
+                    watch(learner.best_weights, position.step)
             if position.step >= plan.total_steps or anywhere(fabric, interruption.requested):
                 break
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:

@@ -33,6 +33,7 @@ from detrscope.training.loop import Outcome, Scores, train_model
 from detrscope.training.rundir import CURVES, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
 from detrscope.training.state import seed_all
 from detrscope.views.curves import draw_curves
+from detrscope.workflows.watch import Watch, subjects_of
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -167,6 +168,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
             fabric,
             evaluate=None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric),
             after_epoch=[lambda path: draw_curves([path], path / CURVES)],
+            watch=_make_watch(config, loaded.card, val, folder),
             name_of=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
         )
 
@@ -265,6 +267,17 @@ def _make_evaluate(
         return evaluation.summary()
 
     return evaluate
+
+
+def _make_watch(
+    config: RunConfig, card: ModelCard, val: DetectionDataset | None, folder: RunFolder
+) -> Watch | None:
+    """Looks at the first validation pictures, where the config asks for it."""
+    if not config.train.watch.pictures:
+        return None
+    if val is None:
+        raise UserError("train.watch.pictures: the pictures are those of data.val_split, and there is none")
+    return Watch(folder.path, subjects_of(val, config.train.watch.pictures), card)
 
 
 def _same_classes(dataset: DetectionDataset, val: DetectionDataset) -> None:
