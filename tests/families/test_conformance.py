@@ -255,3 +255,21 @@ def test_misspelt_names_are_answered() -> None:
         build("detr-r50", {"decoder": {"layer": 3}}, 3)
     with pytest.raises(UserError, match=r"decoder.layers: Input should be a valid integer"):
         build("detr-r50", {"decoder": {"layers": "many"}}, 3)
+
+
+@pytest.mark.parametrize(
+    ("variant", "overrides", "said"),
+    [
+        ("detr-r50", {"encoder": {"heads": 7}}, "encoder.heads is 7: expected a divisor of the width 256"),
+        ("detr-r50", {"decoder": {"dropout": 1.0}}, "dropout is 1.0: expected 0 or more and less than 1"),
+        ("minimal-r50", {"decoder": {"layers": 0}}, "decoder.layers is 0: expected 1 or more"),
+        ("detr-r50", {"width": 130}, "width is 130: expected a multiple of 4"),
+        ("sprint-dense-n", {"sizes": [0.1, 0.2]}, "sizes is .*: expected one for each of backbone.stages"),
+        ("sprint-dense-n", {"backbone": {"stages": [4]}}, "backbone.stages is .*: expected some of 1 to 3"),
+    ],
+)
+def test_settings_that_cannot_be_built_are_one_line(
+    variant: str, overrides: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        build(variant, overrides, 3)

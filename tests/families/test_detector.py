@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
 
@@ -127,3 +128,14 @@ def test_public_names_exist() -> None:
         assert getattr(detrscope, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Detecter'"):
         _ = detrscope.Detecter
+
+
+def test_a_used_detector_can_be_copied_and_follows_its_weights(detector: Detector) -> None:
+    images = torch.randn(1, 3, 64, 64)
+    before = detector.predict(images)
+    twin = copy.deepcopy(detector)
+    assert torch.equal(twin.predict(images).logits, before.logits)
+    with torch.no_grad():
+        twin.model.backbone.get_submodule("body.conv1").get_parameter("weight").mul_(0)
+    assert not torch.equal(twin.predict(images).logits, before.logits), "a weight laid out before was used"
+    assert torch.equal(detector.predict(images).logits, before.logits)

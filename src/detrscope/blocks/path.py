@@ -51,6 +51,8 @@ class DetectionTransformer(nn.Module):
             extra: denoising queries, joined in front of the model's own in training.
             probe: keeps records and makes edits at the doors; changes nothing of what is returned without an edit.
         """
+        if probe is not None:
+            probe.check(self.sites, self.feature_sites)
         maps = self.backbone(batch.images, probe)
         pyramid = self.neck(maps, batch.padding)
         if probe is not None:

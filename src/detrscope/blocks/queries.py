@@ -81,6 +81,8 @@ class TwoStageQueries(nn.Module):
         boxes = proposals.boxes_cxcywh.detach().gather(1, best.expand(-1, -1, 4))
         features = pyramid.tokens.detach().gather(1, best.expand(-1, -1, pyramid.tokens.shape[2]))
         content = self.content[: best.shape[1]].to(features.dtype) + features
+        if self.training:  # devices that train together must agree on what has a gradient, boxes or not
+            content = content + 0 * self.label_embedding.weight.sum().to(features.dtype)
         return Queries(content, torch.zeros_like(content), boxes, proposals=proposals)
 
     def from_labels(self, labels: Tensor, boxes_cxcywh: Tensor, mask: Tensor) -> Queries:

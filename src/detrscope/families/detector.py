@@ -95,7 +95,8 @@ class Detector:
         Args:
             source: path, URL, bytes, PIL image, array [H, W, 3], tensor [3, H, W], or a list of these. Each image
                 goes through on its own, so that none is padded.
-            threshold: the least score kept, 0 to 1; 0.0 gives every query.
+            threshold: the least score kept, 0 to 1; 0.0 gives every query (with sigmoid scores, the best 100 pairs of
+                query and class).
             channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
 
         Returns:

@@ -19,7 +19,7 @@ from detrscope.blocks.position import LearnedPosition
 from detrscope.blocks.queries import LearnedContent
 from detrscope.config import section, setting
 from detrscope.families.layouts import TORCH_TRANSFORMER, Layout, Shapes
-from detrscope.families.settings import BackboneConfig, LayersConfig
+from detrscope.families.settings import BackboneConfig, LayersConfig, require, require_stacks
 from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
 from detrscope.families.variant import Family, Published, Variant
 
@@ -42,6 +42,10 @@ class MinimalConfig:
     backbone: TrainedNorms = section(TrainedNorms)
     encoder: LayersConfig = section(LayersConfig)
     decoder: LayersConfig = section(LayersConfig)
+
+    def __post_init__(self) -> None:
+        require_stacks(self.width, self.encoder, self.decoder, multiple=2)
+        require(self.queries >= 1, "queries", self.queries, "1 or more")
 
 
 def build(config: MinimalConfig, classes: int) -> DetectionTransformer:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from detrscope.blocks.backbone import Backbone, NormKind, build_backbone
 from detrscope.config import setting
+from detrscope.core.errors import UserError
 
 NormPlace = Literal["post", "pre"]
 
@@ -35,3 +36,31 @@ class LayersConfig:
     heads: int = setting(8, "attention heads")
     feedforward: int = setting(2048, "hidden width of the feed-forward")
     dropout: float = setting(0.1, "dropout in training")
+
+    def __post_init__(self) -> None:
+        require(self.layers >= 0, "layers", self.layers, "0 or more")
+        require(self.heads >= 1, "heads", self.heads, "1 or more")
+        require(self.feedforward >= 1, "feedforward", self.feedforward, "1 or more")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more and less than 1")
+
+
+def require(fine: bool, name: str, value: object, expected: str) -> None:
+    """Refuse a setting.
+
+    Raises:
+        UserError: it is not fine.
+    """
+    if not fine:
+        raise UserError(f"{name} is {value}: expected {expected}")
+
+
+def require_stacks(width: int, encoder: LayersConfig, decoder: LayersConfig, multiple: int) -> None:
+    """Refuse a width that heads or positional encodings cannot divide, or a decoder without layers.
+
+    Raises:
+        UserError: the setting is named.
+    """
+    require(width >= 1 and width % multiple == 0, "width", width, f"a multiple of {multiple}")
+    require(decoder.layers >= 1, "decoder.layers", decoder.layers, "1 or more")
+    for name, stack in (("encoder", encoder), ("decoder", decoder)):
+        require(width % stack.heads == 0, f"{name}.heads", stack.heads, f"a divisor of the width {width}")

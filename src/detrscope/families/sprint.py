@@ -24,7 +24,7 @@ from detrscope.blocks.queries import RARE, TwoStageQueries
 from detrscope.config import section, setting
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.layouts import Shapes
-from detrscope.families.settings import LayersConfig
+from detrscope.families.settings import LayersConfig, require, require_stacks
 from detrscope.families.stacks import dense_encoder_layers
 from detrscope.families.variant import Family, Variant
 
@@ -69,6 +69,20 @@ class SprintConfig:
     backbone: SlimConfig = section(SlimConfig)
     encoder: EncoderConfig = section(EncoderConfig)
     decoder: DecoderConfig = section(DecoderConfig)
+
+    def __post_init__(self) -> None:
+        require_stacks(self.width, self.encoder, self.decoder, multiple=4 * self.decoder.heads)
+        require(self.queries >= 1, "queries", self.queries, "1 or more")
+        slim = self.backbone
+        have = len(slim.widths)
+        require(
+            len(slim.depths) == have, "backbone.depths", slim.depths, f"one for each of the {have} widths"
+        )
+        ordered = list(slim.stages) == sorted(set(slim.stages)) and len(slim.stages) > 0
+        fine = ordered and all(1 <= stage <= have for stage in slim.stages)
+        require(fine, "backbone.stages", slim.stages, f"some of 1 to {have}, in order")
+        require(len(self.sizes) == len(slim.stages), "sizes", self.sizes, "one for each of backbone.stages")
+        require(all(0 < size < 1 for size in self.sizes), "sizes", self.sizes, "numbers between 0 and 1")
 
 
 def build(config: SprintConfig, classes: int) -> DetectionTransformer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ def conv_norm(
         y = y if residual is None else y + residual
         return F.relu(y) if relu else y
     weight, bias = _folded(conv, norm)
-    if may_use_onednn(x, weight):
+    if may_use_onednn(x, weight, residual):
         return _fused(x, conv, weight, bias, relu, residual)
     y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     y = y if residual is None else y + residual
@@ -47,15 +48,19 @@ class PackedConv2d(nn.Conv2d):
     Otherwise every call lays the weight out anew, which costs a sixth of a small map's convolution.
     """
 
-    packed: tuple[torch.Size, Tensor] | None = None
+    packed: tuple[tuple[object, ...], Tensor] | None = None
 
     def packed_for(self, x: Tensor) -> Tensor:
         """The weight for maps of this size; any layout gives the same numbers."""
-        if self.packed is None or self.packed[0] != x.shape or self.packed[1].dtype != x.dtype:
+        key = (x.shape, x.dtype, self.weight.data_ptr(), self.weight._version)
+        if self.packed is None or self.packed[0] != key:
             place = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
             laid_out = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *place, list(x.shape))
-            self.packed = (x.shape, laid_out)
+            self.packed = (key, laid_out)
         return self.packed[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "packed": None}  # oneDNN's layout can be neither copied nor pickled
 
 
 def fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
@@ -99,11 +104,13 @@ def has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-def may_use_onednn(x: Tensor, weight: Tensor) -> bool:
+def may_use_onednn(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> bool:
     """Whether oneDNN's own operators can stand in for torch's now: on a CPU, nothing learning, nothing exported."""
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False  # an exported graph holds standard operators only
-    learning = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    learning = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, weight, residual)
+    )
     return (
         not learning
         and x.device.type == "cpu"

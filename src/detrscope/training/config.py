@@ -193,6 +193,8 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"train.seed is {self.seed}: expected 0 to {2**32 - 1}")
         _at_least(
             1, train__epochs=self.epochs, train__accumulate=self.accumulate, train__devices=self.devices
         )

@@ -68,7 +68,9 @@ def extra_sets(
         if proposals.dense_logits is not None and proposals.dense_boxes_cxcywh is not None:
             many = Outputs(proposals.dense_logits[None].float(), proposals.dense_boxes_cxcywh[None].float())
             pairs = one_to_many(proposals.centres, targets)
-            found.append(ExtraSet("dense", many, pairs, boxes.new_tensor(max(1, len(pairs.images)))))
+            here = max(1, sum(len(target.labels) for target in targets))
+            # Pairs of the whole step, taken to be as many a box as here: passes and devices then add up.
+            found.append(ExtraSet("dense", many, pairs, boxes * max(1, len(pairs.images)) / here))
     if noisy is not None and denoising is not None:
         real = torch.zeros(denoising.labels.shape, dtype=torch.bool, device=boxes.device)
         real[denoising.images, denoising.queries] = True  # [B, E]

@@ -150,7 +150,7 @@ def _train_epoch(
     if position.passes >= plan.passes_per_epoch or position.step >= plan.total_steps:
         return  # trained before an interruption; its evaluation is left
     fabric, config = learner.fabric, learner.config
-    learner.live.train()
+    learner.train_mode()
     loader.set_epoch(position.epoch, skip=position.passes)
     clock.start()
     with Interruption() as interruption, progress() as bar:

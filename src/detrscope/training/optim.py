@@ -46,7 +46,7 @@ def freeze_backbone(model: nn.Module) -> None:
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
-    """The trainable parameters by learning rate: `base`, `backbone`, `muon`, one group per pattern of `lr_factors`.
+    """The trainable parameters by rate: `base`, `backbone`, `muon`, `muon.backbone`, one per pattern of `lr_factors`.
 
     The first pattern that fits a name wins, and wins over `backbone`. Where `decay_1d` is off, biases and
     norms of a group form a second one, `NAME.1d`, without weight decay.
@@ -56,6 +56,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
     """
     rates = {"base": config.lr, "backbone": config.lr_backbone}
     rates |= {"muon": config.muon.lr}
+    rates |= {"muon.backbone": config.muon.lr * config.lr_backbone / config.lr if config.lr else 0.0}
     rates |= {pattern: config.lr * factor for pattern, factor in config.lr_factors.items()}
     members: dict[tuple[str, bool], dict[str, Tensor]] = {}
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -63,7 +64,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
         fitting = [pattern for pattern in config.lr_factors if fnmatchcase(name, pattern)]
         group = fitting[0] if fitting else "backbone" if name.startswith("backbone.") else "base"
         if config.muon.enabled and not fitting and is_hidden_matrix(name, parameter):
-            group = "muon"
+            group = "muon.backbone" if group == "backbone" else "muon"
         decays = config.decay_1d or parameter.ndim > 1
         members.setdefault((group, decays), {})[name] = parameter
     for pattern in config.lr_factors:
@@ -78,7 +79,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
             part,
             rates[name],
             config.weight_decay if decays else 0.0,
-            orthogonal=name == "muon",
+            orthogonal=name.startswith("muon"),
         )
         for (name, decays), part in sorted(members.items(), key=lambda m: (order.index(m[0][0]), not m[0][1]))
     ]
@@ -86,7 +87,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon suits: a matrix or convolution between hidden layers, not of heads, queries or embeddings."""
-    if parameter.ndim < 2 or name.startswith(("heads.", "queries.")):
+    if parameter.ndim < 2 or name.startswith(("heads.", "queries.", "neck.position.", "neck.level")):
         return False
     return min(parameter.shape[0], parameter[0].numel()) >= SMALLEST_MATRIX
 
@@ -108,7 +109,10 @@ def groups_table(groups: Sequence[Group], model: nn.Module) -> Table:
 
 def make_optimizer(groups: Sequence[Group], config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the groups, with Muon for its own; a group's arithmetic in one kernel where the device has it."""
-    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group.parameters.values())
+    scaled = config.precision == "fp16"  # its scaler must skip a whole step, and be undone before clipping
+    fused = not scaled and all(
+        p.device.type in ("cpu", "cuda") for group in groups for p in group.parameters.values()
+    )
     settings = [
         {"name": g.name, "params": list(g.parameters.values()), "lr": g.lr, "weight_decay": g.weight_decay}
         for g in groups

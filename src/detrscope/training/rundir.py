@@ -32,6 +32,7 @@ from detrscope.training.config import RunConfig, flat, resolve
 CONFIG, STATE, LAST, BEST = "config.yaml", "last.pt", "last.safetensors", "best.safetensors"
 METRICS_CSV, METRICS_JSONL, CURVES, LOG = "metrics.csv", "metrics.jsonl", "curves.png", "log.txt"
 PER_CLASS = "per_class.csv"
+LOOKS = "looks"  # folder of what a watch has seen
 FILES = (CONFIG, STATE, LAST, BEST, METRICS_CSV, METRICS_JSONL, CURVES, PER_CLASS, LOG)
 
 # What a continued run may change: nothing that alters the numbers of the epochs that are done.
@@ -88,6 +89,8 @@ class RunFolder:
         """Remove what an earlier run has left; other files stay."""
         for name in FILES:
             (self / name).unlink(missing_ok=True)
+        for look in (self / LOOKS).glob("step_*.npz"):
+            look.unlink()
 
     def write_config(self, config: RunConfig) -> None:
         """Write the settings, under a comment that names the versions that read them."""

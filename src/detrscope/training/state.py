@@ -36,11 +36,11 @@ class Averages:
         """The means, over all devices."""
         if not self.sums:
             return {}
-        table = torch.tensor([list(self.sums.values()), list(self.counts.values())], device=fabric.device)
-        sums, counts = over_ranks(fabric, table, "sum").tolist()
-        return {
-            name: s / c if c else float("nan") for name, s, c in zip(self.sums, sums, counts, strict=True)
-        }
+        names = sorted(self.sums)  # devices may have met them in another order
+        columns = [[self.sums[name] for name in names], [self.counts[name] for name in names]]
+        sums, counts = over_ranks(fabric, torch.tensor(columns, device=fabric.device), "sum").tolist()
+        means = {name: s / c if c else float("nan") for name, s, c in zip(names, sums, counts, strict=True)}
+        return {name: means[name] for name in self.sums}
 
 
 @dataclass

@@ -89,6 +89,17 @@ def make_criterion(config: TrainConfig, fabric: Fabric, scoring: Scoring) -> Set
     )
 
 
+def check_learning(model: nn.Module, config: TrainConfig) -> None:
+    """Refuse settings that this model cannot learn by, before anything is written.
+
+    Raises:
+        UserError: a pattern of `lr_factors` that fits nothing, or denoising for a family that takes none.
+    """
+    parameter_groups(model, config)
+    if config.denoising.groups:
+        two_stage_queries(model)
+
+
 class Learner:
     """A model together with all that changes it.
 
@@ -107,8 +118,6 @@ class Learner:
         self.groups = parameter_groups(model, config)
         self.config = config
         self.fabric = fabric
-        if config.denoising.groups:
-            two_stage_queries(model)
         self.criterion = make_criterion(config, fabric, getattr(model, "scoring", "softmax"))
         self.live, self.optimizer = fabric.setup(AsTensors(model), make_optimizer(self.groups, config))
 
@@ -116,6 +125,13 @@ class Learner:
     def best_weights(self) -> nn.Module:
         """What is evaluated and saved: the average where there is one."""
         return self.ema.model if self.ema else self.model
+
+    def train_mode(self) -> None:
+        """Training mode, but for norms that are frozen: those keep their statistics."""
+        self.live.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
+                module.eval()
 
     def step(self, passes: Sequence[Pass], number: int, schedule: Schedule) -> Values:
         """Take an optimiser step.
@@ -218,7 +234,10 @@ class StepFailed(Exception):
 def _on_host(found: Sequence[Losses], norm: Tensor) -> Values:
     """Terms summed and watched values averaged over the passes of a step, in one transfer."""
     rows = [{"loss": one.total.detach(), **one.terms} for one in found]
-    sums = [torch.stack([row[name] for row in rows]).sum() for name in rows[0]]
+    terms = list(
+        dict.fromkeys(name for row in rows for name in row)
+    )  # a pass without boxes has no denoising terms
+    sums = [torch.stack([row[name] for row in rows if name in row]).sum() for name in terms]
     watched = [torch.stack([one.monitors[name] for one in found]).nanmean() for name in found[0].monitors]
-    names = [*rows[0], *found[0].monitors, "grad_norm"]
+    names = [*terms, *found[0].monitors, "grad_norm"]
     return dict(zip(names, torch.stack([*sums, *watched, norm]).tolist(), strict=True))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from detrscope.console import log, progress, written_whole
+from detrscope.core.errors import UserError
 from detrscope.data.images import read_image
 from detrscope.data.sources import open_dataset
 from detrscope.evaluation.coco import Evaluation
@@ -24,6 +24,7 @@ from detrscope.workflows.watch import read_metrics, read_moments, subjects_of
 MODEL = "sprint-dense-n"
 PRESET = "drawn-dogs"
 THRESHOLD = 0.4
+MARKER = "demo.json"  # says which options made a folder
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         The page, `index.html`.
 
     Raises:
-        UserError: `out` holds something else.
+        UserError: `out` holds something else, or a demo with other options.
         WorkFailed: training came to a number that is not finite.
     """
     out = Path(out)
     size = QUICK if quick else FULL
+    _claim(out, {"quick": quick, "seed": seed})
     source = f"drawn-dogs:count={size.images},val={size.val},test={size.pictures},size=128"
     log.info("1/5  drawing %d pictures (once; they are kept)", size.images + size.val + size.pictures)
     for split in ("train", "val", "test"):
@@ -76,12 +78,13 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     shipped = evaluate(MODEL, source, split="val", batch_size=16)
     log.info("4/5  training one from scratch")
     run = RunFolder(out / "run")
+    going_on = run.in_use
     outcome = train(
-        preset=None if run.has_state else PRESET,
-        data=None if run.has_state else source,
+        preset=None if going_on else PRESET,
+        data=None if going_on else source,
         out=run.path,
-        resume=run.has_state,
-        overrides={} if run.has_state else {"train.seed": seed, **size.overrides},
+        resume=going_on,
+        overrides={} if going_on else {"train.seed": seed, **size.overrides},
     )
     log.info("5/5  filming its attention")
     film = _film(source, run.path, out)
@@ -99,11 +102,23 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     return out / "index.html"
 
 
+def _claim(out: Path, options: dict[str, bool | int]) -> None:
+    """Take a new or empty folder, or go on in one of the same demo."""
+    marker = out / MARKER
+    if marker.is_file():
+        if json.loads(marker.read_text(encoding="utf-8")) != options:
+            raise UserError(f"{out}: holds a demo with other options; give a new folder with --out")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is not empty and no demo of ours; give a new folder with --out")
+    with written_whole(marker) as path:
+        path.write_text(json.dumps(options), encoding="utf-8")
+
+
 def _detect(source: str, out: Path) -> list[Path]:
     """Annotated pictures of the test split."""
     detector = load(MODEL, device="cpu")
     folder = out / "detections"
-    shutil.rmtree(folder, ignore_errors=True)
     paths = []
     for image in open_dataset(source, "test").images:
         pixels = read_image(image.path)

@@ -27,11 +27,13 @@ from detrscope.evaluation.classes import match_classes
 from detrscope.evaluation.coco import average_precision
 from detrscope.evaluation.predict import predict_dataset
 from detrscope.evaluation.report import write_class_csv
+from detrscope.families.checkpoint import read_card
 from detrscope.families.weights import Loaded, load_backbone, load_model, random_model
 from detrscope.training.config import RunConfig, TrainConfig, resolve, undotted
 from detrscope.training.loop import Outcome, Scores, train_model
-from detrscope.training.rundir import CURVES, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
+from detrscope.training.rundir import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
 from detrscope.training.state import seed_all
+from detrscope.training.step import check_learning
 from detrscope.views.curves import draw_curves
 from detrscope.workflows.watch import Watch, subjects_of
 
@@ -150,10 +152,15 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
     """What every process does."""
     dataset, val = open_data(config)
     seed_all(config.train.seed)  # the same first weights in every process
-    loaded, config = make_model(config, dataset, fresh=not (resume and folder.has_state))
+    going_on = resume and folder.has_state
+    saved = read_card(folder / LAST) if going_on and (folder / LAST).exists() else None
+    loaded, config = make_model(config, dataset, fresh=not going_on, saved=saved)
     _warn_of_crowds(config, dataset)
     loader = _make_train_loader(config, dataset, loaded.card, fabric)
-    if fabric.is_global_zero:
+    check_learning(loaded.model, config.train)
+    evaluate = None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric)
+    watch = _make_watch(config, loaded.card, val, folder)
+    if fabric.is_global_zero:  # all that can be wrong with the settings is known by now
         if not resume:
             folder.clear()
         folder.write_config(config)
@@ -166,9 +173,9 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
             config.train,
             folder,
             fabric,
-            evaluate=None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric),
+            evaluate=evaluate,
             after_epoch=[lambda path: draw_curves([path], path / CURVES)],
-            watch=_make_watch(config, loaded.card, val, folder),
+            watch=watch,
             name_of=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
         )
 
@@ -199,13 +206,16 @@ def open_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | N
     return dataset, val
 
 
-def make_model(config: RunConfig, dataset: DetectionDataset, *, fresh: bool) -> tuple[Loaded, RunConfig]:
+def make_model(
+    config: RunConfig, dataset: DetectionDataset, *, fresh: bool, saved: ModelCard | None = None
+) -> tuple[Loaded, RunConfig]:
     """The model that training starts from, and the config with what `start_from` brings filled in.
 
     Args:
         config: the settings.
         dataset: tells the classes.
         fresh: load weights; off where a training state will bring them.
+        saved: the card of the run that is resumed.
     """
     choice, size = config.model, config.data.preprocessing
     if choice.start_from and fresh:
@@ -220,6 +230,9 @@ def make_model(config: RunConfig, dataset: DetectionDataset, *, fresh: bool) -> 
         reports = [loaded.report]
     else:
         loaded = random_model(choice.variant, choice.overrides, dataset.classes, size)
+        if saved is not None:  # what `--from` brought stays: the mean and deviation it was trained with
+            kept = replace(saved.preprocessing, short_side=size.short_side, long_side=size.long_side)
+            loaded = replace(loaded, card=replace(loaded.card, preprocessing=kept))
         wanted = fresh and choice.backbone_weights != "none"
         reports = [load_backbone(loaded.model, choice.backbone_weights)] if wanted else []
     for report in reports:

@@ -22,9 +22,9 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.data.images import read_image
 from detrscope.families.postprocess import postprocess
 from detrscope.lens.maps import map_of, mass_inside, merged_over
+from detrscope.training.rundir import LOOKS
 from detrscope.views.attention_film import Look, Moment
 
-LOOKS = "looks"  # folder in the run folder
 SHOWN = 0.3  # least score of a box that is drawn
 
 
@@ -61,6 +61,8 @@ class Watch:
         self.folder = folder / LOOKS
         self.subjects = tuple(subjects)
         self.card = card
+        if not subjects:
+            raise UserError("train.watch.pictures: no validation picture has an object to look at")
 
     def __call__(self, model: nn.Module, step: int) -> None:
         """Look with the model as it is after `step` steps."""
@@ -80,23 +82,24 @@ def look_at(
     training = model.training
     model.eval()
     probe = Probe(sites=["decoder.*.cross"])
+    device = next(model.parameters()).device
     image = card.preprocessing.apply(subject.image)[None]
     with torch.no_grad():
-        outputs = model(Batch(image), probe=probe)
+        outputs = model(Batch(image).to(device), probe=probe)
     model.train(training)
     height, width = subject.image.shape[-2:]
     (scored,) = postprocess(outputs, card.scoring, [(height, width)])
     keep = scored.scores >= SHOWN
-    rows = list(probe.records.values())[-1].rows()[0].float()  # [h, Q, S]
+    rows = list(probe.records.values())[-1].rows()[0].float().cpu()  # [h, Q, S]
     level = _only_level(probe.levels)
-    queries = scored.query_ids[keep].unique()
-    merged = map_of(merged_over(rows, queries if len(queries) else scored.query_ids[:1]), level)
+    queries = scored.query_ids[keep].unique().cpu()
+    merged = map_of(merged_over(rows, queries if len(queries) else scored.query_ids[:1].cpu()), level)
     arrays = {
         "attention": merged.numpy().astype(np.float32),
-        "boxes": scored.boxes_xyxy[keep].numpy(),
-        "scores": scored.scores[keep].numpy(),
+        "boxes": scored.boxes_xyxy[keep].cpu().numpy(),
+        "scores": scored.scores[keep].cpu().numpy(),
     }
-    return arrays, _matched_mass(rows, outputs.boxes_cxcywh[-1, 0].float(), subject, level)
+    return arrays, _matched_mass(rows, outputs.boxes_cxcywh[-1, 0].float().cpu(), subject, level)
 
 
 def _only_level(levels: tuple[Level, ...]) -> Level:
@@ -121,7 +124,11 @@ def _matched_mass(rows: Tensor, boxes_cxcywh: Tensor, subject: Subject, level: L
 
 
 def read_moments(folder: Path, subjects: Sequence[Subject]) -> list[Moment]:
-    """What a `Watch` has kept, in the order of steps."""
+    """What a `Watch` has kept, in the order of steps.
+
+    Raises:
+        UserError: nothing was kept.
+    """
     moments = []
     for path in sorted((folder / LOOKS).glob("step_*.npz")):
         with np.load(path) as kept:
@@ -136,6 +143,8 @@ def read_moments(folder: Path, subjects: Sequence[Subject]) -> list[Moment]:
                 for i, subject in enumerate(subjects)
             ]
             moments.append(Moment(int(path.stem.rpartition("_")[2]), looks, float(kept["mass_inside"])))
+    if not moments or not subjects:
+        raise UserError(f"{folder}: holds no looks; train with --train.watch.pictures=4")
     return moments
 
 
