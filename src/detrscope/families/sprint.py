@@ -150,6 +150,7 @@ FAMILY = Family(
             "sprint-dense-n",
             "nano: learns from scratch on a CPU in minutes",
             NANO,
+            shipped="sprint-dense-n-drawn-dogs.safetensors",
             preprocessing=Preprocessing(128, 128),
         ),
         Variant(

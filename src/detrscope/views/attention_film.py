@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -15,6 +17,7 @@ from detrscope.views.film import film
 
 WIDTH, HEIGHT = 1280, 640  # pixels
 MAPS = "inferno"  # even in lightness: reads the same to the colour-blind and in print
+CAPTION = 130  # letters in a line
 HOLD = 8  # frames that the last moment stays
 
 
@@ -81,7 +84,7 @@ def draw_moment(
     for axes, look in zip(grid.flat, moment.looks, strict=False):
         _draw_look(axes, look)
     left.suptitle(f"after {moment.step} steps", fontsize=13)
-    left.supxlabel(caption, fontsize=8, color="0.35")
+    left.supxlabel(textwrap.fill(caption, CAPTION), fontsize=8, color="0.35")
     precision, inside, loss = right.subplots(3, 1, sharex=True)
     last = moments[-1].step
     steps, values = _series(metrics, "val/AP", moment.step)
@@ -105,11 +108,13 @@ def draw_moment(
 def _draw_look(axes: Axes, look: Look) -> None:
     height, width = look.image.shape[:2]
     extent = (0, width, height, 0)
-    axes.imshow(look.image.mean(axis=-1), cmap="gray", vmin=-120, vmax=255, extent=extent)
-    peak = max(float(look.attention.max()), 1e-9)
-    axes.imshow(
-        look.attention / peak, cmap=MAPS, alpha=0.6, interpolation="bilinear", extent=extent, vmin=0, vmax=1
-    )
+    axes.imshow(look.image.mean(axis=-1), cmap="gray", vmin=-60, vmax=255, extent=extent)
+    strength = look.attention / max(float(look.attention.max()), 1e-9)  # [h, w] 0..1
+    colours = matplotlib.colormaps[MAPS](
+        0.25 + 0.75 * strength
+    )  # [h, w, 4]; its darkest would read as shadow
+    colours[..., 3] = 0.8 * strength**0.5
+    axes.imshow(colours, interpolation="bilinear", extent=extent)
     for box in look.truth_xyxy:
         axes.add_patch(_outline(box, "white", ":"))
     for box, score in zip(look.boxes_xyxy, look.scores, strict=True):
