@@ -179,7 +179,7 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path, make_dataset: MakeDa
         (["--train.epoch=3"], "unknown key 'train.epoch'; did you mean 'epochs'"),
         (["--resum"], "unknown option '--resum'; did you mean '--resume'"),
         (["--trian.epochs", "3"], "unknown option '--trian.epochs'"),
-        (["--preset", "bccd"], "preset 'bccd' is not known; did you mean 'bccd-detr'"),
+        (["--preset", "bcdd"], "preset 'bcdd' is not known; did you mean 'bccd'"),
         (["--train.precision=fp16", "--data", "x"], "needs a GPU"),
         (["--train.accelerator=abacus", "--data", "x"], "train.accelerator abacus"),
         ([], "no dataset: give --data"),
@@ -241,7 +241,7 @@ def test_print_config_is_a_config_and_trains_nothing(tmp_path: Path) -> None:
 
 def test_help_ends_with_every_setting() -> None:
     text = command("train", "--help").stdout
-    assert "--resume" in text and "Presets: bccd-detr" in text
+    assert "--resume" in text and "Presets: bccd, bccd-detr" in text
     for key in ("train.schedule.kind", "data.batch_size", "augment.flip", "model.overrides.encoder.layers"):
         assert key in text
     assert text.index("--overwrite") < text.index("train.loss.no_object")
