@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+from detrscope.core.types import Level
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,50 @@ class DenseRecord:
         return (self.rows() @ self.value).transpose(1, 2).flatten(2)
 
 
-Record = DenseRecord
+@dataclass(frozen=True)
+class DeformableRecord:
+    """Deformable attention: where each query looked and with which weight. Its dense map is exact and made on demand.
+
+    Points are 0..1 of their own level's map, padding included; a point outside of it finds nothing, so that a row may
+    sum to less than 1. That is true, and nothing is renormalised.
+    """
+
+    points: Tensor  # [B, h, Q, P, 2] x, y
+    weights: Tensor  # [B, h, Q, P] after the softmax over P, and after edits
+    value: Tensor  # [B, h, S, d]
+    point_levels: tuple[int, ...]  # the level of each of the P points
+    levels: tuple[Level, ...]  # sizes of the maps; S runs over them in order
+    reference: Tensor  # [B, Q, L, 2 or 4] reference points (x, y) or boxes (cx, cy, w, h), 0..1 of each level's map
+
+    def rows(self, queries: Tensor | slice = slice(None)) -> Tensor:
+        """The dense image of some queries' attention over all tokens, every head: [B, h, Q', S].
+
+        Each weight is spread over the four tokens around its point as bilinear interpolation reads them.
+        """
+        points, weights = self.points[:, :, queries], self.weights[:, :, queries]  # [B, h, Q', P, 2], [.., P]
+        rows = weights.new_zeros(*weights.shape[:3], self.value.shape[2])  # [B, h, Q', S]
+        starts = list(accumulate((h * w for h, w in self.levels), initial=0))
+        size = points.new_tensor([[self.levels[n].width, self.levels[n].height] for n in self.point_levels])
+        start = torch.tensor([starts[n] for n in self.point_levels], device=points.device)  # [P]
+        place = points * size - 0.5  # [B, h, Q', P, 2] in tokens
+        corner = place.floor()
+        part = place - corner
+        for dx in (0, 1):
+            for dy in (0, 1):
+                at = corner + points.new_tensor([dx, dy])
+                share = (part if dx else 1 - part)[..., 0] * (part if dy else 1 - part)[..., 1]
+                inside = ((at >= 0) & (at < size)).all(-1)
+                x, y = torch.where(inside[..., None], at, 0).long().unbind(-1)
+                index = start + y * size[:, 0].long() + x  # [B, h, Q', P]
+                rows.scatter_add_(3, index, torch.where(inside, weights * share.to(weights.dtype), 0))
+        return rows
+
+    def output(self) -> Tensor:
+        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * d]."""
+        return (self.rows().to(self.value.dtype) @ self.value).transpose(1, 2).flatten(2)
+
+
+Record = DenseRecord | DeformableRecord
 
 
 def _rows_of(part: Tensor, queries: Tensor | slice) -> Tensor:
