@@ -62,7 +62,7 @@ def sample_reference(
     value: Tensor, points: Tensor, weights: Tensor, levels: Sequence[Level], point_levels: Sequence[int]
 ) -> Tensor:
     """The same by grid_sample, level by level: [B, Q, h*d]."""
-    b, q, h, _, _ = points.shape
+    b, _, h = points.shape[:3]
     grid = (2 * points - 1).permute(0, 2, 1, 3, 4).flatten(0, 1)  # [B*h, Q, P, 2]
     mix = weights.permute(0, 2, 1, 3).flatten(0, 1)[:, None]  # [B*h, 1, Q, P]
     out, start = None, 0
