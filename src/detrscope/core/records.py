@@ -51,7 +51,7 @@ class DeformableRecord:
     value: Tensor  # [B, h, S, d]
     point_levels: tuple[int, ...]  # the level of each of the P points
     levels: tuple[Level, ...]  # sizes of the maps; S runs over them in order
-    reference: Tensor  # [B, Q, L, 2 or 4] reference points (x, y) or boxes (cx, cy, w, h), 0..1 of each level's map
+    reference: Tensor  # [B, Q, L, 2 or 4] points (x, y) or boxes_cxcywh that they were placed around
 
     def rows(self, queries: Tensor | slice = slice(None)) -> Tensor:
         """The dense image of some queries' attention over all tokens, every head: [B, h, Q', S].
