@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,29 +83,33 @@ def look(
     )
 
 
-def by_definition(of: Look) -> Tensor:
-    """Bilinear interpolation between the centres of tokens, one point after the other, in float64."""
-    value, points, scores = (x.double() for x in of.tensors)
-    weights = scores.softmax(-1)
-    images, queries, heads, per_head = scores.shape
+def footprints(of: Look) -> Tensor:
+    """How much of each token each point reads, one point after the other: [B, h, Q, P, S] float64."""
+    images, queries, heads, per_head = of.scores.shape
     starts = [0]
     for height, width in of.levels:
         starts.append(starts[-1] + height * width)
-    out = torch.zeros(images, queries, heads, value.shape[-1], dtype=torch.float64)
-    for b in range(images):
-        for q in range(queries):
-            for h in range(heads):
-                for p in range(per_head):
-                    level = of.point_levels[p]
-                    height, width = of.levels[level]
-                    x, y = (points[b, q, h, p] * torch.tensor([width, height]) - 0.5).tolist()
-                    for row in (math.floor(y), math.floor(y) + 1):
-                        for column in (math.floor(x), math.floor(x) + 1):
-                            if 0 <= row < height and 0 <= column < width:
-                                share = (1 - abs(x - column)) * (1 - abs(y - row))
-                                token = value[b, starts[level] + row * width + column, h]
-                                out[b, q, h] += weights[b, q, h, p] * share * token
-    return out.flatten(2)
+    shares = torch.zeros(images, heads, queries, per_head, starts[-1], dtype=torch.float64)
+    for b, h, q, p in itertools.product(*map(range, shares.shape[:4])):
+        level = of.point_levels[p]
+        height, width = of.levels[level]
+        x, y = (of.points[b, q, h, p].double() * torch.tensor([width, height]) - 0.5).tolist()
+        for row in (math.floor(y), math.floor(y) + 1):
+            for column in (math.floor(x), math.floor(x) + 1):
+                if 0 <= row < height and 0 <= column < width:
+                    token = starts[level] + row * width + column
+                    shares[b, h, q, p, token] = (1 - abs(x - column)) * (1 - abs(y - row))
+    return shares
+
+
+def by_definition(of: Look, gain: Tensor | float = 1.0) -> Tensor:
+    """Bilinear interpolation between the centres of tokens, in float64: [B, Q, h*d].
+
+    `gain` broadcasts to [B, h, Q, P, S] and multiplies what each point finds at each token.
+    """
+    weights = of.scores.double().softmax(-1).transpose(1, 2)  # [B, h, Q, P]
+    rows = (weights[..., None] * footprints(of) * gain).sum(3)  # [B, h, Q, S]
+    return (rows @ of.value.double().transpose(1, 2)).transpose(1, 2).flatten(2)
 
 
 def gradients(of: Look, seed: int = 5) -> tuple[Tensor, ...]:
