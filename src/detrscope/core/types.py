@@ -71,9 +71,9 @@ class Proposals:
     logits: Tensor  # [B, S, K] one-to-one: one token answers for one object
     boxes_cxcywh: Tensor  # [B, S, 4]
     centres: Tensor  # [B or 1, S, 2] where the tokens are
-    any_class: bool = False  # logit 0 stands for an object of whatever class
     dense_logits: Tensor | None = None  # [B, S, K] one-to-many: every token inside an object answers for it
     dense_boxes_cxcywh: Tensor | None = None  # [B, S, 4]
+    any_class: bool = False  # logit 0 stands for an object of whatever class
 
 
 @dataclass(frozen=True)
