@@ -48,6 +48,8 @@ def theirs_of(variant: str) -> Any:
         ) in model.class_embed:  # transformers 5.23 ties them; the published code and its weights do not
             head.weight, head.bias = nn.Parameter(head.weight.clone()), nn.Parameter(head.bias.clone())
     spread_weights(model)
+    if not config.two_stage:
+        model.model.reference_points.weight.data.mul_(0.3)  # points all over the image, not in its corners
     batch = padded_batch()
 
     def run() -> None:
