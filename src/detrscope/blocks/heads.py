@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -93,7 +95,7 @@ class LayeredHeads(nn.Module):
     Iterative bounding box refinement as published (Deformable DETR, arXiv:2010.04159, appendix A.4).
     """
 
-    def __init__(self, class_heads: list[nn.Linear], box_heads: list[nn.Module]) -> None:
+    def __init__(self, class_heads: Sequence[nn.Linear], box_heads: Sequence[nn.Module]) -> None:
         super().__init__()
         self.class_heads = nn.ModuleList(class_heads)
         self.box_heads = nn.ModuleList(box_heads)

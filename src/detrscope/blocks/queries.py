@@ -75,8 +75,7 @@ class TwoStageQueries(nn.Module):
 
     def forward(self, pyramid: Pyramid) -> Queries:
         """Tokens [B, S, D] -> content [B, Q, D], boxes_cxcywh [B, Q, 4]; Q is at most the number of tokens."""
-        with torch.autocast(pyramid.tokens.device.type, enabled=False):
-            proposals = self._propose(pyramid)
+        proposals = self._propose(pyramid)
         scores = proposals.logits.detach().amax(-1)  # [B, S]
         if pyramid.padding is not None:
             scores = scores.masked_fill(pyramid.padding, float("-inf"))
@@ -95,18 +94,17 @@ class TwoStageQueries(nn.Module):
 
     def _propose(self, pyramid: Pyramid) -> Proposals:
         assert pyramid.centres is not None, "the neck must say where tokens are"
-        tokens = pyramid.tokens.to(self.class_head.weight.dtype)
+        tokens, centres = pyramid.tokens, pyramid.centres
         lengths = [level.height * level.width for level in pyramid.levels]
-        size = torch.cat([tokens.new_full((n,), s) for n, s in zip(lengths, self.sizes, strict=True)])  # [S]
-        centres = pyramid.centres
+        size = torch.cat([centres.new_full((n,), s) for n, s in zip(lengths, self.sizes, strict=True)])  # [S]
         start = torch.cat([centres, size[:, None].expand_as(centres)], dim=-1)  # [B or 1, S, 4]
         start = inverse_sigmoid(start)
         return Proposals(
-            logits=self.class_head(tokens),
-            boxes_cxcywh=(self.box_head(tokens) + start).sigmoid(),
+            logits=_exact(self.class_head, tokens),
+            boxes_cxcywh=_boxes(self.box_head, tokens, start),
             centres=centres,
-            dense_logits=self.dense_class_head(tokens) if self.training else None,
-            dense_boxes_cxcywh=(self.dense_box_head(tokens) + start).sigmoid() if self.training else None,
+            dense_logits=_exact(self.dense_class_head, tokens) if self.training else None,
+            dense_boxes_cxcywh=_boxes(self.dense_box_head, tokens, start) if self.training else None,
         )
 
 
@@ -150,7 +148,7 @@ class ProposedQueries(nn.Module):
         box_head: [B, S, D] -> [B, S, 4].
     """
 
-    def __init__(self, count: int, width: int, class_head: nn.Linear, box_head: nn.Module) -> None:
+    def __init__(self, count: int, width: int, class_head: nn.Linear, box_head: MLP) -> None:
         super().__init__()
         self.count = count
         self.width = width
@@ -165,17 +163,16 @@ class ProposedQueries(nn.Module):
 
     def forward(self, pyramid: Pyramid) -> Queries:
         """Tokens [B, S, D] -> content and position [B, Q, D], boxes_cxcywh [B, Q, 4]; Q is at most S."""
-        with torch.autocast(pyramid.tokens.device.type, enabled=False):
-            proposals = self._propose(pyramid)
-            objects = proposals.logits[..., 0].detach()  # [B, S]
-            best = objects.topk(min(self.count, objects.shape[1]), dim=1).indices[..., None]  # [B, Q, 1]
-            boxes = proposals.boxes_cxcywh.detach().gather(1, best.expand(-1, -1, 4))  # [B, Q, 4]
-            place = sine_boxes(boxes, self.width // 2).to(self.place.weight.dtype)  # [B, Q, 2D]
-            position, content = self.place_norm(self.place(place)).chunk(2, dim=-1)  # [B, Q, D] each
+        proposals = self._propose(pyramid)
+        objects = proposals.logits[..., 0].detach()  # [B, S]
+        best = objects.topk(min(self.count, objects.shape[1]), dim=1).indices[..., None]  # [B, Q, 1]
+        boxes = proposals.boxes_cxcywh.detach().gather(1, best.expand(-1, -1, 4))  # [B, Q, 4]
+        place = self.place_norm(_exact(self.place, sine_boxes(boxes, self.width // 2)))  # [B, Q, 2D]
+        position, content = place.chunk(2, dim=-1)  # [B, Q, D] each
         return Queries(content, position, boxes, proposals=proposals)
 
     def _propose(self, pyramid: Pyramid) -> Proposals:
-        tokens = pyramid.tokens.to(self.projection.weight.dtype)
+        tokens = pyramid.tokens
         centres = token_places(pyramid.padding, pyramid.levels, tokens)  # [B or 1, S, 2]
         sides = [SMALLEST * 2.0**level for level in range(len(pyramid.levels))]
         lengths = [height * width for height, width in pyramid.levels]
@@ -185,11 +182,21 @@ class ProposedQueries(nn.Module):
         if pyramid.padding is not None:
             void = void | pyramid.padding[..., None]
         seen = self.projection_norm(self.projection(tokens.masked_fill(void, 0.0)))  # [B, S, D]
-        delta = self.box_head(seen)  # [B, S, 4]
-        boxes = (delta.to(start.dtype) + inverse_sigmoid(start)).sigmoid()
+        boxes = _boxes(self.box_head, seen, inverse_sigmoid(start))  # [B, S, 4]
         return Proposals(
-            logits=self.class_head(seen),
+            logits=_exact(self.class_head, seen),
             boxes_cxcywh=boxes.masked_fill(void, 1.0),  # as published: the limit of an infinite logit
             centres=centres,
             any_class=True,
         )
+
+
+def _exact(head: nn.Linear, x: Tensor) -> Tensor:
+    """A head's answer in the precision of its weights: boxes and scores want more bits than bf16 has."""
+    with torch.autocast(x.device.type, enabled=False):
+        return head(x.to(head.weight.dtype))
+
+
+def _boxes(head: MLP, tokens: Tensor, start: Tensor) -> Tensor:
+    """Boxes moved from where they start; there are many tokens, so only the last layer is exact under autocast."""
+    return (_exact(head.last, head.hidden(tokens)) + start).sigmoid()

@@ -123,7 +123,7 @@ def _decoder_layers(config: DeformableDetrConfig) -> list[RefiningDecoderLayer]:
     ]
 
 
-def _head_pairs(config: DeformableDetrConfig, classes: int) -> tuple[list[nn.Linear], list[nn.Module]]:
+def _head_pairs(config: DeformableDetrConfig, classes: int) -> tuple[list[nn.Linear], list[MLP]]:
     """Class and box heads: one pair, one for each decoder layer, or those and one more for the proposals.
 
     Boxes start where their reference is; where that is a point, they start small.
@@ -139,7 +139,7 @@ def _head_pairs(config: DeformableDetrConfig, classes: int) -> tuple[list[nn.Lin
     if config.references != "two-stage":
         with torch.no_grad():
             boxes[0].last.bias[2:] = SMALL
-    return class_heads, list(boxes)
+    return class_heads, boxes
 
 
 def infer(shapes: Shapes) -> dict[str, object]:
