@@ -103,9 +103,13 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., widths[0]] -> [..., widths[-1]]."""
+        return self.last(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What the last layer reads: [..., widths[0]] -> [..., widths[-2]]."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
-        return self.layers[-1](x)
+        return x
 
 
 class PostNorm(nn.Module):

@@ -72,8 +72,7 @@ class TwoStageQueries(nn.Module):
 
     def forward(self, pyramid: Pyramid) -> Queries:
         """Tokens [B, S, D] -> content [B, Q, D], boxes_cxcywh [B, Q, 4]; Q is at most the number of tokens."""
-        with torch.autocast(pyramid.tokens.device.type, enabled=False):
-            proposals = self._propose(pyramid)
+        proposals = self._propose(pyramid)
         scores = proposals.logits.detach().amax(-1)  # [B, S]
         if pyramid.padding is not None:
             scores = scores.masked_fill(pyramid.padding, float("-inf"))
@@ -92,16 +91,26 @@ class TwoStageQueries(nn.Module):
 
     def _propose(self, pyramid: Pyramid) -> Proposals:
         assert pyramid.centres is not None, "the neck must say where tokens are"
-        tokens = pyramid.tokens.to(self.class_head.weight.dtype)
+        tokens, centres = pyramid.tokens, pyramid.centres
         lengths = [level.height * level.width for level in pyramid.levels]
-        size = torch.cat([tokens.new_full((n,), s) for n, s in zip(lengths, self.sizes, strict=True)])  # [S]
-        centres = pyramid.centres
+        size = torch.cat([centres.new_full((n,), s) for n, s in zip(lengths, self.sizes, strict=True)])  # [S]
         start = torch.cat([centres, size[:, None].expand_as(centres)], dim=-1)  # [B or 1, S, 4]
         start = inverse_sigmoid(start)
         return Proposals(
-            logits=self.class_head(tokens),
-            boxes_cxcywh=(self.box_head(tokens) + start).sigmoid(),
+            logits=_exact(self.class_head, tokens),
+            boxes_cxcywh=_boxes(self.box_head, tokens, start),
             centres=centres,
-            dense_logits=self.dense_class_head(tokens) if self.training else None,
-            dense_boxes_cxcywh=(self.dense_box_head(tokens) + start).sigmoid() if self.training else None,
+            dense_logits=_exact(self.dense_class_head, tokens) if self.training else None,
+            dense_boxes_cxcywh=_boxes(self.dense_box_head, tokens, start) if self.training else None,
         )
+
+
+def _exact(head: nn.Linear, x: Tensor) -> Tensor:
+    """A head's answer in the precision of its weights: boxes and scores want more bits than bf16 has."""
+    with torch.autocast(x.device.type, enabled=False):
+        return head(x.to(head.weight.dtype))
+
+
+def _boxes(head: MLP, tokens: Tensor, start: Tensor) -> Tensor:
+    """Boxes moved from where they start; there are many tokens, so only the last layer is exact under autocast."""
+    return (_exact(head.last, head.hidden(tokens)) + start).sigmoid()

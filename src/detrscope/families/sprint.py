@@ -8,13 +8,14 @@ and a loss that ties class scores to overlap (DEIM, arXiv:2412.04234).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from detrscope.blocks.backbone import SlimBackbone
 from detrscope.blocks.conditional import ConditionalCrossAttention
 from detrscope.blocks.decoder import RefiningDecoder, RefiningDecoderLayer
+from detrscope.blocks.deformable import DeformableCrossAttention
 from detrscope.blocks.encoder import Encoder
 from detrscope.blocks.heads import RefiningHeads
 from detrscope.blocks.layers import MLP, Attention, FeedForward, PreNorm
@@ -27,6 +28,8 @@ from detrscope.families.layouts import Shapes
 from detrscope.families.settings import LayersConfig, require, require_stacks
 from detrscope.families.stacks import dense_encoder_layers
 from detrscope.families.variant import Family, Variant
+
+START_SHARPNESS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,10 @@ class DecoderConfig(EncoderConfig):
     """The decoder."""
 
     layers: int = setting(3, "number of layers")
-    sharpness: float = setting(3.0, "how local the cross-attention starts")
+    points: tuple[int, ...] = setting(
+        (), "deformable cross-attention: sampling points of a head on each stage used; none for dense"
+    )
+    sharpness: float = setting(START_SHARPNESS, "dense cross-attention: how local it starts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +89,20 @@ class SprintConfig:
         require(fine, "backbone.stages", slim.stages, f"some of 1 to {have}, in order")
         require(len(self.sizes) == len(slim.stages), "sizes", self.sizes, "one for each of backbone.stages")
         require(all(0 < size < 1 for size in self.sizes), "sizes", self.sizes, "numbers between 0 and 1")
+        self._check_cross(self.decoder)
+
+    def _check_cross(self, decoder: DecoderConfig) -> None:
+        points, name = decoder.points, "decoder.points"
+        if points:
+            require(len(points) == len(self.sizes), name, points, "none, or one for each of backbone.stages")
+            require(min(points) >= 0 and sum(points) > 0, name, points, "numbers of points, not all 0")
+            only_dense = "as it was, since decoder.points makes the cross-attention deformable"
+            sharpness = decoder.sharpness
+            require(sharpness == START_SHARPNESS, "decoder.sharpness", sharpness, only_dense)
 
 
 def build(config: SprintConfig, classes: int) -> DetectionTransformer:
-    """The dense twin with random weights; K = classes."""
+    """The model with random weights; K = classes. The twins differ in the cross-attention of their decoder only."""
     d, c = config.width, config.decoder
     backbone = SlimBackbone(
         config.backbone.stem, config.backbone.widths, config.backbone.depths, config.backbone.stages
@@ -94,7 +110,7 @@ def build(config: SprintConfig, classes: int) -> DetectionTransformer:
     layers = [
         RefiningDecoderLayer(
             Attention(d, c.heads, c.dropout, f"decoder.{i}.self"),
-            ConditionalCrossAttention(d, c.heads, f"decoder.{i}.cross", c.sharpness),
+            _cross_attention(d, c, f"decoder.{i}.cross"),
             FeedForward(d, c.feedforward, c.dropout),
             (PreNorm(d, c.dropout), PreNorm(d, c.dropout), PreNorm(d, c.dropout)),
         )
@@ -109,6 +125,12 @@ def build(config: SprintConfig, classes: int) -> DetectionTransformer:
         heads=RefiningHeads(_class_head(d, classes), [_still(MLP(d, d, 4)) for _ in range(c.layers)]),
         scoring="sigmoid",
     )
+
+
+def _cross_attention(width: int, config: DecoderConfig, site: str) -> nn.Module:
+    if config.points:
+        return DeformableCrossAttention(width, config.heads, config.points, site)
+    return ConditionalCrossAttention(width, config.heads, site, config.sharpness)
 
 
 def _class_head(width: int, classes: int) -> nn.Linear:
@@ -130,12 +152,25 @@ def infer(shapes: Shapes) -> dict[str, object]:
 
 
 NANO = SprintConfig()
+DEFORMABLE_NANO = SprintConfig(
+    sizes=(0.1, 0.25),
+    backbone=SlimConfig(stages=(2, 3)),
+    encoder=EncoderConfig(layers=0),
+    decoder=DecoderConfig(points=(4, 4)),
+)
 SMALL = SprintConfig(
     width=192,
     queries=60,
     backbone=SlimConfig(stem=24, widths=(48, 96, 192), depths=(1, 2, 2)),
     encoder=EncoderConfig(layers=2, heads=6, feedforward=384),
     decoder=DecoderConfig(layers=3, heads=6, feedforward=384),
+)
+DEFORMABLE_SMALL = replace(
+    SMALL,
+    sizes=(0.1, 0.25),
+    backbone=replace(SMALL.backbone, stages=(2, 3)),
+    encoder=replace(SMALL.encoder, layers=0),
+    decoder=replace(SMALL.decoder, points=(4, 4)),
 )
 
 FAMILY = Family(
@@ -157,6 +192,18 @@ FAMILY = Family(
             "sprint-dense-s",
             "small: wider, for real images of a few hundred pixels",
             SMALL,
+            preprocessing=Preprocessing(240, 320),
+        ),
+        Variant(
+            "sprint-deformable-n",
+            "nano, deformable cross-attention at strides 8 and 16: the one to start with on your own images",
+            DEFORMABLE_NANO,
+            preprocessing=Preprocessing(240, 320),
+        ),
+        Variant(
+            "sprint-deformable-s",
+            "small, deformable cross-attention at strides 8 and 16",
+            DEFORMABLE_SMALL,
             preprocessing=Preprocessing(240, 320),
         ),
     ),

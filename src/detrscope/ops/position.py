@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from detrscope.core.types import Level
 
 
 def pixel_centres(padding: Tensor | None, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,6 +38,25 @@ def token_centres(padding: Tensor | None, height: int, width: int, like: Tensor)
     inside_y = y[:, -1:, :].clamp(min=1)
     inside_x = x[:, :, -1:].clamp(min=1)
     return torch.stack([(x - 0.5) / inside_x, (y - 0.5) / inside_y], dim=-1).flatten(1, 2)
+
+
+def valid_ratios(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
+    """How much of each map is image rather than padding, along x and y: [B, L, 2], or ones [1, L, 2] without padding.
+
+    Multiplied by these, places of the unpadded image become places of each padded map.
+
+    Args:
+        padding: [B, S] bool, True at padding; S runs over the levels in order. Images lie at the upper left.
+        levels: sizes of the L maps.
+        like: gives device and dtype.
+    """
+    if padding is None:
+        return like.new_ones(1, len(levels), 2)
+    ratios = []
+    for part, (height, width) in zip(padding.split([h * w for h, w in levels], dim=1), levels, strict=True):
+        inside = ~part.unflatten(1, (height, width))  # [B, H, W]
+        ratios.append(torch.stack([inside[:, 0].sum(1) / width, inside[:, :, 0].sum(1) / height], dim=-1))
+    return torch.stack(ratios, dim=1).to(like.dtype)
 
 
 def sine_coordinates(places: Tensor, channels: int) -> Tensor:

@@ -87,6 +87,7 @@ def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
     x = x if wide else x.mT
     x = x / (matrices.flatten(1).norm(dim=1).view(-1, 1, 1).bfloat16() + 1e-7)
     for _ in range(steps):
-        square = x @ x.mT
-        x = A * x + (B * square + C * (square @ square)) @ x
+        square = torch.bmm(x, x.mT)
+        polynomial = torch.baddbmm(square, square, square, beta=B, alpha=C)  # b s + c s^2
+        x = torch.baddbmm(x, polynomial, x, beta=A)
     return (x if wide else x.mT).to(matrices.dtype)

@@ -1,0 +1,120 @@
+"""Deformable attention as modules: four projections around door 2.
+
+Multi-scale deformable attention (Zhu et al. 2020, arXiv:2010.04159, section 4.1, equation 3). A query's points are its
+reference point plus offsets in cells of each map, or the centre of its reference box plus offsets in parts of the box.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from detrscope.core.probe import Probe
+from detrscope.core.types import Pyramid
+from detrscope.ops.deformable import sample
+from detrscope.ops.position import valid_ratios
+
+
+class DeformableAttention(nn.Module):
+    """What self- and cross-attention share: where to look, how much, at what.
+
+    Args:
+        width: D, divisible by heads.
+        heads: h.
+        points: sampling points of each head on each map, finest map first; any number of them, also none.
+        site: the name of this place along the path.
+    """
+
+    def __init__(self, width: int, heads: int, points: tuple[int, ...], site: str) -> None:
+        super().__init__()
+        self.heads = heads
+        self.site = site
+        self.point_levels = tuple(level for level, count in enumerate(points) for _ in range(count))
+        self.shares = tuple(0.5 / points[level] for level in self.point_levels)  # of a box per unit of offset
+        self.value = nn.Linear(width, width)
+        self.offsets = nn.Linear(width, heads * len(self.point_levels) * 2)
+        self.weights = nn.Linear(width, heads * len(self.point_levels))
+        self.output = nn.Linear(width, width)
+        for projection in (self.value, self.output):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        for projection in (self.offsets, self.weights):
+            nn.init.zeros_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        with torch.no_grad():
+            self.offsets.bias.copy_(_star(heads, points).flatten())
+
+    def look(self, query: Tensor, reference: Tensor, pyramid: Pyramid, probe: Probe | None) -> Tensor:
+        """Mix what the points find: [B, Q, D] -> [B, Q, D].
+
+        Args:
+            query: [B, Q, D] content and position.
+            reference: [B or 1, Q, L, 2 or 4] points or boxes, 0..1 of each level's map with its padding.
+            pyramid: the maps looked at; padding counts as zero.
+            probe: keeps the record of this site and makes its edits.
+        """
+        value = self.value(pyramid.tokens)  # [B, S, D]
+        if pyramid.padding is not None:
+            value = value.masked_fill(pyramid.padding[..., None], 0.0)
+        shape = (*query.shape[:2], self.heads, len(self.point_levels))
+        mixed = sample(
+            value.unflatten(-1, (self.heads, -1)),
+            self._points(self.offsets(query).view(*shape, 2), reference, pyramid),
+            self.weights(query).view(shape),
+            levels=pyramid.levels,
+            point_levels=self.point_levels,
+            reference=reference.expand(len(query), -1, -1, -1),
+            site=self.site,
+            probe=probe,
+        )
+        return self.output(mixed)
+
+    def _points(self, offsets: Tensor, reference: Tensor, pyramid: Pyramid) -> Tensor:
+        """Offsets [B, Q, h, P, 2] around references -> places, 0..1 of each point's own map, at least float32."""
+        exact = torch.promote_types(
+            offsets.dtype, torch.float32
+        )  # bf16 places would be off by a quarter cell
+        place = reference.to(exact)[:, :, None, list(self.point_levels)]  # [B or 1, Q, 1, P, 2 or 4]
+        if place.shape[-1] == 2:
+            sizes = [pyramid.levels[level] for level in self.point_levels]
+            step = place.new_tensor([[1 / width, 1 / height] for height, width in sizes])  # [P, 2]
+        else:
+            step = place[..., 2:] * place.new_tensor(self.shares)[:, None]  # [B, Q, 1, P, 2]
+        return torch.addcmul(place[..., :2], offsets.to(exact), step)
+
+
+class DeformableSelfAttention(DeformableAttention):
+    """Tokens look at points of all maps around their own place."""
+
+    def forward(self, x: Tensor, pyramid: Pyramid, reference: Tensor, probe: Probe | None = None) -> Tensor:
+        """Tokens [B, S, D], also the values, with reference points [B or 1, S, L, 2] -> [B, S, D]."""
+        return self.look(x + pyramid.position, reference, pyramid.with_tokens(x), probe)
+
+
+class DeformableCrossAttention(DeformableAttention):
+    """Queries look at points of all maps around their reference points or boxes."""
+
+    def forward(
+        self, x: Tensor, position: Tensor, boxes: Tensor, pyramid: Pyramid, probe: Probe | None = None
+    ) -> Tensor:
+        """Queries [B, Q, D] with reference boxes_cxcywh [B, Q, 4] (or points [B, Q, 2]) -> [B, Q, D].
+
+        Boxes are 0..1 of the unpadded image.
+        """
+        ratios = valid_ratios(pyramid.padding, pyramid.levels, boxes)  # [B or 1, L, 2]
+        ratios = torch.cat([ratios] * (boxes.shape[-1] // 2), dim=-1)  # [B or 1, L, 2 or 4]
+        return self.look(x + position, boxes[:, :, None] * ratios[:, None], pyramid, probe)
+
+
+def _star(heads: int, points: tuple[int, ...]) -> Tensor:
+    """Offsets at the start: each head in a direction of its own, its points 1, 2, 3 ... steps away. [h, P, 2].
+
+    Arrow heads around the reference, on the border of a square (appendix A.4).
+    """
+    angle = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
+    direction = torch.stack([angle.cos(), angle.sin()], dim=-1)  # [h, 2] x, y
+    direction = direction / direction.abs().amax(-1, keepdim=True)
+    steps = torch.cat([torch.arange(1, count + 1, dtype=torch.float32) for count in points])  # [P]
+    return direction[:, None] * steps[:, None]
