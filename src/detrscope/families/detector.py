@@ -19,7 +19,8 @@ from detrscope.core.errors import UserError, nearest
 from detrscope.core.geometry import Geometry
 from detrscope.core.postprocess import class_scores, postprocess
 from detrscope.core.probe import Probe
-from detrscope.core.trace import Gradient, Trace
+from detrscope.core.trace import Trace
+from detrscope.core.trace_data import Gradient
 from detrscope.core.types import Batch, Detections, Outputs, Target
 from detrscope.data.images import Channels, ImageSource, read_image, read_upright
 from detrscope.families.weights import load_model
