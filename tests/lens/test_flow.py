@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,6 +72,13 @@ def test_columns_are_the_columns_of_the_map(
         keys = torch.tensor([0, 5, 17, 34, 35, 40, TOKENS - 1])
         torch.testing.assert_close(Columns(record).of(keys), expected[..., keys])
     torch.testing.assert_close(Columns(record).of(torch.arange(TOKENS)).sum(-1), expected.sum(-1))
+
+
+@pytest.mark.parametrize("axes", [(), (1,), (11, 1), (11, TOKENS), (4, 1, TOKENS), (1, 4, 11, TOKENS)])
+def test_columns_with_a_bias_of_any_shape(axes: tuple[int, ...]) -> None:
+    record = replace(dense_record(), bias=torch.randn(axes), gain=torch.rand(axes))
+    keys = torch.tensor([3, 40])
+    torch.testing.assert_close(Columns(record).of(keys), record.rows()[0][..., keys])
 
 
 @pytest.mark.parametrize("variant", ["detr-r18", "sprint-deformable-n"])

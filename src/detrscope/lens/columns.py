@@ -41,9 +41,9 @@ class Columns:
         for start in range(0, query.shape[1], step):
             rows = slice(start, start + step)
             scores = (query[:, rows] @ key.transpose(-1, -2) * self.record.scale).float()  # [h, q, S]
-            bias = self.record.bias
-            if bias is not None:
-                scores = scores + (bias[0] if bias.shape[-2] == 1 else bias[0, :, rows])
+            if self.record.bias is not None:
+                bias = _with_axes(self.record.bias)  # [h or 1, Q or 1, S]
+                scores = scores + (bias if bias.shape[1] == 1 else bias[:, rows])
             parts.append(scores.logsumexp(-1))
         return torch.cat(parts, dim=1)
 
@@ -112,8 +112,13 @@ def queries_looking_at(
 
 def _columns_of(part: Tensor, keys: Tensor) -> Tensor:
     """Columns of what broadcasts to [1, h, Q, S]."""
-    part = part[0] if part.dim() == 4 else part
+    part = _with_axes(part)
     return part if part.shape[-1] == 1 else part[..., keys]
+
+
+def _with_axes(part: Tensor) -> Tensor:
+    """What broadcasts to [1, h, Q, S] with its axes written out: [h or 1, Q or 1, S or 1]."""
+    return part[(None,) * (4 - part.dim())][0]
 
 
 def _deformable_columns(record: DeformableRecord, keys: Tensor) -> Tensor:
