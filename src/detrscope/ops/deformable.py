@@ -58,4 +58,5 @@ def sample(
                 reference=reference.detach(),
             ),
         )
-    return run_engine(value, points, weights, levels, point_levels)
+    out = run_engine(value, points, weights, levels, point_levels)
+    return out if probe is None else probe.tap(site, out)
