@@ -66,7 +66,8 @@ def attend(
             levels = () if between_queries(site) else probe.levels
             q, k, v, bias, gain = _apply(edit, q, k, v, bias, gain, levels)
         if probe.wants(site):
-            probe.keep(site, DenseRecord(q.detach(), k.detach(), v.detach(), scale, bias, gain))
+            kept = v.detach() if probe.values else None
+            probe.keep(site, DenseRecord(q.detach(), k.detach(), kept, scale, bias, gain))
     if gain is not None or _plain_is_faster(q, k, dropout):
         weights = DenseRecord(q, k, v, scale, bias, gain).rows()  # [B, h, Q, S]
         out = drop(weights, dropout) @ v  # [B, h, Q, dv]
