@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from detrscope.core.types import Level, Outputs, Target
 from detrscope.families import VARIANTS
 from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.detector import Detector
+from detrscope.families.tracing import Wanted, trace_picture
 from detrscope.ops.deformable import sample
 from tests.families.tiny import padded_batch, tiny
 
@@ -219,6 +221,19 @@ def test_values_are_kept_when_asked_for() -> None:
             one.output()
 
 
+def test_a_model_that_is_being_trained_can_be_traced() -> None:
+    """Parameters that learn, norms not folded: the same maps as the detector's."""
+    loaded = tiny("sprint-dense-n")
+    trained = trace_picture(loaded.model.eval(), loaded.card, picture(), Wanted(sites=["decoder.*"]))
+    assert not trained.logits.requires_grad and all(p.requires_grad for p in loaded.model.parameters())
+    detector = Detector(copy.deepcopy(loaded.model), loaded.card, torch.device("cpu"), torch.float32)
+    seen = detector.trace(picture(), sites=["decoder.*"])
+    torch.testing.assert_close(trained.logits, seen.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        trained.cross_attention(2).values, seen.cross_attention(2).values, atol=1e-4, rtol=0
+    )
+
+
 def test_what_is_wrong_is_said_in_one_line(trace: Trace) -> None:
     detector = detector_of("detr-r18")
     partly = detector.trace(picture(), sites=["decoder.*.cross"])
@@ -234,6 +249,7 @@ def test_what_is_wrong_is_said_in_one_line(trace: Trace) -> None:
         ),
         (lambda: detector.trace(picture(), features=["backbone.conv9"]), "did you mean 'backbone.conv1'"),
         (lambda: detector.trace(picture(), explain=[7]), "query 7: this model has queries 0 to 6"),
+        (lambda: detector.trace(picture(), explain=[(1, 3)]), "class index 3: this model has classes 0 to 2"),
         (lambda: detector.trace(picture(), crop_xyxy=(0, 0, 91, 20)), "crop 0, 0, 91, 20: does not lie in"),
         (
             lambda: partly.self_attention(point=(1, 1)),
