@@ -154,7 +154,12 @@ def test_everything_survives_the_file(trace: Trace, tmp_path: Path) -> None:
 def test_swaps_and_deformable_records_survive_the_file(trace: Trace, tmp_path: Path) -> None:
     levels = (Level(2, 3), Level(1, 2))
     generator = torch.Generator().manual_seed(0)
-    probe = Probe(sites=["decoder.0.cross"], edits=[Swap("decoder.0.self", "key", torch.rand(1, 4, 7, 8))])
+    edits = [
+        Swap("decoder.0.self", "key", torch.rand(1, 4, 7, 8)),
+        Gain("decoder.0.cross", 0.5, heads=(1,), keys=(0, 3)),
+        Gain("decoder.0.cross", 0.5, points=(2,), levels=(0,)),
+    ]
+    probe = Probe(sites=["decoder.0.cross"], edits=edits)
     sample(
         torch.rand(1, 8, 4, 8, generator=generator),
         torch.rand(1, 7, 4, 3, 2, generator=generator),
@@ -179,6 +184,8 @@ def test_swaps_and_deformable_records_survive_the_file(trace: Trace, tmp_path: P
         and isinstance(record.levels[0], Level)
     )
     assert torch.equal(record.points, made.record("decoder.0.cross").points), "places must stay exact"
+    assert record.key_group is not None and record.key_group.dtype == torch.int64
+    torch.testing.assert_close(record.rows(), made.record("decoder.0.cross").rows(), atol=1e-3, rtol=1e-2)
     assert same(loaded.edits, made.edits)
     one = made.cross_attention(0, 0)
     assert one.values.shape == (2, 3) and len(one.parts) == 2 and 0 < one.mass <= 1 + 1e-6
