@@ -8,6 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from detrscope.core.errors import UserError
 from detrscope.core.types import Level
 
 ROWS_AT_ONCE = 1 << 26  # elements of a dense map made at a time: 256 MB
@@ -19,7 +20,7 @@ class DenseRecord:
 
     query: Tensor  # [B, h, Q, d]
     key: Tensor  # [B, h, S, d]
-    value: Tensor  # [B, h, S, dv]
+    value: Tensor | None  # [B, h, S, dv]; None where a probe was told to leave values out
     scale: float  # scores = query @ key^T * scale + bias
     bias: Tensor | None = None  # broadcasts to [B, h, Q, S]: padding, masks and edits
     gain: Tensor | None = None  # broadcasts to [B, h, Q, S]: multiplies the weights after the softmax
@@ -35,9 +36,28 @@ class DenseRecord:
         weights = scores.softmax(-1)
         return weights if self.gain is None else weights * _rows_of(self.gain, queries)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Heads, queries and tokens of the map."""
+        return self.query.shape[1], self.query.shape[2], self.key.shape[2]
+
+    def values(self) -> Tensor:
+        """What is mixed: [B, h, S, dv].
+
+        Raises:
+            UserError: it was not kept.
+        """
+        if self.value is None:
+            raise UserError("this record has no values; look with values=True to keep them")
+        return self.value
+
     def output(self) -> Tensor:
-        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * dv]."""
-        return (self.rows() @ self.value).transpose(1, 2).flatten(2)
+        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * dv].
+
+        Raises:
+            UserError: values were not kept.
+        """
+        return (self.rows() @ self.values()).transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,15 @@ class DeformableRecord:
         None  # [G, S] multiplies what G groups of points find at each token: edits on keys
     )
     key_group: Tensor | None = None  # int, broadcasts to [B, h, Q, P]: the group of each point
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Heads, queries and tokens of the map."""
+        return self.points.shape[1], self.points.shape[2], self.value.shape[2]
+
+    def values(self) -> Tensor:
+        """What is mixed: [B, h, S, d]."""
+        return self.value
 
     def footprint(self, queries: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The entries of some queries' attention: tokens [B, h, Q', 4P] and their weights [B, h, Q', 4P].

@@ -13,10 +13,13 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.console import log
 from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
+from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.types import Batch, Detections, Outputs
+from detrscope.core.postprocess import postprocess
+from detrscope.core.trace import Trace
+from detrscope.core.types import Batch, Detections, Outputs, Target
 from detrscope.data.images import Channels, ImageSource, read_image
-from detrscope.families.postprocess import postprocess
+from detrscope.families.tracing import Wanted, trace_picture
 from detrscope.families.weights import load_model
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -116,19 +119,42 @@ class Detector:
         height, width = image.shape[-2:]
         outputs = self.predict(self.card.preprocessing.apply(image)[None])
         (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
-        keep = scored.scores >= threshold
-        indices = scored.class_indices[keep].cpu()
-        limit = scored.boxes_xyxy.new_tensor([width, height, width, height])
-        return Detections(
-            boxes_xyxy=scored.boxes_xyxy[keep].clamp(min=0).minimum(limit).cpu(),
-            scores=scored.scores[keep].cpu(),
-            labels=torch.tensor([self.classes.ids[i] for i in indices], dtype=torch.int64),
-            names=tuple(self.classes.names[i] for i in indices),
-            query_ids=scored.query_ids[keep].cpu(),
-            height=height,
-            width=width,
-            source=str(source) if isinstance(source, str | Path) else "",
-        )
+        name = str(source) if isinstance(source, str | Path) else ""
+        return scored.detections(self.classes, threshold, height=height, width=width, source=name)
+
+    def trace(
+        self,
+        source: ImageSource,
+        sites: Sequence[str] | None = None,
+        edits: Sequence[Edit] = (),
+        features: Sequence[str] = (),
+        targets: Target | None = None,
+        *,
+        explain: Sequence[int | tuple[int, int]] = (),
+        values: bool = False,
+        crop_xyxy: tuple[int, int, int, int] | None = None,
+        channels: Channels = "rgb",
+    ) -> Trace:
+        """Look at one picture and keep where attention went.
+
+        Args:
+            source: path, URL, bytes, PIL image, array [H, W, 3] or tensor [3, H, W].
+            sites: names or patterns (`decoder.*.cross`) of the attention sites to record; None records every one.
+            edits: changes to make while looking.
+            features: names or patterns of the backbone's convolutions whose maps to keep, such as `backbone.layer4.*`.
+            targets: the truth, where known, kept beside what was seen; boxes 0..1 of the whole upright image.
+            explain: queries whose best class's gradient is kept, as the lens's relevance needs it; a pair of query and
+                class index for another class.
+            values: keep the values of softmax attention too, which rebuild each layer's output; with `explain` always.
+            crop_xyxy: look at this part of the upright image only, pixels.
+            channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
+
+        Raises:
+            UserError: a picture that cannot be read, a crop outside of it, a site, edit or query that does not fit
+                this model; the known ones are named.
+        """
+        wanted = Wanted(sites, edits, features, explain, values, crop_xyxy)
+        return trace_picture(self.model, self.card, source, wanted, targets=targets, channels=channels)
 
 
 def load(

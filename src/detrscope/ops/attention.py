@@ -66,13 +66,15 @@ def attend(
             levels = () if between_queries(site) else probe.levels
             q, k, v, bias, gain = _apply(edit, q, k, v, bias, gain, levels)
         if probe.wants(site):
-            probe.keep(site, DenseRecord(q.detach(), k.detach(), v.detach(), scale, bias, gain))
+            kept = v.detach() if probe.values else None
+            probe.keep(site, DenseRecord(q.detach(), k.detach(), kept, scale, bias, gain))
     if gain is not None or _plain_is_faster(q, k, dropout):
         weights = DenseRecord(q, k, v, scale, bias, gain).rows()  # [B, h, Q, S]
         out = drop(weights, dropout) @ v  # [B, h, Q, dv]
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # [B, h, Q, dv]
-    return out.transpose(1, 2).flatten(2)  # [B, Q, h*dv]
+    out = out.transpose(1, 2).flatten(2)  # [B, Q, h*dv]
+    return out if probe is None else probe.tap(site, out)
 
 
 def _plain_is_faster(q: Tensor, k: Tensor, dropout: float) -> bool:

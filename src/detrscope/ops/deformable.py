@@ -64,7 +64,8 @@ def sample(
         look = _edited(look, edit, levels, point_levels)
     if probe is not None and probe.wants(site):
         probe.keep(site, look.record(levels, point_levels, reference))
-    return look.mixed(levels, point_levels)
+    out = look.mixed(levels, point_levels)
+    return out if probe is None else probe.tap(site, out)
 
 
 class _Look(NamedTuple):

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from detrscope.views.attention import draw_attention
 from detrscope.views.canvas import Picture
 from detrscope.views.contact_sheet import contact_sheet
 from detrscope.views.curves import draw_curves
 from detrscope.views.detections import draw_detections
+from detrscope.views.faithfulness import draw_faithfulness
 from detrscope.views.precision_recall import draw_precision_recall
 
 VIEWS: dict[str, Callable[..., Picture]] = {
+    "attention": draw_attention,
     "contact-sheet": contact_sheet,
     "curves": draw_curves,
     "detections": draw_detections,
+    "faithfulness": draw_faithfulness,
     "precision-recall": draw_precision_recall,
 }
