@@ -109,25 +109,30 @@ class Panel:
         *,
         marker: str = "o",
         rim: Colour = WHITE,
-        rim_width: float = 1.0,
     ) -> None:
-        """Marks at places [n, 2]; colours [n, 4] or one for all; sizes in pixels across; outside the window none."""
-        inside = (xy >= self.window[:2]).all(-1) & (xy <= self.window[2:]).all(-1)
-        one = isinstance(colours, tuple)
+        """Marks at places [n, 2]; colours [n, 4] or one for all; sizes in pixels across; outside the window none.
+
+        The rim of a mark is as see-through as the mark.
+        """
+        seen = (xy >= self.window[:2]).all(-1) & (xy <= self.window[2:]).all(-1)
+        inks = np.array([(*unit(colours), 1.0)]) if isinstance(colours, tuple) else colours
+        inks = np.broadcast_to(inks, (len(xy), 4))[seen]
+        red, green, blue = unit(rim)
+        rims = [(red, green, blue, opacity) for opacity in inks[:, 3].tolist()]
         self._axes.scatter(
-            xy[inside, 0],
-            xy[inside, 1],
-            s=(np.broadcast_to(sizes, len(xy))[inside] * POINTS) ** 2,
-            c=[unit(colours)] if isinstance(colours, tuple) else colours[inside],
+            xy[seen, 0],
+            xy[seen, 1],
+            s=(np.broadcast_to(sizes, len(xy))[seen] * POINTS) ** 2,
+            c=inks,
             marker=marker,
-            edgecolors=[unit(rim)],
-            linewidths=rim_width * POINTS,
-            zorder=3 if not one else 4,
+            edgecolors=rims,
+            linewidths=POINTS,
+            zorder=4,
         )
 
-    def cross(self, xy: Sequence[float], colour: Colour, size: float = 16) -> None:
-        """A cross with a dark rim: a reference point."""
-        for line, ink in ((4.5, BLACK), (2.2, colour)):
+    def cross(self, xy: Sequence[float], colour: Colour, size: float = 22) -> None:
+        """A cross with a dark rim, under all dots: a reference point."""
+        for line, ink in ((5.0, BLACK), (2.6, colour)):
             self._axes.plot(
                 xy[0],
                 xy[1],
@@ -135,7 +140,7 @@ class Panel:
                 markersize=size * POINTS,
                 markeredgewidth=line * POINTS,
                 color=unit(ink),
-                zorder=5,
+                zorder=3,
             )
 
     def lines(self, starts: np.ndarray, ends: np.ndarray, colour: Colour, width: float = 1.0) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
 from detrscope.views.canvas.colours import BLACK, Colour, Scale, unit
@@ -20,6 +22,7 @@ LINE = 1.4  # of a line of text, in heights of the type
 INK: Colour = (85, 85, 85)  # of captions
 UNDER = 175  # 0..255: the grey that a see-through scale is drawn over, as over a picture
 
+Paint = Callable[[Scale, np.ndarray], np.ndarray]
 Align = Literal["left", "center", "right"]
 
 
@@ -88,11 +91,28 @@ class Sheet(Picture):
             parse_math=False,
         )
 
-    def scale(self, x: float, y: float, height: float, scale: Scale, *, veil: bool = True) -> None:
-        """A colour scale with its numbers at its right and its unit beside them; `SCALE` pixels wide in all."""
+    def mark(self, x: float, y: float, shape: str, size: float, colour: Colour, text: str) -> float:
+        """A mark and what it stands for; x is its middle, y the middle of the line; returns where the next may be."""
+        across, down = x / self.width, 1 - (self._above + y) / self.height
+        edge = {"markeredgewidth": 2.2 * POINTS} if shape == "+" else {"markeredgewidth": 0}
+        drawn = Line2D([across], [down], marker=shape, markersize=size * POINTS, color=unit(colour), **edge)
+        self._figure.add_artist(drawn)
+        self.text(text, x + 14, y - TEXT / 2, size=TEXT, colour=INK)
+        return x + 14 + text_size(text, TEXT)[0] + 22
+
+    def scale(self, x: float, y: float, height: float, scale: Scale, paint: Paint = Scale.veil) -> None:
+        """A colour scale with its numbers at its right and its unit beside them; `SCALE` pixels wide in all.
+
+        Args:
+            x: its left.
+            y: its top.
+            height: of the scale.
+            scale: what it shows.
+            paint: how its colours were laid on: as a veil, as they are or as inks.
+        """
         axes = self._axes(x, y, BAR, height)
         steps = np.linspace(scale.low, scale.high, 256)[::-1, None]  # [256, 1]
-        colours = scale.veil(steps) if veil else scale.colours(steps)
+        colours = paint(scale, steps)
         solid = colours[..., :3] * colours[..., 3:] + UNDER / 255 * (1 - colours[..., 3:])
         axes.imshow(solid, extent=(0, 1, scale.low, scale.high), aspect="auto", interpolation="bilinear")
         axes.set(xlim=(0, 1), ylim=(scale.low, scale.high), xticks=[])
