@@ -24,7 +24,8 @@ from detrscope.core.files import written_whole
 from detrscope.core.geometry import Geometry
 from detrscope.core.packing import own_storage, pack, unpack
 from detrscope.core.records import DeformableRecord, DenseRecord
-from detrscope.core.trace import Gradient, Trace
+from detrscope.core.trace import Trace
+from detrscope.core.trace_data import Gradient
 from detrscope.core.types import Target
 
 HEADER, CHECKPOINT_HEADER = "detrscope.trace", "detrscope"
@@ -80,7 +81,7 @@ def load_trace(path: str | Path) -> Trace:
             metadata = file.metadata() or {}
             tree = _tree_of(metadata)
             names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: _exact(file.get_tensor(name)) for name in names}
         return _built(tree, tensors)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -147,6 +148,11 @@ def _problem(trace: Trace) -> str:
 def _halved(name: str, tensor: Tensor) -> Tensor:
     fits = name.startswith(MAY_BE_HALF) and not name.endswith(EXACT_ALWAYS)
     return tensor.half() if fits and tensor.dtype == torch.float32 else tensor
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """Numbers of eleven bits are computed with in 24."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def _encoded(image: Tensor) -> Tensor:

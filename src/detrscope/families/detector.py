@@ -19,7 +19,8 @@ from detrscope.core.errors import UserError, nearest
 from detrscope.core.geometry import Geometry
 from detrscope.core.postprocess import class_scores, postprocess
 from detrscope.core.probe import Probe
-from detrscope.core.trace import Gradient, Trace
+from detrscope.core.trace import Trace
+from detrscope.core.trace_data import Gradient
 from detrscope.core.types import Batch, Detections, Outputs, Target
 from detrscope.data.images import Channels, ImageSource, read_image, read_upright
 from detrscope.families.weights import load_model
@@ -132,7 +133,7 @@ class Detector:
         features: Sequence[str] = (),
         targets: Target | None = None,
         *,
-        explain: Sequence[int] = (),
+        explain: Sequence[int | tuple[int, int]] = (),
         crop_xyxy: tuple[int, int, int, int] | None = None,
         channels: Channels = "rgb",
     ) -> Trace:
@@ -144,7 +145,8 @@ class Detector:
             edits: changes to make while looking.
             features: names or patterns of the backbone's convolutions whose maps to keep, such as `backbone.layer4.*`.
             targets: the truth, where known, kept beside what was seen; boxes 0..1 of the whole upright image.
-            explain: queries whose best class score's gradient is kept, as the lens's relevance needs it.
+            explain: queries whose best class's gradient is kept, as the lens's relevance needs it; a pair of query and
+                class index for another class.
             crop_xyxy: look at this part of the upright image only, pixels.
             channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
 
@@ -175,18 +177,22 @@ class Detector:
         )
         return replace(
             trace,
-            gradients=tuple(self._gradient(query, outputs, probe) for query in explain),
+            gradients=tuple(self._gradient(one, outputs, probe) for one in explain),
             targets=targets,
             original=original,
             source=_name_of(source),
         )
 
-    def _gradient(self, query: int, outputs: Outputs, probe: Probe) -> Gradient:
-        """Of the logit of a query's best class, with respect to what each recorded site gives out."""
+    def _gradient(self, asked: int | tuple[int, int], outputs: Outputs, probe: Probe) -> Gradient:
+        """Of the logit of a query's class, with respect to what each recorded site gives out."""
         logits = outputs.logits[-1, 0]  # [Q, K]
+        query, index = asked if isinstance(asked, tuple) else (asked, None)
         if not 0 <= query < len(logits):
             raise UserError(f"query {query}: this model has queries 0 to {len(logits) - 1}")
-        index = int(class_scores(logits[query], self.card.scoring).argmax())
+        if index is None:
+            index = int(class_scores(logits[query], self.card.scoring).argmax())
+        if not 0 <= index < len(self.classes):
+            raise UserError(f"class index {index}: this model has classes 0 to {len(self.classes) - 1}")
         leaves = list(probe.outputs.values())
         found = torch.autograd.grad(logits[query, index], leaves, retain_graph=True, materialize_grads=True)
         return Gradient(query, index, {site: g.cpu() for site, g in zip(probe.outputs, found, strict=True)})
