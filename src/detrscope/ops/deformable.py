@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
 from detrscope.core.types import Level
+from detrscope.ops.deformable_engine import run_engine, use_engine
+from detrscope.ops.deformable_reference import sample_reference
+
+__all__ = ["sample", "sample_reference", "use_engine"]
 
 
 def sample(
@@ -55,27 +58,5 @@ def sample(
                 reference=reference.detach(),
             ),
         )
-    out = sample_reference(value, points, weights, levels, point_levels)
+    out = run_engine(value, points, weights, levels, point_levels)
     return out if probe is None else probe.tap(site, out)
-
-
-def sample_reference(
-    value: Tensor, points: Tensor, weights: Tensor, levels: Sequence[Level], point_levels: Sequence[int]
-) -> Tensor:
-    """The same by grid_sample, level by level: [B, Q, h*d]."""
-    b, _, h = points.shape[:3]
-    grid = (2 * points - 1).permute(0, 2, 1, 3, 4).flatten(0, 1)  # [B*h, Q, P, 2]
-    mix = weights.permute(0, 2, 1, 3).flatten(0, 1)[:, None]  # [B*h, 1, Q, P]
-    out, start = None, 0
-    for index, (height, width) in enumerate(levels):
-        here = [p for p, level in enumerate(point_levels) if level == index]
-        tokens = value[:, start : start + height * width]  # [B, H*W, h, d]
-        start += height * width
-        if not here:
-            continue
-        plane = tokens.permute(0, 2, 3, 1).reshape(b * h, -1, height, width)  # [B*h, d, H, W]
-        found = F.grid_sample(plane, grid[:, :, here].to(plane.dtype), align_corners=False)  # [B*h, d, Q, n]
-        part = (found * mix[..., here].to(found.dtype)).sum(-1)  # [B*h, d, Q]
-        out = part if out is None else out + part
-    assert out is not None, "there is at least one point"
-    return out.unflatten(0, (b, h)).permute(0, 3, 1, 2).flatten(2)
