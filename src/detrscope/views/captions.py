@@ -10,6 +10,7 @@ from detrscope.core.records import DeformableRecord
 from detrscope.core.trace import Trace
 from detrscope.views.choice import Choice
 
+LISTED = 12  # queries that are named by their number
 OWN_PEAK = "colours run from 0 to each map's own peak"
 
 
@@ -51,6 +52,17 @@ def sums(maps: Sequence[AttentionMap]) -> str:
     masses = [one.mass for one in maps]
     low, high = f"{min(masses):.3f}", f"{max(masses):.3f}"
     return f"weights of a map sum to {low}" + (f" to {high}" if low != high else "")
+
+
+def numbers(queries: Sequence[int]) -> str:
+    """Such as `3 queries (number 0, 4, 7)`."""
+    listed = ", ".join(map(str, queries[:LISTED])) + (", ..." if len(queries) > LISTED else "")
+    return f"{len(queries)} {'query' if len(queries) == 1 else 'queries'} (number {listed})"
+
+
+def short(number: float) -> str:
+    """Two digits, without powers of ten where they can be done without."""
+    return f"{number:.0f}" if 100 <= abs(number) < 1e6 else f"{number:.2g}"
 
 
 def caption(*parts: str) -> str:

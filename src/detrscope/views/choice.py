@@ -9,11 +9,16 @@ import torch
 
 from detrscope.core.attention_map import AttentionMap, Merge, Selection
 from detrscope.core.errors import UserError
-from detrscope.core.trace import Kind, Trace
+from detrscope.core.trace import Trace
+from detrscope.core.trace_data import Kind
 from detrscope.views.canvas import Colour, class_colours
 
 THRESHOLD = 0.5
 STACKS: tuple[Kind, ...] = ("encoder.self", "decoder.self", "decoder.cross")
+
+
+class NothingFound(UserError):
+    """No detection scores high enough."""
 
 
 class NotInTrace(UserError):
@@ -101,7 +106,7 @@ def kept(trace: Trace, choice: Choice) -> list[Kept]:
     """The chosen queries, or those of the detections, best first, with what they predict in the last layer.
 
     Raises:
-        UserError: no query was chosen and none scores high enough.
+        NothingFound: no query was chosen and none scores high enough.
     """
     queries: Sequence[int] = choice.queries
     if not queries:
@@ -109,9 +114,9 @@ def kept(trace: Trace, choice: Choice) -> list[Kept]:
         queries = list(dict.fromkeys(found.query_ids.tolist()))
     if not queries:
         best = int(trace.scores().amax(-1).argmax())
-        raise UserError(
-            f"no detection scores {choice.threshold:g} or more; the best is {trace.query_name(best)}: choose a lower "
-            f"threshold, or a query by its number"
+        raise NothingFound(
+            f"nothing found with a score of {choice.threshold:g} or more; the best is {trace.query_name(best)}: choose a "
+            f"lower --threshold, or queries by number (--query {best})"
         )
     return predictions(trace, queries)
 
@@ -207,9 +212,9 @@ def trace_row(trace: Trace, site: str, row: int) -> str:
 
 
 def centre(box_xyxy: Sequence[float], trace: Trace) -> tuple[float, float]:
-    """The middle of a box, moved onto what was looked at."""
+    """The middle of a box in whole pixels, moved onto what was looked at."""
     x0, y0, x1, y1 = trace.geometry.crop_xyxy
-    x, y = (box_xyxy[0] + box_xyxy[2]) / 2, (box_xyxy[1] + box_xyxy[3]) / 2
+    x, y = round((box_xyxy[0] + box_xyxy[2]) / 2), round((box_xyxy[1] + box_xyxy[3]) / 2)
     return min(max(x, x0), x1), min(max(y, y0), y1)
 
 

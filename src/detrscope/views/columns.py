@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Sheet
-from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, sums
+from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
 from detrscope.views.choice import EVERYTHING, Choice, kept, maps_of, site_of
 from detrscope.views.frame import Frame, badge, lay, outline
-from detrscope.views.tiles import Tiles, in_rows, side_for
+from detrscope.views.tiles import Tiles, in_rows, panel_size
 
 MOST = 7  # columns beside each other
 
@@ -23,7 +23,7 @@ def draw_columns(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     maps = maps_of(trace, site, [one.query for one in shown], choice)
     blocks, columns = in_rows(shown, MOST)
     frame = Frame.of(trace)
-    tiles = Tiles(frame.size(side_for(max(columns, 3), 300)), columns, 2 * blocks)
+    tiles = Tiles(panel_size(frame, columns, 300), columns, 2 * blocks)
     about = caption(
         model(trace),
         f"cross-attention at {site}, {heads(trace, site, choice)}",
@@ -37,7 +37,7 @@ def draw_columns(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     for i, (one, attention) in enumerate(zip(shown, maps, strict=True)):
         row, column = 2 * (i // columns), i % columns
         over_picture = frame.panel(sheet, tiles.place(row, column), tiles.size, grey=True)
-        badge(over_picture, f"{lay(over_picture, attention):.2g}")
+        badge(over_picture, short(lay(over_picture, attention)))
         tiles.title(sheet, row, column, one.title)
         picture = frame.panel(sheet, tiles.place(row + 1, column), tiles.size)
         outline(picture, [one])

@@ -8,9 +8,9 @@ from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Sheet
 from detrscope.views.canvas.sheet import MARGIN
-from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, sums
+from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
 from detrscope.views.choice import EVERYTHING, Choice, centre, predictions, site_of
-from detrscope.views.frame import Frame, badge, lay, mark
+from detrscope.views.frame import Frame, badge, lay, mark, number
 from detrscope.views.tiles import GAP, NARROWEST, TITLE_LINE
 
 POINTS = 6  # where none are chosen
@@ -52,13 +52,13 @@ def draw_encoder(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     middle = (at_left, TITLE_LINE + (height - TITLE_LINE - large[1]) / 2)
     picture = frame.panel(sheet, middle, large)
     for i, (point, attention) in enumerate(zip(points, maps, strict=True)):
-        mark(picture, point, str(i + 1))
+        number(picture, point, str(i + 1))
         on_left = i < rows and len(points) > 1
         x = MARGIN if on_left else at_left + large[0] + GAP
         y = (i if on_left else i - rows * (len(points) > 1)) * (TITLE_LINE + size[1] + GAP)
         sheet.text(f"{i + 1}: token at ({point[0]:.0f}, {point[1]:.0f})", x, y)
         around = frame.panel(sheet, (x, y + TITLE_LINE), size, grey=True)
-        badge(around, f"{lay(around, attention):.2g}")
+        badge(around, short(lay(around, attention)))
         mark(around, point)
     return sheet
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from detrscope.core.attention_map import AttentionMap
+from detrscope.core.attention_map import AttentionMap, QueryAttention
 from detrscope.core.geometry import Geometry
 from detrscope.core.trace import Trace
 from detrscope.core.types import Level
-from detrscope.views.canvas import WHITE, Panel, Scale, Sheet, ink_on, text_size
+from detrscope.views.canvas import WHITE, Panel, Scale, Sheet, ink_on, resized, text_size
 from detrscope.views.choice import Kept
 from detrscope.views.labels import place_labels
 
 RED = (255, 0, 0)
 ROOM = 1.35  # of a window, in parts of what it must hold
 CLOSEST, WORTH = 0.2, 0.75  # parts of the picture that a closer window shows at least and at most
+LARGE = 330  # pixels across: a larger panel has thicker outlines
 SLIM = 2.6  # a picture longer than this times its width is shown as if it were not
 
 
@@ -30,9 +32,10 @@ class Frame:
     image: np.ndarray  # uint8 [H, W, 3]
     extent: tuple[float, float, float, float]  # where its corners lie
     window: tuple[float, float, float, float]  # what is shown
+    _parts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, seen: Trace | AttentionMap) -> Frame:
+    def of(cls, seen: Trace | AttentionMap | QueryAttention) -> Frame:
         """The original where a trace kept it, else what the model saw of it."""
         original = seen.original if isinstance(seen, Trace) else None
         g = seen.geometry
@@ -52,6 +55,14 @@ class Frame:
     ) -> Panel:
         """A panel with the picture."""
         panel = sheet.panel(*place, *size, self.window)
+        part, extent = self._part(size)
+        panel.picture(part, extent, grey=grey)
+        return panel
+
+    def _part(self, size: tuple[int, int]) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+        """What of the picture is seen at a size, and where its corners lie; kept, as a sheet shows it many times."""
+        if size in self._parts:
+            return self._parts[size]
         height, width = self.image.shape[:2]
         x0, y0, x1, y1 = self.extent
         across, down = width / (x1 - x0), height / (y1 - y0)
@@ -59,9 +70,11 @@ class Frame:
         right, bottom = math.ceil((self.window[2] - x0) * across), math.ceil((self.window[3] - y0) * down)
         part = self.image[top:bottom, left:right]
         last = left + part.shape[1], top + part.shape[0]
-        seen = (x0 + left / across, y0 + top / down, x0 + last[0] / across, y0 + last[1] / down)
-        panel.picture(part, seen, grey=grey)
-        return panel
+        extent = (x0 + left / across, y0 + top / down, x0 + last[0] / across, y0 + last[1] / down)
+        shown = (extent[2] - extent[0]) / (self.window[2] - self.window[0])
+        tall = (extent[3] - extent[1]) / (self.window[3] - self.window[1])
+        fine = resized(part, max(1, round(size[0] * shown)), max(1, round(size[1] * tall)))
+        return self._parts.setdefault(size, (fine, extent))
 
     def near(self, places: np.ndarray) -> Frame:
         """Closer to some places [n, 2] of the picture, with room around them, the window keeping its shape."""
@@ -76,7 +89,7 @@ class Frame:
         half = (high - low) * share / 2
         middle = np.clip(middle, low + half, high - half)
         (left, top), (right, bottom) = (middle - half).tolist(), (middle + half).tolist()
-        return replace(self, window=(left, top, right, bottom))
+        return Frame(self.image, self.extent, (left, top, right, bottom))
 
 
 def plane(attention: AttentionMap) -> tuple[np.ndarray, tuple[float, float, float, float]]:
@@ -109,7 +122,7 @@ def lay(panel: Panel, attention: AttentionMap, scale: Scale | None = None, *, ve
 def outline(panel: Panel, shown: Sequence[Kept], texts: Sequence[str] = (), size: int = 12) -> None:
     """Boxes in the colours of their classes, the best on top, each with its text where there is room."""
     for one in reversed(shown):
-        panel.box(one.box_xyxy, one.colour)
+        panel.box(one.box_xyxy, one.colour, width=2 if panel.width < LARGE else 3)
     if not texts:
         return
     scale, (x0, y0, x1, y1) = panel.scale, panel.window
@@ -130,15 +143,18 @@ def badge(panel: Panel, text: str, size: int = 11) -> None:
     panel.label(text, (x, y), size=size, plate=WHITE)
 
 
-def mark(panel: Panel, point: tuple[float, float], number: str = "") -> None:
-    """A red point, with its number beside it."""
+def mark(panel: Panel, point: tuple[float, float]) -> None:
+    """A red ring around a point whose attention is shown."""
+    panel.ring(point, RED)
+
+
+def number(panel: Panel, point: tuple[float, float], text: str) -> None:
+    """A red point with its number beside it."""
     panel.dots(np.array([point]), RED, 11)
-    if number:
-        width, height = (side / panel.scale for side in text_size(number, 13))
-        away = 8 / panel.scale
-        x = point[0] + away if point[0] + away + width < panel.window[2] else point[0] - away - width
-        y = max(panel.window[1], point[1] - height)
-        panel.label(number, (x, y), size=13, plate=WHITE, ink=RED)
+    width, height = (side / panel.scale for side in text_size(text, 13))
+    away = 8 / panel.scale
+    x = point[0] + away if point[0] + away + width < panel.window[2] else point[0] - away - width
+    panel.label(text, (x, max(panel.window[1], point[1] - height)), size=13, plate=WHITE, ink=RED)
 
 
 def _pixels(image: Tensor) -> np.ndarray:

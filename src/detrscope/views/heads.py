@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Sheet
-from detrscope.views.captions import OWN_PEAK, caption, model, over, sums
+from detrscope.views.captions import OWN_PEAK, caption, model, over, short, sums
 from detrscope.views.choice import EVERYTHING, Choice, head_maps, kept, layers_of, maps_of, predicted_at
 from detrscope.views.frame import Frame, badge, lay, outline
-from detrscope.views.tiles import Tiles, side_for
+from detrscope.views.tiles import Tiles, panel_size
 
 
 def draw_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
@@ -32,7 +32,7 @@ def draw_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         titles = [titles[choice.head % count]]
     frame = Frame.of(trace)
     names = tuple(f"layer {index}" for index, _ in layers)
-    size = frame.size(side_for(len(titles) + 1, 240, 120))
+    size = panel_size(frame, len(titles), 240, 60)
     tiles = Tiles(size, len(titles), len(layers), lines=0, names=names, tops=tuple(titles))
     about = caption(
         model(trace),
@@ -47,6 +47,6 @@ def draw_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         boxes = predicted_at(trace, first.query, layer)
         for column, attention in enumerate(grid[row]):
             panel = frame.panel(sheet, tiles.place(row, column), tiles.size, grey=True)
-            badge(panel, f"{lay(panel, attention):.2g}")
+            badge(panel, short(lay(panel, attention)))
             outline(panel, boxes)
     return sheet

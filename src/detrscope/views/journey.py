@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import WHITE, Sheet
-from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, sums
+from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
 from detrscope.views.choice import EVERYTHING, Choice, kept, layers_of, maps_of, predicted_at
 from detrscope.views.frame import Frame, badge, lay, outline
-from detrscope.views.tiles import Tiles, side_for
+from detrscope.views.tiles import Tiles, panel_size
 
 
 def draw_journey(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
@@ -20,7 +20,7 @@ def draw_journey(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     layers = layers_of(trace, "decoder.cross", choice)
     maps = [maps_of(trace, site, [last.query], choice)[0] for _, site in layers]
     frame = Frame.of(trace)
-    tiles = Tiles(frame.size(side_for(max(len(layers), 3), 320)), len(layers), 2, lines=2)
+    tiles = Tiles(panel_size(frame, len(layers), 320), len(layers), 2, lines=2)
     about = caption(
         model(trace),
         f"cross-attention at {', '.join(site for _, site in layers)}, {last.title}, "
@@ -42,7 +42,7 @@ def draw_journey(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         outline(panel, now)
         tiles.title(sheet, 1, column, site, f"sums to {attention.mass:.3f}")
         under = frame.panel(sheet, tiles.place(1, column), tiles.size, grey=True)
-        badge(under, f"{lay(under, attention):.2g}")
+        badge(under, short(lay(under, attention)))
         outline(under, now)
         before = now
     return sheet

@@ -5,10 +5,11 @@ from __future__ import annotations
 from detrscope.core.attention_map import Selection
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Scale, Sheet
-from detrscope.views.captions import caption, heads, model, over, sums
+from detrscope.views.canvas.sheet import SCALE
+from detrscope.views.captions import caption, heads, model, numbers, over, sums
 from detrscope.views.choice import EVERYTHING, Choice, kept, site_of
 from detrscope.views.frame import Frame, lay, outline, plane
-from detrscope.views.tiles import Tiles
+from detrscope.views.tiles import Tiles, panel_size
 
 SIDE = 400
 UNIT = "attention weight of a token"
@@ -23,16 +24,15 @@ def draw_merged(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     shown = kept(trace, choice)
     _, site = site_of(trace, "decoder.cross", choice)
     queries = tuple(one.query for one in shown)
-    who = f"mean of {len(queries)} queries" if len(queries) > 1 else f"query {queries[0]}"
+    who = f"mean of {numbers(queries)}"
     selection = Selection(site, queries, choice.head, choice.merge, choice.level)
     attention = trace.map_of_rows(selection, who)
     frame = Frame.of(trace)
     scale = Scale.amounts(plane(attention)[0], label=UNIT)
-    tiles = Tiles(frame.size(SIDE), 3, scale=scale)
-    numbers = ", ".join(str(q) for q in queries[:12]) + (", ..." if len(queries) > 12 else "")
+    tiles = Tiles(panel_size(frame, 3, SIDE, SCALE), 3, scale=scale)
     about = caption(
         model(trace),
-        f"cross-attention at {site}, {heads(trace, site, choice)}, {who} (number {numbers})",
+        f"cross-attention at {site}, {heads(trace, site, choice)}, {who}",
         over(trace, site, choice),
         sums([attention]),
     )

@@ -9,13 +9,15 @@ import numpy as np
 from detrscope.core.attention_map import Selection
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import WHITE, Panel, Scale, Sheet
-from detrscope.views.captions import caption, model
+from detrscope.views.canvas.sheet import SCALE
+from detrscope.views.captions import caption, model, short
 from detrscope.views.choice import EVERYTHING, Choice, Kept
 from detrscope.views.frame import Frame, badge, lay, mark, outline
 from detrscope.views.sampling import Asked, Points, asked, draw_points, key, points_of
-from detrscope.views.tiles import Tiles, in_rows, side_for
+from detrscope.views.tiles import Tiles, in_rows, panel_size
 
 FOOT = 26  # pixels, for the key
+FAR = 0.6  # size of marks where all lie close together
 UNIT = "weight of a point"
 MARKED = "colour: the weight of a point; shape and size: its level; points beyond the map find nothing"
 
@@ -40,7 +42,7 @@ def draw_levels(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     first = "all levels" if choice.level is None else f"level {levels[0]}"
     figure.show(sheet, 0, first, [points], boxes, whole=True)
     panel = figure.panel(sheet, 1, "splatted on the tokens", f"sums to {attention.mass:.3f}", whole=True)
-    badge(panel, f"{lay(panel, attention):.2g}")
+    badge(panel, short(lay(panel, attention)))
     outline(panel, boxes)
     if len(levels) > 1:
         for i, level in enumerate(levels, start=2):
@@ -101,7 +103,7 @@ class _Figure:
         self.near = self.whole.near(np.concatenate([*(part.around for part in every), corners]))
         self.scale = Scale.amounts(*(part.weights for part in every), label=UNIT)
         rows, self.columns = in_rows(range(panels), 4)
-        size = self.whole.size(side_for(max(2, self.columns), 400))
+        size = panel_size(self.whole, self.columns, 400, SCALE)
         self.tiles = Tiles(size, self.columns, rows, lines=2, scale=self.scale, foot=FOOT)
 
     def caption(self, sites: str, choice: Choice) -> str:
@@ -145,7 +147,7 @@ class _Figure:
     ) -> None:
         panel = self.panel(sheet, index, title, self._counted(parts), whole=whole)
         for points in parts:
-            draw_points(panel, points, self.scale)
+            draw_points(panel, points, self.scale, FAR if whole and self.near is not self.whole else 1.0)
         outline(panel, boxes)
 
     def _counted(self, parts: Sequence[Points]) -> str:

@@ -9,11 +9,12 @@ import numpy as np
 
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.records import DeformableRecord
-from detrscope.core.trace import Kind, Trace
+from detrscope.core.trace import Trace
+from detrscope.core.trace_data import Kind
 from detrscope.views.canvas import BLACK, PALETTE, Panel, Scale, Sheet
 from detrscope.views.choice import Choice, Kept, NotInTrace, kept, layers_of, predicted_at, site_of, sites_of
 
-SIZES = (8, 11, 14, 17, 20)  # pixels across, finest map first
+SIZES = (7, 9, 12, 14, 16)  # pixels across, finest map first
 MARKS = ("o", "s", "D", "^", "v")
 REFERENCE = PALETTE[1]
 
@@ -105,8 +106,8 @@ def points_of(trace: Trace, site: str, row: int) -> Points:
     )
 
 
-def draw_points(panel: Panel, points: Points, scale: Scale) -> None:
-    """The strongest on top; the reference under them."""
+def draw_points(panel: Panel, points: Points, scale: Scale, shrunk: float = 1.0) -> None:
+    """The strongest on top, the reference under them; marks `shrunk` times as large as usual."""
     if points.reference_xyxy is not None:
         panel.box(points.reference_xyxy, REFERENCE, dashed=True)
     heads = len(points.weights)
@@ -118,9 +119,9 @@ def draw_points(panel: Panel, points: Points, scale: Scale) -> None:
     ):  # so that marks of several shapes lie in the order of their weights
         for level in np.unique(levels[rank]):
             here = rank[levels[rank] == level]
-            size, shape = SIZES[min(level, len(SIZES) - 1)], MARKS[min(level, len(MARKS) - 1)]
+            size, shape = shrunk * SIZES[min(level, len(SIZES) - 1)], MARKS[min(level, len(MARKS) - 1)]
             panel.dots(xy[here], scale.inks(weights[here]), size, marker=shape, rim=BLACK)
-    panel.cross(points.reference_xy.tolist(), REFERENCE)
+    panel.cross(points.reference_xy.tolist(), REFERENCE, 22 * shrunk)
 
 
 def key(sheet: Sheet, y: float, trace: Trace, points: Points) -> None:

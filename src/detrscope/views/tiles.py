@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from detrscope.views.canvas import Scale, Sheet, shortened, text_size
 from detrscope.views.canvas.lettering import NAME, TEXT
 from detrscope.views.canvas.sheet import INK, MARGIN, SCALE, Paint
+from detrscope.views.frame import Frame
 
 GAP = 10  # pixels between panels
 TITLE_LINE = round(NAME * 1.35) + 4  # pixels, of one line of text above a panel
@@ -15,9 +16,18 @@ WIDEST = 1500  # pixels that a sheet is meant to have at most
 NARROWEST = 680  # and at least, for its caption to be read
 
 
-def side_for(columns: int, largest: int = 400, smallest: int = 150) -> int:
-    """The side of a panel for this many in a row to fill a sheet."""
-    return max(smallest, min(largest, (WIDEST - 2 * MARGIN) // columns - GAP))
+def panel_size(frame: Frame, columns: int, side: int, beside: int = 0) -> tuple[int, int]:
+    """Of a panel about as large as a square of that side, less where so many in a row would make a sheet too wide.
+
+    Args:
+        frame: what it shows.
+        columns: panels in a row.
+        side: of the square in pixels.
+        beside: pixels that something else takes in the row.
+    """
+    width, height = frame.size(side)
+    widest = (WIDEST - 2 * MARGIN - beside) // columns - GAP
+    return (width, height) if width <= widest else (widest, max(1, round(height * widest / width)))
 
 
 @dataclass(frozen=True)

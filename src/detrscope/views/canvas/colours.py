@@ -104,6 +104,14 @@ class Scale:
         name = DIFFERENCES if self.differences else AMOUNTS
         return np.asarray(matplotlib.colormaps[name](self.place(values)))
 
+    def colour(self, value: float) -> Colour:
+        """Of one number."""
+        return _whole(self.colours(np.array(value)))
+
+    def ink(self, value: float) -> Colour:
+        """Of one number, for a mark on a pale picture, opaque."""
+        return _whole(self.inks(np.array(value)))
+
     def inks(self, values: np.ndarray) -> np.ndarray:
         """For marks on a pale picture: the fainter the less. Float [..., 4]."""
         place = self.place(values)
@@ -122,3 +130,8 @@ class Scale:
             colours = np.asarray(matplotlib.colormaps[AMOUNTS](DARKEST + (1 - DARKEST) * place))
         colours[..., 3] = STRONGEST * strength * (2 - strength)
         return colours
+
+
+def _whole(colour: np.ndarray) -> Colour:
+    red, green, blue = (255 * colour[:3]).round().astype(int).tolist()
+    return red, green, blue

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
 from detrscope.views.canvas.colours import BLACK, Colour, Scale, unit
@@ -34,6 +33,13 @@ def strips(width: int, heading: str, caption: str) -> tuple[int, int]:
     return MARGIN + sum(above), MARGIN + sum(below)
 
 
+class Row(Protocol):
+    """Numbers that can be a line of a table."""
+
+    def to_row(self) -> dict[str, Any]:
+        """By column."""
+
+
 class Sheet(Picture):
     """Nothing on it overlaps by chance: whoever draws says where each thing is, in pixels of the body.
 
@@ -42,13 +48,22 @@ class Sheet(Picture):
         height: of its body, between heading and caption.
         heading: one line or more above.
         caption: what is shown and how, below.
+
+    Attributes:
+        numbers: what is shown, as rows of a table, where a view gives them.
     """
 
     def __init__(self, width: int, height: int, heading: str = "", caption: str = "") -> None:
         self.heading, self.caption = heading, caption
+        self.numbers: Sequence[Row] = ()
         self._above, below = strips(width, heading, caption)
         self.width, self.height = width, self._above + height + below
         self._figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI)
+        self._board = self._figure.add_axes((0, 0, 1, 1))
+        self._board.set(
+            xlim=(0, self.width), ylim=(self.height - self._above, -self._above), autoscale_on=False
+        )
+        self._board.axis("off")
         inner = width - 2 * MARGIN
         y: float = MARGIN - self._above
         for line in wrapped(heading, TITLE, inner):
@@ -61,7 +76,7 @@ class Sheet(Picture):
 
     def panel(self, x: float, y: float, width: float, height: float, window: Extent) -> Panel:
         """A place for a picture, of which the window is seen."""
-        return Panel(self._axes(x, y, width, height), width, height, window)
+        return Panel(self._board, (x, y), width, height, window)
 
     def chart(self, x: float, y: float, width: float, height: float) -> Chart:
         """A chart; numbers and names of its axes go outside of the rectangle, to the left, below and above."""
@@ -79,9 +94,9 @@ class Sheet(Picture):
         upright: bool = False,
     ) -> None:
         """A line of text; x is its left, middle or right and y its top; upright it reads upwards, centred at y."""
-        self._figure.text(
-            x / self.width,
-            1 - (self._above + y + (0 if upright else size / 2)) / self.height,
+        self._board.text(
+            x,
+            y if upright else y + size / 2,
             text,
             fontsize=size * POINTS,
             color=unit(colour),
@@ -93,10 +108,14 @@ class Sheet(Picture):
 
     def mark(self, x: float, y: float, shape: str, size: float, colour: Colour, text: str) -> float:
         """A mark and what it stands for; x is its middle, y the middle of the line; returns where the next may be."""
-        across, down = x / self.width, 1 - (self._above + y) / self.height
-        edge = {"markeredgewidth": 2.2 * POINTS} if shape == "+" else {"markeredgewidth": 0}
-        drawn = Line2D([across], [down], marker=shape, markersize=size * POINTS, color=unit(colour), **edge)
-        self._figure.add_artist(drawn)
+        self._board.plot(
+            x,
+            y,
+            marker=shape,
+            markersize=size * POINTS,
+            markeredgewidth=2.6 * POINTS if shape == "+" else 0,
+            color=unit(colour),
+        )
         self.text(text, x + 14, y - TEXT / 2, size=TEXT, colour=INK)
         return x + 14 + text_size(text, TEXT)[0] + 22
 
