@@ -115,8 +115,8 @@ def kept(trace: Trace, choice: Choice) -> list[Kept]:
     if not queries:
         best = int(trace.scores().amax(-1).argmax())
         raise NothingFound(
-            f"nothing found with a score of {choice.threshold:g} or more; the best is {trace.query_name(best)}: choose a "
-            f"lower --threshold, or queries by number (--query {best})"
+            f"nothing scores {choice.threshold:g} or more; the best is {trace.query_name(best)}: choose a lower "
+            f"--threshold, or queries by number (--query {best})"
         )
     return predictions(trace, queries)
 
