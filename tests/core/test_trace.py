@@ -89,7 +89,7 @@ def test_maps_of_every_layer_head_and_level(variant: str) -> None:
     dense = not any(isinstance(r, DeformableRecord) for r in trace.records.values())
     for layer in (0, -1):
         merged = trace.cross_attention(3, layer)
-        heads = trace.record(trace.site("decoder.cross", layer)).value.shape[1]
+        heads = trace.record(trace.site("decoder.cross", layer)).shape[0]
         each = [trace.cross_attention(3, layer, head) for head in range(heads)]
         torch.testing.assert_close(torch.stack([m.values for m in each]).mean(0), merged.values)
         greatest = trace.cross_attention(3, layer, merge="max")
@@ -208,6 +208,17 @@ def test_one_image_of_a_padded_batch() -> None:
     torch.testing.assert_close(trace.record("decoder.1.cross").rows(), record.rows()[1:])
 
 
+def test_values_are_kept_when_asked_for() -> None:
+    detector = detector_of("detr-r18")
+    without, with_ = detector.trace(picture()), detector.trace(picture(), values=True)
+    for site in without.sites:
+        one, other = without.record(site), with_.record(site)
+        assert torch.equal(one.rows(), other.rows()) and one.shape == other.shape
+        assert other.output().shape == (1, one.shape[1], 32)
+        with pytest.raises(UserError, match="this record has no values; look with values=True"):
+            one.output()
+
+
 def test_what_is_wrong_is_said_in_one_line(trace: Trace) -> None:
     detector = detector_of("detr-r18")
     partly = detector.trace(picture(), sites=["decoder.*.cross"])
@@ -314,6 +325,9 @@ def test_files_that_are_not_whole_traces_are_refused(trace: Trace, tmp_path: Pat
         t["boxes_cxcywh"] = torch.zeros(1, 2, 4)
 
     def other_record(h: dict, t: dict) -> None:
+        t["records/encoder.0.self/key"] = torch.zeros(1, 4, 5, 8)
+
+    def other_values(h: dict, t: dict) -> None:
         t["records/encoder.0.self/value"] = torch.zeros(1, 4, 5, 8)
 
     def no_image(h: dict, t: dict) -> None:
@@ -328,6 +342,7 @@ def test_files_that_are_not_whole_traces_are_refused(trace: Trace, tmp_path: Pat
         lost_tensor: "tensor 'logits' is missing",
         other_shape: "damaged: boxes",
         other_record: "5 keys at 'encoder.0.self' for 6 tokens",
+        other_values: "5 values at 'encoder.0.self' for 6 keys",
         no_image: "its parts do not fit together",
     }
     for change, message in changed.items():

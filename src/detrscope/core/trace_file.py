@@ -139,9 +139,11 @@ def _problem(trace: Trace) -> str:
     for site, record in trace.records.items():
         if not isinstance(record, DenseRecord | DeformableRecord):
             return f"no record at '{site}'"
-        keys = record.value.shape[2]
+        keys = record.shape[2]
         if keys != (queries if site.startswith("decoder") and site.endswith("self") else tokens):
             return f"{keys} keys at '{site}' for {tokens} tokens and {queries} queries"
+        if record.value is not None and record.value.shape[2] != keys:
+            return f"{record.value.shape[2]} values at '{site}' for {keys} keys"
     return ""
 
 

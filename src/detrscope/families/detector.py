@@ -134,6 +134,7 @@ class Detector:
         targets: Target | None = None,
         *,
         explain: Sequence[int | tuple[int, int]] = (),
+        values: bool = False,
         crop_xyxy: tuple[int, int, int, int] | None = None,
         channels: Channels = "rgb",
     ) -> Trace:
@@ -147,6 +148,7 @@ class Detector:
             targets: the truth, where known, kept beside what was seen; boxes 0..1 of the whole upright image.
             explain: queries whose best class's gradient is kept, as the lens's relevance needs it; a pair of query and
                 class index for another class.
+            values: keep the values of softmax attention too, which rebuild each layer's output; with `explain` always.
             crop_xyxy: look at this part of the upright image only, pixels.
             channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
 
@@ -163,7 +165,7 @@ class Detector:
             )
         image = self.card.preprocessing.resize(original[:, y0:y1, x0:x1])
         geometry = Geometry.of_resize(height, width, (image.shape[1], image.shape[2]), orientation)
-        probe = Probe(sites, edits, features, gradients=bool(explain))
+        probe = Probe(sites, edits, features, gradients=bool(explain), values=values or bool(explain))
         images = self.card.preprocessing.normalise(image)[None].to(device=self.device, dtype=self.dtype)
         with torch.set_grad_enabled(bool(explain)):
             outputs = self.model(Batch(images), probe=probe)
