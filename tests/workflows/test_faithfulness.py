@@ -11,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from detrscope.core.edits import Bias
+from detrscope.core.edits import Bias, Gain
 from detrscope.core.errors import UserError
 from detrscope.core.types import Outputs
 from detrscope.data.drawn.dataset import write_drawn
 from detrscope.families.detector import Detector, load
-from detrscope.lens.faithfulness import detection_score
-from detrscope.workflows.explainers import EXPLAINERS, looks_at
+from detrscope.lens.faithfulness import Detected, detection_score
+from detrscope.workflows.explainers import EXPLAINERS, looks, looks_at
 from detrscope.workflows.faithfulness import _Hider, faithfulness
 from detrscope.workflows.sanity import stages
-from tests.lens.traced import detector_of
+from tests.lens.traced import detector_of, picture
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,24 @@ def test_hidden_keys_are_the_edits_of_a_trace(shipped: Detector, dogs: Path) -> 
     assert float(deletion[4]) < 0.8 * hide.whole and float(insertion[4]) > 0.8 * hide.whole
 
 
+def test_hidden_keys_of_deformable_attention_are_gains_on_tokens() -> None:
+    detector = detector_of("sprint-deformable-n")
+    trace = detector.trace(picture(), explain=[2])
+    detected = Detected(2, trace.gradients[0].class_index, trace.boxes_cxcywh[-1, 2])
+    (look,) = looks(detector, trace, [detected])
+    hide = _Hider(detector, look)
+    weights = EXPLAINERS["attention, mean of layers"](look)
+    deletion, insertion = hide.keys(weights, 4)
+    hidden = weights.argsort(descending=True, stable=True)[: round(2 / 4 * (len(weights) - 1))]
+    edited = detector.trace(picture(), edits=[Gain("decoder.*.cross", 0.0, keys=tuple(hidden.tolist()))])
+    expected = detection_score(
+        Outputs(edited.logits[:, None], edited.boxes_cxcywh[:, None]), detected, "sigmoid"
+    )
+    torch.testing.assert_close(deletion[2], expected[0], atol=1e-5, rtol=1e-4)
+    assert edited.record("decoder.0.cross").rows()[..., hidden].abs().max() == 0
+    assert len(set(deletion.tolist())) > 1 and float(insertion[-1]) == pytest.approx(hide.whole, rel=1e-4)
+
+
 def test_hidden_pixels_are_those_of_the_map(
     shipped: Detector, dogs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,8 +104,10 @@ def test_hidden_pixels_are_those_of_the_map(
 
 
 def test_all_of_it_on_the_shipped_model(shipped: Detector, dogs: Path, tmp_path: Path) -> None:
-    found = faithfulness(shipped, f"coco:{dogs}", split="train", count=2, steps=4, sanity=1, out=tmp_path)
-    methods = [*EXPLAINERS, "random"]
+    some = ["attention, last layer", "relevance", "input gradient", "middle of the box"]
+    settings = {"split": "train", "count": 2, "steps": 4, "sanity": 1, "methods": some}
+    found = faithfulness(shipped, f"coco:{dogs}", out=tmp_path, **settings)  # type: ignore[arg-type]
+    methods = [*some, "random"]
     assert [s.method for s in found.summaries] == [m for m in methods for _ in range(4)]
     assert (
         found.images == 2
@@ -96,7 +116,7 @@ def test_all_of_it_on_the_shipped_model(shipped: Detector, dogs: Path, tmp_path:
     )
     by_kind = {(s.method, s.where, s.what): s for s in found.summaries}
     for where in ("keys", "pixels"):
-        best = min(by_kind[m, where, "deletion"].area for m in EXPLAINERS)
+        best = min(by_kind[m, where, "deletion"].area for m in some)
         assert best < by_kind["random", where, "deletion"].area
     for sanity in found.sanity:
         assert [*sanity.correlation] == [
