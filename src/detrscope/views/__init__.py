@@ -61,8 +61,10 @@ VIEWS: dict[str, View] = {
     "heads": View("heads", "draw_heads", "one query in every head and layer", (*QUERY, *MAP)),
     "journey": View("journey", "draw_journey", "one query through the layers", (*QUERY, *MAP)),
     "points": View("points", "draw_levels", "sampling points, by level", (*PLACE, *QUERY, *MAP)),
-    "points-heads": View("points", "draw_point_heads", "by head", (*PLACE, *QUERY, *POINT)),
-    "points-layers": View("points", "draw_point_layers", "of all layers", (*PLACE, *QUERY, *POINT)),
+    "points-heads": View("points", "draw_point_heads", "sampling points, by head", (*PLACE, *QUERY, *POINT)),
+    "points-layers": View(
+        "points", "draw_point_layers", "sampling points, of all layers", (*PLACE, *QUERY, *POINT)
+    ),
     "onlookers": View("onlookers", "draw_onlookers", "who looks at a place", (*PLACE, *QUERY, *MAP)),
     "queries": View("relations", "draw_relations", "queries looking at queries", (*QUERY, *ROW)),
     "features": View("features", "draw_features", "the backbone's strongest channels", ()),

@@ -25,7 +25,7 @@ def model(trace: Trace) -> str:
 
 def heads(trace: Trace, site: str, choice: Choice) -> str:
     """Such as `mean of 8 heads`."""
-    count = trace.record(site).value.shape[1]
+    count = trace.record(site).shape[0]
     return (
         f"head {choice.head % count} of {count}"
         if choice.head is not None

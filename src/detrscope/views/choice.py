@@ -61,7 +61,7 @@ class Choice:
         if not 0 <= self.threshold <= 1:
             raise UserError(f"threshold {self.threshold}: expected a score between 0 and 1")
         for query in self.queries:
-            _in_range("query", query, trace.queries, "queries", negative=False)
+            _in_range("query", query, trace.queries, "query", negative=False)
         g = trace.geometry
         for x, y in self.points:
             x0, y0, x1, y1 = g.crop_xyxy
@@ -70,12 +70,12 @@ class Choice:
                     f"point {x:g},{y:g}: is not on the picture; expected x {x0:g} to {x1:g} and y {y0:g} to {y1:g}"
                 )
         if self.layer is not None:
-            _in_range("layer", self.layer, max(len(sites_of(trace, kind)) for kind in STACKS), "layers")
+            _in_range("layer", self.layer, max(len(sites_of(trace, kind)) for kind in STACKS), "layer")
         if self.head is not None and trace.records:
-            _in_range("head", self.head, max(r.value.shape[1] for r in trace.records.values()), "heads")
+            _in_range("head", self.head, max(r.shape[0] for r in trace.records.values()), "head")
         for name, level in (("level", self.level), ("from-level", self.from_level)):
             if level is not None:
-                _in_range(name, level, len(trace.levels), "maps of the image")
+                _in_range(name, level, len(trace.levels), "map of the image")
 
 
 EVERYTHING = Choice()
@@ -175,7 +175,9 @@ def site_of(trace: Trace, kind: Kind, choice: Choice) -> tuple[int, str]:
     if not known:
         raise NotInTrace(f"{trace.card.variant} has no {kind} attention")
     if not -len(known) <= layer < len(known):
-        raise NotInTrace(f"layer {layer}: there are {len(known)} layers of {kind}, 0 to {len(known) - 1}")
+        raise NotInTrace(
+            f"layer {layer}: {trace.card.variant} has {_numbered(len(known), f'layer of {kind}')}"
+        )
     site = known[layer]
     if site not in trace.records:
         raise NotInTrace(f"{site} was not recorded; trace with sites=['{site}']")
@@ -220,4 +222,11 @@ def centre(box_xyxy: Sequence[float], trace: Trace) -> tuple[float, float]:
 
 def _in_range(name: str, number: int, count: int, what: str, negative: bool = True) -> None:
     if not (-count if negative else 0) <= number < count:
-        raise UserError(f"{name} {number}: this trace has {count} {what}, 0 to {count - 1}")
+        raise UserError(f"{name} {number}: this trace has {_numbered(count, what)}")
+
+
+def _numbered(count: int, what: str) -> str:
+    """Such as `3 layers of decoder.cross, 0 to 2`."""
+    first, _, rest = what.partition(" ")
+    many = f"{first[:-1]}ies" if first.endswith("ry") else f"{first}s"
+    return f"one {what}, 0" if count == 1 else f"{count} {f'{many} {rest}'.strip()}, 0 to {count - 1}"

@@ -30,7 +30,7 @@ def draw_comparison(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     """
     other = choice.against
     if other is None:
-        raise NotInTrace("nothing to compare with; give another trace of the same picture")
+        raise NotInTrace("nothing to compare with; give another trace of the picture, or a model (--against)")
     _check_sizes(trace, other)
     shown = kept(trace, choice)[:MOST]
     same = trace.card == other.card

@@ -26,7 +26,7 @@ def draw_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         else:
             maps += maps_of(trace, site, [first.query], choice)
         grid.append(maps)
-    count = trace.record(layers[0][1]).value.shape[1]
+    count = trace.record(layers[0][1]).shape[0]
     titles = [f"head {head}" for head in range(count)] + [f"{choice.merge} of heads"]
     if choice.head is not None:
         titles = [titles[choice.head % count]]

@@ -107,7 +107,7 @@ class _Figure:
         self.tiles = Tiles(size, self.columns, rows, lines=2, scale=self.scale, foot=FOOT)
 
     def caption(self, sites: str, choice: Choice) -> str:
-        count = self.trace.record(self.who.sites[-1][1]).value.shape[1]
+        count = self.trace.record(self.who.sites[-1][1]).shape[0]
         which = f"all {count} heads" if choice.head is None else f"head {choice.head % count} of {count}"
         level = "all levels" if choice.level is None else f"level {choice.level % len(self.trace.levels)}"
         x0, y0, x1, y1 = self.near.window

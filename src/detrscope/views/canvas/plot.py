@@ -55,7 +55,7 @@ class Chart:
         """
         style = line_style(index) | {"linewidth": width}
         style |= {"linestyle": "--"} if dashed else {"linestyle": ":"} if dotted else {}
-        style |= {"color": str(grey), "linestyle": "-"} if grey is not None else {}
+        style |= {"color": str(grey) if grey else "black", "linestyle": "-"} if grey is not None else {}
         marked = dots or (4.0 if len(x) == 1 else 0.0)
         style |= {"marker": "o", "markersize": marked} if marked else {}
         self._axes.plot(x, y, label=label or "_", **style)
