@@ -6,11 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from detrscope.core.trace import Trace as Trace
     from detrscope.core.types import Batch as Batch
     from detrscope.core.types import Detections as Detections
     from detrscope.core.types import Outputs as Outputs
     from detrscope.families.detector import Detector as Detector
     from detrscope.families.detector import load as load
+    from detrscope.views.attention import draw_attention as draw_attention
     from detrscope.workflows.evaluate import evaluate as evaluate
     from detrscope.workflows.train import train as train
 
@@ -22,6 +24,8 @@ _HOMES = {
     "Detections": "detrscope.core.types",
     "Detector": "detrscope.families.detector",
     "Outputs": "detrscope.core.types",
+    "Trace": "detrscope.core.trace",
+    "draw_attention": "detrscope.views.attention",
     "evaluate": "detrscope.workflows.evaluate",
     "load": "detrscope.families.detector",
     "train": "detrscope.workflows.train",

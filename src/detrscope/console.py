@@ -1,15 +1,12 @@
-"""What the terminal shows: one console, the log, progress with time left; and files written whole or not at all."""
+"""What the terminal shows: one console, the log, progress with time left."""
 
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from detrscope.core.files import written_whole as written_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,19 +67,3 @@ def progress() -> Progress:
         transient=True,
         disable=not console().is_terminal,
     )
-
-
-@contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed when the block succeeds, removed when it does not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -14,10 +14,10 @@ from PIL import Image
 import detrscope
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.postprocess import TOP, postprocess
 from detrscope.core.types import Outputs
 from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.detector import Detector, choose_device, load
-from detrscope.families.postprocess import TOP, postprocess
 from tests.families.tiny import tiny
 
 

@@ -57,6 +57,8 @@ class DetectionTransformer(nn.Module):
         pyramid = self.neck(maps, batch.padding)
         if probe is not None:
             probe.levels = pyramid.levels
+            probe.shapes = {f"feature map {i}": tuple(m.shape) for i, m in enumerate(maps)}
+            probe.shapes["tokens"] = tuple(pyramid.tokens.shape)
         pyramid = self.encoder(pyramid, probe)
         queries = self.queries(pyramid).join(extra)
         states = self.decoder(queries, pyramid, self.heads.refine, probe)

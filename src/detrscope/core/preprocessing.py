@@ -27,12 +27,14 @@ class Preprocessing:
 
     def apply(self, image: Tensor) -> Tensor:
         """Resized and normalised. uint8 [3, H, W] -> float32 [3, h, w]."""
+        return self.normalise(self.resize(image))
+
+    def resize(self, image: Tensor) -> Tensor:
+        """To the size that the model sees. uint8 [3, H, W] -> uint8 [3, h, w]."""
         from torchvision.transforms.v2 import functional as F
 
         size = self.size_for(image.shape[-2], image.shape[-1])
-        if size != tuple(image.shape[-2:]):
-            image = F.resize(image, list(size), antialias=True)
-        return self.normalise(image)
+        return image if size == tuple(image.shape[-2:]) else F.resize(image, list(size), antialias=True)
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 [..., 3, H, W] -> float32 [..., 3, H, W] with the mean taken off and divided by the deviation."""

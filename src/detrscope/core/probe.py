@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor
 
 from detrscope.core.edits import Edit
@@ -23,17 +24,27 @@ class Probe:
         sites: names or patterns of the attention sites to record; None records every one.
         edits: changes to make, each at its own site.
         features: names or patterns of backbone convolutions whose feature maps to keep.
+        gradients: make what the recorded sites give out the leaves of a graph, so that the gradient of a prediction
+            with respect to it can be asked for (`outputs`). The gradient of a weight follows: with out = A @ V, that
+            of A is the one of out @ V^T.
     """
 
     def __init__(
-        self, sites: Sequence[str] | None = None, edits: Sequence[Edit] = (), features: Sequence[str] = ()
+        self,
+        sites: Sequence[str] | None = None,
+        edits: Sequence[Edit] = (),
+        features: Sequence[str] = (),
+        gradients: bool = False,
     ) -> None:
         self.sites = None if sites is None else tuple(sites)
         self.edits = tuple(edits)
         self.feature_sites = tuple(features)
+        self.gradients = gradients
         self.records: dict[str, Record] = {}
+        self.outputs: dict[str, Tensor] = {}  # [B, Q, h*dv] zeros added to what each site gives out, by site
         self.features: dict[str, Tensor] = {}  # [B, C, H, W] by site
         self.levels: tuple[Level, ...] = ()  # sizes of the maps that the tokens come from
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of what flowed along the path, by name
 
     def check(self, attention: Iterable[str], features: Iterable[str] = ()) -> None:
         """Refuse sites that the model does not have, rather than record nothing in silence.
@@ -62,6 +73,16 @@ class Probe:
     def keep(self, site: str, record: Record) -> None:
         """Called by the doors."""
         self.records[site] = record
+
+    def tap(self, site: str, out: Tensor) -> Tensor:
+        """Called by the doors with what they give out: the same values, as part of a graph where one is wanted.
+
+        The graph begins here, so that nothing before the first site takes part in it.
+        """
+        if not (self.gradients and self.wants(site)):
+            return out
+        self.outputs[site] = torch.zeros_like(out, requires_grad=True)
+        return out + self.outputs[site]
 
     def keep_features(self, site: str, features: Tensor) -> None:
         """Called by the backbone. [B, C, H, W]."""

@@ -54,6 +54,15 @@ def read_image(source: ImageSource, *, channels: Channels = "rgb") -> Tensor:
         UserError: the file is missing, empty, truncated, not an image; or the array has no valid shape or
             range. The source is named.
     """
+    return read_upright(source, channels=channels)[0]
+
+
+def read_upright(source: ImageSource, *, channels: Channels = "rgb") -> tuple[Tensor, int]:
+    """The same image as `read_image` gives, and the EXIF orientation (1..8) that its file had.
+
+    Raises:
+        UserError: as `read_image`.
+    """
     if channels not in ("rgb", "bgr"):
         raise UserError(f"channels='{channels}': expected 'rgb' or 'bgr'")
     if isinstance(source, Tensor):
@@ -63,9 +72,9 @@ def read_image(source: ImageSource, *, channels: Channels = "rgb") -> Tensor:
                 array.shape[0] not in (1, 2, 3, 4), f"tensor of shape {list(array.shape)}", "[1..4, H, W]"
             )
             array = np.moveaxis(array, 0, -1)
-        return _from_array(array, channels, "tensor")
+        return _from_array(array, channels, "tensor"), 1
     if isinstance(source, np.ndarray):
-        return _from_array(source, channels, "array")
+        return _from_array(source, channels, "array"), 1
     if isinstance(source, Image.Image):
         return _decoded(source.copy(), "PIL image")
     if isinstance(source, bytes | bytearray):
@@ -143,7 +152,7 @@ def _download(url: str) -> bytes:
         raise UserError(f"{url}: cannot be fetched ({getattr(error, 'reason', None) or error})") from None
 
 
-def _decoded_bytes(data: bytes, name: str) -> Tensor:
+def _decoded_bytes(data: bytes, name: str) -> tuple[Tensor, int]:
     try:
         image = Image.open(io.BytesIO(data))
     except Exception as error:
@@ -151,11 +160,13 @@ def _decoded_bytes(data: bytes, name: str) -> Tensor:
     return _decoded(image, name)
 
 
-def _decoded(image: Image.Image, name: str) -> Tensor:
-    """Pixels of a PIL image that may be changed."""
+def _decoded(image: Image.Image, name: str) -> tuple[Tensor, int]:
+    """Upright pixels of a PIL image that may be changed, and the orientation it came in."""
     try:
+        before = _orientation(image) if image.format == "TIFF" else 1  # Pillow turns TIFF by itself
         image.load()
-        if _orientation(image) != 1:
+        after = _orientation(image)
+        if after != 1:
             ImageOps.exif_transpose(image, in_place=True)
         rgb = image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image, name)
         array = np.array(rgb)  # [H, W, 3]
@@ -164,7 +175,7 @@ def _decoded(image: Image.Image, name: str) -> Tensor:
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         raise _unreadable(name, error) from None
     _refuse(array.size == 0, f"{name}: {rgb.width}x{rgb.height} pixels", "at least one pixel")
-    return torch.from_numpy(array).permute(2, 0, 1)  # [3, H, W]
+    return torch.from_numpy(array).permute(2, 0, 1), before if after == 1 else after  # [3, H, W]
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -202,7 +213,7 @@ def _from_array(array: np.ndarray, channels: Channels, name: str) -> Tensor:
         return torch.from_numpy(np.array(array, order="C")).permute(2, 0, 1)
     mode = {1: "L", 2: "LA", 4: "RGBA"}[array.shape[2]]
     pixels = np.ascontiguousarray(array[..., 0] if mode == "L" else array)
-    return _decoded(Image.fromarray(pixels), name)
+    return _decoded(Image.fromarray(pixels), name)[0]
 
 
 def _to_8_bit(array: np.ndarray, name: str) -> np.ndarray:

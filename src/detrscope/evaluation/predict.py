@@ -10,11 +10,11 @@ from torch import nn
 
 from detrscope.console import progress as progress_bar
 from detrscope.core.card import ModelCard
+from detrscope.core.postprocess import Scored, postprocess
 from detrscope.core.types import Batch
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import Collated, DetectionLoader, Key
 from detrscope.data.transforms import eval_transform
-from detrscope.families.postprocess import Scored, postprocess
 
 Result = dict[str, Any]  # image_id, category_id, bbox (x, y, width, height in pixels), score
 

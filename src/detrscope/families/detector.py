@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
 
@@ -13,10 +14,14 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.console import log
 from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
+from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.types import Batch, Detections, Outputs
-from detrscope.data.images import Channels, ImageSource, read_image
-from detrscope.families.postprocess import postprocess
+from detrscope.core.geometry import Geometry
+from detrscope.core.postprocess import class_scores, postprocess
+from detrscope.core.probe import Probe
+from detrscope.core.trace import Gradient, Trace
+from detrscope.core.types import Batch, Detections, Outputs, Target
+from detrscope.data.images import Channels, ImageSource, read_image, read_upright
 from detrscope.families.weights import load_model
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -116,19 +121,79 @@ class Detector:
         height, width = image.shape[-2:]
         outputs = self.predict(self.card.preprocessing.apply(image)[None])
         (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
-        keep = scored.scores >= threshold
-        indices = scored.class_indices[keep].cpu()
-        limit = scored.boxes_xyxy.new_tensor([width, height, width, height])
-        return Detections(
-            boxes_xyxy=scored.boxes_xyxy[keep].clamp(min=0).minimum(limit).cpu(),
-            scores=scored.scores[keep].cpu(),
-            labels=torch.tensor([self.classes.ids[i] for i in indices], dtype=torch.int64),
-            names=tuple(self.classes.names[i] for i in indices),
-            query_ids=scored.query_ids[keep].cpu(),
-            height=height,
-            width=width,
-            source=str(source) if isinstance(source, str | Path) else "",
+        name = _name_of(source)
+        return scored.detections(self.classes, threshold, height=height, width=width, source=name)
+
+    def trace(
+        self,
+        source: ImageSource,
+        sites: Sequence[str] | None = None,
+        edits: Sequence[Edit] = (),
+        features: Sequence[str] = (),
+        targets: Target | None = None,
+        *,
+        explain: Sequence[int] = (),
+        crop_xyxy: tuple[int, int, int, int] | None = None,
+        channels: Channels = "rgb",
+    ) -> Trace:
+        """Look at one picture and keep where attention went.
+
+        Args:
+            source: path, URL, bytes, PIL image, array [H, W, 3] or tensor [3, H, W].
+            sites: names or patterns (`decoder.*.cross`) of the attention sites to record; None records every one.
+            edits: changes to make while looking.
+            features: names or patterns of the backbone's convolutions whose maps to keep, such as `backbone.layer4.*`.
+            targets: the truth, where known, kept beside what was seen; boxes 0..1 of the whole upright image.
+            explain: queries whose best class score's gradient is kept, as the lens's relevance needs it.
+            crop_xyxy: look at this part of the upright image only, pixels.
+            channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
+
+        Raises:
+            UserError: a picture that cannot be read, a crop outside of it, a site, edit or query that does not fit
+                this model; the known ones are named.
+        """
+        original, orientation = read_upright(source, channels=channels)  # [3, H, W] uint8
+        height, width = original.shape[-2:]
+        x0, y0, x1, y1 = crop_xyxy or (0, 0, width, height)
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise UserError(
+                f"crop {x0}, {y0}, {x1}, {y1}: does not lie in an image of {width} x {height} pixels"
+            )
+        image = self.card.preprocessing.resize(original[:, y0:y1, x0:x1])
+        geometry = Geometry.of_resize(height, width, (image.shape[1], image.shape[2]), orientation)
+        probe = Probe(sites, edits, features, gradients=bool(explain))
+        images = self.card.preprocessing.normalise(image)[None].to(device=self.device, dtype=self.dtype)
+        with torch.set_grad_enabled(bool(explain)):
+            outputs = self.model(Batch(images), probe=probe)
+        trace = Trace.of_look(
+            probe,
+            outputs,
+            card=self.card,
+            geometry=replace(geometry, crop_xyxy=(x0, y0, x1, y1)),
+            image=image,
+            model_sites=self.model.sites,
         )
+        return replace(
+            trace,
+            gradients=tuple(self._gradient(query, outputs, probe) for query in explain),
+            targets=targets,
+            original=original,
+            source=_name_of(source),
+        )
+
+    def _gradient(self, query: int, outputs: Outputs, probe: Probe) -> Gradient:
+        """Of the logit of a query's best class, with respect to what each recorded site gives out."""
+        logits = outputs.logits[-1, 0]  # [Q, K]
+        if not 0 <= query < len(logits):
+            raise UserError(f"query {query}: this model has queries 0 to {len(logits) - 1}")
+        index = int(class_scores(logits[query], self.card.scoring).argmax())
+        leaves = list(probe.outputs.values())
+        found = torch.autograd.grad(logits[query, index], leaves, retain_graph=True, materialize_grads=True)
+        return Gradient(query, index, {site: g.cpu() for site, g in zip(probe.outputs, found, strict=True)})
+
+
+def _name_of(source: ImageSource) -> str:
+    return str(source) if isinstance(source, str | Path) else ""
 
 
 def load(

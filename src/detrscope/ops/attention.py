@@ -67,7 +67,8 @@ def attend(
         out = drop(weights, dropout) @ v  # [B, h, Q, dv]
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # [B, h, Q, dv]
-    return out.transpose(1, 2).flatten(2)  # [B, Q, h*dv]
+    out = out.transpose(1, 2).flatten(2)  # [B, Q, h*dv]
+    return out if probe is None else probe.tap(site, out)
 
 
 def _plain_is_faster(q: Tensor, k: Tensor, dropout: float) -> bool:

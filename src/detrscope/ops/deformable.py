@@ -55,7 +55,8 @@ def sample(
                 reference=reference.detach(),
             ),
         )
-    return sample_reference(value, points, weights, levels, point_levels)
+    out = sample_reference(value, points, weights, levels, point_levels)
+    return out if probe is None else probe.tap(site, out)
 
 
 def sample_reference(

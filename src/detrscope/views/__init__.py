@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from detrscope.views.attention import draw_attention
 from detrscope.views.canvas import Picture
 from detrscope.views.contact_sheet import contact_sheet
 from detrscope.views.curves import draw_curves
@@ -14,6 +15,7 @@ from detrscope.views.detections import draw_detections
 from detrscope.views.precision_recall import draw_precision_recall
 
 VIEWS: dict[str, Callable[..., Picture]] = {
+    "attention": draw_attention,
     "contact-sheet": contact_sheet,
     "curves": draw_curves,
     "detections": draw_detections,

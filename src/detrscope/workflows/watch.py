@@ -16,11 +16,11 @@ from detrscope.console import written_whole
 from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes, xyxy_to_cxcywh
 from detrscope.core.card import ModelCard
 from detrscope.core.errors import UserError
+from detrscope.core.postprocess import postprocess
 from detrscope.core.probe import Probe
 from detrscope.core.types import Batch, Level
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.images import read_image
-from detrscope.families.postprocess import postprocess
 from detrscope.lens.maps import map_of, mass_inside, merged_over
 from detrscope.training.rundir import LOOKS
 from detrscope.views.attention_film import Look, Moment

@@ -1,0 +1,162 @@
+"""The way from the pixels of the original image to what the model saw, to its tokens, and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
+from detrscope.core.errors import UserError
+from detrscope.core.types import Level
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Crop, resize and padding of one image.
+
+    "Original" is the image upright, as every box and point of this package has it; x and y are continuous, pixel i
+    covers i to i + 1. A cell of a map of H x W tokens covers 1/H by 1/W of what the model saw, padding included.
+
+    Attributes:
+        height: of the original, pixels.
+        width: of the original, pixels.
+        crop_xyxy: the part that was looked at, pixels of the original.
+        content: height, width of that part after the resize.
+        padded: height, width of what the model saw; padding lies at the right and at the bottom.
+        orientation: EXIF's, 1..8; 1 where the file's pixels are stored upright.
+    """
+
+    height: int
+    width: int
+    crop_xyxy: tuple[float, float, float, float]
+    content: tuple[int, int]
+    padded: tuple[int, int]
+    orientation: int = 1
+
+    @classmethod
+    def of_resize(cls, height: int, width: int, content: tuple[int, int], orientation: int = 1) -> Geometry:
+        """The whole image resized to `content` (height, width), not padded."""
+        whole = (0.0, 0.0, float(width), float(height))
+        return cls(height, width, whole, content, content, orientation)
+
+    def padded_to(self, height: int, width: int) -> Geometry:
+        """The same image in a batch of this size."""
+        return replace(self, padded=(height, width))
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Model pixels for each original pixel, along x and y."""
+        x0, y0, x1, y1 = self.crop_xyxy
+        return self.content[1] / (x1 - x0), self.content[0] / (y1 - y0)
+
+    def to_model(self, points: Tensor) -> Tensor:
+        """Original pixels to pixels of what the model saw: [..., 2] x, y -> [..., 2]."""
+        return (points - points.new_tensor(self.crop_xyxy[:2])) * points.new_tensor(self.scale)
+
+    def to_original(self, points: Tensor) -> Tensor:
+        """Pixels of what the model saw to original pixels: [..., 2] x, y -> [..., 2]."""
+        return points / points.new_tensor(self.scale) + points.new_tensor(self.crop_xyxy[:2])
+
+    def boxes_xyxy(self, boxes_cxcywh: Tensor) -> Tensor:
+        """Boxes as models predict them, 0..1 of the content, to pixels of the original: [..., 4] -> [..., 4]."""
+        x0, y0, x1, y1 = self.crop_xyxy
+        boxes = scale_boxes(cxcywh_to_xyxy(boxes_cxcywh), x1 - x0, y1 - y0)
+        return boxes + boxes.new_tensor([x0, y0, x0, y0])
+
+    def points_of(self, places: Tensor) -> Tensor:
+        """Places as deformable attention samples them, 0..1 of what the model saw with its padding, to original pixels.
+
+        [..., 2] x, y -> [..., 2].
+        """
+        return self.to_original(places * places.new_tensor([self.padded[1], self.padded[0]]))
+
+    def to_stored(self, points: Tensor) -> Tensor:
+        """Original pixels to pixels of the file as stored, before the turn that EXIF asks for: [..., 2] -> [..., 2]."""
+        x, y = points.unbind(-1)
+        width, height = self.width, self.height
+        stored = {
+            1: (x, y),
+            2: (width - x, y),
+            3: (width - x, height - y),
+            4: (x, height - y),
+            5: (y, x),
+            6: (y, width - x),
+            7: (height - y, width - x),
+            8: (height - y, x),
+        }[self.orientation]
+        return torch.stack(stored, dim=-1)
+
+    def token_at(self, x: float, y: float, level: Level) -> int:
+        """The token of a map whose cell holds this point of the original, counted row by row.
+
+        Raises:
+            UserError: the point is not on the part of the image that was looked at.
+        """
+        x0, y0, x1, y1 = self.crop_xyxy
+        if not (x0 <= x <= x1 and y0 <= y <= y1):
+            raise UserError(
+                f"point ({x:g}, {y:g}) is outside of what was looked at: x {x0:g} to {x1:g}, y {y0:g} to {y1:g}"
+            )
+        place = self.to_model(torch.tensor([x, y], dtype=torch.float64))
+        inside = self.inside(level)
+        last = (int(inside.any(1).sum()) - 1, int(inside.any(0).sum()) - 1)
+        row = min(int(place[1] / self.padded[0] * level.height), last[0])
+        column = min(int(place[0] / self.padded[1] * level.width), last[1])
+        return row * level.width + column
+
+    def centres(self, level: Level) -> Tensor:
+        """The middle of each token's cell in original pixels: [H * W, 2] x, y."""
+        y = (torch.arange(level.height) + 0.5) / level.height
+        x = (torch.arange(level.width) + 0.5) / level.width
+        places = torch.stack(torch.broadcast_tensors(x[None], y[:, None]), dim=-1)
+        return self.points_of(places.flatten(0, 1))
+
+    def inside(self, level: Level) -> Tensor:
+        """Which cells of a map begin on the image, not on padding: [H, W] bool, as models shrink their padding."""
+        y = torch.arange(level.height) * (self.padded[0] / level.height) < self.content[0]
+        x = torch.arange(level.width) * (self.padded[1] / level.width) < self.content[1]
+        return y[:, None] & x
+
+    def spread(self, level: Level, smooth: bool = False) -> tuple[Tensor, Tensor]:
+        """How the mass of each cell is dealt to the pixels of the original, apart along y and x.
+
+        `down @ map @ across.T` is a map over original pixels with the mass of the map: every column sums to 1, but for
+        cells that lie on padding altogether, which have none.
+
+        Args:
+            level: size of the map.
+            smooth: deal by linear interpolation between middles of cells; otherwise evenly within the cell.
+
+        Returns:
+            down [height, H] and across [width, W].
+        """
+        x0, y0, x1, y1 = self.crop_xyxy
+        axes = (
+            (self.height, y0, y1, self.content[0], self.padded[0], level.height),
+            (self.width, x0, x1, self.content[1], self.padded[1], level.width),
+        )
+        down, across = (
+            _dealt(size, low, high, content / padded * cells, cells, smooth)
+            for size, low, high, content, padded, cells in axes
+        )
+        return down, across
+
+
+def _dealt(size: int, low: float, high: float, covered: float, cells: int, smooth: bool) -> Tensor:
+    """[size, cells]: pixels low..high of a side show cells 0..covered of its map."""
+    edges = torch.arange(size + 1, dtype=torch.float64).clamp(low, high)
+    edges = (edges - low) / (high - low) * covered  # in cells
+    width = edges[1:] - edges[:-1]  # [size]
+    cell = torch.arange(cells, dtype=torch.float64)
+    if smooth:
+        last = math.ceil(covered - 1e-9) - 1  # beyond it there is padding only
+        middle = ((edges[1:] + edges[:-1]) / 2 - 0.5).clamp(0, last)  # [size]
+        share = (1 - (middle[:, None] - cell).abs()).clamp(min=0) * width[:, None]
+    else:
+        share = torch.minimum(edges[1:, None], cell + 1) - torch.maximum(edges[:-1, None], cell)
+        share = share.clamp(min=0)
+    total = share.sum(0)
+    return torch.where(total > 0, share / total.clamp(min=1e-12), 0).float()

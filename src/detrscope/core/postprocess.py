@@ -1,0 +1,84 @@
+"""From logits and 0..1 boxes to scored boxes in pixels. No suppression: a set has no duplicates to remove."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
+from detrscope.core.card import Scoring
+from detrscope.core.classes import ClassTable
+from detrscope.core.types import Detections, Outputs
+
+TOP = 100  # kept of query x class with sigmoid scores, as COCO's AP looks at 100 an image
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions of one image, best first."""
+
+    boxes_xyxy: Tensor  # [n, 4] pixels of the given size
+    scores: Tensor  # [n]
+    class_indices: Tensor  # [n]
+    query_ids: Tensor  # [n]
+
+    def detections(
+        self, classes: ClassTable, threshold: float, *, height: int, width: int, source: str = ""
+    ) -> Detections:
+        """What scores at least `threshold`, boxes kept inside an image of `height` x `width` pixels."""
+        keep = self.scores >= threshold
+        indices = self.class_indices[keep].tolist()
+        limit = self.boxes_xyxy.new_tensor([width, height, width, height])
+        return Detections(
+            boxes_xyxy=self.boxes_xyxy[keep].clamp(min=0).minimum(limit).cpu(),
+            scores=self.scores[keep].cpu(),
+            labels=torch.tensor([classes.ids[i] for i in indices], dtype=torch.int64),
+            names=tuple(classes.names[i] for i in indices),
+            query_ids=self.query_ids[keep].cpu(),
+            height=height,
+            width=width,
+            source=source,
+        )
+
+
+def class_scores(logits: Tensor, scoring: Scoring) -> Tensor:
+    """The score of every class, without "no object": logits [..., K] -> [..., classes]."""
+    return logits.float().softmax(-1)[..., :-1] if scoring == "softmax" else logits.float().sigmoid()
+
+
+def postprocess(
+    outputs: Outputs, scoring: Scoring, sizes: Sequence[tuple[int, int]], layer: int = -1
+) -> list[Scored]:
+    """One decoder layer's predictions as scored boxes.
+
+    Softmax scores give every query its best class other than "no object" (DETR, section 3); sigmoid scores give the
+    best `TOP` pairs of query and class (Deformable DETR), so that one query may appear twice.
+
+    Args:
+        outputs: predictions, logits [N, B, Q, K].
+        scoring: how logits become scores.
+        sizes: height and width of each original image, B of them.
+        layer: which decoder layer; the last one by default.
+
+    Returns:
+        One `Scored` per image, sorted by score.
+    """
+    all_scores = class_scores(outputs.logits[layer], scoring)  # [B, Q, classes]
+    boxes = cxcywh_to_xyxy(outputs.boxes_cxcywh[layer].float())  # [B, Q, 4]
+    if scoring == "softmax":
+        scores, classes = all_scores.max(-1)  # [B, Q]
+        queries = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)  # [B, Q]
+    else:
+        flat = all_scores.flatten(1)  # [B, Q*K]
+        scores, index = flat.topk(min(TOP, flat.shape[1]), dim=1)  # [B, n]
+        queries, classes = index // all_scores.shape[2], index % all_scores.shape[2]  # [B, n]
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    found = []
+    for b, (height, width) in enumerate(sizes):
+        q = queries[b, order[b]]
+        pixels = scale_boxes(boxes[b, q], width, height)
+        found.append(Scored(pixels, scores[b, order[b]], classes[b, order[b]], q))
+    return found

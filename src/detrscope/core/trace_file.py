@@ -1,0 +1,172 @@
+"""A trace as one file: safetensors, with everything that is not a tensor as JSON in its header."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from detrscope.core.card import ModelCard
+from detrscope.core.edits import Bias, Gain, Swap
+from detrscope.core.errors import UserError
+from detrscope.core.files import written_whole
+from detrscope.core.geometry import Geometry
+from detrscope.core.packing import own_storage, pack, unpack
+from detrscope.core.records import DeformableRecord, DenseRecord
+from detrscope.core.trace import Gradient, Trace
+from detrscope.core.types import Target
+
+HEADER, CHECKPOINT_HEADER = "detrscope.trace", "detrscope"
+VERSION = 1
+CLASSES: dict[str, type] = {
+    c.__name__: c for c in (Bias, DeformableRecord, DenseRecord, Gain, Geometry, Gradient, Swap, Target)
+}
+EXACT_PIXELS = 1 << 20  # the original is kept exactly up to this many pixels, above as a JPEG of quality 95
+BY_ITSELF = ("card", "original")  # fields that are not packed with the rest
+MAY_BE_HALF = ("records/", "features/", "gradients/")
+EXACT_ALWAYS = ("/points", "/reference")  # 11 bits would move a sampling point by a tenth of a cell
+
+
+def save_trace(trace: Trace, path: str | Path, *, half: bool = False) -> Path:
+    """Write a trace, whole or not at all.
+
+    Tensors are kept in the type they were computed in (float32, or the model's bfloat16); with `half`, records,
+    features and gradients are float16, but for places.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    tree = {
+        f.name: pack(getattr(trace, f.name), f.name, tensors)
+        for f in fields(trace)
+        if f.name not in BY_ITSELF
+    }
+    tree["card"] = trace.card.to_json()
+    if trace.original is not None:
+        tensors["original"] = _encoded(trace.original)
+    if half:
+        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
+    header = json.dumps({"version": VERSION, "by": f"detrscope {_version()}", "trace": tree})
+    try:
+        with written_whole(path) as temporary:
+            save_file(own_storage(tensors), temporary, metadata={HEADER: header, "format": "pt"})
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return path
+
+
+def load_trace(path: str | Path) -> Trace:
+    """Read a trace.
+
+    Raises:
+        UserError: missing, truncated, foreign, newer than this version, or inconsistent; one line that names the file.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tree = _tree_of(metadata)
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+        return _built(tree, tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such trace file") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a trace, or damaged or cut short ({error})") from None
+
+
+def _tree_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON of the header, if it is a trace of a version that is known."""
+    if HEADER not in metadata:
+        what = (
+            "a model's checkpoint" if CHECKPOINT_HEADER in metadata else "a safetensors file of somebody else"
+        )
+        raise UserError(f"not a trace but {what}; `detector.trace(...).save(...)` writes traces")
+    try:
+        header = json.loads(metadata[HEADER])
+        found, tree = header["version"], header["trace"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError("damaged: its header cannot be read") from None
+    if found != VERSION:
+        by = header.get("by", "another version")
+        raise UserError(f"written by {by} in format {found}; this version reads format {VERSION}")
+    return tree
+
+
+def _built(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Trace:
+    original = tensors.pop("original", None)
+    known = {f.name for f in fields(Trace)}
+    if unknown := tree.keys() - known:
+        raise UserError(f"has a part '{min(unknown)}' that is not known to this version")
+    try:
+        parts = {
+            name: unpack(value, tensors, CLASSES) for name, value in tree.items() if name not in BY_ITSELF
+        }
+        trace = Trace(card=ModelCard.from_json(tree["card"]), **parts)
+        trace = replace(trace, original=None if original is None else _decoded(original))
+        problem = _problem(trace)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise UserError(f"damaged: its parts do not fit together ({type(error).__name__}: {error})") from None
+    if problem:
+        raise UserError(f"damaged: {problem}")
+    return trace
+
+
+def _problem(trace: Trace) -> str:
+    """What does not fit together, or nothing."""
+    layers, queries = trace.logits.shape[:2]
+    tokens = sum(level.height * level.width for level in trace.levels)
+    if tuple(trace.image.shape) != (3, *trace.geometry.content) or trace.image.dtype != torch.uint8:
+        return f"image {list(trace.image.shape)} for content {list(trace.geometry.content)}"
+    if tuple(trace.boxes_cxcywh.shape) != (layers, queries, 4):
+        return f"boxes {list(trace.boxes_cxcywh.shape)} for logits {list(trace.logits.shape)}"
+    for site, record in trace.records.items():
+        if not isinstance(record, DenseRecord | DeformableRecord):
+            return f"no record at '{site}'"
+        keys = record.value.shape[2]
+        if keys != (queries if site.startswith("decoder") and site.endswith("self") else tokens):
+            return f"{keys} keys at '{site}' for {tokens} tokens and {queries} queries"
+    return ""
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    fits = name.startswith(MAY_BE_HALF) and not name.endswith(EXACT_ALWAYS)
+    return tensor.half() if fits and tensor.dtype == torch.float32 else tensor
+
+
+def _encoded(image: Tensor) -> Tensor:
+    """uint8 [3, H, W] as the bytes of a picture file."""
+    buffer = io.BytesIO()
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    if image.shape[1] * image.shape[2] <= EXACT_PIXELS:
+        picture.save(buffer, format="PNG", compress_level=1)
+    else:
+        picture.save(buffer, format="JPEG", quality=95)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def _decoded(data: Tensor) -> Tensor:
+    with Image.open(io.BytesIO(data.numpy().tobytes())) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def _version() -> str:
+    try:
+        return version("detrscope")
+    except PackageNotFoundError:  # run from a source tree
+        return "from source"

@@ -1,0 +1,97 @@
+"""The shapes of everything in a trace, step by step, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+from torch import Tensor
+
+from detrscope.core.records import DeformableRecord, DenseRecord, Record
+from detrscope.core.trace import Trace
+from detrscope.core.types import Level
+
+MEBI = 2**20
+
+
+def describe(trace: Trace) -> str:
+    """From the file to the boxes: what has which shape, and what each site's record takes."""
+    g = trace.geometry
+    lines = [
+        f"{trace.card.variant} on {trace.source or 'an image'}: {g.width} x {g.height} pixels"
+        + (f", stored with EXIF orientation {g.orientation}" if g.orientation != 1 else ""),
+        *_aligned(
+            [
+                ("seen by the model", f"[1, 3, {g.padded[0]}, {g.padded[1]}]", _resize(trace)),
+                *((name, str(list(shape)), "") for name, shape in trace.shapes.items()),
+                (
+                    "levels",
+                    ", ".join(f"{level.height}x{level.width}" for level in trace.levels),
+                    _tokens(trace),
+                ),
+                ("logits", str([*trace.logits.shape]), "decoder layers, queries, classes"),
+                ("boxes", str([*trace.boxes_cxcywh.shape]), "centre and size, 0..1 of the image"),
+            ]
+        ),
+    ]
+    if trace.records:
+        head = ("site", "heads", "attention", "as maps of the image", "kept", "the dense map would take")
+        lines += [
+            "",
+            *_aligned([head, *(_row(trace, site, record) for site, record in trace.records.items())]),
+        ]
+    if trace.features:
+        rows = [
+            (site, str(list(kept.shape)), f"{kept.nbytes / MEBI:.2f} MiB")
+            for site, kept in trace.features.items()
+        ]
+        lines += ["", *_aligned([("feature map", "shape", "kept"), *rows])]
+    for edit in trace.edits:
+        lines.append(f"edited: {type(edit).__name__.lower()} at {edit.site}")
+    if missing := [site for site in trace.model_sites if site not in trace.records]:
+        lines.append(f"not recorded: {', '.join(missing)}")
+    return "\n".join(lines)
+
+
+def _resize(trace: Trace) -> str:
+    g = trace.geometry
+    whole = (0.0, 0.0, float(g.width), float(g.height))
+    crop = "" if g.crop_xyxy == whole else f"crop {', '.join(f'{v:g}' for v in g.crop_xyxy)}; "
+    padding = "" if g.padded == g.content else f", padded to {g.padded[1]} x {g.padded[0]}"
+    return f"{crop}resized to {g.content[1]} x {g.content[0]}{padding}"
+
+
+def _tokens(trace: Trace) -> str:
+    return f"{sum(level.height * level.width for level in trace.levels)} tokens"
+
+
+def _row(trace: Trace, site: str, record: Record) -> tuple[str, ...]:
+    among_queries = site.startswith("decoder") and site.endswith("self")
+    heads, keys = record.value.shape[1:3]
+    size = sum(v.nbytes for f in fields(record) if isinstance(v := getattr(record, f.name), Tensor))
+    if isinstance(record, DenseRecord):
+        queries = record.query.shape[2]
+        what = str([heads, queries, keys])
+    else:
+        queries, points = record.points.shape[2:4]
+        what = f"{[heads, queries, points]} points of {len(record.levels)} levels"
+    rows = trace.levels if site.startswith("encoder") else None
+    maps = "-" if among_queries else _maps(heads, queries, rows, trace.levels)
+    dense = heads * queries * keys * 4 / MEBI
+    note = " (never made)" if isinstance(record, DeformableRecord) else ""
+    return site, str(heads), what, maps, f"{size / MEBI:.2f} MiB", f"{dense:.1f} MiB{note}"
+
+
+def _maps(heads: int, queries: int, rows: Sequence[Level] | None, columns: Sequence[Level]) -> str:
+    """A map as grids: [850, 850] is [25, 34, 25, 34]."""
+    if len(columns) > 1:
+        grids = " + ".join(f"{level.height}x{level.width}" for level in columns)
+        return f"{queries} rows over {grids}"
+    own = list(rows[0]) if rows else [queries]
+    return str([heads, *own, *columns[0]])
+
+
+def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    rows = [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
