@@ -13,7 +13,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.types import Level
 
 Json = Any
-TENSOR, CLASS = "tensor", "class"
+TENSOR, CLASS, ITEMS = "$tensor", "$class", "$items"  # no field of a dataclass can be called so
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
@@ -36,7 +36,7 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
             **{k: pack(v, f"{name}/{k}", tensors) for k, v in fields.items()},
         }
     if isinstance(value, Mapping):
-        return {CLASS: "dict", "items": {k: pack(v, f"{name}/{k}", tensors) for k, v in value.items()}}
+        return {CLASS: "dict", ITEMS: {k: pack(v, f"{name}/{k}", tensors) for k, v in value.items()}}
     if isinstance(value, list | tuple):
         return [pack(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]
     return value
@@ -64,7 +64,7 @@ def unpack(tree: Json, tensors: Mapping[str, Tensor], classes: Mapping[str, type
     kind = str(tree.get(CLASS))
     rest = {key: value for key, value in tree.items() if key != CLASS}
     if kind == "dict":
-        return {key: unpack(value, tensors, classes) for key, value in rest["items"].items()}
+        return {key: unpack(value, tensors, classes) for key, value in rest[ITEMS].items()}
     if kind == "Level":
         return Level(int(rest["height"]), int(rest["width"]))
     if kind not in classes:

@@ -53,28 +53,35 @@ class DeformableRecord:
     levels: tuple[Level, ...]  # sizes of the maps; S runs over them in order
     reference: Tensor  # [B, Q, L, 2 or 4] points (x, y) or boxes_cxcywh that they were placed around
 
-    def rows(self, queries: Tensor | slice = slice(None)) -> Tensor:
-        """The dense image of some queries' attention over all tokens, every head: [B, h, Q', S].
+    def footprint(self, queries: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """The entries of some queries' attention: tokens [B, h, Q', 4P] and their weights [B, h, Q', 4P].
 
-        Each weight is spread over the four tokens around its point as bilinear interpolation reads them.
+        Each weight is spread over the four tokens around its point as bilinear interpolation reads them. A token may
+        occur several times; what falls outside has weight 0.
         """
         points, weights = self.points[:, :, queries], self.weights[:, :, queries]  # [B, h, Q', P, 2], [.., P]
-        rows = weights.new_zeros(*weights.shape[:3], self.value.shape[2])  # [B, h, Q', S]
         starts = list(accumulate((h * w for h, w in self.levels), initial=0))
         size = points.new_tensor([[self.levels[n].width, self.levels[n].height] for n in self.point_levels])
         start = torch.tensor([starts[n] for n in self.point_levels], device=points.device)  # [P]
         place = points * size - 0.5  # [B, h, Q', P, 2] in tokens
         corner = place.floor()
         part = place - corner
+        tokens, shares = [], []
         for dx in (0, 1):
             for dy in (0, 1):
                 at = corner + points.new_tensor([dx, dy])
                 share = (part if dx else 1 - part)[..., 0] * (part if dy else 1 - part)[..., 1]
                 inside = ((at >= 0) & (at < size)).all(-1)
                 x, y = torch.where(inside[..., None], at, 0).long().unbind(-1)
-                index = start + y * size[:, 0].long() + x  # [B, h, Q', P]
-                rows.scatter_add_(3, index, torch.where(inside, weights * share.to(weights.dtype), 0))
-        return rows
+                tokens.append(start + y * size[:, 0].long() + x)  # [B, h, Q', P]
+                shares.append(torch.where(inside, weights * share.to(weights.dtype), 0))
+        return torch.cat(tokens, dim=-1), torch.cat(shares, dim=-1)
+
+    def rows(self, queries: Tensor | slice = slice(None)) -> Tensor:
+        """The dense image of some queries' attention over all tokens, every head: [B, h, Q', S]."""
+        tokens, weights = self.footprint(queries)
+        rows = weights.new_zeros(*weights.shape[:3], self.value.shape[2])  # [B, h, Q', S]
+        return rows.scatter_add_(3, tokens, weights)
 
     def output(self) -> Tensor:
         """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * d]."""

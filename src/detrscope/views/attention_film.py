@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
-from detrscope.views.canvas import Plot, line_style
+from detrscope.views.canvas import PALETTE, WHITE, Chart, Scale, Sheet, strips, text_size
 from detrscope.views.film import film
 
 WIDTH, HEIGHT = 1280, 640  # pixels
-MAPS = "inferno"  # even in lightness: reads the same to the colour-blind and in print
-CAPTION = 130  # letters in a line
+PICTURES = 850  # pixels across, of the part with the pictures
+GAP, ROOM = 8, 56  # pixels between pictures, and between curves
+TYPE = 12  # pixels
+FOUND = PALETTE[1]
 HOLD = 8  # frames that the last moment stays
 
 
@@ -72,60 +70,46 @@ def attention_film(
 
 def draw_moment(
     moment: Moment, moments: Sequence[Moment], metrics: Sequence[Mapping[str, float | None]], *, caption: str
-) -> Plot:
+) -> Sheet:
     """One frame: pictures on the left, curves up to this moment on the right."""
-    plot = Plot(WIDTH, HEIGHT)
-    figure = plot.figure()
-    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(2, 1))).flat
+    heading = f"after {moment.step} steps"
+    height = HEIGHT - sum(strips(WIDTH, heading, caption))
+    sheet = Sheet(WIDTH, height, heading, caption)
     columns = -(-len(moment.looks) // 2)
-    grid = left.subplots(2, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, look in zip(grid.flat, moment.looks, strict=False):
-        _draw_look(axes, look)
-    left.suptitle(f"after {moment.step} steps", fontsize=13)
-    left.supxlabel(textwrap.fill(caption, CAPTION), fontsize=8, color="0.35")
-    precision, inside, loss = right.subplots(3, 1, sharex=True)
+    side = min((PICTURES - GAP) / columns, height / 2) - GAP
+    for i, look in enumerate(moment.looks):
+        _draw_look(sheet, look, (GAP + i % columns * (side + GAP), i // columns * (side + GAP)), side)
+    tall = (height - ROOM) / 3 - ROOM
+    precision, inside, loss = (
+        sheet.chart(PICTURES + 60, 22 + i * (tall + ROOM), WIDTH - PICTURES - 90, tall) for i in range(3)
+    )
     last = moments[-1].step
     steps, values = _series(metrics, "val/AP", moment.step)
     _curve(precision, steps, [100 * v for v in values], "AP, %", last, top=100)
     before = [m for m in moments if m.step <= moment.step]
-    _curve(
-        inside,
-        [m.step for m in before],
-        [100 * m.mass_inside for m in before],
-        "attention in box, %",
-        last,
-        top=100,
-    )
+    masses = [100 * m.mass_inside for m in before]
+    _curve(inside, [m.step for m in before], masses, "attention in box, %", last, top=100)
     steps, values = _series(metrics, "train/loss", moment.step)
     every = [v for _, v in zip(*_series(metrics, "train/loss", last), strict=True)]
-    _curve(loss, steps, values, "training loss", last, top=max(every, default=1) * 1.05)
-    loss.set_xlabel("step", fontsize=9)
-    return plot
+    _curve(loss, steps, values, "training loss", last, top=max(every, default=1) * 1.05, x="step")
+    return sheet
 
 
-def _draw_look(axes: Axes, look: Look) -> None:
+def _draw_look(sheet: Sheet, look: Look, corner: tuple[float, float], side: float) -> None:
+    """A picture in the middle of a square, its map over it."""
     height, width = look.image.shape[:2]
-    extent = (0, width, height, 0)
-    axes.imshow(look.image.mean(axis=-1), cmap="gray", vmin=-60, vmax=255, extent=extent)
-    strength = look.attention / max(float(look.attention.max()), 1e-9)  # [h, w] 0..1
-    colours = matplotlib.colormaps[MAPS](
-        0.25 + 0.75 * strength
-    )  # [h, w, 4]; its darkest would read as shadow
-    colours[..., 3] = 0.8 * strength**0.5
-    axes.imshow(colours, interpolation="bilinear", extent=extent)
-    for box in look.truth_xyxy:
-        axes.add_patch(_outline(box, "white", ":"))
-    for box, score in zip(look.boxes_xyxy, look.scores, strict=True):
-        axes.add_patch(_outline(box, "#56B4E9", "-"))
-        axes.text(box[0], box[1] - 2, f"{score:.2f}", color="#56B4E9", fontsize=9, va="bottom")
-    axes.set(xlim=(0, width), ylim=(height, 0))
-
-
-def _outline(box: np.ndarray, colour: str, dash: str) -> Rectangle:
-    x0, y0, x1, y1 = (float(v) for v in box)
-    return Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=dash, linewidth=1.8)
+    scale = side / max(height, width)
+    across, down = width * scale, height * scale
+    x, y = corner[0] + (side - across) / 2, corner[1] + (side - down) / 2
+    panel = sheet.panel(x, y, across, down, (0, 0, width, height))
+    panel.picture(look.image, grey=True)
+    panel.heat(look.attention, Scale.amounts(look.attention))
+    for box in look.truth_xyxy.tolist():
+        panel.box(box, WHITE, dashed=True)
+    for (x0, y0, x1, y1), score in zip(look.boxes_xyxy.tolist(), look.scores.tolist(), strict=True):
+        panel.box((x0, y0, x1, y1), FOUND)
+        above = max(0.0, y0 - text_size("", TYPE)[1] / scale)
+        panel.label(f"{score:.2f}", (max(0.0, x0), above), size=TYPE, plate=FOUND)
 
 
 def _series(
@@ -137,11 +121,14 @@ def _series(
 
 
 def _curve(
-    axes: Axes, steps: Sequence[float], values: Sequence[float], name: str, last: int, top: float
+    chart: Chart,
+    steps: Sequence[float],
+    values: Sequence[float],
+    name: str,
+    last: int,
+    top: float,
+    x: str = "",
 ) -> None:
-    axes.plot(steps, values, marker="o", markersize=3, **line_style(0))
-    axes.set(xlim=(0, last), ylim=(0, top))
-    axes.set_title(name + (f": {values[-1]:.3g}" if len(values) else ""), fontsize=10, loc="left")
-    axes.grid(True, color="0.9", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
+    chart.line(steps, values, dots=3)
+    chart.limits((0, last), (0, top))
+    chart.names(name + (f": {values[-1]:.3g}" if len(values) else ""), x=x, align="left")

@@ -137,7 +137,7 @@ def _film(source: str, run: Path, out: Path) -> Path:
     moments = read_moments(run, subjects_of(val, count))
     caption = (
         f"{MODEL}, last decoder layer's cross-attention: mean over heads and over the queries with a score of at least "
-        "0.3 (else the best), each map divided by its peak; dotted: truth, blue: found"
+        "0.3 (else the best), each map divided by its peak; dashed: truth, blue: found"
     )
     with progress() as bar:
         task = bar.add_task("film", total=len(moments))

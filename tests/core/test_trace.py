@@ -1,0 +1,386 @@
+"""One look as data: what it says, what it refuses, and that a file holds all of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import detrscope as ds
+from detrscope.core.edits import Bias, Gain, Swap
+from detrscope.core.errors import UserError
+from detrscope.core.geometry import Geometry
+from detrscope.core.probe import Probe
+from detrscope.core.records import DeformableRecord
+from detrscope.core.trace import Trace
+from detrscope.core.trace_file import HEADER
+from detrscope.core.types import Level, Outputs, Target
+from detrscope.families import VARIANTS
+from detrscope.families.checkpoint import save_checkpoint
+from detrscope.families.detector import Detector
+from detrscope.ops.deformable import sample
+from tests.families.tiny import padded_batch, tiny
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def detector_of(variant: str) -> Detector:
+    loaded = tiny(variant)
+    card = replace(loaded.card, preprocessing=replace(loaded.card.preprocessing, short_side=64, long_side=96))
+    return Detector(loaded.model, card, torch.device("cpu"), torch.float32)
+
+
+def picture(height: int = 50, width: int = 90) -> Tensor:
+    return torch.randint(
+        0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return detector_of("detr-r18").trace(
+        picture(),
+        features=["backbone.layer4.*"],
+        edits=[Gain("encoder.0.self", heads=(1,)), Bias("decoder.1.cross", torch.zeros(1, 1, 1, 6))],
+        targets=Target(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]])),
+        explain=[2],
+    )
+
+
+def same(one: object, other: object) -> bool:
+    """Equal, tensors to the last bit, whatever is nested in what."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if hasattr(one, "__dataclass_fields__"):
+        return type(one) is type(other) and all(
+            same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)
+        )
+    return one == other
+
+
+@every_variant
+def test_a_trace_says_what_detect_says(variant: str, tmp_path: Path) -> None:
+    detector = detector_of(variant)
+    trace = detector.trace(picture())
+    found, seen = detector.detect(picture(), 0.0), trace.detections(0.0)
+    torch.testing.assert_close(seen.boxes_xyxy, found.boxes_xyxy, atol=1e-3, rtol=0)
+    assert torch.equal(seen.scores, found.scores) and seen.names == found.names
+    assert torch.equal(seen.query_ids, found.query_ids) and torch.equal(seen.labels, found.labels)
+    assert trace.sites == detector.model.sites == trace.model_sites
+    loaded = Trace.load(trace.save(tmp_path / "one.trace"))
+    assert same(loaded, trace)
+    assert "attention" in trace.describe() and all(site in trace.describe() for site in trace.sites)
+
+
+@every_variant
+def test_maps_of_every_layer_head_and_level(variant: str) -> None:
+    trace = detector_of(variant).trace(picture())
+    dense = not any(isinstance(r, DeformableRecord) for r in trace.records.values())
+    for layer in (0, -1):
+        merged = trace.cross_attention(3, layer)
+        heads = trace.record(trace.site("decoder.cross", layer)).value.shape[1]
+        each = [trace.cross_attention(3, layer, head) for head in range(heads)]
+        torch.testing.assert_close(torch.stack([m.values for m in each]).mean(0), merged.values)
+        greatest = trace.cross_attention(3, layer, merge="max")
+        if len(trace.levels) == 1:
+            torch.testing.assert_close(torch.stack([m.values for m in each]).amax(0), greatest.values)
+        by_level = [trace.cross_attention(3, layer, level=i) for i in range(len(trace.levels))]
+        assert [tuple(m.values.shape) for m in by_level] == [tuple(level) for level in trace.levels]
+        assert sum(m.mass for m in by_level) == pytest.approx(merged.mass, abs=1e-5)
+        if dense:
+            assert merged.mass == pytest.approx(1, abs=1e-5)
+        assert float(merged.values.sum()) == pytest.approx(merged.mass, abs=1e-5)
+        for smooth in (True, False):
+            on_image = merged.on_image(smooth)
+            assert on_image.shape == (50, 90) and float(on_image.sum()) == pytest.approx(
+                merged.mass, abs=1e-4
+            )
+    among = trace.self_attention(query=2, layer=-1)
+    assert among.values.shape == (7,) and among.mass == pytest.approx(1, abs=1e-5)
+    assert among.on_image().shape == (50, 90) and float(among.on_image().sum()) <= 1 + 1e-5
+    everybody = trace.cross_attention()
+    torch.testing.assert_close(
+        everybody.values, torch.stack([trace.cross_attention(q).values for q in range(7)]).mean(0)
+    )
+
+
+def test_a_row_is_the_row_of_the_written_out_map(trace: Trace) -> None:
+    """Encoder self-attention at a pixel, against softmax(QK^T) written out here."""
+    record = trace.record("encoder.1.self")
+    whole = (record.query[0] @ record.key[0].transpose(1, 2) * record.scale).softmax(-1)  # [h, S, S]
+    level = trace.levels[0]
+    x, y = 70.0, 20.0
+    token = int(y / 50 * level.height) * level.width + int(x / 90 * level.width)
+    for head in (None, 2):
+        expected = whole.mean(0) if head is None else whole[head]
+        found = trace.self_attention(point=(x, y), layer=1, head=head)
+        torch.testing.assert_close(found.values, expected[token].view(*level))
+    assert trace.self_attention(point=(x, y)).selection.queries == (token,)
+    muted = trace.self_attention(point=(x, y), layer=0, head=1)
+    assert muted.mass == 0, "the edit muted this head"
+    assert "2 edits" in muted.caption and "head 1 of 4" in muted.caption
+
+
+def test_everything_survives_the_file(trace: Trace, tmp_path: Path) -> None:
+    noted = replace(trace, notes={"epoch": 10, "run": "a"}, source="photo.jpg")
+    loaded = Trace.load(noted.save(tmp_path / "t.trace"))
+    assert same(loaded, noted)
+    assert isinstance(loaded.edits[0], Gain) and loaded.edits[0].heads == (1,)
+    assert set(loaded.features) == {
+        f"backbone.layer4.{b}.{c}" for b in (0, 1) for c in ("conv1", "conv2")
+    } | {"backbone.layer4.0.downsample"}
+    assert loaded.gradients[0].query == 2 and loaded.gradients[0].sites["decoder.1.cross"].shape == (1, 7, 32)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.trace"], "a temporary file was left"
+    small = Trace.load(noted.save(tmp_path / "h.trace", half=True))
+    assert (tmp_path / "h.trace").stat().st_size < 0.75 * (tmp_path / "t.trace").stat().st_size
+    exact, rounded = noted.cross_attention(1).values, small.cross_attention(1).values
+    torch.testing.assert_close(rounded, exact, atol=0.01 * float(exact.max()), rtol=0)
+    assert small.logits.dtype == torch.float32
+
+
+def test_swaps_and_deformable_records_survive_the_file(trace: Trace, tmp_path: Path) -> None:
+    levels = (Level(2, 3), Level(1, 2))
+    generator = torch.Generator().manual_seed(0)
+    probe = Probe(sites=["decoder.0.cross"], edits=[Swap("decoder.0.self", "key", torch.rand(1, 4, 7, 8))])
+    sample(
+        torch.rand(1, 8, 4, 8, generator=generator),
+        torch.rand(1, 7, 4, 3, 2, generator=generator),
+        torch.rand(1, 7, 4, 3, generator=generator),
+        levels=levels,
+        point_levels=(0, 1, 0),
+        reference=torch.rand(1, 7, 2, 2, generator=generator),
+        site="decoder.0.cross",
+        probe=probe,
+    )
+    outputs = Outputs(trace.logits[:, None], trace.boxes_cxcywh[:, None])
+    probe.levels = levels
+    geometry, sites = trace.geometry, trace.model_sites
+    made = Trace.of_look(
+        probe, outputs, card=trace.card, geometry=geometry, image=trace.image, model_sites=sites
+    )
+    loaded = Trace.load(made.save(tmp_path / "d.trace", half=True))
+    record = loaded.record("decoder.0.cross")
+    assert (
+        isinstance(record, DeformableRecord)
+        and record.levels == levels
+        and isinstance(record.levels[0], Level)
+    )
+    assert torch.equal(record.points, made.record("decoder.0.cross").points), "places must stay exact"
+    assert same(loaded.edits, made.edits)
+    one = made.cross_attention(0, 0)
+    assert one.values.shape == (2, 3) and len(one.parts) == 2 and 0 < one.mass <= 1 + 1e-6
+    assert float(one.on_image().sum()) == pytest.approx(one.mass, abs=1e-5)
+    assert "never made" in made.describe()
+
+
+def test_one_image_of_a_padded_batch() -> None:
+    """The second image of a batch, padded at two sides: no mass on padding, the same as it is alone."""
+    loaded = tiny("detr-r18")
+    batch = padded_batch()
+    probe = Probe()
+    with torch.no_grad():
+        outputs = loaded.model(batch, probe=probe)
+    content = (32, 64)
+    geometry = Geometry.of_resize(32, 64, content).padded_to(64, 96)
+    image = torch.zeros(3, *content, dtype=torch.uint8)
+    sites = loaded.model.sites
+    trace = Trace.of_look(
+        probe, outputs, 1, card=loaded.card, geometry=geometry, image=image, model_sites=sites
+    )
+    one = trace.cross_attention(0)
+    assert (
+        one.values.shape == (2, 3) and one.values[1:].abs().max() == 0 and one.values[:, 2:].abs().max() == 0
+    )
+    assert float(one.on_image().sum()) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(trace.logits, outputs.logits[:, 1])
+    record = probe.records["decoder.1.cross"]
+    torch.testing.assert_close(trace.record("decoder.1.cross").rows(), record.rows()[1:])
+
+
+def test_what_is_wrong_is_said_in_one_line(trace: Trace) -> None:
+    detector = detector_of("detr-r18")
+    partly = detector.trace(picture(), sites=["decoder.*.cross"])
+    assert partly.sites == ("decoder.0.cross", "decoder.1.cross")
+    cases = [
+        (
+            lambda: detector.trace(picture(), sites=["decoder.7.cross"]),
+            "site 'decoder.7.cross' is not in this model",
+        ),
+        (
+            lambda: detector.trace(picture(), sites=["x"]),
+            r"site 'x' is not in this model; valid: decoder.0.cross, ",
+        ),
+        (lambda: detector.trace(picture(), features=["backbone.conv9"]), "did you mean 'backbone.conv1'"),
+        (lambda: detector.trace(picture(), explain=[7]), "query 7: this model has queries 0 to 6"),
+        (lambda: detector.trace(picture(), crop_xyxy=(0, 0, 91, 20)), "crop 0, 0, 91, 20: does not lie in"),
+        (
+            lambda: partly.self_attention(point=(1, 1)),
+            "'encoder.1.self' was not recorded; this trace has decoder.0",
+        ),
+        (lambda: partly.record("decoder.0.cros"), "did you mean 'decoder.0.cross'"),
+        (lambda: trace.cross_attention(7), "query 7: this model has queries 0 to 6"),
+        (lambda: trace.cross_attention([]), "query: an empty list"),
+        (lambda: trace.cross_attention(0, layer=2), "layer 2: this model has 2 layers with decoder.cross"),
+        (lambda: trace.cross_attention(0, head=4), "head 4: there are 4, 0 to 3"),
+        (lambda: trace.cross_attention(0, level=1), "level 1: there are 1, 0 to 0"),
+        (lambda: trace.self_attention(), "give point="),
+        (lambda: trace.self_attention(point=(1, 1), query=1), "give point="),
+        (lambda: trace.self_attention(point=(91, 1)), r"point \(91, 1\) is outside"),
+        (lambda: trace.detections(layer=2), "layer 2: there are 2, 0 to 1"),
+    ]
+    for call, message in cases:
+        with pytest.raises(UserError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_a_crop_is_looked_at_alone() -> None:
+    detector = detector_of("detr-r18")
+    trace = detector.trace(picture(), crop_xyxy=(10, 5, 80, 45))
+    alone = detector.detect(picture()[:, 5:45, 10:80], 0.0)
+    shifted = alone.boxes_xyxy + torch.tensor([10.0, 5.0, 10.0, 5.0])
+    torch.testing.assert_close(trace.detections(0.0).boxes_xyxy, shifted, atol=1e-3, rtol=0)
+    over = trace.cross_attention(0).on_image()
+    assert (
+        over.shape == (50, 90)
+        and over[:5].abs().max() == 0
+        and float(over.sum()) == pytest.approx(1, abs=1e-4)
+    )
+
+
+def edited_header(path: Path, out: Path, change: object) -> Path:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[HEADER])
+    tensors = load_file(path)
+    change(header, tensors)  # type: ignore[operator]
+    save_file(tensors, out, metadata={HEADER: json.dumps(header)})
+    return out
+
+
+def test_files_that_are_not_whole_traces_are_refused(trace: Trace, tmp_path: Path) -> None:
+    good = trace.save(tmp_path / "good.trace")
+    data = good.read_bytes()
+    (tmp_path / "cut.trace").write_bytes(data[: len(data) // 2])
+    (tmp_path / "stub.trace").write_bytes(data[:4])
+    (tmp_path / "empty.trace").write_bytes(b"")
+    (tmp_path / "text.trace").write_text("hello, this is not a trace at all")
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.trace")
+    loaded = tiny("detr-r18")
+    save_checkpoint(tmp_path / "model.trace", loaded.model, loaded.card)
+    save_file({"a": torch.zeros(1)}, tmp_path / "bad.trace", metadata={HEADER: "{"})
+    cases = {
+        "cut": "not a trace, or damaged or cut short",
+        "stub": "not a trace, or damaged or cut short",
+        "empty": "not a trace, or damaged or cut short",
+        "text": "not a trace, or damaged or cut short",
+        "foreign": "not a trace but a safetensors file of somebody else",
+        "model": "not a trace but a model's checkpoint",
+        "bad": "its header cannot be read",
+        "nowhere": "no such trace file",
+    }
+
+    def newer(h: dict, t: dict) -> None:
+        h["version"] = 2
+
+    def strange_part(h: dict, t: dict) -> None:
+        h["trace"]["sounds"] = 1
+
+    def strange_class(h: dict, t: dict) -> None:
+        h["trace"]["geometry"]["$class"] = "Sphere"
+
+    def strange_field(h: dict, t: dict) -> None:
+        h["trace"]["geometry"]["depth"] = 1
+
+    def lost_field(h: dict, t: dict) -> None:
+        del h["trace"]["geometry"]["content"]
+
+    def lost_tensor(h: dict, t: dict) -> None:
+        del t["logits"]
+
+    def other_shape(h: dict, t: dict) -> None:
+        t["boxes_cxcywh"] = torch.zeros(1, 2, 4)
+
+    def other_record(h: dict, t: dict) -> None:
+        t["records/encoder.0.self/value"] = torch.zeros(1, 4, 5, 8)
+
+    def no_image(h: dict, t: dict) -> None:
+        h["trace"]["image"] = None
+
+    changed = {
+        newer: "in format 2; this version reads format 1",
+        strange_part: "has a part 'sounds'",
+        strange_class: "'Sphere' is not known",
+        strange_field: "Geometry has a field 'depth'",
+        lost_field: "Geometry lacks its field 'content'",
+        lost_tensor: "tensor 'logits' is missing",
+        other_shape: "damaged: boxes",
+        other_record: "5 keys at 'encoder.0.self' for 6 tokens",
+        no_image: "its parts do not fit together",
+    }
+    for change, message in changed.items():
+        cases[change.__name__] = message
+        edited_header(good, tmp_path / f"{change.__name__}.trace", change)
+    for name, message in cases.items():
+        with pytest.raises(UserError, match=message) as error:
+            Trace.load(tmp_path / f"{name}.trace")
+        assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
+
+
+def test_a_failed_save_leaves_nothing(trace: Trace, tmp_path: Path) -> None:
+    path = trace.save(tmp_path / "t.trace")
+    before = path.read_bytes()
+    (tmp_path / "folder.trace").mkdir()
+    with pytest.raises(UserError, match="cannot be written"):
+        trace.save(tmp_path / "folder.trace")
+    assert (
+        sorted(p.name for p in tmp_path.iterdir()) == ["folder.trace", "t.trace"]
+        and path.read_bytes() == before
+    )
+
+
+def test_loading_needs_no_model_code(trace: Trace, tmp_path: Path) -> None:
+    path = trace.save(tmp_path / "t.trace")
+    code = (
+        "import sys, detrscope as ds; t = ds.Trace.load(sys.argv[1]); t.cross_attention(1).on_image(); "
+        "wrong = [m for m in sys.modules if m.startswith('detrscope.') and m.split('.')[1] in "
+        "('families', 'blocks', 'ops', 'data')]; sys.exit(str(wrong) if wrong else 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_large_original_is_kept_small(trace: Trace, tmp_path: Path) -> None:
+    big = torch.zeros(3, 1100, 1000, dtype=torch.uint8)
+    big[:, 300:500, 200:700] = 200
+    path = replace(trace, original=big, records={}, gradients=(), features={}).save(tmp_path / "big.trace")
+    assert path.stat().st_size < 200_000
+    kept = Trace.load(path).original
+    assert kept is not None and (kept.int() - big.int()).abs().max() <= 16
+
+
+def test_maps_draw_and_save(trace: Trace, tmp_path: Path) -> None:
+    for name, one in {
+        "cross": trace.cross_attention(1),
+        "self": trace.self_attention(point=(10, 10)),
+        "queries": trace.self_attention(query=1),
+    }.items():
+        path = one.save(tmp_path / f"{name}.png")
+        assert path.stat().st_size > 1000
+    with pytest.raises(UserError, match=r"cannot save a picture as '\.txt'"):
+        trace.cross_attention(1).save(tmp_path / "a.txt")
+    assert ds.Trace is Trace
