@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from detrscope.families.detector import load as load
     from detrscope.views.attention import draw_attention as draw_attention
     from detrscope.workflows.evaluate import evaluate as evaluate
+    from detrscope.workflows.timelapse import timelapse as timelapse
     from detrscope.workflows.train import train as train
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _HOMES = {
     "draw_attention": "detrscope.views.attention",
     "evaluate": "detrscope.workflows.evaluate",
     "load": "detrscope.families.detector",
+    "timelapse": "detrscope.workflows.timelapse",
     "train": "detrscope.workflows.train",
 }
 __all__ = sorted(_HOMES)

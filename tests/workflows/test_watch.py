@@ -7,10 +7,10 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from detrscope.views.attention_film import attention_film
 
 from detrscope.core.errors import UserError
 from detrscope.training.rundir import RunFolder
-from detrscope.views.attention_film import attention_film
 from detrscope.workflows.train import train
 from detrscope.workflows.watch import LOOKS, read_metrics, read_moments, subjects_of
 

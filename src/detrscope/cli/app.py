@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from detrscope.cli import data, demo, detect, evaluate, models, train
+from detrscope.cli import data, demo, detect, evaluate, models, timelapse, train
 
 app = typer.Typer(
     name="detrscope",
@@ -39,6 +39,7 @@ app.command("demo")(demo.demo)
 app.command("detect")(detect.detect)
 app.command("train", context_settings=train.CONTEXT)(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("timelapse")(timelapse.timelapse)
 app.command("plot")(train.plot)
 app.command("models")(models.models)
 app.add_typer(data.app, name="data")

@@ -15,7 +15,6 @@ from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.core.trace import Trace
 from detrscope.core.types import Level
 
-
 CROSS = "decoder.*.cross"  # the sites that are kept
 
 

@@ -75,7 +75,7 @@ def box_regions(box_xywh: Sequence[float], height: int, width: int) -> tuple[tup
 
 
 def read_mask(segmentation: Any, height: int, width: int) -> np.ndarray | None:
-    """A mask as COCO writes it, polygons or run lengths, as bool [H, W]; None where there is none or it does not fit."""
+    """A mask as COCO writes it, polygons or run lengths, as bool [H, W]; None where there is none that fits."""
     try:
         if isinstance(segmentation, dict):
             packed = _run_lengths(segmentation, height, width)

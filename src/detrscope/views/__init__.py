@@ -12,6 +12,7 @@ from detrscope.views.canvas import Picture
 from detrscope.views.contact_sheet import contact_sheet
 from detrscope.views.curves import draw_curves
 from detrscope.views.detections import draw_detections
+from detrscope.views.part_curves import draw_part_curves
 from detrscope.views.precision_recall import draw_precision_recall
 
 VIEWS: dict[str, Callable[..., Picture]] = {
@@ -19,5 +20,6 @@ VIEWS: dict[str, Callable[..., Picture]] = {
     "contact-sheet": contact_sheet,
     "curves": draw_curves,
     "detections": draw_detections,
+    "part-curves": draw_part_curves,
     "precision-recall": draw_precision_recall,
 }
