@@ -23,7 +23,8 @@ FOR_AREA = "attention for its area (1: as if spread evenly)"
 CAPTION = (
     "Attention of the query that answers for an object (mean over heads, last decoder layer) on parts of the object,"
     " mean over the objects of the probe images that show the part; the rest lies on the background and on other"
-    " objects. Spread evenly over the image, attention would have the part's share of the area: 1 on the right."
+    " objects. On the right the same divided by the mean share of the image that the part has: spread evenly over the"
+    " image, attention would be at 1."
 )
 
 

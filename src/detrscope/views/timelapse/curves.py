@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from detrscope.core.look import Watched
 from detrscope.views.canvas import Sheet, line_colour, text_size
 from detrscope.views.canvas.lettering import TEXT
-from detrscope.views.canvas.sheet import LINE
+from detrscope.views.canvas.sheet import INK, LINE
 from detrscope.views.part_curves import on_objects
 from detrscope.views.timelapse.reel import Rect
 
 Rows = Sequence[Mapping[str, float | None]]
 SAME = 1e-6  # epochs; steps become epochs by a division
+LOSS, TOTAL, RATES = "loss in the last layer", "train/loss", "learning rate x 1000"
 TERMS = ("class", "box", "giou")  # of the loss, in the last decoder layer
 
 
@@ -32,6 +33,7 @@ class Curves:
     """Charts of a run by title, each with its lines."""
 
     charts: Mapping[str, Sequence[Line]]
+    total: Line  # the loss over all terms and layers, said beside the terms: next to it they would be flat
     last: float  # epoch of the last moment
 
     @classmethod
@@ -51,15 +53,14 @@ class Curves:
         ]
         charts: dict[str, Sequence[Line]] = {
             "AP, %": [line(name, f"val/{name}", metrics, 100) for name in ("AP", "AP50")],
-            "loss": [line("all terms and layers", "train/loss", metrics)],
-            "loss in the last layer": [line(term, f"train/loss_{term}", metrics) for term in TERMS],
-            "learning rate x 1000": _different(rates),
+            LOSS: [line(term, f"train/loss_{term}", metrics) for term in TERMS],
+            RATES: _different(rates),
         }
         if key := on_objects(watched.attention):
             mass, area = (line(what, f"{what}/{key}", watched.attention, 100) for what in ("mass", "area"))
             title = f"attention {'in its box' if key == 'box' else 'on its object'}, %"
             charts[title] = [Line("attention", mass.x, mass.y), Line("area", area.x, area.y, dashed=True)]
-        return cls(charts, end.epoch)
+        return cls(charts, line("all", TOTAL, metrics), end.epoch)
 
     def draw(self, sheet: Sheet, title: str, rect: Rect, epoch: float) -> None:
         """A chart up to an epoch; above it its title, and its lines' names and values in their colours."""
@@ -74,6 +75,10 @@ class Curves:
             text = f"{line.label} {past[-1][1]:.3g}" if past else f"{line.label} -"
             sheet.text(text, at, y - TEXT * LINE, size=TEXT - 1, colour=line_colour(i))
             at += text_size(text, TEXT - 1)[0] + 4
+        if title == LOSS and (
+            total := [v for e, v in zip(self.total.x, self.total.y, strict=True) if e <= epoch + SAME]
+        ):
+            sheet.text(f"{self.total.label} {total[-1]:.3g}", at, y - TEXT * LINE, size=TEXT - 1, colour=INK)
         top = max((max(line.y) for line in lines), default=0.0)
         chart.limits((0, self.last or 1.0), (0, 100 if title.endswith("%") else 1.05 * top or 1.0))
 

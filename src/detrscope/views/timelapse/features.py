@@ -42,8 +42,8 @@ def _sites(watched: Watched, name: str, index: int) -> Sheet:
     titles = [f"{site.removeprefix('backbone.')} {_size(maps)}" for site, maps in features.items()]
     values = [maps.values()[0].numpy() for maps in features.values()]
     caption = (
-        "feature maps of the backbone's convolutions, after norm and ReLU: root mean square over channels; colours"
-        " from 0 to the map's own peak at each moment"
+        "feature maps of the backbone's convolutions, after norm and ReLU (shortcuts without): root mean square over"
+        " channels; colours from 0 to the map's own peak at each moment"
     )
     return _sheet(watched, name, index, "features", titles, values, caption)
 
@@ -71,9 +71,9 @@ def _sheet(
     trace: Trace = watched.images[name]
     above = heading(watched, index, f"{name}, {what}")
     height = HEIGHT - sum(strips(WIDTH, above, caption))
-    sheet = Sheet(WIDTH, height, above, caption)
     aspect = trace.geometry.height / trace.geometry.width
     places = grid_of(len(values) + 1, aspect, WIDTH - 2 * MARGIN, height, GAP, above=NAME + 8)
+    sheet = Sheet(WIDTH, round(max(y + down for _, y, _, down in places)), above, caption)
     left = (WIDTH - max(x + width for x, _, width, _ in places)) / 2
     for i, (x, y, across, down) in enumerate(places):
         title = titles[i - 1] if i else "picture"

@@ -56,8 +56,8 @@ def _frame(watched: Watched, choice: Choice, names: tuple[str, ...], curves: Cur
     )
     if watched.attention:
         caption += (
-            "; attention for its area: what the query that answers for an object (mean over heads of the last layer)"
-            " gives to a part of it, divided by the part's share of the image, mean over objects"
+            "; attention for its area: mean over objects of what the query that answers for one (mean over heads of the"
+            " last layer) gives to a part, divided by the mean share of the image that the part has"
         )
     height = HEIGHT - sum(strips(WIDTH, above, caption))
     sheet = Sheet(WIDTH, height, above, caption)
@@ -100,7 +100,12 @@ def _layout(
         under = [title for title in titles if title in UNDER]
         wide, tall = (PICTURES - MARGIN) / len(under), min(room, TALLEST)
         for i, title in enumerate(under):
-            places[title] = (MARGIN + i * wide + BESIDE - 16, height - BELOW - tall, wide - BESIDE, tall)
+            places[title] = (
+                MARGIN + i * wide + BESIDE - 16,
+                height - BELOW - tall,
+                wide - BESIDE - MARGIN,
+                tall,
+            )
     rest = [title for title in titles if title not in places]
     rows = -(-len(rest) // 2)
     tall = (height / (1.7 if with_parts else 1.0)) / rows - ABOVE - BELOW

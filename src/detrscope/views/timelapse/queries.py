@@ -86,7 +86,8 @@ def _grid(
     aspect = trace.geometry.height / trace.geometry.width
     places = grid_of(count, aspect, WIDTH - 2 * MARGIN, height, GAP, above=NAME + 8)
     left = (WIDTH - max(x + width for x, _, width, _ in places)) / 2
-    return Sheet(WIDTH, height, above, caption), [(x + left, y, w, h) for x, y, w, h in places]
+    body = round(max(y + h for _, y, _, h in places))
+    return Sheet(WIDTH, body, above, caption), [(x + left, y, w, h) for x, y, w, h in places]
 
 
 def _map_and_box(panel: Panel, look: Look, trace: Trace, place: int, layer: int) -> None:
