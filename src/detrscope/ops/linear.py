@@ -91,6 +91,13 @@ class _Linear(torch.autograd.Function):
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
         rows = grad.flatten(0, -2)  # [n, O]
         grad_x = linear(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
-        grad_weight = linear(rows.t(), x.flatten(0, -2).t(), None) if ctx.needs_input_grad[1] else None
+        grad_weight = _outer(rows, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
         grad_bias = rows.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias, None
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """`a^T @ b`: [n, O], [n, I] -> [O, I]. The first factor is copied on the way; it shall be the narrower one."""
+    if a.shape[1] > b.shape[1]:
+        return linear(b.t(), a.t(), None).t()
+    return linear(a.t(), b.t(), None)
