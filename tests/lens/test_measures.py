@@ -108,7 +108,7 @@ def test_every_layer_and_head_is_measured(variant: str) -> None:
     for kind in ("encoder.self", "decoder.self", "decoder.cross"):
         for layer in range(trace.layers(kind)):
             record = trace.record(trace.site(kind, layer))
-            heads = record.value.shape[1]
+            heads = record.shape[0]
             here = [m for m in measures if (m.kind, m.layer) == (kind, layer)]
             queries = [None] if kind == "encoder.self" else [1, 4, None]
             assert [(m.query, m.head) for m in here] == [

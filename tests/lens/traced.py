@@ -57,9 +57,13 @@ def dense_record(queries: int = 11) -> Record:
 
 
 def deformable_record(queries: int = 11) -> Record:
-    """Points of two levels, some of them outside, some on the same token."""
+    """Points of two levels, some of them outside, some on the same token; some keys muted, of some heads only."""
     generator = torch.Generator().manual_seed(0)
-    probe = Probe()
+    edits = [
+        Gain("a", 0.5, keys=(0, 5, 17, 40)),
+        Gain("a", 0.0, heads=(1, 2), queries=(3,), keys=tuple(range(9))),
+    ]
+    probe = Probe(edits=[*edits, Gain("a", 0.2, heads=(3,), points=(1,))])
     points = torch.rand(1, queries, 4, 6, 2, generator=generator) * 1.4 - 0.2
     points[:, 0, :, 1] = points[:, 0, :, 0]
     sample(

@@ -71,6 +71,7 @@ def faithfulness(
         from detrscope.cli.tables import print_table
 
         print_table(_areas(found))
+        print(f"all cross-attention muted: {found.muted:.0%} of the score is left")
         if found.sanity:
             print_table(_sanity(found))
 

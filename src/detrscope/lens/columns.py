@@ -126,14 +126,18 @@ def _deformable_columns(record: DeformableRecord, keys: Tensor) -> Tensor:
     points, weights = record.points[0], record.weights[0].float()  # [h, Q, P, 2], [h, Q, P]
     columns = []
     for key in keys.tolist():
-        level = 0
-        while key >= record.levels[level].height * record.levels[level].width:
-            key -= record.levels[level].height * record.levels[level].width
+        level, place_in_level = 0, key
+        while place_in_level >= record.levels[level].height * record.levels[level].width:
+            place_in_level -= record.levels[level].height * record.levels[level].width
             level += 1
         size = record.levels[level]
-        cell = points.new_tensor([key % size.width + 0.5, key // size.width + 0.5])
+        row, column = divmod(place_in_level, size.width)
+        cell = points.new_tensor([column + 0.5, row + 0.5])
         here = [i for i, of in enumerate(record.point_levels) if of == level]
         place = points[:, :, here] * points.new_tensor([size.width, size.height])  # [h, Q, p, 2] in tokens
-        share = (1 - (place - cell).abs()).clamp(min=0).prod(-1)
+        share = (1 - (place - cell).abs()).clamp(min=0).prod(-1)  # [h, Q, p]
+        if record.key_gain is not None and record.key_group is not None:
+            group = record.key_group.expand(1, *weights.shape)[0, :, :, here]
+            share = share * record.key_gain[group, key]
         columns.append((weights[:, :, here] * share).sum(-1))
     return torch.stack(columns, dim=-1)

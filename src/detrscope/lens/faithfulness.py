@@ -47,16 +47,15 @@ def fractions(steps: int) -> Tensor:
     return torch.linspace(0, 1, steps + 1)
 
 
-def first_of(weights: Tensor, steps: int) -> Tensor:
-    """Which places come first by weight, for each fraction: [S] -> [steps + 1, S] bool.
+def first_of(weights: Tensor, counts: Tensor) -> Tensor:
+    """Which places are the first ones by weight: [S] and numbers of places [n] -> [n, S] bool.
 
     Places of equal weight come in the order of their index.
     """
     order = weights.argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
-    counts = (fractions(steps) * len(order)).round().long().to(order.device)
-    return rank[None] < counts[:, None]
+    return rank[None] < counts.to(rank.device)[:, None]
 
 
 def area_under(scores: Sequence[float]) -> float:

@@ -20,11 +20,6 @@ from detrscope.core.records import DeformableRecord, DenseRecord, Record
 BLOCK = 1 << 22  # elements of attention, of all heads, that exist at a time
 
 
-def query_count(record: Record) -> int:
-    """Rows of the map: Q."""
-    return (record.query if isinstance(record, DenseRecord) else record.points).shape[2]
-
-
 def from_queries(record: Record, weights: Tensor, gradient: Tensor | None = None) -> Tensor:
     """Where mass on queries comes from: weights @ A, [n, Q] -> [n, S].
 
@@ -33,7 +28,7 @@ def from_queries(record: Record, weights: Tensor, gradient: Tensor | None = None
         weights: [n, Q].
         gradient: [1, Q, h * dv] of a prediction with respect to the site's output; None is plain attention.
     """
-    tokens = record.value.shape[2]
+    _, _, tokens = record.shape
     out = weights.new_zeros(len(weights), tokens)  # [n, S]
     if isinstance(record, DenseRecord):
         for queries, block in _blocks(record, gradient):
@@ -53,7 +48,7 @@ def from_tokens(record: Record, values: Tensor, gradient: Tensor | None = None) 
         values: [S, n].
         gradient: as in `from_queries`.
     """
-    out = values.new_zeros(query_count(record), values.shape[1])  # [Q, n]
+    out = values.new_zeros(record.shape[1], values.shape[1])  # [Q, n]
     if isinstance(record, DenseRecord):
         for queries, block in _blocks(record, gradient):
             out[queries] = block @ values
@@ -67,11 +62,11 @@ def from_tokens(record: Record, values: Tensor, gradient: Tensor | None = None) 
 
 def _blocks(record: DenseRecord, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     """The map as blocks of rows [q, S], merged over heads."""
-    heads, tokens = record.value.shape[1:3]
-    value = record.value[0].float()  # [h, S, dv]
-    for queries in _slices(query_count(record), heads * tokens):
+    heads, count, tokens = record.shape
+    value = None if gradient is None else record.values()[0].float()  # [h, S, dv]
+    for queries in _slices(count, heads * tokens):
         rows = record.rows(queries)[0].float()  # [h, q, S]
-        if gradient is not None:
+        if gradient is not None and value is not None:
             asked = gradient[0, queries].float().unflatten(-1, (heads, -1)).transpose(0, 1)  # [h, q, dv]
             rows = (asked @ value.transpose(1, 2) * rows).clamp(min=0)
         yield queries, rows.mean(0)
@@ -83,7 +78,7 @@ def _entries(record: DeformableRecord, gradient: Tensor | None) -> Iterator[tupl
     value = record.value[0].float()  # [h, S, d]
     size = heads * len(record.point_levels) * 4 * (1 if gradient is None else dimension)
     head = torch.arange(heads)[:, None, None]
-    for queries in _slices(query_count(record), size):
+    for queries in _slices(record.shape[1], size):
         index, weights = (part[0] for part in record.footprint(queries))  # [h, q, 4P]
         weights = weights.float()
         if gradient is not None:

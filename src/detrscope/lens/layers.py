@@ -185,7 +185,7 @@ def _seen(trace: Trace, site: str, who: _Lookers, covers: Mapping[str, Tensor]) 
     """Row block by row block."""
     record = trace.record(site)
     diagonal = (trace.geometry.width**2 + trace.geometry.height**2) ** 0.5
-    step = max(1, BLOCK // (record.value.shape[1] * len(who.centres)))
+    step = max(1, BLOCK // (record.shape[0] * len(who.centres)))
     values: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {name: [] for name in covers}
     agreements = []

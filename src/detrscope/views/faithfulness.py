@@ -47,7 +47,8 @@ def draw_faithfulness(
             ylabel="score, part of the undisturbed",
         )
         ax.set(xlim=(0, 1), ylim=(0, None))
-        ax.legend(fontsize=7, frameon=False, title="area under the curve", title_fontsize=7)
+        legend = ax.legend(fontsize=7, framealpha=0.85, edgecolor="none", title="area under the curve")
+        legend.get_title().set_fontsize(7)
     if title:
         plot.figure().suptitle(title, fontsize=11)
     if path is not None:

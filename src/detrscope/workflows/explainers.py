@@ -1,4 +1,8 @@
-"""The methods that say which places of an image matter for a detection, as weights of its tokens."""
+"""The methods that say which places of an image matter for a detection, as weights of its tokens.
+
+Gradients are those of training: they do not see what a family detaches, such as the reference boxes that a decoder
+layer hands to the next one and, in two-stage families, the choice of the tokens that queries start from.
+"""
 
 from __future__ import annotations
 

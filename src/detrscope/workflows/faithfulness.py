@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -24,7 +25,15 @@ from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.sources import open_dataset
 from detrscope.families.detector import Detector, Precision, load
-from detrscope.lens.faithfulness import Curve, Sanity, Summary, detection_score, first_of, summarise
+from detrscope.lens.faithfulness import (
+    Curve,
+    Sanity,
+    Summary,
+    detection_score,
+    first_of,
+    fractions,
+    summarise,
+)
 from detrscope.views.faithfulness import draw_faithfulness
 from detrscope.workflows.explainers import EXPLAINERS, RANDOM, Look, looks_at
 from detrscope.workflows.sanity import sanity_check
@@ -46,6 +55,7 @@ class Faithfulness:
         steps: of every curve.
         threshold: least score of a detection that is followed.
         summaries: a line for each method, place and direction.
+        muted: mean score, as a part of the undisturbed one, with all cross-attention muted.
         sanity: rank correlations after shuffling parameters; empty where not asked for.
     """
 
@@ -55,6 +65,7 @@ class Faithfulness:
     detections: int
     steps: int
     threshold: float
+    muted: float
     summaries: tuple[Summary, ...]
     sanity: tuple[Sanity, ...]
 
@@ -119,15 +130,16 @@ def faithfulness(
     chosen = [*methods] or [*EXPLAINERS]
     paths = [image.path for image in dataset.images[:count]]
     curves: list[Curve] = []
-    followed = 0
+    muted: list[float] = []
     with progress() as bar:
         task = bar.add_task("hiding", total=len(paths))
         for path in paths:
             for look in looks_at(detector, path, threshold):
-                curves += _curves(detector, look, chosen, steps, followed)
-                followed += 1
+                hide = _Hider(detector, look)
+                curves += _curves(hide, chosen, steps, len(muted))
+                muted.append(hide.muted)
             bar.advance(task)
-    if not followed:
+    if not muted:
         raise UserError(
             f"{dataset.name}: nothing was found with a score of {threshold} or more in {len(paths)} images"
         )
@@ -136,7 +148,8 @@ def faithfulness(
         model=detector.card.variant,
         data=dataset.name,
         images=len(paths),
-        detections=followed,
+        detections=len(muted),
+        muted=fmean(muted),
         steps=steps,
         threshold=threshold,
         summaries=tuple(summarise(curves, RANDOM)),
@@ -165,13 +178,12 @@ def write_faithfulness(found: Faithfulness, out: str | Path) -> None:
     log.info(f"written to {out}")
 
 
-def _curves(detector: Detector, look: Look, methods: Sequence[str], steps: int, number: int) -> list[Curve]:
+def _curves(hide: _Hider, methods: Sequence[str], steps: int, number: int) -> list[Curve]:
     """Of every method for one detection."""
     generator = torch.Generator().manual_seed(number)
-    tokens = sum(level.height * level.width for level in look.trace.levels)
-    weights = [(method, EXPLAINERS[method](look)) for method in methods]
+    tokens = sum(level.height * level.width for level in hide.look.trace.levels)
+    weights = [(method, EXPLAINERS[method](hide.look)) for method in methods]
     weights += [(RANDOM, torch.rand(tokens, generator=generator)) for _ in range(RANDOM_ORDERS)]
-    hide = _Hider(detector, look)
     curves = []
     for method, one in weights:
         for where, deletion, insertion in (
@@ -197,30 +209,36 @@ class _Hider:
         record = look.trace.record(look.trace.site("decoder.cross"))
         self.dense = isinstance(record, DenseRecord)
         self.whole = float(self._scores(self.images))
-        self.nothing = float(self._scores(self.images, [Gain(SITES, 0.0)]))  # no key is seen at all
+        self.muted = float(self._scores(self.images, [Gain(SITES, 0.0)])) / self.whole
         side = max(self.images.shape[-2:])
         self.blurred = _blur(self.images, BLUR * side)
 
     def keys(self, weights: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Scores at each fraction of keys hidden, and shown, the highest first: [steps + 1] each."""
-        first = first_of(weights, steps)  # [steps + 1, S]
-        inner = torch.cat([first[1:-1], ~first[1:-1]])  # hidden
+        """Scores with keys hidden, and shown, the highest first: [steps + 1] each.
+
+        One key is always left: a softmax over none has no meaning.
+        """
+        counts = (fractions(steps) * (len(weights) - 1)).round()
+        hidden = torch.cat(
+            [first_of(weights, counts), ~first_of(weights, counts + 1)]
+        )  # [2 * (steps + 1), S]
         if self.dense:
-            scores = torch.zeros(inner.shape).masked_fill(inner, float("-inf"))[:, None, None]  # [n, 1, 1, S]
-            images = self.images.expand(len(inner), -1, -1, -1)
+            scores = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))[
+                :, None, None
+            ]  # [n, 1, 1, S]
+            images = self.images.expand(len(hidden), -1, -1, -1)
             found = self._scores(images, [Bias(SITES, scores)])
         else:
-            edits = [Gain(SITES, 0.0, keys=tuple(hidden.nonzero()[:, 0].tolist())) for hidden in inner]
+            edits = [Gain(SITES, 0.0, keys=tuple(one.nonzero()[:, 0].tolist())) for one in hidden]
             found = torch.cat([self._scores(self.images, [edit]) for edit in edits])
-        deletion, insertion = found.split(steps - 1)
-        all_, none = torch.tensor([self.whole]), torch.tensor([self.nothing])
-        return torch.cat([all_, deletion, none]), torch.cat([none, insertion, all_])
+        deletion, insertion = found.split(steps + 1)
+        return deletion, insertion
 
     def pixels(self, weights: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Scores at each fraction of pixels hidden, and shown, the highest first: [steps + 1] each."""
-        trace = self.look.trace
-        importance = _over_seen(trace, weights)  # [h, w]
-        first = first_of(importance.flatten(), steps).view(-1, 1, *importance.shape)  # [steps + 1, 1, h, w]
+        """Scores with pixels hidden, and shown, the highest first: [steps + 1] each."""
+        importance = _over_seen(self.look.trace, weights)  # [h, w]
+        counts = (fractions(steps) * importance.numel()).round()
+        first = first_of(importance.flatten(), counts).view(-1, 1, *importance.shape)  # [steps + 1, 1, h, w]
         deletion = self._scores(torch.where(first, 0.0, self.images))  # 0 is the mean colour
         insertion = self._scores(torch.where(first, self.images, self.blurred))
         return deletion, insertion
