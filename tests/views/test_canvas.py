@@ -12,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from detrscope.core.errors import UserError
-from detrscope.views import VIEWS
 from detrscope.views.canvas import (
     BLACK,
     PALETTE,
@@ -136,18 +135,6 @@ def test_ink_contrasts_with_every_plate() -> None:
         light, dark = sorted((luminance(colour), luminance(ink_on(colour))), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 3, colour
     assert (ink_on(WHITE), ink_on(BLACK)) == (BLACK, WHITE)
-
-
-def test_table_of_views_is_complete() -> None:
-    assert sorted(VIEWS) == [
-        "attention",
-        "contact-sheet",
-        "curves",
-        "detections",
-        "faithfulness",
-        "precision-recall",
-    ]
-    assert all(callable(view) for view in VIEWS.values())
 
 
 def test_only_the_canvas_draws() -> None:
