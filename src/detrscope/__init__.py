@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from detrscope.views.choice import Choice as Choice
     from detrscope.workflows.evaluate import evaluate as evaluate
     from detrscope.workflows.see import see as see
+    from detrscope.workflows.timelapse import timelapse as timelapse
     from detrscope.workflows.train import train as train
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ _HOMES = {
     "evaluate": "detrscope.workflows.evaluate",
     "load": "detrscope.families.detector",
     "see": "detrscope.workflows.see",
+    "timelapse": "detrscope.workflows.timelapse",
     "train": "detrscope.workflows.train",
 }
 __all__ = sorted(_HOMES)

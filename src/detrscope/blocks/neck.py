@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detrscope.blocks.position import LearnedPosition, Position
 from detrscope.core.types import Level, Pyramid
+from detrscope.ops.convolution import conv_norm
 from detrscope.ops.position import sine_coordinates, token_centres
 
 
@@ -133,7 +134,8 @@ class DeformableNeck(nn.Module):
             zip(self.projections, self.norms, self.level, strict=True)
         ):
             source = maps[index] if index < len(maps) else maps[-1] if index == len(maps) else x
-            x = norm(projection(source))  # [B, D, H_l, W_l]
+            assert isinstance(projection, nn.Conv2d)
+            x = norm(conv_norm(source, projection, nn.Identity(), relu=False))  # [B, D, H_l, W_l]
             small = shrink_padding(padding, x)  # [B, H_l, W_l]
             tokens.append(x.flatten(2).transpose(1, 2))
             positions.append(self.position(x, small) + level.to(x.dtype))  # [B or 1, H_l*W_l, D]

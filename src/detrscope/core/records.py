@@ -74,9 +74,7 @@ class DeformableRecord:
     point_levels: tuple[int, ...]  # the level of each of the P points
     levels: tuple[Level, ...]  # sizes of the maps; S runs over them in order
     reference: Tensor  # [B, Q, L, 2 or 4] points (x, y) or boxes_cxcywh that they were placed around
-    key_gain: Tensor | None = (
-        None  # [G, S] multiplies what G groups of points find at each token: edits on keys
-    )
+    key_gain: Tensor | None = None  # [G, S] multiplies what G groups of points find: edits on keys
     key_group: Tensor | None = None  # int, broadcasts to [B, h, Q, P]: the group of each point
 
     @property
@@ -137,17 +135,17 @@ class DeformableRecord:
         height, width = self.levels[level]
         start = sum(h * w for h, w in self.levels[:level])
         here = [p for p, of in enumerate(self.point_levels) if of == level]
-        group = self.key_group
+        group = None if self.key_group is None else _rows_of(self.key_group, queries)
         if group is not None and group.shape[-1] > 1:
             group = group[..., here]
         alone = replace(
             self,
-            points=self.points[..., here, :],
-            weights=self.weights[..., here],
+            points=self.points[:, :, queries][..., here, :],
+            weights=self.weights[:, :, queries][..., here],
             point_levels=(level,) * len(here),
             key_group=group,
         )
-        tokens, weights = alone.footprint(queries)
+        tokens, weights = alone.footprint()
         image = weights.new_zeros(*weights.shape[:3], height * width)  # [B, h, Q', H * W]
         return image.scatter_add_(3, tokens - start, weights).unflatten(3, (height, width))
 

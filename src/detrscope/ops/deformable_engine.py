@@ -1,7 +1,8 @@
 """Which engine samples: the fastest that runs on the device, said once in the log, or the one a person asked for.
 
-To torch the kernels are one operator, `detrscope::deformable_sample`, that knows the shape of what it gives and its
-gradient, so that `torch.compile` goes through it. An exported graph has the standard operators of the reference.
+To torch all of them are one operator, `detrscope::deformable_sample`, that knows the shape of what it gives and its
+gradient, so that `torch.compile` goes through it; the engine of a compiled graph is chosen whenever it runs. An
+exported graph has the standard operators of the reference.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from detrscope.console import log
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.types import Level
+from detrscope.ops import deformable_reference
 from detrscope.ops.deformable_reference import sample_reference, sums_of
 
 Engine = Literal["reference", "numba", "triton"]
@@ -29,6 +31,7 @@ TYPES = {
     "numba": (torch.float32, torch.bfloat16, torch.float64),
     "triton": (torch.float32, torch.bfloat16, torch.float16),
 }
+WHEN_RUN = ""  # in place of an engine's name: choose when the operator runs
 OPERATOR, GRADIENT = "detrscope::deformable_sample", "detrscope::deformable_sample_backward"
 
 _asked_for: ContextVar[Engine | None] = ContextVar("asked_for", default=None)
@@ -59,8 +62,9 @@ def run_engine(
     Raises:
         UserError: the engine that was asked for cannot run here.
     """
-    exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
-    engine = "reference" if exported else engine_for(value.device.type, value.dtype)
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return sample_reference(value, points, weights, levels, point_levels)
+    engine = WHEN_RUN if torch.compiler.is_compiling() else engine_for(value.device.type, value.dtype)
     if engine == "reference":
         return sample_reference(value, points, weights, levels, point_levels)
     exact = sums_of(value.dtype)
@@ -70,9 +74,8 @@ def run_engine(
     )
 
 
-@torch.compiler.assume_constant_result
 def engine_for(device: str, dtype: torch.dtype) -> Engine:
-    """The engine for values of a type on a kind of device such as `cpu`; a compiled graph keeps its choice.
+    """The engine for values of a type on a kind of device such as `cpu`.
 
     Raises:
         UserError: the engine that was asked for cannot run here.
@@ -129,15 +132,18 @@ def _said_once(engine: Engine, device: str, why: str) -> Engine:
     return engine
 
 
-def _kernels(engine: str) -> Any:
+def _kernels(engine: str, value: Tensor) -> Any:
     """The module with `forward` and `backward` of an engine, imported when it is first needed."""
+    engine = engine or engine_for(value.device.type, value.dtype)
     if engine == "numba":
         from detrscope.ops import deformable_numba
 
         return deformable_numba
-    from detrscope.ops import deformable_triton
+    if engine == "triton":
+        from detrscope.ops import deformable_triton
 
-    return deformable_triton
+        return deformable_triton
+    return deformable_reference
 
 
 torch.library.define(
@@ -151,14 +157,14 @@ torch.library.define(
 )
 
 
-@torch.library.impl(OPERATOR, ("cpu", "cuda"))
-def _forward(*arguments: Any) -> Tensor:
-    return _kernels(arguments[-1]).forward(*arguments[:-1])
+@torch.library.impl(OPERATOR, "default")
+def _forward(value: Tensor, *rest: Any) -> Tensor:
+    return _kernels(rest[-1], value).forward(value, *rest[:-1])
 
 
-@torch.library.impl(GRADIENT, ("cpu", "cuda"))
-def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _kernels(arguments[-1]).backward(*arguments[:-1])
+@torch.library.impl(GRADIENT, "default")
+def _backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _kernels(rest[-1], value).backward(grad, value, *rest[:-1])
 
 
 @torch.library.register_fake(OPERATOR)

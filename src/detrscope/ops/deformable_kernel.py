@@ -7,13 +7,16 @@ not depend on the number of threads. Nothing is allocated here and nothing can f
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numba
 import numpy as np
 from numba import carray, types
 
-from detrscope.ops.lanes import BYTES, add_to, claim, dot, load, nothing, plus, pointer, store
+from detrscope.ops import lanes
+from detrscope.ops.lanes import BYTES, add_to, both, claim, dot, load, nothing, plus, pointer, store
 
 FORWARD_BLOCK = 32  # queries of a task of the forward kernel, all heads
 BACKWARD_BLOCK = 8  # queries placed at a time by the backward kernel, whose task is one head of one image
@@ -30,6 +33,18 @@ JOB = np.dtype(
 TASK, THREAD = 0, 1  # where the counters stand in a job
 ENTRY = types.void(types.CPointer(numba.from_dtype(JOB)))
 Array = Any
+
+
+class Numbers(NamedTuple):
+    """What both kernels compute with, in the type of the sums."""
+
+    half: Any
+    one: Any
+    before: Any  # left of and above all tokens
+    nan: Any
+    lanes: (
+        int  # the code of lanes.py: a kernel kept by numba is not used with other lanes than it was made of
+    )
 
 
 class Maps(NamedTuple):
@@ -61,6 +76,13 @@ def real_of(storage: str) -> Any:
     return np.float64 if storage == "f64" else np.float32
 
 
+def _numbers(real: Any) -> Numbers:
+    source = Path(lanes.__file__)
+    return Numbers(
+        real(0.5), real(1), real(-2), real(np.nan), crc32(source.read_bytes()) if source.is_file() else 0
+    )
+
+
 def scratch_bytes(storage: str, channels: int, tokens: int, points: int, backward: bool) -> int:
     """Memory of one thread that places `points` points at a time."""
     real = real_of(storage)().nbytes
@@ -77,7 +99,7 @@ def _place(
 
     A point that is not finite has shares of NaN there: its sum is NaN, as `grid_sample` gives it.
     """
-    half, one, before, nan = numbers
+    half, one, before, nan, _ = numbers
     at, share, right, below = corners
     at0, at1, at2, at3 = at[0], at[1], at[2], at[3]
     share0, share1, share2, share3 = share[0], share[1], share[2], share[3]
@@ -119,7 +141,7 @@ def _corners(address: int, count: int, real: Any) -> tuple[Corners, int]:
 def forward_kernel(storage: str, channels: int) -> Any:
     """The function whose job is `out` from value, points and weights."""
     real, stored, sums = real_of(storage), BYTES[storage], sums_of(storage)
-    numbers = (real(0.5), real(1), real(-2), real(np.nan))
+    numbers = _numbers(real)
 
     def forward(entry: Any) -> None:
         job = carray(entry, 1)[0]
@@ -147,13 +169,16 @@ def forward_kernel(storage: str, channels: int) -> Any:
                 _place(points[q], weights[q], maps, origin, zeros, corners, numbers)
                 i = 0
                 for head in range(heads):
-                    total = nothing(channels, storage)
+                    # four sums, so that one addition need not wait for the one before
+                    total0 = total1 = total2 = total3 = nothing(channels, storage)
                     for _ in range(per_head):
-                        total = plus(total, share0[i], at0[i], storage)
-                        total = plus(total, share1[i], at1[i], storage)
-                        total = plus(total, share2[i], at2[i], storage)
-                        total = plus(total, share3[i], at3[i], storage)
+                        k = np.uintp(i)
+                        total0 = plus(total0, share0[k], at0[k], storage)
+                        total1 = plus(total1, share1[k], at1[k], storage)
+                        total2 = plus(total2, share2[k], at2[k], storage)
+                        total3 = plus(total3, share3[k], at3[k], storage)
                         i += 1
+                    total = both(both(total0, total1), both(total2, total3))
                     store(job.out + q * token + head * channels * stored, total, storage)
             task = claim(entry, TASK)
 
@@ -169,7 +194,7 @@ def backward_kernel(storage: str, channels: int) -> Any:
     """
     real, sums = real_of(storage), sums_of(storage)
     stored, summed = BYTES[storage], BYTES[sums]
-    numbers = (real(0.5), real(1), real(-2), real(np.nan))
+    numbers = _numbers(real)
 
     def backward(entry: Any) -> None:
         job = carray(entry, 1)[0]
@@ -236,7 +261,7 @@ def _to_points_and_weights(
     dots: Array, points: Array, weights: Array, maps: Maps, corners: Corners, count: int, numbers: Any
 ) -> None:
     """Put gradients in place of points and weights: `dots` [4 * n] are those of what the corners' tokens gave."""
-    one = numbers[1]
+    one = numbers.one
     for i in range(count):
         upper_left, upper_right = dots[4 * i], dots[4 * i + 1]
         lower_left, lower_right = dots[4 * i + 2], dots[4 * i + 3]

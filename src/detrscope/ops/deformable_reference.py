@@ -48,6 +48,33 @@ def sample_reference(
     return out.unflatten(0, (b, h)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
 
+def forward(
+    value: Tensor, points: Tensor, weights: Tensor, sizes: Sequence[int], point_levels: Sequence[int]
+) -> Tensor:
+    """As the kernels are called: sizes are height and width of each level, one after the other."""
+    return sample_reference(value, points, weights, _levels(sizes), point_levels).contiguous()
+
+
+def backward(
+    grad: Tensor,
+    value: Tensor,
+    points: Tensor,
+    weights: Tensor,
+    sizes: Sequence[int],
+    point_levels: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of value, points and weights from `grad` [B, Q, h*d] of what `forward` gave, computed again."""
+    inputs = [x.detach().requires_grad_() for x in (value, points, weights)]
+    with torch.enable_grad():
+        out = sample_reference(inputs[0], inputs[1], inputs[2], _levels(sizes), point_levels)
+    grads = torch.autograd.grad(out, inputs, grad)
+    return grads[0].contiguous(), grads[1].contiguous(), grads[2].contiguous()
+
+
+def _levels(sizes: Sequence[int]) -> list[Level]:
+    return [Level(*size) for size in zip(sizes[::2], sizes[1::2], strict=True)]
+
+
 def sums_of(dtype: torch.dtype) -> torch.dtype:
     """The type that values of a type are added up in, and that points and weights have: float32 at least."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -4,8 +4,7 @@ A plain loop over channels writes its sums to memory after every point, since LL
 them. A vector stays in registers, on any processor that LLVM knows: it is cut into what the machine has.
 
 A row is stored as `f32`, `f64` or `bf16`; its sums are float32, and float64 for `f64`. This file imports numba: import
-it only where a kernel is compiled. Numba's cache watches the file of a kernel and not this one: who changes a function
-here deletes `__pycache__`.
+it only where a kernel is compiled.
 """
 
 from __future__ import annotations
@@ -63,29 +62,52 @@ def _spread(builder: Any, scalar: Value, width: int) -> Value:
 
 
 def _read(builder: Any, address: Value, lanes: Lanes, storage: str) -> Value:
+    if storage == "bf16":
+        return _widened(builder, address, lanes)
     vector = _vector(lanes)
-    if storage != "bf16":
-        return builder.load(builder.inttoptr(address, vector.as_pointer()), align=BYTES[storage], typ=vector)
-    short, full = ir.VectorType(INT16, lanes.width), ir.VectorType(INT32, lanes.width)
-    bits = builder.load(builder.inttoptr(address, short.as_pointer()), align=2, typ=short)
-    return builder.bitcast(builder.shl(builder.zext(bits, full), _all(full, 16)), vector)
+    return builder.load(builder.inttoptr(address, vector.as_pointer()), align=BYTES[storage], typ=vector)
 
 
 def _write(builder: Any, address: Value, x: Value, lanes: Lanes, storage: str) -> None:
     if storage == "bf16":
-        x = _rounded(builder, x, lanes)
+        x = _narrowed(builder, x, lanes)
     builder.store(x, builder.inttoptr(address, x.type.as_pointer()), align=BYTES[storage])
 
 
-def _rounded(builder: Any, x: Value, lanes: Lanes) -> Value:
+def _widened(builder: Any, address: Value, lanes: Lanes) -> Value:
+    """A bfloat16 is the upper half of a float32. Of two neighbours one is shifted up and the other is there already.
+
+    So a row stands in registers with its even channels first, and `_narrowed` puts it in order again.
+    """
+    pairs, rest = divmod(lanes.width, 2)
+    if rest:
+        short, full = ir.VectorType(INT16, lanes.width), ir.VectorType(INT32, lanes.width)
+        bits = builder.load(builder.inttoptr(address, short.as_pointer()), align=2, typ=short)
+        return builder.bitcast(builder.shl(builder.zext(bits, full), _all(full, 16)), _vector(lanes))
+    pair = ir.VectorType(INT32, pairs)
+    bits = builder.load(builder.inttoptr(address, pair.as_pointer()), align=2, typ=pair)
+    even, odd = builder.shl(bits, _all(pair, 16)), builder.and_(bits, _all(pair, 0xFFFF0000))
+    return builder.bitcast(builder.shuffle_vector(even, odd, _places(0, lanes.width)), _vector(lanes))
+
+
+def _narrowed(builder: Any, x: Value, lanes: Lanes) -> Value:
     """To bfloat16, to the nearest and of two equally near to the even; NaN stays NaN."""
-    short, full = ir.VectorType(INT16, lanes.width), ir.VectorType(INT32, lanes.width)
+    full = ir.VectorType(INT32, lanes.width)
     bits = builder.bitcast(x, full)
     odd = builder.and_(builder.lshr(bits, _all(full, 16)), _all(full, 1))
     near = builder.add(bits, builder.add(odd, _all(full, 0x7FFF)))
-    is_nan = builder.fcmp_unordered("uno", x, x)
-    near = builder.select(is_nan, _all(full, 0x7FC00000), near)
-    return builder.trunc(builder.lshr(near, _all(full, 16)), short)
+    near = builder.select(builder.fcmp_unordered("uno", x, x), _all(full, 0x7FC00000), near)
+    near = builder.lshr(near, _all(full, 16))
+    pairs, rest = divmod(lanes.width, 2)
+    if rest:
+        return builder.trunc(near, ir.VectorType(INT16, lanes.width))
+    even = builder.shuffle_vector(near, near, _places(0, pairs))
+    odd = builder.shuffle_vector(near, near, _places(pairs, lanes.width))
+    return builder.or_(even, builder.shl(odd, _all(odd.type, 16)))
+
+
+def _places(start: int, stop: int) -> Value:
+    return ir.Constant(ir.VectorType(INT32, stop - start), list(range(start, stop)))
 
 
 def _scaled_sum(builder: Any, scale: Value, x: Value, plus: Value, lanes: Lanes) -> Value:
@@ -133,6 +155,12 @@ def plus(typing: Any, total: Any, scale: Any, address: Any, storage: Any) -> Any
         return _scaled_sum(builder, args[1], x, args[0], total)
 
     return total(total, total.scalar, types.int64, storage), generate
+
+
+@_in_kernels
+def both(typing: Any, one: Any, other: Any) -> Any:
+    """Two sums together."""
+    return one(one, other), lambda context, builder, signature, args: builder.fadd(args[0], args[1])
 
 
 @_in_kernels

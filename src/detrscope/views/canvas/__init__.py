@@ -14,6 +14,7 @@ from detrscope.views.canvas.colours import (
     Scale,
     class_colours,
     ink_on,
+    line_colour,
     line_style,
 )
 from detrscope.views.canvas.lettering import shortened, text_size, wrapped
@@ -41,6 +42,7 @@ __all__ = [
     "Sheet",
     "class_colours",
     "ink_on",
+    "line_colour",
     "line_style",
     "resized",
     "shortened",

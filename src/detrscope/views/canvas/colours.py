@@ -56,11 +56,19 @@ def ink_on(colour: Colour) -> Colour:
     return BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else WHITE
 
 
+def line_colour(index: int) -> Colour:
+    """Colour of the `index`-th line of a plot."""
+    return PALETTE[LINES[index % len(LINES)]]
+
+
 def line_style(index: int) -> dict[str, Any]:
     """Colour and dash of the `index`-th line of a plot: colours first, then other dashes."""
     dashes = ("-", "--", ":", "-.")
-    colour = unit(PALETTE[LINES[index % len(LINES)]])
-    return {"color": colour, "linestyle": dashes[index // len(LINES) % len(dashes)], "linewidth": 1.6}
+    return {
+        "color": unit(line_colour(index)),
+        "linestyle": dashes[index // len(LINES) % len(dashes)],
+        "linewidth": 1.6,
+    }
 
 
 def unit(colour: Colour) -> tuple[float, float, float]:
