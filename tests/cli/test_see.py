@@ -16,7 +16,7 @@ from PIL import Image
 
 import detrscope as ds
 from detrscope.cli import main
-from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.families.detector import Detector
 from detrscope.views import VIEWS, features
@@ -76,7 +76,7 @@ def test_without_choices_everything_of_a_picture_is_in_one_folder(
     table = capsys.readouterr().out
     assert "left out: detr-r18 has no deformable attention at decoder.cross" in table
     assert "encoder.self" in table and "How concentrated: an encoder token looks at" in table
-    rows = list(csv.DictReader((folder / "measures.csv").open()))
+    rows = list(csv.DictReader((folder / "measures.csv").read_text().splitlines()))
     assert {(r["kind"], r["layer"]) for r in rows} >= {("encoder.self", "1"), ("decoder.cross", "0")}
     assert "[1, 3, 64, 115]" in (folder / "shapes.txt").read_text()
     trace = Trace.load(folder / "photo.trace")
@@ -176,10 +176,7 @@ def test_a_film_and_a_missing_file_are_refused(
 def test_python_twin_keeps_pictures_and_trace_in_memory(detector: Detector) -> None:
     (seen,) = ds.see(picture(), detector, views=QUICK, choice=Choice(queries=(2, 5)))
     assert list(seen.pictures) == list(QUICK) and not seen.files
-    assert (
-        "query 2" in " ".join(seen.pictures["merged"].caption.split())
-        or "2, 5" in seen.pictures["merged"].caption
-    )
+    assert "mean of 2 queries (number 2, 5)" in seen.pictures["merged"].caption
     assert isinstance(seen.trace, Trace)
     again = ds.see([seen.trace], views=("merged",), choice=Choice(queries=(2, 5)))[0]
     assert (again.pictures["merged"].pixels() == seen.pictures["merged"].pixels()).all()
@@ -201,8 +198,6 @@ def test_features_that_are_named_are_kept_in_the_trace(detector: Detector, tmp_p
     kept = Trace.load(seen.files["image-1.trace"]).features
     assert kept and all(site.startswith("backbone.layer2.") for site in kept)
     assert seen.trace is None and not seen.pictures
-    with pytest.raises(WorkFailed):
-        ds.see(str(tmp_path), detector, views=("merged",), choice=Choice(threshold=1.0))
 
 
 def test_help_is_fast_and_names_every_view() -> None:

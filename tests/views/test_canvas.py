@@ -138,7 +138,12 @@ def test_ink_contrasts_with_every_plate() -> None:
 
 
 def test_only_the_canvas_draws() -> None:
-    for path in (ROOT / "src" / "detrscope" / "views").glob("*.py"):
+    views = ROOT / "src" / "detrscope" / "views"
+    for path in views.rglob("*.py"):
+        if (
+            path.parent.name == "canvas" or path.name == "gif.py"
+        ):  # which writes a file of frames and draws nothing
+            continue
         imported = {
             name.split(".")[0]
             for node in ast.walk(ast.parse(path.read_text()))
