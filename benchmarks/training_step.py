@@ -61,16 +61,29 @@ class Sample:
 
 
 def our_step(
-    images: torch.Tensor, targets: list[Target], precision: Literal["fp32", "bf16"]
+    images: torch.Tensor,
+    targets: list[Target],
+    precision: Literal["fp32", "bf16"],
+    variant: str = "detr-r50",
 ) -> Callable[[], object]:
     """The loop's own step, with its checks for non-finite numbers."""
     config = TrainConfig(precision=precision)
     fabric = Fabric(
         accelerator="cpu", devices=1, precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
     )
-    learner = Learner(build("detr-r50", {}, 91).train(), config, fabric)
+    learner = Learner(build(variant, {}, 91).train(), config, fabric)
     one = (Batch(images), targets, [Sample(i) for i in range(len(targets))])
     return lambda: learner.step([one], 0, Constant())
+
+
+def made_up_targets(images: int) -> list[Target]:
+    """Boxes that lie inside of their image."""
+    targets = []
+    for _ in range(images):
+        size = torch.rand(BOXES, 2) * 0.3 + 0.05
+        centre = size / 2 + torch.rand(BOXES, 2) * (1 - size)
+        targets.append(Target(torch.randint(0, 91, (BOXES,)), torch.cat([centre, size], dim=1)))
+    return targets
 
 
 def main() -> None:
@@ -82,11 +95,7 @@ def main() -> None:
     models = import_published(arguments.clone)
     torch.manual_seed(0)
     images = torch.randn(2, 3, 512, 512)
-    targets = []
-    for _ in range(2):
-        size = torch.rand(BOXES, 2) * 0.3 + 0.05
-        centre = size / 2 + torch.rand(BOXES, 2) * (1 - size)
-        targets.append(Target(torch.randint(0, 91, (BOXES,)), torch.cat([centre, size], dim=1)))
+    targets = made_up_targets(2)
     theirs = [{"labels": t.labels, "boxes": t.boxes_cxcywh} for t in targets]
     print(machine())
     compare(

@@ -60,6 +60,17 @@ def test_imports_point_one_way(path: Path) -> None:
     assert not wrong, f"{part} must not import {sorted(wrong)}"
 
 
+def test_only_maps_ask_the_public_names() -> None:
+    """The package itself sees everything: below it only what draws itself when shown may ask it."""
+    asking = set()
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            plain = isinstance(node, ast.Import) and any(alias.name == "detrscope" for alias in node.names)
+            if plain and part_of(path) not in SEE_EVERYTHING:
+                asking.add(str(path.relative_to(SOURCE)))
+    assert asking == {"core/attention_map.py"}
+
+
 def test_softmax_attention_happens_behind_one_door() -> None:
     for path in SOURCE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from detrscope.core.types import Level, Outputs, Target
 from detrscope.families import VARIANTS
 from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.detector import Detector
+from detrscope.families.tracing import Wanted, trace_picture
 from detrscope.ops.deformable import sample
 from tests.families.tiny import padded_batch, tiny
 
@@ -89,7 +91,7 @@ def test_maps_of_every_layer_head_and_level(variant: str) -> None:
     dense = not any(isinstance(r, DeformableRecord) for r in trace.records.values())
     for layer in (0, -1):
         merged = trace.cross_attention(3, layer)
-        heads = trace.record(trace.site("decoder.cross", layer)).value.shape[1]
+        heads = trace.record(trace.site("decoder.cross", layer)).shape[0]
         each = [trace.cross_attention(3, layer, head) for head in range(heads)]
         torch.testing.assert_close(torch.stack([m.values for m in each]).mean(0), merged.values)
         greatest = trace.cross_attention(3, layer, merge="max")
@@ -152,7 +154,12 @@ def test_everything_survives_the_file(trace: Trace, tmp_path: Path) -> None:
 def test_swaps_and_deformable_records_survive_the_file(trace: Trace, tmp_path: Path) -> None:
     levels = (Level(2, 3), Level(1, 2))
     generator = torch.Generator().manual_seed(0)
-    probe = Probe(sites=["decoder.0.cross"], edits=[Swap("decoder.0.self", "key", torch.rand(1, 4, 7, 8))])
+    edits = [
+        Swap("decoder.0.self", "key", torch.rand(1, 4, 7, 8)),
+        Gain("decoder.0.cross", 0.5, heads=(1,), keys=(0, 3)),
+        Gain("decoder.0.cross", 0.5, points=(2,), levels=(0,)),
+    ]
+    probe = Probe(sites=["decoder.0.cross"], edits=edits)
     sample(
         torch.rand(1, 8, 4, 8, generator=generator),
         torch.rand(1, 7, 4, 3, 2, generator=generator),
@@ -177,6 +184,8 @@ def test_swaps_and_deformable_records_survive_the_file(trace: Trace, tmp_path: P
         and isinstance(record.levels[0], Level)
     )
     assert torch.equal(record.points, made.record("decoder.0.cross").points), "places must stay exact"
+    assert record.key_group is not None and record.key_group.dtype == torch.int64
+    torch.testing.assert_close(record.rows(), made.record("decoder.0.cross").rows(), atol=1e-3, rtol=1e-2)
     assert same(loaded.edits, made.edits)
     one = made.cross_attention(0, 0)
     assert one.values.shape == (2, 3) and len(one.parts) == 2 and 0 < one.mass <= 1 + 1e-6
@@ -208,6 +217,30 @@ def test_one_image_of_a_padded_batch() -> None:
     torch.testing.assert_close(trace.record("decoder.1.cross").rows(), record.rows()[1:])
 
 
+def test_values_are_kept_when_asked_for() -> None:
+    detector = detector_of("detr-r18")
+    without, with_ = detector.trace(picture()), detector.trace(picture(), values=True)
+    for site in without.sites:
+        one, other = without.record(site), with_.record(site)
+        assert torch.equal(one.rows(), other.rows()) and one.shape == other.shape
+        assert other.output().shape == (1, one.shape[1], 32)
+        with pytest.raises(UserError, match="this record has no values; look with values=True"):
+            one.output()
+
+
+def test_a_model_that_is_being_trained_can_be_traced() -> None:
+    """Parameters that learn, norms not folded: the same maps as the detector's."""
+    loaded = tiny("sprint-dense-n")
+    trained = trace_picture(loaded.model.eval(), loaded.card, picture(), Wanted(sites=["decoder.*"]))
+    assert not trained.logits.requires_grad and all(p.requires_grad for p in loaded.model.parameters())
+    detector = Detector(copy.deepcopy(loaded.model), loaded.card, torch.device("cpu"), torch.float32)
+    seen = detector.trace(picture(), sites=["decoder.*"])
+    torch.testing.assert_close(trained.logits, seen.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        trained.cross_attention(2).values, seen.cross_attention(2).values, atol=1e-4, rtol=0
+    )
+
+
 def test_what_is_wrong_is_said_in_one_line(trace: Trace) -> None:
     detector = detector_of("detr-r18")
     partly = detector.trace(picture(), sites=["decoder.*.cross"])
@@ -223,6 +256,7 @@ def test_what_is_wrong_is_said_in_one_line(trace: Trace) -> None:
         ),
         (lambda: detector.trace(picture(), features=["backbone.conv9"]), "did you mean 'backbone.conv1'"),
         (lambda: detector.trace(picture(), explain=[7]), "query 7: this model has queries 0 to 6"),
+        (lambda: detector.trace(picture(), explain=[(1, 3)]), "class index 3: this model has classes 0 to 2"),
         (lambda: detector.trace(picture(), crop_xyxy=(0, 0, 91, 20)), "crop 0, 0, 91, 20: does not lie in"),
         (
             lambda: partly.self_attention(point=(1, 1)),
@@ -314,6 +348,9 @@ def test_files_that_are_not_whole_traces_are_refused(trace: Trace, tmp_path: Pat
         t["boxes_cxcywh"] = torch.zeros(1, 2, 4)
 
     def other_record(h: dict, t: dict) -> None:
+        t["records/encoder.0.self/key"] = torch.zeros(1, 4, 5, 8)
+
+    def other_values(h: dict, t: dict) -> None:
         t["records/encoder.0.self/value"] = torch.zeros(1, 4, 5, 8)
 
     def no_image(h: dict, t: dict) -> None:
@@ -328,6 +365,7 @@ def test_files_that_are_not_whole_traces_are_refused(trace: Trace, tmp_path: Pat
         lost_tensor: "tensor 'logits' is missing",
         other_shape: "damaged: boxes",
         other_record: "5 keys at 'encoder.0.self' for 6 tokens",
+        other_values: "5 values at 'encoder.0.self' for 6 keys",
         no_image: "its parts do not fit together",
     }
     for change, message in changed.items():

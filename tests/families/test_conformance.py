@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from detrscope.blocks.queries import TwoStageQueries
+from detrscope.blocks import deformable
+from detrscope.blocks.queries import PointQueries, TwoStageQueries
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
+from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.types import Batch, Outputs
 from detrscope.families import FAMILIES, VARIANTS, build, family_of, query_count
 from detrscope.families.checkpoint import load_checkpoint, save_checkpoint
@@ -19,6 +22,12 @@ from detrscope.ops import attention
 from tests.families.tiny import CLASSES, built, padded_batch, tiny
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def dense_decoder_sites(variant: str) -> tuple[str, str]:
+    """Sites of the decoder whose attention is dense, as a pattern, and the one of the second layer."""
+    kind = "self" if "deformable" in variant else "cross"
+    return f"decoder.*.{kind}", f"decoder.1.{kind}"
 
 
 def run(variant: str, batch: Batch, probe: Probe | None = None) -> Outputs:
@@ -53,23 +62,32 @@ def test_looking_changes_nothing(variant: str) -> None:
 @every_variant
 def test_records_rebuild_every_layer(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """rows @ value equals what the door gave to the output projection, at every site."""
-    outputs: list[torch.Tensor] = []
-    real = torch.nn.functional.scaled_dot_product_attention
+    outputs: list[torch.Tensor] = []  # [B, Q, h*d] each
+    attend, sample = torch.nn.functional.scaled_dot_product_attention, deformable.sample
 
-    def spy(*args: torch.Tensor, **options: object) -> torch.Tensor:
-        outputs.append(real(*args, **options))
+    def attend_and_tell(*args: torch.Tensor, **options: Any) -> torch.Tensor:
+        out = attend(*args, **options)
+        outputs.append(out.transpose(1, 2).flatten(2))
+        return out
+
+    def sample_and_tell(*args: torch.Tensor, **options: Any) -> torch.Tensor:
+        outputs.append(sample(*args, **options))
         return outputs[-1]
 
-    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", attend_and_tell)
+    monkeypatch.setattr(deformable, "sample", sample_and_tell)
     probe = Probe()
     run(variant, padded_batch(), probe)
     assert len(outputs) == len(probe.records) > 0
-    for (site, record), out in zip(probe.records.items(), outputs, strict=True):
-        expected = out.transpose(1, 2).flatten(2)
+    for (site, record), expected in zip(probe.records.items(), outputs, strict=True):
         scale = max(1.0, float(expected.abs().max()))
         torch.testing.assert_close(record.output(), expected, atol=1e-5 * scale, rtol=0, msg=site)
-        rows = record.rows()
-        torch.testing.assert_close(rows.sum(-1), torch.ones(rows.shape[:-1]), msg=site)
+        mass = record.rows().sum(-1)
+        if isinstance(record, DenseRecord):
+            torch.testing.assert_close(mass, torch.ones(mass.shape), msg=site)
+        else:  # points outside of the maps find nothing
+            assert mass.min() >= 0 and 0.5 < mass.max() <= 1 + 1e-5, site
+            torch.testing.assert_close(record.weights.sum(-1), torch.ones(mass.shape), msg=site)
 
 
 @every_variant
@@ -98,13 +116,14 @@ def test_muted_head_equals_zeroing_its_slice(variant: str) -> None:
 
 @every_variant
 def test_hidden_key_gets_no_attention(variant: str) -> None:
-    before = Probe(sites=["decoder.1.cross"])
+    sites, site = dense_decoder_sites(variant)
+    before = Probe(sites=[site])
     run(variant, padded_batch(), before)
-    record = before.records["decoder.1.cross"]
-    assert record.rows()[:, :, :, 1].max() > 0
+    record = before.records[site]
+    assert isinstance(record, DenseRecord) and record.rows()[:, :, :, 1].max() > 0
     scores = torch.zeros(1, 1, 1, record.key.shape[2])
     scores[..., 1] = float("-inf")
-    probe = Probe(sites=["decoder.*.cross"], edits=[Bias("decoder.*.cross", scores)])
+    probe = Probe(sites=[sites], edits=[Bias(sites, scores)])
     run(variant, padded_batch(), probe)
     for record in probe.records.values():
         assert record.rows()[..., 1].abs().max() == 0
@@ -112,13 +131,15 @@ def test_hidden_key_gets_no_attention(variant: str) -> None:
 
 @every_variant
 def test_swap_of_its_own_tensors_changes_nothing(variant: str) -> None:
-    first = Probe(sites=["decoder.1.cross"])
+    _, site = dense_decoder_sites(variant)
+    first = Probe(sites=[site])
     plain = run(variant, padded_batch(), first)
-    record = first.records["decoder.1.cross"]
-    edits = [Swap("decoder.1.cross", "query", record.query), Swap("decoder.1.cross", "value", record.value)]
+    record = first.records[site]
+    assert isinstance(record, DenseRecord)
+    edits = [Swap(site, "query", record.query), Swap(site, "value", record.value)]
     assert torch.equal(run(variant, padded_batch(), Probe(sites=[], edits=edits)).logits, plain.logits)
-    with pytest.raises(UserError, match=r"swap of the key at 'decoder.1.cross': expected"):
-        run(variant, padded_batch(), Probe(sites=[], edits=[Swap("decoder.1.cross", "key", record.query)]))
+    with pytest.raises(UserError, match=rf"swap of the key at '{site}': expected"):
+        run(variant, padded_batch(), Probe(sites=[], edits=[Swap(site, "key", record.query[..., :1, :])]))
 
 
 @every_variant
@@ -152,11 +173,32 @@ def test_more_padding_same_boxes(variant: str) -> None:
     probe_plain, probe_padded = Probe(), Probe()
     run(variant, Batch(image), probe_plain)
     run(variant, Batch(padded, padding), probe_padded)
-    record = probe_padded.records["decoder.0.cross"]
+    record, plain = probe_padded.records["decoder.0.cross"], probe_plain.records["decoder.0.cross"]
+    if isinstance(record, DeformableRecord):
+        assert isinstance(plain, DeformableRecord)
+        _check_deformable_padding(record, plain, isinstance(built(variant).model.queries, PointQueries))
+        return
+    assert isinstance(plain, DenseRecord)
     assert record.rows()[..., _padding_of(record.key.shape[2])].max() == 0
     if built(variant).model.scoring == "softmax":  # learned queries: the same ones in the same order
-        plain = probe_plain.records["decoder.0.cross"].query
-        torch.testing.assert_close(record.query, plain, atol=0.2, rtol=0.2)
+        torch.testing.assert_close(record.query, plain.query, atol=0.2, rtol=0.2)
+
+
+def _check_deformable_padding(record: DeformableRecord, plain: DeformableRecord, learned: bool) -> None:
+    """Nothing is found in padding, and the same learned references lie on the same places of the image."""
+    values = record.value.split([h * w for h, w in record.levels], dim=2)
+    for value, level, bare in zip(values, record.levels, plain.levels, strict=True):
+        grid = value.unflatten(2, tuple(level))  # [B, h, H, W, d]
+        assert grid[:, :, bare.height :].abs().max() == 0 and grid[:, :, :, bare.width :].abs().max() == 0
+        assert grid.abs().max() > 0
+    if learned:
+        part = record.reference.new_tensor(
+            [
+                [b.width / a.width, b.height / a.height]
+                for a, b in zip(record.levels, plain.levels, strict=True)
+            ]
+        )  # [L, 2]
+        torch.testing.assert_close(record.reference, plain.reference * part)
 
 
 def _padding_of(tokens: int) -> torch.Tensor:
@@ -227,18 +269,15 @@ def test_gradients_reach_what_shall_learn(variant: str) -> None:
     outputs = model(padded_batch(), extra=extra)
     parts = [outputs.logits, outputs.boxes_cxcywh]
     if (proposals := outputs.proposals) is not None:
-        assert proposals.dense_logits is not None and proposals.dense_boxes_cxcywh is not None
-        parts += [
-            proposals.logits,
-            proposals.boxes_cxcywh,
-            proposals.dense_logits,
-            proposals.dense_boxes_cxcywh,
-        ]
+        parts += [proposals.logits, proposals.boxes_cxcywh]
+        parts += [p for p in (proposals.dense_logits, proposals.dense_boxes_cxcywh) if p is not None]
+        assert len(parts) == (6 if isinstance(queries, TwoStageQueries) else 4)
     torch.stack([part.sum() for part in parts]).sum().backward()
     silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not silent
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
-    expected = ("backbone.body.conv1", "backbone.body.layer1") if variant.startswith("detr") else ()
+    paper = variant.startswith(("detr", "deformable-detr"))
+    expected = ("backbone.body.conv1", "backbone.body.layer1") if paper else ()
     assert all(n.startswith(expected) for n in frozen) and bool(frozen) == bool(expected)
 
 

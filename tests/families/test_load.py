@@ -18,6 +18,7 @@ from detrscope.families import VARIANTS
 from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.detr import PUBLISHED
 from detrscope.families.download import fetch
+from detrscope.families.variant import Published
 from detrscope.families.weights import load_backbone, load_model, random_model, with_classes
 from tests.families.tiny import CLASSES, tiny
 
@@ -81,7 +82,7 @@ def test_official_file_with_its_namespace(official: Path) -> None:
     assert loaded.card.config["encoder"] == {"layers": 1, "heads": 4, "feedforward": 64, "dropout": 0.1}
     assert loaded.card.config["backbone"]["name"] == "resnet18" and loaded.card.config["queries"] == 7
     assert loaded.report.skipped == ("optimizer", "epoch", "args")
-    assert len(PUBLISHED.rename(official_state())) == loaded.report.loaded
+    assert len(PUBLISHED.rename(official_state(), {})) == loaded.report.loaded
 
 
 def test_strict_lists_every_key_that_does_not_fit(tmp_path: Path) -> None:
@@ -226,8 +227,6 @@ def test_download_checks_caches_and_explains(
 def test_offline_names_the_file_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from detrscope.families.variant import Published
-
     monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path))
     dead = replace(
         VARIANTS["detr-r50"], published=Published("http://127.0.0.1:9/detr-r50-e632da11.pth", 42.0)
@@ -240,7 +239,8 @@ def test_offline_names_the_file_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_published_hashes_stand_in_the_names() -> None:
-    files = {v.published.file_name: v.published.sha256_prefix for v in VARIANTS.values() if v.published}
+    released = [v.published for v in VARIANTS.values() if isinstance(v.published, Published)]
+    files = {published.file_name: published.sha256_prefix for published in released}
     assert files["detr-r50-e632da11.pth"] == "e632da11"
     assert all(len(prefix) == 8 for prefix in files.values())
 

@@ -139,7 +139,14 @@ def test_ink_contrasts_with_every_plate() -> None:
 
 
 def test_table_of_views_is_complete() -> None:
-    assert sorted(VIEWS) == ["attention", "contact-sheet", "curves", "detections", "precision-recall"]
+    assert sorted(VIEWS) == [
+        "attention",
+        "contact-sheet",
+        "curves",
+        "detections",
+        "faithfulness",
+        "precision-recall",
+    ]
     assert all(callable(view) for view in VIEWS.values())
 
 

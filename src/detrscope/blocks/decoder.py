@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from detrscope.blocks.layers import Attention, FeedForward, Residual
 from detrscope.core.probe import Probe
 from detrscope.core.types import Pyramid, Queries, States
-from detrscope.ops.position import sine_coordinates
+from detrscope.ops.position import as_boxes, sine_coordinates
 
 Refine = Callable[[int, Tensor, Tensor | None], Tensor | None]
-"""(layer index, content [B, Q, D], boxes_cxcywh [B, Q, 4] or None) -> the boxes that the next layer starts from."""
+"""(layer index, content [B, Q, D], boxes_cxcywh [B, Q, 4], reference points [B, Q, 2] or None) -> what the next layer
+starts from."""
 
 
 class DecoderLayer(nn.Module):
@@ -114,7 +115,7 @@ class RefiningDecoderLayer(nn.Module):
         pyramid: Pyramid,
         probe: Probe | None,
     ) -> Tensor:
-        """Content and position [B, Q, D], boxes_cxcywh [B, Q, 4] -> [B, Q, D]."""
+        """Content and position [B, Q, D], boxes_cxcywh [B, Q, 4] (or points [B, Q, 2]) -> [B, Q, D]."""
         y = self.self_residual.enter(x)
         asking = y + position
         x = self.self_residual.leave(x, self.self_attention(asking, asking, y, mask=mask, probe=probe))
@@ -146,4 +147,28 @@ class RefiningDecoder(nn.Module):
             references.append(boxes)
             refined = refine(index, contents[-1], boxes)
             boxes = boxes if refined is None else refined
+        return States(torch.stack(contents), torch.stack(references), queries.proposals)
+
+
+class ReferenceDecoder(nn.Module):
+    """Reference points or boxes that tell each layer where to look, beside learned positions (Deformable DETR, 4.1)."""
+
+    def __init__(self, layers: list[RefiningDecoderLayer], norm: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(
+        self, queries: Queries, pyramid: Pyramid, refine: Refine, probe: Probe | None = None
+    ) -> States:
+        """Every layer's state [N, B, Q, D] and the boxes it starts from [N, B, Q, 4]."""
+        x = queries.content
+        reference = queries.points if queries.boxes_cxcywh is None else queries.boxes_cxcywh
+        contents, references = [], []
+        for index, layer in enumerate(self.layers):
+            assert reference is not None, "this decoder starts from reference points or boxes"
+            x = layer(x, queries.position, reference, queries.mask, pyramid, probe)
+            contents.append(self.norm(x))
+            references.append(as_boxes(reference))
+            reference = refine(index, contents[-1], reference)
         return States(torch.stack(contents), torch.stack(references), queries.proposals)

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detrscope.blocks.layers import Linear
 from detrscope.core.probe import Probe
 from detrscope.core.types import Pyramid
 from detrscope.ops.deformable import sample
@@ -33,10 +34,10 @@ class DeformableAttention(nn.Module):
         self.site = site
         self.point_levels = tuple(level for level, count in enumerate(points) for _ in range(count))
         self.shares = tuple(0.5 / points[level] for level in self.point_levels)  # of a box per unit of offset
-        self.value = nn.Linear(width, width)
-        self.offsets = nn.Linear(width, heads * len(self.point_levels) * 2)
-        self.weights = nn.Linear(width, heads * len(self.point_levels))
-        self.output = nn.Linear(width, width)
+        self.value = Linear(width, width)
+        self.offsets = Linear(width, heads * len(self.point_levels) * 2)
+        self.weights = Linear(width, heads * len(self.point_levels))
+        self.output = Linear(width, width)
         for projection in (self.value, self.output):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -59,10 +60,12 @@ class DeformableAttention(nn.Module):
         if pyramid.padding is not None:
             value = value.masked_fill(pyramid.padding[..., None], 0.0)
         shape = (*query.shape[:2], self.heads, len(self.point_levels))
+        exact = torch.promote_types(value.dtype, torch.float32)  # bf16 places would be off by a quarter cell
+        offsets = self.offsets(query).view(*shape, 2).to(exact)
         mixed = sample(
             value.unflatten(-1, (self.heads, -1)),
-            self._points(self.offsets(query).view(*shape, 2), reference, pyramid),
-            self.weights(query).view(shape),
+            self._points(offsets, reference.to(exact), pyramid),
+            self.weights(query).view(shape).to(exact),
             levels=pyramid.levels,
             point_levels=self.point_levels,
             reference=reference.expand(len(query), -1, -1, -1),
@@ -72,17 +75,14 @@ class DeformableAttention(nn.Module):
         return self.output(mixed)
 
     def _points(self, offsets: Tensor, reference: Tensor, pyramid: Pyramid) -> Tensor:
-        """Offsets [B, Q, h, P, 2] around references -> places, 0..1 of each point's own map, at least float32."""
-        exact = torch.promote_types(
-            offsets.dtype, torch.float32
-        )  # bf16 places would be off by a quarter cell
-        place = reference.to(exact)[:, :, None, list(self.point_levels)]  # [B or 1, Q, 1, P, 2 or 4]
+        """Offsets [B, Q, h, P, 2] around references -> places [B, Q, h, P, 2], 0..1 of each point's own map."""
+        place = reference[:, :, None, list(self.point_levels)]  # [B or 1, Q, 1, P, 2 or 4]
         if place.shape[-1] == 2:
             sizes = [pyramid.levels[level] for level in self.point_levels]
             step = place.new_tensor([[1 / width, 1 / height] for height, width in sizes])  # [P, 2]
         else:
             step = place[..., 2:] * place.new_tensor(self.shares)[:, None]  # [B, Q, 1, P, 2]
-        return torch.addcmul(place[..., :2], offsets.to(exact), step)
+        return torch.addcmul(place[..., :2], offsets, step)
 
 
 class DeformableSelfAttention(DeformableAttention):

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from detrscope.core.probe import Probe
 from detrscope.ops.attention import attend
+from detrscope.ops.convolution import may_use_onednn
 from detrscope.ops.dropout import dropout
+from detrscope.ops.linear import linear, two_linear
+
+
+class Linear(nn.Linear):
+    """torch's, multiplied as `ops.linear` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., I] -> [..., O]."""
+        return linear(x, self.weight, self.bias)
 
 
 class Attention(nn.Module):
@@ -28,10 +38,10 @@ class Attention(nn.Module):
         self.heads = heads
         self.dropout = dropout
         self.site = site
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
+        self.value = Linear(width, width)
+        self.output = Linear(width, width)
         for projection in (self.query, self.key, self.value, self.output):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -78,14 +88,17 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, hidden)
+        self.expand = Linear(width, hidden)
         self.dropout = Dropout(dropout)
-        self.contract = nn.Linear(hidden, width)
-        for linear in (self.expand, self.contract):
-            nn.init.xavier_uniform_(linear.weight)
+        self.contract = Linear(hidden, width)
+        for layer in (self.expand, self.contract):
+            nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
+        first, second = self.expand, self.contract
+        if not self.training and may_use_onednn(tokens, first.weight):
+            return two_linear(tokens, first.weight, first.bias, second.weight, second.bias)
         return self.contract(self.dropout(F.relu(self.expand(tokens))))
 
 
@@ -94,7 +107,7 @@ class MLP(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
 
     @property
     def last(self) -> nn.Linear:
@@ -108,7 +121,7 @@ class MLP(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         """What the last layer reads: [..., widths[0]] -> [..., widths[-2]]."""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = linear(x, layer.get_parameter("weight"), layer.get_parameter("bias"), relu=True)
         return x
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrscope.blocks.position import LearnedPosition, Position
 from detrscope.core.types import Level, Pyramid
+from detrscope.ops.convolution import conv_norm
 from detrscope.ops.position import sine_coordinates, token_centres
 
 
@@ -93,4 +96,55 @@ class PyramidNeck(nn.Module):
             levels=tuple(levels),
             padding=torch.cat(paddings, dim=1) if paddings else None,
             centres=where,
+        )
+
+
+class DeformableNeck(nn.Module):
+    """A 1x1 convolution and a group norm for each map, then maps of half the size each, made by 3x3 convolutions.
+
+    Positions are sines plus a learned vector for each level (Deformable DETR, arXiv:2010.04159, section 4.1 and
+    appendix A.2). Tokens of all maps stand in one row, coarse maps after fine ones.
+
+    Args:
+        channels: of each map that comes in.
+        width: D.
+        extra: coarser maps to make; the first from the last map as it came, the others from one another.
+        position: gives each map's encoding.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int, extra: int, position: Position) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1) for c in channels)
+        for index in range(extra):
+            before = width if index else channels[-1]
+            self.projections.append(nn.Conv2d(before, width, kernel_size=3, stride=2, padding=1))
+        groups = math.gcd(32, width)
+        self.norms = nn.ModuleList(nn.GroupNorm(groups, width) for _ in self.projections)
+        self.level = nn.Parameter(torch.randn(len(self.projections), width))
+        self.position = position
+        for projection in self.projections:
+            nn.init.xavier_uniform_(projection.get_parameter("weight"))
+            nn.init.zeros_(projection.get_parameter("bias"))
+
+    def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
+        """Maps [B, C_l, H_l, W_l] and padding [B, H, W] -> tokens [B, S, D] of all levels."""
+        tokens, positions, paddings, levels = [], [], [], []
+        x = maps[-1]
+        for index, (projection, norm, level) in enumerate(
+            zip(self.projections, self.norms, self.level, strict=True)
+        ):
+            source = maps[index] if index < len(maps) else maps[-1] if index == len(maps) else x
+            assert isinstance(projection, nn.Conv2d)
+            x = norm(conv_norm(source, projection, nn.Identity(), relu=False))  # [B, D, H_l, W_l]
+            small = shrink_padding(padding, x)  # [B, H_l, W_l]
+            tokens.append(x.flatten(2).transpose(1, 2))
+            positions.append(self.position(x, small) + level.to(x.dtype))  # [B or 1, H_l*W_l, D]
+            levels.append(Level(*x.shape[-2:]))
+            if small is not None:
+                paddings.append(small.flatten(1))
+        return Pyramid(
+            tokens=torch.cat(tokens, dim=1),
+            position=torch.cat(positions, dim=1),
+            levels=tuple(levels),
+            padding=torch.cat(paddings, dim=1) if paddings else None,
         )

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from detrscope.blocks.layers import MLP
 from detrscope.core.types import Proposals, Pyramid, Queries
-from detrscope.ops.position import inverse_sigmoid
+from detrscope.ops.position import inverse_sigmoid, sine_boxes, token_places
 
 RARE = (
     -4.0
 )  # logit of a class at the start: most places hold nothing (focal loss, arXiv:1708.02002, section 4.1)
+
+SMALLEST = 0.05  # side of the boxes that the finest map's tokens propose, 0..1; doubled from map to map
+EDGE = 0.01  # tokens whose proposed box has a number nearer to 0 or 1 propose nothing
 
 
 class LearnedQueries(nn.Module):
@@ -102,6 +105,89 @@ class TwoStageQueries(nn.Module):
             centres=centres,
             dense_logits=_exact(self.dense_class_head, tokens) if self.training else None,
             dense_boxes_cxcywh=_boxes(self.dense_box_head, tokens, start) if self.training else None,
+        )
+
+
+class PointQueries(nn.Module):
+    """Learned content and positions; each position gives its reference point by a linear layer.
+
+    Deformable DETR (arXiv:2010.04159, section 4.1, "deformable transformer decoder").
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(count, 2 * width)  # position and content side by side
+        self.points = nn.Linear(width, 2)
+        nn.init.xavier_uniform_(self.points.weight)
+        nn.init.zeros_(self.points.bias)
+
+    def forward(self, pyramid: Pyramid) -> Queries:
+        """The same Q queries for every image: content and position [B, Q, D], points [B, Q, 2]."""
+        position, content = self.embedding.weight.chunk(2, dim=-1)  # [Q, D] each
+        with torch.autocast(position.device.type, enabled=False):
+            points = self.points(position)  # [Q, 2]
+        points = points.to(torch.promote_types(points.dtype, torch.float32)).sigmoid()
+        images = pyramid.tokens.shape[0]
+        return Queries(
+            content=content.expand(images, -1, -1),
+            position=position.expand(images, -1, -1),
+            points=points.expand(images, -1, -1),
+        )
+
+
+class ProposedQueries(nn.Module):
+    """Every token proposes a box, told apart from background; the best become reference boxes.
+
+    Two-stage Deformable DETR (arXiv:2010.04159, section 4.2 and appendix A.4). Content and positions are made of the
+    boxes alone. The class head has K logits, of which the first says "an object".
+
+    Args:
+        count: Q.
+        width: D.
+        class_head: [B, S, D] -> [B, S, K].
+        box_head: [B, S, D] -> [B, S, 4].
+    """
+
+    def __init__(self, count: int, width: int, class_head: nn.Linear, box_head: MLP) -> None:
+        super().__init__()
+        self.count = count
+        self.width = width
+        self.projection = nn.Linear(width, width)
+        self.projection_norm = nn.LayerNorm(width)
+        self.class_head = class_head
+        self.box_head = box_head
+        self.place = nn.Linear(2 * width, 2 * width)
+        self.place_norm = nn.LayerNorm(2 * width)
+        for linear in (self.projection, self.place):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, pyramid: Pyramid) -> Queries:
+        """Tokens [B, S, D] -> content and position [B, Q, D], boxes_cxcywh [B, Q, 4]; Q is at most S."""
+        proposals = self._propose(pyramid)
+        objects = proposals.logits[..., 0].detach()  # [B, S]
+        best = objects.topk(min(self.count, objects.shape[1]), dim=1).indices[..., None]  # [B, Q, 1]
+        boxes = proposals.boxes_cxcywh.detach().gather(1, best.expand(-1, -1, 4))  # [B, Q, 4]
+        place = self.place_norm(_exact(self.place, sine_boxes(boxes, self.width // 2)))  # [B, Q, 2D]
+        position, content = place.chunk(2, dim=-1)  # [B, Q, D] each
+        return Queries(content, position, boxes, proposals=proposals)
+
+    def _propose(self, pyramid: Pyramid) -> Proposals:
+        tokens = pyramid.tokens
+        centres = token_places(pyramid.padding, pyramid.levels, tokens)  # [B or 1, S, 2]
+        sides = [SMALLEST * 2.0**level for level in range(len(pyramid.levels))]
+        lengths = [height * width for height, width in pyramid.levels]
+        side = torch.cat([centres.new_full((n,), s) for n, s in zip(lengths, sides, strict=True)])  # [S]
+        start = torch.cat([centres, side[:, None].expand_as(centres)], dim=-1)  # [B or 1, S, 4]
+        void = ((start <= EDGE) | (start >= 1 - EDGE)).any(-1, keepdim=True)  # [B or 1, S, 1]
+        if pyramid.padding is not None:
+            void = void | pyramid.padding[..., None]
+        seen = self.projection_norm(self.projection(tokens.masked_fill(void, 0.0)))  # [B, S, D]
+        boxes = _boxes(self.box_head, seen, inverse_sigmoid(start))  # [B, S, 4]
+        return Proposals(
+            logits=_exact(self.class_head, seen),
+            boxes_cxcywh=boxes.masked_fill(void, 1.0),  # as published: the limit of an infinite logit
+            centres=centres,
+            any_class=True,
         )
 
 

@@ -46,6 +46,10 @@ class Geometry:
         """The same image in a batch of this size."""
         return replace(self, padded=(height, width))
 
+    def of_seen(self) -> Geometry:
+        """As if what the model saw, without its padding, were the original."""
+        return Geometry.of_resize(*self.content, self.content).padded_to(*self.padded)
+
     @property
     def scale(self) -> tuple[float, float]:
         """Model pixels for each original pixel, along x and y."""

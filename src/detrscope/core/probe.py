@@ -27,6 +27,8 @@ class Probe:
         gradients: make what the recorded sites give out the leaves of a graph, so that the gradient of a prediction
             with respect to it can be asked for (`outputs`). The gradient of a weight follows: with out = A @ V, that
             of A is the one of out @ V^T.
+        values: keep the values of softmax attention too, a third of a record; they rebuild a layer's output, but no map
+            needs them.
     """
 
     def __init__(
@@ -35,11 +37,13 @@ class Probe:
         edits: Sequence[Edit] = (),
         features: Sequence[str] = (),
         gradients: bool = False,
+        values: bool = True,
     ) -> None:
         self.sites = None if sites is None else tuple(sites)
         self.edits = tuple(edits)
         self.feature_sites = tuple(features)
         self.gradients = gradients
+        self.values = values
         self.records: dict[str, Record] = {}
         self.outputs: dict[str, Tensor] = {}  # [B, Q, h*dv] zeros added to what each site gives out, by site
         self.features: dict[str, Tensor] = {}  # [B, C, H, W] by site

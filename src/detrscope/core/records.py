@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from detrscope.core.errors import UserError
 from detrscope.core.types import Level
+
+ROWS_AT_ONCE = 1 << 26  # elements of a dense map made at a time: 256 MB
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class DenseRecord:
 
     query: Tensor  # [B, h, Q, d]
     key: Tensor  # [B, h, S, d]
-    value: Tensor  # [B, h, S, dv]
+    value: Tensor | None  # [B, h, S, dv]; None where a probe was told to leave values out
     scale: float  # scores = query @ key^T * scale + bias
     bias: Tensor | None = None  # broadcasts to [B, h, Q, S]: padding, masks and edits
     gain: Tensor | None = None  # broadcasts to [B, h, Q, S]: multiplies the weights after the softmax
@@ -33,9 +36,28 @@ class DenseRecord:
         weights = scores.softmax(-1)
         return weights if self.gain is None else weights * _rows_of(self.gain, queries)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Heads, queries and tokens of the map."""
+        return self.query.shape[1], self.query.shape[2], self.key.shape[2]
+
+    def values(self) -> Tensor:
+        """What is mixed: [B, h, S, dv].
+
+        Raises:
+            UserError: it was not kept.
+        """
+        if self.value is None:
+            raise UserError("this record has no values; look with values=True to keep them")
+        return self.value
+
     def output(self) -> Tensor:
-        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * dv]."""
-        return (self.rows() @ self.value).transpose(1, 2).flatten(2)
+        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * dv].
+
+        Raises:
+            UserError: values were not kept.
+        """
+        return (self.rows() @ self.values()).transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)
@@ -52,16 +74,32 @@ class DeformableRecord:
     point_levels: tuple[int, ...]  # the level of each of the P points
     levels: tuple[Level, ...]  # sizes of the maps; S runs over them in order
     reference: Tensor  # [B, Q, L, 2 or 4] points (x, y) or boxes_cxcywh that they were placed around
+    key_gain: Tensor | None = None  # [G, S] multiplies what G groups of points find: edits on keys
+    key_group: Tensor | None = None  # int, broadcasts to [B, h, Q, P]: the group of each point
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Heads, queries and tokens of the map."""
+        return self.points.shape[1], self.points.shape[2], self.value.shape[2]
+
+    def values(self) -> Tensor:
+        """What is mixed: [B, h, S, d]."""
+        return self.value
 
     def footprint(self, queries: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The entries of some queries' attention: tokens [B, h, Q', 4P] and their weights [B, h, Q', 4P].
 
         Each weight is spread over the four tokens around its point as bilinear interpolation reads them. A token may
-        occur several times; what falls outside has weight 0.
+        occur several times; what falls outside has weight 0, and so has a point that is not finite. In float32 at
+        least.
         """
-        points, weights = self.points[:, :, queries], self.weights[:, :, queries]  # [B, h, Q', P, 2], [.., P]
+        points, weights = (
+            x[:, :, queries].to(torch.promote_types(x.dtype, torch.float32))
+            for x in (self.points, self.weights)
+        )  # [B, h, Q', P, 2], [B, h, Q', P]
         starts = list(accumulate((h * w for h, w in self.levels), initial=0))
         size = points.new_tensor([[self.levels[n].width, self.levels[n].height] for n in self.point_levels])
+        size = size.view(len(self.point_levels), 2)
         start = torch.tensor([starts[n] for n in self.point_levels], device=points.device)  # [P]
         place = points * size - 0.5  # [B, h, Q', P, 2] in tokens
         corner = place.floor()
@@ -75,6 +113,9 @@ class DeformableRecord:
                 x, y = torch.where(inside[..., None], at, 0).long().unbind(-1)
                 tokens.append(start + y * size[:, 0].long() + x)  # [B, h, Q', P]
                 shares.append(torch.where(inside, weights * share.to(weights.dtype), 0))
+        if self.key_gain is not None and self.key_group is not None:
+            group = _rows_of(self.key_group, queries)
+            shares = [s * self.key_gain[group, t] for s, t in zip(shares, tokens, strict=True)]
         return torch.cat(tokens, dim=-1), torch.cat(shares, dim=-1)
 
     def rows(self, queries: Tensor | slice = slice(None)) -> Tensor:
@@ -83,9 +124,39 @@ class DeformableRecord:
         rows = weights.new_zeros(*weights.shape[:3], self.value.shape[2])  # [B, h, Q', S]
         return rows.scatter_add_(3, tokens, weights)
 
+    def splat(self, level: int, queries: Tensor | slice = slice(None)) -> Tensor:
+        """The same on one map only, as an image: [B, h, Q', H, W]. Nothing is made for the other maps.
+
+        Args:
+            level: which map.
+            queries: which rows.
+        """
+        level = range(len(self.levels))[level]
+        height, width = self.levels[level]
+        start = sum(h * w for h, w in self.levels[:level])
+        here = [p for p, of in enumerate(self.point_levels) if of == level]
+        group = None if self.key_group is None else _rows_of(self.key_group, queries)
+        if group is not None and group.shape[-1] > 1:
+            group = group[..., here]
+        alone = replace(
+            self,
+            points=self.points[:, :, queries][..., here, :],
+            weights=self.weights[:, :, queries][..., here],
+            point_levels=(level,) * len(here),
+            key_group=group,
+        )
+        tokens, weights = alone.footprint()
+        image = weights.new_zeros(*weights.shape[:3], height * width)  # [B, h, Q', H * W]
+        return image.scatter_add_(3, tokens - start, weights).unflatten(3, (height, width))
+
     def output(self) -> Tensor:
-        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * d]."""
-        return (self.rows().to(self.value.dtype) @ self.value).transpose(1, 2).flatten(2)
+        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * d], some rows at a time."""
+        b, h, q, _ = self.weights.shape
+        step = max(1, ROWS_AT_ONCE // (b * h * self.value.shape[2]))
+        exact = torch.promote_types(self.value.dtype, torch.promote_types(self.weights.dtype, torch.float32))
+        value = self.value.to(exact)
+        blocks = [self.rows(slice(i, i + step)).to(exact) @ value for i in range(0, max(q, 1), step)]
+        return torch.cat(blocks, dim=2).transpose(1, 2).flatten(2).to(self.value.dtype)
 
 
 Record = DenseRecord | DeformableRecord

@@ -24,7 +24,8 @@ from detrscope.core.files import written_whole
 from detrscope.core.geometry import Geometry
 from detrscope.core.packing import own_storage, pack, unpack
 from detrscope.core.records import DeformableRecord, DenseRecord
-from detrscope.core.trace import Gradient, Trace
+from detrscope.core.trace import Trace
+from detrscope.core.trace_data import Gradient
 from detrscope.core.types import Target
 
 HEADER, CHECKPOINT_HEADER = "detrscope.trace", "detrscope"
@@ -33,6 +34,10 @@ CLASSES: dict[str, type] = {
     c.__name__: c for c in (Bias, DeformableRecord, DenseRecord, Gain, Geometry, Gradient, Swap, Target)
 }
 EXACT_PIXELS = 1 << 20  # the original is kept exactly up to this many pixels, above as a JPEG of quality 95
+_UNFIT = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError),
+    *(SyntaxError, Image.DecompressionBombError),  # Pillow's, of a damaged picture
+)
 BY_ITSELF = ("card", "original")  # fields that are not packed with the rest
 MAY_BE_HALF = ("records/", "features/", "gradients/")
 EXACT_ALWAYS = ("/points", "/reference")  # 11 bits would move a sampling point by a tenth of a cell
@@ -80,7 +85,7 @@ def load_trace(path: str | Path) -> Trace:
             metadata = file.metadata() or {}
             tree = _tree_of(metadata)
             names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: _exact(file.get_tensor(name)) for name in names}
         return _built(tree, tensors)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -120,7 +125,7 @@ def _built(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Trace:
         trace = Trace(card=ModelCard.from_json(tree["card"]), **parts)
         trace = replace(trace, original=None if original is None else _decoded(original))
         problem = _problem(trace)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except _UNFIT as error:
         raise UserError(f"damaged: its parts do not fit together ({type(error).__name__}: {error})") from None
     if problem:
         raise UserError(f"damaged: {problem}")
@@ -138,15 +143,22 @@ def _problem(trace: Trace) -> str:
     for site, record in trace.records.items():
         if not isinstance(record, DenseRecord | DeformableRecord):
             return f"no record at '{site}'"
-        keys = record.value.shape[2]
+        keys = record.shape[2]
         if keys != (queries if site.startswith("decoder") and site.endswith("self") else tokens):
             return f"{keys} keys at '{site}' for {tokens} tokens and {queries} queries"
+        if record.value is not None and record.value.shape[2] != keys:
+            return f"{record.value.shape[2]} values at '{site}' for {keys} keys"
     return ""
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:
     fits = name.startswith(MAY_BE_HALF) and not name.endswith(EXACT_ALWAYS)
     return tensor.half() if fits and tensor.dtype == torch.float32 else tensor
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """Numbers of eleven bits are computed with in 24."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def _encoded(image: Tensor) -> Tensor:

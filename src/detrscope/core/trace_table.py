@@ -67,13 +67,12 @@ def _tokens(trace: Trace) -> str:
 
 def _row(trace: Trace, site: str, record: Record) -> tuple[str, ...]:
     among_queries = site.startswith("decoder") and site.endswith("self")
-    heads, keys = record.value.shape[1:3]
+    heads, queries, keys = record.shape
     size = sum(v.nbytes for f in fields(record) if isinstance(v := getattr(record, f.name), Tensor))
     if isinstance(record, DenseRecord):
-        queries = record.query.shape[2]
         what = str([heads, queries, keys])
     else:
-        queries, points = record.points.shape[2:4]
+        points = record.points.shape[3]
         what = f"{[heads, queries, points]} points of {len(record.levels)} levels"
     rows = trace.levels if site.startswith("encoder") else None
     maps = "-" if among_queries else _maps(heads, queries, rows, trace.levels)

@@ -73,6 +73,7 @@ class Proposals:
     centres: Tensor  # [B or 1, S, 2] where the tokens are
     dense_logits: Tensor | None = None  # [B, S, K] one-to-many: every token inside an object answers for it
     dense_boxes_cxcywh: Tensor | None = None  # [B, S, 4]
+    any_class: bool = False  # logit 0 stands for an object of whatever class
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Queries:
     content: Tensor  # [B, Q, D]
     position: Tensor  # [B, Q, D] added to queries and keys in self-attention, to queries in cross-attention
     boxes_cxcywh: Tensor | None = None  # [B, Q, 4] reference boxes, where the family has them
+    points: Tensor | None = None  # [B, Q, 2] reference points x, y, 0..1, where the family starts from those
     mask: Tensor | None = None  # [Q, Q] bool, True where a query must not look at another
     proposals: Proposals | None = None  # what they were chosen from
 

@@ -9,10 +9,12 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.config import build as build_config
 from detrscope.config import merge, to_tree
 from detrscope.core.errors import UserError, nearest
-from detrscope.families import detr, minimal, sprint
+from detrscope.families import deformable_detr, detr, minimal, sprint
 from detrscope.families.variant import Family, Variant
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (minimal.FAMILY, detr.FAMILY, sprint.FAMILY)}
+FAMILIES: dict[str, Family] = {
+    f.name: f for f in (minimal.FAMILY, detr.FAMILY, deformable_detr.FAMILY, sprint.FAMILY)
+}
 VARIANTS: dict[str, Variant] = {v.name: v for f in FAMILIES.values() for v in f.variants}
 
 

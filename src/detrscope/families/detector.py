@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
 
@@ -16,12 +15,11 @@ from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.geometry import Geometry
-from detrscope.core.postprocess import class_scores, postprocess
-from detrscope.core.probe import Probe
-from detrscope.core.trace import Gradient, Trace
+from detrscope.core.postprocess import postprocess
+from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Detections, Outputs, Target
-from detrscope.data.images import Channels, ImageSource, read_image, read_upright
+from detrscope.data.images import Channels, ImageSource, read_image
+from detrscope.families.tracing import Wanted, trace_picture
 from detrscope.families.weights import load_model
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -121,7 +119,7 @@ class Detector:
         height, width = image.shape[-2:]
         outputs = self.predict(self.card.preprocessing.apply(image)[None])
         (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
-        name = _name_of(source)
+        name = str(source) if isinstance(source, str | Path) else ""
         return scored.detections(self.classes, threshold, height=height, width=width, source=name)
 
     def trace(
@@ -132,7 +130,8 @@ class Detector:
         features: Sequence[str] = (),
         targets: Target | None = None,
         *,
-        explain: Sequence[int] = (),
+        explain: Sequence[int | tuple[int, int]] = (),
+        values: bool = False,
         crop_xyxy: tuple[int, int, int, int] | None = None,
         channels: Channels = "rgb",
     ) -> Trace:
@@ -144,7 +143,9 @@ class Detector:
             edits: changes to make while looking.
             features: names or patterns of the backbone's convolutions whose maps to keep, such as `backbone.layer4.*`.
             targets: the truth, where known, kept beside what was seen; boxes 0..1 of the whole upright image.
-            explain: queries whose best class score's gradient is kept, as the lens's relevance needs it.
+            explain: queries whose best class's gradient is kept, as the lens's relevance needs it; a pair of query and
+                class index for another class.
+            values: keep the values of softmax attention too, which rebuild each layer's output; with `explain` always.
             crop_xyxy: look at this part of the upright image only, pixels.
             channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
 
@@ -152,48 +153,8 @@ class Detector:
             UserError: a picture that cannot be read, a crop outside of it, a site, edit or query that does not fit
                 this model; the known ones are named.
         """
-        original, orientation = read_upright(source, channels=channels)  # [3, H, W] uint8
-        height, width = original.shape[-2:]
-        x0, y0, x1, y1 = crop_xyxy or (0, 0, width, height)
-        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-            raise UserError(
-                f"crop {x0}, {y0}, {x1}, {y1}: does not lie in an image of {width} x {height} pixels"
-            )
-        image = self.card.preprocessing.resize(original[:, y0:y1, x0:x1])
-        geometry = Geometry.of_resize(height, width, (image.shape[1], image.shape[2]), orientation)
-        probe = Probe(sites, edits, features, gradients=bool(explain))
-        images = self.card.preprocessing.normalise(image)[None].to(device=self.device, dtype=self.dtype)
-        with torch.set_grad_enabled(bool(explain)):
-            outputs = self.model(Batch(images), probe=probe)
-        trace = Trace.of_look(
-            probe,
-            outputs,
-            card=self.card,
-            geometry=replace(geometry, crop_xyxy=(x0, y0, x1, y1)),
-            image=image,
-            model_sites=self.model.sites,
-        )
-        return replace(
-            trace,
-            gradients=tuple(self._gradient(query, outputs, probe) for query in explain),
-            targets=targets,
-            original=original,
-            source=_name_of(source),
-        )
-
-    def _gradient(self, query: int, outputs: Outputs, probe: Probe) -> Gradient:
-        """Of the logit of a query's best class, with respect to what each recorded site gives out."""
-        logits = outputs.logits[-1, 0]  # [Q, K]
-        if not 0 <= query < len(logits):
-            raise UserError(f"query {query}: this model has queries 0 to {len(logits) - 1}")
-        index = int(class_scores(logits[query], self.card.scoring).argmax())
-        leaves = list(probe.outputs.values())
-        found = torch.autograd.grad(logits[query, index], leaves, retain_graph=True, materialize_grads=True)
-        return Gradient(query, index, {site: g.cpu() for site, g in zip(probe.outputs, found, strict=True)})
-
-
-def _name_of(source: ImageSource) -> str:
-    return str(source) if isinstance(source, str | Path) else ""
+        wanted = Wanted(sites, edits, features, explain, values, crop_xyxy)
+        return trace_picture(self.model, self.card, source, wanted, targets=targets, channels=channels)
 
 
 def load(

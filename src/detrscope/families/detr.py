@@ -124,6 +124,7 @@ FAMILY = Family(
     config=DetrConfig,
     build=build,
     infer=infer,
+    classes=Shapes.softmax_classes,
     layouts=(PUBLISHED, HUGGING_FACE),
     query_count="queries",
     variants=(

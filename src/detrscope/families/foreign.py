@@ -104,7 +104,7 @@ def recognise(
         for layout in family.layouts:
             if layout.mark in foreign.state:
                 try:
-                    return family, layout, layout.rename(foreign.state)
+                    return family, layout, layout.rename(foreign.state, foreign.settings)
                 except UserError as error:
                     raise UserError(f"{source}: {error}") from None
     what = f"of the family '{only.name}'" if only else "of any family known here"
@@ -150,7 +150,20 @@ def _settings_of_namespace(arguments: argparse.Namespace | None) -> dict[str, An
         settings["decoder"] = {"heads": given["nheads"]}
     if "pre_norm" in given:
         settings["norm"] = "pre" if given["pre_norm"] else "post"
+    if "with_box_refine" in given:
+        two_stage = bool(given.get("two_stage"))
+        settings["references"] = _references(bool(given["with_box_refine"]), two_stage)
+        if two_stage and "num_queries" in given:
+            settings["queries"] = given["num_queries"]
+    for stack, name in (("encoder", "enc_n_points"), ("decoder", "dec_n_points")):
+        if name in given:
+            settings.setdefault(stack, {})["points"] = given[name]
     return settings
+
+
+def _references(refine: bool, two_stage: bool) -> str:
+    """Deformable DETR's two switches in our words."""
+    return "two-stage" if two_stage else "refined" if refine else "fixed"
 
 
 def _settings_of_hf(config: dict[str, Any]) -> dict[str, Any]:
@@ -165,6 +178,13 @@ def _settings_of_hf(config: dict[str, Any]) -> dict[str, Any]:
     for stack in ("encoder", "decoder"):
         if f"{stack}_attention_heads" in config:
             settings[stack] = {"heads": config[f"{stack}_attention_heads"]}
+        if f"{stack}_n_points" in config:
+            settings.setdefault(stack, {})["points"] = config[f"{stack}_n_points"]
+    if "with_box_refine" in config:
+        two_stage = bool(config.get("two_stage"))
+        settings["references"] = _references(bool(config["with_box_refine"]), two_stage)
+        if two_stage and "two_stage_num_proposals" in config:
+            settings["queries"] = config["two_stage_num_proposals"]
     return settings
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from detrscope.core.errors import UserError
@@ -13,6 +15,9 @@ from detrscope.core.errors import UserError
 Rule = tuple[str, str]
 """(pattern of the whole foreign key, our key). `{a|b|c}` in our key cuts the tensor in equal parts along its first
 axis, one for each name; an empty string drops the key."""
+
+Settle = Callable[[dict[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
+"""(renamed tensors, what the checkpoint's own config says) -> the tensors as the model has them."""
 
 
 @dataclass(frozen=True)
@@ -22,26 +27,37 @@ class Layout:
     name: str
     mark: str
     rules: tuple[Rule, ...]
+    settle: Settle = lambda state, settings: state  # what no table of keys can say
 
-    def rename(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def rename(self, state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
         """The same tensors under our names.
 
+        Args:
+            state: tensors under their names.
+            settings: what the checkpoint's own config says, in our words.
+
         Raises:
-            UserError: keys that no rule knows, listed.
+            UserError: keys that no rule knows, or two keys for one of our tensors that do not hold the same; listed.
         """
         rules = [(re.compile(pattern), ours) for pattern, ours in self.rules]
         renamed: dict[str, Tensor] = {}
-        unknown = []
+        unknown, differing = [], []
         for key, tensor in state.items():
             for pattern, ours in rules:
                 if match := pattern.fullmatch(key):
-                    renamed.update(_place(match.expand(ours), tensor))
+                    placed = _place(match.expand(ours), tensor)
+                    differing += [
+                        k for k in placed if k in renamed and not torch.equal(renamed[k], placed[k])
+                    ]
+                    renamed.update(placed)
                     break
             else:
                 unknown.append(key)
         if unknown:
             raise UserError(f"{len(unknown)} keys unknown to the {self.name} layout: {_some(unknown)}")
-        return renamed
+        if differing:
+            raise UserError(f"several keys of different content stand for {_some(differing)}")
+        return self.settle(renamed, settings)
 
 
 def _place(ours: str, tensor: Tensor) -> dict[str, Tensor]:
@@ -73,6 +89,14 @@ class Shapes:
         if key not in self.shapes:
             raise UserError(f"the checkpoint has no tensor for '{key}'")
         return self.shapes[key]
+
+    def rows(self, key: str) -> int:
+        """The first dimension of a tensor, 0 where it is not there."""
+        return self.shapes[key][0] if self.has(key) else 0
+
+    def softmax_classes(self) -> int:
+        """How many classes the one class head knows, "no object" left out."""
+        return self.rows("heads.class_head.weight") - 1
 
     def count(self, prefix: str) -> int:
         """How many numbered children stand under `prefix`."""
@@ -126,7 +150,7 @@ def _some(items: list[str], limit: int = 8) -> str:
     return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
-def _layer_rules(
+def layer_rules(
     ours: str,
     theirs: str,
     self_attention: tuple[Rule, ...],
@@ -142,7 +166,7 @@ def _layer_rules(
     return tuple((rf"{theirs}\.layers\.(\d+)\.{p}", rf"{ours}.layers.\1.{o}") for p, o in inside)
 
 
-def _torch_attention(name: str) -> tuple[Rule, ...]:
+def torch_attention(name: str) -> tuple[Rule, ...]:
     """nn.MultiheadAttention: query, key and value packed in one matrix."""
     return (
         (rf"{name}\.in_proj_(weight|bias)", r"{query|key|value}.\2"),
@@ -150,23 +174,23 @@ def _torch_attention(name: str) -> tuple[Rule, ...]:
     )
 
 
-_TORCH_FEEDFORWARD: tuple[Rule, ...] = (
+TORCH_FEEDFORWARD: tuple[Rule, ...] = (
     (r"linear1\.(.*)", r"feedforward.expand.\2"),
     (r"linear2\.(.*)", r"feedforward.contract.\2"),
 )
 TORCH_TRANSFORMER: tuple[Rule, ...] = (
-    *_layer_rules(
-        "encoder", r"transformer\.encoder", _torch_attention("self_attn"), (),
+    *layer_rules(
+        "encoder", r"transformer\.encoder", torch_attention("self_attn"), (),
         (
-            *_TORCH_FEEDFORWARD,
+            *TORCH_FEEDFORWARD,
             (r"norm1\.(.*)", r"self_residual.norm.\2"),
             (r"norm2\.(.*)", r"feedforward_residual.norm.\2"),
         ),
     ),
-    *_layer_rules(
-        "decoder", r"transformer\.decoder", _torch_attention("self_attn"), _torch_attention("multihead_attn"),
+    *layer_rules(
+        "decoder", r"transformer\.decoder", torch_attention("self_attn"), torch_attention("multihead_attn"),
         (
-            *_TORCH_FEEDFORWARD,
+            *TORCH_FEEDFORWARD,
             (r"norm1\.(.*)", r"self_residual.norm.\2"),
             (r"norm2\.(.*)", r"cross_residual.norm.\2"),
             (r"norm3\.(.*)", r"feedforward_residual.norm.\2"),
@@ -177,7 +201,7 @@ TORCH_TRANSFORMER: tuple[Rule, ...] = (
 """nn.Transformer's names, which the published DETR keeps."""
 
 
-def _hf_attention(name: str) -> tuple[Rule, ...]:
+def hf_attention(name: str) -> tuple[Rule, ...]:
     """Separate projections; the output is `out_proj` in older files and `o_proj` in newer ones."""
     return (
         (rf"{name}\.q_proj\.(.*)", r"query.\2"),
@@ -187,17 +211,17 @@ def _hf_attention(name: str) -> tuple[Rule, ...]:
     )
 
 
-_HF_REST: tuple[Rule, ...] = (
+HF_REST: tuple[Rule, ...] = (
     (r"(?:mlp\.)?fc1\.(.*)", r"feedforward.expand.\2"),
     (r"(?:mlp\.)?fc2\.(.*)", r"feedforward.contract.\2"),
     (r"self_attn_layer_norm\.(.*)", r"self_residual.norm.\2"),
     (r"final_layer_norm\.(.*)", r"feedforward_residual.norm.\2"),
 )
 HF_TRANSFORMER: tuple[Rule, ...] = (
-    *_layer_rules("encoder", r"model\.encoder", _hf_attention("self_attn"), (), _HF_REST),
-    *_layer_rules(
-        "decoder", r"model\.decoder", _hf_attention("self_attn"), _hf_attention("encoder_attn"),
-        (*_HF_REST, (r"encoder_attn_layer_norm\.(.*)", r"cross_residual.norm.\2")),
+    *layer_rules("encoder", r"model\.encoder", hf_attention("self_attn"), (), HF_REST),
+    *layer_rules(
+        "decoder", r"model\.decoder", hf_attention("self_attn"), hf_attention("encoder_attn"),
+        (*HF_REST, (r"encoder_attn_layer_norm\.(.*)", r"cross_residual.norm.\2")),
     ),
     (r"model\.decoder\.layernorm\.(.*)", r"decoder.norm.\1"),
     (r"model\.encoder\.layernorm\.(.*)", r"encoder.norm.\1"),

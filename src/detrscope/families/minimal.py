@@ -95,6 +95,7 @@ FAMILY = Family(
     config=MinimalConfig,
     build=build,
     infer=infer,
+    classes=Shapes.softmax_classes,
     layouts=(LAYOUT,),
     query_count="queries",
     variants=(

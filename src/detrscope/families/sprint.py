@@ -178,6 +178,7 @@ FAMILY = Family(
     config=SprintConfig,
     build=build,
     infer=infer,
+    classes=lambda shapes: shapes.rows("heads.class_head.weight"),
     layouts=(),
     query_count="queries",
     variants=(

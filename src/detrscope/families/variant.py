@@ -30,13 +30,26 @@ class Published:
 
 
 @dataclass(frozen=True)
+class OnHub:
+    """Released weights trained on COCO, in a repository of the Hugging Face hub; its client checks what arrives."""
+
+    repository: str
+    ap: float | None  # COCO val 2017, percent, as the authors report it
+
+    @property
+    def url(self) -> str:
+        """The page of the repository."""
+        return f"https://huggingface.co/{self.repository}"
+
+
+@dataclass(frozen=True)
 class Variant:
     """A name that `load` knows, and the settings behind it."""
 
     name: str
     description: str
     config: Any
-    published: Published | None = None
+    published: Published | OnHub | None = None
     shipped: str | None = None  # file in the package's weights folder
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
@@ -49,6 +62,7 @@ class Family:
         config: its frozen dataclass of settings.
         build: (config, number of classes) -> model with random weights.
         infer: shapes of a renamed checkpoint -> the settings they tell.
+        classes: shapes of a renamed checkpoint -> how many classes it knows.
         layouts: the key layouts its checkpoints come in.
         query_count: the setting that says how many objects an image can have at most.
         variants: the names.
@@ -58,6 +72,7 @@ class Family:
     config: type[Any]
     build: Callable[[Any, int], DetectionTransformer]
     infer: Callable[[Shapes], dict[str, object]]
+    classes: Callable[[Shapes], int]
     layouts: tuple[Layout, ...]
     query_count: str
     variants: tuple[Variant, ...]

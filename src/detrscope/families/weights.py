@@ -25,9 +25,9 @@ from detrscope.families.coco_classes import coco_classes
 from detrscope.families.download import fetch
 from detrscope.families.foreign import Foreign, classes_of, read_file, read_folder, recognise, settings_of
 from detrscope.families.layouts import Shapes, compare
-from detrscope.families.variant import Family
+from detrscope.families.variant import Family, OnHub
 
-CLASS_HEADS = re.compile(r".*(class_head|label_embedding)\..*")
+CLASS_HEADS = re.compile(r".*(class_heads?|label_embedding)\..*")
 RUN_CHECKPOINTS = ("best.safetensors", "last.safetensors")
 
 
@@ -192,6 +192,9 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
             raise UserError(
                 f"{name} has no published weights; train it, or pass --weights FILE (or 'random')"
             )
+        if isinstance(variant.published, OnHub):
+            repository = variant.published.repository
+            return _adopt(read_folder(_hub_snapshot(repository)), source=repository, variant=name)
         weights = fetch(variant.published.url, variant.published.sha256_prefix)
     path = Path(weights)
     if not path.exists():
@@ -228,15 +231,15 @@ def _adopt(foreign: Foreign, *, source: str, variant: str | None = None) -> Load
     family, layout, state = recognise(foreign, source, only)
     tree = to_tree(VARIANTS[variant].config) if variant else settings_of(family, state, foreign)
     config = build_config(family.config, tree, source=source)
-    rows = state["heads.class_head.weight"].shape[0] if "heads.class_head.weight" in state else 0
-    model = family.build(config, max(1, rows - 1))
+    count = family.classes(Shapes(state))
+    model = family.build(config, max(1, count))
     wanted = model.state_dict()
     ignored = tuple(key for key in state if key.endswith("num_batches_tracked") and key not in wanted)
     state = {key: tensor for key, tensor in state.items() if key not in ignored}
     if problems := compare(state, wanted):
         raise UserError(f"{source} ({layout.name} layout): {len(problems)} problems: {'; '.join(problems)}")
     model.load_state_dict({**wanted, **state})
-    classes = classes_of(foreign, rows - 1)
+    classes = classes_of(foreign, count)
     card = ModelCard(
         family=family.name,
         variant=variant or _nearest_variant(family, config),

@@ -5,6 +5,8 @@ Scaled dot-product attention, Vaswani et al. 2017 (arXiv:1706.03762), equation 1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,9 @@ from detrscope.core.edits import Bias, Edit, Gain, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord, additive
+from detrscope.core.types import Level
 from detrscope.ops.dropout import dropout as drop
+from detrscope.ops.edits import between_queries, broadcast_scores, crossing, in_levels, swapped
 
 SMALL_MAP = 1 << 16  # elements of one head's map
 
@@ -59,9 +63,11 @@ def attend(
     gain = None
     if probe is not None:
         for edit in probe.edits_at(site):
-            q, k, v, bias, gain = _apply(edit, q, k, v, bias, gain)
+            levels = () if between_queries(site) else probe.levels
+            q, k, v, bias, gain = _apply(edit, q, k, v, bias, gain, levels)
         if probe.wants(site):
-            probe.keep(site, DenseRecord(q.detach(), k.detach(), v.detach(), scale, bias, gain))
+            kept = v.detach() if probe.values else None
+            probe.keep(site, DenseRecord(q.detach(), k.detach(), kept, scale, bias, gain))
     if gain is not None or _plain_is_faster(q, k, dropout):
         weights = DenseRecord(q, k, v, scale, bias, gain).rows()  # [B, h, Q, S]
         out = drop(weights, dropout) @ v  # [B, h, Q, dv]
@@ -91,50 +97,39 @@ def _blocked(padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
 
 
 def _apply(
-    edit: Edit, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, gain: Tensor | None
+    edit: Edit,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    gain: Tensor | None,
+    levels: Sequence[Level],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])  # [B, h, Q, S]
     match edit:
         case Bias():
-            scores = edit.scores.to(q)
-            _check_broadcast(edit, scores, shape)
+            scores = broadcast_scores(edit, shape).to(q)
             bias = scores if bias is None else bias + scores
         case Gain():
-            factor = _factors(edit, shape).to(q)
+            factor = torch.where(_crossing(edit, shape, levels), edit.factor, 1.0).to(q)
             gain = factor if gain is None else gain * factor
         case Swap():
-            old = {"query": q, "key": k, "value": v}[edit.what]
-            if edit.tensor.shape != old.shape:
-                found, expected = list(edit.tensor.shape), list(old.shape)
-                raise UserError(
-                    f"swap of the {edit.what} at '{edit.site}': expected {expected}, found {found}"
-                )
-            new = edit.tensor.to(old)
+            new = swapped(edit, {"query": q, "key": k, "value": v})
             q, k, v = (
                 new if edit.what == name else x for name, x in (("query", q), ("key", k), ("value", v))
             )
     return q, k, v, bias, gain
 
 
-def _check_broadcast(edit: Bias, scores: Tensor, shape: tuple[int, ...]) -> None:
-    try:
-        fits = torch.broadcast_shapes(scores.shape, shape) == torch.Size(shape)
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise UserError(f"bias at '{edit.site}': {list(scores.shape)} does not broadcast to {list(shape)}")
-
-
-def _factors(edit: Gain, shape: tuple[int, ...]) -> Tensor:
-    """1 everywhere and the factor where the named heads, queries and keys cross; size 1 along axes not named."""
-    chosen = torch.ones(1, 1, 1, 1, dtype=torch.bool)
-    for axis, name, indices in ((1, "head", edit.heads), (2, "query", edit.queries), (3, "key", edit.keys)):
-        if indices is None:
-            continue
-        wrong = [i for i in indices if not -shape[axis] <= i < shape[axis]]
-        if wrong:
-            raise UserError(f"gain at '{edit.site}': {name} {wrong[0]} is outside 0..{shape[axis] - 1}")
-        along = torch.zeros(shape[axis], dtype=torch.bool)
-        along[list(indices)] = True
-        chosen = chosen & along.view([-1 if a == axis else 1 for a in range(4)])
-    return torch.where(chosen, edit.factor, 1.0)
+def _crossing(edit: Gain, shape: tuple[int, ...], levels: Sequence[Level]) -> Tensor:
+    """True where the named heads, queries, keys and levels cross; size 1 along axes not named."""
+    if edit.points is not None:
+        raise UserError(
+            f"gain at '{edit.site}': this site attends to all keys and has no points; name keys or levels"
+        )
+    chosen = crossing(
+        edit, {1: ("head", edit.heads), 2: ("query", edit.queries), 3: ("key", edit.keys)}, shape
+    )
+    if edit.levels is None:
+        return chosen
+    return chosen & in_levels(edit, levels, shape[3])

@@ -52,7 +52,8 @@ class PackedConv2d(nn.Conv2d):
 
     def packed_for(self, x: Tensor) -> Tensor:
         """The weight for maps of this size; any layout gives the same numbers."""
-        key = (x.shape, x.dtype, self.weight.data_ptr(), self.weight._version)
+        version = 0 if self.weight.is_inference() else self.weight._version  # none is kept in inference mode
+        key = (x.shape, x.dtype, self.weight.data_ptr(), version)
         if self.packed is None or self.packed[0] != key:
             place = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
             laid_out = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *place, list(x.shape))

@@ -40,6 +40,25 @@ def token_centres(padding: Tensor | None, height: int, width: int, like: Tensor)
     return torch.stack([(x - 0.5) / inside_x, (y - 0.5) / inside_y], dim=-1).flatten(1, 2)
 
 
+def token_places(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
+    """Middle of each cell of all maps as x, y of the unpadded image, beyond 1 in padding: [B or 1, S, 2] float32.
+
+    Args:
+        padding: [B, S] bool, True at padding; S runs over the levels in order. Images lie at the upper left.
+        levels: sizes of the maps.
+        like: gives the device, and float64 where it is that.
+    """
+    exact = torch.promote_types(like.dtype, torch.float32)
+    ratios = valid_ratios(padding, levels, like.new_ones((), dtype=exact))  # [B or 1, L, 2]
+    places = []
+    for ratio, (height, width) in zip(ratios.unbind(1), levels, strict=True):
+        y = (torch.arange(height, device=like.device, dtype=exact) + 0.5) / (height * ratio[:, 1:])  # [B, H]
+        x = (torch.arange(width, device=like.device, dtype=exact) + 0.5) / (width * ratio[:, :1])  # [B, W]
+        y, x = y[:, :, None].expand(-1, -1, width), x[:, None].expand(-1, height, -1)
+        places.append(torch.stack([x, y], dim=-1).flatten(1, 2))  # [B, H*W, 2]
+    return torch.cat(places, dim=1)
+
+
 def valid_ratios(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
     """How much of each map is image rather than padding, along x and y: [B, L, 2], or ones [1, L, 2] without padding.
 
@@ -74,10 +93,35 @@ def sine_coordinates(places: Tensor, channels: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2).to(places.dtype)
 
 
+def sine_boxes(boxes: Tensor, channels: int) -> Tensor:
+    """Sine encoding of each coordinate, at temperature 10,000, sine and cosine interleaved.
+
+    The encoding of `sine_position` for numbers in 0..1 (Deformable DETR, arXiv:2010.04159, appendix A.4).
+
+    Args:
+        boxes: [..., n] coordinates in 0..1.
+        channels: per coordinate, even.
+
+    Returns:
+        [..., n * channels].
+    """
+    return _interleaved(boxes * (2 * math.pi), channels).flatten(-2)
+
+
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """The logit of a number in 0..1, which is first kept `eps` away from both ends."""
     x = x.clamp(min=eps, max=1 - eps)
     return torch.log(x / (1 - x))
+
+
+def as_boxes(reference: Tensor) -> Tensor:
+    """Reference points as boxes of half the image's size, whose logit is 0: [..., 2 or 4] -> [..., 4].
+
+    What a head adds to that logit is then the size itself. Boxes stay as they are.
+    """
+    if reference.shape[-1] == 4:
+        return reference
+    return torch.cat([reference, torch.full_like(reference, 0.5)], dim=-1)
 
 
 def sine_position(
@@ -103,14 +147,13 @@ def sine_position(
     eps = 1e-6
     y = (y + offset) / (y[:, -1:, :] + eps) * (2 * math.pi)
     x = (x + offset) / (x[:, :, -1:] + eps) * (2 * math.pi)
-    half = channels // 2
-    power = (
-        torch.arange(half, device=like.device, dtype=torch.float32).div(2, rounding_mode="floor") * 2 / half
-    )
-    period = 10000**power  # [D/2], pairs alike
+    parts = [_interleaved(place, channels // 2) for place in (y, x)]  # [B, H, W, D/2] each
+    return torch.cat(parts, dim=-1).flatten(1, 2).to(like.dtype)
 
-    def encode(place: Tensor) -> Tensor:
-        angle = place[..., None] / period  # [B, H, W, D/2]
-        return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
 
-    return torch.cat([encode(y), encode(x)], dim=-1).flatten(1, 2).to(like.dtype)
+def _interleaved(angle: Tensor, channels: int) -> Tensor:
+    """Sine, cosine, sine ... of an angle over ever longer periods: [...] -> [..., channels]."""
+    steps = torch.arange(channels, device=angle.device, dtype=torch.float32)
+    period = 10000 ** (steps.div(2, rounding_mode="floor") * 2 / channels)  # [channels], pairs alike
+    turned = angle[..., None] / period
+    return torch.stack([turned[..., 0::2].sin(), turned[..., 1::2].cos()], dim=-1).flatten(-2)

@@ -125,9 +125,12 @@ class MuonConfig:
     lr: float = setting(4e-3, "its learning rate")
     momentum: float = setting(0.95, "of the running average of the gradient")
     iterations: int = setting(4, "of the Newton-Schulz iteration")
+    weight_decay: float = setting(
+        0.05, "of what it moves, decoupled; without it scores of attention grow and grow"
+    )
 
     def __post_init__(self) -> None:
-        _at_least(0, train__muon__lr=self.lr)
+        _at_least(0, train__muon__lr=self.lr, train__muon__weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)

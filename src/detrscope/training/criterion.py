@@ -149,7 +149,9 @@ class SetCriterion(nn.Module):
         terms = _named(table.detach())
         total = table.sum()
         for extra in extra_sets(own, noisy, targets, denoising, self.matcher, totals.boxes):
-            rows, _ = self._judge(extra.outputs, targets, extra.matches, replace(totals, boxes=extra.boxes))
+            rows, _ = self._judge(
+                extra.outputs, extra.targets, extra.matches, replace(totals, boxes=extra.boxes)
+            )
             total = total + rows.sum()
             terms |= {
                 f"{name}_{extra.name}": row for name, row in zip(TERMS, rows.detach().sum(1), strict=True)

@@ -26,6 +26,7 @@ class ExtraSet:
 
     name: str
     outputs: Outputs  # logits [N, B, Q', K], boxes_cxcywh [N, B, Q', 4]
+    targets: Sequence[Target]
     matches: Matches
     boxes: Tensor  # [] what the terms are divided by
 
@@ -64,17 +65,24 @@ def extra_sets(
     proposals = outputs.proposals
     if proposals is not None:
         one = Outputs(proposals.logits[None].float(), proposals.boxes_cxcywh[None].float())
-        found.append(ExtraSet("proposals", one, matcher(one, targets), boxes))
+        wanted = _of_one_class(targets) if proposals.any_class else targets
+        found.append(ExtraSet("proposals", one, wanted, matcher(one, wanted), boxes))
         if proposals.dense_logits is not None and proposals.dense_boxes_cxcywh is not None:
             many = Outputs(proposals.dense_logits[None].float(), proposals.dense_boxes_cxcywh[None].float())
             pairs = one_to_many(proposals.centres, targets)
             here = max(1, sum(len(target.labels) for target in targets))
             # Pairs of the whole step, taken to be as many a box as here: passes and devices then add up.
-            found.append(ExtraSet("dense", many, pairs, boxes * max(1, len(pairs.images)) / here))
+            found.append(ExtraSet("dense", many, targets, pairs, boxes * max(1, len(pairs.images)) / here))
     if noisy is not None and denoising is not None:
         real = torch.zeros(denoising.labels.shape, dtype=torch.bool, device=boxes.device)
         real[denoising.images, denoising.queries] = True  # [B, E]
         logits = noisy.logits.masked_fill(~real[None, ..., None], SILENT)
         pairs = denoising.matches(len(logits))
-        found.append(ExtraSet("denoising", replace(noisy, logits=logits), pairs, boxes * denoising.groups))
+        boxes = boxes * denoising.groups
+        found.append(ExtraSet("denoising", replace(noisy, logits=logits), targets, pairs, boxes))
     return found
+
+
+def _of_one_class(targets: Sequence[Target]) -> list[Target]:
+    """The same boxes, all called class 0 (Deformable DETR, appendix A.4: a proposal is an object or background)."""
+    return [Target(torch.zeros_like(target.labels), target.boxes_cxcywh) for target in targets]

@@ -73,16 +73,13 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
                 f"train.lr_factors: '{pattern}' fits no trainable parameter; {nearest(pattern, trainable)}"
             )
     order = list(rates)
-    return [
-        Group(
-            name if decays else f"{name}.1d",
-            part,
-            rates[name],
-            config.weight_decay if decays else 0.0,
-            orthogonal=name.startswith("muon"),
-        )
-        for (name, decays), part in sorted(members.items(), key=lambda m: (order.index(m[0][0]), not m[0][1]))
-    ]
+    groups = []
+    for (name, decays), part in sorted(members.items(), key=lambda m: (order.index(m[0][0]), not m[0][1])):
+        orthogonal = name.startswith("muon")
+        decay = config.muon.weight_decay if orthogonal else config.weight_decay
+        full_name = name if decays else f"{name}.1d"
+        groups.append(Group(full_name, part, rates[name], decay if decays else 0.0, orthogonal))
+    return groups
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:

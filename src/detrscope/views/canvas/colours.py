@@ -28,6 +28,7 @@ LINES = (4, 5, 2, 6, 0, 1)  # of the palette: what shows on white paper, the dar
 AMOUNTS = "inferno"  # even in lightness: reads the same to the colour-blind and in print
 DIFFERENCES = "PuOr"  # orange below zero, purple above: told apart with every common kind of colour blindness
 DARKEST = 0.25  # of `AMOUNTS` laid over a picture: its black would read as shadow
+FAINTEST = 0.3  # opacity of a mark for nothing
 STRONGEST = 0.85  # opacity over a picture of what is strongest
 
 
@@ -111,6 +112,21 @@ class Scale:
         name = DIFFERENCES if self.differences else AMOUNTS
         return np.asarray(matplotlib.colormaps[name](self.place(values)))
 
+    def colour(self, value: float) -> Colour:
+        """Of one number."""
+        return _whole(self.colours(np.array(value)))
+
+    def ink(self, value: float) -> Colour:
+        """Of one number, for a mark on a pale picture, opaque."""
+        return _whole(self.inks(np.array(value)))
+
+    def inks(self, values: np.ndarray) -> np.ndarray:
+        """For marks on a pale picture: the fainter the less. Float [..., 4]."""
+        place = self.place(values)
+        colours = np.asarray(matplotlib.colormaps[AMOUNTS](DARKEST + (1 - DARKEST) * place))
+        colours[..., 3] = FAINTEST + (1 - FAINTEST) * np.sqrt(place)
+        return colours
+
     def veil(self, values: np.ndarray) -> np.ndarray:
         """To be laid over a picture: see-through where nothing is. Float [..., 4]."""
         place = self.place(values)
@@ -122,3 +138,8 @@ class Scale:
             colours = np.asarray(matplotlib.colormaps[AMOUNTS](DARKEST + (1 - DARKEST) * place))
         colours[..., 3] = STRONGEST * strength * (2 - strength)
         return colours
+
+
+def _whole(colour: np.ndarray) -> Colour:
+    red, green, blue = (255 * colour[:3]).round().astype(int).tolist()
+    return red, green, blue

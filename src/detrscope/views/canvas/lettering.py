@@ -9,6 +9,7 @@ import matplotlib
 from PIL import ImageFont
 
 TITLE, NAME, TEXT = 16, 13, 12  # pixels: of a sheet, of a panel, of a caption
+HINTED = 1.03  # matplotlib sets small type a little wider than Pillow measures it
 
 
 @cache
@@ -29,7 +30,7 @@ def wrapped(text: str, size: int, width: float) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font(size).getlength(longer) <= width:
+        if lines and font(size).getlength(longer) * HINTED <= width:
             lines[-1] = longer
         else:
             lines.append(word)

@@ -35,6 +35,7 @@ class Chart:
         *,
         label: str = "",
         dashed: bool = False,
+        dotted: bool = False,
         grey: float | None = None,
         width: float = 1.6,
         dots: float = 0.0,
@@ -47,13 +48,14 @@ class Chart:
             index: which colour and dash of the house, one for each thing that is compared.
             label: what the legend says.
             dashed: another reading of the same thing.
+            dotted: what the same thing would be if nothing happened.
             grey: 0 black to 1 white, in place of a colour.
             width: of the line in points.
             dots: size of a dot at each point; a single point always has one.
         """
         style = line_style(index) | {"linewidth": width}
-        style |= {"linestyle": "--"} if dashed else {}
-        style |= {"color": str(grey), "linestyle": "-"} if grey is not None else {}
+        style |= {"linestyle": "--"} if dashed else {"linestyle": ":"} if dotted else {}
+        style |= {"color": str(grey) if grey else "black", "linestyle": "-"} if grey is not None else {}
         marked = dots or (4.0 if len(x) == 1 else 0.0)
         style |= {"marker": "o", "markersize": marked} if marked else {}
         self._axes.plot(x, y, label=label or "_", **style)
@@ -71,21 +73,23 @@ class Chart:
 
     def bars(self, names: Sequence[str], lengths: Sequence[float], colours: Sequence[Colour]) -> None:
         """Bars to the right, the first on top, each with its number at its end."""
-        places = np.arange(len(names))
+        places, most = np.arange(len(names)), max([*lengths, 1e-9])
         self._axes.barh(places, lengths, color=[unit(c) for c in colours], height=0.72)
         self._axes.set_yticks(places, names, fontsize=9)
         self._axes.set_ylim(len(names) - 0.5, -0.5)
         for place, length in zip(places.tolist(), lengths, strict=True):
             self._axes.annotate(
-                f"{length:.3g}",
+                f"{length:.2g}" if length > most / 1000 else "0",
                 (length, place),
                 xytext=(3, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
             )
-        self._axes.grid(False, axis="y")
-        self._axes.set_xlim(0, 1.18 * max([*lengths, 1e-9]))
+        self._axes.grid(False)
+        self._axes.spines[:].set_visible(False)
+        self._axes.tick_params(left=False, bottom=False, labelbottom=False)
+        self._axes.set_xlim(0, most)
 
     def mark(self, x: float, y: float, text: str) -> None:
         """A black dot with a text above it."""
@@ -147,9 +151,9 @@ class Chart:
         """Very large and very small numbers along y with a common factor of ten."""
         self._axes.ticklabel_format(axis="y", scilimits=(-2, 4))
 
-    def legend(self, where: Where = "best", columns: int = 1) -> None:
+    def legend(self, where: Where = "best", title: str = "") -> None:
         """What each labelled line is."""
-        self._axes.legend(fontsize=8, frameon=False, loc=where, ncols=columns)
+        self._axes.legend(fontsize=8, frameon=False, loc=where, title=title or None, title_fontsize=8)
 
     @property
     def empty(self) -> bool:

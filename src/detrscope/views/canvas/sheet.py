@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ LINE = 1.4  # of a line of text, in heights of the type
 INK: Colour = (85, 85, 85)  # of captions
 UNDER = 175  # 0..255: the grey that a see-through scale is drawn over, as over a picture
 
+Paint = Callable[[Scale, np.ndarray], np.ndarray]
 Align = Literal["left", "center", "right"]
 
 
@@ -31,6 +33,13 @@ def strips(width: int, heading: str, caption: str) -> tuple[int, int]:
     return MARGIN + sum(above), MARGIN + sum(below)
 
 
+class Row(Protocol):
+    """Numbers that can be a line of a table."""
+
+    def to_row(self) -> dict[str, Any]:
+        """By column."""
+
+
 class Sheet(Picture):
     """Nothing on it overlaps by chance: whoever draws says where each thing is, in pixels of the body.
 
@@ -39,13 +48,22 @@ class Sheet(Picture):
         height: of its body, between heading and caption.
         heading: one line or more above.
         caption: what is shown and how, below.
+
+    Attributes:
+        numbers: what is shown, as rows of a table, where a view gives them.
     """
 
     def __init__(self, width: int, height: int, heading: str = "", caption: str = "") -> None:
         self.heading, self.caption = heading, caption
+        self.numbers: Sequence[Row] = ()
         self._above, below = strips(width, heading, caption)
         self.width, self.height = width, self._above + height + below
         self._figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI)
+        self._board = self._figure.add_axes((0, 0, 1, 1))
+        self._board.set(
+            xlim=(0, self.width), ylim=(self.height - self._above, -self._above), autoscale_on=False
+        )
+        self._board.axis("off")
         inner = width - 2 * MARGIN
         y: float = MARGIN - self._above
         for line in wrapped(heading, TITLE, inner):
@@ -58,7 +76,7 @@ class Sheet(Picture):
 
     def panel(self, x: float, y: float, width: float, height: float, window: Extent) -> Panel:
         """A place for a picture, of which the window is seen."""
-        return Panel(self._axes(x, y, width, height), width, height, window)
+        return Panel(self._board, (x, y), width, height, window)
 
     def chart(self, x: float, y: float, width: float, height: float) -> Chart:
         """A chart; numbers and names of its axes go outside of the rectangle, to the left, below and above."""
@@ -76,9 +94,9 @@ class Sheet(Picture):
         upright: bool = False,
     ) -> None:
         """A line of text; x is its left, middle or right and y its top; upright it reads upwards, centred at y."""
-        self._figure.text(
-            x / self.width,
-            1 - (self._above + y + (0 if upright else size / 2)) / self.height,
+        self._board.text(
+            x,
+            y if upright else y + size / 2,
             text,
             fontsize=size * POINTS,
             color=unit(colour),
@@ -88,11 +106,32 @@ class Sheet(Picture):
             parse_math=False,
         )
 
-    def scale(self, x: float, y: float, height: float, scale: Scale, *, veil: bool = True) -> None:
-        """A colour scale with its numbers at its right and its unit beside them; `SCALE` pixels wide in all."""
+    def mark(self, x: float, y: float, shape: str, size: float, colour: Colour, text: str) -> float:
+        """A mark and what it stands for; x is its middle, y the middle of the line; returns where the next may be."""
+        self._board.plot(
+            x,
+            y,
+            marker=shape,
+            markersize=size * POINTS,
+            markeredgewidth=2.6 * POINTS if shape == "+" else 0,
+            color=unit(colour),
+        )
+        self.text(text, x + 14, y - TEXT / 2, size=TEXT, colour=INK)
+        return x + 14 + text_size(text, TEXT)[0] + 22
+
+    def scale(self, x: float, y: float, height: float, scale: Scale, paint: Paint = Scale.veil) -> None:
+        """A colour scale with its numbers at its right and its unit beside them; `SCALE` pixels wide in all.
+
+        Args:
+            x: its left.
+            y: its top.
+            height: of the scale.
+            scale: what it shows.
+            paint: how its colours were laid on: as a veil, as they are or as inks.
+        """
         axes = self._axes(x, y, BAR, height)
         steps = np.linspace(scale.low, scale.high, 256)[::-1, None]  # [256, 1]
-        colours = scale.veil(steps) if veil else scale.colours(steps)
+        colours = paint(scale, steps)
         solid = colours[..., :3] * colours[..., 3:] + UNDER / 255 * (1 - colours[..., 3:])
         axes.imshow(solid, extent=(0, 1, scale.low, scale.high), aspect="auto", interpolation="bilinear")
         axes.set(xlim=(0, 1), ylim=(scale.low, scale.high), xticks=[])

@@ -1,0 +1,232 @@
+"""What one look at one image leaves: pixels, predictions, records, edits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor
+
+from detrscope.core.card import ModelCard
+from detrscope.core.classes import ClassTable
+from detrscope.core.edits import Edit
+from detrscope.core.errors import UserError, nearest
+from detrscope.core.geometry import Geometry
+from detrscope.core.postprocess import class_scores, postprocess
+from detrscope.core.probe import Probe
+from detrscope.core.records import Record
+from detrscope.core.types import Detections, Level, Outputs, Target
+
+Kind = Literal["encoder.self", "decoder.self", "decoder.cross"]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """How one query's logit of one class changes with what the attention sites give out."""
+
+    query: int
+    class_index: int
+    sites: Mapping[str, Tensor]  # [1, Q or S, h * dv] by site: of what it gives to the output projection
+
+
+@dataclass(frozen=True, eq=False)
+class TraceData:
+    """What one look at one image leaves, and what it says without any attention.
+
+    Attributes:
+        card: family, variant, config, classes and preprocessing of the model.
+        geometry: the way back to the pixels of the original.
+        image: uint8 [3, h, w] what the model saw, without padding.
+        logits: [N, Q, K] float32 of every decoder layer, the last at -1.
+        boxes_cxcywh: [N, Q, 4] float32, 0..1 of the image (of its crop, where there is one).
+        levels: sizes of the maps that the tokens come from.
+        model_sites: all attention sites of the model.
+        records: what the doors kept, by site, each of a batch of one.
+        features: maps of convolutions [C, H, W] by site, where asked for.
+        edits: what was changed while looking.
+        gradients: for relevance, where asked for.
+        targets: the truth, where known; boxes 0..1 of the whole original.
+        original: uint8 [3, height, width], where it is kept.
+        source: the name of the file or address.
+        shapes: of what flowed along the path, by name, such as `feature map 0`.
+        notes: whatever the maker wants to say about this look, such as the epoch.
+    """
+
+    card: ModelCard
+    geometry: Geometry
+    image: Tensor
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    levels: tuple[Level, ...]
+    model_sites: tuple[str, ...]
+    records: Mapping[str, Record] = field(default_factory=dict)
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    edits: tuple[Edit, ...] = ()
+    gradients: tuple[Gradient, ...] = ()
+    targets: Target | None = None
+    original: Tensor | None = None
+    source: str = ""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    notes: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    @classmethod
+    def of_look(
+        cls,
+        probe: Probe,
+        outputs: Outputs,
+        index: int = 0,
+        *,
+        card: ModelCard,
+        geometry: Geometry,
+        image: Tensor,
+        model_sites: Sequence[str],
+    ) -> Self:
+        """What a probe kept of one image of a batch, on the CPU; nothing is copied that is there already.
+
+        Args:
+            probe: after its one forward.
+            outputs: of that forward.
+            index: which image of the batch.
+            card: of the model.
+            geometry: of this image in this batch.
+            image: uint8 [3, h, w], resized, without padding.
+            model_sites: all attention sites of the model.
+        """
+        batch = outputs.logits.shape[1]
+        return cls(
+            card=card,
+            geometry=geometry,
+            image=image,
+            logits=outputs.logits[:, index].detach().float().cpu(),
+            boxes_cxcywh=outputs.boxes_cxcywh[:, index].detach().float().cpu(),
+            levels=probe.levels,
+            model_sites=tuple(model_sites),
+            records={site: _one_of(record, index, batch) for site, record in probe.records.items()},
+            features={site: kept[index].cpu() for site, kept in probe.features.items()},
+            edits=probe.edits,
+            shapes=dict(probe.shapes),
+        )
+
+    def __repr__(self) -> str:
+        size = f"{self.geometry.width}x{self.geometry.height}"
+        return f"Trace({self.card.variant}, {self.source or 'image'} {size}, {len(self.records)} sites)"
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The attention sites with a record, in the order of the path."""
+        return tuple(self.records)
+
+    @property
+    def classes(self) -> ClassTable:
+        """Class names and original category ids."""
+        return self.card.classes
+
+    @property
+    def queries(self) -> int:
+        """How many queries the decoder has."""
+        return self.logits.shape[1]
+
+    def record(self, site: str) -> Record:
+        """What the door kept at a site, of a batch of one.
+
+        Raises:
+            UserError: the model has no such site, or it was not recorded.
+        """
+        if site in self.records:
+            return self.records[site]
+        if site in self.model_sites:
+            have = ", ".join(self.records) or "none"
+            raise UserError(f"site '{site}' was not recorded; this trace has {have}; ask for it with sites=")
+        raise UserError(f"site '{site}' is not in this model; {nearest(site, self.model_sites)}")
+
+    def site(self, kind: Kind, layer: int = -1) -> str:
+        """The name of a layer's site, counted from the end where negative.
+
+        Raises:
+            UserError: the model has no such layer.
+        """
+        found = self._sites_of(kind)
+        if not -len(found) <= layer < len(found):
+            raise UserError(f"layer {layer}: this model has {len(found)} layers with {kind} attention")
+        return found[layer]
+
+    def layers(self, kind: Kind) -> int:
+        """How many layers of the model have this kind of attention."""
+        return len(self._sites_of(kind))
+
+    def _sites_of(self, kind: Kind) -> list[str]:
+        stack, what = kind.split(".")
+        return [s for s in self.model_sites if s.startswith(f"{stack}.") and s.endswith(f".{what}")]
+
+    def check_query(self, query: int) -> int:
+        """The number of a query that there is.
+
+        Raises:
+            UserError: there is no such query.
+        """
+        if not 0 <= query < self.queries:
+            raise UserError(f"query {query}: this model has queries 0 to {self.queries - 1}")
+        return query
+
+    def detections(self, threshold: float = 0.7, layer: int = -1) -> Detections:
+        """What a decoder layer finds, boxes in pixels of the original, best first.
+
+        Raises:
+            UserError: no such layer.
+        """
+        self.check_index("layer", layer, len(self.logits))
+        outputs = Outputs(self.logits[:, None], self.boxes_cxcywh[:, None])
+        (scored,) = postprocess(outputs, self.card.scoring, [(1, 1)], layer)
+        g = self.geometry
+        x0, y0, x1, y1 = g.crop_xyxy
+        boxes = scored.boxes_xyxy * torch.tensor([x1 - x0, y1 - y0] * 2) + torch.tensor([x0, y0] * 2)
+        return replace(scored, boxes_xyxy=boxes).detections(
+            self.classes, threshold, height=g.height, width=g.width, source=self.source
+        )
+
+    def scores(self, layer: int = -1) -> Tensor:
+        """Every query's score for every class: [Q, classes]."""
+        self.check_index("layer", layer, len(self.logits))
+        return class_scores(self.logits[layer], self.card.scoring)
+
+    def boxes_xyxy(self, layer: int = -1) -> Tensor:
+        """Every query's box in pixels of the original: [Q, 4]."""
+        self.check_index("layer", layer, len(self.logits))
+        return self.geometry.boxes_xyxy(self.boxes_cxcywh[layer])
+
+    def token_at(self, point: tuple[float, float], level: int = 0) -> int:
+        """The token whose cell holds a point x, y of the original, counted over all levels.
+
+        Raises:
+            UserError: the point is outside of what was looked at.
+        """
+        before = sum(size.height * size.width for size in self.levels[:level])
+        return before + self.geometry.token_at(*point, self.levels[level])
+
+    def query_name(self, query: int) -> str:
+        """Such as `query 37 (dog 0.98)`: its best class in the last layer."""
+        score, index = self.scores()[query].max(-1)
+        return f"query {query} ({self.classes.names[int(index)]} {float(score):.2f})"
+
+    def check_index(self, name: str, index: int | None, count: int) -> None:
+        """Refuse an index that is neither None nor within -count to count - 1.
+
+        Raises:
+            UserError: what `name` has.
+        """
+        if index is not None and not -count <= index < count:
+            raise UserError(f"{name} {index}: there are {count}, 0 to {count - 1}")
+
+
+def _one_of(record: Record, index: int, batch: int) -> Record:
+    """The record of one image of a batch; what broadcasts over the batch is kept as it is."""
+    parts = {}
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if isinstance(value, Tensor):
+            if batch > 1 and value.dim() >= 4 and value.shape[0] == batch:
+                value = value[index : index + 1]
+            parts[f.name] = value.cpu()
+    return replace(cast(Any, record), **parts)  # the same class with the same kinds of fields

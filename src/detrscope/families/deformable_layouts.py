@@ -1,0 +1,130 @@
+"""Key layouts of Deformable DETR's checkpoints: the published one and Hugging Face's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detrscope.families.layouts import (
+    HF_BACKBONES,
+    HF_REST,
+    TORCH_FEEDFORWARD,
+    Layout,
+    Rule,
+    Shapes,
+    hf_attention,
+    layer_rules,
+    torch_attention,
+)
+
+HEAD = re.compile(r"heads\.(class|box)_heads\.(\d+)\.(.*)")
+
+
+def settle_heads(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The numbered heads of both layouts as the model has them.
+
+    Files number a class and a box head for every decoder layer. Without refinement these are copies of one, and we have
+    one. With it each layer has its own, though a file may leave out copies that it holds to be the same. In two-stage
+    checkpoints one more, the last, belongs to the proposals.
+    """
+    copies: dict[tuple[str, str], dict[int, Tensor]] = {}
+    settled = {}
+    for key, tensor in state.items():
+        if match := HEAD.fullmatch(key):
+            copies.setdefault((match[1], match[3]), {})[int(match[2])] = tensor
+        else:
+            settled[key] = tensor
+    layers = Shapes(state).count("decoder.layers")
+    two_stage = "queries.projection.weight" in state
+    if not two_stage and settings.get("references") != "refined" and all(map(_alike, copies.values())):
+        return settled | {f"heads.{kind}_head.{rest}": of[min(of)] for (kind, rest), of in copies.items()}
+    for (kind, rest), of in copies.items():
+        if len(of) == 1:
+            of = dict.fromkeys(range(layers + two_stage), *of.values())
+        for number, tensor in of.items():
+            proposing = two_stage and number == layers
+            place = f"queries.{kind}_head" if proposing else f"heads.{kind}_heads.{number}"
+            settled[f"{place}.{rest}"] = tensor
+    return settled
+
+
+def _alike(copies: Mapping[int, Tensor]) -> bool:
+    first = copies[min(copies)]
+    return all(torch.equal(first, other) for other in copies.values())
+
+
+def _sampling(name: str) -> tuple[Rule, ...]:
+    """Deformable attention, named alike in both layouts."""
+    return (
+        (rf"{name}\.value_proj\.(.*)", r"value.\2"),
+        (rf"{name}\.sampling_offsets\.(.*)", r"offsets.\2"),
+        (rf"{name}\.attention_weights\.(.*)", r"weights.\2"),
+        (rf"{name}\.output_proj\.(.*)", r"output.\2"),
+    )
+
+
+def _common(transformer: str) -> tuple[Rule, ...]:
+    """What both layouts name alike but for the prefix of the transformer."""
+    return (
+        (rf"{transformer}level_embed", r"neck.level"),
+        (rf"{transformer}reference_points\.(.*)", r"queries.points.\1"),
+        (rf"{transformer}enc_output\.(.*)", r"queries.projection.\1"),
+        (rf"{transformer}enc_output_norm\.(.*)", r"queries.projection_norm.\1"),
+        (rf"{transformer}pos_trans\.(.*)", r"queries.place.\1"),
+        (rf"{transformer}pos_trans_norm\.(.*)", r"queries.place_norm.\1"),
+        (rf"(?:{transformer}decoder\.)?class_embed\.(\d+)\.(.*)", r"heads.class_heads.\1.\2"),
+        (rf"(?:{transformer}decoder\.)?bbox_embed\.(\d+)\.(.*)", r"heads.box_heads.\1.\2"),
+    )
+
+
+PUBLISHED = Layout(
+    name="published",
+    mark="transformer.level_embed",
+    rules=(
+        (r"backbone\.0\.body\.(.*)", r"backbone.body.\1"),
+        (r"input_proj\.(\d+)\.0\.(.*)", r"neck.projections.\1.\2"),
+        (r"input_proj\.(\d+)\.1\.(.*)", r"neck.norms.\1.\2"),
+        (r"query_embed\.weight", r"queries.embedding.weight"),
+        *_common(r"transformer\."),
+        *layer_rules(
+            "encoder", r"transformer\.encoder", _sampling("self_attn"), (),
+            (
+                *TORCH_FEEDFORWARD,
+                (r"norm1\.(.*)", r"self_residual.norm.\2"),
+                (r"norm2\.(.*)", r"feedforward_residual.norm.\2"),
+            ),
+        ),
+        *layer_rules(
+            "decoder", r"transformer\.decoder", torch_attention("self_attn"), _sampling("cross_attn"),
+            (
+                *TORCH_FEEDFORWARD,
+                (r"norm1\.(.*)", r"cross_residual.norm.\2"),
+                (r"norm2\.(.*)", r"self_residual.norm.\2"),
+                (r"norm3\.(.*)", r"feedforward_residual.norm.\2"),
+            ),
+        ),
+    ),
+    settle=settle_heads,
+)  # fmt: skip
+
+HUGGING_FACE = Layout(
+    name="Hugging Face",
+    mark="model.level_embed",
+    rules=(
+        *HF_BACKBONES,
+        (r"model\.input_proj\.(\d+)\.0\.(.*)", r"neck.projections.\1.\2"),
+        (r"model\.input_proj\.(\d+)\.1\.(.*)", r"neck.norms.\1.\2"),
+        (r"model\.query_position_embeddings\.weight", r"queries.embedding.weight"),
+        *_common(r"model\."),
+        *layer_rules("encoder", r"model\.encoder", _sampling("self_attn"), (), HF_REST),
+        *layer_rules(
+            "decoder", r"model\.decoder", hf_attention("self_attn"), _sampling("encoder_attn"),
+            (*HF_REST, (r"encoder_attn_layer_norm\.(.*)", r"cross_residual.norm.\2")),
+        ),
+    ),
+    settle=settle_heads,
+)  # fmt: skip

@@ -1,0 +1,95 @@
+"""Attention applied as a linear map between queries and tokens, without ever being written out.
+
+A site's map is A: [Q, S], the mean over heads. Vectors are pushed through it row block by row block, or entry by entry
+for deformable attention, so that memory stays that of a few rows however large the encoder is.
+
+With the gradient of a prediction with respect to what the site gives out, A is the gradient-weighted map of Chefer et
+al. 2021 (arXiv:2103.15679, equation 5), the mean over heads of the positive part of dA * A. The door computes
+out = A @ V, so that dA = d_out @ V^T exactly, and no map ever needs a gradient of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from detrscope.core.records import DeformableRecord, DenseRecord, Record
+
+BLOCK = 1 << 22  # elements of attention, of all heads, that exist at a time
+
+
+def from_queries(record: Record, weights: Tensor, gradient: Tensor | None = None) -> Tensor:
+    """Where mass on queries comes from: weights @ A, [n, Q] -> [n, S].
+
+    Args:
+        record: of a batch of one.
+        weights: [n, Q].
+        gradient: [1, Q, h * dv] of a prediction with respect to the site's output; None is plain attention.
+    """
+    _, _, tokens = record.shape
+    out = weights.new_zeros(len(weights), tokens)  # [n, S]
+    if isinstance(record, DenseRecord):
+        for queries, block in _blocks(record, gradient):
+            out += weights[:, queries] @ block
+        return out
+    for queries, index, entries in _entries(record, gradient):
+        for one, share in zip(out, weights[:, queries], strict=True):
+            one.scatter_add_(0, index.flatten(), (entries * share[:, None]).flatten())
+    return out
+
+
+def from_tokens(record: Record, values: Tensor, gradient: Tensor | None = None) -> Tensor:
+    """What queries get of values on tokens: A @ values, [S, n] -> [Q, n].
+
+    Args:
+        record: of a batch of one.
+        values: [S, n].
+        gradient: as in `from_queries`.
+    """
+    out = values.new_zeros(record.shape[1], values.shape[1])  # [Q, n]
+    if isinstance(record, DenseRecord):
+        for queries, block in _blocks(record, gradient):
+            out[queries] = block @ values
+        return out
+    for queries, index, entries in _entries(record, gradient):
+        for column in range(values.shape[1]):
+            found = values[:, column][index] * entries  # [h, q, 4P]
+            out[queries, column] = found.sum((0, 2))
+    return out
+
+
+def _blocks(record: DenseRecord, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """The map as blocks of rows [q, S], merged over heads."""
+    heads, count, tokens = record.shape
+    value = None if gradient is None else record.values()[0].float()  # [h, S, dv]
+    for queries in _slices(count, heads * tokens):
+        rows = record.rows(queries)[0].float()  # [h, q, S]
+        if gradient is not None and value is not None:
+            asked = gradient[0, queries].float().unflatten(-1, (heads, -1)).transpose(0, 1)  # [h, q, dv]
+            rows = (asked @ value.transpose(1, 2) * rows).clamp(min=0)
+        yield queries, rows.mean(0)
+
+
+def _entries(record: DeformableRecord, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """The map as entries: tokens [h, q, 4P] and what each adds to the mean over heads [h, q, 4P]."""
+    heads, _, dimension = record.value.shape[1:]
+    value = record.value[0].float()  # [h, S, d]
+    size = heads * len(record.point_levels) * 4 * (1 if gradient is None else dimension)
+    head = torch.arange(heads)[:, None, None]
+    for queries in _slices(record.shape[1], size):
+        index, weights = (part[0] for part in record.footprint(queries))  # [h, q, 4P]
+        weights = weights.float()
+        if gradient is not None:
+            asked = gradient[0, queries].float().unflatten(-1, (heads, -1)).transpose(0, 1)  # [h, q, d]
+            slope = torch.einsum("hqpd,hqd->hqp", value[head, index], asked)
+            weights = (slope * weights).clamp(min=0)
+        yield queries, index, weights / heads
+
+
+def _slices(count: int, row: int) -> Iterator[slice]:
+    """Rows in blocks of at most `BLOCK` elements."""
+    step = max(1, BLOCK // row)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))

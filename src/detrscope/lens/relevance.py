@@ -1,0 +1,135 @@
+"""Gradient-weighted relevance of the image for one prediction, through all layers.
+
+Chefer, Gur and Wolf 2021, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
+Transformers" (arXiv:2103.15679). Rule numbers are those of its section 3; i are tokens of the image, q queries:
+
+    A_bar = mean over heads of (dA * A)^+                                     (5)
+    encoder layer          R_ii <- R_ii + A_bar R_ii                          (6), R_ii = I at first (3)
+    decoder self-attention R_qq <- R_qq + A_bar R_qq                          (6), R_qq = I at first (3)
+                           R_qi <- R_qi + A_bar R_qi                          (7), R_qi = 0 at first (4)
+    cross-attention        R_qi <- R_qi + N(R_qq)^T A_bar N(R_ii)             (10)
+    N(R) = (R - I) / rowsum(R - I) + I                                        (8, 9)
+
+The answer is one row of R_qi. R_ii is the square of all tokens, 22,223 x 22,223 for Deformable DETR, and is never
+formed. The row is a sum over decoder layers of (a vector over queries)^T A_bar, which N(R_ii) acts on from the right:
+
+    u N(R_ii) = (u / r) (R_ii - I) + u,  r = rowsum(R_ii - I) = R_ii 1 - 1
+
+so that vectors need only be pushed through the layers: 1 upwards for r, u / r downwards. R_qq is small and is formed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detrscope.core.attention_map import AttentionMap, Selection
+from detrscope.core.errors import UserError
+from detrscope.core.trace import Trace
+from detrscope.core.trace_data import Gradient
+from detrscope.lens.flow import from_queries, from_tokens
+
+
+def relevance(trace: Trace, query: int) -> AttentionMap:
+    """How relevant each place of the image is for a query's best class.
+
+    Args:
+        trace: made with `explain=[query]`, all sites recorded.
+        query: of the decoder.
+
+    Raises:
+        UserError: the trace has no gradients of this query, or a site was not recorded.
+    """
+    gradient = gradient_of(trace, query)
+    row = _through_encoder(trace, gradient, _on_tokens(trace, gradient, query))
+    who = f"relevance for {_name(trace, gradient)}"
+    return trace.map_of_row(row[0], Selection("relevance", (query,)), who)
+
+
+def gradient_attention(trace: Trace, query: int, layer: int = -1) -> AttentionMap:
+    """The gradient-weighted cross-attention of one layer alone: rule 5, mean over heads of (dA * A)^+.
+
+    Args:
+        trace: made with `explain=[query]`.
+        query: of the decoder.
+        layer: decoder layer, the last by default.
+
+    Raises:
+        UserError: the trace has no gradients of this query, no such layer, or its site was not recorded.
+    """
+    gradient = gradient_of(trace, query)
+    site = trace.site("decoder.cross", layer)
+    one = torch.zeros(1, trace.queries)
+    one[0, query] = 1
+    row = from_queries(trace.record(site), one, _at(gradient, site))
+    who = f"gradient-weighted {site} for {_name(trace, gradient)}"
+    return trace.map_of_row(row[0], Selection(site, (query,)), who)
+
+
+def gradient_of(trace: Trace, query: int) -> Gradient:
+    """The gradients of a query's score.
+
+    Raises:
+        UserError: the trace has none.
+    """
+    for gradient in trace.gradients:
+        if gradient.query == query:
+            return gradient
+    have = ", ".join(str(g.query) for g in trace.gradients) or "no query"
+    raise UserError(
+        f"no gradients of query {query} in this trace (of {have}); make it with explain=[{query}]"
+    )
+
+
+def _on_tokens(trace: Trace, gradient: Gradient, query: int) -> Tensor:
+    """The row of R_qi as it would be if R_ii were I, and what N(R_ii) still has to act on: u, [1, S]."""
+    layers = range(trace.layers("decoder.cross"))
+    identity = torch.eye(trace.queries)
+    among = torch.zeros_like(
+        identity
+    )  # R_qq - I: kept without I, small numbers beside 1 would be rounded away
+    normal, maps = [], []
+    for layer in layers:
+        site = trace.site("decoder.self", layer)
+        maps.append(from_queries(trace.record(site), identity, _at(gradient, site)))  # A_bar, [Q, Q]
+        among = among + maps[-1] @ (identity + among)  # rule 6
+        normal.append(_divided(among, among.sum(-1, keepdim=True)) + identity)  # rules 8, 9
+    tokens = sum(size.height * size.width for size in trace.levels)
+    seen = torch.zeros(1, tokens)
+    weights = torch.zeros(1, trace.queries)
+    weights[0, query] = 1
+    for layer in reversed(layers):  # what rule 7 of the layers above makes of this layer's part
+        site = trace.site("decoder.cross", layer)
+        seen += from_queries(trace.record(site), weights @ normal[layer].T, _at(gradient, site))  # rule 10
+        weights = weights + weights @ maps[layer]  # rule 7
+    return seen
+
+
+def _through_encoder(trace: Trace, gradient: Gradient, u: Tensor) -> Tensor:
+    """U N(R_ii) with R_ii of the whole encoder, [1, S] -> [1, S]."""
+    sites = [trace.site("encoder.self", layer) for layer in range(trace.layers("encoder.self"))]
+    rowsum = torch.zeros(u.shape[1], 1)  # of R_ii - I
+    for site in sites:  # the lowest layer first
+        rowsum = rowsum + from_tokens(trace.record(site), 1 + rowsum, _at(gradient, site))
+    start = _divided(u, rowsum.T)
+    gained = torch.zeros_like(u)  # start (R_ii - I)
+    for site in reversed(sites):  # the highest layer first
+        gained = gained + from_queries(trace.record(site), start + gained, _at(gradient, site))
+    return gained + u
+
+
+def _divided(parts: Tensor, total: Tensor) -> Tensor:
+    """Nothing where there is nothing to divide by: a row without any relevance of others stays that of I."""
+    return torch.where(total > 0, parts / total.clamp(min=torch.finfo(total.dtype).tiny), 0)
+
+
+def _at(gradient: Gradient, site: str) -> Tensor:
+    if site not in gradient.sites:
+        raise UserError(
+            f"no gradient at '{site}' in this trace; record every site and give explain=[{gradient.query}]"
+        )
+    return gradient.sites[site]
+
+
+def _name(trace: Trace, gradient: Gradient) -> str:
+    return f"query {gradient.query} as {trace.classes.names[gradient.class_index]}"

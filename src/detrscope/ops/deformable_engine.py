@@ -1,0 +1,192 @@
+"""Which engine samples: the fastest that runs on the device, said once in the log, or the one a person asked for.
+
+To torch all of them are one operator, `detrscope::deformable_sample`, that knows the shape of what it gives and its
+gradient, so that `torch.compile` goes through it; the engine of a compiled graph is chosen whenever it runs. An
+exported graph has the standard operators of the reference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor
+
+from detrscope.console import log
+from detrscope.core.errors import UserError, nearest
+from detrscope.core.types import Level
+from detrscope.ops import deformable_reference
+from detrscope.ops.deformable_reference import sample_reference, sums_of
+
+Engine = Literal["reference", "numba", "triton"]
+VARIABLE = "DETRSCOPE_DEFORMABLE"  # of the environment: the name of an engine
+FASTEST: dict[str, Engine] = {"cpu": "numba", "cuda": "triton"}
+TYPES = {
+    "numba": (torch.float32, torch.bfloat16, torch.float64),
+    "triton": (torch.float32, torch.bfloat16, torch.float16),
+}
+WHEN_RUN = ""  # in place of an engine's name: choose when the operator runs
+OPERATOR, GRADIENT = "detrscope::deformable_sample", "detrscope::deformable_sample_backward"
+
+_asked_for: ContextVar[Engine | None] = ContextVar("asked_for", default=None)
+
+
+@contextmanager
+def use_engine(engine: Engine) -> Iterator[None]:
+    """Sample by this engine inside the `with`, whatever the environment says.
+
+    Raises:
+        UserError: there is no engine of this name. One that cannot run is refused where it should sample.
+    """
+    token = _asked_for.set(_known(engine, "use_engine"))
+    try:
+        yield
+    finally:
+        _asked_for.reset(token)
+
+
+def run_engine(
+    value: Tensor, points: Tensor, weights: Tensor, levels: Sequence[Level], point_levels: Sequence[int]
+) -> Tensor:
+    """Sample, as `sample_reference` defines it, by the engine of the hour.
+
+    Returns:
+        [B, Q, h*d] in the type of `value`.
+
+    Raises:
+        UserError: the engine that was asked for cannot run here.
+    """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return sample_reference(value, points, weights, levels, point_levels)
+    engine = WHEN_RUN if torch.compiler.is_compiling() else engine_for(value.device.type, value.dtype)
+    if engine == "reference":
+        return sample_reference(value, points, weights, levels, point_levels)
+    exact = sums_of(value.dtype)
+    sizes = [side for level in levels for side in level]
+    return torch.ops.detrscope.deformable_sample(
+        value, points.to(exact), weights.to(exact), sizes, list(point_levels), engine
+    )
+
+
+def engine_for(device: str, dtype: torch.dtype) -> Engine:
+    """The engine for values of a type on a kind of device such as `cpu`.
+
+    Raises:
+        UserError: the engine that was asked for cannot run here.
+    """
+    asked_for = _asked_for.get() or _of_environment()
+    if asked_for is not None:
+        problem = _problem(asked_for, device, dtype)
+        if problem:
+            raise UserError(
+                f"deformable attention by '{asked_for}': {problem}; ask for another engine or none"
+            )
+        return _said_once(asked_for, device, "as asked")
+    fastest = FASTEST.get(device, "reference")
+    problem = _problem(fastest, device, dtype)
+    return _said_once("reference" if problem else fastest, device, problem or "the fastest here")
+
+
+def _of_environment() -> Engine | None:
+    name = os.environ.get(VARIABLE)
+    return _known(name, VARIABLE) if name else None
+
+
+def _known(name: str, where: str) -> Engine:
+    if name not in get_args(Engine):
+        raise UserError(f"{where}: there is no engine '{name}'; {nearest(name, get_args(Engine))}")
+    return cast(Engine, name)
+
+
+def _problem(engine: Engine, device: str, dtype: torch.dtype) -> str | None:
+    """Why an engine cannot run, if so."""
+    if engine == "reference":
+        return None
+    interpreted = engine == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if FASTEST.get(device) != engine and not interpreted:
+        return f"it does not run on {device}"
+    if dtype not in TYPES[engine]:
+        known = ", ".join(str(d).removeprefix("torch.") for d in TYPES[engine])
+        return f"values are {str(dtype).removeprefix('torch.')} and it takes {known}"
+    return _import_problem(engine)
+
+
+@cache
+def _import_problem(module: str) -> str | None:
+    try:
+        import_module(module)
+    except Exception as problem:  # a broken or unfitting installation raises whatever it likes
+        return f"{module} cannot be imported ({str(problem).splitlines()[0]})"
+    return None
+
+
+@cache
+def _said_once(engine: Engine, device: str, why: str) -> Engine:
+    log.info("deformable attention on %s runs by %s: %s", device, engine, why)
+    return engine
+
+
+def _kernels(engine: str, value: Tensor) -> Any:
+    """The module with `forward` and `backward` of an engine, imported when it is first needed."""
+    engine = engine or engine_for(value.device.type, value.dtype)
+    if engine == "numba":
+        from detrscope.ops import deformable_numba
+
+        return deformable_numba
+    if engine == "triton":
+        from detrscope.ops import deformable_triton
+
+        return deformable_triton
+    return deformable_reference
+
+
+torch.library.define(
+    OPERATOR,
+    "(Tensor value, Tensor points, Tensor weights, SymInt[] sizes, int[] point_levels, str engine) -> Tensor",
+)
+torch.library.define(
+    GRADIENT,
+    "(Tensor grad, Tensor value, Tensor points, Tensor weights, SymInt[] sizes, int[] point_levels, str engine)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+
+
+@torch.library.impl(OPERATOR, "default")
+def _forward(value: Tensor, *rest: Any) -> Tensor:
+    return _kernels(rest[-1], value).forward(value, *rest[:-1])
+
+
+@torch.library.impl(GRADIENT, "default")
+def _backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _kernels(rest[-1], value).backward(grad, value, *rest[:-1])
+
+
+@torch.library.register_fake(OPERATOR)
+def _shape(value: Tensor, points: Tensor, *_: Any) -> Tensor:
+    b, _tokens, h, d = value.shape
+    return value.new_empty(b, points.shape[1], h * d)
+
+
+@torch.library.register_fake(GRADIENT)
+def _shapes_of_gradients(grad: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    value, points, weights = (x.new_empty(x.shape) for x in inputs[:3])
+    return value, points, weights
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.rest = inputs[3:]
+
+
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = torch.ops.detrscope.deformable_sample_backward(grad, *ctx.saved_tensors, *ctx.rest)
+    return (*grads, None, None, None)
+
+
+torch.library.register_autograd(OPERATOR, _gradient, setup_context=_remember)

@@ -1,0 +1,276 @@
+"""The loops of deformable sampling on a CPU, compiled by numba for one width of a head and one type of value.
+
+A kernel is a C function of one job (`JOB`). Any number of threads may run it on the same job: each claims a task, and
+another, until none is left. A task writes what no other task writes, in an order of its own, so that the result does
+not depend on the number of threads. Nothing is allocated here and nothing can fail.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import numba
+import numpy as np
+from numba import carray, types
+
+from detrscope.ops import lanes
+from detrscope.ops.lanes import BYTES, add_to, both, claim, dot, load, nothing, plus, pointer, store
+
+FORWARD_BLOCK = 32  # queries of a task of the forward kernel, all heads
+BACKWARD_BLOCK = 8  # queries placed at a time by the backward kernel, whose task is one head of one image
+JOB = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("next_task", "next_thread", "value", "points", "weights", "out"),
+            *("grad_value", "grad_points", "grad_weights", "sizes", "steps", "scratch", "scratch_bytes"),
+            *("images", "tokens", "queries", "heads", "per_head"),
+        )
+    ]
+)
+TASK, THREAD = 0, 1  # where the counters stand in a job
+ENTRY = types.void(types.CPointer(numba.from_dtype(JOB)))
+Array = Any
+
+
+class Numbers(NamedTuple):
+    """What both kernels compute with, in the type of the sums."""
+
+    half: Any
+    one: Any
+    before: Any  # left of and above all tokens
+    nan: Any
+    lanes: (
+        int  # the code of lanes.py: a kernel kept by numba is not used with other lanes than it was made of
+    )
+
+
+class Maps(NamedTuple):
+    """The map of each of n points, as addresses see it."""
+
+    width: Array  # [n]
+    height: Array  # [n]
+    first: Array  # [n] bytes from the origin to the map's first token
+    down: Array  # [n] bytes from one row of tokens to the next
+    across: int  # bytes from one token to the next in its row
+
+
+class Corners(NamedTuple):
+    """The four tokens around each of n points, upper left, upper right, lower left, lower right; and the place."""
+
+    at: Array  # [4, n] addresses
+    share: Array  # [4, n] weight times bilinear share
+    right: Array  # [n] how far right of the upper left token the point lies, 0..1
+    below: Array  # [n]
+
+
+def sums_of(storage: str) -> str:
+    """How sums of rows are stored."""
+    return "f64" if storage == "f64" else "f32"
+
+
+def real_of(storage: str) -> Any:
+    """The type of the sums, and of points and weights."""
+    return np.float64 if storage == "f64" else np.float32
+
+
+def _numbers(real: Any) -> Numbers:
+    source = Path(lanes.__file__)
+    return Numbers(
+        real(0.5), real(1), real(-2), real(np.nan), crc32(source.read_bytes()) if source.is_file() else 0
+    )
+
+
+def scratch_bytes(storage: str, channels: int, tokens: int, points: int, backward: bool) -> int:
+    """Memory of one thread that places `points` points at a time."""
+    real = real_of(storage)().nbytes
+    rows = 2 * (tokens + 1) if backward else 1
+    size = points * (4 * 8 + (13 if backward else 6) * real) + rows * channels * real
+    return -(-size // 64) * 64
+
+
+@numba.njit(inline="always")
+def _place(
+    points: Array, weights: Array, maps: Maps, origin: int, outside: int, corners: Corners, numbers: Any
+) -> None:
+    """Find the corners of points [2 * n]. A token outside its map is read at the address `outside`, a row of zeros.
+
+    A point that is not finite has shares of NaN there: its sum is NaN, as `grid_sample` gives it.
+    """
+    half, one, before, nan, _ = numbers
+    at, share, right, below = corners
+    at0, at1, at2, at3 = at[0], at[1], at[2], at[3]
+    share0, share1, share2, share3 = share[0], share[1], share[2], share[3]
+    for i in range(len(weights)):
+        width, height = maps.width[i], maps.height[i]
+        x, y = points[2 * i] * width - half, points[2 * i + 1] * height - half
+        finite = (x - x == 0) & (y - y == 0)
+        weight = weights[i] if finite else nan
+        x = x if x > before else before
+        x = x if x < width else width
+        y = y if y > before else before
+        y = y if y < height else height
+        column, row = np.floor(x), np.floor(y)
+        fx, fy = x - column, y - row
+        right[i], below[i] = fx if finite else nan, fy if finite else nan
+        share0[i] = weight * (one - fx) * (one - fy)
+        share1[i] = weight * fx * (one - fy)
+        share2[i] = weight * (one - fx) * fy
+        share3[i] = weight * fx * fy
+        in_left, in_right = (column >= 0) & (column < width), (column >= -1) & (column < width - one)
+        in_upper, in_lower = (row >= 0) & (row < height), (row >= -1) & (row < height - one)
+        upper = origin + maps.first[i] + np.int64(row) * maps.down[i] + np.int64(column) * maps.across
+        lower = upper + maps.down[i]
+        at0[i] = upper if in_upper & in_left else outside
+        at1[i] = upper + maps.across if in_upper & in_right else outside
+        at2[i] = lower if in_lower & in_left else outside
+        at3[i] = lower + maps.across if in_lower & in_right else outside
+
+
+@numba.njit(inline="always")
+def _corners(address: int, count: int, real: Any) -> tuple[Corners, int]:
+    """Room for the corners of `count` points, and the address behind it."""
+    shares = address + count * 4 * 8
+    share = carray(pointer(shares, real), (6, count))
+    at = carray(pointer(address, np.int64), (4, count))
+    return Corners(at, share[:4], share[4], share[5]), shares + share.nbytes
+
+
+def forward_kernel(storage: str, channels: int) -> Any:
+    """The function whose job is `out` from value, points and weights."""
+    real, stored, sums = real_of(storage), BYTES[storage], sums_of(storage)
+    numbers = _numbers(real)
+
+    def forward(entry: Any) -> None:
+        job = carray(entry, 1)[0]
+        heads, queries, per_head = job.heads, job.queries, job.per_head
+        placed = heads * per_head  # all points of a query
+        points = carray(pointer(job.points, real), (job.images * queries, 2 * placed))
+        weights = carray(pointer(job.weights, real), (job.images * queries, placed))
+        sizes = carray(pointer(job.sizes, real), (2, placed))
+        steps = carray(pointer(job.steps, np.int64), (2, placed))
+        token = heads * channels * stored  # bytes of a token, all heads
+        maps = Maps(sizes[0], sizes[1], steps[0], steps[1], token)
+        mine = job.scratch + claim(entry, THREAD) * job.scratch_bytes
+        corners, zeros = _corners(mine, placed, real)
+        store(zeros, nothing(channels, sums), sums)
+        at, share, _, _ = corners
+        at0, at1, at2, at3 = at[0], at[1], at[2], at[3]
+        share0, share1, share2, share3 = share[0], share[1], share[2], share[3]
+        blocks = (queries + FORWARD_BLOCK - 1) // FORWARD_BLOCK
+        task = claim(entry, TASK)
+        while task < job.images * blocks:
+            image, block = task // blocks, task % blocks
+            origin = job.value + image * job.tokens * token
+            start = image * queries + block * FORWARD_BLOCK
+            for q in range(start, min(start + FORWARD_BLOCK, (image + 1) * queries)):
+                _place(points[q], weights[q], maps, origin, zeros, corners, numbers)
+                i = 0
+                for head in range(heads):
+                    # four sums, so that one addition need not wait for the one before
+                    total0 = total1 = total2 = total3 = nothing(channels, storage)
+                    for _ in range(per_head):
+                        k = np.uintp(i)
+                        total0 = plus(total0, share0[k], at0[k], storage)
+                        total1 = plus(total1, share1[k], at1[k], storage)
+                        total2 = plus(total2, share2[k], at2[k], storage)
+                        total3 = plus(total3, share3[k], at3[k], storage)
+                        i += 1
+                    total = both(both(total0, total1), both(total2, total3))
+                    store(job.out + q * token + head * channels * stored, total, storage)
+            task = claim(entry, TASK)
+
+    return forward
+
+
+def backward_kernel(storage: str, channels: int) -> Any:
+    """The function whose job is the gradients of value, points and weights from that of `out`.
+
+    A task is one head of one image: nobody else adds to that part of the value's gradient, and each token's sum is
+    made in the order of the queries. The head's values are copied together first, which takes a fraction of the time
+    that reading them from between the other heads does.
+    """
+    real, sums = real_of(storage), sums_of(storage)
+    stored, summed = BYTES[storage], BYTES[sums]
+    numbers = _numbers(real)
+
+    def backward(entry: Any) -> None:
+        job = carray(entry, 1)[0]
+        heads, queries, per_head, tokens = job.heads, job.queries, job.per_head, job.tokens
+        all_points = carray(pointer(job.points, real), (job.images * queries, heads, 2 * per_head))
+        all_weights = carray(pointer(job.weights, real), (job.images * queries, heads, per_head))
+        grad_points = carray(pointer(job.grad_points, real), (job.images * queries, heads, 2 * per_head))
+        grad_weights = carray(pointer(job.grad_weights, real), (job.images * queries, heads, per_head))
+        placed = BACKWARD_BLOCK * per_head
+        sizes = carray(pointer(job.sizes, real), (2, placed))
+        steps = carray(pointer(job.steps, np.int64), (2, placed))
+        width, height = sizes[0], sizes[1]
+        part, token, row = channels * stored, heads * channels * stored, channels * summed
+        mine = job.scratch + claim(entry, THREAD) * job.scratch_bytes
+        corners, behind = _corners(mine, placed, real)
+        at, share, _, _ = corners
+        near = carray(pointer(behind, real), (7 * placed,))
+        dots, points, weights = near[: 4 * placed], near[4 * placed : 6 * placed], near[6 * placed :]
+        values = behind + near.nbytes  # [tokens + 1, channels], the last one outside
+        grads = (tokens + 1) * row  # bytes from a row of values to the gradient of that row
+        outside = values + tokens * row
+        store(outside, nothing(channels, sums), sums)
+        maps = Maps(width, height, steps[0], steps[1], row)
+        task = claim(entry, TASK)
+        while task < job.images * heads:
+            image, head = task // heads, task % heads
+            first = image * tokens * token + head * part
+            for s in range(tokens):
+                store(values + s * row, load(job.value + first + s * token, channels, storage), sums)
+                store(values + s * row + grads, nothing(channels, sums), sums)
+            store(outside + grads, nothing(channels, sums), sums)
+            for start in range(image * queries, (image + 1) * queries, BACKWARD_BLOCK):
+                block = min(BACKWARD_BLOCK, (image + 1) * queries - start)
+                for q in range(block):
+                    for p in range(per_head):
+                        weights[q * per_head + p] = all_weights[start + q, head, p]
+                    for p in range(2 * per_head):
+                        points[2 * q * per_head + p] = all_points[start + q, head, p]
+                _place(points, weights[: block * per_head], maps, values, outside, corners, numbers)
+                i = 0
+                for q in range(block):
+                    grad = load(job.out + (start + q) * token + head * part, channels, storage)
+                    for _ in range(per_head):
+                        for corner in range(4):
+                            dots[4 * i + corner] = dot(grad, at[corner, i])
+                            add_to(at[corner, i] + grads, share[corner, i], grad)
+                        i += 1
+                _to_points_and_weights(dots, points, weights, maps, corners, block * per_head, numbers)
+                for q in range(block):
+                    for p in range(per_head):
+                        grad_weights[start + q, head, p] = weights[q * per_head + p]
+                    for p in range(2 * per_head):
+                        grad_points[start + q, head, p] = points[2 * q * per_head + p]
+            for s in range(tokens):
+                total = load(values + s * row + grads, channels, sums)
+                store(job.grad_value + first + s * token, total, storage)
+            task = claim(entry, TASK)
+
+    return backward
+
+
+@numba.njit(inline="always")
+def _to_points_and_weights(
+    dots: Array, points: Array, weights: Array, maps: Maps, corners: Corners, count: int, numbers: Any
+) -> None:
+    """Put gradients in place of points and weights: `dots` [4 * n] are those of what the corners' tokens gave."""
+    one = numbers.one
+    for i in range(count):
+        upper_left, upper_right = dots[4 * i], dots[4 * i + 1]
+        lower_left, lower_right = dots[4 * i + 2], dots[4 * i + 3]
+        right, below, weight = corners.right[i], corners.below[i], weights[i]
+        left, above = one - right, one - below
+        weights[i] = (upper_left * left + upper_right * right) * above + (
+            lower_left * left + lower_right * right
+        ) * below
+        across = (upper_right - upper_left) * above + (lower_right - lower_left) * below
+        down = (lower_left - upper_left) * left + (lower_right - upper_right) * right
+        points[2 * i] = weight * maps.width[i] * across
+        points[2 * i + 1] = weight * maps.height[i] * down

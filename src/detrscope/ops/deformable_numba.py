@@ -1,0 +1,129 @@
+"""Deformable sampling on a CPU: tensors in, tensors out, by the kernels of `deformable_kernel.py`.
+
+A kernel is compiled when it is first needed, in a second or two, and kept by numba for the next process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from itertools import accumulate
+from typing import Any, Literal
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from detrscope.console import log
+from detrscope.ops import deformable_kernel as kernel
+from detrscope.ops.lanes import BYTES
+from detrscope.ops.threads import c_function, run_on_threads
+
+STORAGE = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float64: "f64"}
+WORTH_A_THREAD = 1 << 17  # channels read for all points: less is done before another thread has woken up
+
+Kind = Literal["forward", "backward"]
+
+
+def forward(
+    value: Tensor, points: Tensor, weights: Tensor, sizes: Sequence[int], point_levels: Sequence[int]
+) -> Tensor:
+    """Sample.
+
+    Args:
+        value: [B, S, h, d] float32, bfloat16 or float64.
+        points: [B, Q, h, P, 2] float32, float64 where the value is.
+        weights: [B, Q, h, P] of the type of the points.
+        sizes: height and width of each level, one after the other.
+        point_levels: the level of each point.
+
+    Returns:
+        [B, Q, h*d] in the type of `value`.
+    """
+    out = value.new_empty(value.shape[0], points.shape[1], value.shape[2] * value.shape[3])
+    inputs = [value.contiguous(), points.contiguous(), weights.contiguous(), out]
+    _run("forward", inputs, sizes, point_levels)
+    return out
+
+
+def backward(
+    grad: Tensor,
+    value: Tensor,
+    points: Tensor,
+    weights: Tensor,
+    sizes: Sequence[int],
+    point_levels: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of value, points and weights from `grad` [B, Q, h*d] of what `forward` gave."""
+    inputs = [value.contiguous(), points.contiguous(), weights.contiguous()]
+    grads = [torch.empty_like(x) for x in inputs]
+    _run("backward", [*inputs, grad.to(value.dtype).contiguous(), *grads], sizes, point_levels)
+    return grads[0], grads[1], grads[2]
+
+
+def _run(kind: Kind, tensors: list[Tensor], sizes: Sequence[int], point_levels: Sequence[int]) -> None:
+    """Make the job of tensors (value, points, weights, out and the three gradients, if any) and run it."""
+    images, tokens, heads, channels = tensors[0].shape
+    queries, per_head = tensors[1].shape[1], tensors[1].shape[3]
+    storage = STORAGE[tensors[0].dtype]
+    if kind == "forward":
+        tasks, repeats = images * -(-queries // kernel.FORWARD_BLOCK), heads
+        part = channels * BYTES[storage]
+        steps = (heads * part, part)
+    else:
+        tasks, repeats = images * heads, kernel.BACKWARD_BLOCK
+        steps = (channels * BYTES[kernel.sums_of(storage)], 0)
+    scratch_bytes = kernel.scratch_bytes(storage, channels, tokens, repeats * per_head, kind == "backward")
+    work = images * queries * heads * per_head * channels
+    threads = min(torch.get_num_threads(), max(tasks, 1)) if work >= WORTH_A_THREAD else 1
+    scratch = torch.empty(threads * scratch_bytes, dtype=torch.uint8)
+    maps = _maps(tuple(sizes), tuple(point_levels), storage, repeats, *steps)
+    addresses = [x.data_ptr() for x in tensors] + [0] * (7 - len(tensors))
+    addresses += [maps[0].ctypes.data, maps[1].ctypes.data, scratch.data_ptr()]
+    counts = [scratch_bytes, images, tokens, queries, heads, per_head]
+    job = np.array([0, 0, *addresses, *counts], dtype=np.int64)  # laid out as kernel.JOB
+    run_on_threads(_compiled(kind, storage, channels)[0], job.ctypes.data, threads)
+
+
+@lru_cache(maxsize=256)
+def _maps(
+    sizes: tuple[int, ...], point_levels: tuple[int, ...], storage: str, repeats: int, token: int, part: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The maps of all points of a head, over and over, as the kernel's `Maps` has them.
+
+    Args:
+        sizes: height and width of each level.
+        point_levels: the level of each of P points.
+        storage: how a value is stored, which the type of the sums follows.
+        repeats: how often.
+        token: bytes from one token to the next.
+        part: bytes from the first token of one repetition to that of the next.
+
+    Returns:
+        Widths and heights [2, repeats * P]; bytes to each map's first token and bytes of each map's row, the same.
+    """
+    heights, widths = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
+    starts = np.array([0, *accumulate(heights * widths)])[:-1]
+    levels = np.array(point_levels)
+    first = (starts[levels] * token + np.arange(repeats)[:, None] * part).reshape(-1)
+    size = np.stack([np.tile(widths[levels], repeats), np.tile(heights[levels], repeats)])
+    return size.astype(kernel.real_of(storage)), np.stack([first, np.tile(widths[levels] * token, repeats)])
+
+
+@cache
+def _compiled(kind: Kind, storage: str, channels: int) -> tuple[Any, Any]:
+    """The kernel to call, and what keeps it in memory."""
+    source = (kernel.forward_kernel if kind == "forward" else kernel.backward_kernel)(storage, channels)
+    started = time.perf_counter()
+    try:
+        made = numba.cfunc(kernel.ENTRY, cache=True, error_model="numpy")(source)
+    except (OSError, RuntimeError) as problem:  # no folder to keep it in, or none that can be written
+        log.debug("the kernel cannot be kept for the next process: %s", problem)
+        made = numba.cfunc(kernel.ENTRY, error_model="numpy")(source)
+    if not made.cache_hits:
+        seconds = time.perf_counter() - started
+        log.info("compiled the %s of deformable attention for this CPU in %.1f s", kind, seconds)
+    assert made.address is not None
+    return c_function(made.address), made

@@ -1,0 +1,192 @@
+"""Which engine samples, and what torch.compile, export and tracing see of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import pytest
+import torch
+from numba.core import caching
+from torch import Tensor, nn
+
+from detrscope.core.errors import UserError
+from detrscope.ops import deformable_engine, deformable_numba
+from detrscope.ops.deformable import use_engine
+from detrscope.ops.deformable_engine import VARIABLE, engine_for
+from tests.ops.looks import Look, by_definition, gradients, look
+
+
+class Module(nn.Module):
+    def __init__(self, of: Look) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, value: Tensor, points: Tensor, scores: Tensor) -> Tensor:
+        return self.of.sample(value, points, scores)
+
+
+@pytest.fixture(autouse=True)
+def nothing_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "engine"),
+    [
+        ("cpu", torch.float32, "numba"),
+        ("cpu", torch.bfloat16, "numba"),
+        ("cpu", torch.float64, "numba"),
+        ("cpu", torch.float16, "reference"),
+        ("mps", torch.float32, "reference"),
+        ("cuda", torch.float64, "reference"),
+    ],
+)
+def test_chosen_by_device_and_type(device: str, dtype: torch.dtype, engine: str) -> None:
+    assert engine_for(device, dtype) == engine
+
+
+def test_environment_then_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "reference")
+    assert engine_for("cpu", torch.float32) == "reference"
+    with use_engine("numba"):
+        assert engine_for("cpu", torch.float32) == "numba"
+        with use_engine("reference"):
+            assert engine_for("cpu", torch.float32) == "reference"
+        assert engine_for("cpu", torch.float32) == "numba"
+    assert engine_for("cpu", torch.float32) == "reference"
+
+
+def test_without_numba_the_reference_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        deformable_engine, "_import_problem", lambda name: f"{name} cannot be imported (gone)"
+    )
+    assert engine_for("cpu", torch.float32) == "reference"
+    with use_engine("numba"), pytest.raises(UserError, match=r"'numba': numba cannot be imported \(gone\)"):
+        engine_for("cpu", torch.float32)
+
+
+def test_what_cannot_be_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = look()
+    with use_engine("triton"), pytest.raises(UserError, match="'triton': it does not run on cpu; ask for"):
+        of.sample()
+    with use_engine("numba"), pytest.raises(UserError, match="values are float16 and it takes float32, bf"):
+        of.sample(value=of.value.half())
+    with pytest.raises(UserError, match="no engine 'numbat'; did you mean 'numba'"), use_engine("numbat"):  # type: ignore[arg-type]
+        pass
+    monkeypatch.setenv(VARIABLE, "fast")
+    with pytest.raises(
+        UserError, match=f"{VARIABLE}: there is no engine 'fast'; valid: numba, reference, triton"
+    ):
+        of.sample()
+
+
+def test_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
+    deformable_engine._said_once.cache_clear()
+    with caplog.at_level("INFO", "detrscope"):
+        for _ in range(3):
+            engine_for("cpu", torch.float32)
+            engine_for("cpu", torch.float16)
+    assert caplog.messages == [
+        "deformable attention on cpu runs by numba: the fastest here",
+        "deformable attention on cpu runs by reference: values are float16 and it takes float32, bfloat16, float64",
+    ]
+
+
+def test_half_precision_on_a_cpu() -> None:
+    of = look(1).to(lambda x: x)
+    found = of.sample(value=of.value.half())
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.double(), by_definition(of), rtol=0.01, atol=0.003)
+
+
+@pytest.mark.parametrize("engine", ["numba", "reference"])
+def test_compiles_whole(engine: str) -> None:
+    of = look(2, queries=40)
+    with use_engine(engine):
+        compiled = torch.compile(Module(of), fullgraph=True, backend="aot_eager")
+        inputs = [x.clone().requires_grad_() for x in of.tensors]
+        out = compiled(*inputs)
+        given = torch.randn(out.shape, generator=torch.Generator().manual_seed(5))
+        found = (out, *torch.autograd.grad(out, inputs, given))
+        for ours, eager in zip(found, gradients(of), strict=True):
+            torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_exported_graph_has_standard_operators_only(strict: bool) -> None:
+    of = look(3, point_levels=(0, 0, 1, 2, 2))
+    program = torch.export.export(Module(of), of.tensors, strict=strict)
+    called = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert {f"{operator.namespace}" for operator in called} == {"aten"}  # type: ignore[union-attr]
+    assert torch.ops.aten.grid_sampler.default in called
+    torch.testing.assert_close(
+        program.module()(*of.tensors).double(), by_definition(of), rtol=1e-5, atol=2e-6
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_graph_has_standard_operators_only() -> None:
+    of = look(4)
+    graph = str(torch.jit.trace(Module(of), of.tensors, check_trace=False).inlined_graph)
+    assert "aten::grid_sampler" in graph
+    assert "detrscope::" not in graph
+
+
+compile_afresh = deformable_numba._compiled.__wrapped__
+
+
+def run(code: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_numba_is_imported_when_first_needed() -> None:
+    code = (
+        "import sys, detrscope.ops.deformable as door\n"
+        "print(sorted({'numba', 'triton', 'llvmlite'} & set(sys.modules)))"
+    )
+    assert run(code) == "[]\n"
+
+
+def test_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    _, made = compile_afresh("forward", "f32", 3)
+    assert made.cache_hits == 0
+    code = (
+        "from detrscope.ops.deformable_numba import _compiled\n"
+        "print(_compiled('forward', 'f32', 3)[1].cache_hits)"
+    )
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == "1\n"
+
+
+@pytest.mark.parametrize("trouble", ["no folder", "full disk"])
+def test_compiles_where_nothing_can_be_kept(
+    trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if trouble == "no folder":
+        monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])
+    else:
+        monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+        monkeypatch.setattr(caching.IndexDataCacheFile, "save", raise_full_disk)
+    kernel, made = compile_afresh("forward", "f32", 3)
+    assert made.cache_hits == 0
+    monkeypatch.setattr(deformable_numba, "_compiled", lambda *_: (kernel, made))
+    of = look(5, channels=3)
+    torch.testing.assert_close(of.sample().double(), by_definition(of), rtol=1e-5, atol=2e-6)
+
+
+def raise_full_disk(*_: object) -> None:
+    raise OSError("no space left on device")
