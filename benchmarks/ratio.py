@@ -14,7 +14,12 @@ from rich.table import Table
 
 
 def compare(
-    title: str, sides: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1
+    title: str,
+    sides: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Time every side once a round and print min, median and max seconds and the ratio to the first side.
 
@@ -25,6 +30,7 @@ def compare(
         sides: name -> what to run; the first is the reference.
         rounds: how many times.
         warm_up: untimed rounds first.
+        clock: seconds; `time.process_time`, the work of all threads, where others use the machine too.
 
     Returns:
         The ratio of every side to the first.
@@ -35,9 +41,9 @@ def compare(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in sides.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     reference = next(iter(seconds.values()))
     table = Table("side", "min s", "median s", "max s", "ratio", "ratio min-max", title=title)
     ratios = {}

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from detrscope.core.types import Outputs as Outputs
     from detrscope.families.detector import Detector as Detector
     from detrscope.families.detector import load as load
+    from detrscope.views import draw as draw
     from detrscope.views.attention import draw_attention as draw_attention
+    from detrscope.views.choice import Choice as Choice
     from detrscope.workflows.evaluate import evaluate as evaluate
+    from detrscope.workflows.see import see as see
+    from detrscope.workflows.timelapse import timelapse as timelapse
     from detrscope.workflows.train import train as train
 
 __version__ = "0.1.0"
@@ -21,13 +25,17 @@ __version__ = "0.1.0"
 # Where each public name lives. Looked up on first use: importing the package must not import torch.
 _HOMES = {
     "Batch": "detrscope.core.types",
+    "Choice": "detrscope.views.choice",
     "Detections": "detrscope.core.types",
     "Detector": "detrscope.families.detector",
     "Outputs": "detrscope.core.types",
     "Trace": "detrscope.core.trace",
+    "draw": "detrscope.views",
     "draw_attention": "detrscope.views.attention",
     "evaluate": "detrscope.workflows.evaluate",
     "load": "detrscope.families.detector",
+    "see": "detrscope.workflows.see",
+    "timelapse": "detrscope.workflows.timelapse",
     "train": "detrscope.workflows.train",
 }
 __all__ = sorted(_HOMES)

@@ -1,5 +1,6 @@
 """Colours, formats, and that both painters paint the same."""
 
+import ast
 import io
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from detrscope.core.errors import UserError
-from detrscope.views import VIEWS
 from detrscope.views.canvas import (
     BLACK,
     PALETTE,
@@ -19,11 +19,18 @@ from detrscope.views.canvas import (
     Box,
     Label,
     Plot,
+    Scale,
     Scene,
+    Sheet,
     class_colours,
     ink_on,
+    shortened,
+    strips,
     text_size,
+    wrapped,
 )
+from detrscope.views.canvas.sheet import MARGIN
+from tests.conftest import ROOT
 
 ORANGE = PALETTE[0]
 
@@ -130,13 +137,83 @@ def test_ink_contrasts_with_every_plate() -> None:
     assert (ink_on(WHITE), ink_on(BLACK)) == (BLACK, WHITE)
 
 
-def test_table_of_views_is_complete() -> None:
-    assert sorted(VIEWS) == [
-        "attention",
-        "contact-sheet",
-        "curves",
-        "detections",
-        "faithfulness",
-        "precision-recall",
-    ]
-    assert all(callable(view) for view in VIEWS.values())
+def test_only_the_canvas_draws() -> None:
+    views = ROOT / "src" / "detrscope" / "views"
+    for path in views.rglob("*.py"):
+        if (
+            path.parent.name == "canvas" or path.name == "gif.py"
+        ):  # which writes a file of frames and draws nothing
+            continue
+        imported = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            )
+        }
+        assert not imported & {"matplotlib", "PIL"}, path
+
+
+def test_a_map_is_brightest_in_its_greatest_cell_and_shows_the_number_there() -> None:
+    values = np.zeros((4, 8))
+    values[1, 6] = 0.5
+    scale = Scale.amounts(values)
+    for smooth in (True, False):
+        sheet = Sheet(408, 204)
+        sheet.panel(0, 0, 408, 204, (0, 0, 8, 4)).heat(values, scale, veil=False, smooth=smooth)
+        pixels = sheet.pixels()[MARGIN : MARGIN + 204].astype(int)
+        hottest = 255 * scale.colours(np.array(0.5))[:3]
+        assert np.abs(pixels[76, 331] - hottest).max() <= 1, "the middle of cell (1, 6)"
+        coldest = 255 * scale.colours(np.array(0.0))[:3]
+        assert np.abs(pixels[178, 50] - coldest).max() <= 1
+
+
+def test_a_veil_leaves_the_picture_where_nothing_is() -> None:
+    sheet = Sheet(200, 100)
+    panel = sheet.panel(0, 0, 200, 100, (0, 0, 200, 100))
+    image = np.random.default_rng(0).integers(0, 255, (100, 200, 3), dtype=np.uint8)
+    panel.picture(image)
+    panel.heat(np.array([[0.0, 0, 0, 1]]), Scale(0, 1), (0, 0, 200, 100))
+    pixels = sheet.pixels()[MARGIN : MARGIN + 100]
+    assert (pixels[:, :100] == image[:, :100]).all()
+    assert (pixels[:, 190:] != image[:, 190:]).any(axis=2).mean() > 0.95
+
+
+def test_boxes_stay_inside_the_window_and_dots_outside_of_it_are_left_out() -> None:
+    sheet = Sheet(200, 100)
+    panel = sheet.panel(0, 0, 100, 100, (0, 0, 100, 100))
+    panel.box((-50, 20, 60, 300), ORANGE, width=4)
+    panel.dots(np.array([[150.0, 50.0], [80.0, 50.0]]), PALETTE[4], 10)
+    pixels = sheet.pixels()[MARGIN : MARGIN + 100].astype(int)
+    assert (np.abs(pixels[40:90, 1] - ORANGE) <= 2).all() and (np.abs(pixels[98, 10:50] - ORANGE) <= 2).all()
+    assert (np.abs(pixels[50, 80] - PALETTE[4]) <= 2).all()
+    assert (pixels[:, 110:] == 255).all()
+
+
+def test_a_sheet_makes_room_for_its_heading_and_caption() -> None:
+    bare, told = Sheet(300, 50), Sheet(300, 50, "a heading", "word " * 60)
+    above, below = strips(300, "a heading", "word " * 60)
+    assert bare.pixels().shape == (50 + sum(strips(300, "", "")), 300, 3)
+    assert told.pixels().shape == (50 + above + below, 300, 3)
+    pixels = told.pixels()
+    inked = np.nonzero((pixels < 150).any(axis=(1, 2)))[0]
+    assert inked.min() < above and inked.max() > above + 50
+    assert not (pixels[above : above + 50] < 255).any() and (pixels[:, -MARGIN // 2 :] == 255).all()
+
+
+def test_long_texts_are_wrapped_or_shortened() -> None:
+    lines = wrapped("one two three four five six", 12, 60)
+    assert " ".join(lines) == "one two three four five six" and len(lines) > 2
+    assert all(text_size(line, 12)[0] <= 66 for line in lines)
+    short = shortened("a very long name of a file.jpg", 12, 100)
+    assert text_size(short, 12)[0] <= 100 and short.startswith("a v") and short.endswith("jpg")
+    assert shortened("short", 12, 100) == "short"
+
+
+def test_differences_are_white_at_zero_and_unlike_on_both_sides() -> None:
+    scale = Scale.signed(np.array([-1.0, 3.0]))
+    assert (scale.low, scale.high) == (-3, 3)
+    below, zero, above = scale.colours(np.array([-3.0, 0, 3]))[:, :3]
+    assert zero.min() > 0.94 and below[0] > below[2] and above[2] > above[0]
+    assert (scale.veil(np.array([-3.0, 0, 3]))[:, 3] > 0.5).tolist() == [True, False, True]

@@ -37,7 +37,7 @@ def test_demo_leaves_everything_and_goes_on_after_an_interruption(
     monkeypatch.setattr(module, "QUICK", SMALLEST)
     real = module._film
 
-    def interrupted(*args: object) -> Path:
+    def interrupted(*args: object) -> list[Path]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_film", interrupted)
@@ -55,15 +55,18 @@ def test_demo_leaves_everything_and_goes_on_after_an_interruption(
     page = module.demo(tmp_path, quick=True)
     assert (tmp_path / "run" / "metrics.csv").read_text() == before, "it trained again"
     html = page.read_text()
+    films = sorted(path.name for path in (tmp_path / "films").glob("*.mp4"))
+    assert len(films) == 2 and films[1] == "final.mp4" and films[0].endswith("-queries.mp4")
     for name in (
-        "attention.mp4",
+        *(f"films/{film}" for film in films),
+        "films/parts.png",
         "run/curves.png",
         *(f"detections/{p.name}" for p in (tmp_path / "detections").iterdir()),
     ):
         assert name in html and (tmp_path / name).stat().st_size > 1000, name
     assert "http://" not in html and "https://" not in html, "the page must not fetch anything"
-    with av.open(str(tmp_path / "attention.mp4")) as film:
-        assert (film.streams.video[0].width, film.streams.video[0].height) == (1280, 640)
+    with av.open(str(tmp_path / "films" / "final.mp4")) as film:
+        assert (film.streams.video[0].width, film.streams.video[0].height) == (1440, 810)
     with Image.open(next((tmp_path / "detections").iterdir())) as picture:
         assert min(picture.size) >= 400
     assert "val/AP" in module.summary(page) or "val/AP50" in module.summary(page)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from detrscope.cli import data, demo, detect, evaluate, faithfulness, models, train
+from detrscope.cli import data, demo, detect, evaluate, faithfulness, models, see, timelapse, train
 
 app = typer.Typer(
     name="detrscope",
@@ -37,9 +37,11 @@ def root(
 
 app.command("demo")(demo.demo)
 app.command("detect")(detect.detect)
+app.command("see", epilog=see.EPILOG)(see.see)
 app.command("train", context_settings=train.CONTEXT)(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("faithfulness")(faithfulness.faithfulness)
+app.command("timelapse")(timelapse.timelapse)
 app.command("plot")(train.plot)
 app.command("models")(models.models)
 app.add_typer(data.app, name="data")

@@ -19,6 +19,7 @@ OWN_OPTIONS = (
     "data",
     "out",
     "from",
+    "probe-images",
     "resume",
     "overwrite",
     "print-config",
@@ -72,6 +73,13 @@ def train(
             help="Fine-tune: start from this variant, checkpoint, run folder or Hugging Face id.",
         ),
     ] = None,
+    probe_images: Annotated[
+        str | None,
+        typer.Option(
+            help="Pictures to look at while the model learns, for `detrscope timelapse`: a folder of them, or"
+            " coco:DIR, drawn-dogs:, ... with their truth."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out as if never stopped.")
     ] = False,
@@ -104,7 +112,13 @@ def train(
     if print_config:
         resumed = RunFolder(out) if resume else None
         settings = workflow.resolve_run(
-            config, preset=preset, data=data, from_=from_, overrides=overrides, resume=resumed
+            config,
+            preset=preset,
+            data=data,
+            from_=from_,
+            probe_images=probe_images,
+            overrides=overrides,
+            resume=resumed,
         )
         typer.echo(to_yaml(settings), nl=False)
         return
@@ -114,6 +128,7 @@ def train(
         data=data,
         out=out,
         from_=from_,
+        probe_images=probe_images,
         resume=resume,
         overwrite=overwrite,
         overrides=overrides,

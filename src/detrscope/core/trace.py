@@ -17,13 +17,14 @@ from detrscope.core.attention_map import (
     merged_heads,
     parts_of,
 )
+from detrscope.core.drawable import Viewable
 from detrscope.core.errors import UserError
-from detrscope.core.records import DeformableRecord
+from detrscope.core.records import DeformableRecord, exact
 from detrscope.core.trace_data import TraceData
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Trace(TraceData):
+class Trace(TraceData, Viewable):
     """One look at one image. Made by `Detector.trace`; saves to one file and loads without the model.
 
     What it holds are the attributes of `TraceData`. Maps are made of the records when they are asked for.
@@ -194,7 +195,7 @@ class Trace(TraceData):
 
     def _rows(self, site: str, queries: Sequence[int]) -> Tensor:
         """[h, n, S] float32."""
-        return self.record(site).rows(torch.tensor(queries))[0].float()
+        return exact(self.record(site)).rows(torch.tensor(queries))[0].float()
 
     def _chosen(self, query: int | Sequence[int] | None) -> tuple[int, ...]:
         if query is None:

@@ -135,14 +135,32 @@ class MuonConfig:
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """Pictures of the validation split that are looked at while the model learns, for a film of its attention."""
+    """Probe images, looked at again and again while the model learns, for films of its attention."""
 
-    pictures: int = setting(0, "how many; 0 for none")
-    every: int = setting(50, "steps between looks")
+    images: str | None = setting(
+        None,
+        "probe images that are not trained on: a folder of pictures, or a dataset such as coco:DIR or drawn-dogs:"
+        " (also --probe-images); null: those of data.val_split",
+    )
+    split: str = setting("val", "which split, where train.watch.images is a dataset")
+    pictures: int = setting(
+        0, "how many, those with objects first; 0: none, or all of train.watch.images where it is given"
+    )
+    every: int | None = setting(None, "steps between looks; null: at the end of each epoch")
+    queries: int = setting(
+        32, "queries kept of each image: those that answer for its objects, then the best-scoring"
+    )
+    features: int = setting(
+        0,
+        "channels kept of every convolution of the backbone, the strongest of the first look, beside the root mean"
+        " square of all; 0: no features",
+    )
 
     def __post_init__(self) -> None:
-        _at_least(0, train__watch__pictures=self.pictures)
-        _at_least(1, train__watch__every=self.every)
+        _at_least(0, train__watch__pictures=self.pictures, train__watch__features=self.features)
+        _at_least(1, train__watch__every=self.every, train__watch__queries=self.queries)
+        if self.images is None and self.split != WatchConfig.split:
+            raise UserError("train.watch.split is for a dataset in train.watch.images, and there is none")
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,14 @@ class Plan:
         total = steps * config.epochs
         return cls(passes, steps, min(total, config.max_steps or total))
 
+    def is_look(self, step: int, every: int | None) -> bool:
+        """Whether probe images are looked at after `step` steps: every so many, or each epoch, and at the end."""
+        return step % (every or self.steps_per_epoch) == 0 or step >= self.total_steps
+
+
+Watch = Callable[[nn.Module, int, Plan], object]
+"""Called with the weights that would be saved, the number of steps taken, and the plan."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -78,7 +86,7 @@ def train_model(
     *,
     evaluate: Callable[[nn.Module], Scores] | None = None,
     after_epoch: Sequence[Callable[[Path], object]] = (),
-    watch: Callable[[nn.Module, int], object] | None = None,
+    watch: Watch | None = None,
     name_of: Callable[[int], str] = str,
 ) -> Outcome:
     """Train, from the folder's last checkpoint where it has one.
@@ -92,8 +100,7 @@ def train_model(
         fabric: devices and precision, launched.
         evaluate: model -> scores; called by every process. None: no evaluation.
         after_epoch: called with the folder after each epoch, by the first process.
-        watch: called with the weights that would be saved and the number of steps, as `config.watch` says, by the
-            first process.
+        watch: called before the first step, and after steps as `config.watch` says, by the first process.
         name_of: what to call an image id in an error.
 
     Raises:
@@ -111,6 +118,8 @@ def train_model(
     if position.step >= plan.total_steps and not position.passes:
         log.info("%s is finished already: %d epochs, %d steps", folder.path, position.epoch, position.step)
         return _outcome(folder, position)
+    if watch and fabric.is_global_zero and not position.step:
+        watch(learner.best_weights, 0, plan)
     while position.step < plan.total_steps or position.passes:
         _train_epoch(learner, loader, schedule, plan, position, folder, clock, watch, name_of)
         row = _row(learner, schedule, position)
@@ -143,7 +152,7 @@ def _train_epoch(
     position: Position,
     folder: RunFolder,
     clock: Clock,
-    watch: Callable[[nn.Module, int], object] | None,
+    watch: Watch | None,
     name_of: Callable[[int], str],
 ) -> None:
     """The steps of one epoch, or those that are left of it."""
@@ -171,8 +180,9 @@ def _train_epoch(
             bar.update(task, advance=1, description=text)
             if fabric.is_global_zero:
                 clock.log_estimate(position.step)
-                if watch and (position.step % config.watch.every == 0 or position.step >= plan.total_steps):
-                    watch(learner.best_weights, position.step)
+                if watch and plan.is_look(position.step, config.watch.every):
+                    watch(learner.best_weights, position.step, plan)
+                    clock.start()
             if position.step >= plan.total_steps or anywhere(fabric, interruption.requested):
                 break
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:

@@ -6,6 +6,8 @@ last.pt                           everything that `--resume` needs
 last.safetensors                  the model after the last epoch
 best.safetensors                  the model with the highest AP so far
 curves.png, per_class.csv         drawn and counted anew after each epoch and each evaluation
+attention.csv, attention.jsonl    one row per look at the probe images, the same in both, where their truth is known
+looks/                            what was seen of the probe images, for `detrscope timelapse`
 log.txt                           what the terminal said
 """
 
@@ -32,8 +34,11 @@ from detrscope.training.config import RunConfig, flat, resolve
 CONFIG, STATE, LAST, BEST = "config.yaml", "last.pt", "last.safetensors", "best.safetensors"
 METRICS_CSV, METRICS_JSONL, CURVES, LOG = "metrics.csv", "metrics.jsonl", "curves.png", "log.txt"
 PER_CLASS = "per_class.csv"
+ATTENTION_CSV, ATTENTION_JSONL = "attention.csv", "attention.jsonl"
 LOOKS = "looks"  # folder of what a watch has seen
-FILES = (CONFIG, STATE, LAST, BEST, METRICS_CSV, METRICS_JSONL, CURVES, PER_CLASS, LOG)
+LOOK_FILES = ("step_*.safetensors", "*.trace", "step_*.npz")  # the last are those of earlier versions
+TABLES = (METRICS_CSV, METRICS_JSONL, ATTENTION_CSV, ATTENTION_JSONL)
+FILES = (CONFIG, STATE, LAST, BEST, *TABLES, CURVES, PER_CLASS, LOG)
 
 # What a continued run may change: nothing that alters the numbers of the epochs that are done.
 CHANGEABLE = (
@@ -89,8 +94,9 @@ class RunFolder:
         """Remove what an earlier run has left; other files stay."""
         for name in FILES:
             (self / name).unlink(missing_ok=True)
-        for look in (self / LOOKS).glob("step_*.npz"):
-            look.unlink()
+        for pattern in LOOK_FILES:
+            for look in (self / LOOKS).glob(pattern):
+                look.unlink()
 
     def write_config(self, config: RunConfig) -> None:
         """Write the settings, under a comment that names the versions that read them."""
@@ -132,19 +138,33 @@ class RunFolder:
 
     def rows(self) -> list[Row]:
         """The metrics so far, one row per epoch."""
-        path = self / METRICS_JSONL
+        return self._read(METRICS_JSONL)
+
+    def attention_rows(self) -> list[Row]:
+        """Attention on the parts of the probe images so far, one row per look."""
+        return self._read(ATTENTION_JSONL)
+
+    def add_row(self, row: Row) -> None:
+        """Write an epoch's metrics, in place of rows of that epoch or later (a resumed run repeats them)."""
+        self._add(METRICS_JSONL, METRICS_CSV, row, "epoch")
+
+    def add_attention_row(self, row: Row) -> None:
+        """Write what was measured in a look, in place of rows of that step or later."""
+        self._add(ATTENTION_JSONL, ATTENTION_CSV, row, "step")
+
+    def _read(self, name: str) -> list[Row]:
+        path = self / name
         if not path.is_file():
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
-    def add_row(self, row: Row) -> None:
-        """Write an epoch's metrics, in place of rows of that epoch or later (a resumed run repeats them)."""
-        rows = [old for old in self.rows() if old["epoch"] < row["epoch"]]
+    def _add(self, jsonl: str, table: str, row: Row, key: str) -> None:
+        rows = [old for old in self._read(jsonl) if old[key] < row[key]]
         rows.append({key: _plain(value) for key, value in row.items()})
         columns = list(dict.fromkeys(key for one in rows for key in one))
-        with written_whole(self / METRICS_JSONL) as path:
+        with written_whole(self / jsonl) as path:
             path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
-        with written_whole(self / METRICS_CSV) as path, path.open("w", newline="", encoding="utf-8") as file:
+        with written_whole(self / table) as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)

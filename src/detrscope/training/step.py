@@ -73,16 +73,20 @@ def two_stage_queries(model: nn.Module) -> TwoStageQueries:
     return queries
 
 
+def make_matcher(config: TrainConfig, scoring: Scoring) -> Matcher:
+    """The assignment with the costs of the config; its class cost suits the scoring."""
+    class_cost: ClassCost = FocalCost() if scoring == "sigmoid" else SoftmaxCost()
+    return Matcher(class_cost, config.cost.classes, config.cost.box, config.cost.giou)
+
+
 def make_criterion(config: TrainConfig, fabric: Fabric, scoring: Scoring) -> SetCriterion:
     """The set loss with the weights of the config, normalised over all devices; its class term suits the scoring."""
-    cost, loss = config.cost, config.loss
-    class_cost: ClassCost = SoftmaxCost()
+    loss = config.loss
     class_loss: ClassLoss = CrossEntropy(loss.no_object)
     if scoring == "sigmoid":
-        class_cost = FocalCost()
         class_loss = OverlapLoss() if loss.sigmoid == "overlap" else FocalLoss()
     return SetCriterion(
-        Matcher(class_cost, cost.classes, cost.box, cost.giou),
+        make_matcher(config, scoring),
         class_loss,
         LossWeights(loss.classes, loss.box, loss.giou),
         mean_over_ranks=lambda tensor: over_ranks(fabric, tensor, "mean"),

@@ -1,25 +1,105 @@
-"""Plain data to pictures; canvas.py is the only place that draws.
+"""Plain data to pictures; `canvas` is the only place that draws.
 
-`VIEWS` is the table of pictures by name. To add one: a file here, a line there, a test.
+`VIEWS` is the table of what can be seen of a trace, by name: views read traces, never models. To add a picture: a file
+here, a line there, a test. What shows other data (`curves`, `part_curves`, `precision_recall`, `contact_sheet`,
+`faithfulness`, the frames of `timelapse`) is called by the workflow that has the data.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
 
-from detrscope.views.attention import draw_attention
-from detrscope.views.canvas import Picture
-from detrscope.views.contact_sheet import contact_sheet
-from detrscope.views.curves import draw_curves
-from detrscope.views.detections import draw_detections
-from detrscope.views.faithfulness import draw_faithfulness
-from detrscope.views.precision_recall import draw_precision_recall
+from detrscope.core.errors import UserError, nearest
 
-VIEWS: dict[str, Callable[..., Picture]] = {
-    "attention": draw_attention,
-    "contact-sheet": contact_sheet,
-    "curves": draw_curves,
-    "detections": draw_detections,
-    "faithfulness": draw_faithfulness,
-    "precision-recall": draw_precision_recall,
+if TYPE_CHECKING:
+    from detrscope.core.trace import Trace
+    from detrscope.views.canvas import Sheet
+    from detrscope.views.choice import Choice
+
+Part = Literal["queries", "points", "layer", "head", "level", "from_level", "merge", "threshold", "against"]
+QUERY: tuple[Part, ...] = ("queries", "threshold")
+PLACE: tuple[Part, ...] = ("points", "from_level")
+MAP: tuple[Part, ...] = ("layer", "head", "level", "merge")
+ROW: tuple[Part, ...] = ("layer", "head", "merge")
+POINT: tuple[Part, ...] = ("layer", "head", "level")
+
+
+@dataclass(frozen=True)
+class View:
+    """One line of the table; the module is imported when something is drawn, so that `--help` is not slowed down.
+
+    Attributes:
+        module: of `detrscope.views`.
+        function: in it, from a trace and a choice to a sheet.
+        shows: in a few words.
+        uses: what of a choice makes a difference.
+    """
+
+    module: str
+    function: str
+    shows: str
+    uses: tuple[Part, ...]
+
+    def __call__(self, trace: Trace, choice: Choice) -> Sheet:
+        """Draw it.
+
+        Raises:
+            UserError: the choice does not fit this trace; as a `NotInTrace` where the trace has nothing to show.
+        """
+        drawing = getattr(importlib.import_module(f"detrscope.views.{self.module}"), self.function)
+        return cast("Callable[[Trace, Choice], Sheet]", drawing)(trace, choice)
+
+
+VIEWS: dict[str, View] = {
+    "detections": View("found", "draw_found", "boxes, classes, scores, queries", QUERY),
+    "columns": View("columns", "draw_columns", "for each detection its map and its box", (*QUERY, *MAP)),
+    "merged": View("merged", "draw_merged", "the maps of all queries together", (*QUERY, *MAP)),
+    "encoder": View("encoder", "draw_encoder", "where places of the picture look", (*PLACE, *QUERY, *MAP)),
+    "heads": View("heads", "draw_heads", "one query in every head and layer", (*QUERY, *MAP)),
+    "journey": View("journey", "draw_journey", "one query through the layers", (*QUERY, *MAP)),
+    "points": View("points", "draw_levels", "sampling points, by level", (*PLACE, *QUERY, *MAP)),
+    "points-heads": View("points", "draw_point_heads", "sampling points, by head", (*PLACE, *QUERY, *POINT)),
+    "points-layers": View(
+        "points", "draw_point_layers", "sampling points, of all layers", (*PLACE, *QUERY, *POINT)
+    ),
+    "onlookers": View("onlookers", "draw_onlookers", "who looks at a place", (*PLACE, *QUERY, *MAP)),
+    "queries": View("relations", "draw_relations", "queries looking at queries", (*QUERY, *ROW)),
+    "features": View("features", "draw_features", "the backbone's strongest channels", ()),
+    "channels": View("features", "draw_channels", "all channels of one convolution", ()),
+    "measures": View("measures", "draw_measures", "attention over the layers, in numbers", QUERY),
+    "compare": View(
+        "compare", "draw_comparison", "two traces, and their difference", ("against", *QUERY, *MAP)
+    ),
 }
+
+
+def view_of(name: str) -> View:
+    """A line of the table.
+
+    Raises:
+        UserError: no view has this name; the nearest one, or all of them, are named.
+    """
+    if name not in VIEWS:
+        raise UserError(f"view '{name}' is not known; {nearest(name, VIEWS)}")
+    return VIEWS[name]
+
+
+def draw(trace: Trace, view: str = "columns", choice: Choice | None = None) -> Sheet:
+    """A picture of a trace.
+
+    Args:
+        trace: a look, just made or loaded.
+        view: a name of `VIEWS`.
+        choice: queries, layer, head ...; what is left out the view chooses itself.
+
+    Raises:
+        UserError: an unknown view, a choice that means nothing in this trace, or a trace without what the view shows.
+    """
+    from detrscope.views.choice import EVERYTHING
+
+    drawing, choice = view_of(view), choice or EVERYTHING
+    choice.check(trace)
+    return drawing(trace, choice)

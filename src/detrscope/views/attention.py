@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import numpy as np
 
 from detrscope.core.attention_map import AttentionMap, QueryAttention
-from detrscope.core.types import Level
-from detrscope.views.canvas import Plot
+from detrscope.views.canvas import WHITE, Scale, Sheet
+from detrscope.views.captions import caption
+from detrscope.views.choice import Kept
+from detrscope.views.frame import Frame, mark, outline, plane
+from detrscope.views.tiles import Tiles
 
-WIDTH = 900  # pixels
-CAPTION = 110  # letters in a line
-MAPS = "inferno"  # even in lightness: reads the same to the colour-blind and in print
+SIDE = 560
+OUTLINED = 8  # queries with a box
+OF_TOKENS, OF_CELLS = "attention weight of a token", "attention in a cell of the finest map"
+OF_QUERIES = "attention weight of a query"
 
 
-def draw_attention(attention: AttentionMap | QueryAttention) -> Plot:
-    """The map in colour over the picture in grey, in pixels of the original.
+def draw_attention(attention: AttentionMap | QueryAttention) -> Sheet:
+    """A map in colours over the grey picture; attention among queries as their boxes in colours.
 
-    The scale is that of the weights: over tokens of one map their own, else attention in a pixel.
+    The scale is that of the weights: of tokens, with several maps the mass in a cell of the finest of them, or of
+    queries.
     """
-    g = attention.geometry
-    plot = Plot(WIDTH, round(WIDTH * min(2.0, max(0.4, g.height / g.width * 0.9 + 0.15))))
-    axes = plot.figure().add_subplot()
-    over = attention.on_image().numpy()
-    unit = "attention in a pixel"
-    if isinstance(attention, AttentionMap) and len(attention.parts) == 1:
-        level = Level(*attention.values.shape)
-        over = over / pixels_of_a_token(attention, level)
-        unit = "attention of a token"
-    x0, y0, x1, y1 = g.crop_xyxy
-    grey = attention.image.float().mean(0).numpy()
-    axes.imshow(grey, cmap="gray", vmin=-60, vmax=255, extent=(x0, x1, y1, y0))
-    drawn = axes.imshow(over, cmap=MAPS, alpha=0.65, vmin=0, extent=(0, g.width, g.height, 0))
+    frame = Frame.of(attention)
+    if isinstance(attention, QueryAttention):
+        return _among_queries(attention, frame)
+    values, extent = plane(attention)
+    scale = Scale.amounts(values, label=OF_TOKENS if len(attention.parts) == 1 else OF_CELLS)
+    tiles = Tiles(frame.size(SIDE), 1, lines=0, scale=scale)
+    sheet = tiles.sheet("", caption(attention.caption))
+    panel = frame.panel(sheet, tiles.place(0, 0), tiles.size, grey=True)
+    panel.heat(values, scale, extent)
     if attention.selection.point is not None:
-        axes.plot(*attention.selection.point, marker="o", color="red", markeredgecolor="white", markersize=9)
-    axes.set(xlim=(0, g.width), ylim=(g.height, 0), xticks=[], yticks=[])
-    plot.figure().colorbar(drawn, ax=axes, shrink=0.9, label=unit)
-    axes.set_xlabel(textwrap.fill(attention.caption, CAPTION), fontsize=8, color="0.35")
-    return plot
+        mark(panel, attention.selection.point)
+    return sheet
 
 
-def pixels_of_a_token(attention: AttentionMap, level: Level) -> float:
-    """One over the pixels of the original that a whole cell of a map covers."""
-    g = attention.geometry
-    across, down = g.scale
-    return float(np.float64(level.height * level.width) / (g.padded[0] * g.padded[1]) * across * down)
+def _among_queries(attention: QueryAttention, frame: Frame) -> Sheet:
+    """The query that looks in white, those that it looks at most in the colours of their weights."""
+    weights = attention.values.float().numpy()
+    boxes = attention.geometry.boxes_xyxy(attention.boxes_cxcywh.float()).tolist()
+    (looker,) = attention.selection.queries
+    scale = Scale.amounts(weights, label=OF_QUERIES)
+    order = [q for q in np.argsort(-weights, kind="stable").tolist() if q != looker][:OUTLINED]
+    shown = [Kept(q, "", float(weights[q]), tuple(boxes[q]), scale.ink(weights[q])) for q in order]
+    tiles = Tiles(frame.size(SIDE), 1, lines=0, scale=scale)
+    about = f"{attention.caption}, {weights[looker]:.2f} of it on itself (white); boxes of the {len(shown)} others most"
+    sheet = tiles.sheet("", caption(about), Scale.inks)
+    panel = frame.panel(sheet, tiles.place(0, 0), tiles.size, grey=True)
+    outline(panel, shown, [f"#{one.query}  {one.score:.2f}" for one in shown])
+    panel.box(boxes[looker], WHITE, width=3)
+    return sheet

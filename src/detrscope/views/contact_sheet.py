@@ -8,10 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
-from detrscope.views.canvas import BLACK, WHITE, Box, Label, Picture, Scene, class_colours, ink_on, text_size
+from detrscope.views.canvas import (
+    BLACK,
+    WHITE,
+    Box,
+    Label,
+    Picture,
+    Scene,
+    class_colours,
+    ink_on,
+    resized,
+    shortened,
+    text_size,
+)
 from detrscope.views.labels import place_labels
 
 GAP = 12  # pixels between tiles
@@ -64,7 +75,9 @@ def contact_sheet(
     for row, row_height in zip(rows, heights, strict=True):
         for i, cell in enumerate(row):
             left = GAP + i * pitch
-            labels.append(Label(_shortened(cell.tile.title, pitch - GAP), (left, top), TYPE, WHITE, BLACK))
+            labels.append(
+                Label(shortened(cell.tile.title, TYPE, pitch - GAP), (left, top), TYPE, WHITE, BLACK)
+            )
             sheet[top + strip : top + strip + cell.height, left : left + cell.width] = cell.pixels
             more_boxes, more_labels = cell.marks(left, top + strip, colours)
             boxes += more_boxes
@@ -93,8 +106,7 @@ class _Cell:
         height, width = image.shape[:2]
         scale = min(1.0, size / max(height, width))
         if scale < 1:
-            new = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = np.asarray(Image.fromarray(image).resize(new, Image.Resampling.LANCZOS))
+            image = resized(image, max(1, round(width * scale)), max(1, round(height * scale)))
         return cls(tile, image, scale)
 
     @property
@@ -141,20 +153,6 @@ def _legend(
         labels.append(Label(text, (x, y), TYPE, colours[name], ink_on(colours[name])))
         x += needed + 6
     return labels, y + strip + GAP if labels else 0
-
-
-def _shortened(text: str, width: int) -> str:
-    """The text, its middle left out where it would be wider than `width` pixels."""
-    if text_size(text, TYPE)[0] <= width:
-        return text
-    keep = len(text) - 1
-    while keep > 2 and text_size(_middle_out(text, keep), TYPE)[0] > width:
-        keep -= 1
-    return _middle_out(text, keep)
-
-
-def _middle_out(text: str, keep: int) -> str:
-    return f"{text[: keep // 2]}…{text[len(text) - (keep - keep // 2) :]}"
 
 
 def _four(row: np.ndarray) -> tuple[float, float, float, float]:

@@ -8,13 +8,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from detrscope.core.errors import UserError
-from detrscope.views.canvas import Picture, Plot, line_style
+from detrscope.views.canvas import Chart, Picture, Plot
 
 METRICS = "metrics.jsonl"
 _LOSS = re.compile(
@@ -23,13 +19,15 @@ _LOSS = re.compile(
 _AP = re.compile(r"val/AP(50|75|_small|_medium|_large)?")
 _RATE = re.compile(r"lr(/.+)?")
 
+Points = tuple[list[float], list[float]]  # epochs, values
+
 
 @dataclass(frozen=True)
 class Run:
     """The metrics of one run: for each key its epochs and values, what is not a finite number left out."""
 
     name: str
-    series: dict[str, tuple[list[float], list[float]]]
+    series: dict[str, Points]
 
 
 def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> Picture:
@@ -51,7 +49,7 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> P
     """
     read = [read_run(run) for run in runs]
     labels = _distinct([Path(run) for run in runs], read)
-    plot = Plot(1500, 480)
+    plot = Plot(1500, 480, labels[0] if len(read) == 1 else "")
     losses, precision, rates = plot.grid(1, 3)
     if len(read) == 1:
         titles = ["loss", "AP, %", "learning rate"]
@@ -59,21 +57,15 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> P
     else:
         titles = ["loss, of validation dashed", "AP, AP50 dashed, %", "learning rate"]
         _several_runs(read, labels, losses, precision, rates)
-    for ax, title in zip((losses, precision, rates), titles, strict=True):
-        ax.set_title(title, fontsize=10)
-        ax.set_xlabel("epoch", fontsize=9)
-        ax.set_ylim(bottom=0)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.ticklabel_format(axis="y", scilimits=(-2, 4))
-        if not ax.lines:
-            ax.text(0.5, 0.5, "nothing yet", transform=ax.transAxes, ha="center", va="center", color="0.4")
-            continue
-        ax.legend(fontsize=8, frameon=False)
-        low, high = ax.dataLim.intervalx
-        if low == high:
-            ax.set_xlim(low - 1, high + 1)
-    if len(read) == 1:
-        plot.figure().suptitle(labels[0], fontsize=11)
+    for chart, title in zip((losses, precision, rates), titles, strict=True):
+        chart.names(title, x="epoch")
+        chart.limits(y=(0, None))
+        chart.short_numbers()
+        if chart.empty:
+            chart.note("nothing yet")
+        else:
+            chart.legend()
+            chart.whole_steps()
     if path is not None:
         plot.save(path)
     return plot
@@ -111,59 +103,52 @@ def read_run(run: str | Path) -> Run:
     return Run(file.resolve().parent.name, series)
 
 
-def _one_run(run: Run, losses: Axes, precision: Axes, rates: Axes) -> None:
+def _one_run(run: Run, losses: Chart, precision: Chart, rates: Chart) -> None:
     series = run.series
     for index, key in enumerate(_matching(series, _LOSS)):
-        _line(losses, series[key], label=key, **line_style(index))
+        losses.line(*series[key], index, label=key)
     for index, key in enumerate(_matching(series, _AP)):
-        _line(precision, _percent(series[key]), label=key.removeprefix("val/"), **line_style(index))
-    _mark_best(precision, series.get("val/AP"))
+        precision.line(*_percent(series[key]), index, label=key.removeprefix("val/"))
+    _mark_best(precision, series)
     for index, key in enumerate(_matching(series, _RATE)):
-        _line(rates, series[key], label=key.removeprefix("lr/"), **line_style(index))
+        rates.line(*series[key], index, label=key.removeprefix("lr/"))
 
 
-def _several_runs(runs: list[Run], labels: list[str], losses: Axes, precision: Axes, rates: Axes) -> None:
+def _several_runs(runs: list[Run], labels: list[str], losses: Chart, precision: Chart, rates: Chart) -> None:
     for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
-        style = line_style(index)
-        dashed = {**style, "linestyle": "--", "linewidth": 1.0}
-        _line(losses, run.series.get("train/loss"), label=label, **style)
-        _line(losses, run.series.get("val/loss"), **dashed)
-        _line(precision, _percent(run.series.get("val/AP")), label=label, **style)
-        _line(precision, _percent(run.series.get("val/AP50")), **dashed)
-        _mark_best(precision, run.series.get("val/AP"))
-        highest = max(_matching(run.series, _RATE), key=lambda key: max(run.series[key][1]), default=None)
-        _line(rates, run.series.get(highest or ""), label=label, **style)
+        series = run.series
+        highest = max(_matching(series, _RATE), key=lambda key: max(series[key][1]), default="")
+        for chart, key, is_second in (
+            (losses, "train/loss", False),
+            (losses, "val/loss", True),
+            (precision, "val/AP", False),
+            (precision, "val/AP50", True),
+            (rates, highest, False),
+        ):
+            if key in series:
+                points = _percent(series[key]) if chart is precision else series[key]
+                if is_second:
+                    chart.line(*points, index, dashed=True, width=1.0)
+                else:
+                    chart.line(*points, index, label=label)
+        _mark_best(precision, series)
 
 
-def _matching(series: dict[str, tuple[list[float], list[float]]], pattern: re.Pattern[str]) -> list[str]:
+def _matching(series: dict[str, Points], pattern: re.Pattern[str]) -> list[str]:
     return [key for key in series if pattern.fullmatch(key)]
 
 
-def _line(ax: Axes, points: tuple[list[float], list[float]] | None, **style: Any) -> None:
-    """A line; a dot where there is one epoch only."""
-    if points is not None:
-        ax.plot(*points, marker="o" if len(points[0]) == 1 else "", markersize=4, **style)
+def _percent(points: Points) -> Points:
+    return points[0], [100 * value for value in points[1]]
 
 
-def _percent(points: tuple[list[float], list[float]] | None) -> tuple[list[float], list[float]] | None:
-    return None if points is None else (points[0], [100 * value for value in points[1]])
-
-
-def _mark_best(ax: Axes, points: tuple[list[float], list[float]] | None) -> None:
+def _mark_best(chart: Chart, series: dict[str, Points]) -> None:
     """The best AP, with its value."""
-    if points is None:
+    if "val/AP" not in series:
         return
-    epochs, values = points
+    epochs, values = _percent(series["val/AP"])
     best = max(range(len(values)), key=values.__getitem__)
-    ax.plot([epochs[best]], [100 * values[best]], "o", color="black", markersize=4, zorder=5)
-    ax.annotate(
-        f"{100 * values[best]:.1f}",
-        (epochs[best], 100 * values[best]),
-        textcoords="offset points",
-        xytext=(0, 5),
-        ha="center",
-        fontsize=8,
-    )
+    chart.mark(epochs[best], values[best], f"{values[best]:.1f}")
 
 
 def _distinct(paths: list[Path], runs: list[Run]) -> list[str]:

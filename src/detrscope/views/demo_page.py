@@ -28,7 +28,8 @@ class DemoPage:
     """What the page shows; paths are relative to it."""
 
     pictures: Sequence[str]
-    film: str
+    films: Sequence[str]  # of the training, of one picture's queries
+    parts: str
     curves: str
     shipped: Mapping[str, float | None]  # val/AP ...
     trained: Mapping[str, float | None]
@@ -53,10 +54,17 @@ class DemoPage:
 <h1>detrscope</h1>
 <p class="lead">A detection transformer, trained from scratch on this machine a moment ago, and where it looks.</p>
 <h2>How attention grew</h2>
-<video src="{escape(self.film)}" controls autoplay loop muted></video>
+<video src="{escape(self.films[0])}" controls autoplay loop muted></video>
 <p>Six pictures it never trained on. Bright: where the queries of the last decoder layer look. It starts local by
 construction, around each query's reference box; that the boxes sit on dogs, and that attention gathers inside them,
 is learned.</p>
+<video src="{escape(self.films[1])}" controls autoplay loop muted></video>
+<p>One of the pictures, query by query. The model gives its queries other numbers at every step; each panel follows
+one of them by its box, class and attention.</p>
+<h2>On which parts of a dog</h2>
+<img class="wide" src="{escape(self.parts)}" alt="attention on ears, muzzle, paws and other parts over training">
+<p>The drawings know which pixel is an ear. A cell of the map is wider than an ear or a paw, and its weight is dealt
+evenly to what lies in it.</p>
 <h2>How good they are</h2>
 <table><tr><th></th>{head}</tr>{rows}</table>
 <p>COCO average precision in percent on drawings neither model has trained on.</p>

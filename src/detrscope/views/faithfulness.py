@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detrscope.lens.faithfulness import Summary, fractions
-from detrscope.views.canvas import Picture, Plot, line_style
+from detrscope.views.canvas import Picture, Plot
 
 PANELS = (("keys", "deletion"), ("keys", "insertion"), ("pixels", "deletion"), ("pixels", "insertion"))
 TITLES = {
@@ -31,26 +31,22 @@ def draw_faithfulness(
     Returns:
         The picture. The legends give the areas under the curves.
     """
-    plot = Plot(1300, 1000)
+    plot = Plot(1300, 1000, title)
     methods = [m for m in dict.fromkeys(s.method for s in summaries) if m != against]
-    for ax, kind in zip(plot.grid(2, 2), PANELS, strict=True):
+    for chart, kind in zip(plot.grid(2, 2), PANELS, strict=True):
         for s in summaries:
             if (s.where, s.what) != kind:
                 continue
-            black = {"color": "black", "linewidth": 2.4}
-            style = black if s.method == against else line_style(methods.index(s.method))
-            hidden = fractions(len(s.scores) - 1).tolist()
-            ax.plot(hidden, s.scores, label=f"{s.area:.3f} {s.method}", **style)
-        ax.set_title(TITLES[kind], fontsize=10)
-        ax.set(
-            xlabel=f"part {'hidden' if kind[1] == 'deletion' else 'shown'}",
-            ylabel="score, part of the undisturbed",
-        )
-        ax.set(xlim=(0, 1), ylim=(0, None))
-        legend = ax.legend(fontsize=7, framealpha=0.85, edgecolor="none", title="area under the curve")
-        legend.get_title().set_fontsize(7)
-    if title:
-        plot.figure().suptitle(title, fontsize=11)
+            shown = fractions(len(s.scores) - 1).tolist()
+            label = f"{s.area:.3f} {s.method}"
+            if s.method == against:
+                chart.line(shown, s.scores, label=label, grey=0.0, width=2.4)
+            else:
+                chart.line(shown, s.scores, methods.index(s.method), label=label)
+        what = "hidden" if kind[1] == "deletion" else "shown"
+        chart.names(TITLES[kind], x=f"part {what}", y="score, part of the undisturbed")
+        chart.limits((0, 1), (0, None))
+        chart.legend(title="area under the curve")
     if path is not None:
         plot.save(path)
     return plot

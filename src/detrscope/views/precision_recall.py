@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from detrscope.views.canvas import Picture, Plot, line_style
+from detrscope.views.canvas import Chart, Picture, Plot
 
 MOST_LINES = (
     8  # classes with a line of their own in the legend; of more only the best and the worst are named
@@ -34,36 +33,33 @@ def draw_precision_recall(
     Returns:
         The picture.
     """
-    plot = Plot(1200, 560)
-    panels = plot.grid(1, 2)
+    plot = Plot(1200, 560, title)
     ranked = sorted(curves, key=lambda name: -float(np.mean(curves[name][0])))
-    for column, (ax, iou) in enumerate(zip(panels, ("IoU .50", "IoU .75"), strict=True)):
-        _panel(ax, {name: np.asarray(curves[name][column]) for name in ranked})
-        ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-        ax.set_title(iou, fontsize=10)
-    if title:
-        plot.figure().suptitle(title, fontsize=11)
+    for column, (chart, iou) in enumerate(zip(plot.grid(1, 2), ("IoU .50", "IoU .75"), strict=True)):
+        _panel(chart, {name: np.asarray(curves[name][column]) for name in ranked})
+        chart.names(iou, x="recall", y="precision")
+        chart.limits((0, 1), (0, 1.02))
     if path is not None:
         plot.save(path)
     return plot
 
 
-def _panel(ax: Axes, lines: dict[str, np.ndarray]) -> None:
+def _panel(chart: Chart, lines: dict[str, np.ndarray]) -> None:
     """Lines in the order of the legend."""
     if not lines:
-        ax.text(0.5, 0.5, "no truth to measure against", ha="center", va="center", color="0.4")
+        chart.note("no truth to measure against")
         return
-    recall = np.linspace(0, 1, len(next(iter(lines.values()))))
+    recall = np.linspace(0, 1, len(next(iter(lines.values())))).tolist()
     named = list(lines)
     if len(lines) > MOST_LINES:
         named = named[: MOST_LINES // 2] + named[-MOST_LINES // 2 :]
     for name in lines:
         if name not in named:
-            ax.plot(recall, lines[name], color="0.8", linewidth=0.7)
+            chart.line(recall, lines[name], grey=0.8, width=0.7)
     for index, name in enumerate(named):
-        ax.plot(recall, lines[name], label=f"{name} {100 * lines[name].mean():.1f}", **line_style(index))
+        chart.line(recall, lines[name], index, label=f"{name} {100 * lines[name].mean():.1f}")
     if len(lines) > 1:
         mean = np.mean(list(lines.values()), axis=0)
         label = f"mean of {len(lines)} classes {100 * mean.mean():.1f}"
-        ax.plot(recall, mean, color="black", linewidth=2.2, label=label)
-    ax.legend(fontsize=8, frameon=False, loc="lower left")
+        chart.line(recall, mean, label=label, grey=0.0, width=2.2)
+    chart.legend("lower left")

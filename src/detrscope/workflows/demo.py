@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from detrscope.console import log, progress, written_whole
+from detrscope.console import log, written_whole
 from detrscope.core.errors import UserError
 from detrscope.data.images import read_image
 from detrscope.data.sources import open_dataset
@@ -14,12 +14,12 @@ from detrscope.evaluation.coco import Evaluation
 from detrscope.families.detector import load
 from detrscope.training.loop import Outcome
 from detrscope.training.rundir import RunFolder
-from detrscope.views.attention_film import attention_film
 from detrscope.views.demo_page import DemoPage
 from detrscope.views.detections import draw_detections
 from detrscope.workflows.evaluate import evaluate
+from detrscope.workflows.timelapse import timelapse
 from detrscope.workflows.train import train
-from detrscope.workflows.watch import read_metrics, read_moments, subjects_of
+from detrscope.workflows.watch import read_watched
 
 MODEL = "sprint-dense-n"
 PRESET = "drawn-dogs"
@@ -87,13 +87,14 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         overrides={} if going_on else {"train.seed": seed, **size.overrides},
     )
     log.info("5/5  filming its attention")
-    film = _film(source, run.path, out)
+    films = _film(run, out)
     page = DemoPage(
         pictures=[str(path.relative_to(out)) for path in pictures],
-        film=str(film.relative_to(out)),
+        films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
+        parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",
         shipped=_row(shipped),
-        trained=read_metrics(run.path)[-1],
+        trained=run.rows()[-1],
         steps=outcome.steps,
         seconds=_seconds(outcome),
     )
@@ -129,21 +130,11 @@ def _detect(source: str, out: Path) -> list[Path]:
     return paths
 
 
-def _film(source: str, run: Path, out: Path) -> Path:
-    """Attention over the steps of training."""
-    metrics = read_metrics(run)
-    val = open_dataset(source, "val")
-    count = RunFolder(run).config().train.watch.pictures
-    moments = read_moments(run, subjects_of(val, count))
-    caption = (
-        f"{MODEL}, last decoder layer's cross-attention: mean over heads and over the queries with a score of at least "
-        "0.3 (else the best), each map divided by its peak; dotted: truth, blue: found"
-    )
-    with progress() as bar:
-        task = bar.add_task("film", total=len(moments))
-        return attention_film(
-            moments, metrics, out / "attention.mp4", caption=caption, on_frame=lambda: bar.advance(task)
-        )
+def _film(run: RunFolder, out: Path) -> list[Path]:
+    """The film of the training, the figure of attention on parts, and the queries of one picture."""
+    paths = timelapse(run.path, out / "films")
+    first = read_watched(run.path).moments[0].looks
+    return [*paths, *timelapse(run.path, out / "films", view="queries", image=next(iter(first)))]
 
 
 def _row(evaluation: Evaluation) -> dict[str, float | None]:
@@ -151,12 +142,12 @@ def _row(evaluation: Evaluation) -> dict[str, float | None]:
 
 
 def _seconds(outcome: Outcome) -> float:
-    return sum(float(row["seconds"] or 0) for row in read_metrics(outcome.folder))
+    return sum(float(row["seconds"] or 0) for row in RunFolder(outcome.folder).rows())
 
 
 def summary(page: Path) -> str:
     """What the demo left, for the terminal."""
-    rows = read_metrics(page.parent / "run")
+    rows = RunFolder(page.parent / "run").rows()
     last = json.dumps(
         {k: round(v, 3) for k, v in rows[-1].items() if v is not None and k in ("val/AP", "val/AP50")}
     )

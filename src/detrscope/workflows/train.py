@@ -35,7 +35,7 @@ from detrscope.training.rundir import CURVES, LAST, LOG, PER_CLASS, RunFolder, l
 from detrscope.training.state import seed_all
 from detrscope.training.step import check_learning
 from detrscope.views.curves import draw_curves
-from detrscope.workflows.watch import Watch, subjects_of
+from detrscope.workflows.watch import make_watch
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -52,13 +52,14 @@ def train(
     data: str | Path | None = None,
     out: str | Path = "run",
     from_: str | Path | None = None,
+    probe_images: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Train a detector and leave a run folder.
 
-    Settings come from `preset`, then `config`, then `data`, `from_` and `overrides`, later ones winning.
+    Settings come from `preset`, then `config`, then the other arguments, then `overrides`, later ones winning.
 
     Args:
         config: settings, or a YAML file of them.
@@ -67,6 +68,8 @@ def train(
         out: the run folder.
         from_: fine-tune this model: a variant name, checkpoint, run folder, or Hugging Face id. Its weights
             only; the heads are reset where the classes differ.
+        probe_images: pictures to look at while the model learns, for `timelapse`: a folder of them, or a dataset such
+            as coco:DIR. All of them, unless `overrides` has `train.watch.pictures`.
         resume: continue the run in `out` as if it had not been interrupted.
         overwrite: replace a run that is in `out`.
         overrides: single settings, such as `{"train.epochs": 10}`.
@@ -89,7 +92,13 @@ def train(
     if not resume:
         folder.refuse_if_in_use(overwrite)
     config = resolve_run(
-        config, preset=preset, data=data, from_=from_, overrides=overrides, resume=folder if resume else None
+        config,
+        preset=preset,
+        data=data,
+        from_=from_,
+        probe_images=probe_images,
+        overrides=overrides,
+        resume=folder if resume else None,
     )
     if not config.data.source:
         raise UserError("no dataset: give --data, such as --data coco:path/to/coco")
@@ -109,6 +118,7 @@ def resolve_run(
     preset: str | None = None,
     data: str | Path | None = None,
     from_: str | Path | None = None,
+    probe_images: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     resume: RunFolder | None = None,
 ) -> RunConfig:
@@ -120,6 +130,9 @@ def resolve_run(
     given = undotted(overrides or {})
     if data is not None:
         given = merge(given, {"data": {"source": str(data)}})
+    if probe_images is not None:
+        given = merge({"train": {"watch": {"pictures": 0}}}, given)  # all of them, whatever a preset says
+        given = merge(given, {"train": {"watch": {"images": str(probe_images)}}})
     if from_ is not None:
         if "model" in given:
             raise UserError(f"--from brings its own model: leave out model.{', model.'.join(given['model'])}")
@@ -159,7 +172,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
     loader = _make_train_loader(config, dataset, loaded.card, fabric)
     check_learning(loaded.model, config.train)
     evaluate = None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric)
-    watch = _make_watch(config, loaded.card, val, folder)
+    watch = make_watch(config, loaded, folder, dataset, val)
     if fabric.is_global_zero:  # all that can be wrong with the settings is known by now
         if not resume:
             folder.clear()
@@ -280,17 +293,6 @@ def _make_evaluate(
         return evaluation.summary()
 
     return evaluate
-
-
-def _make_watch(
-    config: RunConfig, card: ModelCard, val: DetectionDataset | None, folder: RunFolder
-) -> Watch | None:
-    """Looks at the first validation pictures, where the config asks for it."""
-    if not config.train.watch.pictures:
-        return None
-    if val is None:
-        raise UserError("train.watch.pictures: the pictures are those of data.val_split, and there is none")
-    return Watch(folder.path, subjects_of(val, config.train.watch.pictures), card)
 
 
 def _same_classes(dataset: DetectionDataset, val: DetectionDataset) -> None:

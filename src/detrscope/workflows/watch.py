@@ -1,154 +1,200 @@
-"""Training, watched: a few pictures are looked at again and again while the model learns."""
+"""Training, watched: probe images are looked at again and again while the model learns."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from detrscope.console import written_whole
-from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes, xyxy_to_cxcywh
+from detrscope.blocks.path import DetectionTransformer
+from detrscope.console import log
+from detrscope.core.boxes import scale_boxes, xyxy_to_cxcywh
 from detrscope.core.card import ModelCard
 from detrscope.core.errors import UserError
-from detrscope.core.postprocess import postprocess
+from detrscope.core.geometry import Geometry
+from detrscope.core.look import CROSS, Look, Moment, Watched
+from detrscope.core.look_file import load_moment, moment_paths, save_moment
 from detrscope.core.probe import Probe
-from detrscope.core.types import Batch, Level
+from detrscope.core.trace import Trace
+from detrscope.core.types import Batch, Outputs, Target
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.images import read_image
-from detrscope.lens.maps import map_of, mass_inside, merged_over
-from detrscope.training.rundir import LOOKS
-from detrscope.views.attention_film import Look, Moment
+from detrscope.families.weights import Loaded
+from detrscope.training.config import RunConfig, TrainConfig
+from detrscope.training.loop import Plan
+from detrscope.training.rundir import LOOKS, RunFolder
+from detrscope.training.step import make_matcher
+from detrscope.workflows.part_meter import PartMeter, attention_row
+from detrscope.workflows.probes import ProbeImage, open_probes
 
-SHOWN = 0.3  # least score of a box that is drawn
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A picture to be watched, with its truth."""
-
-    image: Tensor  # [3, H, W] uint8
-    boxes_xyxy: Tensor  # [M, 4] pixels
-
-
-def subjects_of(dataset: DetectionDataset, count: int) -> list[Subject]:
-    """The first pictures that have an object."""
-    chosen = [image for image in dataset.images if dataset.annotations[image.id]][:count]
-    found = []
-    for image in chosen:
-        boxes = torch.tensor([a.bbox_xywh for a in dataset.annotations[image.id]], dtype=torch.float32)
-        found.append(
-            Subject(read_image(image.path), torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
-        )
-    return found
+TRACE = ".trace"
 
 
 class Watch:
-    """Looks at its subjects when called and keeps what it sees in the run folder, a small file each time.
+    """Looks at its images when called and keeps what it sees in the run folder, a small file each time.
 
     Args:
-        folder: the run folder.
-        subjects: the pictures.
+        folder: of the run.
+        probes: the images, at least one.
         card: of the model that learns.
+        config: how it learns: the costs of matching, and `watch`.
     """
 
-    def __init__(self, folder: Path, subjects: Sequence[Subject], card: ModelCard) -> None:
-        self.folder = folder / LOOKS
-        self.subjects = tuple(subjects)
+    def __init__(
+        self, folder: RunFolder, probes: Sequence[ProbeImage], card: ModelCard, config: TrainConfig
+    ) -> None:
+        self.folder = folder
+        self.probes = tuple(probes)
         self.card = card
-        if not subjects:
-            raise UserError("train.watch.pictures: no validation picture has an object to look at")
+        self.config = config.watch
+        self._matcher = make_matcher(config, card.scoring)
+        self._meter = PartMeter(probes)
+        self._channels: dict[str, tuple[int, ...]] = {}  # of features, by site
+        self._since: float | None = None  # the first look of this process
+        self._seconds = 0.0
 
-    def __call__(self, model: nn.Module, step: int) -> None:
+    def __call__(self, model: nn.Module, step: int, plan: Plan) -> None:
         """Look with the model as it is after `step` steps."""
-        seen = [look_at(model, self.card, subject) for subject in self.subjects]
-        arrays: dict[str, Any] = {
-            f"{name}_{i}": value for i, (one, _) in enumerate(seen) for name, value in one.items()
-        }
-        masses = [mass for _, mass in seen if mass is not None]
-        with written_whole(self.folder / f"step_{step:07d}.npz") as path:
-            np.savez(path, mass_inside=np.mean(masses) if masses else np.nan, **arrays)
+        assert isinstance(model, DetectionTransformer)
+        start = time.perf_counter()
+        if self._since is None:
+            self._channels = _channels_on_disk(self.folder / LOOKS)
+        looks, masses = {}, []
+        with _in_evaluation(model):
+            for probe in self.probes:
+                trace = self._trace(model, probe)
+                matched = self._matched(trace)
+                look = looks[probe.name] = self._cut(trace, list(matched.values()))
+                masses += self._meter.measure(probe.name, trace, look, matched)
+                image = self.folder / LOOKS / f"{probe.name}{TRACE}"
+                if not image.is_file():
+                    replace(trace, records={}, features={}).save(image)
+        epoch = step / plan.steps_per_epoch
+        path = save_moment(Moment(step, epoch, looks), self.folder / LOOKS)
+        if masses:
+            self.folder.add_attention_row(attention_row(step, epoch, masses))
+        if self._since is None:
+            self._since = start
+            self._tell_size(path, step, plan)
+        self._seconds += time.perf_counter() - start
+        if step >= plan.total_steps:
+            share = self._seconds / (time.perf_counter() - self._since)
+            log.info("looking at probe images took %.1f s, %.1f%% of the time", self._seconds, 100 * share)
 
-
-def look_at(
-    model: nn.Module, card: ModelCard, subject: Subject
-) -> tuple[dict[str, np.ndarray], float | None]:
-    """The last decoder layer's merged map, boxes and scores of one picture, and the attention inside matched boxes."""
-    training = model.training
-    model.eval()
-    probe = Probe(sites=["decoder.*.cross"])
-    device = next(model.parameters()).device
-    image = card.preprocessing.apply(subject.image)[None]
-    with torch.no_grad():
-        outputs = model(Batch(image).to(device), probe=probe)
-    model.train(training)
-    height, width = subject.image.shape[-2:]
-    (scored,) = postprocess(outputs, card.scoring, [(height, width)])
-    keep = scored.scores >= SHOWN
-    rows = list(probe.records.values())[-1].rows()[0].float().cpu()  # [h, Q, S]
-    level = _only_level(probe.levels)
-    queries = scored.query_ids[keep].unique().cpu()
-    merged = map_of(merged_over(rows, queries if len(queries) else scored.query_ids[:1].cpu()), level)
-    arrays = {
-        "attention": merged.numpy().astype(np.float32),
-        "boxes": scored.boxes_xyxy[keep].cpu().numpy(),
-        "scores": scored.scores[keep].cpu().numpy(),
-    }
-    return arrays, _matched_mass(rows, outputs.boxes_cxcywh[-1, 0].float().cpu(), subject, level)
-
-
-def _only_level(levels: tuple[Level, ...]) -> Level:
-    if len(levels) != 1:
-        raise UserError(
-            f"train.watch.pictures: this model looks at {len(levels)} maps; only one can be watched yet"
+    def _trace(self, model: DetectionTransformer, probe: ProbeImage) -> Trace:
+        image = self.card.preprocessing.resize(probe.image)
+        height, width = probe.image.shape[-2:]
+        eye = Probe([CROSS], features=["*"] if self.config.features else ())
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            outputs = model(Batch(self.card.preprocessing.normalise(image)[None].to(device)), probe=eye)
+        trace = Trace.of_look(
+            eye,
+            outputs,
+            card=self.card,
+            geometry=Geometry.of_resize(height, width, (image.shape[1], image.shape[2]), probe.orientation),
+            image=image,
+            model_sites=model.sites,
         )
-    return levels[0]
+        boxes = scale_boxes(xyxy_to_cxcywh(probe.boxes_xyxy), 1 / width, 1 / height)
+        return replace(trace, targets=Target(probe.labels, boxes), source=str(probe.path))
+
+    def _matched(self, trace: Trace) -> dict[int, int]:
+        """The query of the last layer that answers for each object, as training would match them."""
+        assert trace.targets is not None
+        last = Outputs(trace.logits[-1:, None], trace.boxes_cxcywh[-1:, None])
+        found = self._matcher(last, [trace.targets])
+        return dict(zip(found.targets[0].tolist(), found.queries[0].tolist(), strict=True))
+
+    def _cut(self, trace: Trace, matched: Sequence[int]) -> Look:
+        """Keep the queries that answer for objects, then the best-scoring."""
+        if not self._channels:
+            self._channels = {site: _strongest(trace, site, self.config.features) for site in trace.features}
+        best = trace.scores().amax(1).argsort(descending=True, stable=True).tolist()
+        kept = list(dict.fromkeys([*matched, *best]))[: max(len(matched), self.config.queries)]
+        return Look.of_trace(trace, torch.tensor(sorted(kept)), self._channels)
+
+    def _tell_size(self, path: Path, step: int, plan: Plan) -> None:
+        """Say how much disk the looks that are to come will take, as much as the first one each."""
+        every = self.config.every
+        looks = 1 + sum(plan.is_look(later, every) for later in range(step + 1, plan.total_steps + 1))
+        each = path.stat().st_size / 1e6
+        log.info(
+            "%d probe images x %d looks: about %.3g MB in %s (%.3g MB a look)",
+            len(self.probes),
+            looks,
+            each * looks,
+            path.parent,
+            each,
+        )
 
 
-def _matched_mass(rows: Tensor, boxes_cxcywh: Tensor, subject: Subject, level: Level) -> float | None:
-    """Mean over true boxes: attention inside the box of the query whose box overlaps it most."""
-    from torchvision.ops import box_iou
-
-    if not len(subject.boxes_xyxy):
-        return None
-    height, width = subject.image.shape[-2:]
-    found = scale_boxes(cxcywh_to_xyxy(boxes_cxcywh), width, height)
-    best = box_iou(subject.boxes_xyxy, found).argmax(1)  # [M]
-    truth = scale_boxes(xyxy_to_cxcywh(subject.boxes_xyxy), 1 / width, 1 / height)
-    return float(mass_inside(rows[:, best], truth, level).mean())
-
-
-def read_moments(folder: Path, subjects: Sequence[Subject]) -> list[Moment]:
-    """What a `Watch` has kept, in the order of steps.
+def make_watch(
+    config: RunConfig,
+    loaded: Loaded,
+    folder: RunFolder,
+    training: DetectionDataset,
+    val: DetectionDataset | None,
+) -> Watch | None:
+    """Looks at the probe images of a run, where its config asks for them.
 
     Raises:
-        UserError: nothing was kept.
+        UserError: see `open_probes`; or features are asked of a backbone that gives none.
     """
-    moments = []
-    for path in sorted((folder / LOOKS).glob("step_*.npz")):
-        with np.load(path) as kept:
-            looks = [
-                Look(
-                    image=subject.image.permute(1, 2, 0).numpy(),
-                    attention=kept[f"attention_{i}"],
-                    boxes_xyxy=kept[f"boxes_{i}"],
-                    scores=kept[f"scores_{i}"],
-                    truth_xyxy=subject.boxes_xyxy.numpy(),
-                )
-                for i, subject in enumerate(subjects)
-            ]
-            moments.append(Moment(int(path.stem.rpartition("_")[2]), looks, float(kept["mass_inside"])))
-    if not moments or not subjects:
-        raise UserError(f"{folder}: holds no looks; train with --train.watch.pictures=4")
-    return moments
+    probes = open_probes(config, loaded.card.classes, training, val)
+    if probes and config.train.watch.features and not loaded.model.feature_sites:
+        raise UserError("train.watch.features: this backbone does not give the maps of its convolutions")
+    return Watch(folder, probes, loaded.card, config.train) if probes else None
 
 
-def read_metrics(folder: Path) -> list[dict[str, float | None]]:
-    """The rows of a run's metrics.jsonl."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
+def read_watched(run: str | Path) -> Watched:
+    """What a `Watch` has kept, with the metrics of the run.
+
+    Raises:
+        UserError: no looks, or they cannot be read.
+    """
+    folder = RunFolder(run)
+    looks = folder / LOOKS
+    images = {path.stem: Trace.load(path) for path in sorted(looks.glob(f"*{TRACE}"))}
+    moments = [load_moment(path) for path in moment_paths(looks)]
+    if not moments or not images:
+        old = " that this version reads (those of an older one are .npz)" if any(looks.glob("*.npz")) else ""
+        raise UserError(f"{folder.path}: holds no looks{old}; train with --probe-images DIR")
+    names = [name for name in moments[0].looks if name in images]
+    return Watched(
+        folder.path.resolve().name,
+        {name: images[name] for name in names},
+        moments,
+        folder.rows(),
+        folder.attention_rows(),
+    )
+
+
+def _strongest(trace: Trace, site: str, count: int) -> tuple[int, ...]:
+    """The channels with the greatest mean square."""
+    strength = trace.features[site].float().square().mean((1, 2))  # [C]
+    return tuple(strength.topk(min(count, len(strength))).indices.tolist())
+
+
+def _channels_on_disk(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The channels that earlier looks of this run have kept."""
+    for path in moment_paths(folder)[:1]:
+        for look in load_moment(path).looks.values():
+            return {site: maps.channels for site, maps in look.features.items()}
+    return {}
+
+
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    """In the `with`, every module is in evaluation mode; afterwards each is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

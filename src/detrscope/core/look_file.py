@@ -1,0 +1,58 @@
+"""Moments of training on disk: one small file for all probe images at a step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from detrscope.core.errors import UserError
+from detrscope.core.files import written_whole
+from detrscope.core.look import FeatureMaps, KeptPoints, KeptRows, Look, Moment
+from detrscope.core.packing import own_storage, pack, unpack
+
+HEADER = "detrscope.moment"
+VERSION = 1
+CLASSES: dict[str, type] = {c.__name__: c for c in (FeatureMaps, KeptPoints, KeptRows, Look, Moment)}
+
+
+def moment_paths(folder: Path) -> list[Path]:
+    """The files of all moments in a folder, in the order of training."""
+    return sorted(folder.glob("step_*.safetensors"))
+
+
+def save_moment(moment: Moment, folder: Path) -> Path:
+    """Write a moment, whole or not at all; one of the same step is replaced."""
+    tensors: dict[str, Tensor] = {}
+    header = json.dumps({"version": VERSION, "moment": pack(moment, "moment", tensors)})
+    path = folder / f"step_{moment.step:07d}.safetensors"
+    with written_whole(path) as temporary:
+        save_file(own_storage(tensors), temporary, metadata={HEADER: header})
+    return path
+
+
+def load_moment(path: Path) -> Moment:
+    """Read what `save_moment` wrote.
+
+    Raises:
+        UserError: missing, damaged, or of a version that is not known here.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            if header.get("version") != VERSION:
+                raise UserError(
+                    f"a look in format {header.get('version')}; this version reads format {VERSION}"
+                )
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+        moment = unpack(header["moment"], tensors, CLASSES)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a look of training, or damaged ({error})") from None
+    assert isinstance(moment, Moment)
+    return moment

@@ -1,0 +1,52 @@
+"""The only place that draws; everything else in `views` says what to draw and where.
+
+`Scene` is pixels with boxes and labels; `Sheet` is panels placed by the pixel; `Plot` is charts beside each other. All
+are a `Picture`: saved as PNG, JPEG, WebP, SVG or PDF, shown in a notebook as they are.
+"""
+
+from __future__ import annotations
+
+from detrscope.views.canvas.colours import (
+    BLACK,
+    PALETTE,
+    WHITE,
+    Colour,
+    Scale,
+    class_colours,
+    ink_on,
+    line_colour,
+    line_style,
+)
+from detrscope.views.canvas.lettering import shortened, text_size, wrapped
+from detrscope.views.canvas.panel import Panel
+from detrscope.views.canvas.picture import DPI, ENDINGS, Picture
+from detrscope.views.canvas.plot import Chart, Plot
+from detrscope.views.canvas.scene import Box, Label, Scene, resized
+from detrscope.views.canvas.sheet import Sheet, strips
+
+__all__ = [
+    "BLACK",
+    "DPI",
+    "ENDINGS",
+    "PALETTE",
+    "WHITE",
+    "Box",
+    "Chart",
+    "Colour",
+    "Label",
+    "Panel",
+    "Picture",
+    "Plot",
+    "Scale",
+    "Scene",
+    "Sheet",
+    "class_colours",
+    "ink_on",
+    "line_colour",
+    "line_style",
+    "resized",
+    "shortened",
+    "strips",
+    "text_size",
+    "wrapped",
+]

@@ -1,0 +1,189 @@
+"""Charts: numbers along axes, in the house style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from detrscope.views.canvas.colours import Colour, line_style, unit
+from detrscope.views.canvas.picture import DPI, Picture
+
+Where = Literal["best", "lower left", "upper left", "upper right", "lower right"]
+
+
+class Chart:
+    """Axes with a light grid and no box around them."""
+
+    def __init__(self, axes: Axes) -> None:
+        self._axes = axes
+        axes.grid(True, color="0.9", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+
+    def line(
+        self,
+        x: Sequence[float],
+        y: Sequence[float] | np.ndarray,
+        index: int = 0,
+        *,
+        label: str = "",
+        dashed: bool = False,
+        dotted: bool = False,
+        grey: float | None = None,
+        width: float = 1.6,
+        dots: float = 0.0,
+    ) -> None:
+        """A line through points.
+
+        Args:
+            x: where, in order.
+            y: how much.
+            index: which colour and dash of the house, one for each thing that is compared.
+            label: what the legend says.
+            dashed: another reading of the same thing.
+            dotted: what the same thing would be if nothing happened.
+            grey: 0 black to 1 white, in place of a colour.
+            width: of the line in points.
+            dots: size of a dot at each point; a single point always has one.
+        """
+        style = line_style(index) | {"linewidth": width}
+        style |= {"linestyle": "--"} if dashed else {"linestyle": ":"} if dotted else {}
+        style |= {"color": str(grey) if grey else "black", "linestyle": "-"} if grey is not None else {}
+        marked = dots or (4.0 if len(x) == 1 else 0.0)
+        style |= {"marker": "o", "markersize": marked} if marked else {}
+        self._axes.plot(x, y, label=label or "_", **style)
+
+    def dots(
+        self,
+        x: Sequence[float] | np.ndarray,
+        y: Sequence[float] | np.ndarray,
+        index: int = 0,
+        size: float = 5,
+    ) -> None:
+        """Points without a line."""
+        colour = line_style(index)["color"]
+        self._axes.plot(x, y, "o", color=colour, markersize=size, alpha=0.55, markeredgewidth=0)
+
+    def bars(self, names: Sequence[str], lengths: Sequence[float], colours: Sequence[Colour]) -> None:
+        """Bars to the right, the first on top, each with its number at its end."""
+        places, most = np.arange(len(names)), max([*lengths, 1e-9])
+        self._axes.barh(places, lengths, color=[unit(c) for c in colours], height=0.72)
+        self._axes.set_yticks(places, names, fontsize=9)
+        self._axes.set_ylim(len(names) - 0.5, -0.5)
+        for place, length in zip(places.tolist(), lengths, strict=True):
+            self._axes.annotate(
+                f"{length:.2g}" if length > most / 1000 else "0",
+                (length, place),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        self._axes.grid(False)
+        self._axes.spines[:].set_visible(False)
+        self._axes.tick_params(left=False, bottom=False, labelbottom=False)
+        self._axes.set_xlim(0, most)
+
+    def mark(self, x: float, y: float, text: str) -> None:
+        """A black dot with a text above it."""
+        self._axes.plot([x], [y], "o", color="black", markersize=4, zorder=5)
+        self._axes.annotate(text, (x, y), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8)
+
+    def level(self, y: float, text: str) -> None:
+        """A thin line across at a height, with what it stands for."""
+        self._axes.axhline(y, color="0.55", linewidth=0.9, linestyle=(0, (1, 2)))
+        self._axes.annotate(
+            text,
+            (1, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color="0.45",
+        )
+
+    def note(self, text: str) -> None:
+        """A text in the middle, in place of what is missing."""
+        self._axes.text(0.5, 0.5, text, transform=self._axes.transAxes, ha="center", va="center", color="0.4")
+
+    def names(
+        self, title: str = "", x: str = "", y: str = "", *, align: Literal["left", "center"] = "center"
+    ) -> None:
+        """What is shown, and along which axes."""
+        self._axes.set_title(title, fontsize=10, loc=align, parse_math=False)
+        self._axes.set_xlabel(x, fontsize=9)
+        self._axes.set_ylabel(y, fontsize=9)
+
+    def limits(
+        self,
+        x: tuple[float | None, float | None] | None = None,
+        y: tuple[float | None, float | None] | None = None,
+    ) -> None:
+        """First and last number of each axis; None leaves it to the data."""
+        if x is not None:
+            self._axes.set_xlim(*x)
+        if y is not None:
+            self._axes.set_ylim(*y)
+
+    def whole_steps(self) -> None:
+        """Ticks along x at whole numbers only; room on both sides of a single one."""
+        self._axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        low, high = self._axes.dataLim.intervalx
+        if low == high:
+            self._axes.set_xlim(low - 1, high + 1)
+
+    def ticks(self, names: Sequence[str], axis: Literal["x", "y"] = "x") -> None:
+        """Names at 0, 1, 2 ... in place of numbers."""
+        if axis == "x":
+            self._axes.set_xticks(range(len(names)), names, fontsize=9)
+        else:
+            self._axes.set_yticks(range(len(names)), names, fontsize=9)
+
+    def short_numbers(self) -> None:
+        """Very large and very small numbers along y with a common factor of ten."""
+        self._axes.ticklabel_format(axis="y", scilimits=(-2, 4))
+
+    def legend(self, where: Where = "best", title: str = "") -> None:
+        """What each labelled line is."""
+        self._axes.legend(fontsize=8, frameon=False, loc=where, title=title or None, title_fontsize=8)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no line has been drawn."""
+        return not self._axes.lines
+
+
+class Plot(Picture):
+    """Charts beside each other, `width` x `height` pixels."""
+
+    def __init__(self, width: int, height: int, heading: str = "") -> None:
+        self._figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained")
+        if heading:
+            self._figure.suptitle(heading, fontsize=11, parse_math=False)
+
+    def grid(self, rows: int, columns: int) -> list[Chart]:
+        """Charts in reading order."""
+        return [Chart(axes) for axes in self._figure.subplots(rows, columns, squeeze=False).flat]
+
+    def figure(self) -> Figure:
+        """The matplotlib figure."""
+        return self._figure
+
+    def pixels(self) -> np.ndarray:
+        """The picture as uint8 [H, W, 3]."""
+        return painted(self._figure)
+
+
+def painted(figure: Figure) -> np.ndarray:
+    """A figure as uint8 [H, W, 3]."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

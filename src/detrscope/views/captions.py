@@ -1,0 +1,70 @@
+"""What every figure says of itself: model, layer, head, level, query, normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detrscope.core.attention_map import AttentionMap
+from detrscope.core.records import DeformableRecord
+from detrscope.core.trace import Trace
+from detrscope.views.choice import Choice
+
+LISTED = 12  # queries that are named by their number
+OWN_PEAK = "colours run from 0 to each map's own peak"
+
+
+def model(trace: Trace) -> str:
+    """Which model looked at what, and what was changed."""
+    name = trace.card.variant
+    where = f" on {Path(trace.source).name}" if trace.source else ""
+    edits = "; ".join(f"{type(edit).__name__.lower()} at {edit.site}" for edit in trace.edits)
+    notes = ", ".join(f"{key} {value}" for key, value in trace.notes.items())
+    return f"{name}{where}" + (f", {notes}" if notes else "") + (f", edited ({edits})" if edits else "")
+
+
+def heads(trace: Trace, site: str, choice: Choice) -> str:
+    """Such as `mean of 8 heads`."""
+    count = trace.record(site).shape[0]
+    return (
+        f"head {choice.head % count} of {count}"
+        if choice.head is not None
+        else f"{choice.merge} of {count} heads"
+    )
+
+
+def over(trace: Trace, site: str, choice: Choice) -> str:
+    """What the weights are normalised over."""
+    ids = range(len(trace.levels)) if choice.level is None else [choice.level % len(trace.levels)]
+    sizes = " + ".join(f"{trace.levels[i].height}x{trace.levels[i].width}" for i in ids)
+    if isinstance(trace.record(site), DeformableRecord):
+        how = f"softmax over points, splatted on {sizes} tokens and not renormalised"
+    else:
+        how = f"softmax over {sizes} tokens"
+    if len(trace.levels) == 1:
+        return how
+    shown = f"level {ids[0]} of" if choice.level is not None else "all of"
+    return f"{how} ({shown} {len(trace.levels)} levels)"
+
+
+def sums(maps: Sequence[AttentionMap]) -> str:
+    """What the weights of some maps add up to."""
+    masses = [one.mass for one in maps]
+    low, high = f"{min(masses):.3f}", f"{max(masses):.3f}"
+    return f"weights of a map sum to {low}" + (f" to {high}" if low != high else "")
+
+
+def numbers(queries: Sequence[int]) -> str:
+    """Such as `3 queries (number 0, 4, 7)`."""
+    listed = ", ".join(map(str, queries[:LISTED])) + (", ..." if len(queries) > LISTED else "")
+    return f"{len(queries)} {'query' if len(queries) == 1 else 'queries'} (number {listed})"
+
+
+def short(number: float) -> str:
+    """Two digits, without powers of ten where they can be done without."""
+    return f"{number:.0f}" if 100 <= abs(number) < 1e6 else f"{number:.2g}"
+
+
+def caption(*parts: str) -> str:
+    """Parts as one sentence."""
+    return "; ".join(part for part in parts if part) + "."

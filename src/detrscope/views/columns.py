@@ -1,0 +1,45 @@
+"""For every detection a column: where its query looked, and what it found there."""
+
+from __future__ import annotations
+
+from detrscope.core.trace import Trace
+from detrscope.views.canvas import Sheet
+from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
+from detrscope.views.choice import EVERYTHING, Choice, kept, maps_of, site_of
+from detrscope.views.frame import Frame, badge, lay, outline
+from detrscope.views.tiles import Tiles, in_rows, panel_size
+
+MOST = 7  # columns beside each other
+
+
+def draw_columns(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+    """Above, the cross-attention of a query over the grey picture; below, its box and class; titled with its number.
+
+    Raises:
+        UserError: nothing was found, or the layer was not recorded.
+    """
+    shown = kept(trace, choice)
+    _, site = site_of(trace, "decoder.cross", choice)
+    maps = maps_of(trace, site, [one.query for one in shown], choice)
+    blocks, columns = in_rows(shown, MOST)
+    frame = Frame.of(trace)
+    tiles = Tiles(panel_size(frame, columns, 300), columns, 2 * blocks)
+    about = caption(
+        model(trace),
+        f"cross-attention at {site}, {heads(trace, site, choice)}",
+        over(trace, site, choice),
+        sums(maps),
+        OWN_PEAK + ", given in its corner",
+    )
+    sheet = tiles.sheet(
+        f"Where each query looked, and what it found: {len(shown)} of {trace.queries} queries", about
+    )
+    for i, (one, attention) in enumerate(zip(shown, maps, strict=True)):
+        row, column = 2 * (i // columns), i % columns
+        over_picture = frame.panel(sheet, tiles.place(row, column), tiles.size, grey=True)
+        badge(over_picture, short(lay(over_picture, attention)))
+        tiles.title(sheet, row, column, one.title)
+        picture = frame.panel(sheet, tiles.place(row + 1, column), tiles.size)
+        outline(picture, [one])
+        tiles.title(sheet, row + 1, column, one.says)
+    return sheet

@@ -1,0 +1,128 @@
+"""Two traces of one picture side by side, and their difference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from detrscope.core.attention_map import AttentionMap
+from detrscope.core.errors import UserError
+from detrscope.core.trace import Trace
+from detrscope.views.canvas import Scale, Sheet
+from detrscope.views.captions import caption, heads, model, over, short
+from detrscope.views.choice import EVERYTHING, Choice, Kept, NotInTrace, kept, maps_of, predictions, site_of
+from detrscope.views.frame import Frame, badge, outline, plane
+from detrscope.views.tiles import Tiles, panel_size
+
+MOST = 4  # queries
+SIDE = 320
+GRID = 96  # cells along the longer side where the tokens of two models do not coincide
+Seen = tuple[np.ndarray, tuple[float, float, float, float]]  # a map, and where its corners lie
+
+
+def draw_comparison(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+    """Above, what both found; then for each query both maps on one scale, and the second less the first.
+
+    Raises:
+        NotInTrace: there is nothing to compare with.
+        UserError: the pictures are of different sizes, or nothing was found.
+    """
+    other = choice.against
+    if other is None:
+        raise NotInTrace("nothing to compare with; give another trace of the picture, or a model (--against)")
+    _check_sizes(trace, other)
+    shown = kept(trace, choice)[:MOST]
+    same = trace.card == other.card
+    queries = [one.query for one in shown]
+    partners = predictions(other, queries if same else _partners(other, shown))
+    _, site = site_of(trace, "decoder.cross", choice)
+    _, other_site = site_of(other, "decoder.cross", choice)
+    before = maps_of(trace, site, queries, choice)
+    after = maps_of(other, other_site, [one.query for one in partners], choice)
+    tiles = Tiles(panel_size(Frame.of(trace), 3, SIDE), 3, 1 + len(shown), lines=1)
+    pairing = "the same query in both" if same else "in the second, the query whose box overlaps most"
+    about = caption(
+        f"first: {model(trace)}, {site}, {heads(trace, site, choice)}, {over(trace, site, choice)}",
+        f"second: {model(other)}, {other_site}, {heads(other, other_site, choice)}, {over(other, other_site, choice)}",
+        pairing,
+        "colours of both maps run from 0 to the greater peak",
+        "difference: orange is less, purple more",
+    )
+    sheet = tiles.sheet("Two looks at one picture", about)
+    for column, (one, boxes) in enumerate(((trace, kept(trace, choice)), (other, _found(other, choice)))):
+        tiles.title(sheet, 0, column, f"{('first', 'second')[column]}: {one.card.variant} found {len(boxes)}")
+        panel = Frame.of(one).panel(sheet, tiles.place(0, column), tiles.size)
+        outline(panel, boxes, [f"{box.says}  #{box.query}" for box in boxes])
+    for row, (a, b, mine, its) in enumerate(zip(before, after, shown, partners, strict=True), start=1):
+        titles = (f"{mine.title} ({mine.says})", f"{its.title} ({its.says})", "second less first")
+        for column, title in enumerate(titles):
+            tiles.title(sheet, row, column, title)
+        _row(sheet, tiles, row, (trace, other), (a, b), (mine, its))
+    return sheet
+
+
+def _row(
+    sheet: Sheet,
+    tiles: Tiles,
+    row: int,
+    traces: tuple[Trace, Trace],
+    maps: tuple[AttentionMap, AttentionMap],
+    boxes: tuple[Kept, Kept],
+) -> None:
+    (first, extent), (second, _) = seen = _on_one_grid(*maps)
+    scale = Scale.amounts(first, second)
+    for column, (trace, (values, where), box) in enumerate(zip(traces, seen, boxes, strict=True)):
+        panel = Frame.of(trace).panel(sheet, tiles.place(row, column), tiles.size, grey=True)
+        panel.heat(values, scale, where)
+        outline(panel, [box])
+        badge(panel, short(values.max()))
+    difference = second - first
+    panel = Frame.of(traces[0]).panel(sheet, tiles.place(row, 2), tiles.size, grey=True)
+    panel.heat(difference, Scale.signed(difference), extent)
+    badge(panel, f"{short(difference.min())} to {short(difference.max())}")
+
+
+def _on_one_grid(first: AttentionMap, second: AttentionMap) -> tuple[Seen, Seen]:
+    """Both maps cell by cell where their cells coincide, else as the mass in each cell of a fine grid."""
+    one, other = plane(first), plane(second)
+    if one[0].shape == other[0].shape and np.allclose(one[1], other[1]):
+        return one, other
+    return _fine(first), _fine(second)
+
+
+def _fine(attention: AttentionMap) -> Seen:
+    g = attention.geometry
+    shrink = GRID / max(g.width, g.height)
+    height, width = max(1, round(g.height * shrink)), max(1, round(g.width * shrink))
+    across, down = width / g.width, height / g.height
+    x0, y0, x1, y1 = g.crop_xyxy
+    small = replace(g, height=height, width=width, crop_xyxy=(x0 * across, y0 * down, x1 * across, y1 * down))
+    return replace(attention, geometry=small).on_image().numpy(), (0.0, 0.0, float(g.width), float(g.height))
+
+
+def _partners(trace: Trace, shown: list[Kept]) -> list[int]:
+    """The query of another model whose box overlaps each of these most."""
+    boxes = trace.boxes_xyxy().numpy()  # [Q, 4]
+    partners = []
+    for one in shown:
+        box = np.array(one.box_xyxy)
+        low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
+        both = np.clip(high - low, 0, None).prod(1)
+        union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - both
+        partners.append(int((both / np.maximum(union, 1e-9)).argmax()))
+    return partners
+
+
+def _found(trace: Trace, choice: Choice) -> list[Kept]:
+    """What the second trace found, which may be nothing."""
+    return predictions(trace, list(dict.fromkeys(trace.detections(choice.threshold).query_ids.tolist())))
+
+
+def _check_sizes(trace: Trace, other: Trace) -> None:
+    first, second = trace.geometry, other.geometry
+    if (first.width, first.height) != (second.width, second.height):
+        raise UserError(
+            f"cannot compare a picture of {first.width} x {first.height} pixels with one of {second.width} x "
+            f"{second.height}: both traces must be of the same picture"
+        )

@@ -1,0 +1,39 @@
+"""What was found, with the numbers of the queries that found it."""
+
+from __future__ import annotations
+
+from detrscope.core.trace import Trace
+from detrscope.views.canvas import Sheet
+from detrscope.views.captions import caption, model
+from detrscope.views.choice import EVERYTHING, Choice, kept
+from detrscope.views.frame import Frame, outline
+from detrscope.views.tiles import Tiles
+
+SIDE = 760
+
+
+def draw_found(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+    """Boxes with class, score and query on the picture.
+
+    Raises:
+        UserError: nothing was found.
+    """
+    shown = kept(trace, choice)
+    frame = Frame.of(trace)
+    tiles = Tiles(frame.size(SIDE), 1, lines=0)
+    which = "chosen by number" if choice.queries else f"with a score of {choice.threshold:g} or more"
+    scores = (
+        "softmax over classes and no object"
+        if trace.card.scoring == "softmax"
+        else "a sigmoid for each class"
+    )
+    about = caption(
+        model(trace),
+        f"{len(shown)} of {trace.queries} queries, {which}, in the last of {len(trace.logits)} layers that predict",
+        f"scores: {scores}",
+        "number: of the query",
+    )
+    sheet = tiles.sheet("What was found", about)
+    panel = frame.panel(sheet, tiles.place(0, 0), tiles.size)
+    outline(panel, shown, [f"{one.says}  #{one.query}" for one in shown], size=13)
+    return sheet

@@ -1,0 +1,46 @@
+"""The attention of all shown queries together: over the picture with boxes, without boxes, and as a plain map."""
+
+from __future__ import annotations
+
+from detrscope.core.attention_map import Selection
+from detrscope.core.trace import Trace
+from detrscope.views.canvas import Scale, Sheet
+from detrscope.views.canvas.sheet import SCALE
+from detrscope.views.captions import caption, heads, model, numbers, over, sums
+from detrscope.views.choice import EVERYTHING, Choice, kept, site_of
+from detrscope.views.frame import Frame, lay, outline, plane
+from detrscope.views.tiles import Tiles, panel_size
+
+SIDE = 400
+UNIT = "attention weight of a token"
+
+
+def draw_merged(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+    """The mean over the shown queries, three times on one colour scale.
+
+    Raises:
+        UserError: nothing was found, or the layer was not recorded.
+    """
+    shown = kept(trace, choice)
+    _, site = site_of(trace, "decoder.cross", choice)
+    queries = tuple(one.query for one in shown)
+    who = f"mean of {numbers(queries)}"
+    selection = Selection(site, queries, choice.head, choice.merge, choice.level)
+    attention = trace.map_of_rows(selection, who)
+    frame = Frame.of(trace)
+    scale = Scale.amounts(plane(attention)[0], label=UNIT)
+    tiles = Tiles(panel_size(frame, 3, SIDE, SCALE), 3, scale=scale)
+    about = caption(
+        model(trace),
+        f"cross-attention at {site}, {heads(trace, site, choice)}, {who}",
+        over(trace, site, choice),
+        sums([attention]),
+    )
+    sheet = tiles.sheet("Where the queries looked, merged", about, Scale.colours)
+    for column, title in enumerate(("with boxes", "without boxes", "the weights alone")):
+        tiles.title(sheet, 0, column, title)
+        panel = frame.panel(sheet, tiles.place(0, column), tiles.size, grey=True)
+        lay(panel, attention, scale, veil=column < 2)
+        if column == 0:
+            outline(panel, shown, [one.says for one in shown])
+    return sheet

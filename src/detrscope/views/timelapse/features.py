@@ -1,0 +1,91 @@
+"""One picture: the feature maps of the backbone's convolutions, or the channels of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from detrscope.core.errors import UserError
+from detrscope.core.look import FeatureMaps, Watched
+from detrscope.core.trace import Trace
+from detrscope.views.canvas import Scale, Sheet, shortened, strips
+from detrscope.views.canvas.sheet import MARGIN
+from detrscope.views.timelapse.reel import Choice, Reel, grid_of, heading, picture_panel
+
+WIDTH, HEIGHT = 1280, 720  # pixels
+NAME = 11  # pixels, of titles
+GAP = 8  # pixels between panels
+
+
+def feature_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
+    """For each picture: every convolution, its channels merged; or the kept channels of one convolution.
+
+    Raises:
+        UserError: no features were kept.
+    """
+    for name in choice.images:
+        features = watched.moments[-1].looks[name].features
+        if not features:
+            raise UserError(f"{watched.name}: no features were kept; train with --train.watch.features=4")
+        if choice.site is None:
+            yield Reel(f"{name}-features", len(watched.moments), partial(_sites, watched, name))
+        else:
+            short = choice.site.removeprefix("backbone.")
+            draw = partial(_channels, watched, name, choice.site)
+            yield Reel(f"{name}-features-{short}", len(watched.moments), draw)
+
+
+def _sites(watched: Watched, name: str, index: int) -> Sheet:
+    features = watched.moments[index].looks[name].features
+    titles = [f"{site.removeprefix('backbone.')} {_size(maps)}" for site, maps in features.items()]
+    values = [maps.values()[0].numpy() for maps in features.values()]
+    caption = (
+        "feature maps of the backbone's convolutions, after norm and ReLU (shortcuts without): root mean square over"
+        " channels; colours from 0 to the map's own peak at each moment"
+    )
+    return _sheet(watched, name, index, "features", titles, values, caption)
+
+
+def _channels(watched: Watched, name: str, site: str, index: int) -> Sheet:
+    maps = watched.moments[index].looks[name].features[site]
+    titles = ["all channels", *(f"channel {channel}" for channel in maps.channels)]
+    caption = (
+        f"{site}, {_size(maps)}, after norm and ReLU: root mean square over all channels, then the channels that were"
+        " strongest in the first look; colours from 0 to the map's own peak at each moment"
+    )
+    return _sheet(watched, name, index, site, titles, list(maps.values().clamp(min=0).numpy()), caption)
+
+
+def _sheet(
+    watched: Watched,
+    name: str,
+    index: int,
+    what: str,
+    titles: list[str],
+    values: list[np.ndarray],
+    caption: str,
+) -> Sheet:
+    """The picture, then maps."""
+    trace: Trace = watched.images[name]
+    above = heading(watched, index, f"{name}, {what}")
+    height = HEIGHT - sum(strips(WIDTH, above, caption))
+    aspect = trace.geometry.height / trace.geometry.width
+    places = grid_of(len(values) + 1, aspect, WIDTH - 2 * MARGIN, height, GAP, above=NAME + 8)
+    sheet = Sheet(WIDTH, round(max(y + down for _, y, _, down in places)), above, caption)
+    left = (WIDTH - max(x + width for x, _, width, _ in places)) / 2
+    for i, (x, y, across, down) in enumerate(places):
+        title = titles[i - 1] if i else "picture"
+        sheet.text(shortened(title, NAME, across), x + left, y - NAME - 5, size=NAME)
+        if i == 0:
+            picture_panel(sheet, (x + left, y, across, down), trace, grey=False)
+            continue
+        one = values[i - 1]
+        panel = sheet.panel(x + left, y, across, down, (0.0, 0.0, float(one.shape[1]), float(one.shape[0])))
+        panel.heat(one, Scale.amounts(one), veil=False, smooth=False)
+    return sheet
+
+
+def _size(maps: FeatureMaps) -> str:
+    return f"{maps.size.height}x{maps.size.width}"

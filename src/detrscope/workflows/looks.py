@@ -1,0 +1,104 @@
+"""What can be looked at: pictures, through a model, and traces of pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from detrscope.core.errors import UserError
+from detrscope.core.probe import Probe
+from detrscope.core.trace import Trace
+from detrscope.data.images import ImageSource
+from detrscope.families.detector import Detector
+from detrscope.views.features import stage_ends
+from detrscope.workflows.sources import Source, expand
+
+SUFFIX = ".trace"
+Look = ImageSource | Trace
+
+
+def is_trace(look: Look) -> bool:
+    """Whether no model is needed to look: a trace, or the file of one."""
+    return isinstance(look, Trace) or (isinstance(look, str | Path) and Path(look).suffix == SUFFIX)
+
+
+def expand_looks(looks: Sequence[Look]) -> list[tuple[Source, Look]]:
+    """Every picture and trace with what it is called, in the order given; folders and globs by name.
+
+    Raises:
+        UserError: no such file, a folder or glob without a picture, or a film.
+    """
+    todo: list[tuple[Source, Look]] = []
+    for number, look in enumerate(looks, start=1):
+        if isinstance(look, Trace):
+            name = look.source or f"trace {number}"
+            todo.append((Source(name, name, re.sub(r"[^\w.+ -]", "_", Path(name).stem), False, True), look))
+        else:
+            todo += [(source, source.content) for source in expand([look])]
+    for source, _ in todo:
+        if source.is_clip:
+            raise UserError(f"{source.name}: is a film; see looks at pictures, detect draws on films")
+    return todo
+
+
+class Eyes:
+    """Makes or loads the traces.
+
+    Args:
+        detector: looks at pictures; None where all is traces.
+        features: convolutions whose maps are kept; where none are named, the last of each stage.
+        against: looks at the same pictures for comparison, or is the trace to compare with.
+
+    Raises:
+        UserError: the model has no such convolutions.
+    """
+
+    def __init__(
+        self, detector: Detector | None, features: Sequence[str], against: Detector | Trace | None
+    ) -> None:
+        self.detector, self.against = detector, against
+        self.features = tuple(features)
+        if detector is not None:
+            Probe((), (), features).check(detector.model.sites, detector.model.feature_sites)
+            self.features = self.features or stage_ends(detector.model.feature_sites)
+
+    def look(self, look: Look) -> Trace:
+        """The trace of a picture, or of a file.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if isinstance(look, Trace):
+            return look
+        if isinstance(look, str | Path) and is_trace(look):
+            return Trace.load(look)
+        assert self.detector is not None, "a model is opened where there is a picture"
+        return self.detector.trace(look, features=self.features)
+
+    def compare(self, trace: Trace) -> Trace | None:
+        """What to compare a trace with, if anything.
+
+        Raises:
+            UserError: another model is to look at a picture that the trace does not hold.
+        """
+        if not isinstance(self.against, Detector):
+            return self.against
+        if trace.original is None:
+            raise UserError(
+                f"{trace.source}: this trace has no original picture for another model to look at"
+            )
+        return self.against.trace(trace.original)
+
+
+def opened(
+    against: str | Path | Detector | Trace | None, load: Callable[[str | Path], Detector]
+) -> Detector | Trace | None:
+    """What was named as a file of a trace or as a model.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    if not isinstance(against, str | Path):
+        return against
+    return Trace.load(against) if is_trace(against) else load(against)

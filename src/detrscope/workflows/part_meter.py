@@ -1,0 +1,83 @@
+"""How much attention lies on the parts of the probe images' objects, moment by moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detrscope.core.look import Look
+from detrscope.core.trace import Trace
+from detrscope.lens.parts import areas, cells_in, mass_in
+from detrscope.training.rundir import Row
+from detrscope.workflows.probes import ProbeImage
+
+
+@dataclass(frozen=True)
+class _Regions:
+    """The parts of one object that can be seen in the image."""
+
+    names: tuple[str, ...]
+    cells: Tensor  # [r, S] share of each token's cell that lies in each
+    areas: Tensor  # [r] shares of the image
+
+
+@dataclass(frozen=True)
+class PartMass:
+    """One part of one object at one moment."""
+
+    name: str
+    mass: (
+        float  # of the attention of the query that answers for the object, mean over heads of the last layer
+    )
+    area: float  # of the image; attention spread evenly would have this mass
+
+
+class PartMeter:
+    """Measures looks; where each part lies is worked out once."""
+
+    def __init__(self, probes: Sequence[ProbeImage]) -> None:
+        self._probes = {probe.name: probe for probe in probes}
+        self._regions: dict[tuple[str, int], _Regions] = {}
+
+    def measure(self, name: str, trace: Trace, look: Look, matched: Mapping[int, int]) -> list[PartMass]:
+        """Every part of every object.
+
+        Args:
+            name: of the probe image.
+            trace: the look before it was cut down, for its geometry.
+            look: what was kept of it.
+            matched: the query that answers for each object.
+        """
+        rows = look.rows()  # [n, S]
+        kept = look.query_ids.tolist()
+        found: list[PartMass] = []
+        for index, query in matched.items():
+            regions = self._regions_of(name, index, trace)
+            masses = mass_in(rows[kept.index(query)], regions.cells)
+            found += map(PartMass, regions.names, masses.tolist(), regions.areas.tolist())
+        return found
+
+    def _regions_of(self, name: str, index: int, trace: Trace) -> _Regions:
+        key = (name, index)
+        if key not in self._regions:
+            names, masks = self._probes[name].regions(index)
+            share = areas(masks)
+            seen = share > 0
+            cells = cells_in(masks[seen], trace.geometry, trace.levels)
+            kept = tuple(name for name, is_seen in zip(names, seen.tolist(), strict=True) if is_seen)
+            self._regions[key] = _Regions(kept, cells, share[seen])
+        return self._regions[key]
+
+
+def attention_row(step: int, epoch: float, found: Sequence[PartMass]) -> Row:
+    """Means over the objects that have a part: a row of attention.jsonl; docs/timelapse.md lists its columns."""
+    row: Row = {"step": step, "epoch": round(epoch, 4)}
+    for name in dict.fromkeys(one.name for one in found):
+        own = [one for one in found if one.name == name]
+        row[f"mass/{name}"] = float(torch.tensor([one.mass for one in own]).mean())
+        row[f"area/{name}"] = float(torch.tensor([one.area for one in own]).mean())
+        row[f"objects/{name}"] = len(own)
+    return row

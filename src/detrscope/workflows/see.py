@@ -1,0 +1,205 @@
+"""Look at pictures: all figures of one picture in one folder, with its trace and its measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from detrscope.console import log, progress
+from detrscope.core.errors import UserError, WorkFailed, nearest
+from detrscope.core.files import written_whole
+from detrscope.core.trace import Trace
+from detrscope.families.detector import Detector, Precision, load
+from detrscope.lens.comparison import write_csv
+from detrscope.lens.layers import Measure
+from detrscope.views import VIEWS, View, view_of
+from detrscope.views.canvas import ENDINGS, Sheet
+from detrscope.views.choice import EVERYTHING, Choice, NothingFound, NotInTrace
+from detrscope.workflows.looks import SUFFIX, Eyes, Look, expand_looks, is_trace, opened
+from detrscope.workflows.sources import Source
+
+MEASURES, SHAPES = "measures.csv", "shapes.txt"
+OPTIONS = {"queries": "query", "points": "point"}  # where the command says it otherwise than `Choice`
+Keep = Literal["full", "half", "none"]
+
+
+@dataclass
+class Seen:
+    """What was seen of one picture: in memory, or in a folder where one was given.
+
+    Attributes:
+        source: as it was named.
+        pictures: by the name of the view; empty where they were written.
+        left_out: views that show what this trace does not have, and what that is.
+        measures: where the view `measures` was drawn.
+        trace: the look; None where a folder was given.
+        files: what was written, by the name of the view or of the file.
+    """
+
+    source: str
+    pictures: dict[str, Sheet] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    measures: list[Measure] = field(default_factory=list)
+    trace: Trace | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+def see(
+    sources: Look | list[Look],
+    model: str | Path | Detector = "sprint-dense-n",
+    *,
+    views: Sequence[str] = (),
+    choice: Choice = EVERYTHING,
+    against: str | Path | Detector | Trace | None = None,
+    out: str | Path | None = None,
+    picture_format: str = "png",
+    keep: Keep | None = None,
+    features: Sequence[str] = (),
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> list[Seen]:
+    """Draw figures of pictures, or of traces of them.
+
+    Args:
+        sources: one or several pictures, folders, globs, URLs, arrays, traces, or files of traces (`x.trace`).
+        model: variant, checkpoint, Hugging Face folder or id, or a `Detector`; not needed for traces.
+        views: names of `VIEWS`; all that apply where none are named.
+        choice: queries, points, layer, head, level ...; what is left out each view chooses itself.
+        against: what to compare with: a trace of the same picture or its file, or another model.
+        out: a folder; each picture has one of its own in it. None keeps everything in memory.
+        picture_format: png, jpg, webp, svg or pdf.
+        keep: whether to write the trace: "full", "half" (the precision of records) or "none"; None is "full" where all
+            figures are drawn, else "none".
+        features: convolutions of the backbone whose maps are drawn and kept in the trace's file; where none are named,
+            the last of each stage are drawn and not kept.
+        weights: for a variant that is not loaded yet: a file in place of the published one, or "random".
+        device: where to run, for a model that is not loaded yet.
+        precision: what to compute in, for a model that is not loaded yet.
+
+    Returns:
+        A `Seen` for each picture.
+
+    Raises:
+        UserError: a wrong argument or choice, a named source that cannot be read, or nothing found in it.
+        WorkFailed: nothing in a folder could be looked at.
+    """
+    drawn = {name: view_of(name) for name in views or VIEWS}
+    choice = replace(choice, against=None)  # one for each picture
+    if views:
+        _check_use(choice, against is not None, drawn)
+    todo = expand_looks(sources if isinstance(sources, list) else [sources])
+    writer = None
+    if out is not None:
+        writer = _Writer(Path(out), picture_format, keep or ("none" if views else "full"), bool(features))
+    if isinstance(model, str | Path) and not all(is_trace(look) for _, look in todo):
+        model = load(model, weights=weights, device=device, precision=precision)
+    other = opened(against, lambda name: load(name, device=device, precision=precision))
+    eyes = Eyes(model if isinstance(model, Detector) else None, features, other)
+    seen: list[Seen] = []
+    with progress() as bar:
+        task = bar.add_task("seeing", total=len(todo) * len(drawn))
+        for number, (source, look) in enumerate(todo):
+            bar.update(task, completed=number * len(drawn), description=Path(source.name).name)
+            trace = None
+            with _skipping(source, UserError):
+                trace = eyes.look(look)
+            if trace is None:
+                continue
+            chosen = replace(choice, against=eyes.compare(trace))
+            chosen.check(trace)
+            with _skipping(source, NothingFound):
+                one = Seen(source.name)
+                for name, view in drawn.items():
+                    _draw(one, name, view, trace, chosen, left_out=not views)
+                    if writer:
+                        writer.picture(one, source, name)
+                    bar.advance(task)
+                if writer:
+                    writer.tables(one, source, trace, is_file=is_trace(look))
+                else:
+                    one.trace = trace
+                seen.append(one)
+    if not seen:
+        raise WorkFailed(f"none of the {len(todo)} pictures could be looked at")
+    if len(seen) < len(todo):
+        log.warning(f"{len(todo) - len(seen)} of {len(todo)} pictures were skipped")
+    return seen
+
+
+def _draw(one: Seen, name: str, view: View, trace: Trace, choice: Choice, left_out: bool) -> None:
+    """One figure; what this trace does not have is left out where the figure was not asked for by name."""
+    try:
+        sheet = view(trace, choice)
+    except NotInTrace as reason:
+        if not left_out:
+            raise
+        one.left_out[name] = str(reason)
+        return
+    one.pictures[name] = sheet
+    one.measures += [row for row in sheet.numbers if isinstance(row, Measure)]
+
+
+@contextmanager
+def _skipping(source: Source, kind: type[UserError]) -> Iterator[None]:
+    """An error about a picture that nobody named is a warning."""
+    try:
+        yield
+    except kind as error:
+        if source.named:
+            raise
+        log.warning(f"skipped: {Path(source.name).name}: {error}")
+
+
+def _check_use(choice: Choice, against: bool, drawn: Mapping[str, View]) -> None:
+    """Refuse a choice that no figure would show.
+
+    Raises:
+        UserError: it is named, with the figures.
+    """
+    made = {f.name for f in fields(Choice) if getattr(choice, f.name) != getattr(EVERYTHING, f.name)}
+    used = {part for view in drawn.values() for part in view.uses}
+    for part in sorted(made | ({"against"} if against else set())):
+        if part not in used:
+            users = ", ".join(name for name, view in VIEWS.items() if part in view.uses)
+            option = OPTIONS.get(part, part.replace("_", "-"))
+            raise UserError(f"--{option}: makes no difference to {', '.join(drawn)}; it does to {users}")
+
+
+class _Writer:
+    """The files of a run: for each picture a folder with figures, trace, measures and shapes.
+
+    Raises:
+        UserError: not a format of pictures, or the folder is a file.
+    """
+
+    def __init__(self, folder: Path, picture_format: str, keep: Keep, features: bool) -> None:
+        ending = f".{picture_format}"
+        if ending not in ENDINGS:
+            raise UserError(f"format '{picture_format}': {nearest(picture_format, [e[1:] for e in ENDINGS])}")
+        if folder.is_file():
+            raise UserError(f"{folder}: is a file; --out must name a folder")
+        self._folder, self._ending, self._keep, self._features = folder, ending, keep, features
+
+    def picture(self, one: Seen, source: Source, name: str) -> None:
+        """Write a figure, if it was drawn, and let go of it."""
+        sheet = one.pictures.pop(name, None)
+        if sheet is not None:
+            one.files[name] = sheet.save(self._folder / source.stem / f"{name}{self._ending}")
+
+    def tables(self, one: Seen, source: Source, trace: Trace, is_file: bool) -> None:
+        """Write the trace, unless it came from a file, with the shapes in it, and the measures."""
+        folder = self._folder / source.stem
+        if one.measures:
+            one.files[MEASURES] = folder / MEASURES
+            write_csv(folder / MEASURES, one.measures)
+        if self._keep != "none" and not is_file:
+            kept = trace if self._features else replace(trace, features={})
+            path = kept.save(folder / f"{source.stem}{SUFFIX}", half=self._keep == "half")
+            one.files[path.name] = path
+            one.files[SHAPES] = folder / SHAPES
+            with written_whole(folder / SHAPES) as temporary:
+                temporary.write_text(trace.describe() + "\n", encoding="utf-8")
