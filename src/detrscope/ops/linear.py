@@ -65,8 +65,8 @@ def two_linear(
 
 def _may_learn_by_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether to take the product and its gradients from oneDNN; of bf16 torch does that by itself."""
-    alike = x.dtype == weight.dtype == torch.float32
-    return alike and is_learning(x, weight) and onednn_takes(x) and not torch.is_autocast_enabled("cpu")
+    fits = x.dtype == weight.dtype == torch.float32 and x.dim() > 1 and x.numel() > 0
+    return fits and is_learning(x, weight) and onednn_takes(x) and not torch.is_autocast_enabled("cpu")
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
