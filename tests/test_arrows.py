@@ -60,8 +60,8 @@ def test_imports_point_one_way(path: Path) -> None:
     assert not wrong, f"{part} must not import {sorted(wrong)}"
 
 
-def test_only_maps_ask_the_public_names() -> None:
-    """The package itself sees everything: below it only what draws itself when shown may ask it."""
+def test_only_maps_and_traces_ask_the_public_names() -> None:
+    """The package itself sees everything: below it only what is drawn when somebody shows it may ask."""
     asking = set()
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

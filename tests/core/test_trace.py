@@ -27,6 +27,7 @@ from detrscope.families import VARIANTS
 from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.detector import Detector
 from detrscope.families.tracing import Wanted, trace_picture
+from detrscope.lens.columns import Columns
 from detrscope.ops.deformable import sample
 from tests.families.tiny import padded_batch, tiny
 
@@ -132,6 +133,22 @@ def test_a_row_is_the_row_of_the_written_out_map(trace: Trace) -> None:
     muted = trace.self_attention(point=(x, y), layer=0, head=1)
     assert muted.mass == 0, "the edit muted this head"
     assert "2 edits" in muted.caption and "head 1 of 4" in muted.caption
+
+
+def test_rows_of_a_bf16_model_are_exact() -> None:
+    """What was kept has eight bits; what is made of it has 24."""
+    loaded = tiny("detr-r18")
+    detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.bfloat16)
+    trace = detector.trace(picture())
+    record = trace.record("decoder.1.cross")
+    assert record.query.dtype == torch.bfloat16
+    scores = torch.einsum("hd,hsd->hs", record.query[0, :, 3].double(), record.key[0].double()) * record.scale
+    expected = scores.softmax(-1)
+    found = torch.stack([trace.cross_attention(3, head=h).values.flatten() for h in range(4)])
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+    assert trace.cross_attention(3).mass == pytest.approx(1, abs=1e-6)
+    column = Columns(record).of(torch.tensor([5]))[..., 0]
+    torch.testing.assert_close(column[:, 3].double(), expected[:, 5], atol=1e-6, rtol=1e-5)
 
 
 def test_everything_survives_the_file(trace: Trace, tmp_path: Path) -> None:

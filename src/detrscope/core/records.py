@@ -162,6 +162,16 @@ class DeformableRecord:
 Record = DenseRecord | DeformableRecord
 
 
+def exact(record: Record) -> Record:
+    """The same record with scores that are computed in float32, where a model ran in fewer bits.
+
+    Deformable rows are float32 as they are.
+    """
+    if not isinstance(record, DenseRecord):
+        return record
+    return replace(record, query=record.query.float(), key=record.key.float())
+
+
 def _rows_of(part: Tensor, queries: Tensor | slice) -> Tensor:
     """The rows of a tensor that broadcasts to [B, h, Q, S]."""
     if part.dim() < 2 or part.shape[-2] == 1:

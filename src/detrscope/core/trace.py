@@ -19,7 +19,7 @@ from detrscope.core.attention_map import (
 )
 from detrscope.core.drawable import Viewable
 from detrscope.core.errors import UserError
-from detrscope.core.records import DeformableRecord
+from detrscope.core.records import DeformableRecord, exact
 from detrscope.core.trace_data import TraceData
 
 
@@ -195,7 +195,7 @@ class Trace(TraceData, Viewable):
 
     def _rows(self, site: str, queries: Sequence[int]) -> Tensor:
         """[h, n, S] float32."""
-        return self.record(site).rows(torch.tensor(queries))[0].float()
+        return exact(self.record(site)).rows(torch.tensor(queries))[0].float()
 
     def _chosen(self, query: int | Sequence[int] | None) -> tuple[int, ...]:
         if query is None:

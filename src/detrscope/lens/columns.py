@@ -24,8 +24,8 @@ class Columns:
         """How much every query looks at some keys: [k] -> [h, Q, k]."""
         if isinstance(self.record, DeformableRecord):
             return _deformable_columns(self.record, keys)
-        scores = self.record.query[0] @ self.record.key[0][:, keys].transpose(-1, -2) * self.record.scale
-        scores = scores.float()  # [h, Q, k]
+        query, key = self.record.query[0].float(), self.record.key[0].float()
+        scores = query @ key[:, keys].transpose(-1, -2) * self.record.scale  # [h, Q, k]
         if self.record.bias is not None:
             scores = scores + _columns_of(self.record.bias, keys)
         weights = (scores - self.log_sum_exp[..., None]).exp()
@@ -35,12 +35,12 @@ class Columns:
     def log_sum_exp(self) -> Tensor:
         """Of each row's scores, row block by row block: [h, Q]."""
         assert isinstance(self.record, DenseRecord)
-        query, key = self.record.query[0], self.record.key[0]
+        query, key = self.record.query[0].float(), self.record.key[0].float()
         step = max(1, BLOCK // (key.shape[0] * key.shape[1]))
         parts = []
         for start in range(0, query.shape[1], step):
             rows = slice(start, start + step)
-            scores = (query[:, rows] @ key.transpose(-1, -2) * self.record.scale).float()  # [h, q, S]
+            scores = query[:, rows] @ key.transpose(-1, -2) * self.record.scale  # [h, q, S]
             if self.record.bias is not None:
                 bias = _with_axes(self.record.bias)  # [h or 1, Q or 1, S]
                 scores = scores + (bias if bias.shape[1] == 1 else bias[:, rows])

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from detrscope.core.records import DeformableRecord, DenseRecord, Record
+from detrscope.core.records import DeformableRecord, DenseRecord, Record, exact
 
 BLOCK = 1 << 22  # elements of attention, of all heads, that exist at a time
 
@@ -31,7 +31,7 @@ def from_queries(record: Record, weights: Tensor, gradient: Tensor | None = None
     _, _, tokens = record.shape
     out = weights.new_zeros(len(weights), tokens)  # [n, S]
     if isinstance(record, DenseRecord):
-        for queries, block in _blocks(record, gradient):
+        for queries, block in _blocks(exact(record), gradient):
             out += weights[:, queries] @ block
         return out
     for queries, index, entries in _entries(record, gradient):
@@ -50,7 +50,7 @@ def from_tokens(record: Record, values: Tensor, gradient: Tensor | None = None) 
     """
     out = values.new_zeros(record.shape[1], values.shape[1])  # [Q, n]
     if isinstance(record, DenseRecord):
-        for queries, block in _blocks(record, gradient):
+        for queries, block in _blocks(exact(record), gradient):
             out[queries] = block @ values
         return out
     for queries, index, entries in _entries(record, gradient):
@@ -60,7 +60,7 @@ def from_tokens(record: Record, values: Tensor, gradient: Tensor | None = None) 
     return out
 
 
-def _blocks(record: DenseRecord, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(record: Record, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     """The map as blocks of rows [q, S], merged over heads."""
     heads, count, tokens = record.shape
     value = None if gradient is None else record.values()[0].float()  # [h, S, dv]

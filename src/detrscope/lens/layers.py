@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detrscope.core.records import exact
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
 from detrscope.lens.flow import BLOCK
@@ -183,7 +184,7 @@ def _cover(trace: Trace, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
 
 def _seen(trace: Trace, site: str, who: _Lookers, covers: Mapping[str, Tensor]) -> _Seen:
     """Row block by row block."""
-    record = trace.record(site)
+    record = exact(trace.record(site))
     diagonal = (trace.geometry.width**2 + trace.geometry.height**2) ** 0.5
     step = max(1, BLOCK // (record.shape[0] * len(who.centres)))
     values: dict[str, list[Tensor]] = {}

@@ -85,9 +85,7 @@ def _on_tokens(trace: Trace, gradient: Gradient, query: int) -> Tensor:
     """The row of R_qi as it would be if R_ii were I, and what N(R_ii) still has to act on: u, [1, S]."""
     layers = range(trace.layers("decoder.cross"))
     identity = torch.eye(trace.queries)
-    among = torch.zeros_like(
-        identity
-    )  # R_qq - I: kept without I, small numbers beside 1 would be rounded away
+    among = torch.zeros_like(identity)  # R_qq - I: beside 1, small numbers would be rounded away
     normal, maps = [], []
     for layer in layers:
         site = trace.site("decoder.self", layer)
@@ -106,7 +104,7 @@ def _on_tokens(trace: Trace, gradient: Gradient, query: int) -> Tensor:
 
 
 def _through_encoder(trace: Trace, gradient: Gradient, u: Tensor) -> Tensor:
-    """U N(R_ii) with R_ii of the whole encoder, [1, S] -> [1, S]."""
+    """The product u N(R_ii) with R_ii of the whole encoder, [1, S] -> [1, S]."""
     sites = [trace.site("encoder.self", layer) for layer in range(trace.layers("encoder.self"))]
     rowsum = torch.zeros(u.shape[1], 1)  # of R_ii - I
     for site in sites:  # the lowest layer first
