@@ -2,7 +2,7 @@
 
 `VIEWS` is the table of what can be seen of a trace, by name: views read traces, never models. To add a picture: a file
 here, a line there, a test. What shows other data (`curves`, `precision_recall`, `contact_sheet`, `faithfulness`, the
-frames of `attention_film`) is called by the workflow that has the data.
+films of `timelapse`) is called by the workflow that has the data.
 """
 
 from __future__ import annotations
