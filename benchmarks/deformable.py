@@ -32,7 +32,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "deformable-detr-r50-two-stage": {"with_box_refine": True, "two_stage": True},
 }
 HEIGHT, WIDTH = 800, 1066
-MIB = 1 << 20
 
 
 def transformers_model(variant: str) -> Any:
@@ -73,7 +72,7 @@ def inference(variant: str, folder: Path, rounds: int) -> None:
 
 def memory(variant: str, folder: Path) -> None:
     """Peak memory of a forward, each side in a process of its own."""
-    table = Table("side", "before, MiB", "peak, MiB", "ratio", "peak above before, MiB", "ratio")
+    table = Table("side", "libraries, MiB", "peak, MiB", "ratio", "model and forward, MiB", "ratio")
     table.title = f"{variant}, 1 x {HEIGHT} x {WIDTH}: resident memory of the process in one forward"
     first: tuple[float, float] | None = None
     for name in SIDES:
@@ -97,12 +96,18 @@ def memory(variant: str, folder: Path) -> None:
 
 
 def peak(variant: str, name: str, folder: Path) -> None:
-    """Resident memory before and at the peak of the second forward (the first one compiles and lays out weights)."""
+    """Resident memory with nothing but libraries, and at the peak of the second forward: the first lays out weights."""
+    if name.startswith("transformers"):
+        from transformers import DeformableDetrForObjectDetection
+
+        assert DeformableDetrForObjectDetection
+    else:
+        assert ds.load
+    before = _resident("VmRSS")
     run = side(variant, name, folder)
     images = torch.randn(1, 3, HEIGHT, WIDTH)
     with torch.inference_mode():
         run(images)
-        before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         run(images)
     print(before, _resident("VmHWM"))

@@ -68,7 +68,7 @@ def test_only_maps_and_traces_ask_the_public_names() -> None:
             plain = isinstance(node, ast.Import) and any(alias.name == "detrscope" for alias in node.names)
             if plain and part_of(path) not in SEE_EVERYTHING:
                 asking.add(str(path.relative_to(SOURCE)))
-    assert asking == {"core/attention_map.py", "core/trace.py"}
+    assert asking == {"core/drawable.py"}
 
 
 def test_softmax_attention_happens_behind_one_door() -> None:

@@ -130,16 +130,30 @@ def test_hidden_key_gets_no_attention(variant: str) -> None:
 
 
 @every_variant
+def test_muted_key_is_not_read(variant: str) -> None:
+    before, probe = (Probe(sites=["*.cross"], edits=edits) for edits in ((), [Gain("*.cross", keys=(1,))]))
+    plain, edited = (run(variant, padded_batch(), p) for p in (before, probe))
+    assert max(float(record.rows()[..., 1].max()) for record in before.records.values()) > 0
+    assert all(record.rows()[..., 1].abs().max() == 0 for record in probe.records.values())
+    assert not torch.equal(plain.logits, edited.logits)
+
+
+@every_variant
 def test_swap_of_its_own_tensors_changes_nothing(variant: str) -> None:
-    _, site = dense_decoder_sites(variant)
+    site = "decoder.1.cross"
     first = Probe(sites=[site])
     plain = run(variant, padded_batch(), first)
     record = first.records[site]
-    assert isinstance(record, DenseRecord)
-    edits = [Swap(site, "query", record.query), Swap(site, "value", record.value)]
+    edits = [Swap(site, "value", record.value)]
+    if isinstance(record, DenseRecord):
+        edits.append(Swap(site, "query", record.query))
+    else:
+        edits += [Swap(site, "points", record.points), Swap(site, "weights", record.weights)]
     assert torch.equal(run(variant, padded_batch(), Probe(sites=[], edits=edits)).logits, plain.logits)
-    with pytest.raises(UserError, match=rf"swap of the key at '{site}': expected"):
-        run(variant, padded_batch(), Probe(sites=[], edits=[Swap(site, "key", record.query[..., :1, :])]))
+    last = edits[-1]
+    with pytest.raises(UserError, match=rf"swap of the {last.what} at '{site}': expected"):
+        wrong = Swap(site, last.what, last.tensor[:, :, :1])
+        run(variant, padded_batch(), Probe(sites=[], edits=[wrong]))
 
 
 @every_variant

@@ -167,7 +167,7 @@ def test_files_with_every_copy_of_a_head_and_with_none_load_the_same(folder: Pat
     """Hub files differ: some repeat shared heads under every name, some keep one."""
     from safetensors.torch import load_file, save_file
 
-    for variant in ("deformable-detr-r50", "deformable-detr-r50-refine", "deformable-detr-r50-two-stage"):
+    for variant in ("deformable-detr-r50", "deformable-detr-r50-refine"):
         both(variant, folder / variant)
         path = folder / variant / "model.safetensors"
         few = load_model(folder / variant).model.state_dict()

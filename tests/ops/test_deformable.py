@@ -206,6 +206,15 @@ class TestDeterminism:
                 assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_images_too_large_for_the_kernel_go_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = look(10)
+    expected = both(of)[1]
+    monkeypatch.setattr(deformable_numba, "LARGEST", 100)
+    monkeypatch.setattr(deformable_numba, "_run", None)
+    for ours, theirs in zip(both(of)[0], expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_strided_inputs_and_gradients() -> None:
     of = look(7)
     strided = of.to(lambda x: x.transpose(0, -1).contiguous().transpose(0, -1))

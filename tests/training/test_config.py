@@ -8,10 +8,17 @@ from detrscope import families
 from detrscope.config import describe, preset_names, to_yaml
 from detrscope.core.errors import UserError
 from detrscope.training.config import DataConfig, RunConfig, TrainConfig, flat, resolve, undotted
+from detrscope.training.optim import parameter_groups
 from detrscope.training.rundir import LAST, RunFolder, logged_to, refuse_changes
 
 PRESETS = [
+    "bccd-deformable-detr",
     "bccd-detr",
+    "deformable-detr-r50-coco",
+    "deformable-detr-r50-refine-coco",
+    "deformable-detr-r50-single-scale-coco",
+    "deformable-detr-r50-single-scale-dc5-coco",
+    "deformable-detr-r50-two-stage-coco",
     "detr-r101-coco",
     "detr-r101-dc5-coco",
     "detr-r50-coco",
@@ -46,6 +53,26 @@ def test_the_published_recipe() -> None:
     assert (model.encoder.dropout, model.decoder.dropout, model.queries) == (0.1, 0.1, 100)
     longer = resolve("detr-r50-coco-500").train
     assert (longer.epochs, longer.schedule.drop_epochs, longer.schedule.drop_factor) == (500, (400,), 0.1)
+
+
+DEFORMABLE = [name for name in PRESETS if name.startswith("deformable-detr-r50")]
+
+
+@pytest.mark.parametrize("name", DEFORMABLE)
+def test_the_published_deformable_recipes(name: str) -> None:
+    config = resolve(name)
+    train = config.train
+    assert config.model.variant == name.removesuffix("-coco") and config.data.batch_size == 32
+    assert (train.lr, train.lr_backbone, train.weight_decay, train.clip) == (2e-4, 2e-5, 1e-4, 0.1)
+    assert (train.epochs, train.schedule.kind, train.schedule.drop_epochs) == (50, "step", (40,))
+    assert (train.cost.classes, train.cost.box, train.cost.giou) == (2, 5, 2)
+    assert (train.loss.classes, train.loss.box, train.loss.giou, train.loss.sigmoid) == (2, 5, 2, "focal")
+    small = {stack: {"layers": 1, "feedforward": 8} for stack in ("encoder", "decoder")}
+    model = families.build(config.model.variant, {"width": 32, **small}, classes=3)
+    rates = {g.name: g.lr for g in parameter_groups(model, train)}
+    slow = {key: rate for key, rate in rates.items() if key not in ("base", "backbone")}
+    assert slow and all(rate == pytest.approx(2e-5) for rate in slow.values())
+    assert ("queries.points.*" in slow) == ("two-stage" not in name) and "*.offsets.*" in slow
 
 
 def test_the_reduced_one_of_the_dogs() -> None:

@@ -241,7 +241,7 @@ def test_print_config_is_a_config_and_trains_nothing(tmp_path: Path) -> None:
 
 def test_help_ends_with_every_setting() -> None:
     text = command("train", "--help").stdout
-    assert "--resume" in text and "Presets: bccd, bccd-detr" in text
+    assert "--resume" in text and "Presets: bccd" in text
     for key in ("train.schedule.kind", "data.batch_size", "augment.flip", "model.overrides.encoder.layers"):
         assert key in text
     assert text.index("--overwrite") < text.index("train.loss.no_object")

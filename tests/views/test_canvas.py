@@ -12,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from detrscope.core.errors import UserError
-from detrscope.views import VIEWS
 from detrscope.views.canvas import (
     BLACK,
     PALETTE,
@@ -138,20 +137,13 @@ def test_ink_contrasts_with_every_plate() -> None:
     assert (ink_on(WHITE), ink_on(BLACK)) == (BLACK, WHITE)
 
 
-def test_table_of_views_is_complete() -> None:
-    assert sorted(VIEWS) == [
-        "attention",
-        "contact-sheet",
-        "curves",
-        "detections",
-        "faithfulness",
-        "precision-recall",
-    ]
-    assert all(callable(view) for view in VIEWS.values())
-
-
 def test_only_the_canvas_draws() -> None:
-    for path in (ROOT / "src" / "detrscope" / "views").glob("*.py"):
+    views = ROOT / "src" / "detrscope" / "views"
+    for path in views.rglob("*.py"):
+        if (
+            path.parent.name == "canvas" or path.name == "gif.py"
+        ):  # which writes a file of frames and draws nothing
+            continue
         imported = {
             name.split(".")[0]
             for node in ast.walk(ast.parse(path.read_text()))

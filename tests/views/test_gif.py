@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detrscope.views.canvas import PALETTE
 from detrscope.views.gif import gif
 
 
@@ -42,3 +43,17 @@ def test_a_gif_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         add(frame(1))
         raise RuntimeError("stop")
     assert not list(tmp_path.iterdir())
+
+
+def test_thin_lines_keep_the_colours_by_which_a_chart_tells_them_apart(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 1), dtype=np.uint8).repeat(3, axis=2)
+    pixels[..., 0] = np.linspace(0, 255, 300).astype(np.uint8)  # a picture that needs many colours
+    for i, colour in enumerate(PALETTE):
+        pixels[180, 30 * i : 30 * i + 8] = colour
+    with gif(tmp_path / "a.gif", 5) as add:
+        add(pixels)
+        add(pixels)
+    with Image.open(tmp_path / "a.gif") as image:
+        found = np.asarray(image.convert("RGB")).astype(int)
+    for i, colour in enumerate(PALETTE):
+        assert np.abs(found[180, 30 * i + 4] - colour).max() <= 4, colour

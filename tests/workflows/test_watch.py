@@ -110,20 +110,18 @@ def test_resume_keeps_looking_and_equals_the_uninterrupted_run(
     class Stopped(Exception):
         pass
 
-    import detrscope.workflows.watch as module
+    real = RunFolder.add_attention_row
 
-    real = module.save_moment
+    def stop_after_the_last(folder: RunFolder, row: dict[str, Any]) -> None:
+        real(folder, row)
+        if row["step"] == 4:
+            raise Stopped  # the look and its row are there, the checkpoint is from before
 
-    def stop_at_the_last(moment: Any, folder: Path) -> Path:
-        if moment.step == 4:
-            raise Stopped
-        return real(moment, folder)
-
-    monkeypatch.setattr(module, "save_moment", stop_at_the_last)
+    monkeypatch.setattr(RunFolder, "add_attention_row", stop_after_the_last)
     with pytest.raises(Stopped):
         train(preset="drawn-dogs", data=SOURCE, out=tmp_path / "run", overrides=TINY)
-    assert len(read_watched(tmp_path / "run").moments) == 2
-    monkeypatch.setattr(module, "save_moment", real)
+    assert [row["step"] for row in RunFolder(tmp_path / "run").attention_rows()] == [0, 2, 4]
+    monkeypatch.setattr(RunFolder, "add_attention_row", real)
     caplog.clear()
     train(out=tmp_path / "run", resume=True)
     assert "resuming after epoch 1, step 2" in caplog.text and "2 probe images x 1 looks" in caplog.text

@@ -65,7 +65,7 @@ class DeformableAttention(nn.Module):
         mixed = sample(
             value.unflatten(-1, (self.heads, -1)),
             self._points(offsets, reference.to(exact), pyramid),
-            self.weights(query).view(shape).to(exact),
+            self.weights(query).view(shape),
             levels=pyramid.levels,
             point_levels=self.point_levels,
             reference=reference.expand(len(query), -1, -1, -1),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrscope.core.probe import Probe
@@ -99,7 +98,8 @@ class FeedForward(nn.Module):
         first, second = self.expand, self.contract
         if not self.training and may_use_onednn(tokens, first.weight):
             return two_linear(tokens, first.weight, first.bias, second.weight, second.bias)
-        return self.contract(self.dropout(F.relu(self.expand(tokens))))
+        hidden = linear(tokens, first.weight, first.bias, relu=True)  # [B, S, H]
+        return self.contract(self.dropout(hidden))
 
 
 class MLP(nn.Module):

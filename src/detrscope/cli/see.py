@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from detrscope.workflows.see import Seen
 
 FOLDER = Path("seen")
-DETAILED = 2  # pictures; of more, one line each
+DETAILED = 1  # pictures; of more, one line each
 EPILOG = "Figures: " + "; ".join(f"{name} ({view.shows})" for name, view in VIEWS.items())
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from detrscope.core.drawable import Drawable
 from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
 
@@ -26,31 +26,6 @@ class Selection:
     merge: Merge = "mean"  # how heads were merged
     level: int | None = None  # None: all of them
     point: tuple[float, float] | None = None  # x, y of the original whose token it is
-
-
-class Drawable:
-    """Something that the views draw. They are reached through the public names, as core knows no drawing."""
-
-    def picture(self) -> Any:
-        """The standard picture of this, a `views.canvas.Picture`."""
-        import detrscope
-
-        return detrscope.draw_attention(cast(AttentionMap | QueryAttention, self))
-
-    def show(self) -> None:
-        """Show it: inline in a notebook, else in the system's viewer."""
-        self.picture().show()
-
-    def save(self, path: str | Path) -> Path:
-        """Write the picture, whole or not at all; the ending of the name (png, jpg, webp, svg, pdf) is the format.
-
-        Raises:
-            UserError: an ending that is not a picture format.
-        """
-        return self.picture().save(path)
-
-    def _repr_png_(self) -> bytes:
-        return self.picture()._repr_png_()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +17,14 @@ from detrscope.core.attention_map import (
     merged_heads,
     parts_of,
 )
+from detrscope.core.drawable import Viewable
 from detrscope.core.errors import UserError
 from detrscope.core.records import DeformableRecord, exact
 from detrscope.core.trace_data import TraceData
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Trace(TraceData):
+class Trace(TraceData, Viewable):
     """One look at one image. Made by `Detector.trace`; saves to one file and loads without the model.
 
     What it holds are the attributes of `TraceData`. Maps are made of the records when they are asked for.
@@ -167,24 +167,6 @@ class Trace(TraceData):
         from detrscope.core.trace_table import describe
 
         return describe(self)
-
-    def draw(self, view: str = "columns", choice: Any = None) -> Any:
-        """A figure, as a `views.canvas.Sheet`; drawing is reached through the public names, as core knows none.
-
-        Args:
-            view: a name of `detrscope.views.VIEWS`.
-            choice: a `detrscope.Choice` of queries, layer, head ...; what is left out the view chooses itself.
-
-        Raises:
-            UserError: an unknown view, a choice that means nothing here, or a trace without what the view shows.
-        """
-        import detrscope
-
-        return detrscope.draw(self, view, choice)
-
-    def show(self, view: str = "columns", choice: Any = None) -> None:
-        """Show a figure: inline in a notebook, else in the system's viewer; arguments as for `draw`."""
-        self.draw(view, choice).show()
 
     def save(self, path: str | Path, *, half: bool = False) -> Path:
         """Write everything to one file, whole or not at all.

@@ -107,14 +107,20 @@ def has_onednn() -> bool:
 
 def may_use_onednn(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> bool:
     """Whether oneDNN's own operators can stand in for torch's now: on a CPU, nothing learning, nothing exported."""
+    return onednn_takes(x) and not is_learning(x, weight, residual)
+
+
+def is_learning(*tensors: Tensor | None) -> bool:
+    """Whether a gradient of any of these is wanted."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def onednn_takes(x: Tensor) -> bool:
+    """Whether oneDNN's own operators can be called on such a tensor now, gradients aside."""
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False  # an exported graph holds standard operators only
-    learning = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, weight, residual)
-    )
     return (
-        not learning
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and bool(torch.backends.mkldnn.enabled)
         and has_onednn()

@@ -16,7 +16,20 @@ import numpy as np
 from numba import carray, types
 
 from detrscope.ops import lanes
-from detrscope.ops.lanes import BYTES, add_to, both, claim, dot, load, nothing, plus, pointer, store
+from detrscope.ops.lanes import (
+    BYTES,
+    add_to,
+    both,
+    claim,
+    dot,
+    load,
+    nothing,
+    plus,
+    pointer,
+    soon,
+    store,
+    times,
+)
 
 FORWARD_BLOCK = 32  # queries of a task of the forward kernel, all heads
 BACKWARD_BLOCK = 8  # queries placed at a time by the backward kernel, whose task is one head of one image
@@ -30,6 +43,8 @@ JOB = np.dtype(
         )
     ]
 )
+LINE = 64  # bytes of a cache line
+FAR = 24  # points ahead whose rows are asked for in time
 TASK, THREAD = 0, 1  # where the counters stand in a job
 ENTRY = types.void(types.CPointer(numba.from_dtype(JOB)))
 Array = Any
@@ -43,24 +58,25 @@ class Numbers(NamedTuple):
     before: Any  # left of and above all tokens
     nan: Any
     lanes: (
-        int  # the code of lanes.py: a kernel kept by numba is not used with other lanes than it was made of
+        int  # the code of lanes.py: numba must not use a kernel it kept with other lanes than it was made of
     )
 
 
 class Maps(NamedTuple):
-    """The map of each of n points, as addresses see it."""
+    """The map of each of n points, and the way through it in bytes, int32."""
 
     width: Array  # [n]
     height: Array  # [n]
-    first: Array  # [n] bytes from the origin to the map's first token
-    down: Array  # [n] bytes from one row of tokens to the next
-    across: int  # bytes from one token to the next in its row
+    first: Array  # [n] from the origin to the map's first token
+    down: Array  # [n] from one row of tokens to the next
+    across: Any  # from one token to the next in its row
 
 
 class Corners(NamedTuple):
     """The four tokens around each of n points, upper left, upper right, lower left, lower right; and the place."""
 
     at: Array  # [4, n] addresses
+    way: Array  # [4, n] bytes from the origin, int32; negative where there is no token
     share: Array  # [4, n] weight times bilinear share
     right: Array  # [n] how far right of the upper left token the point lies, 0..1
     below: Array  # [n]
@@ -87,7 +103,7 @@ def scratch_bytes(storage: str, channels: int, tokens: int, points: int, backwar
     """Memory of one thread that places `points` points at a time."""
     real = real_of(storage)().nbytes
     rows = 2 * (tokens + 1) if backward else 1
-    size = points * (4 * 8 + (13 if backward else 6) * real) + rows * channels * real
+    size = points * (4 * (8 + 4) + (13 if backward else 6) * real) + rows * channels * real
     return -(-size // 64) * 64
 
 
@@ -100,9 +116,10 @@ def _place(
     A point that is not finite has shares of NaN there: its sum is NaN, as `grid_sample` gives it.
     """
     half, one, before, nan, _ = numbers
-    at, share, right, below = corners
-    at0, at1, at2, at3 = at[0], at[1], at[2], at[3]
+    at, way, share, right, below = corners
+    way0, way1, way2, way3 = way[0], way[1], way[2], way[3]
     share0, share1, share2, share3 = share[0], share[1], share[2], share[3]
+    across, nowhere = maps.across, np.int32(-1)
     for i in range(len(weights)):
         width, height = maps.width[i], maps.height[i]
         x, y = points[2 * i] * width - half, points[2 * i + 1] * height - half
@@ -121,26 +138,31 @@ def _place(
         share3[i] = weight * fx * fy
         in_left, in_right = (column >= 0) & (column < width), (column >= -1) & (column < width - one)
         in_upper, in_lower = (row >= 0) & (row < height), (row >= -1) & (row < height - one)
-        upper = origin + maps.first[i] + np.int64(row) * maps.down[i] + np.int64(column) * maps.across
-        lower = upper + maps.down[i]
-        at0[i] = upper if in_upper & in_left else outside
-        at1[i] = upper + maps.across if in_upper & in_right else outside
-        at2[i] = lower if in_lower & in_left else outside
-        at3[i] = lower + maps.across if in_lower & in_right else outside
+        upper = np.int32(maps.first[i] + times(np.int32(row), maps.down[i]) + times(np.int32(column), across))
+        lower = np.int32(upper + maps.down[i])
+        way0[i] = upper if in_upper & in_left else nowhere
+        way1[i] = np.int32(upper + across) if in_upper & in_right else nowhere
+        way2[i] = lower if in_lower & in_left else nowhere
+        way3[i] = np.int32(lower + across) if in_lower & in_right else nowhere
+    for corner in range(4):  # apart from the loop above, which so takes twice as many points at a time
+        for i in range(len(weights)):
+            at[corner, i] = origin + way[corner, i] if way[corner, i] >= 0 else outside
 
 
 @numba.njit(inline="always")
 def _corners(address: int, count: int, real: Any) -> tuple[Corners, int]:
     """Room for the corners of `count` points, and the address behind it."""
-    shares = address + count * 4 * 8
-    share = carray(pointer(shares, real), (6, count))
     at = carray(pointer(address, np.int64), (4, count))
-    return Corners(at, share[:4], share[4], share[5]), shares + share.nbytes
+    share = carray(pointer(address + at.nbytes, real), (6, count))
+    way = carray(pointer(address + at.nbytes + share.nbytes, np.int32), (4, count))
+    return Corners(at, way, share[:4], share[4], share[5]), address + at.nbytes + share.nbytes + way.nbytes
 
 
 def forward_kernel(storage: str, channels: int) -> Any:
     """The function whose job is `out` from value, points and weights."""
     real, stored, sums = real_of(storage), BYTES[storage], sums_of(storage)
+    summed = BYTES[sums]
+    short = channels * stored <= LINE  # longer rows the processor fetches ahead by itself
     numbers = _numbers(real)
 
     def forward(entry: Any) -> None:
@@ -150,13 +172,13 @@ def forward_kernel(storage: str, channels: int) -> Any:
         points = carray(pointer(job.points, real), (job.images * queries, 2 * placed))
         weights = carray(pointer(job.weights, real), (job.images * queries, placed))
         sizes = carray(pointer(job.sizes, real), (2, placed))
-        steps = carray(pointer(job.steps, np.int64), (2, placed))
+        steps = carray(pointer(job.steps, np.int32), (2, placed))
         token = heads * channels * stored  # bytes of a token, all heads
-        maps = Maps(sizes[0], sizes[1], steps[0], steps[1], token)
+        maps = Maps(sizes[0], sizes[1], steps[0], steps[1], np.int32(token))
         mine = job.scratch + claim(entry, THREAD) * job.scratch_bytes
         corners, zeros = _corners(mine, placed, real)
         store(zeros, nothing(channels, sums), sums)
-        at, share, _, _ = corners
+        at, _, share, _, _ = corners
         at0, at1, at2, at3 = at[0], at[1], at[2], at[3]
         share0, share1, share2, share3 = share[0], share[1], share[2], share[3]
         blocks = (queries + FORWARD_BLOCK - 1) // FORWARD_BLOCK
@@ -166,6 +188,9 @@ def forward_kernel(storage: str, channels: int) -> Any:
             origin = job.value + image * job.tokens * token
             start = image * queries + block * FORWARD_BLOCK
             for q in range(start, min(start + FORWARD_BLOCK, (image + 1) * queries)):
+                for ahead in range(0, placed * summed, LINE // 2):
+                    soon(job.weights + (q + 2) * placed * summed + ahead)
+                    soon(job.points + ((q + 2) * placed * summed + ahead) * 2)
                 _place(points[q], weights[q], maps, origin, zeros, corners, numbers)
                 i = 0
                 for head in range(heads):
@@ -173,6 +198,12 @@ def forward_kernel(storage: str, channels: int) -> Any:
                     total0 = total1 = total2 = total3 = nothing(channels, storage)
                     for _ in range(per_head):
                         k = np.uintp(i)
+                        if short:
+                            far = np.uintp(min(i + FAR, placed - 1))
+                            soon(at0[far])
+                            soon(at1[far])
+                            soon(at2[far])
+                            soon(at3[far])
                         total0 = plus(total0, share0[k], at0[k], storage)
                         total1 = plus(total1, share1[k], at1[k], storage)
                         total2 = plus(total2, share2[k], at2[k], storage)
@@ -205,24 +236,25 @@ def backward_kernel(storage: str, channels: int) -> Any:
         grad_weights = carray(pointer(job.grad_weights, real), (job.images * queries, heads, per_head))
         placed = BACKWARD_BLOCK * per_head
         sizes = carray(pointer(job.sizes, real), (2, placed))
-        steps = carray(pointer(job.steps, np.int64), (2, placed))
+        steps = carray(pointer(job.steps, np.int32), (2, placed))
         width, height = sizes[0], sizes[1]
         part, token, row = channels * stored, heads * channels * stored, channels * summed
         mine = job.scratch + claim(entry, THREAD) * job.scratch_bytes
         corners, behind = _corners(mine, placed, real)
-        at, share, _, _ = corners
+        at, _, share, _, _ = corners
         near = carray(pointer(behind, real), (7 * placed,))
         dots, points, weights = near[: 4 * placed], near[4 * placed : 6 * placed], near[6 * placed :]
         values = behind + near.nbytes  # [tokens + 1, channels], the last one outside
         grads = (tokens + 1) * row  # bytes from a row of values to the gradient of that row
         outside = values + tokens * row
         store(outside, nothing(channels, sums), sums)
-        maps = Maps(width, height, steps[0], steps[1], row)
+        maps = Maps(width, height, steps[0], steps[1], np.int32(row))
         task = claim(entry, TASK)
         while task < job.images * heads:
             image, head = task // heads, task % heads
             first = image * tokens * token + head * part
             for s in range(tokens):
+                soon(job.value + first + (s + FAR) * token)
                 store(values + s * row, load(job.value + first + s * token, channels, storage), sums)
                 store(values + s * row + grads, nothing(channels, sums), sums)
             store(outside + grads, nothing(channels, sums), sums)

@@ -18,11 +18,14 @@ from torch import Tensor
 
 from detrscope.console import log
 from detrscope.ops import deformable_kernel as kernel
+from detrscope.ops import deformable_reference
 from detrscope.ops.lanes import BYTES
 from detrscope.ops.threads import c_function, run_on_threads
 
 STORAGE = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float64: "f64"}
 WORTH_A_THREAD = 1 << 17  # channels read for all points: less is done before another thread has woken up
+
+LARGEST = 2**31 - 1  # bytes of the values of an image, within which ways are counted in int32
 
 Kind = Literal["forward", "backward"]
 
@@ -42,6 +45,8 @@ def forward(
     Returns:
         [B, Q, h*d] in the type of `value`.
     """
+    if _too_large(value):
+        return deformable_reference.forward(value, points, weights, sizes, point_levels)
     out = value.new_empty(value.shape[0], points.shape[1], value.shape[2] * value.shape[3])
     inputs = [value.contiguous(), points.contiguous(), weights.contiguous(), out]
     _run("forward", inputs, sizes, point_levels)
@@ -57,10 +62,16 @@ def backward(
     point_levels: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of value, points and weights from `grad` [B, Q, h*d] of what `forward` gave."""
+    if _too_large(value):
+        return deformable_reference.backward(grad, value, points, weights, sizes, point_levels)
     inputs = [value.contiguous(), points.contiguous(), weights.contiguous()]
     grads = [torch.empty_like(x) for x in inputs]
     _run("backward", [*inputs, grad.to(value.dtype).contiguous(), *grads], sizes, point_levels)
     return grads[0], grads[1], grads[2]
+
+
+def _too_large(value: Tensor) -> bool:
+    return value[:1].numel() * 8 > LARGEST
 
 
 def _run(kind: Kind, tensors: list[Tensor], sizes: Sequence[int], point_levels: Sequence[int]) -> None:
@@ -109,7 +120,8 @@ def _maps(
     levels = np.array(point_levels)
     first = (starts[levels] * token + np.arange(repeats)[:, None] * part).reshape(-1)
     size = np.stack([np.tile(widths[levels], repeats), np.tile(heights[levels], repeats)])
-    return size.astype(kernel.real_of(storage)), np.stack([first, np.tile(widths[levels] * token, repeats)])
+    down = np.tile(widths[levels] * token, repeats)
+    return size.astype(kernel.real_of(storage)), np.stack([first, down]).astype(np.int32)
 
 
 @cache

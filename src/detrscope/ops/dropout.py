@@ -31,4 +31,5 @@ def dropout(x: Tensor, probability: float) -> Tensor:
     words = np.random.SFC64(seed).random_raw(-(-x.numel() // LANES))
     draws = torch.from_numpy(words.view(np.int16))[: x.numel()].view(x.shape)  # uniform in -32768..32767
     keep = draws >= round(probability * 65536) - 32768
-    return torch.where(keep, x * (1 / (1 - probability)), 0.0)
+    # A product with whole numbers; choosing element by element takes ten times as long.
+    return (x * keep.view(torch.int8)).mul_(1 / (1 - probability))

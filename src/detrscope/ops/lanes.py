@@ -194,6 +194,28 @@ def dot(typing: Any, row: Any, address: Any) -> Any:
 
 
 @_in_kernels
+def soon(typing: Any, address: Any) -> Any:
+    """Say that memory at an address will be read, whether it is there or not."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        at = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        fetch = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [at.type, INT32, INT32, INT32]), "llvm.prefetch.p0"
+        )
+        builder.call(fetch, [at, INT32(0), INT32(3), INT32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@_in_kernels
+def times(typing: Any, one: Any, other: Any) -> Any:
+    """The product of two int32 as int32; numba's own is int64, which halves what fits into a register."""
+    signature = types.int32(types.int32, types.int32)
+    return signature, lambda context, builder, signature, args: builder.mul(args[0], args[1])
+
+
+@_in_kernels
 def claim(typing: Any, record: Any, index: Any) -> Any:
     """The 64-bit counter at a place of a record, and one more there for whoever asks next, on whatever thread."""
 

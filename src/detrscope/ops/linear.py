@@ -1,15 +1,17 @@
 """Linear layers by oneDNN where it may stand in for torch's own choice, and two of them without their hidden map.
 
-On AMD's processors torch's matrix product of float32 runs at well below half of what oneDNN reaches.
+On AMD's processors torch's matrix product of float32 runs at half of what oneDNN reaches.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.ops.convolution import may_use_onednn
+from detrscope.ops.convolution import is_learning, may_use_onednn, onednn_takes
 
 ROWS = 2048  # of a hidden map at once: few enough for the cache, enough for the matrix product
 
@@ -26,14 +28,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     Returns:
         [..., O].
     """
-    if not may_use_onednn(x, weight):
-        y = F.linear(x, weight, bias)
-        return F.relu(y) if relu else y
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+    if may_use_onednn(x, weight, bias):
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        return _multiply(x, weight, bias, relu)
+    if _may_learn_by_onednn(x, weight):
+        return _Linear.apply(x, weight, bias, relu)
+    y = F.linear(x, weight, bias)
+    return F.relu(y) if relu else y
 
 
 def two_linear(
@@ -51,9 +55,49 @@ def two_linear(
     Returns:
         [..., D].
     """
-    rows = x.flatten(0, -2)  # [n, D]
     parts = [
-        linear(linear(part, expand, expand_bias, relu=True), contract, contract_bias)
-        for part in rows.split(ROWS)
+        linear(linear(rows, expand, expand_bias, relu=True), contract, contract_bias)
+        for rows in x.flatten(0, -2).split(ROWS)
     ]
-    return torch.cat(parts).view(*x.shape[:-1], -1) if len(parts) > 1 else parts[0].view(*x.shape[:-1], -1)
+    out = torch.cat(parts) if len(parts) > 1 else parts[0]  # [n, D]
+    return out.view(*x.shape[:-1], -1)
+
+
+def _may_learn_by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether to take the product and its gradients from oneDNN; of bf16 torch does that by itself."""
+    fits = x.dtype == weight.dtype == torch.float32 and x.dim() > 1 and x.numel() > 0
+    return fits and is_learning(x, weight) and onednn_takes(x) and not torch.is_autocast_enabled("cpu")
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    """The layer and its gradients, which are such products too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        y = _multiply(x, weight, bias, relu)
+        ctx.save_for_backward(x, weight, y if relu else None)
+        ctx.has_bias = bias is not None
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y = ctx.saved_tensors
+        (grad,) = grads  # [..., O]
+        if y is not None:
+            grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        rows = grad.flatten(0, -2)  # [n, O]
+        grad_x = linear(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
+        grad_weight = _outer(rows, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        grad_bias = rows.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_bias, None
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """`a^T @ b`: [n, O], [n, I] -> [O, I]. The first factor is copied on the way; it shall be the narrower one."""
+    if a.shape[1] > b.shape[1]:
+        return linear(b.t(), a.t(), None).t()
+    return linear(a.t(), b.t(), None)

@@ -1,8 +1,8 @@
 """Plain data to pictures; `canvas` is the only place that draws.
 
 `VIEWS` is the table of what can be seen of a trace, by name: views read traces, never models. To add a picture: a file
-here, a line there, a test. What shows other data (`curves`, `precision_recall`, `contact_sheet`, `faithfulness`, the
-frames of `attention_film`) is called by the workflow that has the data.
+here, a line there, a test. What shows other data (`curves`, `part_curves`, `precision_recall`, `contact_sheet`,
+`faithfulness`, the frames of `timelapse`) is called by the workflow that has the data.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from detrscope.core.attention_map import Selection
 from detrscope.core.trace import Trace
+from detrscope.views.attention import OF_CELLS, OF_TOKENS
 from detrscope.views.canvas import Scale, Sheet
 from detrscope.views.canvas.sheet import SCALE
 from detrscope.views.captions import caption, heads, model, numbers, over, sums
@@ -12,7 +13,6 @@ from detrscope.views.frame import Frame, lay, outline, plane
 from detrscope.views.tiles import Tiles, panel_size
 
 SIDE = 400
-UNIT = "attention weight of a token"
 
 
 def draw_merged(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
@@ -28,7 +28,7 @@ def draw_merged(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     selection = Selection(site, queries, choice.head, choice.merge, choice.level)
     attention = trace.map_of_rows(selection, who)
     frame = Frame.of(trace)
-    scale = Scale.amounts(plane(attention)[0], label=UNIT)
+    scale = Scale.amounts(plane(attention)[0], label=OF_TOKENS if len(attention.parts) == 1 else OF_CELLS)
     tiles = Tiles(panel_size(frame, 3, SIDE, SCALE), 3, scale=scale)
     about = caption(
         model(trace),

@@ -12,7 +12,7 @@ from detrscope.lens.columns import queries_looking_at, who_looks_at
 from detrscope.views.canvas import Scale, Sheet, text_size
 from detrscope.views.canvas.lettering import TEXT
 from detrscope.views.canvas.sheet import MARGIN
-from detrscope.views.captions import caption, heads, model, short
+from detrscope.views.captions import caption, heads, model, over, short
 from detrscope.views.choice import EVERYTHING, Choice, NotInTrace, centre, kept, predictions, site_of
 from detrscope.views.frame import Frame, badge, lay, mark, outline
 from detrscope.views.tiles import GAP, TITLE_LINE
@@ -20,7 +20,6 @@ from detrscope.views.tiles import GAP, TITLE_LINE
 SIDE = 400
 LISTED, OUTLINED = 12, 5  # queries with a bar, and with a box
 BARS, NUMBERS = 200, 60  # pixels, of the longest bar and its number
-OWN = "each row of that attention sums to 1, a column need not"
 
 
 def draw_onlookers(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
@@ -45,12 +44,13 @@ def draw_onlookers(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
             trace, point, encoder[0], choice.head, choice.merge, choice.from_level, choice.level
         )
         parts.append(f"right: {attention.caption}, colours from 0 to its peak")
+    parts.append("these are columns: rows are normalised, a column need not sum to 1")
     at = f"({point[0]:.0f}, {point[1]:.0f})"
     sheet = Sheet(
         width - GAP + MARGIN,
         TITLE_LINE + size[1],
         f"Who looks at {at}",
-        caption(model(trace), *parts, OWN),
+        caption(model(trace), *parts),
     )
     x: float = MARGIN
     for one in panels:
@@ -79,7 +79,8 @@ class _Queries:
         )
         self.about = (
             f"left: cross-attention at {site}, {heads(trace, site, choice)}, how much each of {len(weights)} queries "
-            f"looks at {which} there ({weights.sum():.3g} in all); boxes of the first {OUTLINED}"
+            f"looks at {which} there ({weights.sum():.3g} in all), a row is a {over(trace, site, choice)}; boxes "
+            f"of the first {OUTLINED}"
         )
 
         self.names = [f"{one.title} ({one.says})" for one in self.shown]

@@ -107,20 +107,15 @@ def points_of(trace: Trace, site: str, row: int) -> Points:
 
 
 def draw_points(panel: Panel, points: Points, scale: Scale, shrunk: float = 1.0) -> None:
-    """The strongest on top, the reference under them; marks `shrunk` times as large as usual."""
+    """Fine maps over coarse ones, the strongest on top, the reference under all; marks `shrunk` times as large."""
     if points.reference_xyxy is not None:
         panel.box(points.reference_xyxy, REFERENCE, dashed=True)
-    heads = len(points.weights)
-    xy, weights = points.xy.reshape(-1, 2), points.weights.reshape(-1)
-    levels = np.tile(points.levels, heads)
-    order = np.argsort(weights, kind="stable")
-    for rank in np.array_split(
-        order, 12
-    ):  # so that marks of several shapes lie in the order of their weights
-        for level in np.unique(levels[rank]):
-            here = rank[levels[rank] == level]
-            size, shape = shrunk * SIZES[min(level, len(SIZES) - 1)], MARKS[min(level, len(MARKS) - 1)]
-            panel.dots(xy[here], scale.inks(weights[here]), size, marker=shape, rim=BLACK)
+    for level in np.unique(points.levels)[::-1].tolist():  # large marks of coarse maps under small ones
+        here = points.levels == level
+        xy, weights = points.xy[:, here].reshape(-1, 2), points.weights[:, here].reshape(-1)
+        order = np.argsort(weights, kind="stable")
+        size, shape = shrunk * SIZES[min(level, len(SIZES) - 1)], MARKS[min(level, len(MARKS) - 1)]
+        panel.dots(xy[order], scale.inks(weights[order]), size, marker=shape, rim=BLACK)
     panel.cross(points.reference_xy.tolist(), REFERENCE, 22 * shrunk)
 
 

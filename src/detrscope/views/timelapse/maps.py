@@ -82,5 +82,5 @@ def _plain(watched: Watched, choice: Choice, name: str, scale: Scale, index: int
     left = MARGIN + (inner - across) / 2
     panel = sheet.panel(left, 0, across, down, window)
     panel.heat(values, scale, veil=False, smooth=False)
-    sheet.scale(left + across + MARGIN, 0, down, scale, veil=False)
+    sheet.scale(left + across + MARGIN, 0, down, scale, Scale.colours)
     return sheet

@@ -108,4 +108,4 @@ def _draw_points(panel: Panel, look: Look, trace: Trace, place: int, layer: int)
         xy = trace.geometry.points_of(kept.points[:, place].float()).flatten(0, 1).numpy()  # [h * P, 2]
         weights = kept.weights[:, place].float().flatten().numpy()
         colours = Scale.amounts(weights).colours(weights)
-        panel.dots(xy, colours, 3 + 9 * np.sqrt(weights / max(float(weights.max()), 1e-9)), rim_width=0.6)
+        panel.dots(xy, colours, 3 + 9 * np.sqrt(weights / max(float(weights.max()), 1e-9)))

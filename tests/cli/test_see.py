@@ -1,0 +1,213 @@
+"""`detrscope see` and its Python twin."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import detrscope as ds
+from detrscope.cli import main
+from detrscope.core.errors import UserError
+from detrscope.core.trace import Trace
+from detrscope.families.detector import Detector
+from detrscope.views import VIEWS, features
+from detrscope.views.choice import Choice
+from detrscope.workflows import see as workflow
+from tests.lens.traced import detector_of, picture
+
+QUICK = ("detections", "merged")
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return detector_of("detr-r18")
+
+
+@pytest.fixture(autouse=True)
+def few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "GRID", 6)
+    monkeypatch.setattr(features, "STRONGEST", 2)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A picture that is not square."""
+    path = tmp_path / "in" / "photo.png"
+    path.parent.mkdir()
+    Image.fromarray(picture().permute(1, 2, 0).numpy()).save(path)
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, detector: Detector, *arguments: object) -> int:
+    """The exit code of the real entry point; the model is a tiny one."""
+
+    def load(name: str, **_: object) -> Detector:
+        assert name == "tiny"
+        return detector
+
+    monkeypatch.setattr(workflow, "load", load)
+    monkeypatch.setattr(sys, "argv", ["detrscope", "see", *map(str, arguments), "--model", "tiny"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def test_without_choices_everything_of_a_picture_is_in_one_folder(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    detector: Detector,
+    photo: Path,
+    tmp_path: Path,
+) -> None:
+    assert run(monkeypatch, detector, photo, "--out", tmp_path / "out", "--threshold", "0.0") == 0
+    folder = tmp_path / "out" / "photo"
+    apply = [n for n in VIEWS if not n.startswith("points") and n != "compare"]
+    names = sorted([*(f"{n}.png" for n in apply), "measures.csv", "photo.trace", "shapes.txt"])
+    assert sorted(p.name for p in folder.iterdir()) == names
+    table = capsys.readouterr().out
+    assert "left out: detr-r18 has no deformable attention at decoder.cross" in table
+    assert "encoder.self" in table and "How concentrated: an encoder token looks at" in table
+    rows = list(csv.DictReader((folder / "measures.csv").read_text().splitlines()))
+    assert {(r["kind"], r["layer"]) for r in rows} >= {("encoder.self", "1"), ("decoder.cross", "0")}
+    assert "[1, 3, 64, 115]" in (folder / "shapes.txt").read_text()
+    trace = Trace.load(folder / "photo.trace")
+    assert trace.sites == trace.model_sites and not trace.features
+    for name in apply:
+        with Image.open(folder / f"{name}.png") as image:
+            assert np.asarray(image).std() > 5, name
+
+
+def test_a_trace_is_drawn_without_a_model_and_gives_the_same_figure(
+    monkeypatch: pytest.MonkeyPatch, detector: Detector, photo: Path, tmp_path: Path
+) -> None:
+    common = ("--query", 3, "--view", "columns", "--view", "heads", "--layer", 0, "--head", 2)
+    assert run(monkeypatch, detector, photo, "--out", tmp_path / "a", "--trace", "full", *common) == 0
+    file = tmp_path / "a" / "photo" / "photo.trace"
+    assert run(monkeypatch, None, file, "--out", tmp_path / "b", *common) == 0  # type: ignore[arg-type]
+    made = sorted(p.name for p in (tmp_path / "b" / "photo").iterdir())
+    assert made == ["columns.png", "heads.png"]
+    for name in made:
+        first, second = (tmp_path / side / "photo" / name for side in "ab")
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_folder_skips_what_cannot_be_seen_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    detector: Detector,
+    photo: Path,
+    tmp_path: Path,
+) -> None:
+    shutil.copy(photo, photo.parent / "second.png")
+    (photo.parent / "torn.png").write_bytes(photo.read_bytes()[:300])
+    common = ("--view", "merged", "--query", 1, "--format", "jpg", "--out", tmp_path / "out")
+    assert run(monkeypatch, detector, photo.parent, *common) == 0
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")) == [
+        "photo/merged.jpg",
+        "second/merged.jpg",
+    ]
+    streams = capfd.readouterr()
+    assert "skipped: torn.png" in streams.err and "1 of 3 pictures were skipped" in streams.err
+    assert str(photo) in streams.out
+    nothing = ("--view", "merged", "--threshold", 1, "--out", tmp_path / "out")
+    assert run(monkeypatch, detector, photo.parent, *nothing) == 1
+    assert "none of the 3 pictures could be looked at" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--view", "collumns"), "view 'collumns' is not known; did you mean 'columns'?"),
+        (("--layer", "2"), "layer 2: this trace has 2 layers, 0 to 1"),
+        (("--query", "7"), "query 7: this trace has 7 queries, 0 to 6"),
+        (("--point", "95,10"), "point 95,10: is not on the picture; expected x 0 to 90 and y 0 to 50"),
+        (("--point", "here"), "--point here: expected X,Y such as 120,80"),
+        (("--threshold", "1"), "nothing scores 1 or more; the best is query"),
+        (
+            ("--view", "detections", "--head", "1"),
+            "--head: makes no difference to detections; it does to columns",
+        ),
+        (("--view", "columns", "--query", "1", "--point", "1,1"), "--point: makes no difference to columns"),
+        (("--view", "points", "--query", "1"), "detr-r18 has no deformable attention at decoder.cross"),
+        (("--view", "compare", "--query", "1"), "nothing to compare with"),
+        (("--view", "heads", "--against", "x.trace"), "--against: makes no difference to heads"),
+        (("--against", "missing.trace"), "missing.trace: no such trace file"),
+        (("--features", "backbone.layer9.*"), "site 'backbone.layer9.*' is not in this model"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    detector: Detector,
+    photo: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    assert run(monkeypatch, detector, photo, "--out", tmp_path / "out", *arguments) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("detrscope:")]
+    assert len(lines) == 1 and message in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_film_and_a_missing_file_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], detector: Detector, tmp_path: Path
+) -> None:
+    film = tmp_path / "a.mp4"
+    film.write_bytes(b"x")
+    assert run(monkeypatch, detector, film) == 2
+    assert "is a film; see looks at pictures" in capfd.readouterr().err
+    assert run(monkeypatch, detector, tmp_path / "no.png") == 2
+    assert "no.png: no such file or folder" in capfd.readouterr().err
+    (tmp_path / "broken.trace").write_bytes(b"no trace")
+    assert run(monkeypatch, detector, tmp_path / "broken.trace") == 2
+    assert "broken.trace: not a trace" in capfd.readouterr().err
+
+
+def test_python_twin_keeps_pictures_and_trace_in_memory(detector: Detector) -> None:
+    (seen,) = ds.see(picture(), detector, views=QUICK, choice=Choice(queries=(2, 5)))
+    assert list(seen.pictures) == list(QUICK) and not seen.files
+    assert "mean of 2 queries (number 2, 5)" in seen.pictures["merged"].caption
+    assert isinstance(seen.trace, Trace)
+    again = ds.see([seen.trace], views=("merged",), choice=Choice(queries=(2, 5)))[0]
+    assert (again.pictures["merged"].pixels() == seen.pictures["merged"].pixels()).all()
+
+
+def test_two_models_are_compared_on_the_same_picture(detector: Detector, tmp_path: Path) -> None:
+    other = detector_of("sprint-dense-n")
+    (seen,) = ds.see(picture(), detector, views=("compare",), choice=Choice(queries=(2,)), against=other)
+    caption = seen.pictures["compare"].caption
+    assert "first: detr-r18" in caption and "second: sprint-dense-n" in caption
+    small = other.trace(torch.zeros(3, 20, 20, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"cannot compare a picture of 90 x 50 pixels with one of 20 x 20"):
+        ds.see(picture(), detector, views=("compare",), choice=Choice(queries=(2,)), against=small)
+
+
+def test_features_that_are_named_are_kept_in_the_trace(detector: Detector, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"views": ("channels",), "out": tmp_path, "keep": "half"}
+    (seen,) = ds.see(picture(), detector, features=["backbone.layer2.*"], **arguments)
+    kept = Trace.load(seen.files["image-1.trace"]).features
+    assert kept and all(site.startswith("backbone.layer2.") for site in kept)
+    assert seen.trace is None and not seen.pictures
+
+
+def test_help_is_fast_and_names_every_view() -> None:
+    code = (
+        "import sys; sys.argv = ['detrscope', 'see', '--help']\n"
+        "from detrscope.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print({'torch', 'matplotlib', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    words = " ".join(done.stdout.split())
+    assert words.endswith("set()"), words[-200:]
+    assert all(f"{name} ({view.shows})" in words for name, view in VIEWS.items())
