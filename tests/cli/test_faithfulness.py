@@ -10,6 +10,7 @@ import pytest
 
 from detrscope.cli import main
 from detrscope.data.drawn.dataset import write_drawn
+from detrscope.workflows import faithfulness as workflow
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +30,20 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_tables_and_json(
     dogs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ("--data", str(dogs), "--split", "train", "--steps", "2", "--method", "rollout")
-    assert run(monkeypatch, *few, "--sanity", "1") == 0
+    """One real run, shown both ways."""
+    real, found = workflow.faithfulness, []
+    monkeypatch.setattr(workflow, "faithfulness", lambda *a, **k: found.append(real(*a, **k)) or found[-1])
+    few = ("--data", str(dogs), "--split", "train", "--steps", "2", "--method", "rollout", "--sanity", "1")
+    assert run(monkeypatch, *few, "--json") == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert {s["method"] for s in tree["summaries"]} == {"rollout", "random"}
+    assert all(len(s["scores"]) == 3 for s in tree["summaries"])
+    assert [s["method"] for s in tree["sanity"]] == ["rollout"]
+    monkeypatch.setattr(workflow, "faithfulness", lambda *a, **k: found[0])
+    assert run(monkeypatch, *few) == 0
     shown = capsys.readouterr().out
     assert "rollout" in shown and "keys, deletion" in shown and "random" in shown and "backbone" in shown
     assert "of the score is left" in shown
-    assert run(monkeypatch, *few, "--sanity", "0", "--json") == 0
-    tree = json.loads(capsys.readouterr().out)
-    assert {s["method"] for s in tree["summaries"]} == {"rollout", "random"} and tree["sanity"] == []
-    assert all(len(s["scores"]) == 3 for s in tree["summaries"])
 
 
 def test_a_wrong_method_is_exit_code_2(
