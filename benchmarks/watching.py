@@ -56,8 +56,12 @@ def looks() -> None:
         )
     each, a_step = spent["looks"] / spent["count"], sum(steps) / len(steps)
     per_epoch = each * 125 / 50
-    print(f"{torch.get_num_threads()} threads; a look at 6 pictures {each:.3f} s, a step {a_step:.3f} s of CPU")
-    print(f"an epoch: 125 steps {125 * a_step:.1f} s, 2.5 looks {per_epoch:.2f} s: {per_epoch / a_step / 1.25:.1f}%")
+    print(
+        f"{torch.get_num_threads()} threads; a look at 6 pictures {each:.3f} s, a step {a_step:.3f} s of CPU"
+    )
+    print(
+        f"an epoch: 125 steps {125 * a_step:.1f} s, 2.5 looks {per_epoch:.2f} s: {per_epoch / a_step / 1.25:.1f}%"
+    )
 
 
 def film(run: str) -> None:
@@ -77,7 +81,9 @@ def film(run: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["looks", "film"])
     parser.add_argument("run", nargs="?", default="")
     given = parser.parse_args()
