@@ -17,13 +17,13 @@ Refine = Callable[[int, Tensor, Tensor | None], Tensor | None]
 starts from."""
 
 
-class DecoderLayer(nn.Module):
-    """Self-attention among queries, cross-attention to tokens, feed-forward; each with its residual."""
+class Sublayers(nn.Module):
+    """The parts that every decoder layer has; how they are called is the layer's own."""
 
     def __init__(
         self,
         self_attention: Attention,
-        cross_attention: Attention,
+        cross_attention: nn.Module,
         feedforward: FeedForward,
         residuals: tuple[Residual, Residual, Residual],
     ) -> None:
@@ -32,6 +32,10 @@ class DecoderLayer(nn.Module):
         self.cross_attention = cross_attention
         self.feedforward = feedforward
         self.self_residual, self.cross_residual, self.feedforward_residual = residuals
+
+
+class DecoderLayer(Sublayers):
+    """Self-attention among queries, cross-attention to tokens, feed-forward; each with its residual."""
 
     def forward(
         self, x: Tensor, queries: Queries, pyramid: Pyramid, where: Tensor, probe: Probe | None
@@ -87,24 +91,11 @@ class LastStateDecoder(Decoder):
         return States(self.norm(x)[None])
 
 
-class RefiningDecoderLayer(nn.Module):
+class RefiningDecoderLayer(Sublayers):
     """A decoder layer whose cross-attention knows where each query's reference box is.
 
     The cross-attention is any module that maps (content, position, boxes, pyramid, probe) to content.
     """
-
-    def __init__(
-        self,
-        self_attention: Attention,
-        cross_attention: nn.Module,
-        feedforward: FeedForward,
-        residuals: tuple[Residual, Residual, Residual],
-    ) -> None:
-        super().__init__()
-        self.self_attention = self_attention
-        self.cross_attention = cross_attention
-        self.feedforward = feedforward
-        self.self_residual, self.cross_residual, self.feedforward_residual = residuals
 
     def forward(
         self,

@@ -132,7 +132,7 @@ def _compiled(kind: Kind, storage: str, channels: int) -> tuple[Any, Any]:
     try:
         made = numba.cfunc(kernel.ENTRY, cache=True, error_model="numpy")(source)
     except (OSError, RuntimeError) as problem:  # no folder to keep it in, or none that can be written
-        log.debug("the kernel cannot be kept for the next process: %s", problem)
+        log.info("the kernel cannot be kept for the next process: %s", problem)
         made = numba.cfunc(kernel.ENTRY, error_model="numpy")(source)
     if not made.cache_hits:
         seconds = time.perf_counter() - started

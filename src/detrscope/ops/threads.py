@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from detrscope.console import log
+
 ONE_POINTER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
@@ -53,7 +55,8 @@ def team() -> Any | None:
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         launch = library.GOMP_parallel  # found in what the library was linked to
-    except (OSError, AttributeError):
+    except (OSError, AttributeError) as problem:
+        log.info("torch's own threads are out of reach, Python's take their place: %s", problem)
         return None
     launch.argtypes = [ONE_POINTER, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     launch.restype = None
