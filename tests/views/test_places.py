@@ -21,6 +21,7 @@ from detrscope.views.compare import draw_comparison
 from detrscope.views.encoder import draw_encoder
 from detrscope.views.features import Feature, draw_features
 from detrscope.views.frame import Frame, plane
+from detrscope.views.heads import draw_heads
 from detrscope.views.journey import draw_journey
 from detrscope.views.merged import draw_merged
 from detrscope.views.onlookers import draw_onlookers
@@ -146,6 +147,21 @@ def test_the_encoder_marks_the_point_and_shows_the_row_of_its_token() -> None:
     assert "1: token at (11, 25)" in texts(sheet) and "encoder.0.self" in sheet.caption
 
 
+def test_every_head_of_a_place_in_the_encoder_is_shown_where_a_point_is_chosen() -> None:
+    row, column, looks_at = 6, 2, [(1, 12), (8, 3)]
+    heads = []
+    for cell in looks_at:
+        heads.append([(0, 0)] * (FINE.height * FINE.width))
+        heads[-1][row * FINE.width + column] = cell
+    sheet = draw_heads(made({"encoder.0.self": peaked(heads)}), Choice(points=((11.0, 25.0),)))
+    shown = images(sheet)  # a picture and a map for each head, and for their mean
+    for head, cell in enumerate(looks_at):
+        (_, panel), veil = shown[2 * head : 2 * head + 2]
+        assert brightest(*veil, panel) == pytest.approx(middle(cell), abs=0.5)
+    assert "self-attention at encoder.0.self, token at (11, 25)" in sheet.caption
+    assert {"head 0", "head 1", "mean of heads", "layer 0"} <= set(texts(sheet))
+
+
 def test_sampling_points_lie_where_they_were_taken_and_are_coloured_by_weight() -> None:
     points = torch.tensor([[30.0, 20.0], [10.0, 6.0], [50.0, 35.0], [-20.0, 5.0]]).expand(1, 3, 4, 2)
     weights = torch.tensor([0.1, 0.6, 0.2, 0.1]).expand(1, 3, 4)
@@ -248,6 +264,21 @@ def test_equal_traces_differ_by_nothing_and_unlike_ones_where_they_do() -> None:
             middle(cell), abs=1.5
         )
     assert "edited (gain at decoder.1.cross)" in sheet.caption and "the same query in both" in sheet.caption
+
+
+def test_a_number_is_the_same_query_only_where_the_model_did_not_pick_anew() -> None:
+    first = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)]])}, notes={"epoch": 10})
+    alike = ("the same query in both", "whose box overlaps most")
+    edited = (Gain("decoder.1.cross", 1.0),), (Gain("encoder.0.self", 1.0),)
+    for changes, expected in (
+        ({"notes": {"epoch": 90}}, alike[0]),  # learned queries keep their numbers
+        ({"notes": {"epoch": 90}, "picked": True}, alike[1]),
+        ({"picked": True}, alike[0]),
+        ({"picked": True, "edits": edited[0]}, alike[0]),
+        ({"picked": True, "edits": edited[1]}, alike[1]),
+    ):
+        second = replace(first, **changes)
+        assert expected in draw_comparison(first, Choice(against=second)).caption, changes
 
 
 def test_maps_of_other_cells_are_compared_by_their_mass() -> None:

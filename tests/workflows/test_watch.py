@@ -13,7 +13,8 @@ import detrscope as ds
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
-from detrscope.training.rundir import ATTENTION_CSV, LOOKS, RunFolder
+from detrscope.training.rundir import ATTENTION_CSV, LOOKS, TRACES, RunFolder
+from detrscope.views.choice import Choice
 from detrscope.workflows.train import train
 from detrscope.workflows.watch import read_watched
 from tests.core.test_trace import same
@@ -144,9 +145,34 @@ def test_the_size_is_told_before_training_and_is_what_the_files_have(
     assert there == pytest.approx(told, rel=0.02)
 
 
+def test_whole_traces_are_kept_of_some_looks_for_every_view(
+    runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = watched_run(tmp_path, "run", train__watch__every=1, train__watch__traces=3)
+    kept = sorted((run / TRACES).iterdir())
+    names = read_watched(run).images
+    assert [path.name for path in kept] == [f"{n}-step_000000{s}.trace" for n in names for s in (0, 3, 4)]
+    same_training(run, runs / "blind")
+    (line,) = [r.getMessage() for r in caplog.records if "whole traces" in r.getMessage()]
+    assert line.startswith("3 of them with whole traces: about ")
+    told = float(line.split("about ")[1].split(" MB")[0])
+    assert sum(path.stat().st_size for path in kept) / 1e6 == pytest.approx(told, rel=0.05)
+
+    first, last = Trace.load(kept[0]), Trace.load(kept[2])
+    assert first.sites == first.model_sites, "every site"
+    assert last.notes == {"epoch": 2.0, "step": 4} and last.original is not None
+    image = last.original
+    again = ds.load(run / "last.safetensors").trace(image)
+    torch.testing.assert_close(last.logits, again.logits, rtol=1e-4, atol=1e-4)
+    (seen,) = ds.see(kept[0], against=kept[2], views=["compare"], choice=Choice(queries=(0,)))
+    caption = seen.pictures["compare"].caption
+    assert "epoch 0.0, step 0" in caption and "epoch 2.0, step 4" in caption
+    assert "overlaps most" in caption, "the model picks its queries anew"
+
+
 def test_a_new_run_in_the_folder_forgets_the_looks_of_the_old_one(tmp_path: Path) -> None:
-    run = watched_run(tmp_path, "run", train__watch__every=1)
-    assert len(read_watched(run).moments) == 5
+    run = watched_run(tmp_path, "run", train__watch__every=1, train__watch__traces=1)
+    assert len(read_watched(run).moments) == 5 and len(list((run / TRACES).iterdir())) == 10
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETRSCOPE_CACHE", str(tmp_path / "cache"))
         train(
@@ -154,6 +180,7 @@ def test_a_new_run_in_the_folder_forgets_the_looks_of_the_old_one(tmp_path: Path
         )
     watched = read_watched(run)
     assert [m.step for m in watched.moments] == [0, 2] and len(watched.attention) == 2
+    assert not list((run / TRACES).iterdir())
 
 
 def test_deformable_attention_is_watched_like_dense(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ class TraceData:
         source: the name of the file or address.
         shapes: of what flowed along the path, by name, such as `feature map 0`.
         notes: whatever the maker wants to say about this look, such as the epoch.
+        picked: whether the model picked its queries for what it saw (two-stage): with other weights, the same number is
+            then another query.
     """
 
     card: ModelCard
@@ -70,6 +72,7 @@ class TraceData:
     source: str = ""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     notes: Mapping[str, str | int | float] = field(default_factory=dict)
+    picked: bool = False
 
     @classmethod
     def of_look(
@@ -107,6 +110,7 @@ class TraceData:
             features={site: kept[index].cpu() for site, kept in probe.features.items()},
             edits=probe.edits,
             shapes=dict(probe.shapes),
+            picked=outputs.proposals is not None,
         )
 
     def __repr__(self) -> str:

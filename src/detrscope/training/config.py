@@ -155,9 +155,15 @@ class WatchConfig:
         "channels kept of every convolution of the backbone, the strongest of the first look, beside the root mean"
         " square of all; 0: no features",
     )
+    traces: int = setting(
+        0,
+        "keep the whole trace too, every layer and head, of the first look, every so many looks and the last, for"
+        " `detrscope see`; 0: none",
+    )
 
     def __post_init__(self) -> None:
         _at_least(0, train__watch__pictures=self.pictures, train__watch__features=self.features)
+        _at_least(0, train__watch__traces=self.traces)
         _at_least(1, train__watch__every=self.every, train__watch__queries=self.queries)
         if self.images is None and self.split != WatchConfig.split:
             raise UserError("train.watch.split is for a dataset in train.watch.images, and there is none")

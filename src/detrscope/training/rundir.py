@@ -8,6 +8,7 @@ best.safetensors                  the model with the highest AP so far
 curves.png, per_class.csv         drawn and counted anew after each epoch and each evaluation
 attention.csv, attention.jsonl    one row per look at the probe images, the same in both, where their truth is known
 looks/                            what was seen of the probe images, for `detrscope timelapse`
+traces/                           whole traces of them at some moments, for `detrscope see`, where asked for
 log.txt                           what the terminal said
 """
 
@@ -36,6 +37,7 @@ METRICS_CSV, METRICS_JSONL, CURVES, LOG = "metrics.csv", "metrics.jsonl", "curve
 PER_CLASS = "per_class.csv"
 ATTENTION_CSV, ATTENTION_JSONL = "attention.csv", "attention.jsonl"
 LOOKS = "looks"  # folder of what a watch has seen
+TRACES = "traces"  # folder of the whole traces of some of it
 LOOK_FILES = ("step_*.safetensors", "*.trace", "step_*.npz")  # the last are those of earlier versions
 TABLES = (METRICS_CSV, METRICS_JSONL, ATTENTION_CSV, ATTENTION_JSONL)
 FILES = (CONFIG, STATE, LAST, BEST, *TABLES, CURVES, PER_CLASS, LOG)
@@ -94,9 +96,10 @@ class RunFolder:
         """Remove what an earlier run has left; other files stay."""
         for name in FILES:
             (self / name).unlink(missing_ok=True)
-        for pattern in LOOK_FILES:
-            for look in (self / LOOKS).glob(pattern):
-                look.unlink()
+        for folder in (LOOKS, TRACES):
+            for pattern in LOOK_FILES:
+                for look in (self / folder).glob(pattern):
+                    look.unlink()
 
     def write_config(self, config: RunConfig) -> None:
         """Write the settings, under a comment that names the versions that read them."""

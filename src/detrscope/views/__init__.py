@@ -58,7 +58,9 @@ VIEWS: dict[str, View] = {
     "columns": View("columns", "draw_columns", "for each detection its map and its box", (*QUERY, *MAP)),
     "merged": View("merged", "draw_merged", "the maps of all queries together", (*QUERY, *MAP)),
     "encoder": View("encoder", "draw_encoder", "where places of the picture look", (*PLACE, *QUERY, *MAP)),
-    "heads": View("heads", "draw_heads", "one query in every head and layer", (*QUERY, *MAP)),
+    "heads": View(
+        "heads", "draw_heads", "one query or place in every head and layer", (*PLACE, *QUERY, *MAP)
+    ),
     "journey": View("journey", "draw_journey", "one query through the layers", (*QUERY, *MAP)),
     "points": View("points", "draw_levels", "sampling points, by level", (*PLACE, *QUERY, *MAP)),
     "points-heads": View("points", "draw_point_heads", "sampling points, by head", (*PLACE, *QUERY, *POINT)),

@@ -33,7 +33,7 @@ def draw_comparison(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         raise NotInTrace("nothing to compare with; give another trace of the picture, or a model (--against)")
     _check_sizes(trace, other)
     shown = kept(trace, choice)[:MOST]
-    same = trace.card == other.card
+    same = _numbered_alike(trace, other)
     queries = [one.query for one in shown]
     partners = predictions(other, queries if same else _partners(other, shown))
     _, site = site_of(trace, "decoder.cross", choice)
@@ -99,6 +99,19 @@ def _fine(attention: AttentionMap) -> Seen:
     x0, y0, x1, y1 = g.crop_xyxy
     small = replace(g, height=height, width=width, crop_xyxy=(x0 * across, y0 * down, x1 * across, y1 * down))
     return replace(attention, geometry=small).on_image().numpy(), (0.0, 0.0, float(g.width), float(g.height))
+
+
+def _numbered_alike(trace: Trace, other: Trace) -> bool:
+    """Whether a number is the same query in both.
+
+    Learned queries keep theirs while a model learns; picked ones only as long as all that they are picked from stays.
+    """
+    if trace.card != other.card:
+        return False
+    picked_alike = trace.notes == other.notes and all(
+        edit.site.startswith("decoder.") for edit in (*trace.edits, *other.edits)
+    )
+    return picked_alike or not (trace.picked or other.picked)
 
 
 def _partners(trace: Trace, shown: list[Kept]) -> list[int]:

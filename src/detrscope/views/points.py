@@ -8,12 +8,13 @@ import numpy as np
 
 from detrscope.core.attention_map import Selection
 from detrscope.core.trace import Trace
+from detrscope.views.asked import Asked
 from detrscope.views.canvas import WHITE, Panel, Scale, Sheet
 from detrscope.views.canvas.sheet import SCALE
 from detrscope.views.captions import caption, model, short
 from detrscope.views.choice import EVERYTHING, Choice, Kept
 from detrscope.views.frame import Frame, badge, lay, mark, outline
-from detrscope.views.sampling import Asked, Points, asked, draw_points, key, points_of
+from detrscope.views.sampling import Points, asked_for_points, draw_points, key, points_of
 from detrscope.views.tiles import Tiles, in_rows, panel_size
 
 FOOT = 26  # pixels, for the key
@@ -29,7 +30,7 @@ def draw_levels(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         NotInTrace: there is no deformable attention.
         UserError: nothing was found.
     """
-    who = asked(trace, choice)
+    who = asked_for_points(trace, choice)
     ((layer, site),) = who.sites
     points = points_of(trace, site, who.row).chosen(choice.head, choice.level)
     levels = np.unique(points.levels).tolist()
@@ -57,7 +58,7 @@ def draw_point_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         NotInTrace: there is no deformable attention.
         UserError: nothing was found.
     """
-    who = asked(trace, choice)
+    who = asked_for_points(trace, choice)
     ((layer, site),) = who.sites
     points = points_of(trace, site, who.row).chosen(level=choice.level)
     count = len(points.weights)
@@ -76,7 +77,7 @@ def draw_point_layers(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         NotInTrace: there is no deformable attention.
         UserError: nothing was found.
     """
-    who = asked(trace, choice, every_layer=True)
+    who = asked_for_points(trace, choice, every_layer=True)
     parts = {
         layer: points_of(trace, site, who.row).chosen(choice.head, choice.level) for layer, site in who.sites
     }

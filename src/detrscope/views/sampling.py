@@ -10,9 +10,9 @@ import numpy as np
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace import Trace
-from detrscope.core.trace_data import Kind
+from detrscope.views.asked import Asked, asked, kind_asked
 from detrscope.views.canvas import BLACK, PALETTE, Panel, Scale, Sheet
-from detrscope.views.choice import Choice, Kept, NotInTrace, kept, layers_of, predicted_at, site_of, sites_of
+from detrscope.views.choice import Choice, NotInTrace, sites_of
 
 SIZES = (7, 9, 12, 14, 16)  # pixels across, finest map first
 MARKS = ("o", "s", "D", "^", "v")
@@ -53,38 +53,17 @@ class Points:
         return int((~inside.all(-1)).sum())
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Whose points are shown: a query of the decoder, or a token of the encoder."""
-
-    row: int
-    name: str
-    sites: tuple[tuple[int, str], ...]  # number and site of every layer to show
-    point: tuple[float, float] | None  # of the token, pixels of the original
-
-    def boxes(self, trace: Trace, layer: int) -> list[Kept]:
-        """What the query predicts in a layer; a token predicts nothing."""
-        return [] if self.point is not None else predicted_at(trace, self.row, layer)
-
-
-def asked(trace: Trace, choice: Choice, every_layer: bool = False) -> Asked:
-    """The token at the chosen point, else the chosen query, else that of the best detection.
+def asked_for_points(trace: Trace, choice: Choice, every_layer: bool = False) -> Asked:
+    """Whose points are shown: the token at the chosen point, else the chosen query, else that of the best detection.
 
     Raises:
         NotInTrace: there is no deformable attention of that kind.
         UserError: nothing was found.
     """
-    kind: Kind = "encoder.self" if choice.points else "decoder.cross"
+    kind = kind_asked(choice)
     if not any(isinstance(trace.records.get(s), DeformableRecord) for s in sites_of(trace, kind)):
         raise NotInTrace(f"{trace.card.variant} has no deformable attention at {kind}")
-    sites = layers_of(trace, kind, choice) if every_layer else [site_of(trace, kind, choice)]
-    if choice.points:
-        x, y = point = choice.points[0]
-        which = f" of level {choice.from_level % len(trace.levels)}" if len(trace.levels) > 1 else ""
-        row = trace.token_at(point, choice.from_level)
-        return Asked(row, f"token{which} at ({x:g}, {y:g})", tuple(sites), point)
-    first = kept(trace, choice)[0]
-    return Asked(first.query, f"{first.title} ({first.says})", tuple(sites), None)
+    return asked(trace, choice, every_layer)
 
 
 def points_of(trace: Trace, site: str, row: int) -> Points:

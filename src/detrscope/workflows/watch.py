@@ -26,7 +26,7 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.families.weights import Loaded
 from detrscope.training.config import RunConfig, TrainConfig
 from detrscope.training.loop import Plan
-from detrscope.training.rundir import LOOKS, RunFolder
+from detrscope.training.rundir import LOOKS, TRACES, RunFolder
 from detrscope.training.step import make_matcher
 from detrscope.workflows.part_meter import PartMeter, attention_row
 from detrscope.workflows.probes import ProbeImage, open_probes
@@ -63,32 +63,47 @@ class Watch:
         start = time.perf_counter()
         if self._since is None:
             self._channels = _channels_on_disk(self.folder / LOOKS)
-        looks, masses = {}, []
+        looks, masses, whole = {}, [], []
+        epoch = step / plan.steps_per_epoch
+        keeps_whole = self._keeps_whole(step, plan)
         with _in_evaluation(model):
             for probe in self.probes:
-                trace = self._trace(model, probe)
+                trace = self._trace(model, probe, "*" if keeps_whole else CROSS)
+                if keeps_whole:
+                    whole.append(self._save_whole(probe, trace, step, epoch))
                 matched = self._matched(trace)
                 look = looks[probe.name] = self._cut(trace, list(matched.values()))
                 masses += self._meter.measure(probe.name, trace, look, matched)
                 image = self.folder / LOOKS / f"{probe.name}{TRACE}"
                 if not image.is_file():
                     replace(trace, records={}, features={}).save(image)
-        epoch = step / plan.steps_per_epoch
         path = save_moment(Moment(step, epoch, looks), self.folder / LOOKS)
         if masses:
             self.folder.add_attention_row(attention_row(step, epoch, masses))
         if self._since is None:
             self._since = start
-            self._tell_size(path, step, plan)
+            self._tell_size(path, whole, step, plan)
         self._seconds += time.perf_counter() - start
         if step >= plan.total_steps:
             share = self._seconds / (time.perf_counter() - self._since)
             log.info("looking at probe images took %.1f s, %.1f%% of the time", self._seconds, 100 * share)
 
-    def _trace(self, model: DetectionTransformer, probe: ProbeImage) -> Trace:
+    def _keeps_whole(self, step: int, plan: Plan) -> bool:
+        """Whether this is the first look, one in so many, or the last."""
+        if not self.config.traces:
+            return False
+        before = step // (self.config.every or plan.steps_per_epoch)  # looks, of which the first is number 0
+        return before % self.config.traces == 0 or step >= plan.total_steps
+
+    def _save_whole(self, probe: ProbeImage, trace: Trace, step: int, epoch: float) -> Path:
+        notes = {"epoch": round(epoch, 2), "step": step}
+        path = self.folder / TRACES / f"{probe.name}-step_{step:07d}{TRACE}"
+        return replace(trace, features={}, original=probe.image, notes=notes).save(path)
+
+    def _trace(self, model: DetectionTransformer, probe: ProbeImage, sites: str) -> Trace:
         image = self.card.preprocessing.resize(probe.image)
         height, width = probe.image.shape[-2:]
-        eye = Probe([CROSS], features=["*"] if self.config.features else ())
+        eye = Probe([sites], features=["*"] if self.config.features else ())
         device = next(model.parameters()).device
         with torch.no_grad():
             outputs = model(Batch(self.card.preprocessing.normalise(image)[None].to(device)), probe=eye)
@@ -118,19 +133,24 @@ class Watch:
         kept = list(dict.fromkeys([*matched, *best]))[: max(len(matched), self.config.queries)]
         return Look.of_trace(trace, torch.tensor(sorted(kept)), self._channels)
 
-    def _tell_size(self, path: Path, step: int, plan: Plan) -> None:
+    def _tell_size(self, path: Path, whole: Sequence[Path], step: int, plan: Plan) -> None:
         """Say how much disk the looks that are to come will take, as much as the first one each."""
-        every = self.config.every
-        looks = 1 + sum(plan.is_look(later, every) for later in range(step + 1, plan.total_steps + 1))
+        rest = [s for s in range(step + 1, plan.total_steps + 1) if plan.is_look(s, self.config.every)]
         each = path.stat().st_size / 1e6
         log.info(
             "%d probe images x %d looks: about %.3g MB in %s (%.3g MB a look)",
             len(self.probes),
-            looks,
-            each * looks,
+            1 + len(rest),
+            each * (1 + len(rest)),
             path.parent,
             each,
         )
+        if whole:
+            times = 1 + sum(self._keeps_whole(s, plan) for s in rest)
+            size = sum(one.stat().st_size for one in whole) / 1e6
+            log.info(
+                "%d of them with whole traces: about %.3g MB in %s", times, size * times, whole[0].parent
+            )
 
 
 def make_watch(

@@ -153,7 +153,8 @@ class Chart:
 
     def legend(self, where: Where = "best", title: str = "") -> None:
         """What each labelled line is."""
-        self._axes.legend(fontsize=8, frameon=False, loc=where, title=title or None, title_fontsize=8)
+        plate = self._axes.legend(fontsize=8, loc=where, title=title or None, title_fontsize=8)
+        plate.get_frame().set(edgecolor="none", alpha=0.85)  # lines below stay faintly there
 
     @property
     def empty(self) -> bool:
