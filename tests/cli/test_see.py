@@ -182,6 +182,19 @@ def test_python_twin_keeps_pictures_and_trace_in_memory(detector: Detector) -> N
     assert (again.pictures["merged"].pixels() == seen.pictures["merged"].pixels()).all()
 
 
+def test_a_picture_is_looked_at_again_for_gradients_and_a_trace_is_not(
+    detector: Detector, tmp_path: Path
+) -> None:
+    choice = Choice(queries=(2, 5))
+    (seen,) = ds.see(picture(), detector, views=("relevance", "columns"), choice=choice)
+    about = seen.pictures["relevance"].caption
+    assert "equations 5 to 10" in about and "explain=" not in about
+    assert seen.trace is not None and not seen.trace.gradients
+    assert not any(record.value is not None for record in seen.trace.records.values())
+    (again,) = ds.see(seen.trace, views=("relevance",), choice=choice)
+    assert "trace with explain=[2, 5]" in again.pictures["relevance"].caption
+
+
 def test_two_models_are_compared_on_the_same_picture(detector: Detector, tmp_path: Path) -> None:
     other = detector_of("sprint-dense-n")
     (seen,) = ds.see(picture(), detector, views=("compare",), choice=Choice(queries=(2,)), against=other)

@@ -81,6 +81,7 @@ def test_a_trace_says_what_detect_says(variant: str, tmp_path: Path) -> None:
     assert torch.equal(seen.scores, found.scores) and seen.names == found.names
     assert torch.equal(seen.query_ids, found.query_ids) and torch.equal(seen.labels, found.labels)
     assert trace.sites == detector.model.sites == trace.model_sites
+    assert trace.picked == (variant.startswith("sprint") or variant.endswith("two-stage"))
     loaded = Trace.load(trace.save(tmp_path / "one.trace"))
     assert same(loaded, trace)
     assert "attention" in trace.describe() and all(site in trace.describe() for site in trace.sites)

@@ -14,9 +14,12 @@ import detrscope as ds
 from detrscope.core.errors import UserError
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace import Trace
+from detrscope.lens.relevance import relevance
+from detrscope.lens.rollout import rollout
 from detrscope.views import VIEWS, draw, features
 from detrscope.views.canvas import Sheet
 from detrscope.views.choice import Choice, NothingFound, NotInTrace
+from tests.core.test_trace import detector_of, picture
 from tests.views.drawn import QUERIES, VARIANTS, content, texts, trace_of
 
 DEFORMABLE = "deformable-detr-r50-two-stage"
@@ -107,7 +110,7 @@ def test_a_threshold_chooses_the_queries() -> None:
             continue  # around the encoder's picture, places close to each other are left out
         low, high = (Choice(threshold=t, against=trace) for t in (limit - 1e-6, limit + 1e-6))
         drawn = [content(view(trace, choice)) for choice in (low, high)]
-        alone = name in ("heads", "journey", "onlookers")  # of the best only
+        alone = name in ("heads", "journey", "relevance", "onlookers")  # of the best only
         assert (drawn[0] == drawn[1]) == alone, name
 
 
@@ -155,6 +158,19 @@ def test_what_was_not_recorded_is_said() -> None:
         VIEWS["compare"](trace, Choice(queries=QUERIES))
     with pytest.raises(NotInTrace, match=r"layer 2: detr-r18 has 2 layers of encoder\.self, 0 to 1"):
         VIEWS["encoder"](trace, Choice(layer=2, points=((5.0, 5.0),)))
+
+
+@pytest.mark.parametrize("variant", ["detr-r18", DEFORMABLE])
+def test_relevance_is_shown_of_the_queries_whose_gradients_are_there(variant: str) -> None:
+    trace = detector_of(variant).trace(picture(), explain=[2])
+    sheet = VIEWS["relevance"](trace, Choice(queries=(2, 5)))
+    written = texts(sheet)
+    assert written.count("attention") == written.count("rollout") == 2 and written.count("relevance") == 1
+    assert f"sums to {relevance(trace, 2).mass:.3g}" in written
+    assert f"sums to {rollout(trace, 5).mass:.3g}" in written
+    assert "equations 5 to 10" in sheet.caption and "trace with explain=[5]" in sheet.caption
+    drawn = [i for i in sheet.figure().axes[0].images if np.asarray(i.get_array()).shape[-1] == 4]
+    assert len(drawn) == 5, "a veil for each map"
 
 
 def test_a_trace_draws_itself() -> None:

@@ -36,12 +36,14 @@ class View:
         function: in it, from a trace and a choice to a sheet.
         shows: in a few words.
         uses: what of a choice makes a difference.
+        explains: whether it shows more of a trace that has the gradients of the queries shown (`explain=`).
     """
 
     module: str
     function: str
     shows: str
     uses: tuple[Part, ...]
+    explains: bool = False
 
     def __call__(self, trace: Trace, choice: Choice) -> Sheet:
         """Draw it.
@@ -66,6 +68,9 @@ VIEWS: dict[str, View] = {
     "points-heads": View("points", "draw_point_heads", "sampling points, by head", (*PLACE, *QUERY, *POINT)),
     "points-layers": View(
         "points", "draw_point_layers", "sampling points, of all layers", (*PLACE, *QUERY, *POINT)
+    ),
+    "relevance": View(
+        "relevance", "draw_relevance", "what a prediction rests on", (*QUERY, *MAP), explains=True
     ),
     "onlookers": View("onlookers", "draw_onlookers", "who looks at a place", (*PLACE, *QUERY, *MAP)),
     "queries": View("relations", "draw_relations", "queries looking at queries", (*QUERY, *ROW)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from detrscope.core.errors import UserError
@@ -11,7 +12,9 @@ from detrscope.core.probe import Probe
 from detrscope.core.trace import Trace
 from detrscope.data.images import ImageSource
 from detrscope.families.detector import Detector
+from detrscope.views.choice import Choice
 from detrscope.views.features import stage_ends
+from detrscope.views.relevance import rested_on
 from detrscope.workflows.sources import Source, expand
 
 SUFFIX = ".trace"
@@ -75,6 +78,20 @@ class Eyes:
             return Trace.load(look)
         assert self.detector is not None, "a model is opened where there is a picture"
         return self.detector.trace(look, features=self.features)
+
+    def explain(self, trace: Trace, choice: Choice) -> Trace:
+        """The same look again with the gradients of what it is to explain, where a model made it.
+
+        Args:
+            trace: made by `look` of a picture.
+            choice: whose queries; of none, that of the best detection.
+
+        Raises:
+            NothingFound: no query was chosen and none scores high enough.
+        """
+        assert self.detector is not None and trace.original is not None, "a model has looked at a picture"
+        queries = [one.query for one in rested_on(trace, choice)]
+        return replace(self.detector.trace(trace.original, explain=queries), source=trace.source)
 
     def compare(self, trace: Trace) -> Trace | None:
         """What to compare a trace with, if anything.

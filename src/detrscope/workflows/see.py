@@ -114,7 +114,9 @@ def see(
             with _skipping(source, NothingFound):
                 one = Seen(source.name)
                 for name, view in drawn.items():
-                    _draw(one, name, view, trace, chosen, left_out=not views)
+                    again = view.explains and not is_trace(look)
+                    shown = eyes.explain(trace, chosen) if again else trace
+                    _draw(one, name, view, shown, chosen, left_out=not views)
                     if writer:
                         writer.picture(one, source, name)
                     bar.advance(task)
