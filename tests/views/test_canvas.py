@@ -169,6 +169,19 @@ def test_a_map_is_brightest_in_its_greatest_cell_and_shows_the_number_there() ->
         assert np.abs(pixels[178, 50] - coldest).max() <= 1
 
 
+@pytest.mark.parametrize(("low", "high", "seen"), [(0, 255, 115), (140, 200, 78), (150, 150, 0)])
+def test_a_picture_under_a_map_is_pale_grey_with_as_much_contrast_as_there_is_room_for(
+    low: int, high: int, seen: float
+) -> None:
+    image = np.full((100, 200, 3), low, np.uint8)
+    image[:, 100:] = high
+    sheet = Sheet(200, 100)
+    sheet.panel(0, 0, 200, 100, (0, 0, 200, 100)).picture(image, grey=True)
+    pixels = sheet.pixels()[MARGIN : MARGIN + 100].astype(int)
+    assert (pixels[..., 0] == pixels[..., 2]).all() and pixels.min() >= 98 and pixels.max() <= 213
+    assert pixels[50, 150, 0] - pixels[50, 50, 0] == pytest.approx(seen, abs=2)
+
+
 def test_a_veil_leaves_the_picture_where_nothing_is() -> None:
     sheet = Sheet(200, 100)
     panel = sheet.panel(0, 0, 200, 100, (0, 0, 200, 100))

@@ -19,7 +19,9 @@ from detrscope.views.tiles import GAP, TITLE_LINE
 
 SIDE = 400
 LISTED, OUTLINED = 12, 5  # queries with a bar, and with a box
+LEAST = 1e-3  # of the greatest weight: a query with less does not look there
 BARS, NUMBERS = 200, 60  # pixels, of the longest bar and its number
+TALLEST = 40  # pixels, of a bar with the room around it
 
 
 def draw_onlookers(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
@@ -71,7 +73,8 @@ class _Queries:
     ) -> None:
         self.point = point
         weights = queries_looking_at(trace, point, layer, choice.head, choice.merge, choice.level).numpy()
-        order = np.argsort(-weights, kind="stable")[:LISTED]
+        order = np.argsort(-weights, kind="stable")
+        order = order[weights[order] >= LEAST * weights.max()][:LISTED]
         self.weights = weights[order]
         self.shown = predictions(trace, order.tolist())
         which = (
@@ -79,8 +82,8 @@ class _Queries:
         )
         self.about = (
             f"left: cross-attention at {site}, {heads(trace, site, choice)}, how much each of {len(weights)} queries "
-            f"looks at {which} there ({weights.sum():.3g} in all), a row is a {over(trace, site, choice)}; boxes "
-            f"of the first {OUTLINED}"
+            f"looks at {which} there ({weights.sum():.3g} in all), a row is a {over(trace, site, choice)}; those "
+            f"with at least {LEAST:.1%} of the greatest, boxes of the first {OUTLINED}"
         )
 
         self.names = [f"{one.title} ({one.says})" for one in self.shown]
@@ -100,7 +103,7 @@ class _Queries:
         mark(panel, self.point)
         x += size[0] + GAP + self.beside
         sheet.text("weight", x, 0)
-        chart = sheet.chart(x, TITLE_LINE, BARS, size[1])
+        chart = sheet.chart(x, TITLE_LINE, BARS, min(size[1], TALLEST * len(self.names)))
         chart.bars(self.names, self.weights.tolist(), colours)
         return x + BARS + NUMBERS + GAP
 

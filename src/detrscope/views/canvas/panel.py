@@ -16,7 +16,9 @@ from detrscope.views.canvas.scene import enlarged, resized
 
 POINTS = 72 / DPI  # of a pixel
 LIGHT = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue
-PALE, KEPT = 98, 0.45  # 0..255: the darkest grey under a map, and the share of contrast that is kept above it
+PALE, BRIGHT = 98, 213  # 0..255: the greys under a map that the darkest and the brightest of a picture become
+BLACKEST, WHITEST = 1, 99  # percentiles that count as that
+BOLDEST = 1.3  # contrast is not raised further: an even picture stays even
 RIM = 0.45  # opacity of the dark rim around outlines
 
 Extent = tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -63,8 +65,7 @@ class Panel:
         extent = extent or self.window
         fine = resized(image, *self._size(extent))
         if grey:
-            pale = (PALE + KEPT * (fine.astype(np.float32) @ LIGHT)).clip(0, 255).astype(np.uint8)
-            fine = np.repeat(pale[..., None], 3, axis=2)
+            fine = np.repeat(_paled(fine)[..., None], 3, axis=2)
         self._image(fine, extent)
 
     def heat(
@@ -219,3 +220,12 @@ class Panel:
             pixels, extent=(x0, x1, y1, y0), interpolation="nearest", aspect="auto", zorder=1
         )
         drawn.set_clip_path(self._clip)
+
+
+def _paled(image: np.ndarray) -> np.ndarray:
+    """A picture uint8 [H, W, 3] in pale greys uint8 [H, W] that use all the room there is."""
+    light = image.astype(np.float32) @ LIGHT
+    low, high = np.percentile(light, (BLACKEST, WHITEST))
+    contrast = min(BOLDEST, (BRIGHT - PALE) / max(high - low, 1.0))
+    middle = (low + high) / 2
+    return ((PALE + BRIGHT) / 2 + contrast * (light - middle)).clip(PALE, BRIGHT).astype(np.uint8)
