@@ -23,6 +23,12 @@ def model(trace: Trace) -> str:
     return f"{name}{where}" + (f", {notes}" if notes else "") + (f", edited ({edits})" if edits else "")
 
 
+def brief(trace: Trace) -> str:
+    """Which model, when it was, and whether it was changed, such as `detr-r50, epoch 10`."""
+    when = f", epoch {trace.notes['epoch']:g}" if isinstance(trace.notes.get("epoch"), int | float) else ""
+    return trace.card.variant + when + (", edited" if trace.edits else "")
+
+
 def heads(trace: Trace, site: str, choice: Choice) -> str:
     """Such as `mean of 8 heads`."""
     count = trace.record(site).shape[0]

@@ -10,7 +10,7 @@ from detrscope.core.attention_map import AttentionMap
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Scale, Sheet
-from detrscope.views.captions import caption, heads, model, over, short
+from detrscope.views.captions import brief, caption, heads, model, over, short
 from detrscope.views.choice import EVERYTHING, Choice, Kept, NotInTrace, kept, maps_of, predictions, site_of
 from detrscope.views.frame import Frame, badge, outline, plane
 from detrscope.views.tiles import Tiles, panel_size
@@ -51,7 +51,7 @@ def draw_comparison(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     )
     sheet = tiles.sheet("Two looks at one picture", about)
     for column, (one, boxes) in enumerate(((trace, kept(trace, choice)), (other, _found(other, choice)))):
-        tiles.title(sheet, 0, column, f"{('first', 'second')[column]}: {one.card.variant} found {len(boxes)}")
+        tiles.title(sheet, 0, column, f"{('first', 'second')[column]}: {brief(one)} found {len(boxes)}")
         panel = Frame.of(one).panel(sheet, tiles.place(0, column), tiles.size)
         outline(panel, boxes, [f"{box.says}  #{box.query}" for box in boxes])
     for row, (a, b, mine, its) in enumerate(zip(before, after, shown, partners, strict=True), start=1):
