@@ -57,8 +57,11 @@ def test_demo_leaves_everything_and_goes_on_after_an_interruption(
     html = page.read_text()
     films = sorted(path.name for path in (tmp_path / "films").glob("*.mp4"))
     assert len(films) == 2 and films[1] == "final.mp4" and films[0].endswith("-queries.mp4")
+    (seen,) = (tmp_path / "seen").iterdir()
+    assert list(seen.glob("*.trace")) and "an encoder token looks at" in html
     for name in (
         *(f"films/{film}" for film in films),
+        *(f"seen/{seen.name}/{figure}.png" for figure in module.FIGURES),
         "films/parts.png",
         "run/curves.png",
         *(f"detections/{p.name}" for p in (tmp_path / "detections").iterdir()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
@@ -17,9 +18,11 @@ pre { background: #f4f4f4; padding: .8rem; border-radius: 6px; overflow-x: auto 
 """
 
 NEXT = """detrscope detect YOUR.jpg                         # the model that ships knows drawn dogs only
+detrscope see YOUR.jpg                            # all figures of where it looks
 detrscope data convert voc:BCCD_Dataset --out bccd  # real images: github.com/Shenggan/BCCD_Dataset
 detrscope train --preset bccd --data bccd --out run # ten minutes on two cores
 detrscope evaluate --model run --data bccd
+detrscope see bccd/val/BloodImage_00002.jpg --model run
 detrscope train --preset finetune --from detr-r50 --data coco:DIR --out run"""
 
 
@@ -29,6 +32,8 @@ class DemoPage:
 
     pictures: Sequence[str]
     films: Sequence[str]  # of the training, of one picture's queries
+    figures: Sequence[str]  # of one look of the model that ships
+    words: Sequence[str]  # its measures
     parts: str
     curves: str
     shipped: Mapping[str, float | None]  # val/AP ...
@@ -49,6 +54,12 @@ class DemoPage:
             )
         )
         head = "".join(f"<th>{key}</th>" for key in COLUMNS)
+        figures = "".join(
+            f'<a href="{escape(path)}"><img class="wide" src="{escape(path)}" alt="{escape(Path(path).stem)}"></a>'
+            for path in self.figures
+        )
+        words = "".join(f"<li>{escape(line)}</li>" for line in self.words)
+        folder = escape(str(Path(self.figures[0]).parent))
         return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>detrscope demo</title><style>{STYLE}</style></head><body>
 <h1>detrscope</h1>
@@ -71,6 +82,11 @@ evenly to what lies in it.</p>
 <h2>Detections of the model that ships</h2>
 <div class="grid">{images}</div>
 <p>Only dogs count: cats are there to be left alone.</p>
+<h2>Inside one look of it</h2>
+{figures}
+<ul>{words}</ul>
+<p>These and more are in <a href="{folder}/">{folder}</a>, with the trace they were drawn from: every weight of every
+layer and head, in one file that is read without the model.</p>
 <h2>Curves</h2>
 <img class="wide" src="{escape(self.curves)}" alt="training curves">
 <h2>What to try next</h2>

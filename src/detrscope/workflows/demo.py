@@ -1,4 +1,4 @@
-"""Everybody's first five minutes: detect with the model that ships, train one from scratch, film its attention."""
+"""Everybody's first five minutes: detect with the model that ships, see inside it, train one from scratch, film it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from detrscope.core.errors import UserError
 from detrscope.data.images import read_image
 from detrscope.data.sources import open_dataset
 from detrscope.evaluation.coco import Evaluation
-from detrscope.families.detector import load
+from detrscope.families.detector import Detector, load
+from detrscope.lens.comparison import in_words
 from detrscope.training.loop import Outcome
 from detrscope.training.rundir import RunFolder
+from detrscope.views.choice import Choice
 from detrscope.views.demo_page import DemoPage
 from detrscope.views.detections import draw_detections
 from detrscope.workflows.evaluate import evaluate
+from detrscope.workflows.see import see
 from detrscope.workflows.timelapse import timelapse
 from detrscope.workflows.train import train
 from detrscope.workflows.watch import read_watched
@@ -24,6 +27,7 @@ from detrscope.workflows.watch import read_watched
 MODEL = "sprint-dense-n"
 PRESET = "drawn-dogs"
 THRESHOLD = 0.4
+FIGURES = ("columns", "encoder", "heads", "relevance", "measures")  # of all that are drawn, those on the page
 MARKER = "demo.json"  # says which options made a folder
 
 
@@ -47,7 +51,7 @@ QUICK = Size(
 
 
 def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int = 0) -> Path:
-    """Draw dogs, detect them, evaluate, train from scratch, film it, and leave a page to look at it all.
+    """Draw dogs, detect them, see inside, evaluate, train from scratch, film it, and leave a page to look at it all.
 
     Interrupted and called again, it goes on where it was.
 
@@ -67,16 +71,19 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     size = QUICK if quick else FULL
     _claim(out, {"quick": quick, "seed": seed})
     source = f"drawn-dogs:count={size.images},val={size.val},test={size.pictures},size=128"
-    log.info("1/5  drawing %d pictures (once; they are kept)", size.images + size.val + size.pictures)
+    log.info("1/6  drawing %d pictures (once; they are kept)", size.images + size.val + size.pictures)
     for split in ("train", "val", "test"):
         open_dataset(source, split)
     log.info(
-        "2/5  detecting in %d pictures with the model that ships, which has not seen them", size.pictures
+        "2/6  detecting in %d pictures with the model that ships, which has not seen them", size.pictures
     )
-    pictures = _detect(source, out)
-    log.info("3/5  evaluating the model that ships on %d pictures", size.val)
+    detector = load(MODEL, device="cpu")
+    pictures, richest = _detect(detector, source, out)
+    log.info("3/6  seeing inside that model: everything about one look at %s", richest.name)
+    (seen,) = see(richest, detector, choice=Choice(threshold=THRESHOLD), out=out / "seen")
+    log.info("4/6  evaluating the model that ships on %d pictures", size.val)
     shipped = evaluate(MODEL, source, split="val", batch_size=16)
-    log.info("4/5  training one from scratch")
+    log.info("5/6  training one from scratch")
     run = RunFolder(out / "run")
     going_on = run.in_use
     outcome = train(
@@ -86,11 +93,13 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         resume=going_on,
         overrides={} if going_on else {"train.seed": seed, **size.overrides},
     )
-    log.info("5/5  filming its attention")
+    log.info("6/6  filming its attention")
     films = _film(run, out)
     page = DemoPage(
         pictures=[str(path.relative_to(out)) for path in pictures],
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
+        figures=[str(seen.files[name].relative_to(out)) for name in FIGURES],
+        words=in_words(seen.measures),
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",
         shipped=_row(shipped),
@@ -116,18 +125,19 @@ def _claim(out: Path, options: dict[str, bool | int]) -> None:
         path.write_text(json.dumps(options), encoding="utf-8")
 
 
-def _detect(source: str, out: Path) -> list[Path]:
-    """Annotated pictures of the test split."""
-    detector = load(MODEL, device="cpu")
+def _detect(detector: Detector, source: str, out: Path) -> tuple[list[Path], Path]:
+    """Annotated pictures of the test split, and the picture in which most was found."""
     folder = out / "detections"
-    paths = []
+    paths: list[Path] = []
+    counts: dict[Path, int] = {}
     for image in open_dataset(source, "test").images:
         pixels = read_image(image.path)
         found = detector.detect(pixels, threshold=THRESHOLD)
         path = folder / f"{image.path.stem}.png"
         draw_detections(pixels, found, path, classes=detector.classes.names)
         paths.append(path)
-    return paths
+        counts[image.path] = len(found)
+    return paths, max(counts, key=lambda path: counts[path])
 
 
 def _film(run: RunFolder, out: Path) -> list[Path]:
