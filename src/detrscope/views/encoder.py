@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Sheet
 from detrscope.views.canvas.sheet import MARGIN
 from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
 from detrscope.views.choice import EVERYTHING, Choice, centre, predictions, site_of
-from detrscope.views.frame import Frame, badge, lay, mark, number
+from detrscope.views.frame import Frame, badge, lay, looked_at, mark, number
 from detrscope.views.tiles import GAP, NARROWEST, TITLE_LINE
 
 POINTS = 6  # where none are chosen
@@ -33,6 +35,12 @@ def draw_encoder(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     points = choice.points or reference_points(trace, choice)
     maps = [_map_at(trace, site, point, choice) for point in points]
     frame = Frame.of(trace)
+    near = [
+        frame.near(np.append(looked_at(one), [point], 0)) for one, point in zip(maps, points, strict=True)
+    ]
+    from_near = all(one is not frame for one in near)
+    if not from_near:  # all, or none
+        near = [frame] * len(near)
     size = frame.size(SIDE)
     rows = -(-len(points) // 2)
     height = rows * (TITLE_LINE + size[1] + GAP) - GAP
@@ -47,6 +55,7 @@ def draw_encoder(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         sums(maps),
         OWN_PEAK + ", given in its corner",
         f"red: whose attention it is, the token{which} whose cell holds the point",
+        "maps are seen from near" if from_near else "",
     )
     sheet = Sheet(max(width, NARROWEST), height, "What places of the picture look at in the encoder", about)
     middle = (at_left, TITLE_LINE + (height - TITLE_LINE - large[1]) / 2)
@@ -57,7 +66,7 @@ def draw_encoder(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         x = MARGIN if on_left else at_left + large[0] + GAP
         y = (i if on_left else i - rows * (len(points) > 1)) * (TITLE_LINE + size[1] + GAP)
         sheet.text(f"{i + 1}: token at ({point[0]:.0f}, {point[1]:.0f})", x, y)
-        around = frame.panel(sheet, (x, y + TITLE_LINE), size, grey=True)
+        around = near[i].panel(sheet, (x, y + TITLE_LINE), size, grey=True)
         badge(around, short(lay(around, attention)))
         mark(around, point)
     return sheet

@@ -22,6 +22,7 @@ RED = (255, 0, 0)
 ROOM = 1.35  # of a window, in parts of what it must hold
 CLOSEST, WORTH = 0.2, 0.75  # parts of the picture that a closer window shows at least and at most
 LARGE = 330  # pixels across: a larger panel has thicker outlines
+FAINT = 0.1  # of the greatest weight: cells with less are not looked at
 SLIM = 2.6  # a picture longer than this times its width is shown as if it were not
 
 
@@ -90,6 +91,21 @@ class Frame:
         middle = np.clip(middle, low + half, high - half)
         (left, top), (right, bottom) = (middle - half).tolist(), (middle + half).tolist()
         return Frame(self.image, self.extent, (left, top, right, bottom))
+
+
+def looked_at(attention: AttentionMap) -> np.ndarray:
+    """Corners of the cells that hold more than next to nothing, places [n, 2]: what a closer look must show."""
+    values, (x0, y0, x1, y1) = plane(attention)
+    rows, columns = np.nonzero(values > FAINT * values.max())
+    sides = (x1 - x0) / values.shape[1], (y1 - y0) / values.shape[0]
+    cells = np.stack([columns, rows], axis=1)
+    return np.concatenate([cells, cells + 1]) * sides + (x0, y0)
+
+
+def how_near(near: Frame, whole: Frame) -> str:
+    """What of the picture is seen, for a caption; nothing where it is all of it."""
+    x0, y0, x1, y1 = near.window
+    return "" if near is whole else f"seen from near: x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}"
 
 
 def plane(attention: AttentionMap) -> tuple[np.ndarray, tuple[float, float, float, float]]:

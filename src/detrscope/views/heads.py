@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from detrscope.core.trace import Trace
 from detrscope.views.asked import asked
 from detrscope.views.canvas import Sheet
 from detrscope.views.captions import OWN_PEAK, caption, model, over, short, sums
 from detrscope.views.choice import EVERYTHING, Choice, head_maps, maps_of
-from detrscope.views.frame import Frame, badge, lay, mark, outline
+from detrscope.views.frame import Frame, badge, how_near, lay, looked_at, mark, outline
 from detrscope.views.tiles import Tiles, panel_size
 
 
@@ -32,7 +34,10 @@ def draw_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     titles = [f"head {head}" for head in range(count)] + [f"{choice.merge} of heads"]
     if choice.head is not None:
         titles = [titles[choice.head % count]]
-    frame = Frame.of(trace)
+    whole = Frame.of(trace)
+    boxes = {layer: who.boxes(trace, layer) for layer, _ in who.sites}
+    corners = np.array([box.box_xyxy for shown in boxes.values() for box in shown]).reshape(-1, 2)
+    frame = whole.near(np.concatenate([corners, *(looked_at(one) for row in grid for one in row)]))
     names = tuple(f"layer {index}" for index, _ in who.sites)
     size = panel_size(frame, len(titles), 240, 60)
     tiles = Tiles(size, len(titles), len(names), lines=0, names=names, tops=tuple(titles))
@@ -43,14 +48,14 @@ def draw_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         sums([one for row in grid for one in row]),
         OWN_PEAK + ", given in its corner",
         "red: whose attention it is" if who.point else "box: what the layer predicts",
+        how_near(frame, whole),
     )
     sheet = tiles.sheet(f"Heads and layers of {who.name}", about)
     for row, (layer, _) in enumerate(who.sites):
-        boxes = who.boxes(trace, layer)
         for column, attention in enumerate(grid[row]):
             panel = frame.panel(sheet, tiles.place(row, column), tiles.size, grey=True)
             badge(panel, short(lay(panel, attention)))
-            outline(panel, boxes)
+            outline(panel, boxes[layer])
             if who.point:
                 mark(panel, who.point)
     return sheet

@@ -13,7 +13,7 @@ from detrscope.views.canvas import WHITE, Panel, Scale, Sheet
 from detrscope.views.canvas.sheet import SCALE
 from detrscope.views.captions import caption, model, short
 from detrscope.views.choice import EVERYTHING, Choice, Kept
-from detrscope.views.frame import Frame, badge, lay, mark, outline
+from detrscope.views.frame import Frame, badge, how_near, lay, mark, outline
 from detrscope.views.sampling import Points, asked_for_points, draw_points, key, points_of
 from detrscope.views.tiles import Tiles, in_rows, panel_size
 
@@ -111,14 +111,12 @@ class _Figure:
         count = self.trace.record(self.who.sites[-1][1]).shape[0]
         which = f"all {count} heads" if choice.head is None else f"head {choice.head % count} of {count}"
         level = "all levels" if choice.level is None else f"level {choice.level % len(self.trace.levels)}"
-        x0, y0, x1, y1 = self.near.window
-        seen = f"seen from near: x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}"
         return caption(
             model(self.trace),
             f"deformable attention at {sites}, {self.who.name}, {which}, {level}",
             "softmax over the points of a head, all levels together",
             "colour: the weight of a point; shape and size: its level; points beyond the map find nothing",
-            seen if self.near is not self.whole else "",
+            how_near(self.near, self.whole),
         )
 
     def sheet(self, heading: str, about: str) -> Sheet:

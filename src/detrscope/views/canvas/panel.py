@@ -19,6 +19,7 @@ LIGHT = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue
 PALE, BRIGHT = 98, 213  # 0..255: the greys under a map that the darkest and the brightest of a picture become
 BLACKEST, WHITEST = 1, 99  # percentiles that count as that
 BOLDEST = 1.3  # contrast is not raised further: an even picture stays even
+ROOMY = 300  # pixels across: in smaller panels, marks are smaller
 RIM = 0.45  # opacity of the dark rim around outlines
 
 Extent = tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -141,14 +142,15 @@ class Panel:
         )
 
     def ring(self, xy: Sequence[float], colour: Colour, size: float = 16) -> None:
-        """A circle with a dark rim around a place that stays visible."""
+        """A circle with a dark rim around a place that stays visible; smaller and thinner in a small panel."""
+        part = min(1.0, max(self.width, self.height) / ROOMY)
         for line, ink in ((3.6, BLACK), (2.0, colour)):
             self._board.plot(
                 *self._place(np.array(xy))[:, None],
                 marker="o",
-                markersize=size * POINTS,
+                markersize=size * part * POINTS,
                 markerfacecolor="none",
-                markeredgewidth=line * POINTS,
+                markeredgewidth=line * part**0.5 * POINTS,
                 markeredgecolor=unit(ink),
                 zorder=5,
             )
