@@ -27,8 +27,7 @@ class Probe:
         gradients: make what the recorded sites give out the leaves of a graph, so that the gradient of a prediction
             with respect to it can be asked for (`outputs`). The gradient of a weight follows: with out = A @ V, that
             of A is the one of out @ V^T.
-        values: keep the values of softmax attention too, a third of a record; they rebuild a layer's output, but no map
-            needs them.
+        values: keep the values too, about a third of a record; they rebuild a layer's output, but no map needs them.
     """
 
     def __init__(

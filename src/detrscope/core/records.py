@@ -47,9 +47,7 @@ class DenseRecord:
         Raises:
             UserError: it was not kept.
         """
-        if self.value is None:
-            raise UserError("this record has no values; look with values=True to keep them")
-        return self.value
+        return _kept(self.value)
 
     def output(self) -> Tensor:
         """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * dv].
@@ -70,7 +68,7 @@ class DeformableRecord:
 
     points: Tensor  # [B, h, Q, P, 2] x, y
     weights: Tensor  # [B, h, Q, P] after the softmax over P, and after edits
-    value: Tensor  # [B, h, S, d]
+    value: Tensor | None  # [B, h, S, d]; None where a probe was told to leave values out
     point_levels: tuple[int, ...]  # the level of each of the P points
     levels: tuple[Level, ...]  # sizes of the maps; S runs over them in order
     reference: Tensor  # [B, Q, L, 2 or 4] points (x, y) or boxes_cxcywh that they were placed around
@@ -80,11 +78,15 @@ class DeformableRecord:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Heads, queries and tokens of the map."""
-        return self.points.shape[1], self.points.shape[2], self.value.shape[2]
+        return self.points.shape[1], self.points.shape[2], sum(h * w for h, w in self.levels)
 
     def values(self) -> Tensor:
-        """What is mixed: [B, h, S, d]."""
-        return self.value
+        """What is mixed: [B, h, S, d].
+
+        Raises:
+            UserError: it was not kept.
+        """
+        return _kept(self.value)
 
     def footprint(self, queries: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The entries of some queries' attention: tokens [B, h, Q', 4P] and their weights [B, h, Q', 4P].
@@ -121,7 +123,7 @@ class DeformableRecord:
     def rows(self, queries: Tensor | slice = slice(None)) -> Tensor:
         """The dense image of some queries' attention over all tokens, every head: [B, h, Q', S]."""
         tokens, weights = self.footprint(queries)
-        rows = weights.new_zeros(*weights.shape[:3], self.value.shape[2])  # [B, h, Q', S]
+        rows = weights.new_zeros(*weights.shape[:3], self.shape[2])  # [B, h, Q', S]
         return rows.scatter_add_(3, tokens, weights)
 
     def splat(self, level: int, queries: Tensor | slice = slice(None)) -> Tensor:
@@ -150,13 +152,19 @@ class DeformableRecord:
         return image.scatter_add_(3, tokens - start, weights).unflatten(3, (height, width))
 
     def output(self) -> Tensor:
-        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * d], some rows at a time."""
+        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * d], some rows at a time.
+
+        Raises:
+            UserError: values were not kept.
+        """
         b, h, q, _ = self.weights.shape
-        step = max(1, ROWS_AT_ONCE // (b * h * self.value.shape[2]))
-        exact = torch.promote_types(self.value.dtype, torch.promote_types(self.weights.dtype, torch.float32))
-        value = self.value.to(exact)
+        value = self.values()
+        dtype = value.dtype
+        step = max(1, ROWS_AT_ONCE // (b * h * value.shape[2]))
+        exact = torch.promote_types(dtype, torch.promote_types(self.weights.dtype, torch.float32))
+        value = value.to(exact)
         blocks = [self.rows(slice(i, i + step)).to(exact) @ value for i in range(0, max(q, 1), step)]
-        return torch.cat(blocks, dim=2).transpose(1, 2).flatten(2).to(self.value.dtype)
+        return torch.cat(blocks, dim=2).transpose(1, 2).flatten(2).to(dtype)
 
 
 Record = DenseRecord | DeformableRecord
@@ -170,6 +178,12 @@ def exact(record: Record) -> Record:
     if not isinstance(record, DenseRecord):
         return record
     return replace(record, query=record.query.float(), key=record.key.float())
+
+
+def _kept(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise UserError("this record has no values; look with values=True to keep them")
+    return value
 
 
 def _rows_of(part: Tensor, queries: Tensor | slice) -> Tensor:

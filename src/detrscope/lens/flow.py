@@ -74,14 +74,14 @@ def _blocks(record: Record, gradient: Tensor | None) -> Iterator[tuple[slice, Te
 
 def _entries(record: DeformableRecord, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """The map as entries: tokens [h, q, 4P] and what each adds to the mean over heads [h, q, 4P]."""
-    heads, _, dimension = record.value.shape[1:]
-    value = record.value[0].float()  # [h, S, d]
-    size = heads * len(record.point_levels) * 4 * (1 if gradient is None else dimension)
+    heads, count, _ = record.shape
+    value = None if gradient is None else record.values()[0].float()  # [h, S, d]
+    size = heads * len(record.point_levels) * 4 * (1 if value is None else value.shape[2])
     head = torch.arange(heads)[:, None, None]
-    for queries in _slices(record.shape[1], size):
+    for queries in _slices(count, size):
         index, weights = (part[0] for part in record.footprint(queries))  # [h, q, 4P]
         weights = weights.float()
-        if gradient is not None:
+        if gradient is not None and value is not None:
             asked = gradient[0, queries].float().unflatten(-1, (heads, -1)).transpose(0, 1)  # [h, q, d]
             slope = torch.einsum("hqpd,hqd->hqp", value[head, index], asked)
             weights = (slope * weights).clamp(min=0)

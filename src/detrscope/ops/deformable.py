@@ -63,7 +63,7 @@ def sample(
     for edit in sorted(edits, key=lambda edit: isinstance(edit, Gain)):  # gains come last
         look = _edited(look, edit, levels, point_levels)
     if probe is not None and probe.wants(site):
-        probe.keep(site, look.record(levels, point_levels, reference))
+        probe.keep(site, look.record(levels, point_levels, reference, probe.values))
     out = look.mixed(levels, point_levels)
     return out if probe is None else probe.tap(site, out)
 
@@ -89,12 +89,12 @@ class _Look(NamedTuple):
         return torch.stack(parts).sum(0)
 
     def record(
-        self, levels: Sequence[Level], point_levels: Sequence[int], reference: Tensor
+        self, levels: Sequence[Level], point_levels: Sequence[int], reference: Tensor, values: bool
     ) -> DeformableRecord:
         return DeformableRecord(
             points=self.points.detach().transpose(1, 2),
             weights=self.weights.detach().transpose(1, 2),
-            value=self.value.detach().transpose(1, 2),
+            value=self.value.detach().transpose(1, 2) if values else None,
             point_levels=tuple(point_levels),
             levels=tuple(levels),
             reference=reference.detach(),
