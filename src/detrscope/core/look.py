@@ -194,7 +194,7 @@ def _splatted(
     points: Tensor, weights: Tensor, point_levels: Sequence[int], levels: tuple[Level, ...]
 ) -> Tensor:
     """Points [h, n, P, 2] and weights [h, n, P] as rows over all tokens [h, n, S], as their record has it."""
-    tokens = sum(level.height * level.width for level in levels)
+    tokens = sum(level.tokens for level in levels)
     nothing = weights.new_zeros(1, len(weights), tokens, 0)
     record = DeformableRecord(
         points[None], weights[None], nothing, tuple(point_levels), levels, points.new_zeros(1, 1, 1, 2)
