@@ -117,7 +117,7 @@ class _Figure:
             model(self.trace),
             f"deformable attention at {sites}, {self.who.name}, {which}, {level}",
             "softmax over the points of a head, all levels together",
-            "colour: the weight of a point; shape and size: its level; points beyond the map find nothing",
+            MARKED,
             seen if self.near is not self.whole else "",
         )
 
