@@ -77,6 +77,10 @@ class Choice:
             if level is not None:
                 _in_range(name, level, len(trace.levels), "map of the image")
 
+    def level_of(self, trace: Trace) -> int | None:
+        """The number of the chosen map, from 0."""
+        return None if self.level is None else self.level % len(trace.levels)
+
 
 EVERYTHING = Choice()
 
