@@ -15,29 +15,30 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 import detrscope as ds
-from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes, xyxy_to_cxcywh
+from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
+from detrscope.core.geometry import Geometry
 from detrscope.core.probe import Probe
 from detrscope.core.types import Batch
 from detrscope.data.images import read_image
 from detrscope.data.sources import open_dataset
-from detrscope.lens.maps import mass_inside
+from detrscope.lens.measures import mass_in
+from detrscope.lens.places import cover_of_boxes
 
 
 def masses(detector: ds.Detector, image: Tensor, boxes_xyxy: Tensor) -> dict[str, Tensor]:
     """The part of attention inside each of M boxes [M, 4] in pixels of the image [3, H, W], by site: [M] each."""
     probe = Probe(sites=["decoder.*.cross"])
+    seen = detector.card.preprocessing.apply(image)
     with torch.no_grad():
-        outputs = detector.model(Batch(detector.card.preprocessing.apply(image)[None]), probe=probe)
+        outputs = detector.model(Batch(seen[None]), probe=probe)
     truth_xyxy = scale_boxes(boxes_xyxy, 1 / image.shape[2], 1 / image.shape[1])
     queries = box_iou(truth_xyxy, cxcywh_to_xyxy(outputs.boxes_cxcywh[-1, 0].float())).argmax(1)  # [M]
-    lengths = [level.height * level.width for level in probe.levels]
-    found = {}
-    for site, record in probe.records.items():
-        parts = record.rows(queries)[0].float().split(lengths, dim=-1)  # [h, M, H_l * W_l] each
-        truth = xyxy_to_cxcywh(truth_xyxy)
-        inside = [mass_inside(p, truth, level) for p, level in zip(parts, probe.levels, strict=True)]
-        found[site] = torch.stack(inside).sum(0)
-    return found
+    geometry = Geometry.of_resize(image.shape[1], image.shape[2], (seen.shape[1], seen.shape[2]))
+    cover = cover_of_boxes(boxes_xyxy, geometry, probe.levels)  # [M, S]
+    return {
+        site: mass_in(record.rows(queries)[0].float(), cover).mean(0)
+        for site, record in probe.records.items()
+    }
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import csv
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from detrscope.families.detector import Detector
 from detrscope.views import VIEWS, features
 from detrscope.views.choice import Choice
 from detrscope.workflows import see as workflow
+from detrscope.workflows.looks import expand_looks
 from tests.lens.traced import detector_of, picture
 
 QUICK = ("detections", "merged")
@@ -59,6 +61,17 @@ def run(monkeypatch: pytest.MonkeyPatch, detector: Detector, *arguments: object)
     with pytest.raises(SystemExit) as end:
         main()
     return int(end.value.code or 0)
+
+
+def test_no_two_pictures_share_a_folder(tmp_path: Path, detector: Detector) -> None:
+    named = [tmp_path / folder / name for folder, name in (("a", "p.png"), ("b", "p.png"), ("c", "p-2.png"))]
+    for path in named:
+        path.parent.mkdir()
+        path.touch()
+    trace = replace(detector.trace(picture(), sites=[]), source=str(named[0]))
+    found = [source for source, _ in expand_looks([*named, trace, picture(), picture()])]
+    assert [source.stem for source in found] == ["p", "p-2", "p-2-2", "p-3", "image-5", "image-6"]
+    assert [source.name for source in found][4:] == ["image 5", "image 6"]
 
 
 def test_without_choices_everything_of_a_picture_is_in_one_folder(

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,14 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace import Trace
 from detrscope.core.trace_file import HEADER
-from detrscope.core.types import Level, Outputs, Target
+from detrscope.core.types import Detections, Level, Outputs, Target
 from detrscope.families import VARIANTS
 from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.detector import Detector
 from detrscope.families.tracing import Wanted, trace_picture
 from detrscope.lens.columns import Columns
 from detrscope.ops.deformable import sample
-from tests.families.tiny import padded_batch, tiny
+from tests.families.tiny import built, padded_batch, tiny
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -44,6 +45,13 @@ def picture(height: int = 50, width: int = 90) -> Tensor:
     return torch.randint(
         0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
+
+
+@cache
+def looked(variant: str) -> tuple[Trace, Detections]:
+    """A trace and all detections of one model: not to be changed."""
+    detector = detector_of(variant)
+    return detector.trace(picture()), detector.detect(picture(), 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +82,12 @@ def same(one: object, other: object) -> bool:
 
 @every_variant
 def test_a_trace_says_what_detect_says(variant: str, tmp_path: Path) -> None:
-    detector = detector_of(variant)
-    trace = detector.trace(picture())
-    found, seen = detector.detect(picture(), 0.0), trace.detections(0.0)
+    trace, found = looked(variant)
+    seen = trace.detections(0.0)
     torch.testing.assert_close(seen.boxes_xyxy, found.boxes_xyxy, atol=1e-3, rtol=0)
     assert torch.equal(seen.scores, found.scores) and seen.names == found.names
     assert torch.equal(seen.query_ids, found.query_ids) and torch.equal(seen.labels, found.labels)
-    assert trace.sites == detector.model.sites == trace.model_sites
+    assert trace.sites == built(variant).model.sites == trace.model_sites
     assert trace.picked == (variant.startswith("sprint") or variant.endswith("two-stage"))
     loaded = Trace.load(trace.save(tmp_path / "one.trace"))
     assert same(loaded, trace)
@@ -89,7 +96,7 @@ def test_a_trace_says_what_detect_says(variant: str, tmp_path: Path) -> None:
 
 @every_variant
 def test_maps_of_every_layer_head_and_level(variant: str) -> None:
-    trace = detector_of(variant).trace(picture())
+    trace, _ = looked(variant)
     dense = not any(isinstance(r, DeformableRecord) for r in trace.records.values())
     for layer in (0, -1):
         merged = trace.cross_attention(3, layer)

@@ -74,6 +74,17 @@ def test_columns_are_the_columns_of_the_map(
     torch.testing.assert_close(Columns(record).of(torch.arange(TOKENS)).sum(-1), expected.sum(-1))
 
 
+def test_a_point_that_is_not_finite_is_in_no_column() -> None:
+    record = deformable_record()
+    assert isinstance(record, DeformableRecord)
+    points = record.points.clone()
+    points[0, 0, 0, 0], points[0, 1, 2, 3, 1] = float("nan"), float("inf")
+    record = replace(record, points=points)
+    found = Columns(record).of(torch.arange(TOKENS))
+    assert bool(found.isfinite().all())
+    torch.testing.assert_close(found, record.rows()[0])
+
+
 @pytest.mark.parametrize("axes", [(), (1,), (11, 1), (11, TOKENS), (4, 1, TOKENS), (1, 4, 11, TOKENS)])
 def test_columns_with_a_bias_of_any_shape(axes: tuple[int, ...]) -> None:
     record = replace(dense_record(), bias=torch.randn(axes), gain=torch.rand(axes))

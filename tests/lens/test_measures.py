@@ -19,7 +19,7 @@ from detrscope.families import VARIANTS
 from detrscope.lens.comparison import by_layer, in_words, write_csv, write_json
 from detrscope.lens.layers import measure
 from detrscope.lens.measures import agreement, effective_tokens, entropy, mass_in, mean_distance, points_into
-from detrscope.lens.places import centres_of, cover_of_boxes, cover_of_mask
+from detrscope.lens.places import centres_of, cover_of_boxes, cover_of_masks
 from tests.lens.traced import detector_of, picture, traced
 
 LEVELS = (Level(6, 8), Level(3, 4))
@@ -85,7 +85,7 @@ def test_boxes_cover_what_their_pixels_cover(geometry: Geometry) -> None:
     mask = torch.zeros(48, 64, dtype=torch.bool)
     mask[7:33, 10:41] = True
     cover = cover_of_boxes(box, geometry, LEVELS)[0]
-    torch.testing.assert_close(cover, cover_of_mask(mask, geometry, LEVELS), atol=1e-4, rtol=0)
+    torch.testing.assert_close(cover, cover_of_masks(mask[None], geometry, LEVELS)[0], atol=1e-4, rtol=0)
     assert cover.min() >= 0 and cover.max() <= 1 + 1e-6
     for part, level in zip(cover.split([48, 12]), LEVELS, strict=True):
         values = torch.rand(level) * geometry.inside(level)
@@ -96,7 +96,7 @@ def test_boxes_cover_what_their_pixels_cover(geometry: Geometry) -> None:
 
 def test_masks_of_another_size_are_refused() -> None:
     with pytest.raises(UserError, match=r"mask of \[48, 65\]: the image is \[48, 64\]"):
-        cover_of_mask(torch.zeros(48, 65), GEOMETRY, LEVELS)
+        cover_of_masks(torch.zeros(1, 48, 65), GEOMETRY, LEVELS)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -169,7 +169,7 @@ def test_rollout_equals_the_product_over_queries_and_tokens(variant: str) -> Non
 @every_variant
 def test_gradients_change_no_prediction(variant: str) -> None:
     detector = detector_of(variant)
-    plain, explained = detector.trace(picture()), detector.trace(picture(), explain=[0, QUERY])
+    plain, explained = traced(variant), detector.trace(picture(), explain=[0, QUERY])
     torch.testing.assert_close(explained.logits, plain.logits, atol=1e-4, rtol=1e-4)
     assert [g.query for g in explained.gradients] == [0, QUERY]
     assert not any(t.requires_grad for t in (explained.logits, explained.boxes_cxcywh))
@@ -182,7 +182,7 @@ def test_what_is_missing_is_said(make: Callable[[Trace, int], object]) -> None:
     with pytest.raises(
         UserError, match=r"no gradients of query 1 in this trace \(of 0\); make it with explain=\[1\]"
     ):
-        make(traced("detr-r18", [0]), 1)
+        make(traced("detr-r18", (0,)), 1)
     partly = detector_of("detr-r18").trace(picture(), sites=["decoder.0.self"], explain=[1])
     with pytest.raises(
         UserError, match=r"no gradient at 'decoder.1|'decoder.1.(self|cross)' was not recorded"

@@ -101,6 +101,15 @@ def test_a_view_uses_what_the_table_says_and_nothing_else(name: str) -> None:
     assert content(shown(name, trace, **unused)) == before
 
 
+@pytest.mark.parametrize("name", [name for name, view in VIEWS.items() if "level" in view.uses])
+def test_a_level_counts_from_the_end_where_negative(name: str) -> None:
+    trace = trace_of(DEFORMABLE)
+    last = len(trace.levels) - 1
+    one, other = (shown(name, trace, level=level) for level in (-1, last))
+    assert one.caption == other.caption and texts(one) == texts(other)
+    assert np.array_equal(one.pixels(), other.pixels())
+
+
 def test_a_threshold_chooses_the_queries() -> None:
     trace = trace_of("detr-r18")
     scores = trace.scores().amax(-1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detrscope.console import log
 from detrscope.core.edits import Bias, Gain
 from detrscope.core.errors import UserError
 from detrscope.core.types import Outputs
@@ -19,7 +20,7 @@ from detrscope.families.detector import Detector, load
 from detrscope.lens.faithfulness import Detected, detection_score
 from detrscope.workflows.explainers import EXPLAINERS, looks, looks_at
 from detrscope.workflows.faithfulness import _Hider, faithfulness
-from detrscope.workflows.sanity import stages
+from detrscope.workflows.sanity import sanity_check, stages
 from tests.lens.traced import detector_of, picture
 
 
@@ -104,9 +105,14 @@ def test_hidden_pixels_are_those_of_the_map(
 
 
 def test_all_of_it_on_the_shipped_model(shipped: Detector, dogs: Path, tmp_path: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in shipped.model.state_dict().items()}
     some = ["attention, last layer", "relevance", "input gradient", "middle of the box"]
     settings = {"split": "train", "count": 2, "steps": 4, "sanity": 1, "methods": some}
     found = faithfulness(shipped, f"coco:{dogs}", out=tmp_path, **settings)  # type: ignore[arg-type]
+    now = shipped.model.state_dict()
+    assert all(torch.equal(now[name], tensor) for name, tensor in before.items()), (
+        "the model is left as it was"
+    )
     methods = [*some, "random"]
     assert [s.method for s in found.summaries] == [m for m in methods for _ in range(4)]
     assert (
@@ -132,10 +138,12 @@ def test_all_of_it_on_the_shipped_model(shipped: Detector, dogs: Path, tmp_path:
     assert np.asarray(Image.open(tmp_path / "faithfulness.png")).std() > 10
 
 
-def test_the_model_is_left_as_it_was(shipped: Detector, dogs: Path) -> None:
-    before = {name: tensor.clone() for name, tensor in shipped.model.state_dict().items()}
-    faithfulness(shipped, f"coco:{dogs}", split="train", count=1, steps=2, sanity=1, methods=["rollout"])
-    assert all(torch.equal(tensor, before[name]) for name, tensor in shipped.model.state_dict().items())
+def test_pictures_without_a_detection_leave_the_sanity_check_out(
+    shipped: Detector, dogs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "propagate", True)
+    assert sanity_check(shipped, [dogs / "images" / "10000004.png"], ["rollout"], threshold=1.0) == []
+    assert "nothing is found in its 1 pictures" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,20 @@ def test_one_query_is_shown_through_all_layers_and_one_convolution_by_its_channe
     assert points.draw(1).pixels().std() > 5 and only(deformable, "plain").draw(0).pixels().std() > 5
 
 
+def test_a_query_must_be_kept_in_every_picture_that_is_filmed(watched: Watched) -> None:
+    first, second = watched.images
+    last = watched.moments[-1]
+    kept = last.looks[second].query_ids
+    looks = {**last.looks, second: replace(last.looks[second], query_ids=kept + 100)}
+    other = replace(watched, moments=[*watched.moments[:-1], replace(last, looks=looks)])
+    query = int(last.looks[first].query_ids[0])
+    assert Choice.of(other, image=first, query=query).query == query
+    with pytest.raises(
+        UserError, match=f"query {query} is not among those kept in the last look at '{second}'"
+    ):
+        Choice.of(other, query=query)
+
+
 def test_what_boxes_adds_to_merged_is_boxes(watched: Watched) -> None:
     with_boxes, without = (only(watched, view, threshold=0.0) for view in ("boxes", "merged"))
     one, other = with_boxes.draw(2).pixels(), without.draw(2).pixels()

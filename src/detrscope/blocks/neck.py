@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrscope.blocks.position import LearnedPosition, Position
+from detrscope.blocks.position import Position
 from detrscope.core.types import Level, Pyramid
 from detrscope.ops.convolution import conv_norm
 from detrscope.ops.position import sine_coordinates, token_centres
@@ -34,25 +35,14 @@ class ProjectionNeck(nn.Module):
         )
 
 
-class SummedNeck(nn.Module):
-    """The minimal DETR's: the learned position is added to the tokens once, a tenth of the projected map beside it."""
-
-    def __init__(self, channels: int, width: int, position: LearnedPosition) -> None:
-        super().__init__()
-        self.projection = nn.Conv2d(channels, width, kernel_size=1)
-        self.position = position
+class SummedNeck(ProjectionNeck):
+    """The minimal DETR's: the position is added to the tokens once, a tenth of the projected map beside it."""
 
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
         """Maps [B, C_l, H_l, W_l] -> tokens [B, H_L*W_L, D]; position is zero from here on."""
-        x = self.projection(maps[-1])  # [B, D, H, W]
-        padding = shrink_padding(padding, x)
-        tokens = self.position(x, padding) + 0.1 * x.flatten(2).transpose(1, 2)
-        return Pyramid(
-            tokens=tokens,
-            position=tokens.new_zeros(1, 1, 1),
-            levels=(Level(*x.shape[-2:]),),
-            padding=None if padding is None else padding.flatten(1),
-        )
+        pyramid = super().forward(maps, padding)
+        tokens = pyramid.position + 0.1 * pyramid.tokens
+        return replace(pyramid, tokens=tokens, position=tokens.new_zeros(1, 1, 1))
 
 
 def shrink_padding(padding: Tensor | None, features: Tensor) -> Tensor | None:

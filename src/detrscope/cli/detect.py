@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Log, Quiet
+from detrscope.cli.options import Device, Log, Model, PictureFormat, Precision, Quiet, Weights
 from detrscope.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,13 +25,8 @@ def detect(
     sources: Annotated[
         list[str], typer.Argument(help="Pictures, videos, folders, globs or URLs.", metavar="SOURCE")
     ],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")
-    ] = "sprint-dense-n",
-    weights: Annotated[
-        str | None,
-        typer.Option(help="For a variant: a file of its weights in place of the published one, or 'random'."),
-    ] = None,
+    model: Model = "sprint-dense-n",
+    weights: Weights = None,
     threshold: Annotated[float, typer.Option(help="The least score to keep, 0 to 1.")] = 0.7,
     show_names: Annotated[
         str, typer.Option(help="Keep these classes only, such as 'person,dog'.", show_default="all")
@@ -44,15 +39,11 @@ def detect(
             show_default=str(FOLDER),
         ),
     ] = None,
-    picture_format: Annotated[
-        Literal["png", "jpg", "webp", "svg", "pdf"], typer.Option("--format", help="Of the pictures.")
-    ] = "png",
+    picture_format: Annotated[PictureFormat, typer.Option("--format", help="Of the pictures.")] = "png",
     json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV in place of the table.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of weights and activations.")
-    ] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:

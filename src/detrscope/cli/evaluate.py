@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Log, Quiet
+from detrscope.cli.options import Device, Log, OptionalModel, Precision, Quiet, Split, Weights
 from detrscope.core.errors import UserError
 
 
@@ -16,25 +16,18 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="Dataset: a folder, coco:DIR, yolo:DIR, voc:DIR, or an annotation .json.")
     ],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="For a variant: a file of its weights in place of the published one, or 'random'."),
-    ] = None,
+    model: OptionalModel = None,
+    weights: Weights = None,
     results_in: Annotated[
         Path | None, typer.Option(help="Evaluate this file of results in COCO's format instead of a model.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "val",
+    split: Split = "val",
     batch_size: Annotated[int, typer.Option(min=1, help="Images that the model sees at once.")] = 1,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read images; 0: none but this one.")
     ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of weights and activations.")
-    ] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
     results: Annotated[
         Path | None, typer.Option(help="Write the detections to this file in COCO's format.")

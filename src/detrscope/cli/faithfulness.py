@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Log, Quiet
+from detrscope.cli.options import Device, Log, Model, Precision, Quiet, Split, Weights
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,14 +20,9 @@ def faithfulness(
     data: Annotated[
         str, typer.Option(help="Dataset: a folder, coco:DIR, yolo:DIR, voc:DIR, drawn-dogs:, or a .json.")
     ] = "drawn-dogs:",
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")
-    ] = "sprint-dense-n",
-    weights: Annotated[
-        str | None,
-        typer.Option(help="For a variant: a file of its weights in place of the published one, or 'random'."),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "val",
+    model: Model = "sprint-dense-n",
+    weights: Weights = None,
+    split: Split = "val",
     count: Annotated[int, typer.Option(help="How many images, the first ones of the split.")] = 100,
     threshold: Annotated[float, typer.Option(help="Least score of a detection that is followed.")] = 0.5,
     steps: Annotated[int, typer.Option(help="Of every curve.")] = 16,
@@ -40,7 +35,8 @@ def faithfulness(
     out: Annotated[
         Path | None, typer.Option(help="Folder for faithfulness.json, faithfulness.csv and faithfulness.png.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the tables.")] = False,
     quiet: Quiet = False,
     log_level: Log = "info",
@@ -61,6 +57,7 @@ def faithfulness(
         sanity=sanity,
         weights=weights,
         device=device,
+        precision=precision,
         out=out,
     )
     if json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Log, Quiet
+from detrscope.cli.options import Device, Log, Model, PictureFormat, Precision, Quiet, Weights
 from detrscope.core.errors import UserError
 from detrscope.views import VIEWS
 
@@ -27,13 +27,8 @@ def see(
         list[str],
         typer.Argument(help="Pictures, folders, globs, URLs, or traces (x.trace).", metavar="SOURCE"),
     ],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")
-    ] = "sprint-dense-n",
-    weights: Annotated[
-        str | None,
-        typer.Option(help="For a variant: a file of its weights in place of the published one, or 'random'."),
-    ] = None,
+    model: Model = "sprint-dense-n",
+    weights: Weights = None,
     out: Annotated[
         Path, typer.Option(help="Folder; each picture has one of its own in it, with all its figures.")
     ] = FOLDER,
@@ -66,9 +61,7 @@ def see(
         str | None,
         typer.Option(help="Compare with a trace of the same picture (x.trace), or with another model."),
     ] = None,
-    picture_format: Annotated[
-        Literal["png", "jpg", "webp", "svg", "pdf"], typer.Option("--format", help="Of the figures.")
-    ] = "png",
+    picture_format: Annotated[PictureFormat, typer.Option("--format", help="Of the figures.")] = "png",
     trace: Annotated[
         Literal["full", "half", "none"] | None,
         typer.Option(
@@ -84,10 +77,8 @@ def see(
             show_default="the last of each stage, drawn and not kept",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of weights and activations.")
-    ] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:

@@ -144,7 +144,7 @@ def merged_heads(rows: Tensor, head: int | None, merge: Merge) -> Tensor:
 
 def parts_of(row: Tensor, levels: Sequence[Level]) -> tuple[Tensor, ...]:
     """A row over all tokens as the maps it is made of: [S] -> [H_l, W_l] for each level."""
-    sizes = [level.height * level.width for level in levels]
+    sizes = [level.tokens for level in levels]
     return tuple(part.view(*level) for part, level in zip(row.split(sizes), levels, strict=True))
 
 

@@ -124,6 +124,14 @@ class Geometry:
         x = torch.arange(level.width) * (self.padded[1] / level.width) < self.content[1]
         return y[:, None] & x
 
+    def cell_means(self, pixels: Tensor, level: Level) -> Tensor:
+        """The mean of the pixels in each cell: [..., height, width] of the original -> [..., H, W] float32.
+
+        A pixel on the border of cells counts in each by the part that lies there; on padding the mean is 0.
+        """
+        down, across = self.spread(level)  # [height, H], [width, W]; each column sums to 1
+        return down.T @ pixels.float() @ across
+
     def spread(self, level: Level, smooth: bool = False) -> tuple[Tensor, Tensor]:
         """How the mass of each cell is dealt to the pixels of the original, apart along y and x.
 

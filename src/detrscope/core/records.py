@@ -78,7 +78,7 @@ class DeformableRecord:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Heads, queries and tokens of the map."""
-        return self.points.shape[1], self.points.shape[2], sum(h * w for h, w in self.levels)
+        return self.points.shape[1], self.points.shape[2], sum(level.tokens for level in self.levels)
 
     def values(self) -> Tensor:
         """What is mixed: [B, h, S, d].

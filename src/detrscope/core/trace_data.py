@@ -132,6 +132,11 @@ class TraceData:
         """How many queries the decoder has."""
         return self.logits.shape[1]
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens the encoder has, those of all maps of the image."""
+        return sum(level.tokens for level in self.levels)
+
     def record(self, site: str) -> Record:
         """What the door kept at a site, of a batch of one.
 
@@ -151,16 +156,17 @@ class TraceData:
         Raises:
             UserError: the model has no such layer.
         """
-        found = self._sites_of(kind)
+        found = self.sites_of(kind)
         if not -len(found) <= layer < len(found):
             raise UserError(f"layer {layer}: this model has {len(found)} layers with {kind} attention")
         return found[layer]
 
     def layers(self, kind: Kind) -> int:
         """How many layers of the model have this kind of attention."""
-        return len(self._sites_of(kind))
+        return len(self.sites_of(kind))
 
-    def _sites_of(self, kind: Kind) -> list[str]:
+    def sites_of(self, kind: Kind) -> list[str]:
+        """The sites of all layers of the model with this kind of attention, recorded or not."""
         stack, what = kind.split(".")
         return [s for s in self.model_sites if s.startswith(f"{stack}.") and s.endswith(f".{what}")]
 
@@ -206,7 +212,7 @@ class TraceData:
         Raises:
             UserError: the point is outside of what was looked at.
         """
-        before = sum(size.height * size.width for size in self.levels[:level])
+        before = sum(size.tokens for size in self.levels[:level])
         return before + self.geometry.token_at(*point, self.levels[level])
 
     def query_name(self, query: int) -> str:

@@ -135,7 +135,7 @@ def _built(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Trace:
 def _problem(trace: Trace) -> str:
     """What does not fit together, or nothing."""
     layers, queries = trace.logits.shape[:2]
-    tokens = sum(level.height * level.width for level in trace.levels)
+    tokens = trace.tokens
     if tuple(trace.image.shape) != (3, *trace.geometry.content) or trace.image.dtype != torch.uint8:
         return f"image {list(trace.image.shape)} for content {list(trace.geometry.content)}"
     if tuple(trace.boxes_cxcywh.shape) != (layers, queries, 4):

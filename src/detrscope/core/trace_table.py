@@ -27,7 +27,7 @@ def describe(trace: Trace) -> str:
                 (
                     "levels",
                     ", ".join(f"{level.height}x{level.width}" for level in trace.levels),
-                    _tokens(trace),
+                    f"{trace.tokens} tokens",
                 ),
                 ("logits", str([*trace.logits.shape]), "decoder layers, queries, classes"),
                 ("boxes", str([*trace.boxes_cxcywh.shape]), "centre and size, 0..1 of the image"),
@@ -59,10 +59,6 @@ def _resize(trace: Trace) -> str:
     crop = "" if g.crop_xyxy == whole else f"crop {', '.join(f'{v:g}' for v in g.crop_xyxy)}; "
     padding = "" if g.padded == g.content else f", padded to {g.padded[1]} x {g.padded[0]}"
     return f"{crop}resized to {g.content[1]} x {g.content[0]}{padding}"
-
-
-def _tokens(trace: Trace) -> str:
-    return f"{sum(level.height * level.width for level in trace.levels)} tokens"
 
 
 def _row(trace: Trace, site: str, record: Record) -> tuple[str, ...]:

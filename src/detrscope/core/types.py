@@ -48,6 +48,11 @@ class Level(NamedTuple):
     height: int
     width: int
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens the map has."""
+        return self.height * self.width
+
 
 @dataclass(frozen=True)
 class Pyramid:

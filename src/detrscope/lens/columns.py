@@ -122,7 +122,7 @@ def _with_axes(part: Tensor) -> Tensor:
 
 
 def _deformable_columns(record: DeformableRecord, keys: Tensor) -> Tensor:
-    """The bilinear share of every point in a few tokens: [h, Q, k]."""
+    """The bilinear share of every point in a few tokens, of one that is not finite none: [h, Q, k]."""
     points, weights = record.points[0], record.weights[0].float()  # [h, Q, P, 2], [h, Q, P]
     columns = []
     for key in keys.tolist():
@@ -135,7 +135,9 @@ def _deformable_columns(record: DeformableRecord, keys: Tensor) -> Tensor:
         cell = points.new_tensor([column + 0.5, row + 0.5])
         here = [i for i, of in enumerate(record.point_levels) if of == level]
         place = points[:, :, here] * points.new_tensor([size.width, size.height])  # [h, Q, p, 2] in tokens
-        share = (1 - (place - cell).abs()).clamp(min=0).prod(-1)  # [h, Q, p]
+        share = (
+            (1 - (place - cell).abs()).clamp(min=0).nan_to_num().prod(-1)
+        )  # [h, Q, p]; as `footprint` has it
         if record.key_gain is not None and record.key_group is not None:
             group = record.key_group.expand(1, *weights.shape)[0, :, :, here]
             share = share * record.key_gain[group, key]

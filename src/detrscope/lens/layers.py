@@ -15,7 +15,7 @@ from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
 from detrscope.lens.flow import BLOCK
 from detrscope.lens.measures import agreement, entropy, mass_in, mean_distance, points_into
-from detrscope.lens.places import centres_of, cover_of_boxes, cover_of_mask
+from detrscope.lens.places import centres_of, cover_of_boxes, cover_of_masks
 
 TOKENS = 1024  # of a large encoder, so many are measured, evenly chosen
 
@@ -94,7 +94,10 @@ def measure(
     found = trace.detections(threshold).query_ids.unique().tolist()
     found = found or [int(trace.scores().amax(-1).argmax())]
     asked = found if queries is None else [trace.check_query(q) for q in queries]
-    covers = {name: cover_of_mask(mask, trace.geometry, trace.levels) for name, mask in (masks or {}).items()}
+    covers = {
+        name: cover_of_masks(mask[None], trace.geometry, trace.levels)[0]
+        for name, mask in (masks or {}).items()
+    }
     some_tokens = _tokens(trace, found, tokens)
     lookers: dict[Kind, _Lookers] = {
         "encoder.self": some_tokens,

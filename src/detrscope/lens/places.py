@@ -1,4 +1,8 @@
-"""Boxes and masks of the original image as parts of tokens: how much of each token's cell they cover."""
+"""Boxes and masks of the original image as parts of tokens: how much of each token's cell they cover.
+
+What happens inside a cell is not known: its weight is taken to lie evenly over it, so that something smaller than a
+cell gets its share of the cell and no more.
+"""
 
 from __future__ import annotations
 
@@ -34,20 +38,29 @@ def cover_of_boxes(boxes_xyxy: Tensor, geometry: Geometry, levels: Sequence[Leve
     return torch.cat(parts, dim=1)
 
 
-def cover_of_mask(mask: Tensor, geometry: Geometry, levels: Sequence[Level]) -> Tensor:
-    """The part of each cell's image that a mask covers, 0..1: bool or float [height, width] of the original -> [S].
+def cover_of_masks(masks: Tensor, geometry: Geometry, levels: Sequence[Level]) -> Tensor:
+    """The part of each cell's image that each mask covers, 0..1; a cell on padding lies in none.
+
+    Args:
+        masks: [r, height, width] bool, or float 0..1, pixels of the original; they may overlap.
+        geometry: of the image.
+        levels: sizes of the maps.
+
+    Returns:
+        [r, S] float32, S over the levels in order.
 
     Raises:
-        UserError: the mask is not of the size of the image.
+        UserError: the masks are not of the size of the image.
     """
-    if tuple(mask.shape) != (geometry.height, geometry.width):
-        size = [geometry.height, geometry.width]
-        raise UserError(f"mask of {list(mask.shape)}: the image is {size}, height by width")
-    parts = []
-    for level in levels:
-        down, across = geometry.spread(level)
-        parts.append((down.T @ mask.float() @ across).flatten())
-    return torch.cat(parts)
+    size = [geometry.height, geometry.width]
+    if list(masks.shape[1:]) != size:
+        raise UserError(f"mask of {list(masks.shape[1:])}: the image is {size}, height by width")
+    return torch.cat([geometry.cell_means(masks, level).flatten(1) for level in levels], dim=1)
+
+
+def area_of_masks(masks: Tensor) -> Tensor:
+    """The part of the image that each mask covers, what attention alike everywhere has there: [r, H, W] -> [r]."""
+    return masks.float().mean(dim=(1, 2))
 
 
 def centres_of(geometry: Geometry, levels: Sequence[Level]) -> Tensor:

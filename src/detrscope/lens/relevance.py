@@ -92,8 +92,7 @@ def _on_tokens(trace: Trace, gradient: Gradient, query: int) -> Tensor:
         maps.append(from_queries(trace.record(site), identity, _at(gradient, site)))  # A_bar, [Q, Q]
         among = among + maps[-1] @ (identity + among)  # rule 6
         normal.append(_divided(among, among.sum(-1, keepdim=True)) + identity)  # rules 8, 9
-    tokens = sum(size.height * size.width for size in trace.levels)
-    seen = torch.zeros(1, tokens)
+    seen = torch.zeros(1, trace.tokens)
     weights = torch.zeros(1, trace.queries)
     weights[0, query] = 1
     for layer in reversed(layers):  # what rule 7 of the layers above makes of this layer's part

@@ -44,8 +44,7 @@ def rollout(
     """
     if (query is None) == (point is None):
         raise UserError("rollout: give query=, or point=(x, y) of the original image")
-    tokens = sum(size.height * size.width for size in trace.levels)
-    seen = torch.zeros(1, tokens)  # the part of the row that lies on tokens
+    seen = torch.zeros(1, trace.tokens)  # the part of the row that lies on tokens
     if point is not None:
         trace.check_index("level", level, len(trace.levels))
         seen[0, trace.token_at(point, level)] = 1

@@ -57,9 +57,7 @@ class Numbers(NamedTuple):
     one: Any
     before: Any  # left of and above all tokens
     nan: Any
-    lanes: (
-        int  # the code of lanes.py: numba must not use a kernel it kept with other lanes than it was made of
-    )
+    lanes: int  # the code of lanes.py: numba must not use a kernel that it kept with other lanes
 
 
 class Maps(NamedTuple):
@@ -94,9 +92,8 @@ def real_of(storage: str) -> Any:
 
 def _numbers(real: Any) -> Numbers:
     source = Path(lanes.__file__)
-    return Numbers(
-        real(0.5), real(1), real(-2), real(np.nan), crc32(source.read_bytes()) if source.is_file() else 0
-    )
+    code = crc32(source.read_bytes()) if source.is_file() else 0
+    return Numbers(real(0.5), real(1), real(-2), real(np.nan), code)
 
 
 def scratch_bytes(storage: str, channels: int, tokens: int, points: int, backward: bool) -> int:

@@ -41,7 +41,8 @@ def heads(trace: Trace, site: str, choice: Choice) -> str:
 
 def over(trace: Trace, site: str, choice: Choice) -> str:
     """What the weights are normalised over."""
-    ids = range(len(trace.levels)) if choice.level is None else [choice.level % len(trace.levels)]
+    level = choice.level_of(trace)
+    ids = range(len(trace.levels)) if level is None else [level]
     sizes = " + ".join(f"{trace.levels[i].height}x{trace.levels[i].width}" for i in ids)
     if isinstance(trace.record(site), DeformableRecord):
         how = f"softmax over points, splatted on {sizes} tokens and not renormalised"
@@ -49,7 +50,7 @@ def over(trace: Trace, site: str, choice: Choice) -> str:
         how = f"softmax over {sizes} tokens"
     if len(trace.levels) == 1:
         return how
-    shown = f"level {ids[0]} of" if choice.level is not None else "all of"
+    shown = "all of" if level is None else f"level {level} of"
     return f"{how} ({shown} {len(trace.levels)} levels)"
 
 

@@ -70,12 +70,16 @@ class Choice:
                     f"point {x:g},{y:g}: is not on the picture; expected x {x0:g} to {x1:g} and y {y0:g} to {y1:g}"
                 )
         if self.layer is not None:
-            _in_range("layer", self.layer, max(len(sites_of(trace, kind)) for kind in STACKS), "layer")
+            _in_range("layer", self.layer, max(map(trace.layers, STACKS)), "layer")
         if self.head is not None and trace.records:
             _in_range("head", self.head, max(r.shape[0] for r in trace.records.values()), "head")
         for name, level in (("level", self.level), ("from-level", self.from_level)):
             if level is not None:
                 _in_range(name, level, len(trace.levels), "map of the image")
+
+    def level_of(self, trace: Trace) -> int | None:
+        """The number of the chosen map, from 0."""
+        return None if self.level is None else self.level % len(trace.levels)
 
 
 EVERYTHING = Choice()
@@ -136,14 +140,8 @@ def predictions(trace: Trace, queries: Sequence[int], layer: int = -1) -> list[K
 
 def predicted_at(trace: Trace, query: int, layer: int) -> list[Kept]:
     """What a query predicts in the layer of that number; nothing where only later layers predict."""
-    first = len(sites_of(trace, "decoder.cross")) - len(trace.logits)
+    first = trace.layers("decoder.cross") - len(trace.logits)
     return predictions(trace, [query], layer - first) if layer >= first else []
-
-
-def sites_of(trace: Trace, kind: Kind) -> list[str]:
-    """The sites of all layers of a kind of attention, recorded or not."""
-    stack, _, what = kind.partition(".")
-    return [s for s in trace.model_sites if s.startswith(f"{stack}.") and s.endswith(f".{what}")]
 
 
 def layers_of(trace: Trace, kind: Kind, choice: Choice) -> list[tuple[int, str]]:
@@ -152,7 +150,7 @@ def layers_of(trace: Trace, kind: Kind, choice: Choice) -> list[tuple[int, str]]
     Raises:
         NotInTrace: there are none.
     """
-    known = sites_of(trace, kind)
+    known = trace.sites_of(kind)
     if not known:
         raise NotInTrace(f"{trace.card.variant} has no {kind} attention")
     if choice.layer is not None:
@@ -170,7 +168,7 @@ def site_of(trace: Trace, kind: Kind, choice: Choice) -> tuple[int, str]:
     Raises:
         NotInTrace: the model has no such layer, or it was not recorded.
     """
-    known = sites_of(trace, kind)
+    known = trace.sites_of(kind)
     layer = -1 if choice.layer is None else choice.layer
     if not known:
         raise NotInTrace(f"{trace.card.variant} has no {kind} attention")

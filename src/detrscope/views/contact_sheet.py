@@ -27,9 +27,7 @@ from detrscope.views.labels import place_labels
 
 GAP = 12  # pixels between tiles
 TYPE = 13  # pixels, height of the type
-MOST_LABELS = (
-    12  # a tile with more boxes than this has colours and no names: the names would hide the picture
-)
+MOST_LABELS = 12  # a tile with more boxes has colours and no names: the names would hide the picture
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,7 @@ def draw_measures(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     if not trace.records:
         raise NotInTrace("no attention was recorded")
     queries = [one.query for one in kept(trace, choice)]
-    every = sum(level.height * level.width for level in trace.levels)
-    measures = measure(trace, queries, threshold=choice.threshold, tokens=max(FEWEST, WORTH // every))
+    measures = measure(trace, queries, threshold=choice.threshold, tokens=max(FEWEST, WORTH // trace.tokens))
     lines = [m for m in measures if m.query is None]
     tokens = max((m.rows for m in lines if m.kind == "encoder.self"), default=0)
     about = caption(

@@ -32,7 +32,7 @@ def draw_levels(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     """
     who = asked_for_points(trace, choice)
     ((layer, site),) = who.sites
-    points = points_of(trace, site, who.row).chosen(choice.head, choice.level)
+    points = points_of(trace, site, who.row).chosen(choice.head, choice.level_of(trace))
     levels = np.unique(points.levels).tolist()
     chosen = Selection(site, (who.row,), choice.head, choice.merge, choice.level, who.point)
     attention = trace.map_of_rows(chosen, who.name)
@@ -60,7 +60,7 @@ def draw_point_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     """
     who = asked_for_points(trace, choice)
     ((layer, site),) = who.sites
-    points = points_of(trace, site, who.row).chosen(level=choice.level)
+    points = points_of(trace, site, who.row).chosen(level=choice.level_of(trace))
     count = len(points.weights)
     heads = range(count) if choice.head is None else [choice.head % count]
     figure = _Figure(trace, who, [points], len(heads))
@@ -79,7 +79,8 @@ def draw_point_layers(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     """
     who = asked_for_points(trace, choice, every_layer=True)
     parts = {
-        layer: points_of(trace, site, who.row).chosen(choice.head, choice.level) for layer, site in who.sites
+        layer: points_of(trace, site, who.row).chosen(choice.head, choice.level_of(trace))
+        for layer, site in who.sites
     }
     every = list(parts.values())
     several = len(parts) > 1
@@ -110,12 +111,13 @@ class _Figure:
     def caption(self, sites: str, choice: Choice) -> str:
         count = self.trace.record(self.who.sites[-1][1]).shape[0]
         which = f"all {count} heads" if choice.head is None else f"head {choice.head % count} of {count}"
-        level = "all levels" if choice.level is None else f"level {choice.level % len(self.trace.levels)}"
+        chosen = choice.level_of(self.trace)
+        level = "all levels" if chosen is None else f"level {chosen}"
         return caption(
             model(self.trace),
             f"deformable attention at {sites}, {self.who.name}, {which}, {level}",
             "softmax over the points of a head, all levels together",
-            "colour: the weight of a point; shape and size: its level; points beyond the map find nothing",
+            MARKED,
             how_near(self.near, self.whole),
         )
 

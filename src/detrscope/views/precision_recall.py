@@ -9,9 +9,7 @@ import numpy as np
 
 from detrscope.views.canvas import Chart, Picture, Plot
 
-MOST_LINES = (
-    8  # classes with a line of their own in the legend; of more only the best and the worst are named
-)
+MOST_LINES = 8  # classes that the legend names; of more only the best and the worst
 
 
 def draw_precision_recall(

@@ -12,7 +12,7 @@ from detrscope.core.records import DeformableRecord
 from detrscope.core.trace import Trace
 from detrscope.views.asked import Asked, asked, kind_asked
 from detrscope.views.canvas import BLACK, PALETTE, Panel, Scale, Sheet
-from detrscope.views.choice import Choice, NotInTrace, sites_of
+from detrscope.views.choice import Choice, NotInTrace
 
 SIZES = (7, 9, 12, 14, 16)  # pixels across, finest map first
 MARKS = ("o", "s", "D", "^", "v")
@@ -61,7 +61,7 @@ def asked_for_points(trace: Trace, choice: Choice, every_layer: bool = False) ->
         UserError: nothing was found.
     """
     kind = kind_asked(choice)
-    if not any(isinstance(trace.records.get(s), DeformableRecord) for s in sites_of(trace, kind)):
+    if not any(isinstance(trace.records.get(s), DeformableRecord) for s in trace.sites_of(kind)):
         raise NotInTrace(f"{trace.card.variant} has no deformable attention at {kind}")
     return asked(trace, choice, every_layer)
 

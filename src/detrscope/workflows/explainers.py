@@ -139,8 +139,4 @@ def looks(detector: Detector, trace: Trace, detected: list[Detected]) -> list[Lo
 def _pooled(look: Look, pixels: Tensor) -> Tensor:
     """Pixels of what the model saw [h, w] as the mean in each token's cell: [S]."""
     seen = look.trace.geometry.of_seen()
-    parts = []
-    for level in look.trace.levels:
-        down, across = seen.spread(level)  # each column sums to 1: a mean
-        parts.append((down.T @ pixels @ across).flatten())
-    return torch.cat(parts)
+    return torch.cat([seen.cell_means(pixels, level).flatten() for level in look.trace.levels])

@@ -181,9 +181,10 @@ def write_faithfulness(found: Faithfulness, out: str | Path) -> None:
 def _curves(hide: _Hider, methods: Sequence[str], steps: int, number: int) -> list[Curve]:
     """Of every method for one detection."""
     generator = torch.Generator().manual_seed(number)
-    tokens = sum(level.height * level.width for level in hide.look.trace.levels)
     weights = [(method, EXPLAINERS[method](hide.look)) for method in methods]
-    weights += [(RANDOM, torch.rand(tokens, generator=generator)) for _ in range(RANDOM_ORDERS)]
+    weights += [
+        (RANDOM, torch.rand(hide.look.trace.tokens, generator=generator)) for _ in range(RANDOM_ORDERS)
+    ]
     curves = []
     for method, one in weights:
         for where, deletion, insertion in (

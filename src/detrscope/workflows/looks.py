@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from detrscope.families.detector import Detector
 from detrscope.views.choice import Choice
 from detrscope.views.features import stage_ends
 from detrscope.views.relevance import rested_on
-from detrscope.workflows.sources import Source, expand
+from detrscope.workflows.sources import Source, Stems, expand
 
 SUFFIX = ".trace"
 Look = ImageSource | Trace
@@ -33,12 +32,13 @@ def expand_looks(looks: Sequence[Look]) -> list[tuple[Source, Look]]:
         UserError: no such file, a folder or glob without a picture, or a film.
     """
     todo: list[tuple[Source, Look]] = []
+    stems = Stems()
     for number, look in enumerate(looks, start=1):
         if isinstance(look, Trace):
             name = look.source or f"trace {number}"
-            todo.append((Source(name, name, re.sub(r"[^\w.+ -]", "_", Path(name).stem), False, True), look))
+            todo.append((Source(name, name, stems.unused(Path(name).stem), False, True), look))
         else:
-            todo += [(source, source.content) for source in expand([look])]
+            todo += [(source, source.content) for source in expand([look], stems, before=len(todo))]
     for source, _ in todo:
         if source.is_clip:
             raise UserError(f"{source.name}: is a film; see looks at pictures, detect draws on films")

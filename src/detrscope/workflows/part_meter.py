@@ -10,7 +10,8 @@ from torch import Tensor
 
 from detrscope.core.look import Look
 from detrscope.core.trace import Trace
-from detrscope.lens.parts import areas, cells_in, mass_in
+from detrscope.lens.measures import mass_in
+from detrscope.lens.places import area_of_masks, cover_of_masks
 from detrscope.training.rundir import Row
 from detrscope.workflows.probes import ProbeImage
 
@@ -20,7 +21,7 @@ class _Regions:
     """The parts of one object that can be seen in the image."""
 
     names: tuple[str, ...]
-    cells: Tensor  # [r, S] share of each token's cell that lies in each
+    cover: Tensor  # [r, S] of each token's cell
     areas: Tensor  # [r] shares of the image
 
 
@@ -29,9 +30,7 @@ class PartMass:
     """One part of one object at one moment."""
 
     name: str
-    mass: (
-        float  # of the attention of the query that answers for the object, mean over heads of the last layer
-    )
+    mass: float  # of attention of the query that answers for the object, mean over heads of the last layer
     area: float  # of the image; attention spread evenly would have this mass
 
 
@@ -56,7 +55,7 @@ class PartMeter:
         found: list[PartMass] = []
         for index, query in matched.items():
             regions = self._regions_of(name, index, trace)
-            masses = mass_in(rows[kept.index(query)], regions.cells)
+            masses = mass_in(rows[kept.index(query)], regions.cover)
             found += map(PartMass, regions.names, masses.tolist(), regions.areas.tolist())
         return found
 
@@ -64,11 +63,11 @@ class PartMeter:
         key = (name, index)
         if key not in self._regions:
             names, masks = self._probes[name].regions(index)
-            share = areas(masks)
+            share = area_of_masks(masks)
             seen = share > 0
-            cells = cells_in(masks[seen], trace.geometry, trace.levels)
+            cover = cover_of_masks(masks[seen], trace.geometry, trace.levels)
             kept = tuple(name for name, is_seen in zip(names, seen.tolist(), strict=True) if is_seen)
-            self._regions[key] = _Regions(kept, cells, share[seen])
+            self._regions[key] = _Regions(kept, cover, share[seen])
         return self._regions[key]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from detrscope.data.problems import Problems
 from detrscope.data.sources import SOURCES, read
 from detrscope.evaluation.classes import match_classes
 from detrscope.training.config import RunConfig
-from detrscope.workflows.sources import expand
+from detrscope.workflows.sources import Stems, expand
 
 MOST = 32  # pictures that are watched without being asked for by number
 
@@ -73,9 +72,8 @@ def open_probes(
         with_objects = [image.id for image in val.images if val.annotations[image.id]]
         if not with_objects:
             raise UserError("train.watch.pictures: no validation picture has an object to look at")
-        masked = read(
-            source, split, Problems(split), details=True
-        )  # evaluation needs no masks, so `val` has none
+        # Read again, since evaluation needs no masks and `val` has none.
+        masked = read(source, split, Problems(split), details=True)
         probes = _of_dataset(masked.subset(with_objects[: watch.pictures]), classes)
     else:
         return []
@@ -121,13 +119,14 @@ def _of_dataset(dataset: DetectionDataset, classes: ClassTable) -> list[ProbeIma
         theirs: classes.index_of(ours) for ours, theirs in match_classes(classes, dataset.classes, ()).items()
     }
     probes: list[ProbeImage] = []
+    stems = Stems()
     for image in dataset.images:
         rows = dataset.annotations[image.id]
         known = [i for i, a in enumerate(rows) if not a.iscrowd and a.category_id in index_of]
         boxes = torch.tensor([rows[i].bbox_xywh for i in known], dtype=torch.float32).view(-1, 4)
         probes.append(
             ProbeImage(
-                _unused(image.path.stem, [probe.name for probe in probes]),
+                stems.unused(image.path.stem),
                 image.path,
                 *read_upright(image.path),
                 torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
@@ -137,16 +136,6 @@ def _of_dataset(dataset: DetectionDataset, classes: ClassTable) -> list[ProbeIma
             )
         )
     return probes
-
-
-def _unused(stem: str, taken: Sequence[str]) -> str:
-    """The stem with what may not be in a name replaced, and a number behind it where it is taken."""
-    name = plain = re.sub(r"[^\w.+ -]", "_", stem)
-    number = 1
-    while name in taken:
-        number += 1
-        name = f"{plain}-{number}"
-    return name
 
 
 def _warn_of_training_images(probes: Sequence[ProbeImage], training: DetectionDataset) -> None:

@@ -15,7 +15,7 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from detrscope.console import progress
+from detrscope.console import log, progress
 from detrscope.families.detector import Detector
 from detrscope.lens.faithfulness import Sanity, rank_correlation
 from detrscope.workflows.explainers import EXPLAINERS, looks, looks_at
@@ -36,8 +36,14 @@ def sanity_check(
         methods: names of `EXPLAINERS`.
         threshold: least score of a detection.
         seed: of the shuffling.
+
+    Returns:
+        A line for each method; none, with a warning, where nothing is found in the pictures.
     """
     true = [[*looks_at(detector, path, threshold)] for path in paths]
+    if not any(true):
+        log.warning("no check with shuffled parameters: nothing is found in its %d pictures", len(paths))
+        return []
     maps = [[{m: EXPLAINERS[m](look) for m in methods} for look in found] for found in true]
     shuffled = copy.deepcopy(detector)
     generator = torch.Generator().manual_seed(seed)

@@ -35,11 +35,32 @@ class Source:
     named: bool  # by the user, not found in a folder or by a glob
 
 
-def expand(sources: Iterable[ImageSource]) -> list[Source]:
+class Stems:
+    """Names for files made from sources, each given once, so that no file is written over another."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, int] = {}  # how often each was asked for
+
+    def unused(self, wanted: str) -> str:
+        """The name with what may not be in one replaced, and a number behind it where it is taken."""
+        stem = plain = re.sub(r"[^\w.+ -]", "_", wanted)
+        while stem in self._given:
+            self._given[plain] += 1
+            stem = f"{plain}-{self._given[plain]}"
+        self._given[stem] = 1
+        return stem
+
+
+def expand(sources: Iterable[ImageSource], stems: Stems | None = None, *, before: int = 0) -> list[Source]:
     """Everything to look at, in the order given; folders and globs sorted by name.
 
     A folder gives the pictures and clips directly in it; `folder/**/*.jpg` looks deeper. Anything that is not
     text is an image in memory.
+
+    Args:
+        sources: files, folders, globs, URLs, images.
+        stems: where names are given elsewhere too.
+        before: how many sources there are before these, which images in memory are numbered after.
 
     Raises:
         UserError: no such file, or a folder or glob without a picture or clip.
@@ -54,22 +75,22 @@ def expand(sources: Iterable[ImageSource]) -> list[Source]:
             found += [(path, False) for path in _matching(str(source))]
         else:
             raise UserError(f"{source}: no such file or folder")
-    stems: dict[str, int] = {}
-    return [_source(content, named, number, stems) for number, (content, named) in enumerate(found, start=1)]
+    stems = stems or Stems()
+    return [
+        _source(content, named, number, stems)
+        for number, (content, named) in enumerate(found, start=before + 1)
+    ]
 
 
-def _source(content: ImageSource, named: bool, number: int, stems: dict[str, int]) -> Source:
+def _source(content: ImageSource, named: bool, number: int, stems: Stems) -> Source:
     if not isinstance(content, str | Path):
         name, stem, is_clip = f"image {number}", f"image-{number}", False
     else:
         name = str(content)
         path = PurePosixPath(unquote(urlsplit(name).path)) if is_url(name) else Path(name)
-        stem = re.sub(r"[^\w.+ -]", "_", path.stem) or f"image-{number}"
+        stem = path.stem or f"image-{number}"
         is_clip = path.suffix.lower() in CLIP_SUFFIXES
-    stems[stem] = stems.get(stem, 0) + 1
-    if stems[stem] > 1:
-        stem = f"{stem}-{stems[stem]}"
-    return Source(content, name, stem, is_clip, named)
+    return Source(content, name, stems.unused(stem), is_clip, named)
 
 
 def is_url(source: ImageSource) -> bool:

@@ -9,7 +9,7 @@ from detrscope.core.look import Watched
 from detrscope.views.canvas import Scale, Sheet, strips
 from detrscope.views.canvas.sheet import MARGIN
 from detrscope.views.part_curves import draw_ratios
-from detrscope.views.timelapse.curves import Curves
+from detrscope.views.timelapse.curves import LOSS, RATES, Curves
 from detrscope.views.timelapse.maps import OWN_PEAK
 from detrscope.views.timelapse.reel import (
     Choice,
@@ -34,11 +34,7 @@ GAP = 8  # pixels between pictures
 ABOVE, BESIDE, BELOW = 46.0, 46.0, 24.0  # pixels around a chart for its title and its numbers
 SHORTEST, TALLEST = 80.0, 150.0  # of a chart under the pictures or above the parts
 NAMES = 130  # pixels for the names of parts
-UNDER = (
-    "loss",
-    "loss in the last layer",
-    "learning rate x 1000",
-)  # charts that go under the pictures if they can
+UNDER = (LOSS, RATES)  # charts that go under the pictures if they can
 
 
 def final_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:

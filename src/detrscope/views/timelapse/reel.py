@@ -68,9 +68,10 @@ class Choice:
         layers = len(look.attention)
         if not -layers <= layer < layers:
             raise UserError(f"layer {layer}: this model has decoder layers 0 to {layers - 1}")
-        kept = look.query_ids.tolist()
-        if query is not None and query not in kept:
-            raise UserError(f"query {query} is not among those kept in the last look at '{names[0]}': {kept}")
+        for name in names:
+            kept = watched.moments[-1].looks[name].query_ids.tolist()
+            if query is not None and query not in kept:
+                raise UserError(f"query {query} is not among those kept in the last look at '{name}': {kept}")
         if site is not None and site not in look.features:
             known = (
                 nearest(site, look.features) if look.features else "none: train with --train.watch.features=4"

@@ -11,7 +11,8 @@ import torch
 
 from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
-from detrscope.lens.parts import areas, cells_in, mass_in
+from detrscope.lens.measures import mass_in
+from detrscope.lens.places import area_of_masks, cover_of_masks
 
 FINE = 6  # sub-pixels along a side of a pixel
 
@@ -42,7 +43,7 @@ def test_the_share_of_every_cell_is_what_counting_gives(
     geometry: Geometry, levels: tuple[Level, ...]
 ) -> None:
     masks = np.random.default_rng(0).random((3, geometry.height, geometry.width)) < 0.4
-    found = cells_in(torch.from_numpy(masks), geometry, levels).numpy()
+    found = cover_of_masks(torch.from_numpy(masks), geometry, levels).numpy()
     wanted = np.stack([np.concatenate([counted(m, geometry, level) for level in levels]) for m in masks])
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
@@ -53,21 +54,21 @@ def test_parts_that_share_the_image_share_the_attention() -> None:
     owner = torch.randint(0, 4, (30, 40), generator=torch.Generator().manual_seed(0))
     masks = torch.stack([owner == i for i in range(4)])
     rows = torch.rand(5, 60, generator=torch.Generator().manual_seed(1)).softmax(-1)
-    masses = mass_in(rows, cells_in(masks, geometry, levels))
+    masses = mass_in(rows[:, None], cover_of_masks(masks, geometry, levels))
     assert masses.shape == (5, 4)
     torch.testing.assert_close(masses.sum(1), torch.ones(5))
-    torch.testing.assert_close(areas(masks).sum(), torch.tensor(1.0))
+    torch.testing.assert_close(area_of_masks(masks).sum(), torch.tensor(1.0))
 
 
 def test_even_attention_gives_each_part_its_area_and_a_lone_cell_all_or_nothing() -> None:
     geometry = Geometry.of_resize(24, 32, (48, 64))
     mask = torch.zeros(1, 24, 32, dtype=torch.bool)
     mask[0, 5:17, 3:10] = True
-    cells = cells_in(mask, geometry, [Level(6, 8)])
-    torch.testing.assert_close(mass_in(torch.full((48,), 1 / 48), cells), areas(mask))
+    cells = cover_of_masks(mask, geometry, [Level(6, 8)])
+    torch.testing.assert_close(mass_in(torch.full((48,), 1 / 48), cells), area_of_masks(mask))
     mask[:] = False
     mask[0, 4:8, 8:12] = True  # exactly cell (1, 2)
     row = torch.zeros(2, 48)
     row[0, 1 * 8 + 2], row[1, 0] = 1, 1
-    found = mass_in(row, cells_in(mask, geometry, [Level(6, 8)]))
+    found = mass_in(row[:, None], cover_of_masks(mask, geometry, [Level(6, 8)]))
     torch.testing.assert_close(found, torch.tensor([[1.0], [0.0]]))
