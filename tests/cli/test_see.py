@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import subprocess
 import sys
@@ -49,15 +50,16 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, detector: Detector, *arguments: object) -> int:
-    """The exit code of the real entry point; the model is a tiny one."""
+def run(monkeypatch: pytest.MonkeyPatch, detector: Detector | None, *arguments: object) -> int:
+    """The exit code of the real entry point; the model is a tiny one, or not named."""
 
     def load(name: str, **_: object) -> Detector:
-        assert name == "tiny"
+        assert name == "tiny" and detector is not None
         return detector
 
+    model = [] if detector is None else ["--model", "tiny"]
     monkeypatch.setattr(workflow, "load", load)
-    monkeypatch.setattr(sys, "argv", ["detrscope", "see", *map(str, arguments), "--model", "tiny"])
+    monkeypatch.setattr(sys, "argv", ["detrscope", "see", *map(str, arguments), *model])
     with pytest.raises(SystemExit) as end:
         main()
     return int(end.value.code or 0)
@@ -91,7 +93,8 @@ def test_without_choices_everything_of_a_picture_is_in_one_folder(
     assert "encoder.self" in table and "How concentrated: an encoder token looks at" in table
     rows = list(csv.DictReader((folder / "measures.csv").read_text().splitlines()))
     assert {(r["kind"], r["layer"]) for r in rows} >= {("encoder.self", "1"), ("decoder.cross", "0")}
-    assert "[1, 3, 64, 115]" in (folder / "shapes.txt").read_text()
+    shapes = (folder / "shapes.txt").read_text()
+    assert "[1, 3, 64, 115]" in shapes and "backbone." not in shapes, "what the trace beside it holds"
     trace = Trace.load(folder / "photo.trace")
     assert trace.sites == trace.model_sites and not trace.features
     for name in apply:
@@ -105,7 +108,7 @@ def test_a_trace_is_drawn_without_a_model_and_gives_the_same_figure(
     common = ("--query", 3, "--view", "columns", "--view", "heads", "--layer", 0, "--head", 2)
     assert run(monkeypatch, detector, photo, "--out", tmp_path / "a", "--trace", "full", *common) == 0
     file = tmp_path / "a" / "photo" / "photo.trace"
-    assert run(monkeypatch, None, file, "--out", tmp_path / "b", *common) == 0  # type: ignore[arg-type]
+    assert run(monkeypatch, None, file, "--out", tmp_path / "b", *common) == 0
     made = sorted(p.name for p in (tmp_path / "b" / "photo").iterdir())
     assert made == ["columns.png", "heads.png"]
     for name in made:
@@ -129,8 +132,13 @@ def test_a_folder_skips_what_cannot_be_seen_and_says_so(
         "second/merged.jpg",
     ]
     streams = capfd.readouterr()
+    assert "a trace of each" not in streams.err, "none are written"
     assert "skipped: torn.png" in streams.err and "1 of 3 pictures were skipped" in streams.err
     assert str(photo) in streams.out
+    assert run(monkeypatch, detector, photo.parent, *common, "--trace", "half") == 0
+    told = re.search(r"a trace of each of 3 pictures: about (\S+) MB", capfd.readouterr().err)
+    kept = tmp_path / "out/photo/photo.trace"
+    assert told and float(told[1]) == pytest.approx(3 * kept.stat().st_size / 1e6, rel=0.01)
     nothing = ("--view", "merged", "--threshold", 1, "--out", tmp_path / "out")
     assert run(monkeypatch, detector, photo.parent, *nothing) == 1
     assert "none of the 3 pictures could be looked at" in capfd.readouterr().err
@@ -154,7 +162,12 @@ def test_a_folder_skips_what_cannot_be_seen_and_says_so(
         (("--view", "compare", "--query", "1"), "nothing to compare with"),
         (("--view", "heads", "--against", "x.trace"), "--against: makes no difference to heads"),
         (("--against", "missing.trace"), "missing.trace: no such trace file"),
-        (("--features", "backbone.layer9.*"), "site 'backbone.layer9.*' is not in this model"),
+        (("--features", "backbone.layer9.*"), "it has backbone.conv1, backbone.layer1.0.conv1 to backbone."),
+        (("--head", "1", "--merge", "max"), "merge max: makes no difference to head 1 alone"),
+        (
+            ("--view", "heads", "--query", "1", "--point", "9,9"),
+            "--query and --point: heads shows one of them",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(
@@ -182,8 +195,16 @@ def test_a_film_and_a_missing_file_are_refused(
     assert run(monkeypatch, detector, tmp_path / "no.png") == 2
     assert "no.png: no such file or folder" in capfd.readouterr().err
     (tmp_path / "broken.trace").write_bytes(b"no trace")
-    assert run(monkeypatch, detector, tmp_path / "broken.trace") == 2
+    assert run(monkeypatch, None, tmp_path / "broken.trace") == 2
     assert "broken.trace: not a trace" in capfd.readouterr().err
+    needless = "makes no difference to traces, which are drawn without a model"
+    for model, option in (
+        (detector, ()),
+        (None, ("--weights", "random")),
+        (None, ("--features", "backbone.*")),
+    ):
+        assert run(monkeypatch, model, tmp_path / "broken.trace", *option) == 2
+        assert f"{option[0] if option else '--model'}: {needless}" in capfd.readouterr().err
 
 
 def test_python_twin_keeps_pictures_and_trace_in_memory(detector: Detector) -> None:

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -242,8 +243,20 @@ def test_one_image_of_a_padded_batch() -> None:
     torch.testing.assert_close(trace.record("decoder.1.cross").rows(), record.rows()[1:])
 
 
-def test_values_are_kept_when_asked_for() -> None:
-    detector = detector_of("detr-r18")
+def test_names_and_numbers_may_be_one_or_several_of_any_kind(trace: Trace) -> None:
+    one = detector_of("detr-r18").trace(picture(), sites="decoder.*.cross", features="backbone.conv1")
+    assert one.sites == ("decoder.0.cross", "decoder.1.cross") and list(one.features) == ["backbone.conv1"]
+    for query in (3, torch.tensor(3), np.int64(3), [3], torch.tensor([3])):
+        assert torch.equal(trace.cross_attention(query).values, trace.cross_attention(3).values)
+    assert repr(trace.cross_attention(3)).startswith(
+        "AttentionMap(detr-r18, 2 edits, decoder.1.cross, query 3"
+    )
+    assert "decoder.1.cross" in trace._repr_html_()
+
+
+@pytest.mark.parametrize("variant", ["detr-r18", "deformable-detr-r50"])
+def test_values_are_kept_when_asked_for(variant: str) -> None:
+    detector = detector_of(variant)
     without, with_ = detector.trace(picture()), detector.trace(picture(), values=True)
     for site in without.sites:
         one, other = without.record(site), with_.record(site)
@@ -277,7 +290,7 @@ def test_what_is_wrong_is_said_in_one_line(trace: Trace) -> None:
         ),
         (
             lambda: detector.trace(picture(), sites=["x"]),
-            r"site 'x' is not in this model; valid: decoder.0.cross, ",
+            r"site 'x' is not in this model; it has encoder.0.self to encoder.1.self, decoder.0.self to ",
         ),
         (lambda: detector.trace(picture(), features=["backbone.conv9"]), "did you mean 'backbone.conv1'"),
         (lambda: detector.trace(picture(), explain=[7]), "query 7: this model has queries 0 to 6"),
@@ -381,7 +394,11 @@ def test_files_that_are_not_whole_traces_are_refused(trace: Trace, tmp_path: Pat
     def no_image(h: dict, t: dict) -> None:
         h["trace"]["image"] = None
 
+    def strange_whole(h: dict, t: dict) -> None:
+        h["sounds"] = 1
+
     changed = {
+        strange_whole: "has a part 'sounds'",
         newer: "in format 2; this version reads format 1",
         strange_part: "has a part 'sounds'",
         strange_class: "'Sphere' is not known",

@@ -161,7 +161,7 @@ def test_a_map_is_brightest_in_its_greatest_cell_and_shows_the_number_there() ->
     scale = Scale.amounts(values)
     for smooth in (True, False):
         sheet = Sheet(408, 204)
-        sheet.panel(0, 0, 408, 204, (0, 0, 8, 4)).heat(values, scale, veil=False, smooth=smooth)
+        sheet.panel(0, 0, 408, 204, (0, 0, 8, 4), smooth).heat(values, scale, veil=False)
         pixels = sheet.pixels()[MARGIN : MARGIN + 204].astype(int)
         hottest = 255 * scale.colours(np.array(0.5))[:3]
         assert np.abs(pixels[76, 331] - hottest).max() <= 1, "the middle of cell (1, 6)"

@@ -11,6 +11,7 @@ from matplotlib.collections import PathCollection
 
 from detrscope.core.attention_map import Selection
 from detrscope.core.edits import Gain
+from detrscope.core.errors import UserError
 from detrscope.core.types import Level
 from detrscope.views import VIEWS
 from detrscope.views.attention import draw_attention
@@ -225,8 +226,9 @@ def test_queries_among_themselves_are_a_table_of_their_rows() -> None:
     sheet = draw_relations(trace, Choice(queries=(2, 0)))
     expected = torch.eye(3).mul(torch.tensor([2.0, 1, 3])).softmax(-1)
     rows = [[expected[q, 2], expected[q, 0], expected[q, 1]] for q in (2, 0)]
-    numbers = [t for t in texts(sheet) if t.startswith("0.") and len(t) == 4]
-    assert numbers == [f"{float(v):.2f}" for row in rows for v in row]
+    numbers = [t for t in texts(sheet) if t.startswith("0.") and " " not in t]
+    rest, among = [row[2] for row in rows], [v for row in rows for v in row[:2]]
+    assert sorted(numbers) == sorted(f"{float(v):.2g}" for v in [*rest, *among])
 
 
 def test_features_are_ranked_by_their_mean_and_cut_to_the_picture() -> None:
@@ -263,7 +265,33 @@ def test_equal_traces_differ_by_nothing_and_unlike_ones_where_they_do() -> None:
         assert brightest(np.clip(sign, 0, None)[..., None], place, panel) == pytest.approx(
             middle(cell), abs=1.5
         )
-    assert "edited (gain at decoder.1.cross)" in sheet.caption and "the same query in both" in sheet.caption
+    assert "edited (gain 1 at decoder.1.cross)" in sheet.caption and "the same query in both" in sheet.caption
+
+
+def test_other_pictures_are_not_compared_and_changed_ones_are() -> None:
+    first = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)]])})
+    hidden = first.image.clone()
+    hidden[:, :40] = 255  # half of it
+    draw_comparison(first, Choice(against=replace(first, image=hidden)))
+    other = replace(first, image=torch.full_like(first.image, 255), source="other.png")
+    with pytest.raises(
+        UserError, match=r"looks at different pictures: the first and other.png differ in 100%"
+    ):
+        draw_comparison(first, Choice(against=other))
+
+
+def test_many_detections_are_cut_to_the_best_and_chosen_queries_are_not() -> None:
+    record = peaked([[(2, 5)] * 30])
+    logits = torch.full((2, 30, 4), 0.1)
+    logits[:, :, 1] = torch.linspace(0.6, 0.9, 30)
+    trace = made({"decoder.1.cross": record}, logits=logits.log(), boxes_cxcywh=torch.full((2, 30, 4), 0.4))
+    sheet = draw_columns(trace)
+    assert "the best 21 of 30 detections" in sheet.caption and "21 of 30 queries" in sheet.heading
+    assert sum(t.startswith("query ") for t in texts(sheet)) == 21
+    chosen = draw_columns(trace, Choice(queries=tuple(range(24))))
+    assert "the best" not in chosen.caption and "24 of 30 queries" in chosen.heading
+    labels = [t for t in texts(draw_merged(trace)) if t.startswith("dog ")]
+    assert len(labels) <= 20
 
 
 def test_a_number_is_the_same_query_only_where_the_model_did_not_pick_anew() -> None:

@@ -84,6 +84,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "level": {"level": 2},
     "merge": {"merge": "max"},
     "from_level": {"from_level": 1},
+    "cells": {"cells": True},
 }
 
 

@@ -18,7 +18,7 @@ from detrscope.cli.app import app
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.look import Watched
-from detrscope.views.timelapse import FILMS, Choice, Reel
+from detrscope.views.timelapse import FILMS, Choice, Reel, final
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
 from detrscope.views.timelapse.reel import found_queries, grid_of, merged_row
 from detrscope.workflows import timelapse as module
@@ -107,6 +107,18 @@ def test_a_query_must_be_kept_in_every_picture_that_is_filmed(watched: Watched) 
         UserError, match=f"query {query} is not among those kept in the last look at '{second}'"
     ):
         Choice.of(other, query=query)
+
+
+def test_the_final_film_says_which_pictures_it_leaves_out(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "propagate", True)
+    choice = Choice.of(watched)
+    (whole,) = FILMS["final"](watched, choice)
+    assert "pictures" not in whole.draw(0).caption
+    monkeypatch.setattr(final, "MOST", 1)
+    (cut,) = FILMS["final"](watched, choice)
+    assert "the first 1 of 2 pictures" in cut.draw(0).caption and "the first 1 of 2 pictures" in caplog.text
 
 
 def test_what_boxes_adds_to_merged_is_boxes(watched: Watched) -> None:

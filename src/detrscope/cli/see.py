@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Device, Log, Model, PictureFormat, Precision, Quiet, Weights
+from detrscope.cli.options import Device, Log, PictureFormat, Precision, Quiet, Weights
 from detrscope.core.errors import UserError
 from detrscope.views import VIEWS
 
@@ -27,7 +27,15 @@ def see(
         list[str],
         typer.Argument(help="Pictures, folders, globs, URLs, or traces (x.trace).", metavar="SOURCE"),
     ],
-    model: Model = "sprint-dense-n",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Variant, checkpoint, run folder, or Hugging Face id.",
+            show_default="sprint-dense-n; none for traces",
+        ),
+    ] = None,
     weights: Weights = None,
     out: Annotated[
         Path, typer.Option(help="Folder; each picture has one of its own in it, with all its figures.")
@@ -56,6 +64,9 @@ def see(
     ] = None,
     from_level: Annotated[int, typer.Option(help="Of which map the token at --point is.")] = 0,
     merge: Annotated[Literal["mean", "max"], typer.Option(help="How heads are merged.")] = "mean",
+    cells: Annotated[
+        bool, typer.Option("--cells", help="Show each token as an even cell, not smoothed between them.")
+    ] = False,
     threshold: Annotated[float, typer.Option(help="The least score of a detection, 0 to 1.")] = 0.5,
     against: Annotated[
         str | None,
@@ -101,6 +112,7 @@ def see(
             level=level,
             from_level=from_level,
             merge=merge,
+            cells=cells,
             threshold=threshold,
         ),
         against=against,

@@ -28,7 +28,7 @@ class Selection:
     point: tuple[float, float] | None = None  # x, y of the original whose token it is
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AttentionMap(Drawable):
     """Attention over the tokens of one or several maps of the image. Made by `Trace` and by the lens.
 
@@ -47,6 +47,10 @@ class AttentionMap(Drawable):
     image: Tensor
     selection: Selection
     caption: str = ""
+
+    def __repr__(self) -> str:
+        sizes = " + ".join(f"{part.shape[0]}x{part.shape[1]}" for part in self.parts)
+        return f"AttentionMap({self.caption or self.selection.site}, {sizes})"
 
     @property
     def values(self) -> Tensor:

@@ -15,6 +15,13 @@ class Bias:
     site: str
     scores: Tensor  # broadcasts to [B, h, Q, S]; at a deformable site to [B, h, Q, P]
 
+    @property
+    def says(self) -> str:
+        """What it does, for captions."""
+        hidden = int((self.scores == float("-inf")).sum())
+        what = f", hiding {hidden} of {self.scores.numel()}" if hidden else ""
+        return f"bias at {self.site}{what}"
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -34,6 +41,19 @@ class Gain:
     points: tuple[int, ...] | None = None
     levels: tuple[int, ...] | None = None
 
+    @property
+    def says(self) -> str:
+        """What it does, for captions."""
+        named = (
+            ("head", self.heads),
+            ("query", self.queries),
+            ("key", self.keys),
+            ("point", self.points),
+            ("level", self.levels),
+        )
+        where = "".join(f", {_numbers(name, chosen)}" for name, chosen in named if chosen is not None)
+        return f"gain {self.factor:g} at {self.site}{where}"
+
 
 @dataclass(frozen=True)
 class Swap:
@@ -47,5 +67,19 @@ class Swap:
     what: Literal["query", "key", "value", "points", "weights"]
     tensor: Tensor  # of the shape that the site's record has it in, such as [B, h, S, d] for value
 
+    @property
+    def says(self) -> str:
+        """What it does, for captions."""
+        return f"{self.what} swapped at {self.site}"
+
 
 Edit = Bias | Gain | Swap
+LISTED = 6  # numbers that are named one by one
+
+
+def _numbers(name: str, chosen: tuple[int, ...]) -> str:
+    """Such as `head 3`, or `24 keys`."""
+    if len(chosen) == 1:
+        return f"{name} {chosen[0]}"
+    many = "queries" if name == "query" else f"{name}s"
+    return f"{many} {', '.join(map(str, chosen))}" if len(chosen) <= LISTED else f"{len(chosen)} {many}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.edits import Edit
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, nearest_site
 from detrscope.core.records import Record
 from detrscope.core.types import Level
 
@@ -32,15 +32,15 @@ class Probe:
 
     def __init__(
         self,
-        sites: Sequence[str] | None = None,
+        sites: str | Sequence[str] | None = None,
         edits: Sequence[Edit] = (),
-        features: Sequence[str] = (),
+        features: str | Sequence[str] = (),
         gradients: bool = False,
         values: bool = True,
     ) -> None:
-        self.sites = None if sites is None else tuple(sites)
+        self.sites = None if sites is None else _several(sites)
         self.edits = tuple(edits)
-        self.feature_sites = tuple(features)
+        self.feature_sites = _several(features)
         self.gradients = gradients
         self.values = values
         self.records: dict[str, Record] = {}
@@ -53,13 +53,13 @@ class Probe:
         """Refuse sites that the model does not have, rather than record nothing in silence.
 
         Raises:
-            UserError: a pattern that matches no site; the nearest name or the known ones are given.
+            UserError: a pattern that matches no site; the nearest name and the known ones are given.
         """
         wanted = [(p, tuple(attention)) for p in (*(self.sites or ()), *(e.site for e in self.edits))]
         wanted += [(p, tuple(features)) for p in self.feature_sites]
         for pattern, known in wanted:
             if not any(fnmatchcase(site, pattern) for site in known):
-                raise UserError(f"site '{pattern}' is not in this model; {nearest(pattern, known)}")
+                raise UserError(f"site '{pattern}' is not in this model; {nearest_site(pattern, known)}")
 
     def wants(self, site: str) -> bool:
         """Whether the record of this attention site is kept."""
@@ -90,3 +90,7 @@ class Probe:
     def keep_features(self, site: str, features: Tensor) -> None:
         """Called by the backbone. [B, C, H, W]."""
         self.features[site] = features.detach().clone()
+
+
+def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 
 import torch
@@ -162,6 +163,9 @@ class Trace(TraceData, Viewable):
             about += f" of level {ids[0]}"
         return replace(one, caption=f"{about}, weights sum to {one.mass:.3f}")
 
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.describe())}</pre>"
+
     def describe(self) -> str:
         """The shapes of everything, step by step, as text."""
         from detrscope.core.trace_table import describe
@@ -200,7 +204,7 @@ class Trace(TraceData, Viewable):
     def _chosen(self, query: int | Sequence[int] | None) -> tuple[int, ...]:
         if query is None:
             return tuple(range(self.queries))
-        chosen = (query,) if isinstance(query, int) else tuple(int(q) for q in query)
+        chosen = tuple(torch.as_tensor(query).flatten().tolist())  # a number or several, of whatever kind
         if not chosen:
             raise UserError("query: an empty list; give at least one query, or None for all of them")
         return tuple(self.check_query(one) for one in chosen)

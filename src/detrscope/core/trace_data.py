@@ -12,7 +12,7 @@ from torch import Tensor
 from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Edit
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, nearest_site
 from detrscope.core.geometry import Geometry
 from detrscope.core.postprocess import class_scores, postprocess
 from detrscope.core.probe import Probe
@@ -148,7 +148,7 @@ class TraceData:
         if site in self.model_sites:
             have = ", ".join(self.records) or "none"
             raise UserError(f"site '{site}' was not recorded; this trace has {have}; ask for it with sites=")
-        raise UserError(f"site '{site}' is not in this model; {nearest(site, self.model_sites)}")
+        raise UserError(f"site '{site}' is not in this model; {nearest_site(site, self.model_sites)}")
 
     def site(self, kind: Kind, layer: int = -1) -> str:
         """The name of a layer's site, counted from the end where negative.

@@ -107,6 +107,8 @@ def _tree_of(metadata: Mapping[str, str]) -> dict[str, Any]:
         found, tree = header["version"], header["trace"]
     except (ValueError, KeyError, TypeError):
         raise UserError("damaged: its header cannot be read") from None
+    if unknown := header.keys() - {"version", "by", "trace"}:
+        raise UserError(f"has a part '{min(unknown)}' that is not known to this version")
     if found != VERSION:
         by = header.get("by", "another version")
         raise UserError(f"written by {by} in format {found}; this version reads format {VERSION}")

@@ -47,7 +47,7 @@ def describe(trace: Trace) -> str:
         ]
         lines += ["", *_aligned([("feature map", "shape", "kept"), *rows])]
     for edit in trace.edits:
-        lines.append(f"edited: {type(edit).__name__.lower()} at {edit.site}")
+        lines.append(f"edited: {edit.says}")
     if missing := [site for site in trace.model_sites if site not in trace.records]:
         lines.append(f"not recorded: {', '.join(missing)}")
     return "\n".join(lines)

@@ -125,9 +125,9 @@ class Detector:
     def trace(
         self,
         source: ImageSource,
-        sites: Sequence[str] | None = None,
+        sites: str | Sequence[str] | None = None,
         edits: Sequence[Edit] = (),
-        features: Sequence[str] = (),
+        features: str | Sequence[str] = (),
         targets: Target | None = None,
         *,
         explain: Sequence[int | tuple[int, int]] = (),

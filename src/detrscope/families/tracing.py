@@ -34,9 +34,9 @@ class Wanted:
         crop_xyxy: look at this part of the upright image only, pixels.
     """
 
-    sites: Sequence[str] | None = None
+    sites: str | Sequence[str] | None = None
     edits: Sequence[Edit] = ()
-    features: Sequence[str] = ()
+    features: str | Sequence[str] = ()
     explain: Sequence[int | tuple[int, int]] = ()
     values: bool = False
     crop_xyxy: tuple[int, int, int, int] | None = None

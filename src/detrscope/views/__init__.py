@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from detrscope.views.canvas import Sheet
     from detrscope.views.choice import Choice
 
-Part = Literal["queries", "points", "layer", "head", "level", "from_level", "merge", "threshold", "against"]
+Part = Literal[
+    "queries", "points", "layer", "head", "level", "from_level", "merge", "cells", "threshold", "against"
+]
 QUERY: tuple[Part, ...] = ("queries", "threshold")
 PLACE: tuple[Part, ...] = ("points", "from_level")
-MAP: tuple[Part, ...] = ("layer", "head", "level", "merge")
+MAP: tuple[Part, ...] = ("layer", "head", "level", "merge", "cells")
 ROW: tuple[Part, ...] = ("layer", "head", "merge")
 POINT: tuple[Part, ...] = ("layer", "head", "level")
 
@@ -36,6 +38,7 @@ class View:
         function: in it, from a trace and a choice to a sheet.
         shows: in a few words.
         uses: what of a choice makes a difference.
+        one: whether it shows the row of a query or that of a point, and not both.
         explains: whether it shows more of a trace that has the gradients of the queries shown (`explain=`).
     """
 
@@ -43,6 +46,7 @@ class View:
     function: str
     shows: str
     uses: tuple[Part, ...]
+    one: bool = False
     explains: bool = False
 
     def __call__(self, trace: Trace, choice: Choice) -> Sheet:
@@ -61,13 +65,15 @@ VIEWS: dict[str, View] = {
     "merged": View("merged", "draw_merged", "the maps of all queries together", (*QUERY, *MAP)),
     "encoder": View("encoder", "draw_encoder", "where places of the picture look", (*PLACE, *QUERY, *MAP)),
     "heads": View(
-        "heads", "draw_heads", "one query or place in every head and layer", (*PLACE, *QUERY, *MAP)
+        "heads", "draw_heads", "one query or place in every head and layer", (*PLACE, *QUERY, *MAP), one=True
     ),
     "journey": View("journey", "draw_journey", "one query through the layers", (*QUERY, *MAP)),
-    "points": View("points", "draw_levels", "sampling points, by level", (*PLACE, *QUERY, *MAP)),
-    "points-heads": View("points", "draw_point_heads", "sampling points, by head", (*PLACE, *QUERY, *POINT)),
+    "points": View("points", "draw_levels", "sampling points, by level", (*PLACE, *QUERY, *MAP), one=True),
+    "points-heads": View(
+        "points", "draw_point_heads", "sampling points, by head", (*PLACE, *QUERY, *POINT), one=True
+    ),
     "points-layers": View(
-        "points", "draw_point_layers", "sampling points, of all layers", (*PLACE, *QUERY, *POINT)
+        "points", "draw_point_layers", "sampling points, of all layers", (*PLACE, *QUERY, *POINT), one=True
     ),
     "relevance": View(
         "relevance", "draw_relevance", "what a prediction rests on", (*QUERY, *MAP), explains=True

@@ -18,7 +18,7 @@ def model(trace: Trace) -> str:
     """Which model looked at what, and what was changed."""
     name = trace.card.variant
     where = f" on {Path(trace.source).name}" if trace.source else ""
-    edits = "; ".join(f"{type(edit).__name__.lower()} at {edit.site}" for edit in trace.edits)
+    edits = "; ".join(edit.says for edit in trace.edits)
     notes = ", ".join(f"{key} {value}" for key, value in trace.notes.items())
     return f"{name}{where}" + (f", {notes}" if notes else "") + (f", edited ({edits})" if edits else "")
 

@@ -38,6 +38,7 @@ class Choice:
         level: one map of the image; None: all.
         from_level: of which map the token at a point is; 0 is the finest.
         merge: how heads are merged.
+        cells: show each token's weight as an even cell, not smoothed between them.
         threshold: the least score of a detection.
         against: another trace of the same picture, to compare with.
     """
@@ -49,6 +50,7 @@ class Choice:
     level: int | None = None
     from_level: int = 0
     merge: Merge = "mean"
+    cells: bool = False
     threshold: float = THRESHOLD
     against: Trace | None = None
 
@@ -58,6 +60,8 @@ class Choice:
         Raises:
             UserError: a query, point, layer, head or level that it does not have.
         """
+        if self.head is not None and self.merge != EVERYTHING.merge:
+            raise UserError(f"merge {self.merge}: makes no difference to head {self.head} alone")
         if not 0 <= self.threshold <= 1:
             raise UserError(f"threshold {self.threshold}: expected a score between 0 and 1")
         for query in self.queries:

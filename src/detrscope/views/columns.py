@@ -10,6 +10,7 @@ from detrscope.views.frame import Frame, badge, lay, outline
 from detrscope.views.tiles import Tiles, in_rows, panel_size
 
 MOST = 7  # columns beside each other
+BEST = 21  # detections that are shown, where no queries were chosen
 
 
 def draw_columns(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
@@ -18,11 +19,12 @@ def draw_columns(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     Raises:
         UserError: nothing was found, or the layer was not recorded.
     """
-    shown = kept(trace, choice)
+    found = kept(trace, choice)
+    shown = found if choice.queries else found[:BEST]
     _, site = site_of(trace, "decoder.cross", choice)
     maps = maps_of(trace, site, [one.query for one in shown], choice)
     blocks, columns = in_rows(shown, MOST)
-    frame = Frame.of(trace)
+    frame = Frame.of(trace, choice)
     tiles = Tiles(panel_size(frame, columns, 300), columns, 2 * blocks)
     about = caption(
         model(trace),
@@ -30,6 +32,7 @@ def draw_columns(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         over(trace, site, choice),
         sums(maps),
         OWN_PEAK + ", given in its corner",
+        f"the best {len(shown)} of {len(found)} detections" if len(shown) < len(found) else "",
     )
     sheet = tiles.sheet(
         f"Where each query looked, and what it found: {len(shown)} of {trace.queries} queries", about

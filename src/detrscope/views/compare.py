@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from torch.nn.functional import adaptive_avg_pool2d
 
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Scale, Sheet
-from detrscope.views.captions import brief, caption, heads, model, over, short
+from detrscope.views.captions import brief, caption, heads, model, over, short, sums
 from detrscope.views.choice import EVERYTHING, Choice, Kept, NotInTrace, kept, maps_of, predictions, site_of
 from detrscope.views.frame import Frame, badge, outline, plane
 from detrscope.views.tiles import Tiles, panel_size
@@ -18,6 +19,10 @@ from detrscope.views.tiles import Tiles, panel_size
 MOST = 4  # queries
 SIDE = 320
 GRID = 96  # cells along the longer side where the tokens of two models do not coincide
+COARSE, UNLIKE = (
+    24,
+    0.06,
+)  # cells a side in which two pictures are compared, and the difference of unlike ones, of 1
 Seen = tuple[np.ndarray, tuple[float, float, float, float]]  # a map, and where its corners lie
 
 
@@ -31,7 +36,7 @@ def draw_comparison(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     other = choice.against
     if other is None:
         raise NotInTrace("nothing to compare with; give another trace of the picture, or a model (--against)")
-    _check_sizes(trace, other)
+    _check_same_picture(trace, other)
     shown = kept(trace, choice)[:MOST]
     same = _numbered_alike(trace, other)
     queries = [one.query for one in shown]
@@ -43,8 +48,8 @@ def draw_comparison(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     tiles = Tiles(panel_size(Frame.of(trace), 3, SIDE), 3, 1 + len(shown), lines=1)
     pairing = "the same query in both" if same else "in the second, the query whose box overlaps most"
     about = caption(
-        f"first: {model(trace)}, {site}, {heads(trace, site, choice)}, {over(trace, site, choice)}",
-        f"second: {model(other)}, {other_site}, {heads(other, other_site, choice)}, {over(other, other_site, choice)}",
+        f"first: {_about(trace, site, choice)}, {sums(before)}",
+        f"second: {_about(other, other_site, choice)}, {sums(after)}",
         pairing,
         "colours of both maps run from 0 to the greater peak",
         "difference: orange is less, purple more",
@@ -58,27 +63,32 @@ def draw_comparison(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         titles = (f"{mine.title} ({mine.says})", f"{its.title} ({its.says})", "second less first")
         for column, title in enumerate(titles):
             tiles.title(sheet, row, column, title)
-        _row(sheet, tiles, row, (trace, other), (a, b), (mine, its))
+        frames = (Frame.of(trace, choice), Frame.of(other, choice))
+        _row(sheet, tiles, row, frames, (a, b), (mine, its))
     return sheet
+
+
+def _about(trace: Trace, site: str, choice: Choice) -> str:
+    return f"{model(trace)}, {site}, {heads(trace, site, choice)}, {over(trace, site, choice)}"
 
 
 def _row(
     sheet: Sheet,
     tiles: Tiles,
     row: int,
-    traces: tuple[Trace, Trace],
+    frames: tuple[Frame, Frame],
     maps: tuple[AttentionMap, AttentionMap],
     boxes: tuple[Kept, Kept],
 ) -> None:
     (first, extent), (second, _) = seen = _on_one_grid(*maps)
     scale = Scale.amounts(first, second)
-    for column, (trace, (values, where), box) in enumerate(zip(traces, seen, boxes, strict=True)):
-        panel = Frame.of(trace).panel(sheet, tiles.place(row, column), tiles.size, grey=True)
+    for column, (frame, (values, where), box) in enumerate(zip(frames, seen, boxes, strict=True)):
+        panel = frame.panel(sheet, tiles.place(row, column), tiles.size, grey=True)
         panel.heat(values, scale, where)
         outline(panel, [box])
         badge(panel, short(values.max()))
     difference = second - first
-    panel = Frame.of(traces[0]).panel(sheet, tiles.place(row, 2), tiles.size, grey=True)
+    panel = frames[0].panel(sheet, tiles.place(row, 2), tiles.size, grey=True)
     panel.heat(difference, Scale.signed(difference), extent)
     badge(panel, f"{short(difference.min())} to {short(difference.max())}")
 
@@ -132,10 +142,23 @@ def _found(trace: Trace, choice: Choice) -> list[Kept]:
     return predictions(trace, list(dict.fromkeys(trace.detections(choice.threshold).query_ids.tolist())))
 
 
-def _check_sizes(trace: Trace, other: Trace) -> None:
+def _check_same_picture(trace: Trace, other: Trace) -> None:
+    """Parts of it may have been changed, such as hidden; most of it must be the same."""
     first, second = trace.geometry, other.geometry
     if (first.width, first.height) != (second.width, second.height):
         raise UserError(
             f"cannot compare a picture of {first.width} x {first.height} pixels with one of {second.width} x "
             f"{second.height}: both traces must be of the same picture"
+        )
+    if trace.original is None and other.original is None and first.crop_xyxy != second.crop_xyxy:
+        return  # they show unlike parts of it
+    pictures = [
+        one.image if None in (trace.original, other.original) else one.original for one in (trace, other)
+    ]
+    small = [adaptive_avg_pool2d(x.float(), COARSE) / 255 for x in pictures if x is not None]
+    unlike = ((small[0] - small[1]).abs().mean(0) > UNLIKE).float().mean()
+    if float(unlike) > 0.5:
+        raise UserError(
+            f"cannot compare looks at different pictures: {trace.source or 'the first'} and "
+            f"{other.source or 'the second'} differ in {unlike:.0%} of their area"
         )

@@ -34,7 +34,7 @@ def draw_encoder(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     _, site = site_of(trace, "encoder.self", choice)
     points = choice.points or reference_points(trace, choice)
     maps = [_map_at(trace, site, point, choice) for point in points]
-    frame = Frame.of(trace)
+    frame = Frame.of(trace, choice)
     near = [
         frame.near(np.append(looked_at(one), [point], 0)) for one, point in zip(maps, points, strict=True)
     ]

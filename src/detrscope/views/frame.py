@@ -15,7 +15,7 @@ from detrscope.core.geometry import Geometry
 from detrscope.core.trace import Trace
 from detrscope.core.types import Level
 from detrscope.views.canvas import WHITE, Panel, Scale, Sheet, ink_on, resized, text_size
-from detrscope.views.choice import Kept
+from detrscope.views.choice import EVERYTHING, Choice, Kept
 from detrscope.views.labels import place_labels
 
 RED = (255, 0, 0)
@@ -33,17 +33,18 @@ class Frame:
     image: np.ndarray  # uint8 [H, W, 3]
     extent: tuple[float, float, float, float]  # where its corners lie
     window: tuple[float, float, float, float]  # what is shown
+    smooth: bool = True  # whether maps over it are, or show their cells
     _parts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, seen: Trace | AttentionMap | QueryAttention) -> Frame:
+    def of(cls, seen: Trace | AttentionMap | QueryAttention, choice: Choice = EVERYTHING) -> Frame:
         """The original where a trace kept it, else what the model saw of it."""
         original = seen.original if isinstance(seen, Trace) else None
         g = seen.geometry
         whole = (0.0, 0.0, float(g.width), float(g.height))
         if original is not None:
-            return cls(_pixels(original), whole, whole)
-        return cls(_pixels(seen.image), g.crop_xyxy, g.crop_xyxy)
+            return cls(_pixels(original), whole, whole, not choice.cells)
+        return cls(_pixels(seen.image), g.crop_xyxy, g.crop_xyxy, not choice.cells)
 
     def size(self, side: float) -> tuple[int, int]:
         """Width and height of a panel about as large as a square of that side."""
@@ -55,7 +56,7 @@ class Frame:
         self, sheet: Sheet, place: tuple[float, float], size: tuple[int, int], *, grey: bool = False
     ) -> Panel:
         """A panel with the picture."""
-        panel = sheet.panel(*place, *size, self.window)
+        panel = sheet.panel(*place, *size, self.window, self.smooth)
         part, extent = self._part(size)
         panel.picture(part, extent, grey=grey)
         return panel
@@ -90,7 +91,7 @@ class Frame:
         half = (high - low) * share / 2
         middle = np.clip(middle, low + half, high - half)
         (left, top), (right, bottom) = (middle - half).tolist(), (middle + half).tolist()
-        return Frame(self.image, self.extent, (left, top, right, bottom))
+        return Frame(self.image, self.extent, (left, top, right, bottom), self.smooth)
 
 
 def looked_at(attention: AttentionMap) -> np.ndarray:
@@ -147,7 +148,7 @@ def outline(panel: Panel, shown: Sequence[Kept], texts: Sequence[str] = (), size
     boxes = boxes.clip(0, (frame[2], frame[3]) * 2)
     places = place_labels(boxes, [text_size(text, size) for text in texts], frame)
     for one, text, place in zip(shown, texts, places, strict=True):
-        if place is not None:
+        if text and place is not None:
             xy = (place[0] / scale + x0, place[1] / scale + y0)
             panel.label(text, xy, size=size, plate=one.colour, ink=ink_on(one.colour))
 

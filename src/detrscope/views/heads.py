@@ -34,7 +34,7 @@ def draw_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     titles = [f"head {head}" for head in range(count)] + [f"{choice.merge} of heads"]
     if choice.head is not None:
         titles = [titles[choice.head % count]]
-    whole = Frame.of(trace)
+    whole = Frame.of(trace, choice)
     boxes = {layer: who.boxes(trace, layer) for layer, _ in who.sites}
     corners = np.array([box.box_xyxy for shown in boxes.values() for box in shown]).reshape(-1, 2)
     frame = whole.near(np.concatenate([corners, *(looked_at(one) for row in grid for one in row)]))

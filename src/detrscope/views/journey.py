@@ -19,7 +19,7 @@ def draw_journey(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     last = kept(trace, choice)[0]
     layers = layers_of(trace, "decoder.cross", choice)
     maps = [maps_of(trace, site, [last.query], choice)[0] for _, site in layers]
-    frame = Frame.of(trace)
+    frame = Frame.of(trace, choice)
     tiles = Tiles(panel_size(frame, len(layers), 320), len(layers), 2, lines=2)
     about = caption(
         model(trace),

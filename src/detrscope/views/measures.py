@@ -15,6 +15,7 @@ from detrscope.views.choice import EVERYTHING, Choice, NotInTrace, kept
 
 WIDTH, HEIGHT = 1240, 240  # pixels, of the sheet and of a chart
 LEFT, BETWEEN = 70, 100  # pixels, for the numbers beside charts
+BEYOND = 0.1  # of a layer
 ROOM = 64  # pixels, for names above and below charts
 FEWEST, WORTH = 64, 2_000_000  # tokens of the encoder at least, and pairs of tokens that are worth the time
 NAMES: dict[Kind, str] = {
@@ -85,10 +86,12 @@ def _lines(chart: Chart, lines: Sequence[Measure], of: Value) -> None:
 def _areas(chart: Chart, lines: Sequence[Measure]) -> None:
     """What attention alike on all tokens would have in the box."""
     for index, kind in enumerate(NAMES):
-        areas = [
+        areas: list[tuple[float, float]] = [
             (m.layer, m.box_area)
             for m in lines
             if m.kind == kind and m.head is None and m.box_area is not None
         ]
-        if areas:
+        if areas:  # drawn a little beyond the first and the last layer, so that one layer has a line too
+            (first, low), (last, high) = areas[0], areas[-1]
+            areas = [(first - BEYOND, low), *areas, (last + BEYOND, high)]
             chart.line([x for x, _ in areas], [y for _, y in areas], index, dotted=True)

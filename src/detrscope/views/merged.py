@@ -13,6 +13,7 @@ from detrscope.views.frame import Frame, lay, outline, plane
 from detrscope.views.tiles import Tiles, panel_size
 
 SIDE = 400
+NAMED = 20  # boxes with their class and score, of the best
 
 
 def draw_merged(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
@@ -27,7 +28,7 @@ def draw_merged(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     who = f"mean of {numbers(queries)}"
     selection = Selection(site, queries, choice.head, choice.merge, choice.level)
     attention = trace.map_of_rows(selection, who)
-    frame = Frame.of(trace)
+    frame = Frame.of(trace, choice)
     scale = Scale.amounts(plane(attention)[0], label=OF_TOKENS if len(attention.parts) == 1 else OF_CELLS)
     tiles = Tiles(panel_size(frame, 3, SIDE, SCALE), 3, scale=scale)
     about = caption(
@@ -42,5 +43,5 @@ def draw_merged(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         panel = frame.panel(sheet, tiles.place(0, column), tiles.size, grey=True)
         lay(panel, attention, scale, veil=column < 2)
         if column == 0:
-            outline(panel, shown, [one.says for one in shown])
+            outline(panel, shown, [one.says if i < NAMED else "" for i, one in enumerate(shown)])
     return sheet

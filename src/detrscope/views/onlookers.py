@@ -35,7 +35,7 @@ def draw_onlookers(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     decoder, encoder = (_layer(trace, kind, choice) for kind in ("decoder.cross", "encoder.self"))
     if decoder is None and encoder is None:
         site_of(trace, "decoder.cross", choice)  # says why
-    frame = Frame.of(trace)
+    frame = Frame.of(trace, choice)
     size = frame.size(SIDE)
     panels = [_Queries(trace, choice, point, *decoder)] if decoder else []
     width = MARGIN + sum(one.width(size) + GAP for one in panels) + (size[0] + GAP if encoder else 0)

@@ -36,7 +36,7 @@ def draw_levels(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     levels = np.unique(points.levels).tolist()
     chosen = Selection(site, (who.row,), choice.head, choice.merge, choice.level, who.point)
     attention = trace.map_of_rows(chosen, who.name)
-    figure = _Figure(trace, who, [points], 2 + (len(levels) if len(levels) > 1 else 0))
+    figure = _Figure(trace, who, choice, [points], 2 + (len(levels) if len(levels) > 1 else 0))
     about = f"{figure.caption(site, choice)} Splatted: {attention.caption}."
     sheet = figure.sheet(f"Where {who.name} sampled, level by level", about)
     boxes = who.boxes(trace, layer)
@@ -63,7 +63,7 @@ def draw_point_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     points = points_of(trace, site, who.row).chosen(level=choice.level_of(trace))
     count = len(points.weights)
     heads = range(count) if choice.head is None else [choice.head % count]
-    figure = _Figure(trace, who, [points], len(heads))
+    figure = _Figure(trace, who, choice, [points], len(heads))
     sheet = figure.sheet(f"Where each head of {who.name} sampled", figure.caption(site, choice))
     for i, head in enumerate(heads):
         figure.show(sheet, i, f"head {head}", [points.chosen(head)], who.boxes(trace, layer))
@@ -84,7 +84,7 @@ def draw_point_layers(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     }
     every = list(parts.values())
     several = len(parts) > 1
-    figure = _Figure(trace, who, every, len(parts) + several)
+    figure = _Figure(trace, who, choice, every, len(parts) + several)
     sites = ", ".join(site for _, site in who.sites)
     sheet = figure.sheet(f"Where {who.name} sampled, layer by layer", figure.caption(sites, choice))
     if several:
@@ -97,9 +97,11 @@ def draw_point_layers(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
 class _Figure:
     """What the three have in common: tiles, one colour scale, a key; from near where points lie close together."""
 
-    def __init__(self, trace: Trace, who: Asked, every: Sequence[Points], panels: int) -> None:
+    def __init__(
+        self, trace: Trace, who: Asked, choice: Choice, every: Sequence[Points], panels: int
+    ) -> None:
         self.trace, self.who, self.points = trace, who, every[-1]
-        self.whole = Frame.of(trace)
+        self.whole = Frame.of(trace, choice)
         boxes = [one.box_xyxy for layer, _ in who.sites for one in who.boxes(trace, layer)]
         corners = np.array(boxes).reshape(-1, 2)
         self.near = self.whole.near(np.concatenate([*(part.around for part in every), corners]))

@@ -11,7 +11,7 @@ from detrscope.core.trace import Trace
 from detrscope.views.canvas import WHITE, Scale, Sheet, ink_on, shortened, text_size
 from detrscope.views.canvas.lettering import NAME, TEXT
 from detrscope.views.canvas.sheet import MARGIN, SCALE
-from detrscope.views.captions import caption, heads, model
+from detrscope.views.captions import caption, heads, model, short
 from detrscope.views.choice import EVERYTHING, Choice, Kept, centre, kept, predictions, site_of
 from detrscope.views.frame import Frame, outline
 from detrscope.views.tiles import GAP, NARROWEST, TITLE_LINE
@@ -41,16 +41,15 @@ def draw_relations(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         f"self-attention at {site}, {heads(trace, site, choice)}, softmax over {rows.shape[1]} queries",
         f"left: {shown[0].title} (white) and the {LINKED} others it looks at most, with their boxes of the last layer, "
         "by number and weight",
-        "right: rows look at columns; the last column is all queries without a row",
+        "right: rows look at columns; beside it all queries that are not shown together, without a colour",
     )
     width = left + across + 2 * GAP + SCALE + MARGIN
     height = TITLE_LINE + max(size[1], TITLE_LINE + down)
     sheet = Sheet(max(width, NARROWEST), height, "How queries look at each other", about)
     _links(trace, sheet, frame, size, shown[0], rows[0])
     among = rows[:, [one.query for one in shown]]
-    table = np.concatenate([among, rows.sum(1, keepdims=True) - among.sum(1, keepdims=True)], axis=1)
-    scale = Scale.amounts(table, label="attention weight")
-    _table(sheet, (left, 2 * TITLE_LINE), shown, table, scale)
+    scale = Scale.amounts(among, label="attention weight")
+    _table(sheet, (left, 2 * TITLE_LINE), shown, among, (rows.sum(1) - among.sum(1)).tolist(), scale)
     sheet.scale(left + across + 2 * GAP, 2 * TITLE_LINE, max(down, 3 * CELL), scale, Scale.colours)
     return sheet
 
@@ -75,22 +74,35 @@ def _links(
     for one in reversed(others):
         end = np.array([centre(one.box_xyxy, trace)])
         panel.lines(start, end, one.colour, 1 + 4 * float(scale.place(row[one.query])))
-    outline(panel, others, [f"#{one.query}  {row[one.query]:.2f}" for one in others])
+    outline(panel, others, [f"#{one.query}  {short(row[one.query])}" for one in others])
     panel.box(first.box_xyxy, WHITE, width=3)
 
 
 def _table(
-    sheet: Sheet, corner: tuple[float, float], shown: Sequence[Kept], table: np.ndarray, scale: Scale
+    sheet: Sheet,
+    corner: tuple[float, float],
+    shown: Sequence[Kept],
+    table: np.ndarray,
+    others: Sequence[float],
+    scale: Scale,
 ) -> None:
-    """Numbers on their colours, queries named at the left and above."""
+    """Numbers on their colours, queries named at the left and above; the rest of each row beside it."""
     (left, top), (rows, columns) = corner, table.shape
-    panel = sheet.panel(left, top, CELL * columns, CELL * rows, (0, 0, columns, rows))
-    panel.heat(table, scale, veil=False, smooth=False)
+    panel = sheet.panel(left, top, CELL * columns, CELL * rows, (0, 0, columns, rows), smooth=False)
+    panel.heat(table, scale, veil=False)
     for i, one in enumerate(shown):
         sheet.text(one.title, left - GAP, top + (i + 0.5) * CELL - NAME / 2, align="right")
     for j, name in enumerate([*(str(one.query) for one in shown), "others"]):
         sheet.text(name, left + (j + 0.5) * CELL, top - TITLE_LINE, align="center")
+    for i, rest in enumerate(others):
+        sheet.text(
+            short(rest),
+            left + (columns + 0.5) * CELL,
+            top + (i + 0.5) * CELL - TEXT / 2,
+            align="center",
+            size=TEXT,
+        )
     for (i, j), weight in np.ndenumerate(table):
-        text = f"{weight:.2f}"
+        text = short(weight)
         across, down = (side / CELL for side in text_size(text, TEXT))
         panel.label(text, (j + (1 - across) / 2, i + (1 - down) / 2), ink=ink_on(scale.colour(weight)))

@@ -33,7 +33,7 @@ def draw_relevance(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     missing = [one.query for one in shown if one.query not in explained]
     rows = [_answers(trace, site, one, choice, one.query in explained) for one in shown]
     columns = 1 + max(len(row) for row in rows)
-    frame = Frame.of(trace)
+    frame = Frame.of(trace, choice)
     tiles = Tiles(panel_size(frame, columns, SIDE), columns, len(rows), lines=2)
     about = caption(
         model(trace),

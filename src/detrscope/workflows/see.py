@@ -23,6 +23,7 @@ from detrscope.workflows.sources import Source
 
 MEASURES, SHAPES = "measures.csv", "shapes.txt"
 OPTIONS = {"queries": "query", "points": "point"}  # where the command says it otherwise than `Choice`
+SHIPPED = "sprint-dense-n"  # looks where no other model is named
 Keep = Literal["full", "half", "none"]
 
 
@@ -49,7 +50,7 @@ class Seen:
 
 def see(
     sources: Look | list[Look],
-    model: str | Path | Detector = "sprint-dense-n",
+    model: str | Path | Detector | None = None,
     *,
     views: Sequence[str] = (),
     choice: Choice = EVERYTHING,
@@ -66,7 +67,8 @@ def see(
 
     Args:
         sources: one or several pictures, folders, globs, URLs, arrays, traces, or files of traces (`x.trace`).
-        model: variant, checkpoint, Hugging Face folder or id, or a `Detector`; not needed for traces.
+        model: variant, checkpoint, Hugging Face folder or id, or a `Detector`; None is the model that ships. Traces
+            need none.
         views: names of `VIEWS`; all that apply where none are named.
         choice: queries, points, layer, head, level ...; what is left out each view chooses itself.
         against: what to compare with: a trace of the same picture or its file, or another model.
@@ -94,9 +96,13 @@ def see(
     todo = expand_looks(sources if isinstance(sources, list) else [sources])
     writer = None
     if out is not None:
-        writer = _Writer(Path(out), picture_format, keep or ("none" if views else "full"), bool(features))
-    if isinstance(model, str | Path) and not all(is_trace(look) for _, look in todo):
-        model = load(model, weights=weights, device=device, precision=precision)
+        looked_at = sum(not is_trace(look) for _, look in todo)
+        keep = keep or ("none" if views else "full")
+        writer = _Writer(Path(out), picture_format, keep, bool(features), looked_at)
+    if all(is_trace(look) for _, look in todo):
+        _refuse_for_traces(model=model, weights=weights, features=features)
+    elif not isinstance(model, Detector):
+        model = load(model or SHIPPED, weights=weights, device=device, precision=precision)
     other = opened(against, lambda name: load(name, device=device, precision=precision))
     eyes = Eyes(model if isinstance(model, Detector) else None, features, other)
     seen: list[Seen] = []
@@ -156,6 +162,17 @@ def _skipping(source: Source, kind: type[UserError]) -> Iterator[None]:
         log.warning(f"skipped: {Path(source.name).name}: {error}")
 
 
+def _refuse_for_traces(**given: object) -> None:
+    """Refuse what only a look of a model would use.
+
+    Raises:
+        UserError: it is named.
+    """
+    for name, value in given.items():
+        if value:
+            raise UserError(f"--{name}: makes no difference to traces, which are drawn without a model")
+
+
 def _check_use(choice: Choice, against: bool, drawn: Mapping[str, View]) -> None:
     """Refuse a choice that no figure would show.
 
@@ -163,6 +180,8 @@ def _check_use(choice: Choice, against: bool, drawn: Mapping[str, View]) -> None
         UserError: it is named, with the figures.
     """
     made = {f.name for f in fields(Choice) if getattr(choice, f.name) != getattr(EVERYTHING, f.name)}
+    if {"queries", "points"} <= made and all(view.one for view in drawn.values()):
+        raise UserError(f"--query and --point: {', '.join(drawn)} shows one of them; leave the other out")
     used = {part for view in drawn.values() for part in view.uses}
     for part in sorted(made | ({"against"} if against else set())):
         if part not in used:
@@ -178,13 +197,14 @@ class _Writer:
         UserError: not a format of pictures, or the folder is a file.
     """
 
-    def __init__(self, folder: Path, picture_format: str, keep: Keep, features: bool) -> None:
+    def __init__(self, folder: Path, picture_format: str, keep: Keep, features: bool, pictures: int) -> None:
         ending = f".{picture_format}"
         if ending not in ENDINGS:
             raise UserError(f"format '{picture_format}': {nearest(picture_format, [e[1:] for e in ENDINGS])}")
         if folder.is_file():
             raise UserError(f"{folder}: is a file; --out must name a folder")
         self._folder, self._ending, self._keep, self._features = folder, ending, keep, features
+        self._to_tell = pictures  # whose traces will be written, until their size was told
 
     def picture(self, one: Seen, source: Source, name: str) -> None:
         """Write a figure, if it was drawn, and let go of it."""
@@ -202,6 +222,15 @@ class _Writer:
             kept = trace if self._features else replace(trace, features={})
             path = kept.save(folder / f"{source.stem}{SUFFIX}", half=self._keep == "half")
             one.files[path.name] = path
+            self._tell_size(path)
             one.files[SHAPES] = folder / SHAPES
             with written_whole(folder / SHAPES) as temporary:
-                temporary.write_text(trace.describe() + "\n", encoding="utf-8")
+                temporary.write_text(kept.describe() + "\n", encoding="utf-8")
+
+    def _tell_size(self, path: Path) -> None:
+        """Say once what the traces of several pictures will take."""
+        if self._to_tell > 1:
+            each = path.stat().st_size / 1e6
+            whole = f"a trace of each of {self._to_tell} pictures: about {each * self._to_tell:.3g} MB"
+            log.info(f"{whole} ({each:.3g} MB each); --trace half or none for less")
+        self._to_tell = 0

@@ -178,6 +178,8 @@ def read_watched(run: str | Path) -> Watched:
         UserError: no looks, or they cannot be read.
     """
     folder = RunFolder(run)
+    if not folder.path.is_dir():
+        raise UserError(f"{folder.path}: no such folder; expected a run")
     looks = folder / LOOKS
     images = {path.stem: Trace.load(path) for path in sorted(looks.glob(f"*{TRACE}"))}
     moments = [load_moment(path) for path in moment_paths(looks)]

@@ -37,11 +37,20 @@ class Panel:
         width: of the panel in pixels.
         height: of the panel in pixels.
         window: x0, y0, x1, y1 of what is seen.
+        smooth: whether maps are linear between the middles of cells, where they show the number itself; otherwise even
+            in each cell.
     """
 
     def __init__(
-        self, board: Axes, corner: tuple[float, float], width: float, height: float, window: Extent
+        self,
+        board: Axes,
+        corner: tuple[float, float],
+        width: float,
+        height: float,
+        window: Extent,
+        smooth: bool = True,
     ) -> None:
+        self._smooth = smooth
         self._board, self._corner = board, np.array(corner, dtype=float)
         self.width, self.height, self.window = width, height, window
         x0, y0, x1, y1 = window
@@ -76,7 +85,6 @@ class Panel:
         extent: Extent | None = None,
         *,
         veil: bool = True,
-        smooth: bool = True,
     ) -> None:
         """Show a map in colours: float [H, W].
 
@@ -85,10 +93,9 @@ class Panel:
             scale: how numbers become colours.
             extent: where the corners of the map lie; the whole window where None.
             veil: see-through where nothing is, to lie over a picture.
-            smooth: linear between the middles of cells, where it shows the number itself; otherwise even in each cell.
         """
         extent = extent or self.window
-        fine = enlarged(values, *self._size(extent)) if smooth else values
+        fine = enlarged(values, *self._size(extent)) if self._smooth else values
         colours = scale.veil(fine) if veil else scale.colours(fine)
         self._image((255 * colours).round().astype(np.uint8), extent)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -42,8 +43,9 @@ class Picture:
             raise UserError(f"{path}: cannot save a picture as '{ending}'; {nearest(ending, ENDINGS)}")
         with written_whole(path) as temporary:
             if ending in (".svg", ".pdf"):
-                # Without a date equal pictures are equal files.
-                self.figure().savefig(temporary, format=ending[1:], metadata={_DATE_KEY[ending]: None})
+                # Without a date equal pictures are equal files; publishers want TrueType fonts, and text as text.
+                with rc_context({"pdf.fonttype": 42}):
+                    self.figure().savefig(temporary, format=ending[1:], metadata={_DATE_KEY[ending]: None})
             else:
                 Image.fromarray(self.pixels()).save(temporary, **_QUALITY.get(ending, {}))
         return path

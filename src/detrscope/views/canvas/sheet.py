@@ -74,9 +74,11 @@ class Sheet(Picture):
             self.text(line, MARGIN, y, size=TEXT, colour=INK)
             y += TEXT * LINE
 
-    def panel(self, x: float, y: float, width: float, height: float, window: Extent) -> Panel:
-        """A place for a picture, of which the window is seen."""
-        return Panel(self._board, (x, y), width, height, window)
+    def panel(
+        self, x: float, y: float, width: float, height: float, window: Extent, smooth: bool = True
+    ) -> Panel:
+        """A place for a picture, of which the window is seen, and for maps, smooth or cell by cell."""
+        return Panel(self._board, (x, y), width, height, window, smooth)
 
     def chart(self, x: float, y: float, width: float, height: float) -> Chart:
         """A chart; numbers and names of its axes go outside of the rectangle, to the left, below and above."""

@@ -82,8 +82,9 @@ def _sheet(
             picture_panel(sheet, (x + left, y, across, down), trace, grey=False)
             continue
         one = values[i - 1]
-        panel = sheet.panel(x + left, y, across, down, (0.0, 0.0, float(one.shape[1]), float(one.shape[0])))
-        panel.heat(one, Scale.amounts(one), veil=False, smooth=False)
+        window = (0.0, 0.0, float(one.shape[1]), float(one.shape[0]))
+        panel = sheet.panel(x + left, y, across, down, window, smooth=False)
+        panel.heat(one, Scale.amounts(one), veil=False)
     return sheet
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from detrscope.console import log
 from detrscope.core.look import Watched
 from detrscope.views.canvas import Scale, Sheet, strips
 from detrscope.views.canvas.sheet import MARGIN
@@ -40,6 +41,8 @@ UNDER = (LOSS, RATES)  # charts that go under the pictures if they can
 def final_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
     """One film with all pictures (the first nine) and the metrics of the run."""
     names = choice.images[:MOST]
+    if len(names) < len(choice.images):
+        log.info("the final film shows the first %d of %d pictures", len(names), len(choice.images))
     name = "final" if len(choice.images) == len(watched.images) else f"{names[0]}-final"
     yield Reel(name, len(watched.moments), partial(_frame, watched, choice, names, Curves.of(watched)))
 
@@ -50,6 +53,8 @@ def _frame(watched: Watched, choice: Choice, names: tuple[str, ...], curves: Cur
     caption = (
         f"{site_name(choice.layer, first)}: {merging(choice)}; {OWN_PEAK}; dashed: truth, solid: predicted"
     )
+    if len(names) < len(choice.images):
+        caption += f"; the first {len(names)} of {len(choice.images)} pictures"
     if watched.attention:
         caption += (
             "; attention for its area: mean over objects of what the query that answers for one (mean over heads of the"

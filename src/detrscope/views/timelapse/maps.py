@@ -80,7 +80,7 @@ def _plain(watched: Watched, choice: Choice, name: str, scale: Scale, index: int
     sheet = Sheet(WIDTH, round(down), heading(watched, index, name), caption)
     window = (0.0, 0.0, float(values.shape[1]), float(values.shape[0]))
     left = MARGIN + (inner - across) / 2
-    panel = sheet.panel(left, 0, across, down, window)
-    panel.heat(values, scale, veil=False, smooth=False)
+    panel = sheet.panel(left, 0, across, down, window, smooth=False)
+    panel.heat(values, scale, veil=False)
     sheet.scale(left + across + MARGIN, 0, down, scale, Scale.colours)
     return sheet

@@ -18,6 +18,7 @@ from detrscope.views.canvas import WHITE, Panel, Picture, Sheet, class_colours, 
 from detrscope.views.labels import place_labels
 
 TYPE = 12  # pixels, of labels on pictures
+CROWD = 8  # true boxes in a picture; of more the lines are thin
 
 Over = Literal["found", "all"]
 Rect = tuple[float, float, float, float]  # x, y, width, height
@@ -150,8 +151,9 @@ def picture_panel(sheet: Sheet, rect: Rect, trace: Trace, *, grey: bool = True) 
 def draw_truth(panel: Panel, trace: Trace) -> None:
     """The true boxes, dashed."""
     if trace.targets is not None:
-        for box in trace.geometry.boxes_xyxy(trace.targets.boxes_cxcywh).tolist():
-            panel.box(box, WHITE, dashed=True)
+        boxes = trace.geometry.boxes_xyxy(trace.targets.boxes_cxcywh).tolist()
+        for box in boxes:
+            panel.box(box, WHITE, dashed=True, width=2.0 if len(boxes) <= CROWD else 1.0)
 
 
 def draw_found(panel: Panel, look: Look, trace: Trace, layer: int, places: Sequence[int]) -> None:
