@@ -139,6 +139,11 @@ def test_a_folder_skips_what_cannot_be_seen_and_says_so(
     told = re.search(r"a trace of each of 3 pictures: about (\S+) MB", capfd.readouterr().err)
     kept = tmp_path / "out/photo/photo.trace"
     assert told and float(told[1]) == pytest.approx(3 * kept.stat().st_size / 1e6, rel=0.01)
+    Image.fromarray(np.full((9, 9, 3), 90, np.uint8)).save(photo.parent / "small.png")
+    at = ("--view", "encoder", "--point", "60,30", "--query", 1, "--out", tmp_path / "at")
+    assert run(monkeypatch, detector, photo.parent, *at) == 0
+    assert "skipped: small.png: point 60,30: is not on the picture" in capfd.readouterr().err
+    (photo.parent / "small.png").unlink()
     nothing = ("--view", "merged", "--threshold", 1, "--out", tmp_path / "out")
     assert run(monkeypatch, detector, photo.parent, *nothing) == 1
     assert "none of the 3 pictures could be looked at" in capfd.readouterr().err

@@ -21,6 +21,10 @@ class NothingFound(UserError):
     """No detection scores high enough."""
 
 
+class NotOnPicture(UserError):
+    """A point lies outside of this picture."""
+
+
 class NotInTrace(UserError):
     """A view shows what this trace does not have, such as deformable attention."""
 
@@ -70,7 +74,7 @@ class Choice:
         for x, y in self.points:
             x0, y0, x1, y1 = g.crop_xyxy
             if not (x0 <= x <= x1 and y0 <= y <= y1):
-                raise UserError(
+                raise NotOnPicture(
                     f"point {x:g},{y:g}: is not on the picture; expected x {x0:g} to {x1:g} and y {y0:g} to {y1:g}"
                 )
         if self.layer is not None:

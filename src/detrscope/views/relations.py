@@ -19,7 +19,7 @@ from detrscope.views.tiles import GAP, NARROWEST, TITLE_LINE
 SIDE = 420
 ROWS = 10  # queries of the table
 LINKED = 6  # queries linked to the first
-CELL = 46  # pixels
+CELL = 52  # pixels
 
 
 def draw_relations(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:

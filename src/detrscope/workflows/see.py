@@ -17,7 +17,7 @@ from detrscope.lens.comparison import write_csv
 from detrscope.lens.layers import Measure
 from detrscope.views import VIEWS, View, view_of
 from detrscope.views.canvas import ENDINGS, Sheet
-from detrscope.views.choice import EVERYTHING, Choice, NothingFound, NotInTrace
+from detrscope.views.choice import EVERYTHING, Choice, NothingFound, NotInTrace, NotOnPicture
 from detrscope.workflows.looks import SUFFIX, Eyes, Look, expand_looks, is_trace, opened
 from detrscope.workflows.sources import Source
 
@@ -116,8 +116,8 @@ def see(
             if trace is None:
                 continue
             chosen = replace(choice, against=eyes.compare(trace))
-            chosen.check(trace)
-            with _skipping(source, NothingFound):
+            with _skipping(source, NothingFound, NotOnPicture):
+                chosen.check(trace)
                 one = Seen(source.name)
                 for name, view in drawn.items():
                     again = view.explains and not is_trace(look)
@@ -152,11 +152,11 @@ def _draw(one: Seen, name: str, view: View, trace: Trace, choice: Choice, left_o
 
 
 @contextmanager
-def _skipping(source: Source, kind: type[UserError]) -> Iterator[None]:
+def _skipping(source: Source, *kinds: type[UserError]) -> Iterator[None]:
     """An error about a picture that nobody named is a warning."""
     try:
         yield
-    except kind as error:
+    except kinds as error:
         if source.named:
             raise
         log.warning(f"skipped: {Path(source.name).name}: {error}")
