@@ -72,6 +72,14 @@ def see(
         str | None,
         typer.Option(help="Compare with a trace of the same picture (x.trace), or with another model."),
     ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            help="A dataset that has these pictures, such as coco:DIR or an annotation .json: its boxes are drawn, "
+            "and attention on what its masks show is measured."
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of that dataset.", show_default="val")] = None,
     picture_format: Annotated[PictureFormat, typer.Option("--format", help="Of the figures.")] = "png",
     trace: Annotated[
         Literal["full", "half", "none"] | None,
@@ -116,6 +124,8 @@ def see(
             threshold=threshold,
         ),
         against=against,
+        truth=truth,
+        split=split,
         out=out,
         picture_format=picture_format,
         keep=trace,
@@ -140,7 +150,7 @@ def _point(text: str) -> tuple[float, float]:
 
 def _print(seen: list[Seen], out: Path) -> None:
     from detrscope.cli.tables import print_table
-    from detrscope.lens.comparison import in_words
+    from detrscope.lens.comparison import in_words, on_what
 
     if len(seen) > DETAILED:
         print_table(_overview(seen))
@@ -149,7 +159,7 @@ def _print(seen: list[Seen], out: Path) -> None:
             print_table(_files(one))
             if one.measures:
                 print_table(_measures(one))
-                for line in in_words(one.measures):
+                for line in [*in_words(one.measures), *on_what(one.measures)]:
                     print(line)
     console.log.info(f"written to {out}")
 

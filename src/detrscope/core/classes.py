@@ -30,6 +30,14 @@ class ClassTable:
         names = tuple(names)
         return cls(tuple(range(len(names))), names)
 
+    def name_of(self, category_id: int) -> str:
+        """The name of an original category id.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self.names[self.index_of(category_id)]
+
     def index_of(self, category_id: int) -> int:
         """Class index of an original category id.
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
+from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Edit
@@ -17,7 +18,7 @@ from detrscope.core.geometry import Geometry
 from detrscope.core.postprocess import class_scores, postprocess
 from detrscope.core.probe import Probe
 from detrscope.core.records import Record
-from detrscope.core.types import Detections, Level, Outputs, Target
+from detrscope.core.types import Detections, Level, Outputs, Regions, Target
 
 Kind = Literal["encoder.self", "decoder.self", "decoder.cross"]
 
@@ -48,6 +49,7 @@ class TraceData:
         edits: what was changed while looking.
         gradients: for relevance, where asked for.
         targets: the truth, where known; boxes 0..1 of the whole original.
+        regions: what lies under each pixel of the original, where known.
         original: uint8 [3, height, width], where it is kept.
         source: the name of the file or address.
         shapes: of what flowed along the path, by name, such as `feature map 0`.
@@ -68,6 +70,7 @@ class TraceData:
     edits: tuple[Edit, ...] = ()
     gradients: tuple[Gradient, ...] = ()
     targets: Target | None = None
+    regions: Regions | None = None
     original: Tensor | None = None
     source: str = ""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -205,6 +208,14 @@ class TraceData:
         """Every query's box in pixels of the original: [Q, 4]."""
         self.check_index("layer", layer, len(self.logits))
         return self.geometry.boxes_xyxy(self.boxes_cxcywh[layer])
+
+    @property
+    def targets_xyxy(self) -> Tensor | None:
+        """The true boxes in pixels of the original, where they are known: [M, 4]."""
+        if self.targets is None:
+            return None
+        boxes = cxcywh_to_xyxy(self.targets.boxes_cxcywh)
+        return scale_boxes(boxes, self.geometry.width, self.geometry.height)
 
     def token_at(self, point: tuple[float, float], level: int = 0) -> int:
         """The token whose cell holds a point x, y of the original, counted over all levels.

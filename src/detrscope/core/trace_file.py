@@ -26,12 +26,13 @@ from detrscope.core.packing import own_storage, pack, unpack
 from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Gradient
-from detrscope.core.types import Target
+from detrscope.core.types import Regions, Target
 
 HEADER, CHECKPOINT_HEADER = "detrscope.trace", "detrscope"
 VERSION = 1
 CLASSES: dict[str, type] = {
-    c.__name__: c for c in (Bias, DeformableRecord, DenseRecord, Gain, Geometry, Gradient, Swap, Target)
+    c.__name__: c
+    for c in (Bias, DeformableRecord, DenseRecord, Gain, Geometry, Gradient, Regions, Swap, Target)
 }
 EXACT_PIXELS = 1 << 20  # the original is kept exactly up to this many pixels, above as a JPEG of quality 95
 _UNFIT = (
@@ -142,6 +143,10 @@ def _problem(trace: Trace) -> str:
         return f"image {list(trace.image.shape)} for content {list(trace.geometry.content)}"
     if tuple(trace.boxes_cxcywh.shape) != (layers, queries, 4):
         return f"boxes {list(trace.boxes_cxcywh.shape)} for logits {list(trace.logits.shape)}"
+    if (regions := trace.regions) is not None:
+        size = trace.geometry.height, trace.geometry.width
+        if tuple(regions.labels.shape) != size or int(regions.labels.max()) >= len(regions.names):
+            return f"regions {list(regions.labels.shape)} for a picture of {list(size)}"
     for site, record in trace.records.items():
         if not isinstance(record, DenseRecord | DeformableRecord):
             return f"no record at '{site}'"

@@ -30,6 +30,19 @@ class Target:
         return Target(self.labels.to(device), self.boxes_cxcywh.to(device))
 
 
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """What lies under each pixel of an image, such as ears and background, without overlap."""
+
+    labels: Tensor  # [height, width] uint8, places in `names`
+    names: tuple[str, ...]
+
+    def masks(self) -> dict[str, Tensor]:
+        """Those that can be seen: bool [height, width] by name."""
+        masks = {name: self.labels == index for index, name in enumerate(self.names)}
+        return {name: mask for name, mask in masks.items() if mask.any()}
+
+
 @dataclass(frozen=True)
 class Batch:
     """Normalised images of one size. `padding` is None where no image was padded."""

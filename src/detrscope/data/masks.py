@@ -33,6 +33,28 @@ class Ground:
     parts: np.ndarray | None = None
     part_names: tuple[tuple[int, str], ...] = ()
 
+    def overview(self, classes: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+        """What lies under each pixel: parts where they are known, else classes, and the background.
+
+        Args:
+            classes: the class of each object, by its place among the annotations.
+
+        Returns:
+            uint8 [H, W] of places in the names, and the names.
+        """
+        if self.parts is not None:
+            numbers = {number: i for i, (number, _) in enumerate(self.part_names, start=1)}
+            names = [name for _, name in self.part_names]
+            under = self.parts
+        else:
+            names = sorted(set(classes))
+            numbers = {place: 1 + names.index(name) for place, name in enumerate(classes, start=1)}
+            under = self.instance
+        table = np.zeros(256, np.uint8)
+        for number, index in numbers.items():
+            table[number] = index
+        return table[under], (BACKGROUND, *names)
+
     def regions(self, place: int) -> tuple[tuple[str, ...], Tensor]:
         """What attention for one object may lie on: names, and masks [r, H, W] bool.
 

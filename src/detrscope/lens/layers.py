@@ -42,6 +42,7 @@ class Measure:
         pointing: part of the rows whose greatest weight lies in that box.
         agreement: between heads, 0..1, where head is None.
         parts: mass on each mask that was given.
+        part_areas: the mass that attention alike on all tokens would have there.
     """
 
     kind: Kind
@@ -60,11 +61,13 @@ class Measure:
     pointing: float | None = None
     agreement: float | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
+    part_areas: Mapping[str, float] = field(default_factory=dict)
 
     def to_row(self) -> dict[str, Any]:
-        """Plain columns, those of the masks as `on NAME`."""
-        plain = {k: v for k, v in vars(self).items() if k != "parts"}
-        return {**plain, **{f"on {name}": value for name, value in self.parts.items()}}
+        """Plain columns, those of the masks as `on NAME` and `area NAME`."""
+        plain = {k: v for k, v in vars(self).items() if not k.startswith("part")}
+        on = {f"on {name}": value for name, value in self.parts.items()}
+        return {**plain, **on, **{f"area {name}": value for name, value in self.part_areas.items()}}
 
 
 def measure(
@@ -81,7 +84,8 @@ def measure(
         trace: with at least one record.
         queries: of the decoder; None is those found with a score of at least `threshold`, or the best one.
         threshold: of a detection, also for the boxes that the encoder is measured with.
-        masks: bool [height, width] of the original by name, such as the parts of a dog.
+        masks: bool [height, width] of the original by name, such as the parts of a dog; None is those of the trace's
+            regions, where it has them.
         tokens: how many of the encoder's tokens are measured at most, evenly chosen.
 
     Returns:
@@ -94,9 +98,10 @@ def measure(
     found = trace.detections(threshold).query_ids.unique().tolist()
     found = found or [int(trace.scores().amax(-1).argmax())]
     asked = found if queries is None else [trace.check_query(q) for q in queries]
+    if masks is None:
+        masks = {} if trace.regions is None else trace.regions.masks()
     covers = {
-        name: cover_of_masks(mask[None], trace.geometry, trace.levels)[0]
-        for name, mask in (masks or {}).items()
+        name: cover_of_masks(mask[None], trace.geometry, trace.levels)[0] for name, mask in masks.items()
     }
     some_tokens = _tokens(trace, found, tokens)
     lookers: dict[Kind, _Lookers] = {
@@ -135,6 +140,7 @@ class _Seen:
     values: dict[str, Tensor]  # [h, n] by name; NaN where there is no meaning
     agreement: Tensor  # [n]
     parts: dict[str, Tensor]  # [h, n] by mask
+    part_areas: dict[str, float]
 
 
 def _tokens(trace: Trace, queries: Sequence[int], most: int) -> _Lookers:
@@ -192,7 +198,7 @@ def _seen(trace: Trace, site: str, who: _Lookers, covers: Mapping[str, Tensor]) 
     step = max(1, BLOCK // (record.shape[0] * len(who.centres)))
     values: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {name: [] for name in covers}
-    agreements = []
+    agreements, on_image = [], _on_image(trace)
     for part in torch.arange(len(who.index)).split(step):
         rows = record.rows(who.index[part])[0].float()  # [h, n, S]
         spread = entropy(rows)
@@ -221,6 +227,7 @@ def _seen(trace: Trace, site: str, who: _Lookers, covers: Mapping[str, Tensor]) 
         values={name: torch.cat(blocks, dim=1) for name, blocks in values.items()},
         agreement=torch.cat(agreements),
         parts={name: torch.cat(blocks, dim=1) for name, blocks in parts.items()},
+        part_areas={name: float(cover[on_image].mean()) for name, cover in covers.items()},
     )
 
 
@@ -260,4 +267,5 @@ def _line(
         pointing=known("pointing"),
         agreement=float(seen.agreement[places].mean()) if head is None else None,
         parts={name: mean(value) for name, value in seen.parts.items()},
+        part_areas=seen.part_areas,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detrscope.core.trace import Trace
-from detrscope.views.canvas import Sheet
+from detrscope.views.canvas import WHITE, Sheet
 from detrscope.views.captions import caption, model
 from detrscope.views.choice import EVERYTHING, Choice, kept
 from detrscope.views.frame import Frame, outline
@@ -13,13 +13,14 @@ SIDE = 760
 
 
 def draw_found(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
-    """Boxes with class, score and query on the picture.
+    """Boxes with class, score and query on the picture; dashed, those of the truth where it is known.
 
     Raises:
         UserError: nothing was found.
     """
     shown = kept(trace, choice)
     frame = Frame.of(trace)
+    truth = trace.targets_xyxy
     tiles = Tiles(frame.size(SIDE), 1, lines=0)
     which = "chosen by number" if choice.queries else f"with a score of {choice.threshold:g} or more"
     scores = (
@@ -32,8 +33,12 @@ def draw_found(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         f"{len(shown)} of {trace.queries} queries, {which}, in the last of {len(trace.logits)} layers that predict",
         f"scores: {scores}",
         "number: of the query",
+        "" if truth is None else f"white, dashed: the {len(truth)} of the truth",
     )
     sheet = tiles.sheet("What was found", about)
     panel = frame.panel(sheet, tiles.place(0, 0), tiles.size)
+    if truth is not None:
+        for box in truth.tolist():
+            panel.box(box, WHITE, dashed=True)
     outline(panel, shown, [f"{one.says}  #{one.query}" for one in shown], size=13)
     return sheet

@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
-from detrscope.lens.comparison import in_words
+from detrscope.lens.comparison import by_layer, in_words, on_what
 from detrscope.lens.layers import Measure, measure
-from detrscope.views.canvas import Chart, Sheet
+from detrscope.views.canvas import PALETTE, Chart, Sheet, text_size
+from detrscope.views.canvas.lettering import NAME
 from detrscope.views.captions import caption, model, numbers
 from detrscope.views.choice import EVERYTHING, Choice, NotInTrace, kept
 
 WIDTH, HEIGHT = 1240, 240  # pixels, of the sheet and of a chart
 LEFT, BETWEEN = 70, 100  # pixels, for the numbers beside charts
+BAR = 24  # pixels, with the room around it
 BEYOND = 0.1  # of a layer
 ROOM = 64  # pixels, for names above and below charts
 FEWEST, WORTH = 64, 2_000_000  # tokens of the encoder at least, and pairs of tokens that are worth the time
@@ -46,8 +48,12 @@ def draw_measures(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         "in the box: of the query's last prediction, or the found box that a token lies in; dotted: attention alike on "
         "all tokens",
     )
-    about += " " + " ".join(in_words(measures))
-    sheet = Sheet(WIDTH, 2 * (HEIGHT + ROOM) + 10, "Attention over the layers", about)
+    about += " " + " ".join([*in_words(measures), *on_what(measures)])
+    seen = next((m for m in reversed(by_layer(measures)) if m.parts and m.kind == "decoder.cross"), None)
+    bars = ROOM + BAR * len(seen.parts) if seen else 0
+    sheet = Sheet(WIDTH, 2 * (HEIGHT + ROOM) + 10 + bars, "Attention over the layers", about)
+    if seen:
+        _on_parts(sheet, 2 * (HEIGHT + ROOM) + 10, seen)
     sheet.numbers = measures
     across = (WIDTH - LEFT - BETWEEN - 30) / 2
     charts = [
@@ -70,6 +76,20 @@ def draw_measures(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     charts[3].limits(y=(0, 1.05))
     charts[1].legend("best")
     return sheet
+
+
+def _on_parts(sheet: Sheet, top: float, seen: Measure) -> None:
+    """A bar for each part, most of all for its area first."""
+    ratios = {name: mass / max(seen.part_areas[name], 1e-9) for name, mass in seen.parts.items()}
+    names = sorted(ratios, key=lambda name: -ratios[name])
+    longest = max(text_size(name, NAME)[0] for name in names)
+    sheet.text(
+        f"attention of queries in layer {seen.layer} on parts, for their area (1: as if spread evenly)",
+        LEFT,
+        top + 24,
+    )
+    chart = sheet.chart(LEFT + longest, top + ROOM - 10, WIDTH / 2 - LEFT, BAR * len(names))
+    chart.bars(names, [ratios[name] for name in names], [PALETTE[1]] * len(names))
 
 
 def _lines(chart: Chart, lines: Sequence[Measure], of: Value) -> None:

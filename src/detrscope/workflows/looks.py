@@ -15,6 +15,7 @@ from detrscope.views.choice import Choice
 from detrscope.views.features import stage_ends
 from detrscope.views.relevance import rested_on
 from detrscope.workflows.sources import Source, Stems, expand
+from detrscope.workflows.truth import Truth
 
 SUFFIX = ".trace"
 Look = ImageSource | Trace
@@ -52,15 +53,20 @@ class Eyes:
         detector: looks at pictures; None where all is traces.
         features: convolutions whose maps are kept; where none are named, the last of each stage.
         against: looks at the same pictures for comparison, or is the trace to compare with.
+        truth: of the pictures, where it is known.
 
     Raises:
         UserError: the model has no such convolutions.
     """
 
     def __init__(
-        self, detector: Detector | None, features: Sequence[str], against: Detector | Trace | None
+        self,
+        detector: Detector | None,
+        features: Sequence[str],
+        against: Detector | Trace | None,
+        truth: Truth | None = None,
     ) -> None:
-        self.detector, self.against = detector, against
+        self.detector, self.against, self.truth = detector, against, truth
         self.features = tuple(features)
         if detector is not None:
             Probe((), (), features).check(detector.model.sites, detector.model.feature_sites)
@@ -70,8 +76,12 @@ class Eyes:
         """The trace of a picture, or of a file.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: it cannot be read, or its truth is not known where it should be.
         """
+        trace = self._look(look)
+        return trace if self.truth is None else self.truth.add_to(trace)
+
+    def _look(self, look: Look) -> Trace:
         if isinstance(look, Trace):
             return look
         if isinstance(look, str | Path) and is_trace(look):

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from detrscope.console import log
+from detrscope.core.boxes import scale_boxes, xyxy_to_cxcywh
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.types import Regions, Target
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.images import read_upright
 from detrscope.data.masks import Ground, box_regions, ground_of
@@ -36,6 +38,21 @@ class ProbeImage:
     labels: Tensor  # [M] class index of the model
     places: tuple[int, ...]  # M, of the objects among the annotations
     ground: Ground | None = None
+    class_names: tuple[str, ...] = ()  # of all annotations, in their order
+
+    @property
+    def targets(self) -> Target:
+        """Classes and boxes, 0..1 of the picture."""
+        height, width = self.image.shape[-2:]
+        return Target(self.labels, scale_boxes(xyxy_to_cxcywh(self.boxes_xyxy), 1 / width, 1 / height))
+
+    @property
+    def overview(self) -> Regions | None:
+        """What lies under each pixel, where it is known."""
+        if self.ground is None:
+            return None
+        labels, names = self.ground.overview(self.class_names)
+        return Regions(torch.from_numpy(labels), names)
 
     def regions(self, index: int) -> tuple[tuple[str, ...], Tensor]:
         """What attention for an object may lie on: names, and masks [r, H, W] bool."""
@@ -74,7 +91,7 @@ def open_probes(
             raise UserError("train.watch.pictures: no validation picture has an object to look at")
         # Read again, since evaluation needs no masks and `val` has none.
         masked = read(source, split, Problems(split), details=True)
-        probes = _of_dataset(masked.subset(with_objects[: watch.pictures]), classes)
+        probes = probe_images(masked.subset(with_objects[: watch.pictures]), classes)
     else:
         return []
     _warn_of_training_images(probes, training)
@@ -91,7 +108,7 @@ def _named(source: str, split: str, pictures: int, classes: ClassTable) -> list[
         ids = [image.id for image in dataset.images]
         if pictures:
             ids.sort(key=lambda image_id: not dataset.annotations[image_id])  # those with an object first
-        return _of_dataset(dataset.subset(ids[: pictures or None]), classes)
+        return probe_images(dataset.subset(ids[: pictures or None]), classes)
     try:
         found = [one for one in expand([source]) if not one.is_clip]
     except UserError as error:
@@ -114,7 +131,8 @@ def _refuse_crowd(source: str, count: int, pictures: int) -> None:
         )
 
 
-def _of_dataset(dataset: DetectionDataset, classes: ClassTable) -> list[ProbeImage]:
+def probe_images(dataset: DetectionDataset, classes: ClassTable) -> list[ProbeImage]:
+    """Every picture of a dataset with the truth that a model with these classes can know."""
     index_of = {
         theirs: classes.index_of(ours) for ours, theirs in match_classes(classes, dataset.classes, ()).items()
     }
@@ -133,6 +151,7 @@ def _of_dataset(dataset: DetectionDataset, classes: ClassTable) -> list[ProbeIma
                 torch.tensor([index_of[rows[i].category_id] for i in known], dtype=torch.int64),
                 tuple(known),
                 ground_of(image, rows),
+                tuple(dataset.classes.name_of(a.category_id) for a in rows),
             )
         )
     return probes

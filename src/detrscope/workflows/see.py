@@ -20,9 +20,11 @@ from detrscope.views.canvas import ENDINGS, Sheet
 from detrscope.views.choice import EVERYTHING, Choice, NothingFound, NotInTrace, NotOnPicture
 from detrscope.workflows.looks import SUFFIX, Eyes, Look, expand_looks, is_trace, opened
 from detrscope.workflows.sources import Source
+from detrscope.workflows.truth import Truth
 
 MEASURES, SHAPES = "measures.csv", "shapes.txt"
 OPTIONS = {"queries": "query", "points": "point"}  # where the command says it otherwise than `Choice`
+SPLIT = "val"
 SHIPPED = "sprint-dense-n"  # looks where no other model is named
 Keep = Literal["full", "half", "none"]
 
@@ -55,6 +57,8 @@ def see(
     views: Sequence[str] = (),
     choice: Choice = EVERYTHING,
     against: str | Path | Detector | Trace | None = None,
+    truth: str | Path | None = None,
+    split: str | None = None,
     out: str | Path | None = None,
     picture_format: str = "png",
     keep: Keep | None = None,
@@ -72,6 +76,8 @@ def see(
         views: names of `VIEWS`; all that apply where none are named.
         choice: queries, points, layer, head, level ...; what is left out each view chooses itself.
         against: what to compare with: a trace of the same picture or its file, or another model.
+        truth: a dataset that has these pictures: its boxes are drawn, and attention on what its masks show is measured.
+        split: of that dataset; None is val.
         out: a folder; each picture has one of its own in it. None keeps everything in memory.
         picture_format: png, jpg, webp, svg or pdf.
         keep: whether to write the trace: "full", "half" (the precision of records) or "none"; None is "full" where all
@@ -104,7 +110,10 @@ def see(
     elif not isinstance(model, Detector):
         model = load(model or SHIPPED, weights=weights, device=device, precision=precision)
     other = opened(against, lambda name: load(name, device=device, precision=precision))
-    eyes = Eyes(model if isinstance(model, Detector) else None, features, other)
+    if split is not None and truth is None:
+        raise UserError(f"--split {split}: is of the dataset of --truth, and there is none")
+    known = None if truth is None else Truth(truth, split or SPLIT)
+    eyes = Eyes(model if isinstance(model, Detector) else None, features, other, known)
     seen: list[Seen] = []
     with progress() as bar:
         task = bar.add_task("seeing", total=len(todo) * len(drawn))

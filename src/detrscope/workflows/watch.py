@@ -13,7 +13,6 @@ from torch import nn
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.console import log
-from detrscope.core.boxes import scale_boxes, xyxy_to_cxcywh
 from detrscope.core.card import ModelCard
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
@@ -21,7 +20,7 @@ from detrscope.core.look import CROSS, Look, Moment, Watched
 from detrscope.core.look_file import load_moment, moment_paths, save_moment
 from detrscope.core.probe import Probe
 from detrscope.core.trace import Trace
-from detrscope.core.types import Batch, Outputs, Target
+from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
 from detrscope.families.weights import Loaded
 from detrscope.training.config import RunConfig, TrainConfig
@@ -98,7 +97,9 @@ class Watch:
     def _save_whole(self, probe: ProbeImage, trace: Trace, step: int, epoch: float) -> Path:
         notes = {"epoch": round(epoch, 2), "step": step}
         path = self.folder / TRACES / f"{probe.name}-step_{step:07d}{TRACE}"
-        return replace(trace, features={}, original=probe.image, notes=notes).save(path)
+        return replace(trace, features={}, original=probe.image, regions=probe.overview, notes=notes).save(
+            path
+        )
 
     def _trace(self, model: DetectionTransformer, probe: ProbeImage, sites: str) -> Trace:
         image = self.card.preprocessing.resize(probe.image)
@@ -115,8 +116,7 @@ class Watch:
             image=image,
             model_sites=model.sites,
         )
-        boxes = scale_boxes(xyxy_to_cxcywh(probe.boxes_xyxy), 1 / width, 1 / height)
-        return replace(trace, targets=Target(probe.labels, boxes), source=str(probe.path))
+        return replace(trace, targets=probe.targets, source=str(probe.path))
 
     def _matched(self, trace: Trace) -> dict[int, int]:
         """The query of the last layer that answers for each object, as training would match them."""

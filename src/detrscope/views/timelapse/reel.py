@@ -150,8 +150,8 @@ def picture_panel(sheet: Sheet, rect: Rect, trace: Trace, *, grey: bool = True) 
 
 def draw_truth(panel: Panel, trace: Trace) -> None:
     """The true boxes, dashed."""
-    if trace.targets is not None:
-        boxes = trace.geometry.boxes_xyxy(trace.targets.boxes_cxcywh).tolist()
+    if (truth := trace.targets_xyxy) is not None:
+        boxes = truth.tolist()
         for box in boxes:
             panel.box(box, WHITE, dashed=True, width=2.0 if len(boxes) <= CROWD else 1.0)
 

@@ -1,0 +1,53 @@
+"""The truth of pictures that are looked at, from a dataset that has them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from detrscope.core.classes import ClassTable
+from detrscope.core.errors import UserError
+from detrscope.core.trace import Trace
+from detrscope.data.problems import Problems
+from detrscope.data.sources import read
+from detrscope.workflows.probes import ProbeImage, probe_images
+
+
+class Truth:
+    """Boxes and masks of pictures, found by their files.
+
+    Args:
+        source: of the dataset, such as coco:DIR or an annotation file.
+        split: of a dataset that has splits.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+
+    def __init__(self, source: str | Path, split: str) -> None:
+        self.source = str(source)
+        self._dataset = read(source, split, Problems(split), details=True)
+
+    def add_to(self, trace: Trace) -> Trace:
+        """The same look with what is known of its picture.
+
+        Raises:
+            UserError: the dataset has no such picture, or one of another size.
+        """
+        probe = self._probe(trace.source, trace.classes)
+        height, width = probe.image.shape[-2:]
+        g = trace.geometry
+        if (height, width) != (g.height, g.width):
+            raise UserError(
+                f"{trace.source}: has {g.width} x {g.height} pixels, and {width} x {height} in {self.source}"
+            )
+        return replace(trace, targets=probe.targets, regions=probe.overview)
+
+    def _probe(self, source: str, classes: ClassTable) -> ProbeImage:
+        path = Path(source)
+        same_file = [image for image in self._dataset.images if image.path.resolve() == path.resolve()]
+        same_name = same_file or [image for image in self._dataset.images if image.path.name == path.name]
+        if len(same_name) != 1:
+            found = f"{len(same_name)} pictures of this name" if same_name else "no such picture"
+            raise UserError(f"{source or 'a picture in memory'}: {self.source} has {found}; check the split")
+        return probe_images(self._dataset.subset([same_name[0].id]), classes)[0]
