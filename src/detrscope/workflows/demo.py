@@ -12,7 +12,7 @@ from detrscope.data.images import read_image
 from detrscope.data.sources import open_dataset
 from detrscope.evaluation.coco import Evaluation
 from detrscope.families.detector import Detector, load
-from detrscope.lens.comparison import in_words
+from detrscope.lens.comparison import in_words, on_what
 from detrscope.training.loop import Outcome
 from detrscope.training.rundir import RunFolder
 from detrscope.views.choice import Choice
@@ -80,7 +80,14 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     detector = load(MODEL, device="cpu")
     pictures, richest = _detect(detector, source, out)
     log.info("3/6  seeing inside that model: everything about one look at %s", richest.name)
-    (seen,) = see(richest, detector, choice=Choice(threshold=THRESHOLD), out=out / "seen")
+    (seen,) = see(
+        richest,
+        detector,
+        choice=Choice(threshold=THRESHOLD),
+        truth=source,
+        split="test",
+        out=out / "seen",
+    )
     log.info("4/6  evaluating the model that ships on %d pictures", size.val)
     shipped = evaluate(MODEL, source, split="val", batch_size=16)
     log.info("5/6  training one from scratch")
@@ -99,7 +106,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         pictures=[str(path.relative_to(out)) for path in pictures],
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
         figures=[str(seen.files[name].relative_to(out)) for name in FIGURES],
-        words=in_words(seen.measures),
+        words=[*in_words(seen.measures), *on_what(seen.measures)],
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",
         shipped=_row(shipped),
