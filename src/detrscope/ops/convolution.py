@@ -42,16 +42,22 @@ def conv_norm(
     return F.relu(y) if relu else y
 
 
-class PackedConv2d(nn.Conv2d):
-    """A convolution for inference that keeps its weight as oneDNN wants it for maps of the size seen last.
+FEW = 512  # cells of a small map
 
-    Otherwise every call lays the weight out anew, which costs a sixth of a small map's convolution.
+
+class PackedConv2d(nn.Conv2d):
+    """A convolution for inference that keeps its weight as oneDNN wants it for small maps of the size seen last.
+
+    Otherwise every call lays the weight out anew, which costs a sixth of a small map's convolution; of a large map's it
+    costs next to nothing, and a second copy of all weights would.
     """
 
     packed: tuple[tuple[object, ...], Tensor] | None = None
 
     def packed_for(self, x: Tensor) -> Tensor:
         """The weight for maps of this size; any layout gives the same numbers."""
+        if x.shape[-2] * x.shape[-1] > FEW:
+            return self.weight
         version = 0 if self.weight.is_inference() else self.weight._version  # none is kept in inference mode
         key = (x.shape, x.dtype, self.weight.data_ptr(), version)
         if self.packed is None or self.packed[0] != key:

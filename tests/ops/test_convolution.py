@@ -1,0 +1,59 @@
+"""Folded convolutions against the convolution and its norm, on maps small and large."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detrscope.ops.convolution import FEW, PackedConv2d, conv_norm, fold, has_onednn
+
+SMALL, LARGE = (7, 9), (24, 40)
+
+
+def conv_and_norm() -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(12)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        assert tensor is not None
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    return conv.eval(), norm.eval()
+
+
+def picture(size: tuple[int, int]) -> Tensor:
+    return torch.randn(2, 8, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("grad", [False, True])
+def test_folded_it_gives_the_same_numbers(size: tuple[int, int], grad: bool) -> None:
+    conv, norm = conv_and_norm()
+    x = picture(size)
+    with torch.set_grad_enabled(grad):
+        plain = norm(conv(x))
+        residual = torch.randn_like(plain)
+        folded = fold(conv, norm)
+        for c, n in ((conv, norm), (folded, nn.Identity())):
+            torch.testing.assert_close(conv_norm(x, c, n, relu=False), plain, atol=1e-5, rtol=1e-4)
+            both = conv_norm(x, c, n, relu=True, residual=residual.clone())
+            torch.testing.assert_close(both, (plain + residual).relu(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not has_onednn(), reason="this build of torch has no oneDNN")
+def test_only_weights_of_small_maps_are_kept_twice() -> None:
+    conv, norm = conv_and_norm()
+    folded = fold(conv, norm)
+    assert isinstance(folded, PackedConv2d) and SMALL[0] * SMALL[1] <= FEW < LARGE[0] * LARGE[1]
+    with torch.no_grad():
+        conv_norm(picture(LARGE), folded, nn.Identity(), relu=False)
+        assert folded.packed is None
+        conv_norm(picture(SMALL), folded, nn.Identity(), relu=False)
+        assert folded.packed is not None
+        folded.weight.mul_(2)
+        assert folded.bias is not None
+        doubled = conv_norm(picture(SMALL), folded, nn.Identity(), relu=False)
+        expected = 2 * norm(conv(picture(SMALL))) - folded.bias.view(1, -1, 1, 1)
+        torch.testing.assert_close(doubled, expected, atol=1e-5, rtol=1e-4)
+    assert copy.deepcopy(folded).packed is None
