@@ -166,6 +166,10 @@ def test_a_folder_skips_what_cannot_be_seen_and_says_so(
         (("--view", "points", "--query", "1"), "detr-r18 has no deformable attention at decoder.cross"),
         (("--view", "compare", "--query", "1"), "nothing to compare with"),
         (("--view", "heads", "--against", "x.trace"), "--against: makes no difference to heads"),
+        (
+            ("--view", "heads", "--truth", "coco:none"),
+            "--truth: makes no difference to heads; it does to detections",
+        ),
         (("--against", "missing.trace"), "missing.trace: no such trace file"),
         (("--features", "backbone.layer9.*"), "it has backbone.conv1, backbone.layer1.0.conv1 to backbone."),
         (("--head", "1", "--merge", "max"), "merge max: makes no difference to head 1 alone"),
@@ -207,6 +211,7 @@ def test_a_film_and_a_missing_file_are_refused(
         (detector, ()),
         (None, ("--weights", "random")),
         (None, ("--features", "backbone.*")),
+        (None, ("--device", "cpu")),
     ):
         assert run(monkeypatch, model, tmp_path / "broken.trace", *option) == 2
         assert f"{option[0] if option else '--model'}: {needless}" in capfd.readouterr().err

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from detrscope.views.choice import Choice
 
 Part = Literal[
-    "queries", "points", "layer", "head", "level", "from_level", "merge", "cells", "threshold", "against"
+    "queries",
+    "points",
+    "layer",
+    "head",
+    "level",
+    "from_level",
+    "merge",
+    "cells",
+    "threshold",
+    "against",
+    "truth",
 ]
 QUERY: tuple[Part, ...] = ("queries", "threshold")
 PLACE: tuple[Part, ...] = ("points", "from_level")
@@ -60,7 +70,7 @@ class View:
 
 
 VIEWS: dict[str, View] = {
-    "detections": View("found", "draw_found", "boxes, classes, scores, queries", QUERY),
+    "detections": View("found", "draw_found", "boxes, classes, scores, queries", (*QUERY, "truth")),
     "columns": View("columns", "draw_columns", "for each detection its map and its box", (*QUERY, *MAP)),
     "merged": View("merged", "draw_merged", "the maps of all queries together", (*QUERY, *MAP)),
     "encoder": View("encoder", "draw_encoder", "where places of the picture look", (*PLACE, *QUERY, *MAP)),
@@ -82,7 +92,7 @@ VIEWS: dict[str, View] = {
     "queries": View("relations", "draw_relations", "queries looking at queries", (*QUERY, *ROW)),
     "features": View("features", "draw_features", "the backbone's strongest channels", ()),
     "channels": View("features", "draw_channels", "all channels of one convolution", ()),
-    "measures": View("measures", "draw_measures", "attention over the layers, in numbers", QUERY),
+    "measures": View("measures", "draw_measures", "attention over the layers, in numbers", (*QUERY, "truth")),
     "compare": View(
         "compare", "draw_comparison", "two traces, and their difference", ("against", *QUERY, *MAP)
     ),

@@ -98,7 +98,9 @@ def see(
     drawn = {name: view_of(name) for name in views or VIEWS}
     choice = replace(choice, against=None)  # one for each picture
     if views:
-        _check_use(choice, against is not None, drawn)
+        in_trace = keep not in (None, "none")
+        beside = {"against": against is not None, "truth": truth is not None and not in_trace}
+        _check_use(choice, {name for name, given in beside.items() if given}, drawn)
     todo = expand_looks(sources if isinstance(sources, list) else [sources])
     writer = None
     if out is not None:
@@ -107,6 +109,8 @@ def see(
         writer = _Writer(Path(out), picture_format, keep, bool(features), looked_at)
     if all(is_trace(look) for _, look in todo):
         _refuse_for_traces(model=model, weights=weights, features=features)
+        if against is None or isinstance(against, Trace | Detector) or is_trace(against):
+            _refuse_for_traces(device=device != "auto", precision=precision != "auto")
     elif not isinstance(model, Detector):
         model = load(model or SHIPPED, weights=weights, device=device, precision=precision)
     other = opened(against, lambda name: load(name, device=device, precision=precision))
@@ -182,7 +186,7 @@ def _refuse_for_traces(**given: object) -> None:
             raise UserError(f"--{name}: makes no difference to traces, which are drawn without a model")
 
 
-def _check_use(choice: Choice, against: bool, drawn: Mapping[str, View]) -> None:
+def _check_use(choice: Choice, beside: set[str], drawn: Mapping[str, View]) -> None:
     """Refuse a choice that no figure would show.
 
     Raises:
@@ -192,7 +196,7 @@ def _check_use(choice: Choice, against: bool, drawn: Mapping[str, View]) -> None
     if {"queries", "points"} <= made and all(view.one for view in drawn.values()):
         raise UserError(f"--query and --point: {', '.join(drawn)} shows one of them; leave the other out")
     used = {part for view in drawn.values() for part in view.uses}
-    for part in sorted(made | ({"against"} if against else set())):
+    for part in sorted(made | beside):
         if part not in used:
             users = ", ".join(name for name, view in VIEWS.items() if part in view.uses)
             option = OPTIONS.get(part, part.replace("_", "-"))
