@@ -18,7 +18,7 @@ from detrscope.core.types import Outputs
 from detrscope.data.drawn.dataset import write_drawn
 from detrscope.families.detector import Detector, load
 from detrscope.lens.faithfulness import Detected, detection_score
-from detrscope.workflows.explainers import EXPLAINERS, looks, looks_at
+from detrscope.workflows.explainers import EXPLAINERS, cases_in, cases_of
 from detrscope.workflows.faithfulness import _Hider, faithfulness
 from detrscope.workflows.sanity import sanity_check, stages
 from tests.lens.traced import detector_of, picture
@@ -39,9 +39,9 @@ def shipped() -> Detector:
 def test_hidden_keys_are_the_edits_of_a_trace(shipped: Detector, dogs: Path) -> None:
     """A point of both curves made again with one edited trace, and the ends of the curves."""
     path = dogs / "images" / "10000004.png"
-    look = next(iter(looks_at(shipped, path, 0.5)))
-    hide = _Hider(shipped, look)
-    weights = EXPLAINERS["attention, last layer"](look)
+    case = next(iter(cases_in(shipped, path, 0.5)))
+    hide = _Hider(shipped, case)
+    weights = EXPLAINERS["attention, last layer"](case)
     deletion, insertion = hide.keys(weights, 8)
     order = weights.argsort(descending=True, stable=True)
     count = round(3 / 8 * (len(order) - 1))
@@ -50,7 +50,7 @@ def test_hidden_keys_are_the_edits_of_a_trace(shipped: Detector, dogs: Path) -> 
         scores[..., hidden] = float("-inf")
         edited = shipped.trace(path, edits=[Bias("decoder.*.cross", scores)])
         outputs = Outputs(edited.logits[:, None], edited.boxes_cxcywh[:, None])
-        expected = detection_score(outputs, look.detected, "sigmoid")
+        expected = detection_score(outputs, case.detected, "sigmoid")
         torch.testing.assert_close(found, expected[0], atol=1e-5, rtol=1e-4)
         assert edited.record("decoder.1.cross").rows()[..., hidden].abs().max() == 0
     assert (
@@ -65,9 +65,9 @@ def test_hidden_keys_of_deformable_attention_are_gains_on_tokens() -> None:
     detector = detector_of("sprint-deformable-n")
     trace = detector.trace(picture(), explain=[2])
     detected = Detected(2, trace.gradients[0].class_index, trace.boxes_cxcywh[-1, 2])
-    (look,) = looks(detector, trace, [detected])
-    hide = _Hider(detector, look)
-    weights = EXPLAINERS["attention, mean of layers"](look)
+    (case,) = cases_of(detector, trace, [detected])
+    hide = _Hider(detector, case)
+    weights = EXPLAINERS["attention, mean of layers"](case)
     deletion, insertion = hide.keys(weights, 4)
     hidden = weights.argsort(descending=True, stable=True)[: round(2 / 4 * (len(weights) - 1))]
     edited = detector.trace(picture(), edits=[Gain("decoder.*.cross", 0.0, keys=tuple(hidden.tolist()))])
@@ -82,8 +82,8 @@ def test_hidden_keys_of_deformable_attention_are_gains_on_tokens() -> None:
 def test_hidden_pixels_are_those_of_the_map(
     shipped: Detector, dogs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = next(iter(looks_at(shipped, dogs / "images" / "10000004.png", 0.5)))
-    hide = _Hider(shipped, look)
+    case = next(iter(cases_in(shipped, dogs / "images" / "10000004.png", 0.5)))
+    hide = _Hider(shipped, case)
     weights = torch.zeros(64)
     weights[:32] = 1 + torch.rand(32)  # the upper half of an 8x8 map
     images: list[torch.Tensor] = []

@@ -26,7 +26,7 @@ RANDOM = "random"
 
 
 @dataclass(frozen=True)
-class Look:
+class Case:
     """What a method may use: the trace of an image with gradients of the detection, and the model for others."""
 
     trace: Trace
@@ -35,61 +35,61 @@ class Look:
     normalised: Tensor  # [3, h, w]
 
 
-Explainer = Callable[[Look], Tensor]
-"""A look -> the weight of every token, [S]."""
+Explainer = Callable[[Case], Tensor]
+"""A case -> the weight of every token, [S]."""
 
 
-def last_attention(look: Look) -> Tensor:
+def last_attention(case: Case) -> Tensor:
     """Cross-attention of the last decoder layer, mean over heads."""
-    return tokens_of(look.trace.cross_attention(look.detected.query))
+    return tokens_of(case.trace.cross_attention(case.detected.query))
 
 
-def greatest_attention(look: Look) -> Tensor:
+def greatest_attention(case: Case) -> Tensor:
     """Cross-attention of the last decoder layer, greatest over heads."""
-    return tokens_of(look.trace.cross_attention(look.detected.query, merge="max"))
+    return tokens_of(case.trace.cross_attention(case.detected.query, merge="max"))
 
 
-def mean_attention(look: Look) -> Tensor:
+def mean_attention(case: Case) -> Tensor:
     """Cross-attention, mean over heads and decoder layers."""
-    layers = range(look.trace.layers("decoder.cross"))
-    return torch.stack([tokens_of(look.trace.cross_attention(look.detected.query, n)) for n in layers]).mean(
+    layers = range(case.trace.layers("decoder.cross"))
+    return torch.stack([tokens_of(case.trace.cross_attention(case.detected.query, n)) for n in layers]).mean(
         0
     )
 
 
-def rolled_out(look: Look) -> Tensor:
+def rolled_out(case: Case) -> Tensor:
     """Attention rollout through decoder and encoder."""
-    return tokens_of(rollout(look.trace, query=look.detected.query))
+    return tokens_of(rollout(case.trace, query=case.detected.query))
 
 
-def relevant(look: Look) -> Tensor:
+def relevant(case: Case) -> Tensor:
     """Gradient-weighted relevance through decoder and encoder."""
-    return tokens_of(relevance(look.trace, look.detected.query))
+    return tokens_of(relevance(case.trace, case.detected.query))
 
 
-def gradient_weighted(look: Look) -> Tensor:
+def gradient_weighted(case: Case) -> Tensor:
     """Gradient-weighted cross-attention, mean over decoder layers."""
-    layers = range(look.trace.layers("decoder.cross"))
-    maps = [tokens_of(gradient_attention(look.trace, look.detected.query, n)) for n in layers]
+    layers = range(case.trace.layers("decoder.cross"))
+    maps = [tokens_of(gradient_attention(case.trace, case.detected.query, n)) for n in layers]
     return torch.stack(maps).mean(0)
 
 
-def input_gradient(look: Look) -> Tensor:
+def input_gradient(case: Case) -> Tensor:
     """Absolute gradient of the class's logit with respect to the pixels, greatest over colours, mean in each cell."""
-    return _pooled(look, look.image_gradient.abs().amax(0))
+    return _pooled(case, case.image_gradient.abs().amax(0))
 
 
-def gradient_times_input(look: Look) -> Tensor:
+def gradient_times_input(case: Case) -> Tensor:
     """The same gradient times the normalised pixels, absolute sum over colours, mean in each cell."""
-    return _pooled(look, (look.image_gradient * look.normalised).sum(0).abs())
+    return _pooled(case, (case.image_gradient * case.normalised).sum(0).abs())
 
 
-def near_the_middle(look: Look) -> Tensor:
+def near_the_middle(case: Case) -> Tensor:
     """No look inside at all: tokens near the middle of the predicted box come first, in units of the box."""
-    g = look.trace.geometry
-    box = g.boxes_xyxy(look.detected.box_cxcywh)
+    g = case.trace.geometry
+    box = g.boxes_xyxy(case.detected.box_cxcywh)
     middle, size = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).clamp(min=1)
-    away = ((centres_of(g, look.trace.levels) - middle) / size).square().sum(-1)  # [S]
+    away = ((centres_of(g, case.trace.levels) - middle) / size).square().sum(-1)  # [S]
     return 1 / (1 + away)
 
 
@@ -111,7 +111,7 @@ def tokens_of(attention: AttentionMap) -> Tensor:
     return torch.cat([part.flatten() for part in attention.parts])
 
 
-def looks_at(detector: Detector, path: Path, threshold: float) -> Iterator[Look]:
+def cases_in(detector: Detector, path: Path, threshold: float) -> Iterator[Case]:
     """Each detection of a picture, with what the methods may use."""
     kept = detector.trace(path, sites=[]).detections(threshold)
     queries = list(dict.fromkeys(kept.query_ids.tolist()))
@@ -120,10 +120,10 @@ def looks_at(detector: Detector, path: Path, threshold: float) -> Iterator[Look]
         detected = [
             Detected(g.query, g.class_index, trace.boxes_cxcywh[-1, g.query]) for g in trace.gradients
         ]
-        yield from looks(detector, trace, detected)
+        yield from cases_of(detector, trace, detected)
 
 
-def looks(detector: Detector, trace: Trace, detected: list[Detected]) -> list[Look]:
+def cases_of(detector: Detector, trace: Trace, detected: list[Detected]) -> list[Case]:
     """What the methods may use for some detections of a trace that was made with `explain`."""
     normalised = detector.card.preprocessing.normalise(trace.image)
     images = normalised[None].to(device=detector.device, dtype=detector.dtype).requires_grad_()
@@ -132,11 +132,11 @@ def looks(detector: Detector, trace: Trace, detected: list[Detected]) -> list[Lo
     found = []
     for one in detected:
         (gradient,) = torch.autograd.grad(logits[one.query, one.class_index], images, retain_graph=True)
-        found.append(Look(trace, one, gradient[0].float().cpu(), normalised))
+        found.append(Case(trace, one, gradient[0].float().cpu(), normalised))
     return found
 
 
-def _pooled(look: Look, pixels: Tensor) -> Tensor:
+def _pooled(case: Case, pixels: Tensor) -> Tensor:
     """Pixels of what the model saw [h, w] as the mean in each token's cell: [S]."""
-    seen = look.trace.geometry.of_seen()
-    return torch.cat([seen.cell_means(pixels, level).flatten() for level in look.trace.levels])
+    seen = case.trace.geometry.of_seen()
+    return torch.cat([seen.cell_means(pixels, level).flatten() for level in case.trace.levels])

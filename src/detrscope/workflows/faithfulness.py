@@ -35,7 +35,7 @@ from detrscope.lens.faithfulness import (
     summarise,
 )
 from detrscope.views.faithfulness import draw_faithfulness
-from detrscope.workflows.explainers import EXPLAINERS, RANDOM, Look, looks_at
+from detrscope.workflows.explainers import EXPLAINERS, RANDOM, Case, cases_in
 from detrscope.workflows.sanity import sanity_check
 
 SITES = "decoder.*.cross"  # where keys are hidden
@@ -134,8 +134,8 @@ def faithfulness(
     with progress() as bar:
         task = bar.add_task("hiding", total=len(paths))
         for path in paths:
-            for look in looks_at(detector, path, threshold):
-                hide = _Hider(detector, look)
+            for case in cases_in(detector, path, threshold):
+                hide = _Hider(detector, case)
                 curves += _curves(hide, chosen, steps, len(muted))
                 muted.append(hide.muted)
             bar.advance(task)
@@ -181,9 +181,9 @@ def write_faithfulness(found: Faithfulness, out: str | Path) -> None:
 def _curves(hide: _Hider, methods: Sequence[str], steps: int, number: int) -> list[Curve]:
     """Of every method for one detection."""
     generator = torch.Generator().manual_seed(number)
-    weights = [(method, EXPLAINERS[method](hide.look)) for method in methods]
+    weights = [(method, EXPLAINERS[method](hide.case)) for method in methods]
     weights += [
-        (RANDOM, torch.rand(hide.look.trace.tokens, generator=generator)) for _ in range(RANDOM_ORDERS)
+        (RANDOM, torch.rand(hide.case.trace.tokens, generator=generator)) for _ in range(RANDOM_ORDERS)
     ]
     curves = []
     for method, one in weights:
@@ -203,11 +203,11 @@ def _relative(scores: Tensor, whole: float) -> tuple[float, ...]:
 class _Hider:
     """Runs the model on one image with parts of it hidden, and follows one detection."""
 
-    def __init__(self, detector: Detector, look: Look) -> None:
+    def __init__(self, detector: Detector, case: Case) -> None:
         self.detector = detector
-        self.look = look
-        self.images = look.normalised[None]  # [1, 3, h, w]
-        record = look.trace.record(look.trace.site("decoder.cross"))
+        self.case = case
+        self.images = case.normalised[None]  # [1, 3, h, w]
+        record = case.trace.record(case.trace.site("decoder.cross"))
         self.dense = isinstance(record, DenseRecord)
         self.whole = float(self._scores(self.images))
         self.muted = float(self._scores(self.images, [Gain(SITES, 0.0)])) / self.whole
@@ -237,7 +237,7 @@ class _Hider:
 
     def pixels(self, weights: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Scores with pixels hidden, and shown, the highest first: [steps + 1] each."""
-        importance = _over_seen(self.look.trace, weights)  # [h, w]
+        importance = _over_seen(self.case.trace, weights)  # [h, w]
         counts = (fractions(steps) * importance.numel()).round()
         first = first_of(importance.flatten(), counts).view(-1, 1, *importance.shape)  # [steps + 1, 1, h, w]
         deletion = self._scores(torch.where(first, 0.0, self.images))  # 0 is the mean colour
@@ -250,7 +250,7 @@ class _Hider:
         detector = self.detector
         batch = Batch(images.to(device=detector.device, dtype=detector.dtype))
         outputs: Outputs = detector.model(batch, probe=Probe(sites=[], edits=edits))
-        return detection_score(outputs, self.look.detected, detector.card.scoring).float().cpu()
+        return detection_score(outputs, self.case.detected, detector.card.scoring).float().cpu()
 
 
 def _over_seen(trace: Trace, weights: Tensor) -> Tensor:

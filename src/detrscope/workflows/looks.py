@@ -18,21 +18,21 @@ from detrscope.workflows.sources import Source, Stems, expand
 from detrscope.workflows.truth import Truth
 
 SUFFIX = ".trace"
-Look = ImageSource | Trace
+Looked = ImageSource | Trace
 
 
-def is_trace(look: Look) -> bool:
+def is_trace(look: Looked) -> bool:
     """Whether no model is needed to look: a trace, or the file of one."""
     return isinstance(look, Trace) or (isinstance(look, str | Path) and Path(look).suffix == SUFFIX)
 
 
-def expand_looks(looks: Sequence[Look]) -> list[tuple[Source, Look]]:
+def expand_looks(looks: Sequence[Looked]) -> list[tuple[Source, Looked]]:
     """Every picture and trace with what it is called, in the order given; folders and globs by name.
 
     Raises:
         UserError: no such file, a folder or glob without a picture, or a film.
     """
-    todo: list[tuple[Source, Look]] = []
+    todo: list[tuple[Source, Looked]] = []
     stems = Stems()
     for number, look in enumerate(looks, start=1):
         if isinstance(look, Trace):
@@ -72,7 +72,7 @@ class Eyes:
             Probe((), (), features).check(detector.model.sites, detector.model.feature_sites)
             self.features = self.features or stage_ends(detector.model.feature_sites)
 
-    def look(self, look: Look) -> Trace:
+    def look(self, look: Looked) -> Trace:
         """The trace of a picture, or of a file.
 
         Raises:
@@ -81,7 +81,7 @@ class Eyes:
         trace = self._look(look)
         return trace if self.truth is None else self.truth.add_to(trace)
 
-    def _look(self, look: Look) -> Trace:
+    def _look(self, look: Looked) -> Trace:
         if isinstance(look, Trace):
             return look
         if isinstance(look, str | Path) and is_trace(look):

@@ -18,7 +18,7 @@ from torch import nn
 from detrscope.console import log, progress
 from detrscope.families.detector import Detector
 from detrscope.lens.faithfulness import Sanity, rank_correlation
-from detrscope.workflows.explainers import EXPLAINERS, looks, looks_at
+from detrscope.workflows.explainers import EXPLAINERS, cases_in, cases_of
 
 
 def sanity_check(
@@ -40,11 +40,11 @@ def sanity_check(
     Returns:
         A line for each method; none, with a warning, where nothing is found in the pictures.
     """
-    true = [[*looks_at(detector, path, threshold)] for path in paths]
+    true = [[*cases_in(detector, path, threshold)] for path in paths]
     if not any(true):
         log.warning("no check with shuffled parameters: nothing is found in its %d pictures", len(paths))
         return []
-    maps = [[{m: EXPLAINERS[m](look) for m in methods} for look in found] for found in true]
+    maps = [[{m: EXPLAINERS[m](case) for m in methods} for case in found] for found in true]
     shuffled = copy.deepcopy(detector)
     generator = torch.Generator().manual_seed(seed)
     correlations: dict[str, dict[str, float]] = {method: {} for method in methods}
@@ -56,11 +56,11 @@ def sanity_check(
             for path, found, known in zip(paths, true, maps, strict=True):
                 if not found:
                     continue
-                detected = [look.detected for look in found]
+                detected = [case.detected for case in found]
                 trace = shuffled.trace(path, explain=[(one.query, one.class_index) for one in detected])
-                for look, before in zip(looks(shuffled, trace, detected), known, strict=True):
+                for case, before in zip(cases_of(shuffled, trace, detected), known, strict=True):
                     for method in methods:
-                        now[method].append(rank_correlation(EXPLAINERS[method](look), before[method]))
+                        now[method].append(rank_correlation(EXPLAINERS[method](case), before[method]))
             for method, values in now.items():
                 correlations[method][name] = fmean(values)
             bar.advance(task)

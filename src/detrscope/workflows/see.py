@@ -18,7 +18,7 @@ from detrscope.lens.layers import Measure
 from detrscope.views import VIEWS, View, view_of
 from detrscope.views.canvas import ENDINGS, Sheet
 from detrscope.views.choice import EVERYTHING, Choice, NothingFound, NotInTrace, NotOnPicture
-from detrscope.workflows.looks import SUFFIX, Eyes, Look, expand_looks, is_trace, opened
+from detrscope.workflows.looks import SUFFIX, Eyes, Looked, expand_looks, is_trace, opened
 from detrscope.workflows.sources import Source
 from detrscope.workflows.truth import Truth
 
@@ -51,7 +51,7 @@ class Seen:
 
 
 def see(
-    sources: Look | list[Look],
+    sources: Looked | list[Looked],
     model: str | Path | Detector | None = None,
     *,
     views: Sequence[str] = (),
