@@ -11,7 +11,7 @@ import torch
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.lens import flow
 from detrscope.lens.columns import Columns, queries_looking_at, who_looks_at
-from detrscope.lens.flow import from_queries, from_tokens
+from detrscope.lens.flow import Flow, from_queries
 from tests.lens.traced import TOKENS, deformable_record, dense_record, traced
 
 both_kinds = pytest.mark.parametrize("make", [dense_record, deformable_record])
@@ -37,7 +37,26 @@ def test_products_equal_those_with_the_map(
     weights = torch.rand(3, 11, generator=torch.Generator().manual_seed(2))
     values = torch.rand(TOKENS, 2, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(from_queries(record, weights, gradient), weights @ whole)
-    torch.testing.assert_close(from_tokens(record, values, gradient), whole @ values)
+    for keep in (False, True):
+        layer = Flow(record, gradient, keep=keep)
+        torch.testing.assert_close(layer.from_tokens(values), whole @ values)
+        torch.testing.assert_close(layer.from_queries(weights), weights @ whole)
+
+
+def test_entries_that_are_kept_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    real = DeformableRecord.footprint
+
+    def counted(record: DeformableRecord, queries: slice) -> object:
+        found.append(queries)
+        return real(record, queries)
+
+    monkeypatch.setattr(DeformableRecord, "footprint", counted)
+    layer = Flow(deformable_record(), keep=True)
+    layer.from_tokens(torch.rand(TOKENS, 1))
+    once = len(found)
+    layer.from_queries(torch.rand(1, 11))
+    assert len(found) == once > 0
 
 
 @both_kinds
@@ -57,7 +76,7 @@ def test_a_map_is_never_made_whole(make: Callable[[int], Record], monkeypatch: p
     monkeypatch.setattr(DenseRecord, "rows", watched(DenseRecord.rows))
     monkeypatch.setattr(DeformableRecord, "footprint", watched(DeformableRecord.footprint))
     from_queries(record, torch.rand(1, 200))
-    from_tokens(record, torch.rand(TOKENS, 1), torch.rand(1, 200, 32))
+    Flow(record, torch.rand(1, 200, 32), keep=True).from_tokens(torch.rand(TOKENS, 1))
     assert 0 < most <= 16
 
 

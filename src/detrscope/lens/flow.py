@@ -17,47 +17,64 @@ from torch import Tensor
 
 from detrscope.core.records import DeformableRecord, DenseRecord, Record, exact
 
+Entries = tuple[
+    slice, Tensor, Tensor
+]  # queries, their tokens [h, q, 4P], what each adds to the map [h, q, 4P]
 BLOCK = 1 << 22  # elements of attention, of all heads, that exist at a time
 
 
-def from_queries(record: Record, weights: Tensor, gradient: Tensor | None = None) -> Tensor:
-    """Where mass on queries comes from: weights @ A, [n, Q] -> [n, S].
+class Flow:
+    """A site's map as something that vectors are pushed through.
 
     Args:
         record: of a batch of one.
-        weights: [n, Q].
         gradient: [1, Q, h * dv] of a prediction with respect to the site's output; None is plain attention.
+        keep: of deformable attention keep the entries for the next pass, 4P + 4P numbers for each query and head (70 MB
+            for a layer of Deformable DETR's encoder at 800x1066): finding them takes most of the time.
     """
-    _, _, tokens = record.shape
-    out = weights.new_zeros(len(weights), tokens)  # [n, S]
-    if isinstance(record, DenseRecord):
-        for queries, block in _blocks(exact(record), gradient):
-            out += weights[:, queries] @ block
+
+    def __init__(self, record: Record, gradient: Tensor | None = None, *, keep: bool = False) -> None:
+        self._record, self._gradient, self._keep = record, gradient, keep
+        self._kept: list[Entries] = []
+
+    def from_queries(self, weights: Tensor) -> Tensor:
+        """Where mass on queries comes from: weights @ A, [n, Q] -> [n, S]."""
+        _, _, tokens = self._record.shape
+        out = weights.new_zeros(len(weights), tokens)  # [n, S]
+        if isinstance(self._record, DenseRecord):
+            for queries, block in _blocks(exact(self._record), self._gradient):
+                out += weights[:, queries] @ block
+            return out
+        for queries, index, entries in self._entries(self._record):
+            for one, share in zip(out, weights[:, queries], strict=True):
+                one.scatter_add_(0, index.flatten().long(), (entries * share[:, None]).flatten())
         return out
-    for queries, index, entries in _entries(record, gradient):
-        for one, share in zip(out, weights[:, queries], strict=True):
-            one.scatter_add_(0, index.flatten(), (entries * share[:, None]).flatten())
-    return out
 
-
-def from_tokens(record: Record, values: Tensor, gradient: Tensor | None = None) -> Tensor:
-    """What queries get of values on tokens: A @ values, [S, n] -> [Q, n].
-
-    Args:
-        record: of a batch of one.
-        values: [S, n].
-        gradient: as in `from_queries`.
-    """
-    out = values.new_zeros(record.shape[1], values.shape[1])  # [Q, n]
-    if isinstance(record, DenseRecord):
-        for queries, block in _blocks(exact(record), gradient):
-            out[queries] = block @ values
+    def from_tokens(self, values: Tensor) -> Tensor:
+        """What queries get of values on tokens: A @ values, [S, n] -> [Q, n]."""
+        out = values.new_zeros(self._record.shape[1], values.shape[1])  # [Q, n]
+        if isinstance(self._record, DenseRecord):
+            for queries, block in _blocks(exact(self._record), self._gradient):
+                out[queries] = block @ values
+            return out
+        for queries, index, entries in self._entries(self._record):
+            for column in range(values.shape[1]):
+                found = values[:, column][index] * entries  # [h, q, 4P]
+                out[queries, column] = found.sum((0, 2))
         return out
-    for queries, index, entries in _entries(record, gradient):
-        for column in range(values.shape[1]):
-            found = values[:, column][index] * entries  # [h, q, 4P]
-            out[queries, column] = found.sum((0, 2))
-    return out
+
+    def _entries(self, record: DeformableRecord) -> Iterator[Entries]:
+        if not self._keep:
+            yield from _entries(record, self._gradient)
+            return
+        if not self._kept:
+            self._kept = [(q, index.int(), entries) for q, index, entries in _entries(record, self._gradient)]
+        yield from self._kept
+
+
+def from_queries(record: Record, weights: Tensor, gradient: Tensor | None = None) -> Tensor:
+    """One pass through a `Flow`: weights @ A, [n, Q] -> [n, S]."""
+    return Flow(record, gradient).from_queries(weights)
 
 
 def _blocks(record: Record, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
@@ -72,7 +89,7 @@ def _blocks(record: Record, gradient: Tensor | None) -> Iterator[tuple[slice, Te
         yield queries, rows.mean(0)
 
 
-def _entries(record: DeformableRecord, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor]]:
+def _entries(record: DeformableRecord, gradient: Tensor | None) -> Iterator[Entries]:
     """The map as entries: tokens [h, q, 4P] and what each adds to the mean over heads [h, q, 4P]."""
     heads, count, _ = record.shape
     value = None if gradient is None else record.values()[0].float()  # [h, S, d]

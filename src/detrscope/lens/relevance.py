@@ -27,7 +27,7 @@ from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Gradient
-from detrscope.lens.flow import from_queries, from_tokens
+from detrscope.lens.flow import Flow, from_queries
 
 
 def relevance(trace: Trace, query: int) -> AttentionMap:
@@ -105,13 +105,14 @@ def _on_tokens(trace: Trace, gradient: Gradient, query: int) -> Tensor:
 def _through_encoder(trace: Trace, gradient: Gradient, u: Tensor) -> Tensor:
     """The product u N(R_ii) with R_ii of the whole encoder, [1, S] -> [1, S]."""
     sites = [trace.site("encoder.self", layer) for layer in range(trace.layers("encoder.self"))]
+    layers = [Flow(trace.record(site), _at(gradient, site), keep=True) for site in sites]
     rowsum = torch.zeros(u.shape[1], 1)  # of R_ii - I
-    for site in sites:  # the lowest layer first
-        rowsum = rowsum + from_tokens(trace.record(site), 1 + rowsum, _at(gradient, site))
+    for layer in layers:  # the lowest first
+        rowsum = rowsum + layer.from_tokens(1 + rowsum)
     start = _divided(u, rowsum.T)
     gained = torch.zeros_like(u)  # start (R_ii - I)
-    for site in reversed(sites):  # the highest layer first
-        gained = gained + from_queries(trace.record(site), start + gained, _at(gradient, site))
+    for layer in reversed(layers):
+        gained = gained + layer.from_queries(start + gained)
     return gained + u
 
 
