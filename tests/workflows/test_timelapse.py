@@ -18,6 +18,7 @@ from detrscope.cli.app import app
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.look import Watched
+from detrscope.core.types import Target
 from detrscope.views.timelapse import FILMS, Choice, Reel, final
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
 from detrscope.views.timelapse.reel import found_queries, grid_of, merged_row
@@ -113,6 +114,7 @@ def test_the_final_film_says_which_pictures_it_leaves_out(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level("INFO", log.name)
     choice = Choice.of(watched)
     (whole,) = FILMS["final"](watched, choice)
     assert "pictures" not in whole.draw(0).caption
@@ -169,6 +171,14 @@ def test_a_run_without_truth_or_metrics_is_filmed_too(watched: Watched) -> None:
     )
     (reel,) = FILMS["final"](bare, Choice.of(bare))
     assert reel.draw(0).pixels().shape == (810, 1440, 3)
+    nothing = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    unknown = replace(
+        watched, images={name: replace(trace, targets=nothing) for name, trace in watched.images.items()}
+    )
+    for view in ("final", "boxes", "queries"):
+        for run, says in ((watched, True), (bare, False), (unknown, False)):
+            picture = next(iter(FILMS[view](run, Choice.of(run)))).draw(0)
+            assert ("dashed: truth" in picture.caption) == says, view
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 9])

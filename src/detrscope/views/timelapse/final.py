@@ -16,6 +16,7 @@ from detrscope.views.timelapse.reel import (
     Choice,
     Rect,
     Reel,
+    dashed,
     draw_found,
     draw_truth,
     found_queries,
@@ -50,9 +51,8 @@ def final_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
 def _frame(watched: Watched, choice: Choice, names: tuple[str, ...], curves: Curves, index: int) -> Sheet:
     above = heading(watched, index)
     first = watched.moments[index].looks[names[0]]
-    caption = (
-        f"{site_name(choice.layer, first)}: {merging(choice)}; {OWN_PEAK}; dashed: truth, solid: predicted"
-    )
+    truth = dashed(*(watched.images[name] for name in names))
+    caption = f"{site_name(choice.layer, first)}: {merging(choice)}; {OWN_PEAK}{truth}; boxes: predicted"
     if len(names) < len(choice.images):
         caption += f"; the first {len(names)} of {len(choice.images)} pictures"
     if watched.attention:

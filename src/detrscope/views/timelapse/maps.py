@@ -11,6 +11,7 @@ from detrscope.views.canvas.sheet import MARGIN, SCALE
 from detrscope.views.timelapse.reel import (
     Choice,
     Reel,
+    dashed,
     draw_found,
     draw_truth,
     found_queries,
@@ -53,7 +54,7 @@ def plain_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
 
 def _over_picture(watched: Watched, choice: Choice, name: str, with_boxes: bool, index: int) -> Sheet:
     trace, look = watched.images[name], watched.moments[index].looks[name]
-    marks = "; dashed: truth, solid: predicted by queries" if with_boxes else ""
+    marks = f"{dashed(trace)}; boxes: predicted by queries" if with_boxes else ""
     caption = f"{site_name(choice.layer, look)}: {merging(choice)}; {OWN_PEAK}{marks}"
     above = heading(watched, index, name)
     _, down = size_in(trace, WIDTH - 2 * MARGIN, TALLEST)

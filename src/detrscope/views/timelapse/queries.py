@@ -18,6 +18,7 @@ from detrscope.views.timelapse.reel import (
     Choice,
     Rect,
     Reel,
+    dashed,
     draw_found,
     draw_truth,
     grid_of,
@@ -52,7 +53,7 @@ def query_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
 def _panels(watched: Watched, choice: Choice, name: str, tracks: Tensor, index: int) -> Sheet:
     """Tracks [T, m] as panels."""
     trace, look = watched.images[name], watched.moments[index].looks[name]
-    caption = f"{site_name(choice.layer, look)}: mean over heads; {OWN_PEAK}; dashed: truth; {FOLLOWED}"
+    caption = f"{site_name(choice.layer, look)}: mean over heads; {OWN_PEAK}{dashed(trace)}; {FOLLOWED}"
     sheet, places = _grid(watched, index, name, trace, caption, tracks.shape[1])
     for place, rect in zip(tracks[index].tolist(), places, strict=True):
         sheet.text(_title(look, trace, place, choice.layer), rect[0], rect[1] - NAME - 5, size=NAME)
@@ -67,7 +68,7 @@ def _layers(watched: Watched, choice: Choice, name: str, track: Tensor, index: i
     place = int(track[index])
     points = any(isinstance(kept, KeptPoints) for kept in look.attention)
     marks = "; dots: sampling points of all heads, larger with more weight" if points else ""
-    caption = f"decoder.*.cross: mean over heads; {OWN_PEAK}; dashed: truth{marks}; {FOLLOWED}"
+    caption = f"decoder.*.cross: mean over heads; {OWN_PEAK}{dashed(trace)}{marks}; {FOLLOWED}"
     sheet, places = _grid(watched, index, name, trace, caption, len(look.attention))
     for layer, rect in enumerate(places):
         title = f"layer {layer}: {_title(look, trace, place, layer)}"

@@ -148,6 +148,12 @@ def picture_panel(sheet: Sheet, rect: Rect, trace: Trace, *, grey: bool = True) 
     return panel
 
 
+def dashed(*traces: Trace) -> str:
+    """What dashed boxes are, for a caption; nothing where no picture has any."""
+    known = [truth for trace in traces if (truth := trace.targets_xyxy) is not None]
+    return "; dashed: truth" if any(len(truth) for truth in known) else ""
+
+
 def draw_truth(panel: Panel, trace: Trace) -> None:
     """The true boxes, dashed."""
     if (truth := trace.targets_xyxy) is not None:
