@@ -22,8 +22,9 @@ from tests.workflows.watched import SOURCE, TINY, watched_run
 
 
 @pytest.fixture(autouse=True)
-def log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+def log_reaches_pytest(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level("INFO", log.name)  # whatever a test before this one has set
 
 
 @pytest.fixture(scope="module")
