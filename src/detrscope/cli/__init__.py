@@ -11,7 +11,7 @@ def main() -> None:
     from detrscope.core.errors import UserError, WorkFailed
 
     try:
-        app()
+        sys.exit(app(prog_name="detrscope", standalone_mode=False))
     except UserError as error:
         print(f"detrscope: {error}", file=sys.stderr)
         sys.exit(2)
@@ -21,3 +21,23 @@ def main() -> None:
     except KeyboardInterrupt:
         print("detrscope: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if (line := _wrong_words(error)) is None:
+            raise
+        print(line, file=sys.stderr)
+        sys.exit(2)
+
+
+def _wrong_words(error: Exception) -> str | None:
+    """What typer has to say of a command line that it cannot read, in one line; None where it is another error.
+
+    Whether its exceptions are click's or its own depends on its version, so they are known by what they can do.
+    """
+    tell, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if tell is None:
+        return None
+    message = str(tell())
+    if "\n" in message:  # the help, where a command was to follow
+        return message
+    where = "detrscope" if context is None else context.command_path
+    return f"detrscope: {message.replace('Value error, ', '').rstrip('.')}; see {where} --help"
