@@ -59,6 +59,11 @@ def main() -> None:
     with_maps(image, rounds)
 
 
+def _drawn(trace: ds.Trace) -> None:
+    with TemporaryDirectory() as folder:
+        ds.draw(trace, "columns", ds.Choice(queries=tuple(range(10)))).save(Path(folder) / "columns.png")
+
+
 def ask(name: str, trace: ds.Trace) -> None:
     """How long questions to a trace take, and how large it is."""
     point = (500.0, 300.0)
@@ -69,6 +74,7 @@ def ask(name: str, trace: ds.Trace) -> None:
         "a row on the pixels of the image": lambda: trace.cross_attention(3).on_image(),
         "rollout of a query, all layers": lambda: rollout(trace, query=3),
         "relevance for a query, all layers": lambda: relevance(trace, 3),
+        "columns of ten queries, drawn and saved": lambda: _drawn(trace),
     }
     table = Table("question", "first ms", "median ms", title=f"{name}: questions to a trace")
     for what, question in questions.items():

@@ -1,9 +1,10 @@
-"""What watching costs: looks against the training between them, and a film of 60 epochs of 4 pictures.
+"""What watching costs, looks and a film of 60 epochs of 4 pictures, and what following queries is for.
 
     python benchmarks/watching.py looks           # the demo's training for two epochs: its own looks, in one process
     python benchmarks/watching.py film RUN        # a film of RUN's looks, repeated to 60 moments, of 4 pictures
+    python benchmarks/watching.py tracks RUN      # how often a query's box jumps, by its number and followed
 
-Both are counted in seconds of CPU of the one process, which a busy machine stretches less than the clock on the wall.
+The first two count seconds of CPU of the one process, which a busy machine stretches less than the clock on the wall.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import argparse
 import tempfile
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import detrscope as ds
+from detrscope.lens.tracks import follow
 from detrscope.workflows import timelapse as films
 from detrscope.workflows.watch import Watch, read_watched
 
@@ -80,11 +83,33 @@ def film(run: str) -> None:
         print(f"{view}: {count} film(s) of {EPOCHS} moments: {cpu:.1f} s of CPU, {wall:.1f} s on the wall")
 
 
+def tracks(run: str) -> None:
+    """Moves of the middle of a box by more than a fifth of the image between two looks, of the four best queries."""
+    watched = read_watched(run)
+    jumps: dict[str, list[bool]] = {"by number": [], "followed": []}
+    for name, image in watched.images.items():
+        seen, scoring = watched.looks(name), image.card.scoring
+        followed = follow(seen, scoring)  # [T, n]
+        for track in seen[-1].scores(scoring).amax(1).argsort(descending=True)[:4].tolist():
+            number = seen[-1].query_ids[track]
+            same = [
+                (look.query_ids == number).nonzero().flatten()[:1] for look in seen
+            ]  # none where it was not kept
+            for kind, places in (("by number", same), ("followed", followed[:, track, None])):
+                middles = [look.boxes()[place, :2] for look, place in zip(seen, places, strict=True)]
+                jumps[kind] += [bool((b - a).norm() > 0.2) for a, b in pairwise(middles) if len(a) and len(b)]
+    for kind, found in jumps.items():
+        print(f"{kind}: {sum(found)} of {len(found)} moves, {100 * sum(found) / len(found):.0f}%")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["looks", "film"])
+    parser.add_argument("what", choices=["looks", "film", "tracks"])
     parser.add_argument("run", nargs="?", default="")
     given = parser.parse_args()
-    looks() if given.what == "looks" else film(given.run)
+    if given.what == "looks":
+        looks()
+    else:
+        {"film": film, "tracks": tracks}[given.what](given.run)

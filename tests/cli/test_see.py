@@ -250,8 +250,8 @@ def test_two_models_are_compared_on_the_same_picture(detector: Detector, tmp_pat
 
 
 def test_features_that_are_named_are_kept_in_the_trace(detector: Detector, tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {"views": ("channels",), "out": tmp_path, "keep": "half"}
-    (seen,) = ds.see(picture(), detector, features=["backbone.layer2.*"], **arguments)
+    arguments: dict[str, Any] = {"views": "channels", "out": tmp_path, "keep": "half"}
+    (seen,) = ds.see(picture(), detector, features="backbone.layer2.*", **arguments)
     kept = Trace.load(seen.files["image-1.trace"]).features
     assert kept and all(site.startswith("backbone.layer2.") for site in kept)
     assert seen.trace is None and not seen.pictures

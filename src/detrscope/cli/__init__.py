@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+INTERRUPTED = 130  # the exit code of a process that was asked to stop
+
 
 def main() -> None:
     """Entry point of the `detrscope` command. Exit codes: 0 done, 1 work failed, 2 wrong input, 130 interrupted."""
@@ -11,7 +13,10 @@ def main() -> None:
     from detrscope.core.errors import UserError, WorkFailed
 
     try:
-        sys.exit(app(prog_name="detrscope", standalone_mode=False))
+        code = app(prog_name="detrscope", standalone_mode=False)
+        if code == INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+            raise KeyboardInterrupt
+        sys.exit(code)
     except UserError as error:
         print(f"detrscope: {error}", file=sys.stderr)
         sys.exit(2)
@@ -20,7 +25,7 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         print("detrscope: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if (line := _wrong_words(error)) is None:
             raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Device, Log, PictureFormat, Precision, Quiet, Weights
+from detrscope.cli.options import Device, Log, OptionalModel, PictureFormat, Precision, Quiet, Weights
 from detrscope.core.errors import UserError
 from detrscope.views import VIEWS
 
@@ -27,15 +27,7 @@ def see(
         list[str],
         typer.Argument(help="Pictures, folders, globs, URLs, or traces (x.trace).", metavar="SOURCE"),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Variant, checkpoint, run folder, or Hugging Face id.",
-            show_default="sprint-dense-n; none for traces",
-        ),
-    ] = None,
+    model: OptionalModel = None,
     weights: Weights = None,
     out: Annotated[
         Path, typer.Option(help="Folder; each picture has one of its own in it, with all its figures.")
@@ -101,7 +93,10 @@ def see(
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """See inside: all figures of a picture in one folder, with its trace, its measures and its shapes."""
+    """See inside: all figures of a picture in one folder, with its trace, its measures and its shapes.
+
+    Pictures are looked at by sprint-dense-n, the model that ships, where no other is named; traces need none.
+    """
     console.setup(quiet, log_level)
     points = [_point(text) for text in point or ()]
 

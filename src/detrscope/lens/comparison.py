@@ -17,13 +17,19 @@ def by_layer(measures: Sequence[Measure]) -> list[Measure]:
     return [m for m in measures if m.head is None and m.query is None]
 
 
+def on_parts(measures: Sequence[Measure]) -> Measure | None:
+    """The line of the last decoder layer, where masks were given."""
+    last = [m for m in by_layer(measures) if m.kind == "decoder.cross"][-1:]
+    return last[0] if last and last[0].parts else None
+
+
 def on_what(measures: Sequence[Measure]) -> list[str]:
     """What the queries look at in the last decoder layer, as a sentence; nothing where no masks were given."""
-    last = [m for m in by_layer(measures) if m.kind == "decoder.cross"][-1:]
-    if not last or not last[0].parts:
+    last = on_parts(measures)
+    if last is None:
         return []
-    ranked = sorted(last[0].parts.items(), key=lambda part: -part[1])
-    shares = ", ".join(f"{name} {mass:.0%} (area {last[0].part_areas[name]:.0%})" for name, mass in ranked)
+    ranked = sorted(last.parts.items(), key=lambda part: -part[1])
+    shares = ", ".join(f"{name} {mass:.0%} (area {last.part_areas[name]:.0%})" for name, mass in ranked)
     return [f"On what, in the last decoder layer: {shares}."]
 
 

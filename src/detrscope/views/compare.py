@@ -150,13 +150,13 @@ def _check_same_picture(trace: Trace, other: Trace) -> None:
             f"cannot compare a picture of {first.width} x {first.height} pixels with one of {second.width} x "
             f"{second.height}: both traces must be of the same picture"
         )
-    if trace.original is None and other.original is None and first.crop_xyxy != second.crop_xyxy:
-        return  # they show unlike parts of it
-    pictures = [
-        one.image if None in (trace.original, other.original) else one.original for one in (trace, other)
-    ]
-    small = [adaptive_avg_pool2d(x.float(), COARSE) / 255 for x in pictures if x is not None]
-    unlike = ((small[0] - small[1]).abs().mean(0) > UNLIKE).float().mean()
+    one, two = trace.original, other.original
+    if one is None or two is None:
+        if first.crop_xyxy != second.crop_xyxy:
+            return  # unlike parts of it were seen, and the whole is not there to be compared
+        one, two = trace.image, other.image
+    small, its = (adaptive_avg_pool2d(picture.float(), COARSE) / 255 for picture in (one, two))
+    unlike = ((small - its).abs().mean(0) > UNLIKE).float().mean()
     if float(unlike) > 0.5:
         raise UserError(
             f"cannot compare looks at different pictures: {trace.source or 'the first'} and "

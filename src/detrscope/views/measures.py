@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
-from detrscope.lens.comparison import by_layer, in_words, on_what
+from detrscope.lens.comparison import in_words, on_parts, on_what
 from detrscope.lens.layers import Measure, measure
 from detrscope.views.canvas import PALETTE, Chart, Sheet, text_size
 from detrscope.views.canvas.lettering import NAME
@@ -49,7 +49,7 @@ def draw_measures(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         "all tokens",
     )
     about += " " + " ".join([*in_words(measures), *on_what(measures)])
-    seen = next((m for m in reversed(by_layer(measures)) if m.parts and m.kind == "decoder.cross"), None)
+    seen = on_parts(measures)
     bars = ROOM + BAR * len(seen.parts) if seen else 0
     sheet = Sheet(WIDTH, 2 * (HEIGHT + ROOM) + 10 + bars, "Attention over the layers", about)
     if seen:

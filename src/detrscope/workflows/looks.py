@@ -62,14 +62,15 @@ class Eyes:
     def __init__(
         self,
         detector: Detector | None,
-        features: Sequence[str],
+        features: str | Sequence[str],
         against: Detector | Trace | None,
         truth: Truth | None = None,
     ) -> None:
         self.detector, self.against, self.truth = detector, against, truth
-        self.features = tuple(features)
+        wanted = Probe((), (), features)
+        self.features = wanted.feature_sites
         if detector is not None:
-            Probe((), (), features).check(detector.model.sites, detector.model.feature_sites)
+            wanted.check(detector.model.sites, detector.model.feature_sites)
             self.features = self.features or stage_ends(detector.model.feature_sites)
 
     def look(self, look: Looked) -> Trace:

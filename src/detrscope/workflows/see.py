@@ -54,7 +54,7 @@ def see(
     sources: Looked | list[Looked],
     model: str | Path | Detector | None = None,
     *,
-    views: Sequence[str] = (),
+    views: str | Sequence[str] = (),
     choice: Choice = EVERYTHING,
     against: str | Path | Detector | Trace | None = None,
     truth: str | Path | None = None,
@@ -62,7 +62,7 @@ def see(
     out: str | Path | None = None,
     picture_format: str = "png",
     keep: Keep | None = None,
-    features: Sequence[str] = (),
+    features: str | Sequence[str] = (),
     weights: str | Path | None = None,
     device: str = "auto",
     precision: Precision = "auto",
@@ -95,6 +95,7 @@ def see(
         UserError: a wrong argument or choice, a named source that cannot be read, or nothing found in it.
         WorkFailed: nothing in a folder could be looked at.
     """
+    views = (views,) if isinstance(views, str) else views
     drawn = {name: view_of(name) for name in views or VIEWS}
     choice = replace(choice, against=None)  # one for each picture
     if views:

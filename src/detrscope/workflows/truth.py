@@ -27,6 +27,10 @@ class Truth:
     def __init__(self, source: str | Path, split: str) -> None:
         self.source = str(source)
         self._dataset = read(source, split, Problems(split), details=True)
+        self._by_path = {image.path.resolve(): [image.id] for image in self._dataset.images}
+        self._by_name: dict[str, list[int]] = {}
+        for image in self._dataset.images:
+            self._by_name.setdefault(image.path.name, []).append(image.id)
 
     def add_to(self, trace: Trace) -> Trace:
         """The same look with what is known of its picture.
@@ -45,9 +49,8 @@ class Truth:
 
     def _probe(self, source: str, classes: ClassTable) -> ProbeImage:
         path = Path(source)
-        same_file = [image for image in self._dataset.images if image.path.resolve() == path.resolve()]
-        same_name = same_file or [image for image in self._dataset.images if image.path.name == path.name]
-        if len(same_name) != 1:
-            found = f"{len(same_name)} pictures of this name" if same_name else "no such picture"
-            raise UserError(f"{source or 'a picture in memory'}: {self.source} has {found}; check the split")
-        return probe_images(self._dataset.subset([same_name[0].id]), classes)[0]
+        found = self._by_path.get(path.resolve()) or self._by_name.get(path.name, [])
+        if len(found) != 1:
+            what = f"{len(found)} pictures of this name" if found else "no such picture"
+            raise UserError(f"{source or 'a picture in memory'}: {self.source} has {what}; check the split")
+        return probe_images(self._dataset.subset(found), classes)[0]

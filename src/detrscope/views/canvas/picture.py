@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,16 @@ DPI = 100  # of every figure: a size in pixels divided by this is its size in in
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
 
 
-class Picture:
+class Picture(ABC):
     """Something drawn: shown in a notebook as it is, saved as PNG, JPEG, WebP, SVG or PDF."""
 
+    @abstractmethod
     def figure(self) -> Figure:
         """The picture as a matplotlib figure, for vector formats and for changing details by hand."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pixels(self) -> np.ndarray:
         """The picture as uint8 [H, W, 3]."""
-        raise NotImplementedError
 
     def save(self, path: str | Path) -> Path:
         """Write the picture, whole or not at all; the ending of the name is the format.
