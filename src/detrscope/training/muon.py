@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detrscope.ops.machine import FAST, product_slowdown
+
 # Of the quintic iteration x -> a x + b x^3 + c x^5 that drives singular values to about 1.
 A, B, C = 3.4445, -4.7750, 2.0315
 
@@ -80,12 +82,19 @@ class Muon(torch.optim.AdamW):
         return grad.lerp(state["momentum"], self.momentum)
 
 
+def iteration_dtype(device: torch.device) -> torch.dtype:
+    """bf16, as published, where the device multiplies it faster than float32; else float32, for the same directions."""
+    if device.type == "cpu" and product_slowdown(torch.bfloat16) > FAST:
+        return torch.float32
+    return torch.bfloat16
+
+
 def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
-    """Approximately U V^T of each matrix's singular value decomposition U S V^T: [n, rows, columns], in bf16."""
-    x = matrices.bfloat16()
+    """Approximately U V^T of each matrix's singular value decomposition U S V^T: [n, rows, columns]."""
+    x = matrices.to(iteration_dtype(matrices.device))
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT
-    x = x / (matrices.flatten(1).norm(dim=1).view(-1, 1, 1).bfloat16() + 1e-7)
+    x = x / (matrices.flatten(1).norm(dim=1).view(-1, 1, 1).to(x.dtype) + 1e-7)
     for _ in range(steps):
         square = torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(square, square, square, beta=B, alpha=C)  # b s + c s^2

@@ -29,6 +29,7 @@ from detrscope.evaluation.predict import predict_dataset
 from detrscope.evaluation.report import write_class_csv
 from detrscope.families.checkpoint import read_card
 from detrscope.families.weights import Loaded, load_backbone, load_model, random_model
+from detrscope.ops.machine import DTYPES, Precision, fastest_precision, warn_if_emulated
 from detrscope.training.config import RunConfig, TrainConfig, resolve, undotted
 from detrscope.training.loop import Outcome, Scores, train_model
 from detrscope.training.rundir import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
@@ -37,8 +38,7 @@ from detrscope.training.step import check_learning
 from detrscope.views.curves import draw_curves
 from detrscope.workflows.watch import make_watch
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
@@ -102,6 +102,7 @@ def train(
     )
     if not config.data.source:
         raise UserError("no dataset: give --data, such as --data coco:path/to/coco")
+    config = settle_precision(config)
     fabric = make_fabric(config.train)
     fabric.launch()
     try:
@@ -141,8 +142,28 @@ def resolve_run(
     base, file = (config, None) if isinstance(config, RunConfig) else (saved, config)
     resolved = resolve(preset, file, given, base=base)
     if saved and resume:
+        if resolved.train.precision == "auto":
+            resolved = replace(resolved, train=replace(resolved.train, precision=saved.train.precision))
         refuse_changes(saved, resolved, resume.path)
     return resolved
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """The kind of device that a run takes."""
+    if config.accelerator != "auto":
+        return torch.device({"gpu": "cuda"}.get(config.accelerator, config.accelerator))
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def settle_precision(config: RunConfig) -> RunConfig:
+    """The config with the precision that `auto` means here; a resumed run keeps that of its start."""
+    asked, device = config.train.precision, device_of(config.train)
+    if asked != "auto":
+        warn_if_emulated(asked, device)
+        return config
+    precision = fastest_precision(device)
+    log.info("precision %s: the fastest that this machine's %s computes natively", precision, device.type)
+    return replace(config, train=replace(config.train, precision=precision))
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -152,8 +173,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
         UserError: they are not there.
     """
     accelerator = config.accelerator
-    cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    if cpu and config.precision == "fp16":
+    assert config.precision != "auto"
+    if config.precision == "fp16" and device_of(config).type == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
     try:
         return Fabric(accelerator=accelerator, devices=config.devices, precision=PRECISIONS[config.precision])
@@ -275,6 +296,8 @@ def _make_evaluate(
     """AP on the validation images; the table of classes is left in the run folder."""
     ids = match_classes(card.classes, val.classes, needed=())
     truth = val.coco_json()
+    precision = config.train.precision
+    assert precision != "auto"
 
     def evaluate(model: nn.Module) -> Scores:
         found = predict_dataset(
@@ -283,7 +306,7 @@ def _make_evaluate(
             val,
             batch_size=config.images_per_pass,
             device=fabric.device,
-            autocast=AUTOCAST[config.train.precision],
+            autocast=None if precision == "fp32" else DTYPES[precision],
             workers=config.data.workers,
         )
         results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
