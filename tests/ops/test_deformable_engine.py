@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numba
 import pytest
 import torch
 from numba.core import caching
@@ -21,7 +20,6 @@ from detrscope.ops.deformable import use_engine
 from detrscope.ops.deformable_engine import VARIABLE, engine_for
 from tests.conftest import ROOT
 from tests.ops.looks import Look, by_definition, gradients, look
-
 
 CPU_VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 
@@ -167,15 +165,15 @@ def test_numba_is_imported_when_first_needed() -> None:
 
 
 def test_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path))
     _, made = compile_afresh("forward", "f32", 3)
-    assert not made.was_kept
+    assert made.cache_hits == 0
     code = (
         "from detrscope.ops.deformable_numba import _compiled\n"
-        "print(_compiled('forward', 'f32', 3)[1].was_kept)"
+        "print(_compiled('forward', 'f32', 3)[1].cache_hits)"
     )
-    assert run(code, DETRSCOPE_CACHE=str(tmp_path)) == "True\n"
+    assert run(code, DETRSCOPE_CACHE=str(tmp_path)) == "1\n"
 
 
 def test_kept_for_another_installation_of_the_same_code(tmp_path: Path) -> None:
@@ -186,20 +184,20 @@ def test_kept_for_another_installation_of_the_same_code(tmp_path: Path) -> None:
         )
     code = (
         "from detrscope.ops.deformable_numba import _compiled\n"
-        "print(_compiled('forward', 'f32', 3)[1].was_kept)"
+        "print(_compiled('forward', 'f32', 3)[1].cache_hits)"
     )
     answers = [run(code, DETRSCOPE_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(place)) for place in places]
-    assert answers == ["False\n", "True\n"]
+    assert answers == ["0\n", "1\n"]
     changed = places[1] / "detrscope" / "ops" / "lanes.py"
     changed.write_text(changed.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
-    assert run(code, DETRSCOPE_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(places[1])) == "False\n"
+    assert run(code, DETRSCOPE_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(places[1])) == "0\n"
 
 
 @pytest.mark.parametrize("trouble", ["no folder", "full disk"])
 def test_compiles_where_nothing_can_be_kept(
     trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path))
     if trouble == "no folder":
         (tmp_path / "file").touch()
@@ -207,7 +205,7 @@ def test_compiles_where_nothing_can_be_kept(
     else:
         monkeypatch.setattr(caching.IndexDataCacheFile, "save", raise_full_disk)
     kernel, made = compile_afresh("forward", "f32", 3)
-    assert not made.was_kept
+    assert made.cache_hits == 0
     monkeypatch.setattr(deformable_numba, "_compiled", lambda *_: (kernel, made))
     of = look(5, channels=3)
     torch.testing.assert_close(of.sample().double(), by_definition(of), rtol=1e-5, atol=2e-6)

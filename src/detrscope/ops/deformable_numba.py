@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detrscope.ops import deformable_kernel as kernel
 from detrscope.ops import deformable_reference
-from detrscope.ops.kernel_cache import Kernel
+from detrscope.ops.kernel_cache import compile_kernel
 from detrscope.ops.lanes import BYTES
 from detrscope.ops.threads import c_function, run_on_threads
 
@@ -123,9 +123,9 @@ def _maps(
 
 
 @cache
-def _compiled(kind: Kind, storage: str, channels: int) -> tuple[Any, Kernel]:
+def _compiled(kind: Kind, storage: str, channels: int) -> tuple[Any, Any]:
     """The kernel to call, and what keeps it in memory."""
     source = (kernel.forward_kernel if kind == "forward" else kernel.backward_kernel)(storage, channels)
-    made = Kernel(source, kernel.ENTRY, f"{kind} pass of deformable attention")
+    made = compile_kernel(source, kernel.ENTRY)
     assert made.address is not None
     return c_function(made.address), made

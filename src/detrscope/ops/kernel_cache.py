@@ -7,6 +7,7 @@ key is what the kernels consist of: the text of their sources. numba adds its ow
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from functools import cache
 from pathlib import Path
@@ -47,8 +48,8 @@ class UserFolder(caching._CacheLocator):
 
     def get_cache_path(self) -> str:
         """The folder: numba's own where the environment names one."""
-        base = Path(numba.config.CACHE_DIR) if numba.config.CACHE_DIR else cache_folder()
-        return str(base / "kernels" / fingerprint())
+        base = os.environ.get("NUMBA_CACHE_DIR") or cache_folder()
+        return str(Path(base) / "kernels" / fingerprint())
 
     def get_source_stamp(self) -> str:
         """What makes kept code stale."""
@@ -60,44 +61,46 @@ class UserFolder(caching._CacheLocator):
 
 
 class _CacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = [UserFolder]
+    def __init__(self, py_func: Any) -> None:
+        locators: list[Any] = [UserFolder]
+        self._locator_classes = locators
+        super().__init__(py_func)
 
 
-class _Cache(caching.FunctionCache):
+class _KernelCache(caching.FunctionCache):
+    """Kept code of one kernel; says when it has to be compiled."""
+
     _impl_class = _CacheImpl
+    started = 0.0
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The kept code, or None: then numba compiles."""
+        kept = super().load_overload(sig, target_context)
+        if kept is None:
+            log.info("compiling %s for this CPU (once; some seconds)", self._name)
+            self.started = time.perf_counter()
+        return kept
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled, where there is room for it."""
+        log.info("compiled %s in %.1f s", self._name, time.perf_counter() - self.started)
+        try:
+            super().save_overload(sig, data)
+        except OSError as problem:
+            log.info("compiled kernels cannot be kept for the next process: %s", problem)
 
 
-class Kernel(ccallback.CFunc):
-    """A C function of one job, compiled by numba, or loaded where it was compiled before.
+def compile_kernel(source: Any, signature: Any) -> Any:
+    """A C function, compiled by numba or loaded where it was compiled before (`cache_hits` is 1 then).
 
     Args:
         source: the Python function.
-        signature: of the C function.
-        name: what the log calls it.
+        signature: numba's, of the C function.
     """
-
-    def __init__(self, source: Any, signature: Any, name: str) -> None:
-        super().__init__(source, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
-        self.name = name
-        try:
-            self._cache = _Cache(source)
-        except (OSError, RuntimeError) as problem:
-            log.info("compiled kernels cannot be kept for the next process: %s", problem)
-        try:
-            self.compile()
-        except OSError as problem:  # such as a full disk, met when the compiled code was to be written
-            log.info("compiled kernels cannot be kept for the next process: %s", problem)
-            self._cache = ccallback.NullCache()
-            self.compile()
-
-    @property
-    def was_kept(self) -> bool:
-        """Whether it was loaded and not compiled."""
-        return bool(self._cache_hits)
-
-    def _compile_uncached(self) -> Any:
-        log.info("compiling the %s for this CPU (once; some seconds)", self.name)
-        started = time.perf_counter()
-        result = super()._compile_uncached()
-        log.info("compiled the %s in %.1f s", self.name, time.perf_counter() - started)
-        return result
+    made: Any = ccallback.CFunc(source, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+    try:
+        made._cache = _KernelCache(source)
+    except RuntimeError as problem:  # numba's error where no folder can be written
+        log.info("compiled kernels cannot be kept for the next process: %s", problem)
+    made.compile()
+    return made
