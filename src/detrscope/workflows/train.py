@@ -211,6 +211,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
             after_epoch=[lambda path: draw_curves([path], path / CURVES)],
             watch=watch,
             name_of=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
+            evaluation_passes=0 if val is None else -(-len(val) // config.images_per_pass),
         )
 
 
