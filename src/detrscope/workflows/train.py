@@ -190,7 +190,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
     saved = read_card(folder / LAST) if going_on and (folder / LAST).exists() else None
     loaded, config = make_model(config, dataset, fresh=not going_on, saved=saved)
     _warn_of_crowds(config, dataset)
-    loader = _make_train_loader(config, dataset, loaded.card, fabric)
+    loader = make_train_loader(config, dataset, loaded.card, fabric)
     check_learning(loaded.model, config.train)
     evaluate = None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric)
     watch = make_watch(config, loaded, folder, dataset, val)
@@ -276,9 +276,10 @@ def make_model(
     return loaded, config
 
 
-def _make_train_loader(
+def make_train_loader(
     config: RunConfig, dataset: DetectionDataset, card: ModelCard, fabric: Fabric
 ) -> DetectionLoader:
+    """The batches of this process, augmented, in the order of the seed."""
     transform = train_transform(config.augment, card.preprocessing)
     return make_loader(
         TransformedDataset(dataset, transform, cache=config.data.cache),
