@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from detrscope.core.errors import UserError
-from detrscope.data.images import SUFFIXES, ImageSource
+from detrscope.data.files import SUFFIXES
+from detrscope.data.images import ImageSource
 
 if TYPE_CHECKING:
     import av

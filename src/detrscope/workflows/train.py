@@ -224,7 +224,7 @@ def open_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | N
     data = config.data
     dataset = open_dataset(data.source, data.train_split, skip_unreadable=data.tolerant)
     _log_dataset("training", dataset)
-    if not any(dataset.annotations.values()):
+    if all(a.iscrowd for rows in dataset.annotations.values() for a in rows):
         raise UserError(
             f"{dataset.name}: no boxes in any of its {len(dataset)} images: nothing to learn from"
         )
@@ -327,17 +327,19 @@ def _same_classes(dataset: DetectionDataset, val: DetectionDataset) -> None:
 
 
 def _log_dataset(what: str, dataset: DetectionDataset) -> None:
-    counts = [len(dataset.annotations[image.id]) for image in dataset.images]
-    classes = Counter(a.category_id for rows in dataset.annotations.values() for a in rows)
+    objects = [[a for a in dataset.annotations[i.id] if not a.iscrowd] for i in dataset.images]
+    counts = [len(rows) for rows in objects]
+    classes = Counter(a.category_id for rows in objects for a in rows)
     names = zip(dataset.classes.ids, dataset.classes.names, strict=True)
     listed = [f"{name} {classes[category_id]}" for category_id, name in names][:12]
     more = f" and {len(dataset.classes) - 12} more classes" if len(dataset.classes) > 12 else ""
     log.info(
-        "%s: %d images (%d without boxes), %d boxes, at most %d in an image: %s%s",
+        "%s: %d images (%d without boxes), %d boxes (and %d crowds, not learned from), at most %d in an image: %s%s",
         what,
         len(counts),
         counts.count(0),
         sum(counts),
+        sum(map(len, dataset.annotations.values())) - sum(counts),
         max(counts, default=0),
         ", ".join(listed),
         more,
@@ -347,14 +349,15 @@ def _log_dataset(what: str, dataset: DetectionDataset) -> None:
 def _warn_of_crowds(config: RunConfig, dataset: DetectionDataset) -> None:
     """Say when an image has more objects than the model has queries to find them with."""
     queries = families.query_count(config.model.variant, config.model.overrides)
-    crowded = [i for i in dataset.images if len(dataset.annotations[i.id]) > queries]
+    counts = {i.id: sum(not a.iscrowd for a in dataset.annotations[i.id]) for i in dataset.images}
+    crowded = [i for i in dataset.images if counts[i.id] > queries]
     if crowded:
-        worst = max(crowded, key=lambda image: len(dataset.annotations[image.id]))
+        worst = max(crowded, key=lambda image: counts[image.id])
         log.warning(
             "%d images have more boxes than the model's %d queries, such as %s with %d: the rest can never be"
             " found; raise model.overrides.queries",
             len(crowded),
             queries,
             worst.path.name,
-            len(dataset.annotations[worst.id]),
+            counts[worst.id],
         )
