@@ -184,7 +184,8 @@ def _cleaned(
         raw.id, raw.category_id, NOTHING, 0.0, raw.iscrowd, segmentation, declared, declared_area
     )
     if box[2] < MIN_SIDE or box[3] < MIN_SIDE:
-        problems.add("empty-box", image.path, f"{_shown(box)} has no width or no height", raw.id, category)
+        what = "a negative width or height" if min(box[2:]) < 0 else "no width or no height"
+        problems.add("empty-box", image.path, f"{_shown(box)} has {what}", raw.id, category)
         return unusable
     left, top, width, height = declared
     x0, y0, x1, y1 = left, top, left + width, top + height

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.text_files import read_json as load_json
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.files import Directory, exists, is_hidden, is_inside, refuse_outside
@@ -17,7 +18,6 @@ from detrscope.data.masks import mask_box
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY, find_split, plain
 from detrscope.data.values import boolean, integer, number, shown
-from detrscope.data.values import read_json as load_json
 
 LAYOUT = (
     "annotations/instances_SPLIT.json + SPLIT/, SPLIT/_annotations.coco.json, or annotations.json + images/"
@@ -79,7 +79,9 @@ def read_split(folder: Path, split: str, problems: Problems, details: bool = Fal
     path, *others = files[name]
     if others:
         named = " or ".join(str(p.relative_to(folder)) for p in (path, *others))
-        raise UserError(f"{folder}: the annotations of '{split}' may be {named}; remove one, or give its path")
+        raise UserError(
+            f"{folder}: the annotations of '{split}' may be {named}; remove one, or give its path"
+        )
     return read_json(path, problems, name=f"{folder.name} {split}", details=details)
 
 
@@ -126,7 +128,9 @@ def _load(path: Path, problems: Problems) -> dict[str, Any]:
             f"{path}: expected COCO's dictionary of images, annotations, categories; found {what}"
         )
     if "annotations" not in tree:
-        of_test = plain(problems.split) == "test" or path.stem.startswith(("image_info", "test", "instances_test"))
+        of_test = plain(problems.split) == "test" or path.stem.startswith(
+            ("image_info", "test", "instances_test")
+        )
         if not of_test:  # the lists of test images have none
             problems.add("no-labels", path, "no 'annotations'")
         tree["annotations"] = []
@@ -211,7 +215,7 @@ def _boxes(rows: list[dict[str, Any]], path: Path, problems: Problems, details: 
 
 
 def polygon_box(mask: Any) -> list[float] | None:
-    """[x, y, width, height] around polygons [[x1, y1, x2, y2, ...], ...] or run lengths; None where they are neither."""
+    """[x, y, width, height] around polygons [[x1, y1, x2, y2, ...], ...] or run lengths; None for anything else."""
     try:
         if isinstance(mask, dict):
             height, width = mask["size"]

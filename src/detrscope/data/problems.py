@@ -75,7 +75,15 @@ KINDS = {
 
 
 # Kinds whose annotation or file is not used.
-LEFT_OUT = ("unknown-image", "bad-box", "empty-box", "box-outside", "unused-file", "left-out-file", "missing-split")
+LEFT_OUT = (
+    "unknown-image",
+    "bad-box",
+    "empty-box",
+    "box-outside",
+    "unused-file",
+    "left-out-file",
+    "missing-split",
+)
 
 
 @dataclass(frozen=True)

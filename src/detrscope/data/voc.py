@@ -15,12 +15,13 @@ from xml.etree import ElementTree
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.text_files import read_lines
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.files import SUFFIXES, is_hidden, is_picture, refuse_outside
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY, find_split
-from detrscope.data.values import boolean, integer, number, read_lines
+from detrscope.data.values import boolean, integer, number
 
 LAYOUT = "Annotations/*.xml + JPEGImages/ [+ ImageSets/Main/SPLIT.txt], or SPLIT/*.xml beside the images"
 _NAMES = ("classes.txt", "labels.txt")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.text_files import read_text
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.coco import polygon_box
 from detrscope.data.dataset import DetectionDataset
@@ -19,11 +20,13 @@ from detrscope.data.files import Directory, is_hidden, name_key
 from detrscope.data.images import read_size
 from detrscope.data.problems import Problems
 from detrscope.data.splits import find_split, plain
-from detrscope.data.values import integer, number, read_text
+from detrscope.data.values import integer, number
 from detrscope.data.yolo_layout import LAYOUT as LAYOUT
 from detrscope.data.yolo_layout import SPLITS, Layout, find_layout, images_of
 
-_NOT_LABELS = frozenset({"classes.txt", "labels.txt", "predefined_classes.txt", *(f"{s}.txt" for s in SPLITS)})
+_NOT_LABELS = frozenset(
+    {"classes.txt", "labels.txt", "predefined_classes.txt", *(f"{s}.txt" for s in SPLITS)}
+)
 
 
 def splits(source: Path) -> dict[str, list[Path]]:
@@ -45,6 +48,8 @@ def read_split(source: Path, split: str, problems: Problems, details: bool = Fal
     layout = find_layout(source)
     if layout is None:
         raise UserError(f"{source}: not a YOLO layout; expected {LAYOUT}")
+    if not layout.splits:
+        raise UserError(f"{source}: none of the folders with images is there; expected {LAYOUT}")
     folder = source if source.is_dir() else source.parent
     name = find_split(split, layout.splits, str(source))
     places = layout.splits[name]
@@ -52,7 +57,9 @@ def read_split(source: Path, split: str, problems: Problems, details: bool = Fal
     images = [RawImage(number, file) for number, file in enumerate(files, start=1)]
     labels = _Labels(layout.root, problems)
     label_files = {image.path: labels.of(image.path) for image in images}
-    if plain(split) != "test" or any(label_files.values()):  # a test split may have none: nobody learns from it
+    if plain(split) != "test" or any(
+        label_files.values()
+    ):  # a test split may have none: nobody learns from it
         labels.report(label_files, places[0])
     for missing in layout.missing:
         problems.add("missing-split", source, f"names '{missing}', which is not there")
@@ -99,11 +106,15 @@ class _Labels:
         used: dict[Path, Path] = {}
         for image, path in labels.items():
             if path is not None and (other := used.setdefault(path, image)) != image:
-                self.problems.add("one-label-two-images", path, f"the labels of {other.name} and of {image.name}")
+                self.problems.add(
+                    "one-label-two-images", path, f"the labels of {other.name} and of {image.name}"
+                )
         if labels and not used:
             reason = f"no label file for any of its {len(labels)} images, such as {next(iter(labels)).name}"
             self.problems.add("no-labels", place, reason)
-        beside = {path.parent: image.parent for path, image in used.items()}  # labels and their images' folder
+        beside = {
+            path.parent: image.parent for path, image in used.items()
+        }  # labels and their images' folder
         for folder, images in sorted(beside.items()):
             pictures = self.directory.stems(images)  # of this split or, in a shared folder, of another one
             for path in sorted(folder.glob("*.txt")):

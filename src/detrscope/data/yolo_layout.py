@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detrscope.core.errors import UserError
+from detrscope.core.text_files import read_lines, read_plain_yaml
 from detrscope.data.files import exists, is_hidden, is_inside, is_picture, is_regular, refuse_outside, scan
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY
-from detrscope.data.values import integer, read_lines, read_yaml, shown
+from detrscope.data.values import integer, shown
 
 LAYOUT = (
     "data.yaml, classes.txt or obj.data, with images/SPLIT/ + labels/SPLIT/ or SPLIT/images/ + SPLIT/labels/"
@@ -20,7 +21,9 @@ LAYOUT = (
 SPLITS = ("train", "val", "valid", "test")
 _USUAL = ("data.yaml", "data.yml", "dataset.yaml")
 _NAMES = ("classes.txt", "obj.names", "labels/classes.txt", "predefined_classes.txt")
-_BESIDE_IMAGES = frozenset({".txt", ".cache", ".json", ".xml", ".yaml", ".yml"})  # no surprise in their folder
+_BESIDE_IMAGES = frozenset(
+    {".txt", ".cache", ".json", ".xml", ".yaml", ".yml"}
+)  # no surprise in their folder
 _NULL = ("", "~", "null", "Null", "NULL")
 
 
@@ -42,14 +45,16 @@ def find_layout(source: Path) -> Layout | None:
         UserError: it is one of YOLO, and cannot be understood.
     """
     if source.is_file():
-        return _from_yaml(source, read_yaml(source))
+        return _from_yaml(source, _read_yaml(source))
     for path in (source / name for name in _USUAL):
-        if path.is_file() and "names" in (tree := read_yaml(path)):
+        if path.is_file() and "names" in (tree := _read_yaml(path)):
             return _from_yaml(path, tree)
     others = [(p, tree) for p in sorted(source.glob("*.y*ml")) if (tree := _tree_with_names(p))]
     if len(others) > 1:
         found = " or ".join(path.name for path, _ in others)
-        raise UserError(f"{source}: the classes may be those of {found}; say which, such as yolo:{others[0][0]}")
+        raise UserError(
+            f"{source}: the classes may be those of {found}; say which, such as yolo:{others[0][0]}"
+        )
     if others:
         return _from_yaml(*others[0])
     if (source / "obj.data").is_file():
@@ -61,12 +66,19 @@ def find_layout(source: Path) -> Layout | None:
     return None
 
 
+def _read_yaml(path: Path) -> dict[str, Any]:
+    tree = read_plain_yaml(path) or {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected a mapping with 'names', found a {type(tree).__name__}")
+    return tree
+
+
 def _tree_with_names(path: Path) -> dict[str, Any] | None:
     """A YAML file of any name if it lists classes; another program's may be there too, in a form of its own."""
     if is_hidden(path) or path.name in _USUAL or not path.is_file():
         return None
     try:
-        tree = read_yaml(path)
+        tree = _read_yaml(path)
     except UserError:
         return None
     return tree if "names" in tree else None
@@ -117,13 +129,17 @@ def _from_yaml(path: Path, tree: dict[str, Any]) -> Layout:
         entries = tree.get(split, "")
         entries = entries if isinstance(entries, list) else [entries]
         if not all(isinstance(entry, str) for entry in entries):
-            raise UserError(f"{path}: '{split}' is {shown(entries)}, expected a folder, a list file, or several")
+            raise UserError(
+                f"{path}: '{split}' is {shown(entries)}, expected a folder, a list file, or several"
+            )
         places = [_place(entry, root, path) for entry in entries if entry not in _NULL]
         if any(map(exists, places)):
             found[split] = places
         elif places:
             missing.append(split)
-    return Layout(names, found or _conventional(path.parent), root, keypoints, tuple(missing) if found else ())
+    return Layout(
+        names, found or _conventional(path.parent), root, keypoints, tuple(missing) if found else ()
+    )
 
 
 def _names(path: Path, tree: dict[str, Any]) -> list[str]:
@@ -137,7 +153,9 @@ def _names(path: Path, tree: dict[str, Any]) -> list[str]:
         raise UserError(f"{path}: 'names' must be a list of names, or a mapping from number to name")
     count = tree.get("nc", len(names))
     if integer(count) != len(names):
-        raise UserError(f"{path}: 'nc' is {shown(count)}, but 'names' has {len(names)} names; correct one of them")
+        raise UserError(
+            f"{path}: 'nc' is {shown(count)}, but 'names' has {len(names)} names; correct one of them"
+        )
     return names
 
 
