@@ -118,7 +118,7 @@ def read_plain_yaml(path: Path) -> Any:
     with _one_line(path):
         text = _shallow_yaml(path)
         for event in yaml.parse(text, Loader=yaml.BaseLoader):
-            line = event.start_mark.line + 1
+            line = _line(event)
             if isinstance(event, yaml.AliasEvent):
                 raise UserError(
                     f"{path}:{line}: aliases (*{event.anchor}) are not read here; write the value out"
@@ -142,8 +142,12 @@ def _shallow_yaml(path: Path) -> str:
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST_YAML:
-            raise UserError(f"{path}:{event.start_mark.line + 1}: nested too deeply to be read")
+            raise UserError(f"{path}:{_line(event)}: nested too deeply to be read")
     return text
+
+
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
 
 
 @contextmanager

@@ -19,7 +19,7 @@ OUTSIDE = (
 SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin", "lost+found"})
 # Formats of pictures that Pillow decodes by itself; others start programs (EPS), or are no photographs (PDF, WMF).
 PHOTOGRAPHS = frozenset(
-    [
+    (
         "AVIF",
         "BMP",
         "DIB",
@@ -35,7 +35,7 @@ PHOTOGRAPHS = frozenset(
         "TGA",
         "TIFF",
         "WEBP",
-    ]
+    )
 )
 _ENDINGS = Image.registered_extensions()  # loads Pillow's readers; which there are depends on its build
 SUFFIXES = frozenset(ending for ending, name in _ENDINGS.items() if name in PHOTOGRAPHS)  # lower case

@@ -49,7 +49,8 @@ def find_layout(source: Path) -> Layout | None:
     for path in (source / name for name in _USUAL):
         if path.is_file() and "names" in (tree := _read_yaml(path)):
             return _from_yaml(path, tree)
-    others = [(p, tree) for p in sorted(source.glob("*.y*ml")) if (tree := _tree_with_names(p))]
+    trees = [(p, _tree_with_names(p)) for p in sorted(source.glob("*.y*ml"))]
+    others = [(p, tree) for p, tree in trees if tree is not None]
     if len(others) > 1:
         found = " or ".join(path.name for path, _ in others)
         raise UserError(
