@@ -56,6 +56,10 @@ KINDS = {
     "one-file-two-images": Kind("warning", False, "give every image a file of its own"),
     "one-label-two-images": Kind("warning", False, "give every image a name of its own, endings apart"),
     "missing-split": Kind("info", False, "none needed: a split that is not there is not read"),
+    "unused-pictures": Kind(
+        "warning", False, "annotate them, declare them as images without boxes, or move them"
+    ),
+    "duplicate-class-name": Kind("warning", False, "give every category a name of its own"),
     "unused-file": Kind("warning", False, "name it as its image or its split, or delete it"),
     "duplicate-box": Kind("warning", False, "delete one of the two"),
     "duplicate-image": Kind("warning", False, "keep one of the two"),
