@@ -110,6 +110,15 @@ def read_mask(segmentation: Any, height: int, width: int) -> np.ndarray | None:
         return None
 
 
+def mask_box(segmentation: dict[str, Any], height: int, width: int) -> list[float] | None:
+    """[x, y, width, height] around run lengths; None where they do not fit the image."""
+    try:
+        packed = _run_lengths(segmentation, height, width)
+        return None if packed is None else [float(v) for v in rle.toBbox(packed)[0]]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _run_lengths(segmentation: dict[str, Any], height: int, width: int) -> list[Any] | None:
     """Run lengths as the decoder wants them; None where they are of another size."""
     counts = segmentation["counts"]
