@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detrscope.console import log, progress, written_whole
 from detrscope.core.errors import UserError, WorkFailed, nearest
+from detrscope.core.text import csv_row
 from detrscope.core.types import Detections
 from detrscope.data.images import ImageSource, read_image
 from detrscope.families.detector import Detector, Precision, load
@@ -147,10 +148,10 @@ def detect(
 
 
 def write_csv(file: TextIO, found: Sequence[Found]) -> None:
-    """A heading and one line for each detection."""
+    """Write a heading and one line for each detection; names that a spreadsheet would compute get an apostrophe."""
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
-    writer.writerows(row for one in found for row in one.to_rows())
+    writer.writerows(csv_row(row) for one in found for row in one.to_rows())
 
 
 def to_supervision(detections: Detections) -> supervision.Detections:
