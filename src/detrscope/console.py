@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -157,13 +157,27 @@ def silence_output() -> None:
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (as long as the process)
 
 
+class LineHandler(logging.Handler):
+    """A line of standard error for each record, whatever its length: for files and pipes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(levelname)-8s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record; where standard error is gone, go on without."""
+        with suppress(OSError, ValueError):
+            print(self.format(record), file=sys.stderr, flush=True)
+
+
 def setup(quiet: bool = False, level: LogLevel = "info") -> None:
     """Set up logging for a command. Quiet keeps warnings and errors and drops tables and progress."""
     from rich.logging import RichHandler
 
     # Warnings are shown even when the console is quiet. Sharing it otherwise keeps log lines above a progress bar.
     screen = _standard_error() if quiet else console()
-    log.handlers[:] = [RichHandler(console=screen, show_path=False, show_time=False, markup=False)]
+    on_terminal = RichHandler(console=screen, show_path=False, show_time=False, markup=False)
+    log.handlers[:] = [on_terminal if screen.is_terminal else LineHandler()]
     log.setLevel("WARNING" if quiet else level.upper())
     log.propagate = False
     console().quiet = quiet or _is_helper()

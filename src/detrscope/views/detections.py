@@ -18,6 +18,7 @@ from detrscope.views.canvas import (
     Picture,
     Scene,
     class_colours,
+    class_label,
     ink_on,
     text_size,
 )
@@ -60,7 +61,8 @@ def draw_detections(
 
     colours = class_colours([*classes, *detections.names])
     boxes_xyxy = _in_frame(detections.boxes_xyxy, scale, width, height)
-    texts = [f"{n} {s:.2f}" for n, s in zip(detections.names, detections.scores.tolist(), strict=True)]
+    rows_of = zip(detections.names, detections.labels.tolist(), detections.scores.tolist(), strict=True)
+    texts = [f"{class_label(name, category_id)} {score:.2f}" for name, category_id, score in rows_of]
     places = place_labels(boxes_xyxy, [text_size(text, size) for text in texts], (0, 0, width, height))
     # The best are drawn last: on top.
     rows = list(zip(boxes_xyxy.tolist(), detections.names, texts, places, strict=True))[::-1]
