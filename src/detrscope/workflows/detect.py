@@ -216,6 +216,8 @@ def _in_clip(source: Source, look: Look, writer: _Writer | None, bar: Progress) 
             if add:
                 add(frame, found[-1])
             bar.advance(task)
+        if losses := clip.losses():
+            log.warning("%s", losses)
     return found
 
 
@@ -255,11 +257,10 @@ class _Writer:
             yield add_both
 
     def tables(self, found: Sequence[Found]) -> None:
-        """All pictures in one JSON file, all pictures and frames in one CSV file."""
+        """Write all pictures and frames to one JSON file and to one CSV file."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with written_whole(self._folder / JSON) as path:
-            pictures = [one.to_json() for one in found if one.frame is None]
-            path.write_text(json.dumps(pictures, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps([one.to_json() for one in found], indent=1) + "\n", encoding="utf-8")
         with written_whole(self._folder / CSV) as path, open(path, "w", newline="", encoding="utf-8") as file:
             write_csv(file, found)
 
