@@ -17,7 +17,9 @@ from detrscope.lens.comparison import write_csv
 from detrscope.lens.layers import Measure
 from detrscope.views import VIEWS, View, view_of
 from detrscope.views.canvas import ENDINGS, Sheet
+from detrscope.views.captions import NOTE
 from detrscope.views.choice import EVERYTHING, Choice, NothingFound, NotInTrace, NotOnPicture
+from detrscope.workflows.domain import SHIPPED, DogsOnly
 from detrscope.workflows.looks import SUFFIX, Eyes, Looked, expand_looks, is_trace, opened
 from detrscope.workflows.sources import Source
 from detrscope.workflows.truth import Truth
@@ -25,7 +27,6 @@ from detrscope.workflows.truth import Truth
 MEASURES, SHAPES = "measures.csv", "shapes.txt"
 OPTIONS = {"queries": "query", "points": "point"}  # where the command says it otherwise than `Choice`
 SPLIT = "val"
-SHIPPED = "sprint-dense-n"  # looks where no other model is named
 Keep = Literal["full", "half", "none"]
 
 
@@ -112,7 +113,8 @@ def see(
         _refuse_for_traces(model=model, weights=weights, features=features)
         if against is None or isinstance(against, Trace | Detector) or is_trace(against):
             _refuse_for_traces(device=device != "auto", precision=precision != "auto")
-    elif not isinstance(model, Detector):
+    domain = DogsOnly(model, weights)
+    if any(not is_trace(look) for _, look in todo) and not isinstance(model, Detector):
         model = load(model or SHIPPED, weights=weights, device=device, precision=precision)
     other = opened(against, lambda name: load(name, device=device, precision=precision))
     if split is not None and truth is None:
@@ -129,6 +131,12 @@ def see(
                 trace = eyes.look(look)
             if trace is None:
                 continue
+            if (
+                not isinstance(look, Trace)
+                and not is_trace(look)
+                and (note := domain.note(look, source.name))
+            ):
+                trace = replace(trace, notes={**trace.notes, NOTE: note})
             chosen = replace(choice, against=eyes.compare(trace))
             with _skipping(source, NothingFound, NotOnPicture):
                 chosen.check(trace)
@@ -145,6 +153,7 @@ def see(
                 else:
                     one.trace = trace
                 seen.append(one)
+    domain.warn()
     if not seen:
         raise WorkFailed(f"none of the {len(todo)} pictures could be looked at")
     if len(seen) < len(todo):
