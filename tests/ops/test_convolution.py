@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detrscope.ops.convolution import FEW, PackedConv2d, conv_norm, fold, has_onednn
+from detrscope.ops.convolution import FEW, PackedConv2d, conv_norm, fold
+from detrscope.ops.machine import onednn_convolves
 
 SMALL, LARGE = (7, 9), (24, 40)
 
@@ -41,7 +42,7 @@ def test_folded_it_gives_the_same_numbers(size: tuple[int, int], grad: bool) -> 
             torch.testing.assert_close(both, (plain + residual).relu(), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.skipif(not has_onednn(), reason="this build of torch has no oneDNN")
+@pytest.mark.skipif(not onednn_convolves(torch.float32), reason="this build of torch has no oneDNN")
 def test_only_weights_of_small_maps_are_kept_twice() -> None:
     conv, norm = conv_and_norm()
     folded = fold(conv, norm)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from detrscope.core.errors import UserError, nearest
 
@@ -23,6 +24,10 @@ class ClassTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def _indices(self) -> dict[int, int]:
+        return {category_id: index for index, category_id in enumerate(self.ids)}
 
     @classmethod
     def of_names(cls, names: Iterable[str]) -> ClassTable:
@@ -45,9 +50,10 @@ class ClassTable:
             UserError: the id is not in the table.
         """
         try:
-            return self.ids.index(category_id)
-        except ValueError:
-            raise UserError(f"category id {category_id} is not one of {list(self.ids)}") from None
+            return self._indices[category_id]
+        except KeyError:
+            known = f"{list(self.ids[:20])}" + (f" and {len(self) - 20} more" if len(self) > 20 else "")
+            raise UserError(f"category id {category_id} is not one of {known}") from None
 
     def index_of_name(self, name: str) -> int:
         """Class index of a class name.

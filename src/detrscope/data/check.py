@@ -173,7 +173,9 @@ def _count(dataset: DetectionDataset, split: str) -> Statistics:
     small = sum(a.area < SMALL for a in boxes)
     large = sum(a.area >= MEDIUM for a in boxes)
     per_image = [len(rows) for rows in kept.values()] or [0]
-    by_area = sorted(([i.width, i.height] for i in dataset.images), key=lambda s: s[0] * s[1]) or [[0, 0]]
+    by_area = sorted(([i.width, i.height] for i in dataset.images if i.width), key=lambda s: s[0] * s[1]) or [
+        [0, 0]
+    ]
     return Statistics(
         split=split,
         images=len(dataset),

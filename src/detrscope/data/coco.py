@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.text_files import read_json as load_json
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
+from detrscope.data.files import Directory, is_hidden, is_inside, refuse_outside
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY, find_split, plain
+from detrscope.data.values import boolean, integer, number
 
 LAYOUT = (
     "annotations/instances_SPLIT.json + SPLIT/, SPLIT/_annotations.coco.json, or annotations.json + images/"
@@ -22,25 +25,38 @@ LAYOUT = (
 # like.
 _PER_SPLIT = (
     "annotations/instances_(?P<split>[^/]+).json",
-    "annotations/(?P<split>train|val|valid|test)[^/]*.json",
+    "annotations/(?P<split>(?:train|val|valid|test)[^/]*).json",
+    "annotations/(?P<split>lvis_v[^/]*).json",
     "(?P<split>[^/]+)/_annotations.coco.json",  # Roboflow
     "(?P<split>[^/]+)/labels.json",  # FiftyOne
     "(?P<split>[^/]+)/annotations.json",
     "(?P<split>train|val|valid|test).json",
 )
-_SINGLE = ("annotations.json", "_annotations.coco.json", "labels.json", "instances.json")
+_SINGLE = ("annotations.json", "_annotations.coco.json", "labels.json", "instances.json", "result.json")
 
 
 def splits(folder: Path) -> dict[str, Path]:
     """The annotation file of each split; empty where the folder is not of a COCO layout."""
-    found = {p.relative_to(folder).as_posix(): p for p in [*folder.glob("*.json"), *folder.glob("*/*.json")]}
+    return _splits(folder)[0]
+
+
+def _splits(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The annotation file of each split, and files of other layouts that are not read."""
+    files = [p for p in [*folder.glob("*.json"), *folder.glob("*/*.json")] if not is_hidden(p)]
+    found = {p.relative_to(folder).as_posix(): p for p in files if not is_hidden(p.parent)}
+    splits: dict[str, Path] = {}
+    unused: list[Path] = []
     for pattern in _PER_SPLIT:
         regex = re.compile(pattern.replace(".json", r"\.json"))
         matches = {m["split"]: found[name] for name in sorted(found) if (m := regex.fullmatch(name))}
-        if matches:
-            return matches
-    single = next((found[name] for name in _SINGLE if name in found), None)
-    return {ANY: single} if single else {}
+        if splits:
+            unused += [path for path in matches.values() if path not in splits.values()]
+        else:
+            splits = matches
+    if splits:
+        return splits, list(dict.fromkeys(unused))
+    singles = [found[name] for name in _SINGLE if name in found]
+    return ({ANY: singles[0]} if singles else {}), singles[1:]
 
 
 def read_split(folder: Path, split: str, problems: Problems, details: bool = False) -> DetectionDataset:
@@ -49,7 +65,9 @@ def read_split(folder: Path, split: str, problems: Problems, details: bool = Fal
     Raises:
         UserError: no such split, or see `read_json`.
     """
-    files = splits(folder)
+    files, unused = _splits(folder)
+    for path in unused:
+        problems.add("unused-file", path, "not read: the folder has annotations of another layout too")
     name = find_split(split, files, str(folder))
     return read_json(files[name], problems, name=f"{folder.name} {split}", details=details)
 
@@ -90,12 +108,7 @@ def read_json(
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    tree = load_json(path)
     if not isinstance(tree, dict):
         what = "a results file?" if isinstance(tree, list) else type(tree).__name__
         raise UserError(
@@ -110,54 +123,80 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _classes(rows: list[dict[str, Any]], path: Path) -> ClassTable:
-    ids = [_integer(row.get("id")) for row in rows]
-    for row, category in zip(rows, ids, strict=True):
-        if category is None or "name" not in row:
-            raise UserError(f"{path}: category {row}: expected an integer 'id' and a 'name'")
-        if ids.count(category) > 1:
+    table: dict[int, str] = {}
+    for row in rows:
+        category = integer(row.get("id"))
+        if category is None or not isinstance(row.get("name"), str | int | float):
+            raise UserError(
+                f"{path}: category {shown(row)}: expected an integer 'id' of 64 bits and a 'name'"
+            )
+        if category in table:
             raise UserError(f"{path}: category id {category} is declared twice")
-    return ClassTable(tuple(i for i in ids if i is not None), tuple(str(row["name"]) for row in rows))
+        table[category] = str(row["name"])
+    return ClassTable(tuple(table), tuple(table.values()))
+
+
+def shown(value: Any) -> str:
+    """A foreign value in an error: in one line, and not longer than a line."""
+    text = repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def _images(
     rows: list[dict[str, Any]], find: _Finder, path: Path, problems: Problems, details: bool
 ) -> Iterator[RawImage]:
-    for row in rows:
-        image_id = _integer(row.get("id"))
-        if image_id is None or not isinstance(row.get("file_name"), str):
-            shown = {k: row.get(k) for k in ("id", "file_name")}
-            problems.add("bad-id", path, f"image {shown}: expected an integer 'id' and a 'file_name'")
+    names = [_file_name(row) for row in rows]
+    find.expect(name for name in names if name is not None)
+    for row, name in zip(rows, names, strict=True):
+        image_id = integer(row.get("id"))
+        if image_id is None or name is None:
+            keys = {k: row.get(k) for k in ("id", "file_name")}
+            problems.add(
+                "bad-id", path, f"image {shown(keys)}: expected an integer 'id' of 64 bits and a 'file_name'"
+            )
             continue
-        more = (
-            {k: v for k, v in row.items() if k not in ("id", "file_name", "width", "height")}
-            if details
-            else {}
-        )
-        yield RawImage(
-            image_id, find(row["file_name"]), _integer(row.get("width")), _integer(row.get("height")), more
-        )
+        sides = []
+        for key in ("width", "height"):
+            side = integer(row.get(key))
+            if row.get(key) is not None and (side is None or side < 1):
+                problems.add(
+                    "bad-value", path, f"image id {image_id}: {key} is {shown(row[key])}, not pixels"
+                )
+            sides.append(side if side is None or side >= 1 else None)
+        known = ("id", "file_name", "width", "height")
+        more = {k: v for k, v in row.items() if k not in known} if details else {}
+        yield RawImage(image_id, find(name), sides[0], sides[1], more)
+
+
+def _file_name(row: dict[str, Any]) -> str | None:
+    """The name of an image's file; LVIS tells only its URL, whose last two parts are its place in COCO."""
+    name = row.get("file_name")
+    if name is None and isinstance(row.get("coco_url"), str):
+        name = "/".join(row["coco_url"].split("/")[-2:])
+    valid = isinstance(name, str) and name.strip("./\\") and "\0" not in name and len(name) < 4096
+    return name if isinstance(name, str) and valid else None
 
 
 def _boxes(rows: list[dict[str, Any]], path: Path, problems: Problems, details: bool) -> Iterator[RawBox]:
-    for number, row in enumerate(rows, start=1):
-        own, image, category = (_integer(row.get(k)) for k in ("id", "image_id", "category_id"))
+    for position, row in enumerate(rows, start=1):
+        own, image, category = (integer(row.get(k)) for k in ("id", "image_id", "category_id"))
         if "id" not in row:
-            own = number
+            own = position
         if own is None or image is None or category is None:
-            shown = {k: row.get(k) for k in ("id", "image_id", "category_id")}
-            problems.add("bad-id", path, f"annotation {shown}: expected integers")
+            keys = {k: row.get(k) for k in ("id", "image_id", "category_id")}
+            problems.add("bad-id", path, f"annotation {shown(keys)}: expected integers of 64 bits")
+            continue
+        crowd = boolean(row.get("iscrowd"))
+        if crowd is None:
+            problems.add("bad-value", path, f"iscrowd is {shown(row['iscrowd'])}, expected 0 or 1", own)
+            continue
+        area = number(row.get("area"))
+        if area is None and not isinstance(row.get("area"), float | None):  # NaN is no area, which is derived
+            problems.add("bad-value", path, f"area is {shown(row['area'])}, expected a number of pixels", own)
             continue
         segmentation = row.get("segmentation")
         box = row["bbox"] if "bbox" in row else polygon_box(segmentation)
-        yield RawBox(
-            own,
-            image,
-            category,
-            box,
-            row.get("area"),
-            bool(row.get("iscrowd")),
-            segmentation if details else None,
-        )
+        yield RawBox(own, image, category, box, area, crowd, segmentation if details else None)
 
 
 def polygon_box(polygons: Any) -> list[float] | None:
@@ -168,15 +207,6 @@ def polygon_box(polygons: Any) -> list[float] | None:
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     except (TypeError, ValueError):
         return None
-
-
-def _integer(value: Any) -> int | None:
-    """An integer, also where it was written as 7.0 or "7"; None for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return int(value) if isinstance(value, str) and value.isdecimal() else None
 
 
 class _Finder:
@@ -201,12 +231,41 @@ class _Finder:
         ]
         folders = [*inside, *([images] if images else []), *shared]
         self.folders = [f for f in dict.fromkeys(folders) if f.is_dir()]
+        siblings = path.parent.name == "annotations" or plain(path.parent.name) in ("train", "val", "test")
+        self.roots = [base if siblings else path.parent, *([images] if images else [])]
+        self.annotations = path
+        self.shared_names: set[str] = set()
+        self.directory = Directory()
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Tell all names beforehand: a file is found by its last part only where no other image has the same."""
+        seen: set[str] = set()
+        for name in dict.fromkeys(names):
+            last = self._last(name)
+            (self.shared_names if last in seen else seen).add(last)
 
     def __call__(self, file_name: str) -> Path:
+        """The file of an image: by its whole name in any folder, else by the last part of it.
+
+        Raises:
+            UserError: the name leads out of the dataset's folder.
+        """
         name = file_name.replace("\\", "/")
-        for index, folder in enumerate(self.folders):
-            for path in dict.fromkeys([folder / name, folder / name.rsplit("/", 1)[-1]]):
-                if path.is_file():
-                    self.folders.insert(0, self.folders.pop(index))
-                    return path
+        decoded = unquote(name)  # Label Studio exports the names of URLs
+        wholes = dict.fromkeys((name, decoded))
+        last = self._last(name)
+        lasts = () if last in self.shared_names else dict.fromkeys((last, unquote(last)))
+        for tries in (wholes, lasts):
+            for index, folder in enumerate(self.folders):
+                for one in tries:
+                    path = self.directory.find(folder / one)
+                    if path is not None and any(is_inside(path, root) for root in self.roots):
+                        self.folders.insert(0, self.folders.pop(index))
+                        return path
+        if not any(is_inside(self.folders[0] / name, root) for root in self.roots):
+            refuse_outside(self.folders[0] / name, self.roots[0], self.annotations)
         return self.folders[0] / name  # missing; the folder of the annotations always exists
+
+    @staticmethod
+    def _last(name: str) -> str:
+        return name.replace("\\", "/").rsplit("/", 1)[-1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,13 +15,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from detrscope.core.errors import UserError
+from detrscope.data.files import FORMATS, is_regular
 
 Channels = Literal["rgb", "bgr"]
 ImageSource = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp"}
-)  # of image files
+MOST_PIXELS = "DETRSCOPE_MAX_PIXELS"  # of the environment: the largest image that is decoded
 URL_TIMEOUT = 30.0  # seconds without an answer
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 2..8 are the other flips and turns
 _PNG_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp")
@@ -111,7 +112,7 @@ def read_size(path: str | Path) -> FileSize:
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with _opened(path, str(path)) as image:
             # Asked for EXIF that it has not met yet, Pillow decodes a PNG to the end; none is written behind
             # the pixels.
             known = image.format != "PNG" or not image.info.keys().isdisjoint(_PNG_EXIF)
@@ -119,9 +120,38 @@ def read_size(path: str | Path) -> FileSize:
             width, height = image.size
             # Pillow turns TIFF by itself and tells the turned size.
             turned = orientation >= 5 and image.format != "TIFF"
+    except UserError:
+        raise
     except Exception as error:
         raise _unreadable(str(path), error, empty=_is_empty(path)) from None
     return FileSize(height, width, orientation) if turned else FileSize(width, height, orientation)
+
+
+def most_pixels() -> int:
+    """The largest number of pixels of an image that is decoded: Pillow's limit, or the environment's."""
+    asked = os.environ.get(MOST_PIXELS, "")
+    return int(asked) if asked.isdecimal() and len(asked) < 16 else Image.MAX_IMAGE_PIXELS or sys.maxsize
+
+
+def _opened(source: Path | io.BytesIO, name: str) -> Image.Image:
+    """An image whose header is read, of a format that Pillow decodes by itself, and not too large to decode.
+
+    Raises:
+        UserError: it is no regular file, or has too many pixels.
+    """
+    if isinstance(source, Path) and source.exists() and not is_regular(source):
+        raise UserError(f"{name}: not a regular file")
+    try:
+        image = Image.open(source, formats=FORMATS)
+        pixels, limit = image.width * image.height, most_pixels()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        pixels, limit = -1, most_pixels()
+    if pixels < 0 or pixels > limit:
+        size = "" if pixels < 0 else f" ({image.width}x{image.height})"
+        raise UserError(
+            f"{name}: too many pixels{size}: the limit is {limit:,}; make it smaller, or set {MOST_PIXELS} to decode it"
+        )
+    return image
 
 
 def _orientation(image: Image.Image) -> int:
@@ -134,8 +164,11 @@ def _orientation(image: Image.Image) -> int:
 
 def _bytes_of(path: Path) -> bytes:
     try:
+        if path.exists() and not is_regular(path):
+            reason = "a folder" if path.is_dir() else "not a regular file"
+            raise UserError(f"{path}: {reason}; expected an image file")
         return path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(str(path), error) from None
 
 
@@ -154,7 +187,9 @@ def _download(url: str) -> bytes:
 
 def _decoded_bytes(data: bytes, name: str) -> tuple[Tensor, int]:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = _opened(io.BytesIO(data), name)
+    except UserError:
+        raise
     except Exception as error:
         raise _unreadable(name, error, empty=not data) from None
     return _decoded(image, name)

@@ -60,7 +60,10 @@ def open_dataset(
     """
     problems = Problems(split)
     dataset = read(source, split, problems, annotations=annotations, details=details)
-    log.info("%s: %d images, %d classes", dataset.name, len(dataset), len(dataset.classes))
+    boxes = sum(not a.iscrowd for rows in dataset.annotations.values() for a in rows)
+    crowds = sum(map(len, dataset.annotations.values())) - boxes
+    took = f"{len(dataset)} images, {boxes} boxes, {crowds} crowds, {len(dataset.classes)} classes"
+    log.info("%s: %s; left out: %s", dataset.name, took, problems.left_out() or "nothing")
     return without_unreadable(dataset) if skip_unreadable else dataset
 
 
@@ -85,6 +88,10 @@ def read(
     if path.suffix.lower() == ".json" and prefix in (None, "coco"):
         return coco.read_json(_json_of(path), problems, details=details)
     return _format(prefix, path).read_split(path, split, problems, details)
+
+
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml")
 
 
 def splits_of(source: str | Path) -> tuple[str, ...]:
@@ -114,6 +121,10 @@ def _parts(source: str | Path) -> tuple[str | None, Path]:
 def _format(prefix: str | None, path: Path) -> Source:
     if prefix is not None and not SOURCES[prefix].is_folder:
         return SOURCES[prefix]
+    if _is_yaml(path) and prefix in (None, "yolo"):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        return SOURCES["yolo"]
     _require_folder(path, path)
     folders = {name: source for name, source in SOURCES.items() if source.is_folder}
     if prefix is not None:
@@ -133,7 +144,7 @@ def _require_folder(path: Path, source: str | Path) -> None:
     if not path.exists():
         raise UserError(f"{source}: no such folder")
     if not path.is_dir():
-        raise UserError(f"{source}: expected a folder or a .json file")
+        raise UserError(f"{source}: expected a folder, a .json of COCO or a data.yaml of YOLO")
 
 
 def _json_of(path: Path) -> Path:

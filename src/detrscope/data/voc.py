@@ -15,11 +15,13 @@ from xml.etree import ElementTree
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.text_files import read_lines
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.images import SUFFIXES
+from detrscope.data.files import SUFFIXES, is_hidden, is_picture, refuse_outside
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY, find_split
+from detrscope.data.values import boolean, integer, number
 
 LAYOUT = "Annotations/*.xml + JPEGImages/ [+ ImageSets/Main/SPLIT.txt], or SPLIT/*.xml beside the images"
 _NAMES = ("classes.txt", "labels.txt")
@@ -60,13 +62,18 @@ def read_split(folder: Path, split: str, problems: Problems, details: bool = Fal
     index = {n: i for n, i in zip(classes.names, classes.ids, strict=True)}
     images: list[RawImage] = []
     boxes: list[RawBox] = []
-    for number, (xml, image) in enumerate(_members(root, found[name]), start=1):
+    for position, (xml, image) in enumerate(_members(root, found[name], problems), start=1):
         page = pages[xml] if xml else _Page(None, None, ())
-        images.append(RawImage(number, image, page.width, page.height))
+        images.append(RawImage(position, image, page.width, page.height))
         for item in page.objects:
             own = len(boxes) + 1
             if item.box is None:
                 problems.add("bad-label", xml, f"the bndbox of '{item.name}' lacks a number", own, item.name)
+                continue
+            if item.reversed:
+                problems.add("corners-reversed", xml, "xmin > xmax or ymin > ymax", own, item.name)
+            if item.difficult is None:
+                problems.add("bad-value", xml, "difficult is neither 0 nor 1", own, item.name)
                 continue
             if item.name not in index:
                 problems.add(
@@ -74,7 +81,7 @@ def read_split(folder: Path, split: str, problems: Problems, details: bool = Fal
                 )
                 continue
             boxes.append(
-                RawBox(own, number, index[item.name], item.box, item.box[2] * item.box[3], item.difficult)
+                RawBox(own, position, index[item.name], item.box, item.box[2] * item.box[3], item.difficult)
             )
     return assemble(f"{folder.name} {split}", images, boxes, classes, problems, source=root)
 
@@ -83,7 +90,8 @@ def read_split(folder: Path, split: str, problems: Problems, details: bool = Fal
 class _Object:
     name: str
     box: tuple[float, float, float, float] | None  # x, y, width, height
-    difficult: bool
+    difficult: bool | None  # None: not a value that can be understood
+    reversed: bool  # drawn from right to left, or from below
 
 
 @dataclass(frozen=True)
@@ -105,39 +113,38 @@ class _NoDoctype(ElementTree.TreeBuilder):
 def _page(path: Path, problems: Problems) -> _Page:
     try:
         root = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
-    except (ElementTree.ParseError, OSError, ValueError, UserError) as error:
+    except (ElementTree.ParseError, OSError, ValueError, LookupError, RecursionError, UserError) as error:
         problems.add("bad-label", path, f"not valid XML ({error})")
         return _Page(None, None, ())
     one_based = (root.findtext("source/annotation") or "").strip().startswith("PASCAL VOC")
     objects = []
     for item in root.iter("object"):
-        corners = [_number(item.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
-        box = None
+        corners = [number(item.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
+        box, swapped = None, False
         if None not in corners:
             x0, y0, x1, y1 = (c for c in corners if c is not None)
+            swapped = x0 > x1 or y0 > y1
+            (x0, x1), (y0, y1) = sorted((x0, x1)), sorted((y0, y1))
             shift = 1 if one_based else 0
             box = (x0 - shift, y0 - shift, x1 - x0 + shift, y1 - y0 + shift)
-        objects.append(
-            _Object(
-                (item.findtext("name") or "").strip(), box, (item.findtext("difficult") or "0").strip() == "1"
-            )
-        )
-    width, height = (_number(root.findtext(f"size/{k}")) for k in ("width", "height"))
-    return _Page(int(width) if width else None, int(height) if height else None, tuple(objects))
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
+        name = (item.findtext("name") or "").strip()
+        objects.append(_Object(name, box, boolean(item.findtext("difficult")), swapped))
+    sides = []
+    for key in ("width", "height"):
+        text = root.findtext(f"size/{key}")
+        side = integer(text)
+        if text and text.strip() and side is None and number(text) is not None:
+            side = round(number(text) or 0)
+        if text and text.strip() and side is None:
+            problems.add("bad-value", path, f"{key} is {text.strip()[:40]!r}, not pixels")
+        sides.append(side or None)
+    return _Page(sides[0], sides[1], tuple(objects))
 
 
 def _classes(root: Path, pages: Iterable[_Page]) -> ClassTable:
     for name in _NAMES:
         if (root / name).is_file():
-            lines = (root / name).read_text(encoding="utf-8").splitlines()
-            names = [line.strip() for line in lines if line.strip()]
+            names = read_lines(root / name)
             break
     else:
         names = sorted({item.name for page in pages for item in page.objects})
@@ -167,26 +174,34 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 def _is_plain_list(path: Path) -> bool:
     """Not one of PASCAL's lists for one class, `dog_train.txt`, which have a second column."""
-    with path.open(encoding="utf-8") as lines:
-        return len(next(lines, "").split()) == 1
+    return len(next(iter(read_lines(path)), "").split()) == 1
 
 
 def _all_xml(root: Path, found: dict[str, Path]) -> list[Path]:
     folders = [root / "Annotations"] if (root / "Annotations").is_dir() else list(found.values())
-    return sorted(p for folder in folders for p in folder.glob("*.xml"))
+    return sorted(p for folder in folders for p in folder.glob("*.xml") if not is_hidden(p))
 
 
-def _members(root: Path, split: Path) -> Iterator[tuple[Path | None, Path]]:
+def _members(root: Path, split: Path, problems: Problems) -> Iterator[tuple[Path | None, Path]]:
     """XML (None where an image has none) and image of a split, in its order."""
     if split.suffix == ".txt":
-        stems = [line.strip() for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
-        for stem in stems:
+        for stem in read_lines(split):
             xml = root / "Annotations" / f"{stem}.xml"
+            refuse_outside(xml, root, split)
             yield (xml if xml.is_file() else None), _image(root / "JPEGImages", stem)
         return
     images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else split
-    pages = {p.stem: p for p in split.glob("*.xml")}
-    pictures = {p.stem: p for p in images.iterdir() if p.suffix.lower() in SUFFIXES}
+    pages = {p.stem: p for p in split.glob("*.xml") if not is_hidden(p)}
+    pictures: dict[str, Path] = {}
+    for path in sorted(images.iterdir()):
+        if is_hidden(path):
+            if is_picture(path) or path.suffix.lower() == ".xml":
+                problems.add("left-out-file", path, "a hidden file")
+        elif is_picture(path):
+            if (other := pictures.setdefault(path.stem, path)) != path:
+                problems.add("unused-file", path, f"{other.name} is the picture of {path.stem}.xml")
+        elif path.is_file() and path.suffix.lower() not in (".xml", ".txt"):
+            problems.add("left-out-file", path, "not the ending of a picture that can be read")
     for stem in sorted(pages.keys() | pictures.keys()):
         yield pages.get(stem), pictures.get(stem) or _image(images, stem)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
+
+from detrscope.ops.machine import onednn_convolves
 
 
 def conv_norm(
@@ -105,15 +106,9 @@ def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:
     return conv.weight * scale.view(-1, 1, 1, 1), bias
 
 
-@cache
-def has_onednn() -> bool:
-    """Whether this build of torch carries oneDNN's fused convolutions (x86 builds do)."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-
-
 def may_use_onednn(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> bool:
-    """Whether oneDNN's own operators can stand in for torch's now: on a CPU, nothing learning, nothing exported."""
-    return onednn_takes(x) and not is_learning(x, weight, residual)
+    """Whether oneDNN's fused convolutions can stand in for torch's now: on a CPU, nothing learning or exported."""
+    return may_leave_torch(x) and not is_learning(x, weight, residual) and onednn_convolves(computed_in(x))
 
 
 def is_learning(*tensors: Tensor | None) -> bool:
@@ -121,16 +116,16 @@ def is_learning(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def onednn_takes(x: Tensor) -> bool:
-    """Whether oneDNN's own operators can be called on such a tensor now, gradients aside."""
+def may_leave_torch(x: Tensor) -> bool:
+    """Whether an operator that is not torch's own can be called on a tensor now, gradients aside."""
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False  # an exported graph holds standard operators only
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and bool(torch.backends.mkldnn.enabled)
-        and has_onednn()
-    )
+    return x.device.type == "cpu" and bool(torch.backends.mkldnn.enabled)
+
+
+def computed_in(x: Tensor) -> torch.dtype:
+    """The type that an operator on `x` computes in, autocast included."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def _fused(

@@ -207,11 +207,16 @@ class TrainConfig:
     watch: WatchConfig = section(WatchConfig)
     ema: EmaConfig = section(EmaConfig)
     accumulate: int = setting(1, "passes that one optimiser step is divided into, to save memory")
-    precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "bf16 and fp16 compute under autocast")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto",
+        "what products are computed in (autocast); auto: bf16 where the device computes it natively, else fp32",
+    )
     channels_last: bool = setting(
         True, "lay images out with channels last: faster convolutions, above all with bf16"
     )
-    accelerator: str = setting("auto", "cpu, cuda, mps, or auto")
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = setting(
+        "auto", "auto: a GPU where there is one"
+    )
     devices: int = setting(1, "processes that train together, one per device")
     seed: int = setting(0, "of weights, dropout, order and augmentation")
     evaluate_every: int = setting(1, "epochs between evaluations; the last epoch is always evaluated")

@@ -15,7 +15,7 @@ from detrscope.console import console, log, progress
 from detrscope.core.card import ModelCard
 from detrscope.core.errors import WorkFailed
 from detrscope.families.checkpoint import save_checkpoint
-from detrscope.training.clock import Clock, peak_memory_mb
+from detrscope.training.clock import FORWARD, Clock, peak_memory_mb
 from detrscope.training.config import TrainConfig
 from detrscope.training.interrupt import Interruption
 from detrscope.training.optim import Schedule, groups_table, make_schedule
@@ -88,6 +88,7 @@ def train_model(
     after_epoch: Sequence[Callable[[Path], object]] = (),
     watch: Watch | None = None,
     name_of: Callable[[int], str] = str,
+    evaluation_passes: int = 0,
 ) -> Outcome:
     """Train, from the folder's last checkpoint where it has one.
 
@@ -102,6 +103,7 @@ def train_model(
         after_epoch: called with the folder after each epoch, by the first process.
         watch: called before the first step, and after steps as `config.watch` says, by the first process.
         name_of: what to call an image id in an error.
+        evaluation_passes: forward passes of one evaluation, for the estimate of the time left.
 
     Raises:
         WorkFailed: a loss or gradient is NaN or infinite; the checkpoints are those of before.
@@ -114,7 +116,7 @@ def train_model(
     if fabric.is_global_zero:
         console().print(groups_table(learner.groups, model))
         log.info("%d steps an epoch, %d in all", plan.steps_per_epoch, plan.total_steps)
-    clock = Clock(plan.steps_per_epoch, plan.total_steps)
+    clock = _make_clock(plan, config, evaluates=evaluate is not None, passes=evaluation_passes)
     if position.step >= plan.total_steps and not position.passes:
         log.info("%s is finished already: %d epochs, %d steps", folder.path, position.epoch, position.step)
         return _outcome(folder, position)
@@ -126,7 +128,8 @@ def train_model(
         ends = position.step >= plan.total_steps
         if evaluate and (ends or (position.epoch + 1) % config.evaluate_every == 0):
             _save_state(learner, position, folder)  # when the evaluation is cut short, only it is repeated
-            scores = dict(evaluate(learner.best_weights))
+            with clock.other("evaluation"):
+                scores = dict(evaluate(learner.best_weights))
             row |= {f"val/{name}": value for name, value in scores.items()}
             _keep_best(learner, card, scores, position, folder)
         if fabric.is_global_zero:
@@ -136,12 +139,33 @@ def train_model(
         position.start_epoch()
         _save_state(learner, position, folder)
         if fabric.is_global_zero:
-            for callback in after_epoch:
-                callback(folder.path)
+            with clock.other("end of epoch"):
+                for callback in after_epoch:
+                    callback(folder.path)
     log.info("finished: %d epochs, %d steps", position.epoch, position.step)
     if position.best_epoch:
         log.info("best AP %.3f after epoch %d", position.best_ap, position.best_epoch)
     return _outcome(folder, position)
+
+
+def _make_clock(plan: Plan, config: TrainConfig, *, evaluates: bool, passes: int) -> Clock:
+    """The clock, told how often the run will still evaluate, look at probe images and end an epoch."""
+
+    def epochs(step: int) -> int:
+        return -(-(plan.total_steps - step) // plan.steps_per_epoch)
+
+    def snapshots(step: int) -> int:
+        return -(-(plan.total_steps - step) // (config.watch.every or plan.steps_per_epoch))
+
+    def evaluations(step: int) -> int:
+        return (
+            -(-(plan.total_steps - step) // (config.evaluate_every * plan.steps_per_epoch))
+            if evaluates
+            else 0
+        )
+
+    due = {"end of epoch": epochs, "snapshot": snapshots, "evaluation": evaluations}
+    return Clock(plan.steps_per_epoch, plan.total_steps, due, {"evaluation": FORWARD * passes})
 
 
 def _train_epoch(
@@ -181,8 +205,8 @@ def _train_epoch(
             if fabric.is_global_zero:
                 clock.log_estimate(position.step)
                 if watch and plan.is_look(position.step, config.watch.every):
-                    watch(learner.best_weights, position.step, plan)
-                    clock.start()
+                    with clock.other("snapshot"):
+                        watch(learner.best_weights, position.step, plan)
             if position.step >= plan.total_steps or anywhere(fabric, interruption.requested):
                 break
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:

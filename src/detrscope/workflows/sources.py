@@ -18,7 +18,8 @@ from torch import Tensor
 
 from detrscope.console import log
 from detrscope.core.errors import UserError
-from detrscope.data.images import SUFFIXES, ImageSource
+from detrscope.data.files import SUFFIXES
+from detrscope.data.images import ImageSource
 
 if TYPE_CHECKING:
     import av

@@ -29,6 +29,7 @@ from detrscope.evaluation.predict import predict_dataset
 from detrscope.evaluation.report import write_class_csv
 from detrscope.families.checkpoint import read_card
 from detrscope.families.weights import Loaded, load_backbone, load_model, random_model
+from detrscope.ops.machine import DTYPES, Precision, fastest_precision, warn_if_emulated
 from detrscope.training.config import RunConfig, TrainConfig, resolve, undotted
 from detrscope.training.loop import Outcome, Scores, train_model
 from detrscope.training.rundir import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
@@ -37,8 +38,7 @@ from detrscope.training.step import check_learning
 from detrscope.views.curves import draw_curves
 from detrscope.workflows.watch import make_watch
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
@@ -102,6 +102,7 @@ def train(
     )
     if not config.data.source:
         raise UserError("no dataset: give --data, such as --data coco:path/to/coco")
+    config = settle_precision(config)
     fabric = make_fabric(config.train)
     fabric.launch()
     try:
@@ -141,8 +142,28 @@ def resolve_run(
     base, file = (config, None) if isinstance(config, RunConfig) else (saved, config)
     resolved = resolve(preset, file, given, base=base)
     if saved and resume:
+        if resolved.train.precision == "auto":
+            resolved = replace(resolved, train=replace(resolved.train, precision=saved.train.precision))
         refuse_changes(saved, resolved, resume.path)
     return resolved
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """The kind of device that a run takes."""
+    if config.accelerator != "auto":
+        return torch.device({"gpu": "cuda"}.get(config.accelerator, config.accelerator))
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def settle_precision(config: RunConfig) -> RunConfig:
+    """The config with the precision that `auto` means here; a resumed run keeps that of its start."""
+    asked, device = config.train.precision, device_of(config.train)
+    if asked != "auto":
+        warn_if_emulated(asked, device)
+        return config
+    precision = fastest_precision(device)
+    log.info("precision %s: the fastest that this machine's %s computes natively", precision, device.type)
+    return replace(config, train=replace(config.train, precision=precision))
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -152,8 +173,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
         UserError: they are not there.
     """
     accelerator = config.accelerator
-    cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    if cpu and config.precision == "fp16":
+    assert config.precision != "auto"
+    if config.precision == "fp16" and device_of(config).type == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
     try:
         return Fabric(accelerator=accelerator, devices=config.devices, precision=PRECISIONS[config.precision])
@@ -169,7 +190,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
     saved = read_card(folder / LAST) if going_on and (folder / LAST).exists() else None
     loaded, config = make_model(config, dataset, fresh=not going_on, saved=saved)
     _warn_of_crowds(config, dataset)
-    loader = _make_train_loader(config, dataset, loaded.card, fabric)
+    loader = make_train_loader(config, dataset, loaded.card, fabric)
     check_learning(loaded.model, config.train)
     evaluate = None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric)
     watch = make_watch(config, loaded, folder, dataset, val)
@@ -190,6 +211,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
             after_epoch=[lambda path: draw_curves([path], path / CURVES)],
             watch=watch,
             name_of=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
+            evaluation_passes=0 if val is None else -(-len(val) // config.images_per_pass),
         )
 
 
@@ -202,7 +224,7 @@ def open_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | N
     data = config.data
     dataset = open_dataset(data.source, data.train_split, skip_unreadable=data.tolerant)
     _log_dataset("training", dataset)
-    if not any(dataset.annotations.values()):
+    if all(a.iscrowd for rows in dataset.annotations.values() for a in rows):
         raise UserError(
             f"{dataset.name}: no boxes in any of its {len(dataset)} images: nothing to learn from"
         )
@@ -254,9 +276,10 @@ def make_model(
     return loaded, config
 
 
-def _make_train_loader(
+def make_train_loader(
     config: RunConfig, dataset: DetectionDataset, card: ModelCard, fabric: Fabric
 ) -> DetectionLoader:
+    """The batches of this process, augmented, in the order of the seed."""
     transform = train_transform(config.augment, card.preprocessing)
     return make_loader(
         TransformedDataset(dataset, transform, cache=config.data.cache),
@@ -275,6 +298,8 @@ def _make_evaluate(
     """AP on the validation images; the table of classes is left in the run folder."""
     ids = match_classes(card.classes, val.classes, needed=())
     truth = val.coco_json()
+    precision = config.train.precision
+    assert precision != "auto"
 
     def evaluate(model: nn.Module) -> Scores:
         found = predict_dataset(
@@ -283,7 +308,7 @@ def _make_evaluate(
             val,
             batch_size=config.images_per_pass,
             device=fabric.device,
-            autocast=AUTOCAST[config.train.precision],
+            autocast=None if precision == "fp32" else DTYPES[precision],
             workers=config.data.workers,
         )
         results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
@@ -302,17 +327,19 @@ def _same_classes(dataset: DetectionDataset, val: DetectionDataset) -> None:
 
 
 def _log_dataset(what: str, dataset: DetectionDataset) -> None:
-    counts = [len(dataset.annotations[image.id]) for image in dataset.images]
-    classes = Counter(a.category_id for rows in dataset.annotations.values() for a in rows)
+    objects = [[a for a in dataset.annotations[i.id] if not a.iscrowd] for i in dataset.images]
+    counts = [len(rows) for rows in objects]
+    classes = Counter(a.category_id for rows in objects for a in rows)
     names = zip(dataset.classes.ids, dataset.classes.names, strict=True)
     listed = [f"{name} {classes[category_id]}" for category_id, name in names][:12]
     more = f" and {len(dataset.classes) - 12} more classes" if len(dataset.classes) > 12 else ""
     log.info(
-        "%s: %d images (%d without boxes), %d boxes, at most %d in an image: %s%s",
+        "%s: %d images (%d without boxes), %d boxes (and %d crowds, not learned from), at most %d in an image: %s%s",
         what,
         len(counts),
         counts.count(0),
         sum(counts),
+        sum(map(len, dataset.annotations.values())) - sum(counts),
         max(counts, default=0),
         ", ".join(listed),
         more,
@@ -322,14 +349,15 @@ def _log_dataset(what: str, dataset: DetectionDataset) -> None:
 def _warn_of_crowds(config: RunConfig, dataset: DetectionDataset) -> None:
     """Say when an image has more objects than the model has queries to find them with."""
     queries = families.query_count(config.model.variant, config.model.overrides)
-    crowded = [i for i in dataset.images if len(dataset.annotations[i.id]) > queries]
+    counts = {i.id: sum(not a.iscrowd for a in dataset.annotations[i.id]) for i in dataset.images}
+    crowded = [i for i in dataset.images if counts[i.id] > queries]
     if crowded:
-        worst = max(crowded, key=lambda image: len(dataset.annotations[image.id]))
+        worst = max(crowded, key=lambda image: counts[image.id])
         log.warning(
             "%d images have more boxes than the model's %d queries, such as %s with %d: the rest can never be"
             " found; raise model.overrides.queries",
             len(crowded),
             queries,
             worst.path.name,
-            len(dataset.annotations[worst.id]),
+            counts[worst.id],
         )

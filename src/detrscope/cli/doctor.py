@@ -1,0 +1,44 @@
+"""`detrscope doctor`: what this machine has and what `auto` takes on it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from detrscope import console
+from detrscope.cli.options import Log, Quiet
+
+
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+    quiet: Quiet = False,
+    log_level: Log = "warning",
+) -> None:
+    """Show versions, devices, and which precision, engine and kernels `auto` takes here, and why."""
+    console.setup(quiet, log_level)
+
+    from detrscope.workflows.doctor import examine
+
+    findings = examine()
+    if json:
+        import json as to_text
+        from dataclasses import asdict
+
+        print(to_text.dumps([asdict(finding) for finding in findings], indent=1))
+        return
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from detrscope.cli.tables import print_table
+
+    table = Table("", "what", "here", "why")
+    topic = ""
+    for finding in findings:
+        if finding.topic != topic:
+            table.add_section()
+        cells = (finding.topic if finding.topic != topic else "", finding.name, finding.value, finding.reason)
+        table.add_row(*map(escape, cells))
+        topic = finding.topic
+    print_table(table)
