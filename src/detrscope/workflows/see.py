@@ -38,6 +38,7 @@ class Seen:
         source: as it was named.
         pictures: by the name of the view; empty where they were written.
         left_out: views that show what this trace does not have, and what that is.
+        nothing_found: why views of detections were left out; empty where something was found.
         measures: where the view `measures` was drawn.
         trace: the look; None where a folder was given.
         files: what was written, by the name of the view or of the file.
@@ -46,6 +47,7 @@ class Seen:
     source: str
     pictures: dict[str, Sheet] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    nothing_found: str = ""
     measures: list[Measure] = field(default_factory=list)
     trace: Trace | None = None
     files: dict[str, Path] = field(default_factory=dict)
@@ -140,11 +142,11 @@ def see(
             chosen = replace(choice, against=eyes.compare(trace))
             with _skipping(source, NothingFound, NotOnPicture):
                 chosen.check(trace)
+                _warn_of_points(trace, chosen, drawn)
                 one = Seen(source.name)
                 for name, view in drawn.items():
-                    again = view.explains and not is_trace(look)
-                    shown = eyes.explain(trace, chosen) if again else trace
-                    _draw(one, name, view, shown, chosen, left_out=not views)
+                    again = eyes if view.explains and not is_trace(look) else None
+                    _draw(one, name, view, trace, chosen, again, left_out=not views)
                     if writer:
                         writer.picture(one, source, name)
                     bar.advance(task)
@@ -153,6 +155,8 @@ def see(
                 else:
                     one.trace = trace
                 seen.append(one)
+                if one.nothing_found:
+                    log.warning("%s: %s; left out: %s", one.source, one.nothing_found, _without(one))
     domain.warn()
     if not seen:
         raise WorkFailed(f"none of the {len(todo)} pictures could be looked at")
@@ -161,17 +165,40 @@ def see(
     return seen
 
 
-def _draw(one: Seen, name: str, view: View, trace: Trace, choice: Choice, left_out: bool) -> None:
-    """One figure; what this trace does not have is left out where the figure was not asked for by name."""
+def _draw(
+    one: Seen, name: str, view: View, trace: Trace, choice: Choice, again: Eyes | None, left_out: bool
+) -> None:
+    """Draw one figure; what this trace does not have is left out where the figure was not asked for by name.
+
+    Where nothing was found, encoder, features and shapes are there all the same.
+    """
     try:
-        sheet = view(trace, choice)
-    except NotInTrace as reason:
+        sheet = view(again.explain(trace, choice) if again else trace, choice)
+    except (NotInTrace, NothingFound) as reason:
         if not left_out:
             raise
-        one.left_out[name] = str(reason)
+        one.left_out[name] = "nothing was found" if isinstance(reason, NothingFound) else str(reason)
+        if isinstance(reason, NothingFound):
+            one.nothing_found = str(reason)
         return
     one.pictures[name] = sheet
     one.measures += [row for row in sheet.numbers if isinstance(row, Measure)]
+
+
+def _warn_of_points(trace: Trace, choice: Choice, drawn: Mapping[str, View]) -> None:
+    """Say that a point chosen where there is no encoder to ask makes no difference to figures that show one row."""
+    alike = [name for name, view in drawn.items() if view.one and "points" in view.uses]
+    if choice.points and alike and not trace.sites_of("encoder.self"):
+        log.warning(
+            "%s has no encoder to ask at a point: %s show a query in its place",
+            trace.card.variant,
+            ", ".join(alike),
+        )
+
+
+def _without(one: Seen) -> str:
+    """Return the figures that need a detection."""
+    return ", ".join(name for name, reason in one.left_out.items() if reason == "nothing was found")
 
 
 @contextmanager
