@@ -20,6 +20,7 @@ from detrscope.core.edits import Bias, Edit, Gain
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord
+from detrscope.core.text import csv_cell
 from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
@@ -172,7 +173,7 @@ def write_faithfulness(found: Faithfulness, out: str | Path) -> None:
     ):
         writer = csv.DictWriter(file, [*rows[0]])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     title = f"{found.model}, {found.detections} detections in {found.images} images of {found.data}"
     draw_faithfulness(found.summaries, out / "faithfulness.png", title=title)
     log.info(f"written to {out}")

@@ -17,7 +17,9 @@ from detrscope.lens.comparison import write_csv
 from detrscope.lens.layers import Measure
 from detrscope.views import VIEWS, View, view_of
 from detrscope.views.canvas import ENDINGS, Sheet
+from detrscope.views.captions import NOTE
 from detrscope.views.choice import EVERYTHING, Choice, NothingFound, NotInTrace, NotOnPicture
+from detrscope.workflows.domain import SHIPPED, DogsOnly
 from detrscope.workflows.looks import SUFFIX, Eyes, Looked, expand_looks, is_trace, opened
 from detrscope.workflows.sources import Source
 from detrscope.workflows.truth import Truth
@@ -25,7 +27,6 @@ from detrscope.workflows.truth import Truth
 MEASURES, SHAPES = "measures.csv", "shapes.txt"
 OPTIONS = {"queries": "query", "points": "point"}  # where the command says it otherwise than `Choice`
 SPLIT = "val"
-SHIPPED = "sprint-dense-n"  # looks where no other model is named
 Keep = Literal["full", "half", "none"]
 
 
@@ -37,6 +38,7 @@ class Seen:
         source: as it was named.
         pictures: by the name of the view; empty where they were written.
         left_out: views that show what this trace does not have, and what that is.
+        nothing_found: why views of detections were left out; empty where something was found.
         measures: where the view `measures` was drawn.
         trace: the look; None where a folder was given.
         files: what was written, by the name of the view or of the file.
@@ -45,6 +47,7 @@ class Seen:
     source: str
     pictures: dict[str, Sheet] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    nothing_found: str = ""
     measures: list[Measure] = field(default_factory=list)
     trace: Trace | None = None
     files: dict[str, Path] = field(default_factory=dict)
@@ -112,7 +115,8 @@ def see(
         _refuse_for_traces(model=model, weights=weights, features=features)
         if against is None or isinstance(against, Trace | Detector) or is_trace(against):
             _refuse_for_traces(device=device != "auto", precision=precision != "auto")
-    elif not isinstance(model, Detector):
+    domain = DogsOnly(model, weights)
+    if any(not is_trace(look) for _, look in todo) and not isinstance(model, Detector):
         model = load(model or SHIPPED, weights=weights, device=device, precision=precision)
     other = opened(against, lambda name: load(name, device=device, precision=precision))
     if split is not None and truth is None:
@@ -129,14 +133,20 @@ def see(
                 trace = eyes.look(look)
             if trace is None:
                 continue
+            if (
+                not isinstance(look, Trace)
+                and not is_trace(look)
+                and (note := domain.note(look, source.name))
+            ):
+                trace = replace(trace, notes={**trace.notes, NOTE: note})
             chosen = replace(choice, against=eyes.compare(trace))
             with _skipping(source, NothingFound, NotOnPicture):
                 chosen.check(trace)
+                _warn_of_points(trace, chosen, drawn)
                 one = Seen(source.name)
                 for name, view in drawn.items():
-                    again = view.explains and not is_trace(look)
-                    shown = eyes.explain(trace, chosen) if again else trace
-                    _draw(one, name, view, shown, chosen, left_out=not views)
+                    again = eyes if view.explains and not is_trace(look) else None
+                    _draw(one, name, view, trace, chosen, again, left_out=not views)
                     if writer:
                         writer.picture(one, source, name)
                     bar.advance(task)
@@ -145,6 +155,9 @@ def see(
                 else:
                     one.trace = trace
                 seen.append(one)
+                if one.nothing_found:
+                    log.warning("%s: %s; left out: %s", one.source, one.nothing_found, _without(one))
+    domain.warn()
     if not seen:
         raise WorkFailed(f"none of the {len(todo)} pictures could be looked at")
     if len(seen) < len(todo):
@@ -152,17 +165,40 @@ def see(
     return seen
 
 
-def _draw(one: Seen, name: str, view: View, trace: Trace, choice: Choice, left_out: bool) -> None:
-    """One figure; what this trace does not have is left out where the figure was not asked for by name."""
+def _draw(
+    one: Seen, name: str, view: View, trace: Trace, choice: Choice, again: Eyes | None, left_out: bool
+) -> None:
+    """Draw one figure; what this trace does not have is left out where the figure was not asked for by name.
+
+    Where nothing was found, encoder, features and shapes are there all the same.
+    """
     try:
-        sheet = view(trace, choice)
-    except NotInTrace as reason:
+        sheet = view(again.explain(trace, choice) if again else trace, choice)
+    except (NotInTrace, NothingFound) as reason:
         if not left_out:
             raise
-        one.left_out[name] = str(reason)
+        one.left_out[name] = "nothing was found" if isinstance(reason, NothingFound) else str(reason)
+        if isinstance(reason, NothingFound):
+            one.nothing_found = str(reason)
         return
     one.pictures[name] = sheet
     one.measures += [row for row in sheet.numbers if isinstance(row, Measure)]
+
+
+def _warn_of_points(trace: Trace, choice: Choice, drawn: Mapping[str, View]) -> None:
+    """Say that a point chosen where there is no encoder to ask makes no difference to figures that show one row."""
+    alike = [name for name, view in drawn.items() if view.one and "points" in view.uses]
+    if choice.points and alike and not trace.sites_of("encoder.self"):
+        log.warning(
+            "%s has no encoder to ask at a point: %s show a query in its place",
+            trace.card.variant,
+            ", ".join(alike),
+        )
+
+
+def _without(one: Seen) -> str:
+    """Return the figures that need a detection."""
+    return ", ".join(name for name, reason in one.left_out.items() if reason == "nothing was found")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import PIL
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from detrscope.config import build, setting
 from detrscope.console import log, progress
@@ -29,6 +30,8 @@ LAYOUT = "nothing, or options such as count=2000,val=300,seed=0,size=160"
 STARTS = {"train": 0, "val": 10_000_000, "test": 20_000_000}  # index of the first image of each split
 MAX_COUNT = 10_000_000
 DOG = {"id": 1, "name": "dog"}
+MARK = ("Software", "detrscope drawn dogs")  # a text of each PNG file
+DRAWN_START = '{"info": {"description": "drawn dogs"'  # of annotations.json
 _PER_DOG = 16  # value in a part mask = 16 x dog + part
 
 
@@ -125,7 +128,7 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
         for index in range(start, start + count):
             scene = draw_scene(seed, index, size)
             name = f"{index:06d}.png"
-            Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1)
+            Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1, pnginfo=_mark())
             _part_mask(scene).save(folder / "parts" / name, compress_level=1)
             images.append({"id": index, "file_name": name, "width": size, "height": size})
             annotations += _rows(scene, index, first_id=len(annotations) + 1)
@@ -149,6 +152,31 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
         }
         (folder / "parts.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
     return len(annotations)
+
+
+def is_drawn(image: Path | Image.Image) -> bool:
+    """Whether an image is known to be a drawing of ours.
+
+    Our PNG files say so in their `Software` text; so does the annotation file beside their folder, which drawings have
+    that were made before. A drawing that was saved again by another program is no longer known.
+    """
+    if isinstance(image, Image.Image):
+        return image.info.get(MARK[0]) == MARK[1]
+    try:
+        with Image.open(image, formats=["PNG"]) as opened:
+            if opened.info.get(MARK[0]) == MARK[1]:
+                return True
+        with (image.parent.parent / "annotations.json").open(encoding="utf-8") as text:
+            return text.read(len(DRAWN_START)) == DRAWN_START and image.parent.name == "images"
+    except (OSError, ValueError, SyntaxError):  # no PNG, or damaged: whoever reads it says so
+        return False
+
+
+def _mark() -> PngInfo:
+    """Return what our PNG files say of themselves."""
+    info = PngInfo()
+    info.add_text(*MARK)
+    return info
 
 
 def read_parts(image: Path) -> tuple[np.ndarray, np.ndarray]:
