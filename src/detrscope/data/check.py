@@ -12,7 +12,7 @@ from typing import Any
 
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
-from detrscope.data.files import is_hidden, is_picture
+from detrscope.data.files import is_folder, is_hidden, is_picture
 from detrscope.data.images import read_image
 from detrscope.data.problems import Problem, Problems, Severity
 from detrscope.data.readable import on_all_cores
@@ -156,7 +156,7 @@ def _unused_pictures(used: set[Path]) -> list[Problem]:
     """Pictures beside those of the dataset that belong to none of its splits: one problem for each folder."""
     problems = []
     for folder in sorted({path.parent for path in used}):
-        if not folder.is_dir():
+        if not is_folder(folder):
             continue
         unused = sorted(p for p in folder.iterdir() if is_picture(p) and not is_hidden(p) and p not in used)
         if unused:

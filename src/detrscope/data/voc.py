@@ -7,6 +7,7 @@ every box for 1-based, which only PASCAL's own are. The two agree on boxes up to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,13 @@ from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_bytes, read_lines
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.files import Directory, is_hidden, is_picture, name_key, refuse_outside, scan
+from detrscope.data.files import Directory, is_hidden, is_picture, is_regular, name_key, refuse_outside, scan
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY, find_split, plain
 from detrscope.data.values import boolean, integer, number
 
 LAYOUT = "Annotations/*.xml + JPEGImages/ [+ ImageSets/Main/SPLIT.txt], or SPLIT/*.xml beside the images"
+_OF_ONE_CLASS = re.compile(r"\S+\s+(-1|0|1)")
 _NAMES = ("classes.txt", "labels.txt")
 
 
@@ -167,6 +169,7 @@ def _root(folder: Path) -> Path:
     inner = sorted(
         {p.parent for pattern in ("*/Annotations", "VOCdevkit/*/Annotations") for p in folder.glob(pattern)}
     )
+    inner = [path for path in inner if not is_hidden(path)]
     if len(inner) > 1:
         raise UserError(f"{folder}: holds several VOC folders; give one of {', '.join(map(str, inner))}")
     return inner[0] if inner else folder
@@ -175,15 +178,26 @@ def _root(folder: Path) -> Path:
 def _splits(folder: Path) -> dict[str, Path]:
     root = _root(folder)
     if (root / "Annotations").is_dir():
-        lists = {p.stem: p for p in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain_list(p)}
+        lists = {p.stem: p for p in _lists(root) if _is_plain_list(p)}
         return lists or {ANY: root / "Annotations"}
-    found = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and next(p.glob("*.xml"), None)}
-    return found or ({ANY: folder} if next(folder.glob("*.xml"), None) else {})
+    found = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not is_hidden(p) and _has_xml(p)}
+    return found or ({ANY: folder} if _has_xml(folder) else {})
+
+
+def _lists(root: Path) -> list[Path]:
+    return sorted(p for p in (root / "ImageSets" / "Main").glob("*.txt") if not is_hidden(p))
+
+
+def _has_xml(folder: Path) -> bool:
+    return any(not is_hidden(path) for path in folder.glob("*.xml"))
 
 
 def _is_plain_list(path: Path) -> bool:
-    """Not one of PASCAL's lists for one class, `dog_train.txt`, which have a second column."""
-    return len(next(iter(read_lines(path)), "").split()) == 1
+    """Not one of PASCAL's lists for one class, `dog_train.txt`, which have a second column of 1, 0 and -1."""
+    first = next(iter(read_lines(path)), "")
+    return bool(first) and (
+        not _OF_ONE_CLASS.fullmatch(first) or is_regular(path.parents[2] / "Annotations" / f"{first}.xml")
+    )
 
 
 def _all_xml(root: Path, found: dict[str, Path]) -> list[Path]:

@@ -10,7 +10,16 @@ from typing import Any
 
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_lines, read_plain_yaml
-from detrscope.data.files import exists, is_hidden, is_inside, is_picture, is_regular, refuse_outside, scan
+from detrscope.data.files import (
+    exists,
+    is_folder,
+    is_hidden,
+    is_inside,
+    is_picture,
+    is_regular,
+    refuse_outside,
+    scan,
+)
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY
 from detrscope.data.values import integer, shown
@@ -92,7 +101,7 @@ def _from_darknet(path: Path) -> Layout | None:
     if "names" not in settings:
         raise UserError(f"{path}: expected a line such as `names = data/obj.names`")
     lists = {split: [_entry(settings[split], [path.parent], path)] for split in SPLITS if split in settings}
-    there = {split: places for split, places in lists.items() if places[0].exists()}
+    there = {split: places for split, places in lists.items() if exists(places[0])}
     names = _entry(settings["names"], [path.parent], path)
     missing = tuple(split for split in lists if split not in there)
     return Layout(read_lines(names), there, path.parent, missing=missing)
@@ -122,7 +131,7 @@ def _from_yaml(path: Path, tree: dict[str, Any]) -> Layout:
     if not isinstance(entry, str):
         raise UserError(f"{path}: 'path' is {shown(entry)}, expected a folder")
     root = path.parent if entry in _NULL else path.parent / entry
-    root = root if root.is_dir() else path.parent  # a path of the machine that it was written on
+    root = root if is_folder(root) else path.parent  # a path of the machine that it was written on
     refuse_outside(root, path.parent, path)
     found: dict[str, list[Path]] = {}
     missing = []
@@ -194,12 +203,12 @@ def images_of(place: Path, layout: Layout, problems: Problems) -> Iterator[Path]
     Raises:
         UserError: there is no such place, or it names a file outside of the dataset.
     """
-    if place.is_dir():
+    if is_folder(place):
         found = scan(place)
         for path, reason in found.left_out(_BESIDE_IMAGES):
             problems.add("left-out-file", path, reason)
         yield from found.pictures
-    elif place.is_file():
+    elif is_regular(place):
         for line in read_lines(place):
             yield _entry(line, [place.parent, layout.root], place)
     else:
