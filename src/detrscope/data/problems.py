@@ -52,6 +52,9 @@ KINDS = {
     "box-like-fractions": Kind(
         "warning", False, "multiply by the width and height of the image: COCO counts pixels"
     ),
+    "labels-like-pixels": Kind(
+        "warning", False, "divide by the width and height of the image: YOLO has fractions"
+    ),
     "corners-reversed": Kind("warning", False, "none needed: the corners are put in order"),
     "one-file-two-images": Kind("warning", False, "give every image a file of its own"),
     "one-label-two-images": Kind("warning", False, "give every image a name of its own, endings apart"),
