@@ -64,7 +64,9 @@ def open_dataset(
     boxes = sum(not a.iscrowd for rows in dataset.annotations.values() for a in rows)
     crowds = sum(map(len, dataset.annotations.values())) - boxes
     took = f"{len(dataset)} images, {boxes} boxes, {crowds} crowds, {len(dataset.classes)} classes"
-    log.info("%s: %s; left out: %s", dataset.name, took, problems.left_out() or "nothing")
+    only_scored = sum(map(len, dataset.unusable.values()))
+    more = f"; AP counts {only_scored} of these boxes, as pycocotools does" if only_scored else ""
+    log.info("%s: %s; left out: %s%s", dataset.name, took, problems.left_out() or "nothing", more)
     return without_unreadable(dataset) if skip_unreadable else dataset
 
 
