@@ -174,3 +174,57 @@ def test_boxes_are_derived_from_masks_of_both_kinds(make_coco: MakeCoco) -> None
     ]
     dataset = open_dataset(make_coco(rows), "train")
     assert [a.bbox_xywh for a in dataset.annotations[1]] == [(4, 5, 2, 10), (2, 3, 10, 5)]
+
+
+@pytest.mark.parametrize("layout", ["coco", "yolo", "voc", "yolo yaml"])
+def test_folders_are_found_in_another_letter_case(layout: str, tmp_path: Path) -> None:
+    picture(64, 48).save(tmp_path / "A.PNG")
+    image, label = "Images/Train/A.PNG", "Labels/Train/a.TXT"
+    if layout == "coco":
+        image = "TRAIN/A.PNG"
+        coco(tmp_path / "Annotations" / "Instances_Train.JSON", ["a.png"])
+    elif layout == "voc":
+        image, label = "Images/A.PNG", "annotations/a.xml"
+        (tmp_path / label).parent.mkdir()
+        (tmp_path / label).write_text((PAGES["a"] or "").replace(">40<", ">64<").replace(">30<", ">48<"))
+    else:
+        (tmp_path / label).parent.mkdir(parents=True)
+        (tmp_path / label).write_text("0 .5 .5 .2 .2\n")
+        (tmp_path / "classes.txt").write_text("cat\n")
+        if layout == "yolo yaml":
+            (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: Images\\Train\n")
+    (tmp_path / image).parent.mkdir(parents=True)
+    (tmp_path / "A.PNG").rename(tmp_path / image)
+    dataset = open_dataset(tmp_path, "train")
+    assert sum(map(len, dataset.annotations.values())) >= 1 and dataset.images[0].path == tmp_path / image
+
+
+def test_lists_written_on_other_machines(tmp_path: Path) -> None:
+    folder = yolo(tmp_path)
+    lines = ["/content/drive/set/train/images/0.png", "C:\\set\\train\\images\\1.png", "train/images/._0.png"]
+    (folder / "list.txt").write_text("\r\n".join(lines), encoding="utf-8-sig")
+    (folder / "data.yaml").write_text("names: [dog]\ntrain: list.txt\n")
+    dataset = open_dataset(folder, "train")
+    assert [i.path for i in dataset.images] == [folder / "train" / "images" / f"{i}.png" for i in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("train2014/a.png", "train2017/a.png"), ("images/a.png", "data/a.png")]
+)
+def test_one_name_in_two_folders_is_refused_unless_the_files_are_equal(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    for seed, name in enumerate((first, second)):
+        (tmp_path / name).parent.mkdir()
+        picture(64, 48, seed=seed).save(tmp_path / name)
+    coco(tmp_path / "annotations" / "instances_train.json", ["a.png"])
+    with pytest.raises(UserError, match=f"a.png may be .*{first} or .*{second}"):
+        open_dataset(tmp_path, "train")
+    (tmp_path / second).write_bytes((tmp_path / first).read_bytes())
+    assert open_dataset(tmp_path, "train").images[0].path == tmp_path / first
+
+
+def test_ids_as_text_are_said(make_coco: MakeCoco) -> None:
+    report = check(make_coco([box(1, 1, [1, 1, 9, 9], id="007")]))
+    (problem,) = [p for p in report.problems if p.kind == "text-ids"]
+    assert problem.reason == "1 ids of annotations are written as text, such as '007'"

@@ -75,6 +75,7 @@ KINDS = {
     "exif-ambiguous": Kind(
         "info", False, "check a picture with `detrscope data show`: boxes are read as upright"
     ),
+    "text-ids": Kind("info", False, "none needed: they are read, and written, as numbers"),
     "missing-area": Kind("info", False, "none needed: the area of the box is used"),
     "left-out-file": Kind("info", False, "none needed: a hidden or system file, or no picture, is no data"),
     "image-without-boxes": Kind("info", False, "none needed: images without objects are kept as negatives"),
