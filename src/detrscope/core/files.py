@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +49,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
                 shutil.copyfileobj(written, device)
             return
         os.chmod(temporary, 0o644)
+        with temporary.open("rb") as written:  # else the name may reach the disk before the content does
+            os.fsync(written.fileno())
         os.replace(temporary, path)
     except Exception as error:
         if (told := _of_writing(error, path, temporary)) is None:
@@ -57,6 +59,24 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, names: Iterable[str]) -> int:
+    """Remove temporary files that a killed process has left in a folder beside files of some names; return how many.
+
+    To be called where nobody else writes to these files.
+    """
+    count = 0
+    for name in names:
+        path = Path(name)
+        leftover = re.compile(
+            rf"\.{re.escape(_shortened(path.stem))}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}"
+        )
+        for other in folder.iterdir() if folder.is_dir() else ():
+            if leftover.fullmatch(other.name) and other.is_file():
+                other.unlink(missing_ok=True)
+                count += 1
+    return count
 
 
 def check_folder(path: str | Path) -> None:
