@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
@@ -32,7 +33,7 @@ class ImageFinder:
         own = path.parent
         in_annotations = own.name.casefold() == "annotations"
         base = own.parent if in_annotations else own
-        split = path.stem.removeprefix("instances_")
+        split = re.sub("^instances_", "", path.stem, flags=re.IGNORECASE)
         if not in_annotations and single:
             base, split = own.parent, own.name
         given = [images] if images else []
