@@ -42,9 +42,15 @@ KINDS = {
     "bad-box": Kind(
         "error", False, "write four finite numbers x, y, width, height (the annotation is dropped)"
     ),
-    "empty-box": Kind("error", False, "draw the box again, or delete the annotation (it is dropped)"),
-    "box-outside": Kind("error", False, "draw the box again, or delete the annotation (it is dropped)"),
-    "box-clipped": Kind("warning", False, "none needed: the part inside the image is used"),
+    "empty-box": Kind(
+        "error", False, "draw the box again, or delete the annotation (AP counts it, training does not)"
+    ),
+    "box-outside": Kind(
+        "error", False, "draw the box again, or delete the annotation (AP counts it, training does not)"
+    ),
+    "box-clipped": Kind(
+        "warning", False, "none needed: models learn from the part inside the image; AP counts the whole box"
+    ),
     "box-like-xyxy": Kind("warning", False, "write x, y, width, height instead of two corners"),
     "exif-turned": Kind("warning", False, "none needed: boxes are turned with the pixels"),
     "size-rounded": Kind("warning", False, "none needed: the size of the file is used"),
