@@ -240,7 +240,8 @@ def _summary(counted: Statistics) -> str:
         f"{counted.split}: {counted.images} images ({counted.images_without_boxes} without boxes), "
         f"{sizes['smallest']} to {sizes['largest']}\n"
         f"{counted.boxes} boxes (small {counted.small}, medium {counted.medium}, large {counted.large}), "
-        f"{mean} an image, at most {most}; {counted.crowds} crowds"
+        f"{mean} an image, at most {most}; {counted.crowds} crowds (not counted, not learned from)\n"
+        f"left out: {counted.left_out or 'nothing'}"
     )
 
 

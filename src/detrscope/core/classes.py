@@ -29,6 +29,13 @@ class ClassTable:
     def _indices(self) -> dict[int, int]:
         return {category_id: index for index, category_id in enumerate(self.ids)}
 
+    @cached_property
+    def _indices_of_names(self) -> dict[str, list[int]]:
+        indices: dict[str, list[int]] = {}
+        for index, name in enumerate(self.names):
+            indices.setdefault(name, []).append(index)
+        return indices
+
     @classmethod
     def of_names(cls, names: Iterable[str]) -> ClassTable:
         """Ids 0, 1, 2 ... for a plain list of names."""
@@ -59,12 +66,15 @@ class ClassTable:
         """Class index of a class name.
 
         Raises:
-            UserError: the name is not in the table; the nearest one is named.
+            UserError: the name is not in the table, where the nearest one is named, or it is that of several classes.
         """
-        try:
-            return self.names.index(name)
-        except ValueError:
-            raise UserError(f"class '{name}' is not known; {nearest(name, self.names)}") from None
+        indices = self._indices_of_names.get(name, [])
+        if not indices:
+            raise UserError(f"class '{name}' is not known; {nearest(name, self.names)}")
+        if len(indices) > 1:
+            ids = ", ".join(str(self.ids[i]) for i in indices[:10])
+            raise UserError(f"class '{name}' may be category {ids}; give every category a name of its own")
+        return indices[0]
 
     def to_json(self) -> list[dict[str, int | str]]:
         """`[{"id": 7, "name": "dog"}, ...]` as COCO writes categories."""

@@ -64,7 +64,9 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         UserError: see `read_text`.
     """
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    # Not str.splitlines, which takes characters that a name may have, such as U+0085, for ends of lines.
+    lines = read_text(path).replace("\r", "\n").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def read_json(path: Path) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import Annotation, Box, DetectionDataset, ImageInfo
+from detrscope.data.files import exists
 from detrscope.data.images import FileSize, read_size
 from detrscope.data.problems import Problems
 from detrscope.data.values import number
@@ -136,7 +137,7 @@ def _sized(raw: RawImage, problems: Problems) -> tuple[ImageInfo, FileSize | Non
     try:
         size = read_size(raw.path)
     except UserError as error:
-        kind = "unreadable-image" if raw.path.is_file() else "missing-image"
+        kind = "unreadable-image" if exists(raw.path) else "missing-image"
         problems.add(kind, raw.path, str(error).removeprefix(f"{raw.path}: "))
         width, height = declared or (0, 0)
         return ImageInfo(raw.id, raw.path, width, height, raw.details), None

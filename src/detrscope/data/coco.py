@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_json as load_json
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.files import Directory, exists, is_hidden, is_inside, refuse_outside
+from detrscope.data.files import is_hidden
+from detrscope.data.image_finder import ImageFinder
 from detrscope.data.masks import mask_box
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY, find_split, plain
@@ -43,12 +43,13 @@ def splits(folder: Path) -> dict[str, Path]:
 
 def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     """The annotation files that may be meant by each split, and those of other layouts that are not read."""
-    files = [p for p in [*folder.glob("*.json"), *folder.glob("*/*.json")] if not is_hidden(p)]
+    files = [p for pattern in ("*", "*/*") for p in folder.glob(pattern)]
+    files = [p for p in files if p.suffix.casefold() == ".json" and not is_hidden(p)]
     found = {p.relative_to(folder).as_posix(): p for p in files if not is_hidden(p.parent)}
     splits: dict[str, list[Path]] = {}
     unused: list[Path] = []
     for pattern in _PER_SPLIT:
-        regex = re.compile(pattern.replace(".json", r"\.json"))
+        regex = re.compile(pattern.replace(".json", r"\.json"), re.IGNORECASE)
         matches = {m["split"]: found[name] for name in sorted(found) if (m := regex.fullmatch(name))}
         taken = [path for paths in splits.values() for path in paths]
         if not splits:
@@ -61,9 +62,14 @@ def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
                 splits[split].append(path)
             else:
                 unused.append(path)
-    if not splits and (singles := [found[name] for name in _SINGLE if name in found]):
+    singles = [found[name] for name in sorted(found, key=_single_rank) if name.casefold() in _SINGLE]
+    if not splits and singles:
         splits = {ANY: singles}
     return splits, list(dict.fromkeys(unused))
+
+
+def _single_rank(name: str) -> int:
+    return _SINGLE.index(name.casefold()) if name.casefold() in _SINGLE else len(_SINGLE)
 
 
 def read_split(folder: Path, split: str, problems: Problems, details: bool = False) -> DetectionDataset:
@@ -106,8 +112,9 @@ def read_json(
         UserError: the file is not COCO's JSON, or something stops (see `assemble`).
     """
     tree = _load(path, problems)
+    _report_text_ids(tree, path, problems)
     classes = _classes(tree["categories"], path)
-    find = _Finder(path, images)
+    find = ImageFinder(path, images, single=path.name in _SINGLE)
     more: dict[str, Any] = {k: tree[k] for k in ("info", "licenses") if k in tree} if details else {}
     return assemble(
         name or path.stem,
@@ -141,6 +148,15 @@ def _load(path: Path, problems: Problems) -> dict[str, Any]:
     return tree
 
 
+def _report_text_ids(tree: dict[str, Any], path: Path, problems: Problems) -> None:
+    """Say when ids are texts: they come out as numbers."""
+    for key in ("images", "annotations", "categories"):
+        texts = [row["id"] for row in tree[key] if isinstance(row.get("id"), str)]
+        if texts:
+            reason = f"{len(texts)} ids of {key} are written as text, such as {shown(texts[0], 40)}"
+            problems.add("text-ids", path, reason)
+
+
 def _classes(rows: list[dict[str, Any]], path: Path) -> ClassTable:
     table: dict[int, str] = {}
     for row in rows:
@@ -156,7 +172,7 @@ def _classes(rows: list[dict[str, Any]], path: Path) -> ClassTable:
 
 
 def _images(
-    rows: list[dict[str, Any]], find: _Finder, path: Path, problems: Problems, details: bool
+    rows: list[dict[str, Any]], find: ImageFinder, path: Path, problems: Problems, details: bool
 ) -> Iterator[RawImage]:
     names = [_file_name(row) for row in rows]
     find.expect(name for name in names if name is not None)
@@ -227,68 +243,3 @@ def polygon_box(mask: Any) -> list[float] | None:
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     except (TypeError, ValueError, KeyError):
         return None
-
-
-class _Finder:
-    """Finds image files around an annotation file; the folder that had the last one is tried first."""
-
-    def __init__(self, path: Path, images: Path | None) -> None:
-        base = path.parent.parent if path.parent.name == "annotations" else path.parent
-        split = path.stem.removeprefix("instances_")
-        if base == path.parent and path.name in (Path(p).name for p in _SINGLE):
-            base, split = path.parent.parent, path.parent.name
-        parents = [*([images] if images else []), base, base / "images", path.parent, path.parent / "images"]
-        named = [d for parent in parents if parent.is_dir() for d in sorted(parent.iterdir()) if d.is_dir()]
-        # train2017/ for train2017, then any other folder that means train; then folders without a split's
-        # name.
-        exact = [d for d in named if d.name == split]
-        meant = [d for d in named if plain(d.name) == plain(split)]
-        inside = [d / sub for d in [*exact, *meant] for sub in ("", "images", "data")]
-        shared = [path.parent / sub for sub in ("images", "data", "")] + [
-            base / "images",
-            base / "data",
-            base,
-        ]
-        folders = [*inside, *([images] if images else []), *shared]
-        self.folders = [f for f in dict.fromkeys(folders) if f.is_dir()]
-        siblings = path.parent.name == "annotations" or plain(path.parent.name) in ("train", "val", "test")
-        self.roots = [base if siblings else path.parent, *([images] if images else [])]
-        self.annotations = path
-        self.shared_names: set[str] = set()
-        self.directory = Directory()
-
-    def expect(self, names: Iterable[str]) -> None:
-        """Tell all names beforehand: a file is found by its last part only where no other image has the same."""
-        seen: set[str] = set()
-        for name in dict.fromkeys(names):
-            last = self._last(name)
-            (self.shared_names if last in seen else seen).add(last)
-
-    def __call__(self, file_name: str) -> Path:
-        """The file of an image: by its whole name in any folder, else by the last part of it.
-
-        Raises:
-            UserError: the name leads out of the dataset's folder.
-        """
-        name = file_name.replace("\\", "/")
-        decoded = unquote(name)  # Label Studio exports the names of URLs
-        wholes = dict.fromkeys((name, decoded))
-        last = self._last(name)
-        lasts = () if last in self.shared_names else dict.fromkeys((last, unquote(last)))
-        for tries in (wholes, lasts):
-            for index, folder in enumerate(self.folders):
-                for one in tries:
-                    path = self.directory.find(folder / one)
-                    if path is not None and any(is_inside(path, root) for root in self.roots):
-                        self.folders.insert(0, self.folders.pop(index))
-                        return path
-        missing = self.folders[0] / name  # the folder of the annotations always exists
-        if any(is_inside(missing, root) for root in self.roots):
-            return missing
-        if exists(missing):
-            refuse_outside(missing, self.roots[0], self.annotations)
-        return self.folders[0] / last
-
-    @staticmethod
-    def _last(name: str) -> str:
-        return name.replace("\\", "/").rsplit("/", 1)[-1]

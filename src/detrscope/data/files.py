@@ -97,6 +97,7 @@ class Directory:
     def __init__(self) -> None:
         self._listings: dict[Path, dict[str, list[str]]] = {}
         self._exact: dict[Path, set[str]] = {}
+        self._alike: dict[Path, Path | None] = {}  # of folders that are not there by exactly that name
 
     def find(self, path: Path) -> Path | None:
         """The file of a name; else the only one whose name is the same but for case and form; else None.
@@ -122,7 +123,7 @@ class Directory:
         listed = self._folder(folder)
         stems: dict[str, list[Path]] = {}
         for name in sorted(self._exact[listed]) if listed else ():
-            path = folder / name
+            path = (listed or folder) / name
             if is_picture(path) and not is_hidden(path):
                 stems.setdefault(name_key(path.stem), []).append(path)
         return stems
@@ -131,27 +132,33 @@ class Directory:
         """A folder that was listed, by its name or the only one that is alike; None where there is none."""
         if folder in self._listings:
             return folder
+        if folder in self._alike:
+            return self._alike[folder]
         try:
             with os.scandir(folder) as entries:
                 names = [entry.name for entry in entries if not entry.is_dir()]
         except (OSError, ValueError):  # ValueError: a name with a NUL
-            if folder.parent == folder:
-                return None
-            alike = self._folders_alike(folder)
-            return self._folder(alike) if alike else None
+            parent = self._folder(folder.parent) if folder.parent != folder else None
+            alike = child(parent, folder.name) if parent else None
+            self._alike[folder] = self._folder(alike) if alike and alike != folder else None
+            return self._alike[folder]
         listing: dict[str, list[str]] = {}
         for name in names:
             listing.setdefault(name_key(name), []).append(name)
         self._listings[folder], self._exact[folder] = listing, set(names)
         return folder
 
-    def _folders_alike(self, folder: Path) -> Path | None:
-        try:
-            with os.scandir(folder.parent) as entries:
-                names = [e.name for e in entries if e.is_dir() and name_key(e.name) == name_key(folder.name)]
-        except (OSError, ValueError):
-            return None
-        return folder.parent / names[0] if len(names) == 1 and names[0] != folder.name else None
+
+def child(folder: Path, name: str) -> Path | None:
+    """The folder of a name inside another one; else the only one that is alike but for letter case and Unicode form."""
+    if is_folder(folder / name):
+        return folder / name
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if name_key(e.name) == name_key(name) and e.is_dir()]
+    except (OSError, ValueError):
+        return None
+    return folder / names[0] if len(names) == 1 else None
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -178,6 +185,14 @@ def exists(path: Path) -> bool:
     """Whether there is something of that name; False for names that no file system can have."""
     try:
         return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of that name; False for names that no file system can have."""
+    try:
+        return path.is_dir()
     except (OSError, ValueError):
         return False
 

@@ -308,7 +308,7 @@ def _refuse(wrong: bool, found: str, expected: str) -> None:
 def _is_empty(path: Path) -> bool:
     try:
         return path.stat().st_size == 0
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

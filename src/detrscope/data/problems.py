@@ -52,10 +52,17 @@ KINDS = {
     "box-like-fractions": Kind(
         "warning", False, "multiply by the width and height of the image: COCO counts pixels"
     ),
+    "labels-like-pixels": Kind(
+        "warning", False, "divide by the width and height of the image: YOLO has fractions"
+    ),
     "corners-reversed": Kind("warning", False, "none needed: the corners are put in order"),
     "one-file-two-images": Kind("warning", False, "give every image a file of its own"),
     "one-label-two-images": Kind("warning", False, "give every image a name of its own, endings apart"),
     "missing-split": Kind("info", False, "none needed: a split that is not there is not read"),
+    "unused-pictures": Kind(
+        "warning", False, "annotate them, declare them as images without boxes, or move them"
+    ),
+    "duplicate-class-name": Kind("warning", False, "give every category a name of its own"),
     "unused-file": Kind("warning", False, "name it as its image or its split, or delete it"),
     "duplicate-box": Kind("warning", False, "delete one of the two"),
     "duplicate-image": Kind("warning", False, "keep one of the two"),
@@ -68,6 +75,7 @@ KINDS = {
     "exif-ambiguous": Kind(
         "info", False, "check a picture with `detrscope data show`: boxes are read as upright"
     ),
+    "text-ids": Kind("info", False, "none needed: they are read, and written, as numbers"),
     "missing-area": Kind("info", False, "none needed: the area of the box is used"),
     "left-out-file": Kind("info", False, "none needed: a hidden or system file, or no picture, is no data"),
     "image-without-boxes": Kind("info", False, "none needed: images without objects are kept as negatives"),

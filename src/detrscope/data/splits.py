@@ -13,7 +13,7 @@ ALIASES = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "test
 
 def plain(name: str) -> str:
     """The usual name of a split: val2017 -> val, valid -> val."""
-    short = name.rstrip("0123456789") or name
+    short = name.casefold().rstrip("0123456789") or name.casefold()
     return next((min(group, key=len) for group in ALIASES if short in group), short)
 
 

@@ -7,6 +7,7 @@ every box for 1-based, which only PASCAL's own are. The two agree on boxes up to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,22 @@ from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_bytes, read_lines
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.files import Directory, is_hidden, is_picture, name_key, refuse_outside, scan
+from detrscope.data.files import (
+    Directory,
+    child,
+    is_hidden,
+    is_picture,
+    is_regular,
+    name_key,
+    refuse_outside,
+    scan,
+)
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY, find_split, plain
 from detrscope.data.values import boolean, integer, number
 
 LAYOUT = "Annotations/*.xml + JPEGImages/ [+ ImageSets/Main/SPLIT.txt], or SPLIT/*.xml beside the images"
+_OF_ONE_CLASS = re.compile(r"\S+\s+(-1|0|1)")
 _NAMES = ("classes.txt", "labels.txt")
 
 
@@ -162,11 +173,10 @@ def _classes(root: Path, pages: Iterable[_Page]) -> ClassTable:
 
 def _root(folder: Path) -> Path:
     """The folder that has Annotations/: itself, or its only child or grandchild in VOCdevkit/ that does."""
-    if (folder / "Annotations").is_dir():
+    if _annotations(folder):
         return folder
-    inner = sorted(
-        {p.parent for pattern in ("*/Annotations", "VOCdevkit/*/Annotations") for p in folder.glob(pattern)}
-    )
+    below = [path for pattern in ("*", "VOCdevkit/*") for path in sorted(folder.glob(pattern))]
+    inner = [path for path in below if not is_hidden(path) and _annotations(path)]
     if len(inner) > 1:
         raise UserError(f"{folder}: holds several VOC folders; give one of {', '.join(map(str, inner))}")
     return inner[0] if inner else folder
@@ -174,20 +184,42 @@ def _root(folder: Path) -> Path:
 
 def _splits(folder: Path) -> dict[str, Path]:
     root = _root(folder)
-    if (root / "Annotations").is_dir():
-        lists = {p.stem: p for p in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain_list(p)}
-        return lists or {ANY: root / "Annotations"}
-    found = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and next(p.glob("*.xml"), None)}
-    return found or ({ANY: folder} if next(folder.glob("*.xml"), None) else {})
+    if annotations := _annotations(root):
+        lists = {p.stem: p for p in _lists(root) if _is_plain_list(p, annotations)}
+        return lists or {ANY: annotations}
+    found = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not is_hidden(p) and _has_xml(p)}
+    return found or ({ANY: folder} if _has_xml(folder) else {})
 
 
-def _is_plain_list(path: Path) -> bool:
-    """Not one of PASCAL's lists for one class, `dog_train.txt`, which have a second column."""
-    return len(next(iter(read_lines(path)), "").split()) == 1
+def _annotations(root: Path) -> Path | None:
+    """The folder Annotations/ with XML in it, or with JPEGImages/ beside it: COCO has one of that name, too."""
+    folder = child(root, "Annotations")
+    return folder if folder and (_has_xml(folder) or child(root, "JPEGImages")) else None
+
+
+def _pictures(root: Path) -> Path | None:
+    return child(root, "JPEGImages") or child(root, "images")
+
+
+def _lists(root: Path) -> list[Path]:
+    sets = child(root, "ImageSets")
+    folder = child(sets, "Main") if sets else None
+    return sorted(p for p in folder.glob("*.txt") if not is_hidden(p)) if folder else []
+
+
+def _has_xml(folder: Path) -> bool:
+    return any(not is_hidden(path) for path in folder.glob("*.xml"))
+
+
+def _is_plain_list(path: Path, annotations: Path) -> bool:
+    """Not one of PASCAL's lists for one class, `dog_train.txt`, which have a second column of 1, 0 and -1."""
+    first = next(iter(read_lines(path)), "")
+    return bool(first) and (not _OF_ONE_CLASS.fullmatch(first) or is_regular(annotations / f"{first}.xml"))
 
 
 def _all_xml(root: Path, found: dict[str, Path]) -> list[Path]:
-    folders = [root / "Annotations"] if (root / "Annotations").is_dir() else list(found.values())
+    annotations = _annotations(root)
+    folders = [annotations] if annotations else list(found.values())
     return sorted(p for folder in folders for p in folder.glob("*.xml") if not is_hidden(p))
 
 
@@ -219,20 +251,28 @@ def _members(root: Path, split: Path, problems: Problems) -> Iterator[tuple[Path
     """XML (None where an image has none) and image of a split, in its order."""
     directory = Directory()
     if split.suffix == ".txt":
-        images = root / "JPEGImages"
+        annotations = _annotations(root) or root
+        images = _pictures(root) or root / "JPEGImages"
         stems = directory.stems(images)
         for line in read_lines(split):
             stem = _stem(line)
-            refuse_outside(root / "Annotations" / stem, root, split)
+            refuse_outside(annotations / stem, root, split)
+            if is_hidden(Path(stem)):
+                problems.add("left-out-file", images / stem, "hidden, or the system's")
+                continue
             inside = stems if "/" not in stem else directory.stems((images / stem).parent)
             pictures = inside.get(name_key(stem.rpartition("/")[2])) or [images / f"{stem}.jpg"]
-            yield directory.find(root / "Annotations" / f"{stem}.xml"), _only(pictures, problems)
+            yield directory.find(annotations / f"{stem}.xml"), _only(pictures, problems)
         return
-    images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else split
+    images = (_pictures(root) if _annotations(root) else None) or split
     pages = {name_key(p.stem): p for p in sorted(split.glob("*.xml")) if not is_hidden(p)}
     there = directory.stems(images)
-    for path, reason in scan(images).left_out({".xml", ".txt"}):
+    below = scan(images)
+    for path, reason in below.left_out({".xml", ".txt"}):
         problems.add("left-out-file", path, reason)
+    for path in below.pictures:
+        if path.parent != images:
+            problems.add("left-out-file", path, "in a folder inside that of the images")
     for stem in sorted(pages.keys() | there.keys()):
         page = pages.get(stem)
         missing = images / f"{page.stem if page else stem}.jpg"

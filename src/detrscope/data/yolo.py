@@ -24,6 +24,7 @@ from detrscope.data.values import integer, number
 from detrscope.data.yolo_layout import LAYOUT as LAYOUT
 from detrscope.data.yolo_layout import SPLITS, Layout, find_layout, images_of
 
+FRACTIONS = 2  # a box in fractions of its image that sticks out this far is none
 _NOT_LABELS = frozenset(
     {"classes.txt", "labels.txt", "predefined_classes.txt", *(f"{s}.txt" for s in SPLITS)}
 )
@@ -138,7 +139,7 @@ def _boxes(
     problems: Problems,
     details: bool,
 ) -> Iterator[RawBox]:
-    number = 0
+    number = in_pixels = 0
     for image in images:
         labels = labels_of[image.path]
         if labels is None:
@@ -162,6 +163,7 @@ def _boxes(
                 problems.add("bad-label", labels, reason, number)
                 continue
             category, box, polygon = parsed
+            in_pixels += max(box) > FRACTIONS
             x, y, w, h = box[0] * size.width, box[1] * size.height, box[2] * size.width, box[3] * size.height
             mask = (
                 [[v * (size.height if i % 2 else size.width) for i, v in enumerate(polygon)]]
@@ -172,6 +174,12 @@ def _boxes(
             yield RawBox(
                 number, image.id, category, (x, y, w, h), area, segmentation=mask if details else None
             )
+
+    if number and in_pixels >= 0.95 * number:
+        reason = (
+            f"{in_pixels} of {number} lines have numbers above {FRACTIONS}: pixels in place of fractions?"
+        )
+        problems.add("labels-like-pixels", layout.root, reason)
 
 
 def _parse(line: str, keypoints: int) -> tuple[int, tuple[float, ...], list[float]] | None:

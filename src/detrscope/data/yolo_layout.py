@@ -10,7 +10,17 @@ from typing import Any
 
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_lines, read_plain_yaml
-from detrscope.data.files import exists, is_hidden, is_inside, is_picture, is_regular, refuse_outside, scan
+from detrscope.data.files import (
+    child,
+    exists,
+    is_folder,
+    is_hidden,
+    is_inside,
+    is_picture,
+    is_regular,
+    refuse_outside,
+    scan,
+)
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY
 from detrscope.data.values import integer, shown
@@ -92,7 +102,7 @@ def _from_darknet(path: Path) -> Layout | None:
     if "names" not in settings:
         raise UserError(f"{path}: expected a line such as `names = data/obj.names`")
     lists = {split: [_entry(settings[split], [path.parent], path)] for split in SPLITS if split in settings}
-    there = {split: places for split, places in lists.items() if places[0].exists()}
+    there = {split: places for split, places in lists.items() if exists(places[0])}
     names = _entry(settings["names"], [path.parent], path)
     missing = tuple(split for split in lists if split not in there)
     return Layout(read_lines(names), there, path.parent, missing=missing)
@@ -100,13 +110,23 @@ def _from_darknet(path: Path) -> Layout | None:
 
 def _conventional(folder: Path) -> dict[str, list[Path]]:
     for pattern in ("images/{}", "{}/images", "{}"):
-        found = {s: [folder / pattern.format(s)] for s in SPLITS if (folder / pattern.format(s)).is_dir()}
+        places = {split: _nested(folder, pattern.format(split)) for split in SPLITS}
+        found = {split: [place] for split, place in places.items() if place}
         if found:
             return found
     lists = {s: [folder / f"{s}.txt"] for s in SPLITS if _is_list_of_images(folder / f"{s}.txt")}
     if lists:
         return lists
-    return {ANY: [folder / "images"]} if (folder / "images").is_dir() else {}
+    images = child(folder, "images")
+    return {ANY: [images]} if images else {}
+
+
+def _nested(folder: Path, path: str) -> Path | None:
+    """A folder by its path inside another one, letter case apart."""
+    inner: Path | None = folder
+    for name in path.split("/"):
+        inner = child(inner, name) if inner else None
+    return inner
 
 
 def _is_list_of_images(path: Path) -> bool:
@@ -122,7 +142,7 @@ def _from_yaml(path: Path, tree: dict[str, Any]) -> Layout:
     if not isinstance(entry, str):
         raise UserError(f"{path}: 'path' is {shown(entry)}, expected a folder")
     root = path.parent if entry in _NULL else path.parent / entry
-    root = root if root.is_dir() else path.parent  # a path of the machine that it was written on
+    root = root if is_folder(root) else path.parent  # a path of the machine that it was written on
     refuse_outside(root, path.parent, path)
     found: dict[str, list[Path]] = {}
     missing = []
@@ -162,8 +182,8 @@ def _names(path: Path, tree: dict[str, Any]) -> list[str]:
 
 def _place(entry: str, root: Path, path: Path) -> Path:
     """A folder or list file that a data.yaml names. Roboflow writes `../train/images` for `train/images`."""
-    folders = [root, path.parent]
-    tries = [folder / entry for folder in folders]
+    entry = entry.replace("\\", "/")  # written on Windows
+    tries = [root / entry, path.parent / entry]
     tries += [path.parent / entry.removeprefix("../"), root / entry / "images"]
     there = [p for p in tries if exists(p)]
     place = next((p for p in there if is_inside(p, root)), there[0] if there else tries[0])
@@ -180,7 +200,7 @@ def _entry(entry: str, folders: list[Path], where: Path) -> Path:
     """
     parts = PurePosixPath(entry.replace("\\", "/")).parts
     tries = [folder / entry for folder in folders]
-    tries += [folder.joinpath(*parts[i:]) for i in range(1, len(parts)) for folder in folders]
+    tries += [folder.joinpath(*parts[i:]) for i in range(len(parts)) for folder in folders]
     there = [path for path in tries if exists(path)]
     inside = next((p for p in there if any(is_inside(p, folder) for folder in folders)), None)
     if inside is None and there:
@@ -194,13 +214,17 @@ def images_of(place: Path, layout: Layout, problems: Problems) -> Iterator[Path]
     Raises:
         UserError: there is no such place, or it names a file outside of the dataset.
     """
-    if place.is_dir():
+    if is_folder(place):
         found = scan(place)
         for path, reason in found.left_out(_BESIDE_IMAGES):
             problems.add("left-out-file", path, reason)
         yield from found.pictures
-    elif place.is_file():
+    elif is_regular(place):
         for line in read_lines(place):
-            yield _entry(line, [place.parent, layout.root], place)
+            path = _entry(line, [place.parent, layout.root], place)
+            if is_hidden(path):
+                problems.add("left-out-file", path, "hidden, or the system's")
+            else:
+                yield path
     else:
         raise UserError(f"{place}: no such folder or list of images")
