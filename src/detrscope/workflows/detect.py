@@ -124,12 +124,12 @@ def detect(
         if isinstance(model, str | Path)
         else model
     )
-    domain = DogsOnly(model, weights)
-    notes = {source.stem: domain.note(source.content, source.name) for source in todo}
-    domain.warn()
     classes = detector.card.classes
     writer = None if out is None else _Writer(Path(out), picture_format, classes.names, todo)
     wanted = {classes.names[classes.index_of_name(name)] for name in show_names}
+    domain = DogsOnly(model, weights)
+    notes = {source.stem: domain.note(source.content, source.name) for source in todo}
+    domain.warn()
 
     def look(image: Tensor) -> Detections:
         detections = detector.detect(image, threshold)
