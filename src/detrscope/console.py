@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 LogLevel = Literal["debug", "info", "warning", "error"]
 log = logging.getLogger("detrscope")
 NO_TERMINAL_WIDTH = 160
-LIGHTNING = ("lightning.fabric", "lightning.pytorch", "lightning_fabric")  # its loggers, by its version
+# The loggers that Lightning writes lines with; it sets the level of their parent whenever it is imported.
+LIGHTNING = tuple(
+    f"{package}.utilities.{module}"
+    for package in ("lightning.fabric", "lightning.pytorch")
+    for module in ("rank_zero", "distributed")
+)
 SECONDS_BETWEEN_LINES = 10.0  # of the log, where no bar can be shown
 TABLE_WIDTH = 200  # columns of a table where the output is not a terminal, such as a file
 
@@ -50,6 +55,11 @@ def _is_helper() -> bool:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return bool(distributed.get_rank() > 0)
     return any(os.environ.get(name, "0").strip() not in ("", "0") for name in ("RANK", "LOCAL_RANK"))
+
+
+def _as_loud_as_we_are(record: logging.LogRecord) -> bool:
+    """Hold back Lightning's lines, such as which precision it uses, where ours are held back."""
+    return record.levelno >= log.level
 
 
 @cache
@@ -183,8 +193,8 @@ def setup(quiet: bool = False, level: LogLevel = "info") -> None:
     log.setLevel("WARNING" if quiet else level.upper())
     log.propagate = False
     console().quiet = quiet or _is_helper()
-    for name in LIGHTNING:  # which precision it uses, how many processes it starts
-        logging.getLogger(name).setLevel("WARNING" if quiet else "INFO")
+    for name in LIGHTNING:
+        logging.getLogger(name).addFilter(_as_loud_as_we_are)
 
 
 def progress() -> Progress:

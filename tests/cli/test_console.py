@@ -183,8 +183,12 @@ def test_of_several_processes_the_first_speaks(
     ]
 
 
-def test_lightning_is_quiet_where_we_are() -> None:
-    console.setup(quiet=True)
-    assert not any(logging.getLogger(name).isEnabledFor(logging.INFO) for name in console.LIGHTNING)
-    console.setup(quiet=False)
-    assert all(logging.getLogger(name).isEnabledFor(logging.INFO) for name in console.LIGHTNING)
+@pytest.mark.parametrize("quiet", [True, False])
+def test_lightning_is_quiet_where_we_are(quiet: bool, tmp_path: Path) -> None:
+    code = (
+        f"from detrscope import console; console.setup(quiet={quiet})\n"
+        "from lightning.fabric import Fabric; Fabric(accelerator='cpu', devices=1, precision='bf16-mixed')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and ("Using bfloat16" in done.stderr) != quiet
