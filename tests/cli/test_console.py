@@ -18,11 +18,16 @@ from rich.table import Table
 
 from detrscope import console
 from detrscope.cli import main
+from detrscope.core.classes import ClassTable
+from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.text import csv_cell, visible
 from detrscope.core.types import Detections
+from detrscope.families.checkpoint import save_checkpoint
+from detrscope.families.weights import random_model
 from detrscope.lens.comparison import write_csv as write_measures
 from detrscope.workflows.detect import Found, write_csv
 from tests.conftest import ROOT
+from tests.families.tiny import tiny_settings
 
 NASTY = {
     "markup that closes nothing": "[/]",
@@ -192,3 +197,71 @@ def test_lightning_is_quiet_where_we_are(quiet: bool, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and ("Using bfloat16" in done.stderr) != quiet
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset and a model whose classes and files have the worst names."""
+    folder = tmp_path_factory.mktemp("nasty")
+    names = tuple(NASTY.values())
+    ids = tuple(range(1, len(names) + 1))
+    loaded = random_model(
+        "detr-r18", tiny_settings("detr-r18"), ClassTable(ids, names), Preprocessing(48, 64)
+    )
+    save_checkpoint(folder / "model.safetensors", loaded.model, loaded.card)
+    data = folder / "data"
+    (data / "val").mkdir(parents=True)
+    (data / "annotations").mkdir()
+    images, boxes = [], []
+    for number, file in enumerate(("[b]{x}.png", "=1+1.png", "\u72ac $y$\x1b[31m.png"), start=1):
+        Image.new("RGB", (64, 48), (80 * number, 90, 20)).save(data / "val" / file)
+        images.append({"id": number, "file_name": file, "width": 64, "height": 48})
+        boxes += [
+            {
+                "id": 100 * number + i,
+                "image_id": number,
+                "category_id": i,
+                "bbox": [i, i, 20, 20],
+                "area": 400,
+                "iscrowd": 0,
+            }
+            for i in ids
+        ]
+    categories = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
+    tree = {"images": images, "annotations": boxes, "categories": categories}
+    (data / "annotations" / "instances_val.json").write_text(json.dumps(tree))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "detect data/val --model model.safetensors --threshold 0 --out OUT",
+        "detect data/val --model model.safetensors --threshold 0 --csv",
+        "detect data/val --model model.safetensors --threshold 0 --json",
+        "see data/val --model model.safetensors --threshold 0 --view detections --view queries --out OUT",
+        "evaluate --data coco:data --model model.safetensors --out OUT",
+        "faithfulness --data coco:data --model model.safetensors --count 1 --threshold 0 --steps 2 --sanity 0 "
+        "--method rollout --out OUT",
+        "data show coco:data --split val --no-augment --out OUT/a.png",
+        "data check coco:data",
+    ],
+)
+def test_every_command_takes_any_name(
+    command: str,
+    nasty: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(nasty)
+    words = command.replace("OUT", str(tmp_path / "out")).split()
+    monkeypatch.setattr(sys, "argv", ["detrscope", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    streams = capfd.readouterr()
+    assert end.value.code in (0, None), streams.err
+    assert not TERMINAL & set(streams.out + streams.err)
+    for path in (tmp_path / "out").rglob("*.csv"):
+        for row in csv.reader(path.read_text(encoding="utf-8").splitlines()):
+            assert not [cell for cell in row if cell.startswith(("=", "+", "@", "\t"))], path

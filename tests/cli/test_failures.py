@@ -203,6 +203,7 @@ def test_errors_of_writing_name_the_file_and_others_stay_as_they_are(
         (OSError(errno.ENOSPC, "No space left on device", "a"), 1),
         (OSError(errno.EMFILE, "Too many open files", "a"), 1),
         (OSError("decoder"), 1),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), 2),
         (MemoryError(), 1),
     ],
 )
