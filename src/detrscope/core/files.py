@@ -8,14 +8,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from detrscope.core.errors import WRONG_PATH, UserError
 
-STEM_BYTES = (
-    60  # of the name of a temporary file: a long name with something random behind it would be too long
-)
+BLOCK = 1 << 16  # bytes: how near to the limit a file may end that could not grow beyond it
+STEM_BYTES = 60  # of the name of a temporary file, which has something random behind it
 # What a disk, and not a program, says: these come from writing whatever the words of the library are.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EPIPE})
 _IN_RUST = re.compile(r"os error (\d+)")  # safetensors
@@ -125,9 +124,22 @@ def _of_writing(error: Exception, path: Path, temporary: Path | None) -> OSError
     elif found := _IN_RUST.search(str(error)):
         number = int(found.group(1))
     elif isinstance(error, RuntimeError) and any(word in str(error) for word in _IN_TORCH):
-        number = errno.ENOSPC if _is_full(path) else errno.EIO
+        number = _reason(path, temporary)
     return None if number is None else OSError(number, os.strerror(number), str(path))
 
 
-def _is_full(path: Path) -> bool:
-    return hasattr(os, "statvfs") and os.statvfs(path.parent).f_bavail == 0
+def _reason(path: Path, temporary: Path | None) -> int:
+    """Return why writing failed, where the library does not tell: no space, the limit of file sizes, or neither."""
+    if hasattr(os, "statvfs") and os.statvfs(path.parent).f_bavail == 0:
+        return errno.ENOSPC
+    with suppress(ImportError, OSError):
+        import resource  # not on Windows
+
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if (
+            temporary is not None
+            and limit != resource.RLIM_INFINITY
+            and temporary.stat().st_size >= limit - BLOCK
+        ):
+            return errno.EFBIG
+    return errno.EIO

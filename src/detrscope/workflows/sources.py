@@ -117,14 +117,16 @@ def is_url(source: ImageSource) -> bool:
 def _inside(folder: Path) -> list[Path]:
     files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
     paths = [p for p in files if _is_known(p)]
-    if paths and (others := [p.name for p in files if not _is_known(p)]):
-        named = ", ".join(others[:LISTED]) + (", ..." if len(others) > LISTED else "")
+    others = [p.name for p in files if not _is_known(p)]
+    named = ", ".join(others[:LISTED]) + (", ..." if len(others) > LISTED else "")
+    if paths and others:
         log.info(
             "%s: left out %s that are no pictures or videos: %s", folder, _counted(len(others), "file"), named
         )
     if not paths:
         raise UserError(
-            f"{folder}: no pictures or videos in this folder ({_endings()}); deeper ones: '{folder}/**/*.jpg'"
+            f"{folder}: no pictures or videos in this folder, {f'only {named}' if others else 'no files at all'}; "
+            f"for those in folders below: '{folder}/**/*.jpg'"
         )
     return paths
 
@@ -133,16 +135,14 @@ def _matching(pattern: str) -> list[Path]:
     matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)
     paths = sorted(p for p in map(Path, matches) if _is_known(p) and p.is_file() and p.name[0] != ".")
     if not paths:
-        raise UserError(f"{pattern}: no pictures or videos match ({_endings()})")
+        raise UserError(
+            f"{pattern}: no pictures or videos match; a video ends in {' '.join(sorted(CLIP_SUFFIXES))}"
+        )
     return paths
 
 
 def _is_known(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES | CLIP_SUFFIXES
-
-
-def _endings() -> str:
-    return " ".join(sorted(SUFFIXES | CLIP_SUFFIXES))
 
 
 @dataclass(frozen=True)
