@@ -230,6 +230,17 @@ def test_a_device_is_written_to_and_never_replaced() -> None:
     assert null.is_char_device()
 
 
+def test_a_working_directory_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(UserError, match="cannot be written"):
+        check_folder("out")
+
+
 def test_checking_a_place_leaves_nothing(tmp_path: Path) -> None:
     check_folder(tmp_path / "a" / "b")
     check_file(tmp_path / "a" / "b.json")

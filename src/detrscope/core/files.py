@@ -81,22 +81,22 @@ def check_file(path: str | Path) -> None:
 def _check_writable(path: Path) -> bool:
     """Refuse a place that nothing can be written to; return whether something is there already."""
     try:
-        there = path
-        while not there.exists():
+        there = path.absolute()  # raises where the working directory is gone
+        while not there.exists() and there != there.parent:
             there = there.parent
-        if there == path and there.is_file():
+        if there == path.absolute() and there.is_file():
             there = there.parent
         if there.is_dir():
             tempfile.TemporaryFile(dir=there).close()  # the file system answers: root passes every permission
             _check_names(path, there)
-        elif there != path:
+        elif there != path.absolute():
             raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file", str(path))
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno not in WRONG_PATH:
             raise
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written ({reason}); choose another place to write to") from None
-    return there == path or path.exists()
+    return path.exists()
 
 
 def _check_names(path: Path, there: Path) -> None:

@@ -22,7 +22,7 @@ from detrscope.views.captions import NOTE
 from detrscope.views.choice import EVERYTHING, Choice, NothingFound, NotInTrace, NotOnPicture
 from detrscope.workflows.domain import SHIPPED, DogsOnly
 from detrscope.workflows.looks import SUFFIX, Eyes, Looked, expand_looks, is_trace, opened
-from detrscope.workflows.sources import Source
+from detrscope.workflows.sources import Source, warn_of_other_frames
 from detrscope.workflows.truth import Truth
 
 MEASURES, SHAPES = "measures.csv", "shapes.txt"
@@ -135,6 +135,8 @@ def see(
                 trace = eyes.look(look)
             if trace is None:
                 continue
+            if not is_trace(look):
+                warn_of_other_frames(source)
             if (
                 not isinstance(look, Trace)
                 and not is_trace(look)

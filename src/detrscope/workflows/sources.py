@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from detrscope.console import log
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import av
 
 STEM_BYTES = 180  # of a name made from a source, so that an ending and a number still fit
+SEVERAL_FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # not MPO: the others of a phone are previews
 LISTED = 8  # runs of damaged frames that are named
 MOST_FAILURES = 100  # of reading on end, before a video is given up
 SLACK = 0.02  # of its length, by which a file may err about it
@@ -112,6 +114,23 @@ def _source(content: ImageSource, named: bool, number: int, stems: Stems) -> Sou
 def is_url(source: ImageSource) -> bool:
     """Whether the source is an http(s) address."""
     return isinstance(source, str) and source.startswith(("http://", "https://"))
+
+
+def warn_of_other_frames(source: Source) -> None:
+    """Say that of an animation or of several pages only the first is looked at."""
+    if source.is_clip or not isinstance(source.content, str | Path) or is_url(source.content):
+        return
+    try:
+        with Image.open(Path(source.content).expanduser(), formats=SEVERAL_FRAMES) as image:
+            count = getattr(image, "n_frames", 1)
+    except Exception:  # another format, or damaged: whoever reads it says so
+        return
+    if count > 1:
+        log.warning(
+            "%s: only the first of its %d frames is looked at; a video would be read whole",
+            source.name,
+            count,
+        )
 
 
 def _inside(folder: Path) -> list[Path]:
