@@ -332,7 +332,9 @@ YAML_BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (YAML_BOMB.encode() + b"names: *h\n", "aliases"),
         (b"names: " + b"[" * 3000, "nested too deeply|not valid YAML"),
         ("names: [hé]".encode("latin-1"), "not UTF-8"),
-        (b"names: [2020-99-99]", "not valid YAML"),
+        (b"names: [" + b"[" * 100_000, "nested too deeply"),
+        (b"nc: 3\nnames: [a, b]", "'nc' is '3', but 'names' has 2"),
+        (b"names: [a]\ntrain: {a: b}", "'train' is .*expected a folder"),
         (b"names: !!python/object:os.system [x]", "not valid YAML"),
         (b"names: {1: a, 2: b}", "keys of 'names'"),
         (b"names: [[1]]", "list of names"),
@@ -342,6 +344,13 @@ def test_foreign_yaml_is_one_line(text: bytes, reason: str, tmp_path: Path) -> N
     (tmp_path / "data.yaml").write_bytes(text)
     with pytest.raises(UserError, match=reason):
         open_dataset(tmp_path / "data.yaml", "train")
+
+
+def test_class_names_are_the_text_that_was_written(tmp_path: Path) -> None:
+    folder = yolo(tmp_path)
+    names = ["no", "1.10", "2024-01-01", "2020-99-99", "null", "1e3", "0x10"]
+    (folder / "data.yaml").write_text(f"train: train/images\nnames: [{', '.join(names)}]\n")
+    assert list(open_dataset(folder, "train").classes.names) == names
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

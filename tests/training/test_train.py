@@ -65,7 +65,7 @@ def test_a_run_leaves_the_documented_folder(
     files = (
         "best.safetensors config.yaml curves.png last.pt last.safetensors log.txt metrics.csv metrics.jsonl"
     )
-    assert sorted(p.name for p in out.iterdir()) == [*files.split(), "per_class.csv"]
+    assert sorted(p.name for p in out.iterdir()) == [*files.split(), "per_class.csv", "previous.pt"]
     rows = RunFolder(out).rows()
     assert [row["step"] for row in rows] == [2, 4] and rows[1]["val/AP"] is not None
     assert "epoch 2/2" in (out / "log.txt").read_text() and "AP" in (out / "log.txt").read_text()

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,9 +34,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        is_device = (
-            path.exists() and not path.is_file()
-        )  # such as /dev/stdout: written to, never renamed over
+        is_device = path.exists() and not path.is_file()  # such as /dev/stdout: never renamed over
         folder = None if is_device else path.parent
         prefix = f".{_shortened(path.stem)}."
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=folder)
@@ -48,6 +46,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
                 shutil.copyfileobj(written, device)
             return
         os.chmod(temporary, 0o644)
+        with temporary.open("rb") as written:  # else the name may reach the disk before the content does
+            os.fsync(written.fileno())
         os.replace(temporary, path)
     except Exception as error:
         if (told := _of_writing(error, path, temporary)) is None:
@@ -56,6 +56,24 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, names: Iterable[str]) -> int:
+    """Remove temporary files that a killed process has left in a folder beside files of some names; return how many.
+
+    To be called where nobody else writes to these files.
+    """
+    count = 0
+    for name in names:
+        path = Path(name)
+        leftover = re.compile(
+            rf"\.{re.escape(_shortened(path.stem))}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}"
+        )
+        for other in folder.iterdir() if folder.is_dir() else ():
+            if leftover.fullmatch(other.name) and other.is_file():
+                other.unlink(missing_ok=True)
+                count += 1
+    return count
 
 
 def check_folder(path: str | Path) -> None:

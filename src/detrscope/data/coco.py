@@ -13,20 +13,21 @@ from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_json as load_json
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.files import Directory, is_hidden, is_inside, refuse_outside
+from detrscope.data.files import Directory, exists, is_hidden, is_inside, refuse_outside
+from detrscope.data.masks import mask_box
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY, find_split, plain
-from detrscope.data.values import boolean, integer, number
+from detrscope.data.values import boolean, integer, number, shown
 
 LAYOUT = (
     "annotations/instances_SPLIT.json + SPLIT/, SPLIT/_annotations.coco.json, or annotations.json + images/"
 )
-# The first line of these that matches something decides. Official folders also have captions_*.json and the
-# like.
+# The first line of these that matches something decides; what later ones match is refused where it is the same split,
+# and reported where it is another. Official folders also have captions_*.json and the like.
 _PER_SPLIT = (
     "annotations/instances_(?P<split>[^/]+).json",
     "annotations/(?P<split>(?:train|val|valid|test)[^/]*).json",
-    "annotations/(?P<split>lvis_v[^/]*).json",
+    r"annotations/lvis_v[\d.]+_(?P<split>[^/]+).json",
     "(?P<split>[^/]+)/_annotations.coco.json",  # Roboflow
     "(?P<split>[^/]+)/labels.json",  # FiftyOne
     "(?P<split>[^/]+)/annotations.json",
@@ -37,39 +38,51 @@ _SINGLE = ("annotations.json", "_annotations.coco.json", "labels.json", "instanc
 
 def splits(folder: Path) -> dict[str, Path]:
     """The annotation file of each split; empty where the folder is not of a COCO layout."""
-    return _splits(folder)[0]
+    return {split: paths[0] for split, paths in _candidates(folder)[0].items()}
 
 
-def _splits(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """The annotation file of each split, and files of other layouts that are not read."""
+def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The annotation files that may be meant by each split, and those of other layouts that are not read."""
     files = [p for p in [*folder.glob("*.json"), *folder.glob("*/*.json")] if not is_hidden(p)]
     found = {p.relative_to(folder).as_posix(): p for p in files if not is_hidden(p.parent)}
-    splits: dict[str, Path] = {}
+    splits: dict[str, list[Path]] = {}
     unused: list[Path] = []
     for pattern in _PER_SPLIT:
         regex = re.compile(pattern.replace(".json", r"\.json"))
         matches = {m["split"]: found[name] for name in sorted(found) if (m := regex.fullmatch(name))}
-        if splits:
-            unused += [path for path in matches.values() if path not in splits.values()]
-        else:
-            splits = matches
-    if splits:
-        return splits, list(dict.fromkeys(unused))
-    singles = [found[name] for name in _SINGLE if name in found]
-    return ({ANY: singles[0]} if singles else {}), singles[1:]
+        taken = [path for paths in splits.values() for path in paths]
+        if not splits:
+            splits = {split: [path] for split, path in matches.items()}
+            continue
+        for split, path in matches.items():
+            if path in taken:
+                continue
+            if split in splits:
+                splits[split].append(path)
+            else:
+                unused.append(path)
+    if not splits and (singles := [found[name] for name in _SINGLE if name in found]):
+        splits = {ANY: singles}
+    return splits, list(dict.fromkeys(unused))
 
 
 def read_split(folder: Path, split: str, problems: Problems, details: bool = False) -> DetectionDataset:
     """One split of a folder.
 
     Raises:
-        UserError: no such split, or see `read_json`.
+        UserError: no such split, two files may be meant by it, or see `read_json`.
     """
-    files, unused = _splits(folder)
+    files, unused = _candidates(folder)
     for path in unused:
         problems.add("unused-file", path, "not read: the folder has annotations of another layout too")
     name = find_split(split, files, str(folder))
-    return read_json(files[name], problems, name=f"{folder.name} {split}", details=details)
+    path, *others = files[name]
+    if others:
+        named = " or ".join(str(p.relative_to(folder)) for p in (path, *others))
+        raise UserError(
+            f"{folder}: the annotations of '{split}' may be {named}; remove one, or give its path"
+        )
+    return read_json(path, problems, name=f"{folder.name} {split}", details=details)
 
 
 def read_json(
@@ -92,7 +105,7 @@ def read_json(
     Raises:
         UserError: the file is not COCO's JSON, or something stops (see `assemble`).
     """
-    tree = _load(path)
+    tree = _load(path, problems)
     classes = _classes(tree["categories"], path)
     find = _Finder(path, images)
     more: dict[str, Any] = {k: tree[k] for k in ("info", "licenses") if k in tree} if details else {}
@@ -107,14 +120,20 @@ def read_json(
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, problems: Problems) -> dict[str, Any]:
     tree = load_json(path)
     if not isinstance(tree, dict):
         what = "a results file?" if isinstance(tree, list) else type(tree).__name__
         raise UserError(
             f"{path}: expected COCO's dictionary of images, annotations, categories; found {what}"
         )
-    tree.setdefault("annotations", [])  # as in the lists of test images
+    if "annotations" not in tree:
+        of_test = plain(problems.split) == "test" or path.stem.startswith(
+            ("image_info", "test", "instances_test")
+        )
+        if not of_test:  # the lists of test images have none
+            problems.add("no-labels", path, "no 'annotations'")
+        tree["annotations"] = []
     for key in ("images", "annotations", "categories"):
         rows = tree.get(key)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -136,12 +155,6 @@ def _classes(rows: list[dict[str, Any]], path: Path) -> ClassTable:
     return ClassTable(tuple(table), tuple(table.values()))
 
 
-def shown(value: Any) -> str:
-    """A foreign value in an error: in one line, and not longer than a line."""
-    text = repr(value)
-    return text if len(text) <= 160 else f"{text[:157]}..."
-
-
 def _images(
     rows: list[dict[str, Any]], find: _Finder, path: Path, problems: Problems, details: bool
 ) -> Iterator[RawImage]:
@@ -158,11 +171,11 @@ def _images(
         sides = []
         for key in ("width", "height"):
             side = integer(row.get(key))
-            if row.get(key) is not None and (side is None or side < 1):
+            if row.get(key) is not None and (side is None or side < 0):
                 problems.add(
                     "bad-value", path, f"image id {image_id}: {key} is {shown(row[key])}, not pixels"
                 )
-            sides.append(side if side is None or side >= 1 else None)
+            sides.append(side if side is not None and side >= 1 else None)
         known = ("id", "file_name", "width", "height")
         more = {k: v for k, v in row.items() if k not in known} if details else {}
         yield RawImage(image_id, find(name), sides[0], sides[1], more)
@@ -195,17 +208,24 @@ def _boxes(rows: list[dict[str, Any]], path: Path, problems: Problems, details: 
             problems.add("bad-value", path, f"area is {shown(row['area'])}, expected a number of pixels", own)
             continue
         segmentation = row.get("segmentation")
-        box = row["bbox"] if "bbox" in row else polygon_box(segmentation)
+        box = row.get("bbox")
+        if (box is None or box == []) and segmentation:
+            box = polygon_box(segmentation)
         yield RawBox(own, image, category, box, area, crowd, segmentation if details else None)
 
 
-def polygon_box(polygons: Any) -> list[float] | None:
-    """[x, y, width, height] around polygons [[x1, y1, x2, y2, ...], ...]; None where they are no polygons."""
+def polygon_box(mask: Any) -> list[float] | None:
+    """[x, y, width, height] around polygons [[x1, y1, x2, y2, ...], ...] or run lengths; None for anything else."""
     try:
-        xs = [float(x) for polygon in polygons for x in polygon[::2]]
-        ys = [float(y) for polygon in polygons for y in polygon[1::2]]
+        if isinstance(mask, dict):
+            height, width = mask["size"]
+            return mask_box(mask, height, width)
+        points = [[number(v) for v in polygon] for polygon in mask]
+        xs, ys = ([v for p in points for v in p[start::2] if v is not None] for start in (0, 1))
+        if sum(map(len, points)) > len(xs) + len(ys):
+            return None
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, KeyError):
         return None
 
 
@@ -262,9 +282,12 @@ class _Finder:
                     if path is not None and any(is_inside(path, root) for root in self.roots):
                         self.folders.insert(0, self.folders.pop(index))
                         return path
-        if not any(is_inside(self.folders[0] / name, root) for root in self.roots):
-            refuse_outside(self.folders[0] / name, self.roots[0], self.annotations)
-        return self.folders[0] / name  # missing; the folder of the annotations always exists
+        missing = self.folders[0] / name  # the folder of the annotations always exists
+        if any(is_inside(missing, root) for root in self.roots):
+            return missing
+        if exists(missing):
+            refuse_outside(missing, self.roots[0], self.annotations)
+        return self.folders[0] / last
 
     @staticmethod
     def _last(name: str) -> str:

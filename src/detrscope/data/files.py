@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -51,18 +52,35 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder in the order of their names, hidden ones left out; links to folders are not followed."""
+@dataclass
+class Found:
+    """What lies below a folder, each list in the order of the names."""
+
+    pictures: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)  # files and whole folders of the system or a tool
+    links: list[Path] = field(default_factory=list)  # to folders: not followed, so that none is met for ever
+    others: list[Path] = field(default_factory=list)  # of endings that are no picture's
+
+    def left_out(self, ignored: Collection[str] = ()) -> Iterator[tuple[Path, str]]:
+        """Each path that is no image of the dataset, and why; other files of an `ignored` ending are no surprise."""
+        yield from ((path, "hidden, or the system's") for path in self.hidden)
+        yield from ((path, "a link to a folder, which is not followed") for path in self.links)
+        others = (path for path in self.others if path.suffix.lower() not in ignored)
+        yield from ((path, "not the ending of a picture that can be read") for path in others)
+
+
+def scan(folder: Path) -> Found:
+    """Sort the files below a folder."""
+    found = Found()
     for parent, folders, names in os.walk(folder):
+        found.hidden += (Path(parent, name) for name in sorted(folders) if is_hidden(Path(name)))
         folders[:] = sorted(name for name in folders if not is_hidden(Path(name)))
+        found.links += (Path(parent, name) for name in folders if Path(parent, name).is_symlink())
         for name in sorted(names):
-            if not is_hidden(Path(name)):
-                yield Path(parent, name)
-
-
-def hidden_pictures(folder: Path) -> list[Path]:
-    """Pictures directly in a folder that `walk` leaves out."""
-    return sorted(p for p in folder.iterdir() if is_hidden(p) and is_picture(p))
+            path = Path(parent, name)
+            part = found.hidden if is_hidden(path) else found.pictures if is_picture(path) else found.others
+            part.append(path)
+    return found
 
 
 def name_key(name: str) -> str:
@@ -71,25 +89,69 @@ def name_key(name: str) -> str:
 
 
 class Directory:
-    """Finds files by names that may differ in letter case or Unicode form from those on the disk."""
+    """Finds files by names that may differ in letter case or Unicode form from those on the disk.
+
+    Each folder is listed once, so that thousands of names cost thousands of look-ups.
+    """
 
     def __init__(self) -> None:
-        self._listings: dict[Path, dict[str, list[Path]]] = {}
+        self._listings: dict[Path, dict[str, list[str]]] = {}
+        self._exact: dict[Path, set[str]] = {}
 
     def find(self, path: Path) -> Path | None:
-        """The file of a name; else the only one whose name is the same but for case and form; else None."""
-        try:
-            if path.exists():
-                return None if path.is_dir() else path
-            if path.parent not in self._listings:
-                listing: dict[str, list[Path]] = {}
-                for other in path.parent.iterdir() if path.parent.is_dir() else ():
-                    listing.setdefault(name_key(other.name), []).append(other)
-                self._listings[path.parent] = listing
-        except (OSError, ValueError):  # a name that the file system cannot have
+        """The file of a name; else the only one whose name is the same but for case and form; else None.
+
+        Raises:
+            UserError: several files have that name but for case and form.
+        """
+        folder = self._folder(path.parent)
+        if folder is None:
             return None
-        alike = self._listings[path.parent].get(name_key(path.name), [])
-        return alike[0] if len(alike) == 1 and not alike[0].is_dir() else None
+        if path.name in self._exact[folder]:
+            return folder / path.name
+        alike = self._listings[folder].get(name_key(path.name), [])
+        if len(alike) > 1:
+            raise UserError(
+                f"{path}: may be {' or '.join(sorted(alike))}; give them names that differ in more than letter"
+                " case or accents' encoding"
+            )
+        return folder / alike[0] if alike else None
+
+    def stems(self, folder: Path) -> dict[str, list[Path]]:
+        """The pictures directly in a folder by the key of their name without its ending."""
+        listed = self._folder(folder)
+        stems: dict[str, list[Path]] = {}
+        for name in sorted(self._exact[listed]) if listed else ():
+            path = folder / name
+            if is_picture(path) and not is_hidden(path):
+                stems.setdefault(name_key(path.stem), []).append(path)
+        return stems
+
+    def _folder(self, folder: Path) -> Path | None:
+        """A folder that was listed, by its name or the only one that is alike; None where there is none."""
+        if folder in self._listings:
+            return folder
+        try:
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if not entry.is_dir()]
+        except (OSError, ValueError):  # ValueError: a name with a NUL
+            if folder.parent == folder:
+                return None
+            alike = self._folders_alike(folder)
+            return self._folder(alike) if alike else None
+        listing: dict[str, list[str]] = {}
+        for name in names:
+            listing.setdefault(name_key(name), []).append(name)
+        self._listings[folder], self._exact[folder] = listing, set(names)
+        return folder
+
+    def _folders_alike(self, folder: Path) -> Path | None:
+        try:
+            with os.scandir(folder.parent) as entries:
+                names = [e.name for e in entries if e.is_dir() and name_key(e.name) == name_key(folder.name)]
+        except (OSError, ValueError):
+            return None
+        return folder.parent / names[0] if len(names) == 1 and names[0] != folder.name else None
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -110,6 +172,14 @@ def refuse_outside(path: Path, root: Path, where: object) -> None:
             f"{where}: names {path}, outside of the dataset's folder {root}; move it there, or set {OUTSIDE}=1"
             " where you trust the dataset"
         )
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something of that name; False for names that no file system can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def is_regular(path: Path) -> bool:

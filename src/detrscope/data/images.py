@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,12 +18,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from detrscope.core.errors import UserError
-from detrscope.data.files import FORMATS, is_regular
+from detrscope.data.files import FORMATS, exists, is_regular
 
 Channels = Literal["rgb", "bgr"]
 ImageSource = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
 MOST_PIXELS = "DETRSCOPE_MAX_PIXELS"  # of the environment: the largest image that is decoded
+_LIMIT = threading.Lock()  # Pillow's limit is one for all threads
 URL_TIMEOUT = 30.0  # seconds without an answer
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 2..8 are the other flips and turns
 _PNG_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp")
@@ -129,8 +133,12 @@ def read_size(path: str | Path) -> FileSize:
 
 def most_pixels() -> int:
     """The largest number of pixels of an image that is decoded: Pillow's limit, or the environment's."""
-    asked = os.environ.get(MOST_PIXELS, "")
-    return int(asked) if asked.isdecimal() and len(asked) < 16 else Image.MAX_IMAGE_PIXELS or sys.maxsize
+    asked = os.environ.get(MOST_PIXELS, "").strip()
+    if not asked:
+        return Image.MAX_IMAGE_PIXELS or sys.maxsize
+    if not (asked.isascii() and asked.isdecimal() and 0 < len(asked) < 16 and int(asked) > 0):
+        raise UserError(f"{MOST_PIXELS}={asked[:40]!r} in the environment: expected a number of pixels")
+    return int(asked)
 
 
 def _opened(source: Path | io.BytesIO, name: str) -> Image.Image:
@@ -139,19 +147,43 @@ def _opened(source: Path | io.BytesIO, name: str) -> Image.Image:
     Raises:
         UserError: it is no regular file, or has too many pixels.
     """
-    if isinstance(source, Path) and source.exists() and not is_regular(source):
-        raise UserError(f"{name}: not a regular file")
+    if isinstance(source, Path) and exists(source) and not is_regular(source):
+        raise UserError(f"{name}: not a regular file; expected an image file")
+    limit = most_pixels()
     try:
-        image = Image.open(source, formats=FORMATS)
-        pixels, limit = image.width * image.height, most_pixels()
+        # Above Pillow's own limit it refuses before the size is known; what may be decoded is decided below.
+        with _pillows_limit(limit):
+            image = Image.open(source, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        pixels, limit = -1, most_pixels()
-    if pixels < 0 or pixels > limit:
-        size = "" if pixels < 0 else f" ({image.width}x{image.height})"
-        raise UserError(
-            f"{name}: too many pixels{size}: the limit is {limit:,}; make it smaller, or set {MOST_PIXELS} to decode it"
-        )
+        raise _too_large(name, "", limit) from None
+    if image.width * image.height > limit:
+        size = f": {image.width}x{image.height}"
+        image.close()
+        raise _too_large(name, size, limit)
     return image
+
+
+def _too_large(name: str, size: str, limit: int) -> UserError:
+    return UserError(
+        f"{name}: too many pixels{size}; the limit is {limit:,}; make it smaller, cut it into tiles, or set "
+        f"{MOST_PIXELS} in the environment to decode it"
+    )
+
+
+@contextmanager
+def _pillows_limit(limit: int) -> Iterator[None]:
+    """Raise Pillow's limit for one header where the environment asks for more; the caller's is put back."""
+    before = Image.MAX_IMAGE_PIXELS
+    if before is None or limit <= before:
+        yield
+        return
+    with _LIMIT:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = limit
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _orientation(image: Image.Image) -> int:
@@ -164,7 +196,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        if path.exists() and not is_regular(path):
+        if exists(path) and not is_regular(path):
             reason = "a folder" if path.is_dir() else "not a regular file"
             raise UserError(f"{path}: {reason}; expected an image file")
         return path.read_bytes()

@@ -54,6 +54,8 @@ KINDS = {
     ),
     "corners-reversed": Kind("warning", False, "none needed: the corners are put in order"),
     "one-file-two-images": Kind("warning", False, "give every image a file of its own"),
+    "one-label-two-images": Kind("warning", False, "give every image a name of its own, endings apart"),
+    "missing-split": Kind("info", False, "none needed: a split that is not there is not read"),
     "unused-file": Kind("warning", False, "name it as its image or its split, or delete it"),
     "duplicate-box": Kind("warning", False, "delete one of the two"),
     "duplicate-image": Kind("warning", False, "keep one of the two"),
@@ -73,7 +75,15 @@ KINDS = {
 
 
 # Kinds whose annotation or file is not used.
-LEFT_OUT = ("unknown-image", "bad-box", "empty-box", "box-outside", "unused-file", "left-out-file")
+LEFT_OUT = (
+    "unknown-image",
+    "bad-box",
+    "empty-box",
+    "box-outside",
+    "unused-file",
+    "left-out-file",
+    "missing-split",
+)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from xml.etree import ElementTree
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from detrscope.core.text_files import read_lines
+from detrscope.core.text_files import read_bytes, read_lines
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.files import SUFFIXES, is_hidden, is_picture, refuse_outside
+from detrscope.data.files import Directory, is_hidden, is_picture, name_key, refuse_outside, scan
 from detrscope.data.problems import Problems
-from detrscope.data.splits import ANY, find_split
+from detrscope.data.splits import ANY, find_split, plain
 from detrscope.data.values import boolean, integer, number
 
 LAYOUT = "Annotations/*.xml + JPEGImages/ [+ ImageSets/Main/SPLIT.txt], or SPLIT/*.xml beside the images"
@@ -62,11 +62,15 @@ def read_split(folder: Path, split: str, problems: Problems, details: bool = Fal
     index = {n: i for n, i in zip(classes.names, classes.ids, strict=True)}
     images: list[RawImage] = []
     boxes: list[RawBox] = []
-    for position, (xml, image) in enumerate(_members(root, found[name], problems), start=1):
+    members = list(_members(root, found[name], problems))
+    for position, (xml, image) in enumerate(members, start=1):
         page = pages[xml] if xml else _Page(None, None, ())
         images.append(RawImage(position, image, page.width, page.height))
         for item in page.objects:
             own = len(boxes) + 1
+            if not item.name:
+                problems.add("bad-label", xml, "an object without a name", own)
+                continue
             if item.box is None:
                 problems.add("bad-label", xml, f"the bndbox of '{item.name}' lacks a number", own, item.name)
                 continue
@@ -83,6 +87,7 @@ def read_split(folder: Path, split: str, problems: Problems, details: bool = Fal
             boxes.append(
                 RawBox(own, position, index[item.name], item.box, item.box[2] * item.box[3], item.difficult)
             )
+    _report_labels(root, found, images, members, problems)
     return assemble(f"{folder.name} {split}", images, boxes, classes, problems, source=root)
 
 
@@ -112,9 +117,13 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 def _page(path: Path, problems: Problems) -> _Page:
     try:
-        root = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
-    except (ElementTree.ParseError, OSError, ValueError, LookupError, RecursionError, UserError) as error:
-        problems.add("bad-label", path, f"not valid XML ({error})")
+        root = ElementTree.XML(read_bytes(path), ElementTree.XMLParser(target=_NoDoctype()))
+    except (ElementTree.ParseError, ValueError, LookupError, RecursionError, UserError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        problems.add("bad-label", path, f"not valid XML ({reason})")
+        return _Page(None, None, ())
+    if root.tag.rpartition("}")[2] != "annotation":
+        problems.add("bad-label", path, f"begins with <{root.tag[:40]}>, expected VOC's <annotation>")
         return _Page(None, None, ())
     one_based = (root.findtext("source/annotation") or "").strip().startswith("PASCAL VOC")
     objects = []
@@ -147,7 +156,7 @@ def _classes(root: Path, pages: Iterable[_Page]) -> ClassTable:
             names = read_lines(root / name)
             break
     else:
-        names = sorted({item.name for page in pages for item in page.objects})
+        names = sorted({item.name for page in pages for item in page.objects} - {""})
     return ClassTable(tuple(range(1, len(names) + 1)), tuple(names))
 
 
@@ -182,32 +191,56 @@ def _all_xml(root: Path, found: dict[str, Path]) -> list[Path]:
     return sorted(p for folder in folders for p in folder.glob("*.xml") if not is_hidden(p))
 
 
+def _report_labels(
+    root: Path,
+    found: dict[str, Path],
+    images: list[RawImage],
+    members: list[tuple[Path | None, Path]],
+    problems: Problems,
+) -> None:
+    """Report a split whose images have no XML at all, and XML that no split uses."""
+    if members and all(xml is None for xml, _ in members) and plain(problems.split) != "test":
+        reason = f"no XML for any of its {len(images)} images, such as {images[0].path.name}"
+        problems.add("no-labels", root, reason)
+    lists = [path for path in found.values() if path.suffix == ".txt"]
+    if lists:
+        listed = {name_key(_stem(line)) for path in lists for line in read_lines(path)}
+        for path in _all_xml(root, found):
+            if name_key(path.stem) not in listed:
+                problems.add("unused-file", path, "in no list of ImageSets/Main")
+
+
+def _stem(line: str) -> str:
+    """The name in a line of a list; some tools write it with the ending of the image."""
+    return line.rsplit(".", 1)[0] if is_picture(Path(line)) else line
+
+
 def _members(root: Path, split: Path, problems: Problems) -> Iterator[tuple[Path | None, Path]]:
     """XML (None where an image has none) and image of a split, in its order."""
+    directory = Directory()
     if split.suffix == ".txt":
-        for stem in read_lines(split):
-            xml = root / "Annotations" / f"{stem}.xml"
-            refuse_outside(xml, root, split)
-            yield (xml if xml.is_file() else None), _image(root / "JPEGImages", stem)
+        images = root / "JPEGImages"
+        stems = directory.stems(images)
+        for line in read_lines(split):
+            stem = _stem(line)
+            refuse_outside(root / "Annotations" / stem, root, split)
+            inside = stems if "/" not in stem else directory.stems((images / stem).parent)
+            pictures = inside.get(name_key(stem.rpartition("/")[2])) or [images / f"{stem}.jpg"]
+            yield directory.find(root / "Annotations" / f"{stem}.xml"), _only(pictures, problems)
         return
     images = root / "JPEGImages" if (root / "JPEGImages").is_dir() else split
-    pages = {p.stem: p for p in split.glob("*.xml") if not is_hidden(p)}
-    pictures: dict[str, Path] = {}
-    for path in sorted(images.iterdir()):
-        if is_hidden(path):
-            if is_picture(path) or path.suffix.lower() == ".xml":
-                problems.add("left-out-file", path, "a hidden file")
-        elif is_picture(path):
-            if (other := pictures.setdefault(path.stem, path)) != path:
-                problems.add("unused-file", path, f"{other.name} is the picture of {path.stem}.xml")
-        elif path.is_file() and path.suffix.lower() not in (".xml", ".txt"):
-            problems.add("left-out-file", path, "not the ending of a picture that can be read")
-    for stem in sorted(pages.keys() | pictures.keys()):
-        yield pages.get(stem), pictures.get(stem) or _image(images, stem)
+    pages = {name_key(p.stem): p for p in sorted(split.glob("*.xml")) if not is_hidden(p)}
+    there = directory.stems(images)
+    for path, reason in scan(images).left_out({".xml", ".txt"}):
+        problems.add("left-out-file", path, reason)
+    for stem in sorted(pages.keys() | there.keys()):
+        page = pages.get(stem)
+        missing = images / f"{page.stem if page else stem}.jpg"
+        yield page, _only(there.get(stem) or [missing], problems)
 
 
-def _image(folder: Path, stem: str) -> Path:
-    for suffix in (".jpg", *sorted(SUFFIXES), ".JPG", ".JPEG", ".PNG"):
-        if (path := folder / f"{stem}{suffix}").is_file():
-            return path
-    return folder / f"{stem}.jpg"
+def _only(pictures: list[Path], problems: Problems) -> Path:
+    """The picture of an XML; where several have its name, the first one, and the others are reported."""
+    for other in pictures[1:]:
+        problems.add("unused-file", other, f"{pictures[0].name} is the picture of {other.stem}.xml")
+    return pictures[0]

@@ -17,6 +17,7 @@ from detrscope.core.errors import WorkFailed
 from detrscope.families.checkpoint import save_checkpoint
 from detrscope.training.clock import FORWARD, Clock, peak_memory_mb
 from detrscope.training.config import TrainConfig
+from detrscope.training.criterion import PAIRS, WEIGHTED
 from detrscope.training.interrupt import Interruption
 from detrscope.training.optim import Schedule, groups_table, make_schedule
 from detrscope.training.ranks import anywhere
@@ -142,8 +143,9 @@ def train_model(
             with clock.other("end of epoch"):
                 for callback in after_epoch:
                     callback(folder.path)
-    log.info("finished: %d epochs, %d steps", position.epoch, position.step)
-    if position.best_epoch:
+    if fabric.is_global_zero:
+        log.info("finished: %d epochs, %d steps", position.epoch, position.step)
+    if fabric.is_global_zero and position.best_epoch:
         log.info("best AP %.3f after epoch %d", position.best_ap, position.best_epoch)
     return _outcome(folder, position)
 
@@ -199,7 +201,8 @@ def _train_epoch(
             position.passes += len(passes)
             position.images += fabric.world_size * sum(len(targets) for _, targets, _ in passes)
             position.seconds += clock.step()
-            position.averages.add(values)
+            pairs = values.pop(PAIRS)
+            position.averages.add(values, dict.fromkeys(WEIGHTED, pairs))
             text = f"{name} loss {values['loss']:.3g} run {clock.left(position.step)}"
             bar.update(task, advance=1, description=text)
             if fabric.is_global_zero:
@@ -240,6 +243,8 @@ def _start_or_resume(learner: Learner, folder: RunFolder) -> Position:
     else:
         log.warning("resuming on another number of devices: dropout will not be that of an uninterrupted run")
     log.info("resuming after epoch %d, step %d", position.epoch, position.step)
+    if fabric.is_global_zero:
+        folder.check_tables(position.epoch)
     return position
 
 

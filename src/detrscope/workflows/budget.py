@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from itertools import chain, count, islice
 from typing import Any
 
 from detrscope.console import log
+from detrscope.data.loader import DetectionLoader
 from detrscope.training.clock import COLD, MEASURED, Clock, in_words
 from detrscope.training.loop import Plan
 from detrscope.training.optim import make_schedule
@@ -41,12 +42,19 @@ def measure_step(preset: str, overrides: Mapping[str, Any]) -> float:
     schedule = make_schedule(config.train.schedule, plan.steps_per_epoch, plan.total_steps)
     learner.train_mode()
     clock = Clock(plan.steps_per_epoch, plan.total_steps)
-    for number, one in enumerate(islice(loader, COLD + MEASURED)):
+    batches = chain.from_iterable(_epochs(loader))
+    for number, one in enumerate(islice(batches, COLD + MEASURED)):
         learner.step([one], number, schedule)
         clock.step()
     seconds = clock.seconds_per_step
-    assert seconds is not None, "the dataset has fewer batches than are measured"
+    assert seconds is not None
     return seconds
+
+
+def _epochs(loader: DetectionLoader) -> Iterator[DetectionLoader]:
+    for epoch in count():
+        loader.set_epoch(epoch)
+        yield loader
 
 
 def steps_within(seconds: float, each: float, most: int, least: int) -> int:

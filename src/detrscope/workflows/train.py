@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -18,7 +22,7 @@ from detrscope import families
 from detrscope.config import merge
 from detrscope.console import log
 from detrscope.core.card import ModelCard
-from detrscope.core.errors import UserError
+from detrscope.core.errors import UserError, WorkFailed
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import DetectionLoader, make_loader
 from detrscope.data.sources import open_dataset
@@ -30,14 +34,19 @@ from detrscope.evaluation.report import write_class_csv
 from detrscope.families.checkpoint import read_card
 from detrscope.families.weights import Loaded, load_backbone, load_model, random_model
 from detrscope.ops.machine import DTYPES, Precision, fastest_precision, warn_if_emulated
+from detrscope.ops.threads import use_threads
 from detrscope.training.config import RunConfig, TrainConfig, resolve, undotted
 from detrscope.training.loop import Outcome, Scores, train_model
+from detrscope.training.memory import check_memory
 from detrscope.training.rundir import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
 from detrscope.training.state import seed_all
 from detrscope.training.step import check_learning
 from detrscope.views.curves import draw_curves
 from detrscope.workflows.watch import make_watch
 
+PATIENCE = timedelta(
+    minutes=10
+)  # without a sign of another process; the first one may be busy with probe images
 PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
     "bf16": "bf16-mixed",
@@ -102,15 +111,25 @@ def train(
     )
     if not config.data.source:
         raise UserError("no dataset: give --data, such as --data coco:path/to/coco")
-    config = settle_precision(config)
+    config = settle_precision(settle_devices(config))
+    use_threads(config.train.threads)
     fabric = make_fabric(config.train)
     fabric.launch()
     try:
-        return _train(config, folder, fabric, resume)
+        with folder.locked() if fabric.is_global_zero else nullcontext():
+            return _train(config, folder, fabric, resume)
     except KeyboardInterrupt:
         if fabric.is_global_zero and folder.has_state:
             log.warning("interrupted; continue with: detrscope train --out %s --resume", folder.path)
         raise
+    except (RuntimeError, OSError) as error:
+        if fabric.world_size == 1 or isinstance(error, UserError | WorkFailed):
+            raise
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise WorkFailed(
+            f"process {fabric.global_rank} of {fabric.world_size}: another process of this training has ended or does"
+            f" not answer ({reason}); look for its message, then continue with --resume"
+        ) from None
 
 
 def resolve_run(
@@ -155,6 +174,23 @@ def device_of(config: TrainConfig) -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def settle_devices(config: RunConfig) -> RunConfig:
+    """The config with as many devices as the launcher (torchrun, srun) has started processes.
+
+    Raises:
+        UserError: the setting says another number.
+    """
+    world = os.environ.get("WORLD_SIZE", "")
+    if not world.isdecimal() or os.environ.get("LOCAL_WORLD_SIZE") is None:  # not started by a launcher
+        return config
+    processes, asked = int(world), config.train.devices
+    if asked not in (1, processes):
+        raise UserError(
+            f"train.devices is {asked}, but {processes} processes were started (WORLD_SIZE); leave the setting out"
+        )
+    return replace(config, train=replace(config.train, devices=processes))
+
+
 def settle_precision(config: RunConfig) -> RunConfig:
     """The config with the precision that `auto` means here; a resumed run keeps that of its start."""
     asked, device = config.train.precision, device_of(config.train)
@@ -176,8 +212,19 @@ def make_fabric(config: TrainConfig) -> Fabric:
     assert config.precision != "auto"
     if config.precision == "fp16" and device_of(config).type == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
+    logging.getLogger("lightning.fabric").setLevel(
+        logging.WARNING
+    )  # it prints its precision whatever --quiet says
+    local = os.environ.get("LOCAL_WORLD_SIZE", "")
+    here = int(local) if local.isdecimal() and "WORLD_SIZE" in os.environ else config.devices
     try:
-        return Fabric(accelerator=accelerator, devices=config.devices, precision=PRECISIONS[config.precision])
+        return Fabric(
+            accelerator=accelerator,
+            devices=here,
+            num_nodes=config.devices // here,
+            precision=PRECISIONS[config.precision],
+            strategy=DDPStrategy(timeout=PATIENCE) if config.devices > 1 else "auto",
+        )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"train.accelerator {accelerator}, train.devices {config.devices}: {error}") from None
 
@@ -186,6 +233,8 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
     """What every process does."""
     dataset, val = open_data(config)
     seed_all(config.train.seed)  # the same first weights in every process
+    if not config.model.start_from:
+        check_memory(config, len(dataset.classes), fabric.device)
     going_on = resume and folder.has_state
     saved = read_card(folder / LAST) if going_on and (folder / LAST).exists() else None
     loaded, config = make_model(config, dataset, fresh=not going_on, saved=saved)

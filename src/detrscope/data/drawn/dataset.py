@@ -20,7 +20,7 @@ from detrscope.console import log, progress
 from detrscope.core.errors import UserError
 from detrscope.data import coco
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.drawn.parts import NAMES
+from detrscope.data.drawn.parts import NAMES, PER_DOG
 from detrscope.data.drawn.scene import MAX_SIZE, MIN_SIZE, VERSION, Scene, draw_scene
 from detrscope.data.problems import Problems
 from detrscope.data.splits import find_split
@@ -32,7 +32,6 @@ MAX_COUNT = 10_000_000
 DOG = {"id": 1, "name": "dog"}
 MARK = ("Software", "detrscope drawn dogs")  # a text of each PNG file
 DRAWN_START = '{"info": {"description": "drawn dogs"'  # of annotations.json
-_PER_DOG = 16  # value in a part mask = 16 x dog + part
 
 
 @dataclass(frozen=True)
@@ -179,31 +178,6 @@ def _mark() -> PngInfo:
     return info
 
 
-def read_parts(image: Path) -> tuple[np.ndarray, np.ndarray]:
-    """What lies under each pixel of an image of drawn dogs.
-
-    Args:
-        image: the file in `images/`; its mask is in `parts/` beside that folder.
-
-    Returns:
-        parts [H, W] uint8, as in `parts.NAMES`, and instance [H, W] uint8, 1 + the dog's place among the
-        annotations of the image; both 0 where there is no dog.
-
-    Raises:
-        UserError: there is no part mask.
-    """
-    path = image.parent.parent / "parts" / image.name
-    try:
-        with Image.open(path) as mask:
-            values = np.asarray(mask)
-    except OSError:
-        raise UserError(
-            f"{path}: no part mask that can be read; drawn dogs have one for each image"
-        ) from None
-    parts = values % _PER_DOG
-    return parts, np.where(parts > 0, values // _PER_DOG + 1, 0).astype(np.uint8)
-
-
 def cache_folder() -> Path:
     """`$DETRSCOPE_CACHE`, else `~/.cache/detrscope` (under `$XDG_CACHE_HOME` where set); drawn-dogs/ in it."""
     if folder := os.environ.get("DETRSCOPE_CACHE"):
@@ -261,7 +235,7 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def _part_mask(scene: Scene) -> Image.Image:
-    values = np.where(scene.instance > 0, _PER_DOG * (scene.instance - 1) + scene.parts, 0).astype(np.uint8)
+    values = np.where(scene.instance > 0, PER_DOG * (scene.instance - 1) + scene.parts, 0).astype(np.uint8)
     image = Image.fromarray(values)
     image.putpalette(_palette())  # only for people who open the file
     return image
@@ -273,7 +247,7 @@ def _palette() -> bytes:
                (130, 200, 110), (160, 100, 200))  # fmt: skip
     values = bytearray(768)
     for value in range(1, 256):
-        dog, part = divmod(value, _PER_DOG)
+        dog, part = divmod(value, PER_DOG)
         if part in NAMES:
             r, g, b = (round(c * (1 - 0.18 * (dog % 4))) for c in colours[part - 1])
             values[3 * value : 3 * value + 3] = bytes((r, g, b))
