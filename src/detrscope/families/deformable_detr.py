@@ -21,7 +21,17 @@ from detrscope.blocks.queries import PointQueries, ProposedQueries
 from detrscope.config import section, setting
 from detrscope.families.deformable_layouts import HUGGING_FACE, PUBLISHED
 from detrscope.families.layouts import Shapes
-from detrscope.families.settings import BackboneConfig, LayersConfig, require, require_stacks
+from detrscope.families.settings import (
+    MOST_BOX_LAYERS,
+    MOST_LEVELS,
+    MOST_POINTS,
+    MOST_QUERIES,
+    BackboneConfig,
+    LayersConfig,
+    require,
+    require_range,
+    require_stacks,
+)
 from detrscope.families.variant import Family, OnHub, Variant
 
 RARE = -math.log(99)  # logit of probability 0.01: what a class starts from
@@ -39,7 +49,7 @@ class SamplingLayersConfig(LayersConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.points >= 1, "points", self.points, "1 or more")
+        require_range("points", self.points, 1, MOST_POINTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +74,9 @@ class DeformableDetrConfig:
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require(self.queries >= 1, "queries", self.queries, "1 or more")
-        require(self.box_layers >= 1, "box_layers", self.box_layers, "1 or more")
-        require(self.extra_levels >= 0, "extra_levels", self.extra_levels, "0 or more")
+        require_range("queries", self.queries, 1, MOST_QUERIES)
+        require_range("box_layers", self.box_layers, 1, MOST_BOX_LAYERS)
+        require_range("extra_levels", self.extra_levels, 0, MOST_LEVELS)
         ordered = list(self.stages) == sorted(set(self.stages)) and len(self.stages) > 0
         fine = ordered and all(1 <= stage <= 4 for stage in self.stages)
         require(fine, "stages", list(self.stages), "some of 1 to 4, in order")

@@ -17,7 +17,15 @@ from detrscope.blocks.position import LearnedPosition, SinePosition
 from detrscope.blocks.queries import LearnedQueries
 from detrscope.config import section, setting
 from detrscope.families.layouts import HF_BACKBONES, HF_TRANSFORMER, TORCH_TRANSFORMER, Layout, Shapes
-from detrscope.families.settings import BackboneConfig, LayersConfig, NormPlace, require, require_stacks
+from detrscope.families.settings import (
+    MOST_BOX_LAYERS,
+    MOST_QUERIES,
+    BackboneConfig,
+    LayersConfig,
+    NormPlace,
+    require_range,
+    require_stacks,
+)
 from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
 from detrscope.families.variant import Family, Published, Variant
 
@@ -42,8 +50,8 @@ class DetrConfig:
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require(self.queries >= 1, "queries", self.queries, "1 or more")
-        require(self.box_layers >= 1, "box_layers", self.box_layers, "1 or more")
+        require_range("queries", self.queries, 1, MOST_QUERIES)
+        require_range("box_layers", self.box_layers, 1, MOST_BOX_LAYERS)
 
 
 def build(config: DetrConfig, classes: int) -> DetectionTransformer:
