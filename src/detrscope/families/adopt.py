@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from detrscope.config import build as build_config
 from detrscope.config import to_tree
 from detrscope.console import log
 from detrscope.core.card import ModelCard
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.families import VARIANTS, family_of
+from detrscope.families import VARIANTS, config_of, family_of
 from detrscope.families.foreign import Foreign, classes_of, inferred_settings, known_settings, recognise
 from detrscope.families.layouts import Shapes, compare, listed, some
 from detrscope.families.loaded import Loaded, LoadReport
@@ -35,9 +34,12 @@ def adopt(foreign: Foreign, *, source: str, variant: str | None = None, publishe
     """
     only = family_of(variant) if variant else None
     family, layout, state = recognise(foreign, source, only)
-    tree = to_tree(VARIANTS[variant].config) if variant else inferred_settings(family, state, foreign)
-    config = build_config(family.config, tree, source=source)
-    count = family.classes(Shapes(state))
+    try:
+        tree = to_tree(VARIANTS[variant].config) if variant else inferred_settings(family, state, foreign)
+        count = family.classes(Shapes(state))
+    except UserError as error:
+        raise UserError(f"{source} ({layout.name} layout): {error}") from None
+    config = config_of(family, tree, source=source)
     if count < 1:
         raise UserError(f"{source} ({layout.name} layout): its class head has no class")
     with torch.device("meta"):  # shapes are compared before memory is taken

@@ -14,12 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.config import build as build_config
 from detrscope.console import written_whole
 from detrscope.core.card import ModelCard
 from detrscope.core.checked import parse_json
 from detrscope.core.errors import UserError, nearest
-from detrscope.families import FAMILIES
+from detrscope.families import FAMILIES, config_of
 from detrscope.families.layouts import compare, listed
 
 HEADER = "detrscope"
@@ -60,7 +59,7 @@ def build_from_card(card: ModelCard, path: str | Path | None = None) -> Detectio
     if card.family not in FAMILIES:
         raise UserError(f"{name}: family '{card.family}' is not known; {nearest(card.family, FAMILIES)}")
     family = FAMILIES[card.family]
-    config = build_config(family.config, card.config, source=f"{name}: config")
+    config = config_of(family, card.config, source=f"{name}: config")
     if path is not None:
         with torch.device("meta"):  # shapes without memory
             outline = family.build(config, len(card.classes))

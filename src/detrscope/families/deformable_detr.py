@@ -154,8 +154,8 @@ def _head_pairs(config: DeformableDetrConfig, classes: int) -> tuple[list[nn.Lin
 
 def infer(shapes: Shapes) -> dict[str, object]:
     """The settings that a checkpoint's shapes tell; heads and dilation are not among them, points only for 8 heads."""
-    levels, width = shapes.of("neck.level")
-    extra = sum(shapes.of(f"neck.projections.{n}.weight")[-1] == 3 for n in range(levels))
+    levels, width = shapes.size("neck.level", 0), shapes.size("neck.level", 1)
+    extra = sum(shapes.size(f"neck.projections.{n}.weight", -1) == 3 for n in range(levels))
     two_stage = shapes.has("queries.projection.weight")
     refined = shapes.has("heads.class_heads.0.weight")
     box_head = "heads.box_heads.0.layers" if refined else "heads.box_head.layers"
@@ -170,14 +170,14 @@ def infer(shapes: Shapes) -> dict[str, object]:
         "decoder": _stack(shapes, "decoder", "cross_attention", levels),
     }
     if not two_stage:
-        settings["queries"] = shapes.of("queries.embedding.weight")[0]
+        settings["queries"] = shapes.size("queries.embedding.weight", 0)
     return settings
 
 
 def _stack(shapes: Shapes, name: str, attention: str, levels: int) -> dict[str, int]:
     found = shapes.stack(name)
     if found["layers"]:
-        rows = shapes.of(f"{name}.layers.0.{attention}.weights.bias")[0]
+        rows = shapes.size(f"{name}.layers.0.{attention}.weights.bias", 0)
         found["points"] = max(1, rows // (8 * levels))
     return found
 

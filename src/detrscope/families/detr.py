@@ -75,8 +75,8 @@ def build(config: DetrConfig, classes: int) -> DetectionTransformer:
 def infer(shapes: Shapes) -> dict[str, object]:
     """The settings that a checkpoint's shapes tell; heads, dilation and the place of norms are not among them."""
     return {
-        "width": shapes.of("heads.class_head.weight")[1],
-        "queries": shapes.of("queries.position.weight")[0],
+        "width": shapes.size("heads.class_head.weight", 1),
+        "queries": shapes.size("queries.position.weight", 0),
         "position": "learned" if shapes.has("neck.position.rows") else "sine",
         "norm": "pre" if shapes.has("encoder.norm.weight") else "post",
         "box_layers": shapes.count("heads.box_head.layers"),

@@ -35,7 +35,6 @@ NEUTRAL = frozenset(
             "return_segmentation_masks",
         ),
         *(
-            "return_segmentation_masks",
             "annotations",
             "masks_path",
             "_valid_processor_keys",

@@ -90,9 +90,20 @@ class Shapes:
             raise UserError(f"the checkpoint has no tensor for '{key}'")
         return self.shapes[key]
 
+    def size(self, key: str, axis: int) -> int:
+        """One dimension of a tensor.
+
+        Raises:
+            UserError: the tensor is not there, or has no such dimension.
+        """
+        shape = self.of(key)
+        if not -len(shape) <= axis < len(shape):
+            raise UserError(f"the checkpoint's tensor for '{key}' has the shape {list(shape)}")
+        return shape[axis]
+
     def rows(self, key: str) -> int:
         """The first dimension of a tensor, 0 where it is not there."""
-        return self.shapes[key][0] if self.has(key) else 0
+        return self.size(key, 0) if self.has(key) else 0
 
     def softmax_classes(self) -> int:
         """How many classes the one class head knows, "no object" left out."""
@@ -108,7 +119,7 @@ class Shapes:
         layers = self.count(f"{name}.layers")
         found = {"layers": layers}
         if layers:
-            found["feedforward"] = self.of(f"{name}.layers.0.feedforward.expand.weight")[0]
+            found["feedforward"] = self.size(f"{name}.layers.0.feedforward.expand.weight", 0)
         return found
 
     def resnet(self, prefix: str) -> str:

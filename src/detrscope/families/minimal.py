@@ -74,9 +74,9 @@ def build(config: MinimalConfig, classes: int) -> DetectionTransformer:
 def infer(shapes: Shapes) -> dict[str, object]:
     """The settings that a checkpoint's shapes tell."""
     return {
-        "width": shapes.of("heads.class_head.weight")[1],
-        "queries": shapes.of("queries.content")[0],
-        "positions": shapes.of("neck.position.rows")[0],
+        "width": shapes.size("heads.class_head.weight", 1),
+        "queries": shapes.size("queries.content", 0),
+        "positions": shapes.size("neck.position.rows", 0),
         "backbone": {"name": shapes.resnet("backbone.body")},
         "encoder": shapes.stack("encoder"),
         "decoder": shapes.stack("decoder"),

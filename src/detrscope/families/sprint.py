@@ -166,7 +166,7 @@ def _still(box_head: MLP) -> MLP:
 
 def infer(shapes: Shapes) -> dict[str, object]:
     """The settings that a checkpoint's shapes tell."""
-    return {"width": shapes.of("heads.class_head.weight")[1], "queries": shapes.of("queries.content")[0]}
+    return {"width": shapes.size("heads.class_head.weight", 1), "queries": shapes.size("queries.content", 0)}
 
 
 NANO = SprintConfig()
