@@ -77,7 +77,9 @@ class Preprocessing:
         size = self.size_for(image.shape[-2], image.shape[-1])
         if size == tuple(image.shape[-2:]):
             return image
-        return F.resize(image, list(size), interpolation=InterpolationMode(self.filter), antialias=True)
+        # torchvision's "nearest" keeps an old error of half a pixel; "nearest-exact" is what Pillow does.
+        mode = InterpolationMode("nearest-exact" if self.filter == "nearest" else self.filter)
+        return F.resize(image, list(size), interpolation=mode, antialias=True)
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 [..., 3, H, W] -> float32 [..., 3, H, W] with the mean taken off and divided by the deviation."""
