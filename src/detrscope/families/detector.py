@@ -20,7 +20,7 @@ from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Detections, Outputs, Target
 from detrscope.data.images import Channels, ImageSource, read_image
 from detrscope.families.tracing import Wanted, trace_picture
-from detrscope.families.weights import load_model
+from detrscope.families.weights import RANDOM_SEED, load_model, seeded
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -187,7 +187,8 @@ def load(
     dtype = _choose_dtype(precision, place)
     if classes is not None and not isinstance(classes, ClassTable):
         classes = ClassTable.of_names(classes)
-    loaded = load_model(name_or_path, weights=weights, classes=classes)
+    with seeded(RANDOM_SEED):  # of a class head that is reset
+        loaded = load_model(name_or_path, weights=weights, classes=classes)
     for line in loaded.report.lines():
         log.info(line)
     return Detector(loaded.model, loaded.card, place, dtype)

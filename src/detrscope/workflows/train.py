@@ -305,7 +305,7 @@ def make_model(
     if choice.start_from and fresh:
         loaded = load_model(choice.start_from, classes=dataset.classes)
         card = loaded.card
-        sized = replace(card.preprocessing, short_side=size.short_side, long_side=size.long_side)
+        sized = card.preprocessing.with_sides(size.short_side, size.long_side)
         loaded = replace(loaded, card=replace(card, preprocessing=sized))
         # A card may name the family only; any of its variants with all settings given is the same model.
         known = card.variant in families.VARIANTS
@@ -315,7 +315,7 @@ def make_model(
     else:
         loaded = random_model(choice.variant, choice.overrides, dataset.classes, size)
         if saved is not None:  # what `--from` brought stays: the mean and deviation it was trained with
-            kept = replace(saved.preprocessing, short_side=size.short_side, long_side=size.long_side)
+            kept = saved.preprocessing.with_sides(size.short_side, size.long_side)
             loaded = replace(loaded, card=replace(loaded.card, preprocessing=kept))
         wanted = fresh and choice.backbone_weights != "none"
         reports = [load_backbone(loaded.model, choice.backbone_weights)] if wanted else []
