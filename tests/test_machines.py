@@ -42,8 +42,6 @@ for family in families.split(",") if families else FAMILIES:
     variant = FAMILIES[family].variants[0].name
     run = f"{out}/{variant}"
     model = {"variant": variant, "backbone_weights": "none", "overrides": tiny_settings(variant)}
-    if family == "sprint":  # oneDNN's AVX-512 gradient of a 1 x 1 convolution of 8 channels reads out of bounds
-        model["overrides"]["backbone"]["stem"] = 16
     ds.train(
         data=data,
         out=run,

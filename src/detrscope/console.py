@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
 LogLevel = Literal["debug", "info", "warning", "error"]
 log = logging.getLogger("detrscope")
 NO_TERMINAL_WIDTH = 160
-LIGHTNING = ("lightning.fabric", "lightning.pytorch", "lightning_fabric")  # its loggers, by its version
+# The loggers that Lightning writes lines with; it sets the level of their parent whenever it is imported.
+LIGHTNING = tuple(
+    f"{package}.utilities.{module}"
+    for package in ("lightning.fabric", "lightning.pytorch")
+    for module in ("rank_zero", "distributed")
+)
+SECONDS_BETWEEN_LINES = 10.0  # of the log, where no bar can be shown
 TABLE_WIDTH = 200  # columns of a table where the output is not a terminal, such as a file
 
 
@@ -48,6 +55,11 @@ def _is_helper() -> bool:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return bool(distributed.get_rank() > 0)
     return any(os.environ.get(name, "0").strip() not in ("", "0") for name in ("RANK", "LOCAL_RANK"))
+
+
+def _as_loud_as_we_are(record: logging.LogRecord) -> bool:
+    """Hold back Lightning's lines, such as which precision it uses, where ours are held back."""
+    return record.levelno >= log.level
 
 
 @cache
@@ -171,7 +183,7 @@ class LineHandler(logging.Handler):
 
 
 def setup(quiet: bool = False, level: LogLevel = "info") -> None:
-    """Set up logging for a command. Quiet keeps warnings and errors and drops tables and progress."""
+    """Set up logging for a command. Quiet keeps warnings and errors and drops progress."""
     from rich.logging import RichHandler
 
     # Warnings are shown even when the console is quiet. Sharing it otherwise keeps log lines above a progress bar.
@@ -181,18 +193,19 @@ def setup(quiet: bool = False, level: LogLevel = "info") -> None:
     log.setLevel("WARNING" if quiet else level.upper())
     log.propagate = False
     console().quiet = quiet or _is_helper()
-    for name in LIGHTNING:  # which precision it uses, how many processes it starts
-        logging.getLogger(name).setLevel("WARNING" if quiet else "INFO")
+    for name in LIGHTNING:
+        logging.getLogger(name).addFilter(_as_loud_as_we_are)
 
 
 def progress() -> Progress:
-    """A progress bar with counts and time left, to be used in a `with`."""
+    """Return a progress bar with counts and time left, to be used in a `with`; without a terminal it logs lines."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
         ProgressColumn,
         Task,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -203,7 +216,22 @@ def progress() -> Progress:
         def render(self, task: Task) -> Text:
             return Text(visible(task.description))
 
-    return Progress(
+    class Lines(Progress):
+        """A line of the log from time to time, where no bar can be shown."""
+
+        told = time.monotonic()
+
+        def advance(self, task_id: TaskID, advance: float = 1) -> None:
+            super().advance(task_id, advance)
+            if (now := time.monotonic()) - self.told > SECONDS_BETWEEN_LINES:
+                self.told = now
+                task = self._tasks[task_id]
+                of = "" if task.total is None else f" of {task.total:g}"
+                log.info("%s: %g%s", task.description, int(task.completed), of)
+
+    on_terminal = console().is_terminal
+    kind = Progress if on_terminal else Lines
+    return kind(
         Description(),
         BarColumn(),
         MofNCompleteColumn(),
@@ -212,5 +240,5 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=console(),
         transient=True,
-        disable=not console().is_terminal,
+        disable=not on_terminal,
     )

@@ -379,6 +379,31 @@ def test_a_video_of_damaged_frames_only_is_an_error(tmp_path: Path) -> None:
         detect(DETECTOR, spoilt(tmp_path / "clip", ".mp4", set(range(30))))
 
 
+def test_a_video_that_changes_its_size_is_written_whole(tmp_path: Path) -> None:
+    with film(tmp_path / "a.mp4", 5) as add:
+        for size in ((64, 80), (64, 80), (32, 40), (81, 121)):
+            add(np.full((*size, 3), 200, np.uint8))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(64, 80, 3)] * 4 and frames[2].mean() > 190
+
+
+@pytest.mark.parametrize("ending", [".gif", ".tif", ".webp", ".png"])
+def test_frames_of_an_animation_that_are_not_looked_at_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    path = tmp_path / f"a{ending}"
+    others = [
+        picture(0).transpose(turn) for turn in (Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
+    ]
+    picture(0).save(path, save_all=True, append_images=others)
+    picture(0).save(tmp_path / f"single{ending}")
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        assert len(detect(DETECTOR, [path, tmp_path / f"single{ending}"])) == 2
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert f"a{ending}: only the first of its 3 frames" in said
+
+
 def test_what_a_folder_leaves_out_is_named_and_hidden_files_are_no_pictures(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

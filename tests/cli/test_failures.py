@@ -203,6 +203,7 @@ def test_errors_of_writing_name_the_file_and_others_stay_as_they_are(
         (OSError(errno.ENOSPC, "No space left on device", "a"), 1),
         (OSError(errno.EMFILE, "Too many open files", "a"), 1),
         (OSError("decoder"), 1),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), 2),
         (MemoryError(), 1),
     ],
 )
@@ -227,6 +228,17 @@ def test_a_device_is_written_to_and_never_replaced() -> None:
     with written_whole(null) as temporary:
         temporary.write_text("{}")
     assert null.is_char_device()
+
+
+def test_a_working_directory_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(UserError, match="cannot be written"):
+        check_folder("out")
 
 
 def test_checking_a_place_leaves_nothing(tmp_path: Path) -> None:

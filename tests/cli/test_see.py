@@ -20,6 +20,7 @@ import detrscope as ds
 from detrscope.cli import main
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
+from detrscope.core.trace_file import trace_bytes
 from detrscope.families.detector import Detector
 from detrscope.families.weights import random_model
 from detrscope.views import VIEWS, features
@@ -194,6 +195,30 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("detrscope:")]
     assert len(lines) == 1 and message in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_traces_that_take_much_are_written_only_where_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    detector: Detector,
+    photo: Path,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(workflow, "MUCH", 0.01)
+    with caplog.at_level("INFO", logger="detrscope"):
+        (seen,) = ds.see(photo, detector, choice=Choice(threshold=0), out=tmp_path / "a")
+        assert "traces are not written" in caplog.text and "--trace full" in caplog.text
+        assert "photo.trace" not in seen.files and seen.files["shapes.txt"].is_file()
+        caplog.clear()
+        (seen,) = ds.see(photo, detector, choice=Choice(threshold=0), out=tmp_path / "b", keep="half")
+    assert seen.files["photo.trace"].is_file() and not caplog.text
+
+
+def test_the_size_of_a_trace_is_known_before_it_is_written(detector: Detector, tmp_path: Path) -> None:
+    trace = detector.trace(picture())
+    for half in (False, True):
+        size = trace.save(tmp_path / "a.trace", half=half).stat().st_size
+        assert trace_bytes(trace, half=half) == pytest.approx(size, rel=0.02)
 
 
 def test_what_needs_no_detection_is_drawn_where_nothing_was_found(

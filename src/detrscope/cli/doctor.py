@@ -22,16 +22,12 @@ def doctor(
 
     findings = examine()
     if json:
-        import json as to_text
         from dataclasses import asdict
 
-        print(to_text.dumps([asdict(finding) for finding in findings], indent=1))
+        console.print_json([asdict(finding) for finding in findings])
         return
 
-    from rich.markup import escape
     from rich.table import Table
-
-    from detrscope.cli.tables import print_table
 
     table = Table("", "what", "here", "why")
     topic = ""
@@ -39,6 +35,6 @@ def doctor(
         if finding.topic != topic:
             table.add_section()
         cells = (finding.topic if finding.topic != topic else "", finding.name, finding.value, finding.reason)
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
         topic = finding.topic
-    print_table(table)
+    console.print_table(table)

@@ -70,6 +70,5 @@ def evaluate(
             results_file=results,
             out=out,
         )
-    if not quiet:
-        console.print_table(summary_table(evaluation))
-        console.print_table(class_table(evaluation))
+    console.print_table(summary_table(evaluation))
+    console.print_table(class_table(evaluation))

@@ -64,7 +64,7 @@ def faithfulness(
     )
     if json:
         console.print_json(found.to_json())
-    elif not quiet:
+    else:
         console.print_table(_areas(found))
         console.say(f"all cross-attention muted: {found.muted:.0%} of the score is left")
         if found.sanity:

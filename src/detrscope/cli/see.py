@@ -77,7 +77,7 @@ def see(
         Literal["full", "half", "none"] | None,
         typer.Option(
             help="Write the trace too: exactly, with records in half precision, or not.",
-            show_default="full; none with --view",
+            show_default="full; none with --view, or where all of them take over 1 GB",
         ),
     ] = None,
     features: Annotated[

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, PlainValidator
+
+from detrscope.core.checked import Strict, checked
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
 
 Scoring = Literal["softmax", "sigmoid"]
+Precision = Literal["fp32", "bf16", "fp16"]
 FORMAT = 1
+LARGEST_ID = (1 << 63) - 1  # ids are int64 in tensors
+MOST_CLASSES = 1_000_000
+LONGEST_NAME = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,10 @@ class ModelCard:
     scoring: Scoring  # softmax: the last logit is "no object"; sigmoid: there is none
     source: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    precision: Precision | None = None  # in which it was trained and its metrics were measured, where known
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dict for the header of a checkpoint."""
+        """Plain dict for the header of a checkpoint. Metrics that are no numbers are left out: JSON has none."""
         return {
             "format": FORMAT,
             "family": self.family,
@@ -37,25 +46,67 @@ class ModelCard:
             "preprocessing": self.preprocessing.to_json(),
             "scoring": self.scoring,
             "source": self.source,
-            "metrics": self.metrics,
+            "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
+            "precision": self.precision,
         }
 
     @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> ModelCard:
+    def from_json(cls, tree: object, name: str = "model card") -> ModelCard:
         """The inverse of `to_json`.
 
+        Args:
+            tree: parsed JSON.
+            name: what to call it in errors.
+
         Raises:
-            UserError: the card was written in a format this version does not know.
+            UserError: a format this version does not know, an unknown key, or a value of the wrong type or out of
+                range; the key is named.
         """
-        if tree.get("format") != FORMAT:
-            raise UserError(f"model card has format {tree.get('format')}; this version reads format {FORMAT}")
+        if isinstance(tree, dict) and tree.get("format") != FORMAT:
+            raise UserError(f"{name} has format {tree.get('format')!r}; this version reads format {FORMAT}")
+        fields = checked(CardFields, tree, name)
+        ids, names = tuple(row.id for row in fields.classes), tuple(row.name for row in fields.classes)
+        try:
+            classes = ClassTable(ids, names)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
         return cls(
-            family=tree["family"],
-            variant=tree["variant"],
-            config=tree["config"],
-            classes=ClassTable.from_json(tree["classes"]),
-            preprocessing=Preprocessing.from_json(tree["preprocessing"]),
-            scoring=tree["scoring"],
-            source=tree["source"],
-            metrics=tree["metrics"],
+            family=fields.family,
+            variant=fields.variant,
+            config=fields.config,
+            classes=classes,
+            preprocessing=Preprocessing.from_json(fields.preprocessing, f"{name}: preprocessing"),
+            scoring=fields.scoring,
+            source=fields.source,
+            metrics=fields.metrics,
+            precision=fields.precision,
         )
+
+
+def _name(value: object) -> str:
+    """A class name, whatever characters it has: pydantic's own strings refuse lone surrogates."""
+    if not isinstance(value, str) or len(value) > LONGEST_NAME:
+        raise ValueError(f"expected a text of at most {LONGEST_NAME} characters")
+    return value
+
+
+class ClassRow(Strict):
+    """One class: id and name as COCO writes categories."""
+
+    id: Annotated[int, Field(ge=-LARGEST_ID, le=LARGEST_ID)]
+    name: Annotated[str, PlainValidator(_name)]
+
+
+class CardFields(Strict):
+    """The card as JSON."""
+
+    format: int
+    family: str
+    variant: str
+    config: dict[str, Any]
+    classes: Annotated[list[ClassRow], Field(min_length=1, max_length=MOST_CLASSES)]
+    preprocessing: dict[str, Any]
+    scoring: Scoring
+    source: str
+    metrics: dict[str, float]
+    precision: Precision | None = None

@@ -51,6 +51,9 @@ def in_one_line(error: Exception) -> tuple[str, int] | None:
         return str(error), 1
     if isinstance(error, OSError):
         return _of_system(error), 2 if error.errno in WRONG_PATH and error.filename is not None else 1
+    if isinstance(error, UnicodeEncodeError):
+        letters = error.object[error.start : error.end]
+        return f"the characters {letters!r} cannot be written in {error.encoding}; rename what has them", 2
     if isinstance(error, MemoryError):
         return "not enough memory; use smaller images, fewer of them at once, or another machine", 1
     return None

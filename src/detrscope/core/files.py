@@ -8,14 +8,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from detrscope.core.errors import WRONG_PATH, UserError
 
-STEM_BYTES = (
-    60  # of the name of a temporary file: a long name with something random behind it would be too long
-)
+BLOCK = 1 << 16  # bytes: how near to the limit a file may end that could not grow beyond it
+STEM_BYTES = 60  # of the name of a temporary file, which has something random behind it
 # What a disk, and not a program, says: these come from writing whatever the words of the library are.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EPIPE})
 _IN_RUST = re.compile(r"os error (\d+)")  # safetensors
@@ -35,9 +34,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        is_device = (
-            path.exists() and not path.is_file()
-        )  # such as /dev/stdout: written to, never renamed over
+        is_device = path.exists() and not path.is_file()  # such as /dev/stdout: never renamed over
         folder = None if is_device else path.parent
         prefix = f".{_shortened(path.stem)}."
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=folder)
@@ -102,22 +99,22 @@ def check_file(path: str | Path) -> None:
 def _check_writable(path: Path) -> bool:
     """Refuse a place that nothing can be written to; return whether something is there already."""
     try:
-        there = path
-        while not there.exists():
+        there = path.absolute()  # raises where the working directory is gone
+        while not there.exists() and there != there.parent:
             there = there.parent
-        if there == path and there.is_file():
+        if there == path.absolute() and there.is_file():
             there = there.parent
         if there.is_dir():
             tempfile.TemporaryFile(dir=there).close()  # the file system answers: root passes every permission
             _check_names(path, there)
-        elif there != path:
+        elif there != path.absolute():
             raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file", str(path))
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno not in WRONG_PATH:
             raise
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written ({reason}); choose another place to write to") from None
-    return there == path or path.exists()
+    return path.exists()
 
 
 def _check_names(path: Path, there: Path) -> None:
@@ -145,9 +142,22 @@ def _of_writing(error: Exception, path: Path, temporary: Path | None) -> OSError
     elif found := _IN_RUST.search(str(error)):
         number = int(found.group(1))
     elif isinstance(error, RuntimeError) and any(word in str(error) for word in _IN_TORCH):
-        number = errno.ENOSPC if _is_full(path) else errno.EIO
+        number = _reason(path, temporary)
     return None if number is None else OSError(number, os.strerror(number), str(path))
 
 
-def _is_full(path: Path) -> bool:
-    return hasattr(os, "statvfs") and os.statvfs(path.parent).f_bavail == 0
+def _reason(path: Path, temporary: Path | None) -> int:
+    """Return why writing failed, where the library does not tell: no space, the limit of file sizes, or neither."""
+    if hasattr(os, "statvfs") and os.statvfs(path.parent).f_bavail == 0:
+        return errno.ENOSPC
+    with suppress(ImportError, OSError):
+        import resource  # not on Windows
+
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if (
+            temporary is not None
+            and limit != resource.RLIM_INFINITY
+            and temporary.stat().st_size >= limit - BLOCK
+        ):
+            return errno.EFBIG
+    return errno.EIO

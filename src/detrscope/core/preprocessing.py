@@ -3,27 +3,67 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from detrscope.core.checked import Strict, checked
+from detrscope.core.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LARGEST_SIDE = 1 << 16  # pixels
+
+Fit = Literal["sides", "within", "exact", "none"]
+Filter = Literal["nearest", "bilinear", "bicubic"]
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize so that the short side is `short_side` unless the long side would exceed `long_side`; then normalise."""
+    """Resize an image and normalise it.
+
+    By default the short side becomes `short_side`, less where the long side would pass `long_side`.
+
+    Attributes:
+        short_side: pixels of the short side, for the fit "sides".
+        long_side: most pixels of the long side, for the fit "sides".
+        mean: of RGB in 0..1.
+        std: of RGB in 0..1.
+        fit: "sides" as above; "within": as large as fits in `box`, the aspect ratio kept; "exact": stretched to `box`;
+            "none": the image keeps its size.
+        box: height and width for the fits "within" and "exact".
+        filter: of the resize.
+    """
 
     short_side: int = 800
     long_side: int = 1333
-    mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in 0..1
+    mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    fit: Fit = "sides"
+    box: tuple[int, int] | None = None
+    filter: Filter = "bilinear"
+
+    def __post_init__(self) -> None:
+        if (self.box is not None) != (self.fit in ("within", "exact")):
+            raise UserError(f"fit '{self.fit}' {'needs a box' if self.box is None else 'has no box'}")
+
+    def with_sides(self, short_side: int, long_side: int) -> Preprocessing:
+        """The same normalisation after a resize to these sides, as training makes it."""
+        return Preprocessing(short_side, long_side, self.mean, self.std)
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after the resize, the aspect ratio kept, at least one pixel."""
-        return resized_size(height, width, self.short_side, self.long_side)
+        """Height and width after the resize, at least one pixel."""
+        if self.fit == "none":
+            return height, width
+        if self.box is None:
+            return resized_size(height, width, self.short_side, self.long_side)
+        if self.fit == "exact":
+            return self.box
+        scale = min(self.box[0] / height, self.box[1] / width)
+        return max(1, int(height * scale)), max(1, int(width * scale))
 
     def apply(self, image: Tensor) -> Tensor:
         """Resized and normalised. uint8 [3, H, W] -> float32 [3, h, w]."""
@@ -31,10 +71,15 @@ class Preprocessing:
 
     def resize(self, image: Tensor) -> Tensor:
         """To the size that the model sees. uint8 [3, H, W] -> uint8 [3, h, w]."""
+        from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as F
 
         size = self.size_for(image.shape[-2], image.shape[-1])
-        return image if size == tuple(image.shape[-2:]) else F.resize(image, list(size), antialias=True)
+        if size == tuple(image.shape[-2:]):
+            return image
+        # torchvision's "nearest" keeps an old error of half a pixel; "nearest-exact" is what Pillow does.
+        mode = InterpolationMode("nearest-exact" if self.filter == "nearest" else self.filter)
+        return F.resize(image, list(size), interpolation=mode, antialias=True)
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 [..., 3, H, W] -> float32 [..., 3, H, W] with the mean taken off and divided by the deviation."""
@@ -56,9 +101,38 @@ class Preprocessing:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> Preprocessing:
-        """The inverse of `to_json`."""
-        return cls(tree["short_side"], tree["long_side"], tuple(tree["mean"]), tuple(tree["std"]))
+    def from_json(cls, tree: object, name: str = "preprocessing") -> Preprocessing:
+        """The inverse of `to_json`.
+
+        Raises:
+            UserError: an unknown key, or a value of the wrong type or out of range; the key is named.
+        """
+        fields = checked(PreprocessingFields, tree, name)
+        (red, green, blue), (red_std, green_std, blue_std) = fields.mean, fields.std
+        try:
+            return cls(
+                fields.short_side,
+                fields.long_side,
+                (red, green, blue),
+                (red_std, green_std, blue_std),
+                fields.fit,
+                None if fields.box is None else (fields.box[0], fields.box[1]),
+                fields.filter,
+            )
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+
+
+class PreprocessingFields(Strict):
+    """What the card of a checkpoint says of it."""
+
+    short_side: Side
+    long_side: Side
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+    fit: Fit = "sides"
+    box: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    filter: Filter = "bilinear"
 
 
 def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from detrscope.core.download import download, is_url, shown_url
 from detrscope.core.errors import UserError
 from detrscope.data.files import FORMATS, exists, is_regular
 
@@ -26,6 +27,8 @@ ImageSource = str | Path | bytes | Image.Image | np.ndarray | Tensor
 MOST_PIXELS = "DETRSCOPE_MAX_PIXELS"  # of the environment: the largest image that is decoded
 _LIMIT = threading.Lock()  # Pillow's limit is one for all threads
 URL_TIMEOUT = 30.0  # seconds without an answer
+URL_WHOLE_TIMEOUT = 300.0  # seconds for all of it
+URL_LARGEST = 256 << 20  # bytes of an image file
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 2..8 are the other flips and turns
 _PNG_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp")
 _SIXTEEN_BIT = (
@@ -84,8 +87,8 @@ def read_upright(source: ImageSource, *, channels: Channels = "rgb") -> tuple[Te
         return _decoded(source.copy(), "PIL image")
     if isinstance(source, bytes | bytearray):
         return _decoded_bytes(bytes(source), f"image in {len(source)} bytes")
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return _decoded_bytes(_download(source), source)
+    if isinstance(source, str) and is_url(source):
+        return _decoded_bytes(_download(source), shown_url(source))
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         return _decoded_bytes(_bytes_of(path), str(path))
@@ -205,16 +208,9 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _download(url: str) -> bytes:
-    from urllib.error import HTTPError, URLError
-    from urllib.request import Request, urlopen
-
-    try:
-        with urlopen(Request(url, headers={"User-Agent": "detrscope"}), timeout=URL_TIMEOUT) as reply:
-            return bytes(reply.read())
-    except HTTPError as error:
-        raise UserError(f"{url}: the server answered {error.code} {error.reason}") from None
-    except (URLError, OSError, ValueError) as error:
-        raise UserError(f"{url}: cannot be fetched ({getattr(error, 'reason', None) or error})") from None
+    return b"".join(
+        download(url, limit=URL_LARGEST, answer_timeout=URL_TIMEOUT, whole_timeout=URL_WHOLE_TIMEOUT)
+    )
 
 
 def _decoded_bytes(data: bytes, name: str) -> tuple[Tensor, int]:

@@ -45,6 +45,24 @@ def resolve(variant: str, overrides: Mapping[str, Any], *, source: str = "model"
     return build_config(family.config, merge(to_tree(VARIANTS[variant].config), overrides), source=source)
 
 
+def config_of(family: Family, tree: Mapping[str, Any], *, source: str) -> Any:
+    """A family's config out of a file.
+
+    Args:
+        family: whose config.
+        tree: nested settings; absent ones keep the family's default.
+        source: the file, for errors.
+
+    Raises:
+        UserError: an unknown setting, or a value of the wrong type or out of range; the file is named.
+    """
+    try:
+        return build_config(family.config, tree, source=source)
+    except UserError as error:  # ranges are checked by the dataclasses, which know no file
+        text = str(error)
+        raise UserError(text if text.startswith(f"{source}: ") else f"{source}: {text}") from None
+
+
 def build(variant: str, overrides: Mapping[str, Any], classes: int) -> DetectionTransformer:
     """A model with random weights for `classes` classes.
 

@@ -21,7 +21,17 @@ from detrscope.blocks.queries import PointQueries, ProposedQueries
 from detrscope.config import section, setting
 from detrscope.families.deformable_layouts import HUGGING_FACE, PUBLISHED
 from detrscope.families.layouts import Shapes
-from detrscope.families.settings import BackboneConfig, LayersConfig, require, require_stacks
+from detrscope.families.settings import (
+    MOST_BOX_LAYERS,
+    MOST_LEVELS,
+    MOST_POINTS,
+    MOST_QUERIES,
+    BackboneConfig,
+    LayersConfig,
+    require,
+    require_range,
+    require_stacks,
+)
 from detrscope.families.variant import Family, OnHub, Variant
 
 RARE = -math.log(99)  # logit of probability 0.01: what a class starts from
@@ -39,7 +49,7 @@ class SamplingLayersConfig(LayersConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.points >= 1, "points", self.points, "1 or more")
+        require_range("points", self.points, 1, MOST_POINTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +74,9 @@ class DeformableDetrConfig:
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require(self.queries >= 1, "queries", self.queries, "1 or more")
-        require(self.box_layers >= 1, "box_layers", self.box_layers, "1 or more")
-        require(self.extra_levels >= 0, "extra_levels", self.extra_levels, "0 or more")
+        require_range("queries", self.queries, 1, MOST_QUERIES)
+        require_range("box_layers", self.box_layers, 1, MOST_BOX_LAYERS)
+        require_range("extra_levels", self.extra_levels, 0, MOST_LEVELS)
         ordered = list(self.stages) == sorted(set(self.stages)) and len(self.stages) > 0
         fine = ordered and all(1 <= stage <= 4 for stage in self.stages)
         require(fine, "stages", list(self.stages), "some of 1 to 4, in order")
@@ -144,8 +154,8 @@ def _head_pairs(config: DeformableDetrConfig, classes: int) -> tuple[list[nn.Lin
 
 def infer(shapes: Shapes) -> dict[str, object]:
     """The settings that a checkpoint's shapes tell; heads and dilation are not among them, points only for 8 heads."""
-    levels, width = shapes.of("neck.level")
-    extra = sum(shapes.of(f"neck.projections.{n}.weight")[-1] == 3 for n in range(levels))
+    levels, width = shapes.size("neck.level", 0), shapes.size("neck.level", 1)
+    extra = sum(shapes.size(f"neck.projections.{n}.weight", -1) == 3 for n in range(levels))
     two_stage = shapes.has("queries.projection.weight")
     refined = shapes.has("heads.class_heads.0.weight")
     box_head = "heads.box_heads.0.layers" if refined else "heads.box_head.layers"
@@ -160,14 +170,14 @@ def infer(shapes: Shapes) -> dict[str, object]:
         "decoder": _stack(shapes, "decoder", "cross_attention", levels),
     }
     if not two_stage:
-        settings["queries"] = shapes.of("queries.embedding.weight")[0]
+        settings["queries"] = shapes.size("queries.embedding.weight", 0)
     return settings
 
 
 def _stack(shapes: Shapes, name: str, attention: str, levels: int) -> dict[str, int]:
     found = shapes.stack(name)
     if found["layers"]:
-        rows = shapes.of(f"{name}.layers.0.{attention}.weights.bias")[0]
+        rows = shapes.size(f"{name}.layers.0.{attention}.weights.bias", 0)
         found["points"] = max(1, rows // (8 * levels))
     return found
 

@@ -17,7 +17,15 @@ from detrscope.blocks.position import LearnedPosition, SinePosition
 from detrscope.blocks.queries import LearnedQueries
 from detrscope.config import section, setting
 from detrscope.families.layouts import HF_BACKBONES, HF_TRANSFORMER, TORCH_TRANSFORMER, Layout, Shapes
-from detrscope.families.settings import BackboneConfig, LayersConfig, NormPlace, require, require_stacks
+from detrscope.families.settings import (
+    MOST_BOX_LAYERS,
+    MOST_QUERIES,
+    BackboneConfig,
+    LayersConfig,
+    NormPlace,
+    require_range,
+    require_stacks,
+)
 from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
 from detrscope.families.variant import Family, Published, Variant
 
@@ -42,8 +50,8 @@ class DetrConfig:
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require(self.queries >= 1, "queries", self.queries, "1 or more")
-        require(self.box_layers >= 1, "box_layers", self.box_layers, "1 or more")
+        require_range("queries", self.queries, 1, MOST_QUERIES)
+        require_range("box_layers", self.box_layers, 1, MOST_BOX_LAYERS)
 
 
 def build(config: DetrConfig, classes: int) -> DetectionTransformer:
@@ -67,8 +75,8 @@ def build(config: DetrConfig, classes: int) -> DetectionTransformer:
 def infer(shapes: Shapes) -> dict[str, object]:
     """The settings that a checkpoint's shapes tell; heads, dilation and the place of norms are not among them."""
     return {
-        "width": shapes.of("heads.class_head.weight")[1],
-        "queries": shapes.of("queries.position.weight")[0],
+        "width": shapes.size("heads.class_head.weight", 1),
+        "queries": shapes.size("queries.position.weight", 0),
         "position": "learned" if shapes.has("neck.position.rows") else "sine",
         "norm": "pre" if shapes.has("encoder.norm.weight") else "post",
         "box_layers": shapes.count("heads.box_head.layers"),

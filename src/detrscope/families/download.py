@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from detrscope.console import log, progress, written_whole
+from detrscope.core.download import download, shown_url
 from detrscope.core.errors import UserError
 
-CHUNK = 1 << 20
+LARGEST = 8 << 30  # bytes of a file of weights
 
 
 def cache_folder() -> Path:
@@ -21,13 +20,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "detrscope"
 
 
-def fetch(url: str, sha256_prefix: str, timeout: float = 30) -> Path:
+def fetch(url: str, sha256_prefix: str, timeout: float = 30, instead: str = "pass --weights FILE") -> Path:
     """The file at `url`, from the cache when it is there.
 
     Args:
         url: where it is published.
         sha256_prefix: the first digits of its SHA-256.
         timeout: seconds without an answer before giving up.
+        instead: what else the caller can do, for the message.
 
     Raises:
         UserError: it cannot be had; the file to fetch by hand and the place to put it are named. Or its hash is wrong.
@@ -38,19 +38,21 @@ def fetch(url: str, sha256_prefix: str, timeout: float = 30) -> Path:
             return path
         log.warning("%s: its SHA-256 does not begin with %s; fetching it again", path, sha256_prefix)
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer, written_whole(path) as temporary:
-            total = int(answer.headers.get("Content-Length") or 0) or None
+        with written_whole(path) as temporary:
             with open(temporary, "wb") as file, progress() as bar:
-                task = bar.add_task(path.name, total=total)
-                while block := answer.read(CHUNK):
-                    file.write(block)
-                    bar.advance(task, len(block))
+                task = bar.add_task(path.name, total=None)
+
+                def shown(count: int, total: int | None) -> None:
+                    bar.update(task, total=total, advance=count)
+
+                blocks = download(url, limit=LARGEST, answer_timeout=timeout, progress=shown)
+                file.writelines(blocks)
             if not _sha256(temporary).startswith(sha256_prefix):
-                raise UserError(f"{url}: what arrived has another SHA-256 than {sha256_prefix}...; try again")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
+                raise UserError(f"what arrived has another SHA-256 than {sha256_prefix}...; try again")
+    except UserError as error:
         raise UserError(
-            f"cannot download {url} ({reason}); fetch it by hand, then put it at {path} or pass --weights FILE"
+            f"cannot download {url} ({str(error).removeprefix(f'{shown_url(url)}: ')}); fetch it by hand, then put"
+            f" it at {path} or {instead}"
         ) from None
     return path
 

@@ -4,92 +4,138 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from detrscope.config import merge
+from detrscope.core.checked import checked
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import FAMILIES
 from detrscope.families.coco_classes import coco_classes
+from detrscope.families.hugging_face import (
+    Heads,
+    Partial,
+    class_table,
+    labels_of,
+    read_config,
+    references,
+    settings_of,
+)
+from detrscope.families.hugging_face_processor import read_processor
 from detrscope.families.layouts import Layout, Shapes
+from detrscope.families.pickles import read_pickle
+from detrscope.families.unwrap import Found, find_state, unwrap
 from detrscope.families.variant import Family
 
-# What a published training script saves beside the weights; of no use for another run.
-TRAINING_STATE = ("optimizer", "lr_scheduler", "epoch", "args", "scaler")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+ARGUMENT_KEYS = (
+    "args",
+    "hyper_parameters",
+    "hparams",
+    "config",
+)  # where training scripts keep their settings
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A checkpoint that is not ours, as read."""
+    """A checkpoint that is not ours, as read.
+
+    Attributes:
+        state: its tensors.
+        settings: what its own config says, in our words.
+        labels: class names by index in the logits, where it has them.
+        path: of the file that `labels` stand in, for errors.
+        preprocessing: where it says.
+        skipped: parts of it that are not used.
+        notes: what was found and done, for the log.
+    """
 
     state: Mapping[str, Tensor]
-    settings: dict[str, Any] = field(default_factory=dict)  # what its own config says, in our words
-    classes: ClassTable | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    labels: Mapping[int, str] = field(default_factory=dict)
+    path: Path = Path()
     preprocessing: Preprocessing | None = None
-    skipped: tuple[str, ...] = ()  # parts of the file that are not weights
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def read_file(path: Path) -> Foreign:
-    """A `.pth`, `.pt`, `.bin` or `.safetensors` file of published weights.
+class Arguments(Partial):
+    """What the published training scripts' arguments say that shapes do not."""
 
-    Pickles are read with `weights_only`; besides tensors only an argparse.Namespace is let in.
+    dilation: bool | None = None
+    nheads: Heads | None = None
+    pre_norm: bool | None = None
+    with_box_refine: bool | None = None
+    two_stage: bool | None = None
+    num_queries: Heads | None = None
+    enc_n_points: Heads | None = None
+    dec_n_points: Heads | None = None
+
+
+def read_file(path: Path, marks: tuple[str, ...] | None = None) -> Foreign:
+    """A `.pth`, `.pt`, `.ckpt`, `.bin` or `.safetensors` file of somebody else's weights.
+
+    Args:
+        path: the file.
+        marks: keys of which the model has one, so that wrappers' prefixes can be told; None: those of all families.
 
     Raises:
         UserError: unreadable, holding other objects, or without weights.
     """
+    if marks is None:
+        marks = tuple(layout.mark for family in FAMILIES.values() for layout in family.layouts)
+    settings: dict[str, Any] = {}
     if path.suffix == ".safetensors":
         try:
-            return Foreign(load_file(path))
+            found = Found(load_file(path))
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a readable PyTorch checkpoint ({_reason(error)})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
-    state = content.get("model", content)
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    if not tensors or len(tensors) != len(state):
-        raise UserError(
-            f"{path}: expected a dict of tensors (or one under 'model'); found keys {list(state)[:5]}"
-        )
-    arguments = content.get("args") if state is not content else None
-    skipped = tuple(key for key in content if key in TRAINING_STATE) if state is not content else ()
-    return Foreign(tensors, _settings_of_namespace(arguments), skipped=skipped)
+    else:
+        content = read_pickle(path)
+        found = find_state(content, path)
+        settings = _settings_of_arguments(content, path) if found.keys else {}
+    plain = unwrap(found, marks)
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in plain.state.values()}
+    small = sorted(kinds & {"float16", "bfloat16"})
+    notes = (*plain.notes, *(f"weights in {kind}, computed with in float32" for kind in small))
+    return Foreign(plain.state, settings, path=path, skipped=plain.skipped, notes=notes)
 
 
 def read_folder(folder: Path) -> Foreign:
-    """A Hugging Face folder: config.json, weights, and preprocessor_config.json where there is one.
+    """A Hugging Face folder: config.json, weights, and the processor's config where there is one.
 
     Raises:
-        UserError: a file is missing or unreadable.
+        UserError: a file is missing or unreadable, or says what no model here can do.
     """
-    config = _json(folder / "config.json")
-    files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).exists()]
+    path = folder / "config.json"
+    config = read_config(path)
+    files = [folder / name for name in WEIGHT_FILES if (folder / name).exists()]
     if not files:
-        raise UserError(f"{folder}: has neither model.safetensors nor pytorch_model.bin")
-    labels = {int(i): name for i, name in (config.get("id2label") or {}).items()}
-    classes = None
-    if labels and sorted(labels) == list(range(len(labels))):
-        names = [labels[i] for i in range(len(labels))]
-        classes = ClassTable(tuple(range(len(names))), tuple(_unused(i, n) for i, n in enumerate(names)))
-    preprocessing = None
-    if (folder / "preprocessor_config.json").exists():
-        preprocessing = _preprocessing(_json(folder / "preprocessor_config.json"))
-    return Foreign(read_file(files[0]).state, _settings_of_hf(config), classes, preprocessing)
+        raise UserError(f"{folder}: has neither {' nor '.join(WEIGHT_FILES)}")
+    foreign = read_file(files[0])
+    preprocessing, notes = None, foreign.notes
+    for name in PROCESSOR_FILES:
+        if (folder / name).exists():
+            preprocessing, said = read_processor(folder / name)
+            notes += said
+            break
+    return replace(
+        foreign,
+        settings=settings_of(config),
+        labels=labels_of(config, path),
+        path=path,
+        preprocessing=preprocessing,
+        notes=notes,
+    )
 
 
 def recognise(
@@ -111,98 +157,77 @@ def recognise(
     raise UserError(f"{source}: these are not weights {what} (first keys: {list(foreign.state)[:3]})")
 
 
-def settings_of(family: Family, state: Mapping[str, Tensor], foreign: Foreign) -> dict[str, Any]:
+def inferred_settings(family: Family, state: Mapping[str, Tensor], foreign: Foreign) -> dict[str, Any]:
     """The config tree of a recognised checkpoint: what its shapes tell, then what its own config says."""
-    names = {field.name for field in dataclasses.fields(family.config)}
-    known = {name: value for name, value in foreign.settings.items() if name in names}
-    return merge(family.infer(Shapes(state)), known)
+    return merge(family.infer(Shapes(state)), known_settings(family, foreign))
 
 
-def classes_of(foreign: Foreign, count: int) -> ClassTable:
-    """The class table of a foreign checkpoint with `count` classes: its own, COCO's, or plain numbers."""
-    if foreign.classes is not None and len(foreign.classes) == count:
-        return foreign.classes
-    return coco_classes(count) or ClassTable.of_names(f"class {i}" for i in range(count))
+def known_settings(family: Family, foreign: Foreign) -> dict[str, Any]:
+    """What a checkpoint's own config says of settings that the family has."""
+    names = {one.name for one in dataclasses.fields(family.config)}
+    return {name: value for name, value in foreign.settings.items() if name in names}
 
 
-def _reason(error: Exception) -> str:
-    """Reasons of torch run over a page; the first sentence, or what an unpickling refused."""
-    if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
-        return "it holds objects other than tensors, which could run code when loaded"
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return first.split(". ")[0][:120]
+def classes_of(foreign: Foreign, count: int, *, coco: bool) -> tuple[ClassTable, tuple[str, ...], bool]:
+    """The class table of a foreign checkpoint with `count` classes: its own, COCO's, or plain numbers.
+
+    Args:
+        foreign: the checkpoint.
+        count: classes of its head.
+        coco: whether it is known to be trained on COCO.
+
+    Returns:
+        The table, what is to be said of it, and whether it is only assumed.
+
+    Raises:
+        UserError: its own names do not fit its head.
+    """
+    if foreign.labels:
+        table, notes = class_table(dict(foreign.labels), count, foreign.path)
+        return table, notes, False
+    assumed = coco_classes(count)
+    if assumed is not None:
+        return assumed, () if coco else (f"{count} classes without names: COCO's are assumed",), not coco
+    numbered = ClassTable.of_names(f"class {i}" for i in range(count))
+    return numbered, (f"{count} classes without names: called class 0 to class {count - 1}",), True
 
 
-def _unused(index: int, name: str) -> str:
-    return f"unused {index}" if name in ("N/A", "") else name
+def _settings_of_arguments(content: object, path: Path) -> dict[str, Any]:
+    """The arguments of a training script in our words.
+
+    Raises:
+        UserError: one of them has the wrong type.
+    """
+    for key, given in _arguments_in(content):
+        fields = checked(Arguments, given, f"{path}: {key}")
+        settings: dict[str, Any] = {}
+        if fields.dilation is not None:
+            settings["backbone"] = {"dilate_last": fields.dilation}
+        if fields.nheads is not None:
+            settings["encoder"] = {"heads": fields.nheads}
+            settings["decoder"] = {"heads": fields.nheads}
+        if fields.pre_norm is not None:
+            settings["norm"] = "pre" if fields.pre_norm else "post"
+        if fields.with_box_refine is not None:
+            settings["references"] = references(fields.with_box_refine, bool(fields.two_stage))
+            if fields.two_stage and fields.num_queries is not None:
+                settings["queries"] = fields.num_queries
+        for stack, points in (("encoder", fields.enc_n_points), ("decoder", fields.dec_n_points)):
+            if points is not None:
+                settings.setdefault(stack, {})["points"] = points
+        if settings:
+            return settings
+    return {}
 
 
-def _settings_of_namespace(arguments: argparse.Namespace | None) -> dict[str, Any]:
-    """What the published training script's arguments say that shapes do not."""
-    if not isinstance(arguments, argparse.Namespace):
-        return {}
-    given = vars(arguments)
-    settings: dict[str, Any] = {}
-    if "dilation" in given:
-        settings["backbone"] = {"dilate_last": bool(given["dilation"])}
-    if "nheads" in given:
-        settings["encoder"] = {"heads": given["nheads"]}
-        settings["decoder"] = {"heads": given["nheads"]}
-    if "pre_norm" in given:
-        settings["norm"] = "pre" if given["pre_norm"] else "post"
-    if "with_box_refine" in given:
-        two_stage = bool(given.get("two_stage"))
-        settings["references"] = _references(bool(given["with_box_refine"]), two_stage)
-        if two_stage and "num_queries" in given:
-            settings["queries"] = given["num_queries"]
-    for stack, name in (("encoder", "enc_n_points"), ("decoder", "dec_n_points")):
-        if name in given:
-            settings.setdefault(stack, {})["points"] = given[name]
-    return settings
-
-
-def _references(refine: bool, two_stage: bool) -> str:
-    """Deformable DETR's two switches in our words."""
-    return "two-stage" if two_stage else "refined" if refine else "fixed"
-
-
-def _settings_of_hf(config: dict[str, Any]) -> dict[str, Any]:
-    """What a Hugging Face config says that shapes do not."""
-    settings: dict[str, Any] = {}
-    backbone = config.get("backbone_config") or {}
-    strided = (
-        backbone.get("output_stride") == 16
-        or (config.get("backbone_kwargs") or {}).get("output_stride") == 16
-    )
-    settings["backbone"] = {"dilate_last": bool(config.get("dilation") or strided)}
-    for stack in ("encoder", "decoder"):
-        if f"{stack}_attention_heads" in config:
-            settings[stack] = {"heads": config[f"{stack}_attention_heads"]}
-        if f"{stack}_n_points" in config:
-            settings.setdefault(stack, {})["points"] = config[f"{stack}_n_points"]
-    if "with_box_refine" in config:
-        two_stage = bool(config.get("two_stage"))
-        settings["references"] = _references(bool(config["with_box_refine"]), two_stage)
-        if two_stage and "two_stage_num_proposals" in config:
-            settings["queries"] = config["two_stage_num_proposals"]
-    return settings
-
-
-def _preprocessing(config: dict[str, Any]) -> Preprocessing:
-    size = config.get("size") or {}
-    default = Preprocessing()
-    if isinstance(size, int):
-        size = {"shortest_edge": size, "longest_edge": config.get("max_size", default.long_side)}
-    return Preprocessing(
-        short_side=size.get("shortest_edge", default.short_side),
-        long_side=size.get("longest_edge", default.long_side),
-        mean=tuple(config.get("image_mean", default.mean)),
-        std=tuple(config.get("image_std", default.std)),
-    )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+def _arguments_in(content: object) -> list[tuple[str, dict[str, Any]]]:
+    """Settings beside the weights: an argparse.Namespace or a dict, also one inside of another."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for key in ARGUMENT_KEYS:
+        given = content.get(key) if isinstance(content, Mapping) else None
+        given = vars(given) if isinstance(given, argparse.Namespace) else given
+        if isinstance(given, Mapping):
+            plain = {str(name): value for name, value in given.items()}
+            found.append((key, plain))
+            found += [(f"{key}.{inner}", arguments) for inner, arguments in _arguments_in(plain)]
+    return found

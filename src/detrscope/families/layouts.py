@@ -54,9 +54,9 @@ class Layout:
             else:
                 unknown.append(key)
         if unknown:
-            raise UserError(f"{len(unknown)} keys unknown to the {self.name} layout: {_some(unknown)}")
+            raise UserError(f"{len(unknown)} keys unknown to the {self.name} layout: {some(unknown)}")
         if differing:
-            raise UserError(f"several keys of different content stand for {_some(differing)}")
+            raise UserError(f"several keys of different content stand for {some(differing)}")
         return self.settle(renamed, settings)
 
 
@@ -90,9 +90,20 @@ class Shapes:
             raise UserError(f"the checkpoint has no tensor for '{key}'")
         return self.shapes[key]
 
+    def size(self, key: str, axis: int) -> int:
+        """One dimension of a tensor.
+
+        Raises:
+            UserError: the tensor is not there, or has no such dimension.
+        """
+        shape = self.of(key)
+        if not -len(shape) <= axis < len(shape):
+            raise UserError(f"the checkpoint's tensor for '{key}' has the shape {list(shape)}")
+        return shape[axis]
+
     def rows(self, key: str) -> int:
         """The first dimension of a tensor, 0 where it is not there."""
-        return self.shapes[key][0] if self.has(key) else 0
+        return self.size(key, 0) if self.has(key) else 0
 
     def softmax_classes(self) -> int:
         """How many classes the one class head knows, "no object" left out."""
@@ -108,7 +119,7 @@ class Shapes:
         layers = self.count(f"{name}.layers")
         found = {"layers": layers}
         if layers:
-            found["feedforward"] = self.of(f"{name}.layers.0.feedforward.expand.weight")[0]
+            found["feedforward"] = self.size(f"{name}.layers.0.feedforward.expand.weight", 0)
         return found
 
     def resnet(self, prefix: str) -> str:
@@ -143,10 +154,19 @@ def compare(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], skip: Ite
             problems.append(f"missing {key} {list(tensor.shape)}")
         elif state[key].shape != tensor.shape:
             problems.append(f"{key} is {list(state[key].shape)}, expected {list(tensor.shape)}")
+        elif state[key].is_floating_point() != tensor.is_floating_point() or state[key].is_sparse:
+            problems.append(f"{key} holds {state[key].dtype}, expected plain {tensor.dtype}")
     return problems + [f"left over {key}" for key in state if key not in wanted]
 
 
-def _some(items: list[str], limit: int = 8) -> str:
+def listed(problems: list[str], limit: int = 200) -> str:
+    """All problems in one line, as far as a line may reasonably go."""
+    more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
+    return "; ".join(problems[:limit]) + more
+
+
+def some(items: list[str], limit: int = 8) -> str:
+    """The first few of a list, and how many more there are."""
     return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 

@@ -19,7 +19,14 @@ from detrscope.blocks.position import LearnedPosition
 from detrscope.blocks.queries import LearnedContent
 from detrscope.config import section, setting
 from detrscope.families.layouts import TORCH_TRANSFORMER, Layout, Shapes
-from detrscope.families.settings import BackboneConfig, LayersConfig, require, require_stacks
+from detrscope.families.settings import (
+    MOST_QUERIES,
+    WIDEST,
+    BackboneConfig,
+    LayersConfig,
+    require_range,
+    require_stacks,
+)
 from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
 from detrscope.families.variant import Family, Published, Variant
 
@@ -45,7 +52,8 @@ class MinimalConfig:
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=2)
-        require(self.queries >= 1, "queries", self.queries, "1 or more")
+        require_range("queries", self.queries, 1, MOST_QUERIES)
+        require_range("positions", self.positions, 1, WIDEST)
 
 
 def build(config: MinimalConfig, classes: int) -> DetectionTransformer:
@@ -66,9 +74,9 @@ def build(config: MinimalConfig, classes: int) -> DetectionTransformer:
 def infer(shapes: Shapes) -> dict[str, object]:
     """The settings that a checkpoint's shapes tell."""
     return {
-        "width": shapes.of("heads.class_head.weight")[1],
-        "queries": shapes.of("queries.content")[0],
-        "positions": shapes.of("neck.position.rows")[0],
+        "width": shapes.size("heads.class_head.weight", 1),
+        "queries": shapes.size("queries.content", 0),
+        "positions": shapes.size("neck.position.rows", 0),
         "backbone": {"name": shapes.resnet("backbone.body")},
         "encoder": shapes.stack("encoder"),
         "decoder": shapes.stack("decoder"),

@@ -9,6 +9,11 @@ from detrscope.blocks.backbone import Backbone, NormKind, build_backbone
 from detrscope.config import setting
 from detrscope.core.errors import UserError
 
+# Far above any published model, far below what a machine cannot hold: a typing error or a hostile file is refused
+# before memory is taken.
+MOST_LAYERS, MOST_HEADS, WIDEST, MOST_QUERIES = 100, 256, 16384, 100_000
+MOST_POINTS, MOST_LEVELS, MOST_BOX_LAYERS = 256, 8, 16
+
 NormPlace = Literal["post", "pre"]
 
 
@@ -20,6 +25,9 @@ class BackboneConfig:
     dilate_last: bool = setting(False, "DC5: the last stage keeps stride 16 and dilates")
     norm: NormKind = setting("frozen", "frozen or trainable batch norm")
     trainable_stages: int = setting(3, "how many of stem and 4 stages learn, from the last; 5 is all")
+
+    def __post_init__(self) -> None:
+        require_range("trainable_stages", self.trainable_stages, 0, 5)
 
     def build(self, stages: tuple[int, ...]) -> Backbone:
         """The backbone with random weights, giving the maps of `stages` (1 to 4)."""
@@ -38,9 +46,9 @@ class LayersConfig:
     dropout: float = setting(0.1, "dropout in training")
 
     def __post_init__(self) -> None:
-        require(self.layers >= 0, "layers", self.layers, "0 or more")
-        require(self.heads >= 1, "heads", self.heads, "1 or more")
-        require(self.feedforward >= 1, "feedforward", self.feedforward, "1 or more")
+        require_range("layers", self.layers, 0, MOST_LAYERS)
+        require_range("heads", self.heads, 1, MOST_HEADS)
+        require_range("feedforward", self.feedforward, 1, WIDEST)
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more and less than 1")
 
 
@@ -54,13 +62,27 @@ def require(fine: bool, name: str, value: object, expected: str) -> None:
         raise UserError(f"{name} is {value}: expected {expected}")
 
 
+def require_range(name: str, value: int, least: int, most: int) -> None:
+    """Refuse a number below or above what can work.
+
+    Raises:
+        UserError: the setting and its range are named.
+    """
+    require(least <= value <= most, name, value, f"{least} to {most}")
+
+
 def require_stacks(width: int, encoder: LayersConfig, decoder: LayersConfig, multiple: int) -> None:
     """Refuse a width that heads or positional encodings cannot divide, or a decoder without layers.
 
     Raises:
         UserError: the setting is named.
     """
-    require(width >= 1 and width % multiple == 0, "width", width, f"a multiple of {multiple}")
-    require(decoder.layers >= 1, "decoder.layers", decoder.layers, "1 or more")
+    require(
+        1 <= width <= WIDEST and width % multiple == 0,
+        "width",
+        width,
+        f"a multiple of {multiple} up to {WIDEST}",
+    )
+    require_range("decoder.layers", decoder.layers, 1, MOST_LAYERS)
     for name, stack in (("encoder", encoder), ("decoder", decoder)):
         require(width % stack.heads == 0, f"{name}.heads", stack.heads, f"a divisor of the width {width}")

@@ -25,7 +25,17 @@ from detrscope.blocks.queries import RARE, TwoStageQueries
 from detrscope.config import section, setting
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.layouts import Shapes
-from detrscope.families.settings import LayersConfig, require, require_stacks
+from detrscope.families.settings import (
+    MOST_LAYERS,
+    MOST_LEVELS,
+    MOST_POINTS,
+    MOST_QUERIES,
+    WIDEST,
+    LayersConfig,
+    require,
+    require_range,
+    require_stacks,
+)
 from detrscope.families.stacks import dense_encoder_layers
 from detrscope.families.variant import Family, Variant
 
@@ -40,6 +50,13 @@ class SlimConfig:
     widths: tuple[int, ...] = setting((32, 64, 128), "channels of the stages, strides 4, 8, 16 ...")
     depths: tuple[int, ...] = setting((1, 2, 2), "residual blocks of the stages")
     stages: tuple[int, ...] = setting((3,), "which stages give tokens")
+
+    def __post_init__(self) -> None:
+        require_range("backbone.stem", self.stem, 1, WIDEST)
+        fine = 1 <= len(self.widths) <= MOST_LEVELS and all(1 <= width <= WIDEST for width in self.widths)
+        require(fine, "backbone.widths", list(self.widths), f"1 to {MOST_LEVELS} numbers from 1 to {WIDEST}")
+        fine = all(1 <= depth <= MOST_LAYERS for depth in self.depths)
+        require(fine, "backbone.depths", list(self.depths), f"numbers from 1 to {MOST_LAYERS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +95,7 @@ class SprintConfig:
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4 * self.decoder.heads)
-        require(self.queries >= 1, "queries", self.queries, "1 or more")
+        require_range("queries", self.queries, 1, MOST_QUERIES)
         slim = self.backbone
         have = len(slim.widths)
         require(
@@ -95,7 +112,8 @@ class SprintConfig:
         points, name = decoder.points, "decoder.points"
         if points:
             require(len(points) == len(self.sizes), name, points, "none, or one for each of backbone.stages")
-            require(min(points) >= 0 and sum(points) > 0, name, points, "numbers of points, not all 0")
+            fine = min(points) >= 0 and 0 < sum(points) <= MOST_POINTS
+            require(fine, name, points, f"numbers of points, not all 0, {MOST_POINTS} in all at most")
             only_dense = "as it was, since decoder.points makes the cross-attention deformable"
             sharpness = decoder.sharpness
             require(sharpness == START_SHARPNESS, "decoder.sharpness", sharpness, only_dense)
@@ -148,7 +166,7 @@ def _still(box_head: MLP) -> MLP:
 
 def infer(shapes: Shapes) -> dict[str, object]:
     """The settings that a checkpoint's shapes tell."""
-    return {"width": shapes.of("heads.class_head.weight")[1], "queries": shapes.of("queries.content")[0]}
+    return {"width": shapes.size("heads.class_head.weight", 1), "queries": shapes.size("queries.content", 0)}
 
 
 NANO = SprintConfig()

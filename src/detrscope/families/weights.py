@@ -3,60 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from detrscope.blocks.backbone import ResNetBackbone, SlimBackbone
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.config import build as build_config
 from detrscope.config import to_tree
 from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import VARIANTS, family_of, resolve
+from detrscope.families.adopt import adopt
 from detrscope.families.checkpoint import build_from_card, load_checkpoint, read_card
 from detrscope.families.coco_classes import coco_classes
 from detrscope.families.download import fetch
-from detrscope.families.foreign import Foreign, classes_of, read_file, read_folder, recognise, settings_of
+from detrscope.families.foreign import (
+    PROCESSOR_FILES,
+    WEIGHT_FILES,
+    read_file,
+    read_folder,
+)
 from detrscope.families.layouts import Shapes, compare
-from detrscope.families.variant import Family, OnHub
+from detrscope.families.loaded import Loaded as Loaded
+from detrscope.families.loaded import LoadReport as LoadReport
+from detrscope.families.variant import OnHub
 
 CLASS_HEADS = re.compile(r".*(class_heads?|label_embedding)\..*")
+RANDOM_SEED = 0  # of weights that nobody trained, so that a name stands for the same model each time
 RUN_CHECKPOINTS = ("best.safetensors", "last.safetensors")
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of a checkpoint's parts."""
-
-    source: str
-    loaded: int  # tensors
-    reset: tuple[str, ...] = ()  # our names, left random
-    skipped: tuple[str, ...] = ()  # the file's names, not used
-
-    def lines(self) -> list[str]:
-        """For the log: what was loaded, reset and skipped."""
-        lines = [f"{self.source}: loaded {self.loaded} tensors"]
-        if self.reset:
-            lines.append(f"reset, to be learned anew: {', '.join(self.reset)}")
-        if self.skipped:
-            lines.append(f"skipped: {', '.join(self.skipped)}")
-        return lines
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model ready for use, on the CPU, in evaluation mode."""
-
-    model: DetectionTransformer
-    card: ModelCard
-    report: LoadReport
 
 
 def load_model(
@@ -85,11 +67,19 @@ def load_model(
     elif path.is_file():
         loaded = _load_file(path)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
-        loaded = _adopt(read_folder(_hub_snapshot(name)), source=name)
+        loaded = adopt(read_folder(_hub_snapshot(name)), source=name)
     else:
         kind = "no such file" if path.suffix or "/" in name else "not a model known here"
         raise UserError(f"model '{name}': {kind}; {nearest(name, VARIANTS)}")
     return loaded if classes is None or classes == loaded.card.classes else with_classes(loaded, classes)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of the CPU from a seed; outside they go on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def with_classes(loaded: Loaded, classes: ClassTable) -> Loaded:
@@ -107,7 +97,8 @@ def with_classes(loaded: Loaded, classes: ClassTable) -> Loaded:
     old = loaded.model.state_dict()
     reset = tuple(key for key in fresh if CLASS_HEADS.fullmatch(key))
     model.load_state_dict({key: fresh[key] if key in reset else old[key] for key in fresh})
-    report = LoadReport(loaded.report.source, len(fresh) - len(reset), reset, loaded.report.skipped)
+    said = loaded.report
+    report = LoadReport(said.source, len(fresh) - len(reset), reset, said.skipped, said.notes)
     return Loaded(model.eval(), card, report)
 
 
@@ -153,16 +144,18 @@ def load_backbone(model: DetectionTransformer, weights: str) -> LoadReport:
     body = model.backbone.body
     wanted = body.state_dict()
     if weights == "imagenet":
+        notes: tuple[str, ...] = ()
         state, source = _imagenet(model)
     else:
-        state, source = dict(read_file(Path(weights)).state), weights
+        foreign = read_file(Path(weights), marks=("conv1.weight", "stem.0.weight", "stem.conv.weight"))
+        state, source, notes = dict(foreign.state), weights, foreign.notes
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     drop = {key for key in state if key.endswith("num_batches_tracked") and key not in wanted}
     state = {key: value for key, value in state.items() if key not in drop}
     if problems := compare(state, wanted):
         raise UserError(f"{source}: does not fit the backbone: {'; '.join(problems[:10])}")
     body.load_state_dict(state, strict=False)
-    return LoadReport(source, len(state))
+    return LoadReport(source, len(state), notes=notes)
 
 
 def _imagenet(model: DetectionTransformer) -> tuple[dict[str, Tensor], str]:
@@ -170,11 +163,17 @@ def _imagenet(model: DetectionTransformer) -> tuple[dict[str, Tensor], str]:
 
     backbone = model.backbone
     if not isinstance(backbone, ResNetBackbone):
-        raise UserError("backbone weights 'imagenet' are for ResNets; for timm give a file of its weights")
+        raise UserError(
+            "model.backbone_weights imagenet is for ResNets; for timm give a file of its weights, or none"
+        )
     prefixed = {f"body.{key}": tensor for key, tensor in backbone.body.state_dict().items()}
     name = Shapes(prefixed).resnet("body")
     url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
-    path = fetch(url, url.rsplit("-", 1)[-1].removesuffix(".pth"))
+    path = fetch(
+        url,
+        url.rsplit("-", 1)[-1].removesuffix(".pth"),
+        instead="set model.backbone_weights to a file of them, or to none to learn from scratch",
+    )
     return dict(read_file(path).state), path.name
 
 
@@ -183,7 +182,10 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
     if weights == "random":
         classes = coco_classes(91)
         assert classes is not None
-        return random_model(name, {}, classes)
+        with seeded(RANDOM_SEED):
+            loaded = random_model(name, {}, classes)
+        said = f"random weights of seed {RANDOM_SEED}"
+        return replace(loaded, card=replace(loaded.card, source=said), report=LoadReport(said, 0))
     if weights is None and variant.shipped is not None:
         with resources.as_file(resources.files("detrscope") / "weights" / variant.shipped) as path:
             return _load_file(path)
@@ -194,8 +196,10 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
             )
         if isinstance(variant.published, OnHub):
             repository = variant.published.repository
-            return _adopt(read_folder(_hub_snapshot(repository)), source=repository, variant=name)
-        weights = fetch(variant.published.url, variant.published.sha256_prefix)
+            foreign = read_folder(_hub_snapshot(repository))
+            return adopt(foreign, source=repository, variant=name, published=True)
+        path = fetch(variant.published.url, variant.published.sha256_prefix)
+        return adopt(read_file(path), source=str(path), variant=name, published=True)
     path = Path(weights)
     if not path.exists():
         raise UserError(f"--weights {weights}: no such file")
@@ -204,7 +208,8 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
             raise UserError(f"{path}: holds a {card.variant}, not a {name}")
         return _load_file(path)
     foreign = read_folder(path) if path.is_dir() else read_file(path)
-    return _adopt(foreign, source=str(path), variant=name)
+    released = variant.published is not None and path.name == variant.published.url.rpartition("/")[2]
+    return adopt(foreign, source=str(path), variant=name, published=released)
 
 
 def _load_folder(folder: Path) -> Loaded:
@@ -212,7 +217,7 @@ def _load_folder(folder: Path) -> Loaded:
         if (folder / name).is_file():
             return _load_file(folder / name)
     if (folder / "config.json").is_file():
-        return _adopt(read_folder(folder), source=str(folder))
+        return adopt(read_folder(folder), source=str(folder))
     raise UserError(
         f"{folder}: holds no model; expected a run folder ({RUN_CHECKPOINTS[0]}) or a Hugging Face one (config.json)"
     )
@@ -222,46 +227,14 @@ def _load_file(path: Path) -> Loaded:
     if path.suffix == ".safetensors" and read_card(path) is not None:
         model, card = load_checkpoint(path)
         return Loaded(model, card, LoadReport(str(path), len(model.state_dict())))
-    return _adopt(read_file(path), source=str(path))
-
-
-def _adopt(foreign: Foreign, *, source: str, variant: str | None = None) -> Loaded:
-    """A model of ours with the weights of a foreign checkpoint, strictly."""
-    only = family_of(variant) if variant else None
-    family, layout, state = recognise(foreign, source, only)
-    tree = to_tree(VARIANTS[variant].config) if variant else settings_of(family, state, foreign)
-    config = build_config(family.config, tree, source=source)
-    count = family.classes(Shapes(state))
-    model = family.build(config, max(1, count))
-    wanted = model.state_dict()
-    ignored = tuple(key for key in state if key.endswith("num_batches_tracked") and key not in wanted)
-    state = {key: tensor for key, tensor in state.items() if key not in ignored}
-    if problems := compare(state, wanted):
-        raise UserError(f"{source} ({layout.name} layout): {len(problems)} problems: {'; '.join(problems)}")
-    model.load_state_dict({**wanted, **state})
-    classes = classes_of(foreign, count)
-    card = ModelCard(
-        family=family.name,
-        variant=variant or _nearest_variant(family, config),
-        config=to_tree(config),
-        classes=classes,
-        preprocessing=foreign.preprocessing or Preprocessing(),
-        scoring=model.scoring,
-        source=source,
-    )
-    return Loaded(model.eval(), card, LoadReport(source, len(state), skipped=foreign.skipped))
-
-
-def _nearest_variant(family: Family, config: Any) -> str:
-    """The variant with exactly these settings, or the family's name where there is none."""
-    return next((v.name for v in family.variants if v.config == config), family.name)
+    return adopt(read_file(path), source=str(path))
 
 
 def _hub_snapshot(repository: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin"]
+    wanted = ["config.json", *PROCESSOR_FILES, *WEIGHT_FILES]
     try:
         return Path(snapshot_download(repository, allow_patterns=wanted))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:

@@ -12,6 +12,7 @@ from detrscope.config import Tree, build, load_preset, load_yaml, merge, section
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.transforms import AugmentConfig
+from detrscope.training.from_scratch import learning_backbone, warn_of_frozen_noise
 
 SHORTEST_SIDE = 16  # pixels: half of the coarsest stride, below which a map has no token
 LARGEST_SIDE = 32_768
@@ -303,11 +304,12 @@ def resolve(
         ("settings given", undotted(overrides) if overrides else None),
     ):
         if layer is not None:  # one by one, so that an error names where it was made
-            tree = merge(tree, layer)
+            tree = merge(tree, learning_backbone(layer, tree, to_tree(RunConfig())))
             config = build(RunConfig, tree, source=source)
             families.resolve(
                 config.model.variant, config.model.overrides, source=f"{source}: model.overrides"
             )
+    warn_of_frozen_noise(config)
     return config
 
 

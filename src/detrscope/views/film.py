@@ -10,6 +10,7 @@ from typing import Protocol
 
 import av
 import numpy as np
+from PIL import Image, ImageOps
 
 from detrscope.console import written_whole
 
@@ -25,8 +26,8 @@ class AddFrame(Protocol):
 def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iterator[AddFrame]:
     """An mp4 (H.264) that is written whole or not at all.
 
-    Frames have the size of the first one; an odd width or height is evened by repeating the last column or
-    row, as H.264 asks for.
+    Frames have the size of the first one, others are fitted into it with black beside them; an odd width or height is
+    evened by repeating the last column or row, as H.264 asks for.
 
     Args:
         path: the file.
@@ -50,6 +51,9 @@ def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iter
             even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if not ticks:
                 stream.height, stream.width = even.shape[:2]
+            if even.shape[:2] != (stream.height, stream.width):  # some cameras and calls change it on the way
+                whole = ImageOps.pad(Image.fromarray(even), (stream.width, stream.height))
+                even = np.asarray(whole)
             after = ticks[-1] + 1 if ticks else 0
             wanted = round(at * clock) if at is not None else after - 1 + step if ticks else 0
             ticks[:] = [max(wanted, after)]  # time runs forward, even where a camera's does not

@@ -23,7 +23,7 @@ from detrscope.views.canvas import ENDINGS, Picture
 from detrscope.views.detections import draw_detections
 from detrscope.views.film import film
 from detrscope.workflows.domain import DogsOnly
-from detrscope.workflows.sources import Clip, Frame, Source, expand, is_url
+from detrscope.workflows.sources import Clip, Frame, Source, expand, is_url, warn_of_other_frames
 
 if TYPE_CHECKING:
     import supervision
@@ -124,12 +124,12 @@ def detect(
         if isinstance(model, str | Path)
         else model
     )
-    domain = DogsOnly(model, weights)
-    notes = {source.stem: domain.note(source.content, source.name) for source in todo}
-    domain.warn()
     classes = detector.card.classes
     writer = None if out is None else _Writer(Path(out), picture_format, classes.names, todo)
     wanted = {classes.names[classes.index_of_name(name)] for name in show_names}
+    domain = DogsOnly(model, weights)
+    notes = {source.stem: domain.note(source.content, source.name) for source in todo}
+    domain.warn()
 
     def look(image: Tensor) -> Detections:
         detections = detector.detect(image, threshold)
@@ -211,6 +211,7 @@ def _only(detections: Detections, wanted: set[str]) -> Detections:
 
 def _in_picture(source: Source, look: Look, writer: _Writer | None, note: str) -> list[Found]:
     image = read_image(source.content)
+    warn_of_other_frames(source)
     found = Found(source.name, replace(look(image), source=source.name), note=note)
     if writer:
         writer.picture(source, image, found)

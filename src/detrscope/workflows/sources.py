@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from detrscope.console import log
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import av
 
 STEM_BYTES = 180  # of a name made from a source, so that an ending and a number still fit
+SEVERAL_FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # not MPO: the others of a phone are previews
 LISTED = 8  # runs of damaged frames that are named
 MOST_FAILURES = 100  # of reading on end, before a video is given up
 SLACK = 0.02  # of its length, by which a file may err about it
@@ -114,17 +116,36 @@ def is_url(source: ImageSource) -> bool:
     return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
+def warn_of_other_frames(source: Source) -> None:
+    """Say that of an animation or of several pages only the first is looked at."""
+    if source.is_clip or not isinstance(source.content, str | Path) or is_url(source.content):
+        return
+    try:
+        with Image.open(Path(source.content).expanduser(), formats=SEVERAL_FRAMES) as image:
+            count = getattr(image, "n_frames", 1)
+    except Exception:  # another format, or damaged: whoever reads it says so
+        return
+    if count > 1:
+        log.warning(
+            "%s: only the first of its %d frames is looked at; a video would be read whole",
+            source.name,
+            count,
+        )
+
+
 def _inside(folder: Path) -> list[Path]:
     files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
     paths = [p for p in files if _is_known(p)]
-    if paths and (others := [p.name for p in files if not _is_known(p)]):
-        named = ", ".join(others[:LISTED]) + (", ..." if len(others) > LISTED else "")
+    others = [p.name for p in files if not _is_known(p)]
+    named = ", ".join(others[:LISTED]) + (", ..." if len(others) > LISTED else "")
+    if paths and others:
         log.info(
             "%s: left out %s that are no pictures or videos: %s", folder, _counted(len(others), "file"), named
         )
     if not paths:
         raise UserError(
-            f"{folder}: no pictures or videos in this folder ({_endings()}); deeper ones: '{folder}/**/*.jpg'"
+            f"{folder}: no pictures or videos in this folder, {f'only {named}' if others else 'no files at all'}; "
+            f"for those in folders below: '{folder}/**/*.jpg'"
         )
     return paths
 
@@ -133,16 +154,14 @@ def _matching(pattern: str) -> list[Path]:
     matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)
     paths = sorted(p for p in map(Path, matches) if _is_known(p) and p.is_file() and p.name[0] != ".")
     if not paths:
-        raise UserError(f"{pattern}: no pictures or videos match ({_endings()})")
+        raise UserError(
+            f"{pattern}: no pictures or videos match; a video ends in {' '.join(sorted(CLIP_SUFFIXES))}"
+        )
     return paths
 
 
 def _is_known(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES | CLIP_SUFFIXES
-
-
-def _endings() -> str:
-    return " ".join(sorted(SUFFIXES | CLIP_SUFFIXES))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import nn
 from detrscope import families
 from detrscope.config import merge
 from detrscope.console import log
-from detrscope.core.card import ModelCard
+from detrscope.core.card import ModelCard, Precision
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import DetectionLoader, make_loader
@@ -33,7 +33,7 @@ from detrscope.evaluation.predict import predict_dataset
 from detrscope.evaluation.report import write_class_csv
 from detrscope.families.checkpoint import read_card
 from detrscope.families.weights import Loaded, load_backbone, load_model, random_model
-from detrscope.ops.machine import DTYPES, Precision, fastest_precision, warn_if_emulated
+from detrscope.ops.machine import DTYPES, fastest_precision, warn_if_emulated
 from detrscope.ops.threads import use_threads
 from detrscope.training.config import RunConfig, TrainConfig, resolve, undotted
 from detrscope.training.loop import Outcome, Scores, train_model
@@ -249,9 +249,11 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
         folder.write_config(config)
     fabric.barrier()
     with logged_to(folder / LOG) if fabric.is_global_zero else nullcontext():
+        precision = config.train.precision
+        assert precision != "auto"
         return train_model(
             loaded.model,
-            loaded.card,
+            replace(loaded.card, precision=precision),
             loader,
             config.train,
             folder,
@@ -305,7 +307,7 @@ def make_model(
     if choice.start_from and fresh:
         loaded = load_model(choice.start_from, classes=dataset.classes)
         card = loaded.card
-        sized = replace(card.preprocessing, short_side=size.short_side, long_side=size.long_side)
+        sized = card.preprocessing.with_sides(size.short_side, size.long_side)
         loaded = replace(loaded, card=replace(card, preprocessing=sized))
         # A card may name the family only; any of its variants with all settings given is the same model.
         known = card.variant in families.VARIANTS
@@ -315,7 +317,7 @@ def make_model(
     else:
         loaded = random_model(choice.variant, choice.overrides, dataset.classes, size)
         if saved is not None:  # what `--from` brought stays: the mean and deviation it was trained with
-            kept = replace(saved.preprocessing, short_side=size.short_side, long_side=size.long_side)
+            kept = saved.preprocessing.with_sides(size.short_side, size.long_side)
             loaded = replace(loaded, card=replace(loaded.card, preprocessing=kept))
         wanted = fresh and choice.backbone_weights != "none"
         reports = [load_backbone(loaded.model, choice.backbone_weights)] if wanted else []

@@ -1,0 +1,134 @@
+"""Hugging Face's config.json: every key that changes numbers is obeyed, or refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from detrscope.core.checked import checked, read_json, shown
+from detrscope.core.classes import ClassTable
+from detrscope.core.errors import UserError
+
+MOST_NAMED = 8  # gaps that are listed one by one
+UNNAMED = ("N/A", "")  # how COCO's unused ids are written
+
+
+class Partial(pydantic.BaseModel):
+    """Base of what we read of a file that holds more; the rest does not change what a loaded model computes."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class BackboneFields(Partial):
+    """Of the backbone's own config."""
+
+    output_stride: Literal[8, 16, 32] | None = None
+    hidden_act: Literal["relu"] = "relu"
+    downsample_in_bottleneck: Literal[False] = False
+    downsample_in_first_stage: Literal[False] = False
+
+
+class KeywordFields(Partial):
+    """Of what is handed to timm."""
+
+    output_stride: Literal[8, 16, 32] | None = None
+
+
+Heads = Annotated[int, Field(ge=1)]
+
+
+class ConfigFields(Partial):
+    """What a config says that shapes of tensors do not."""
+
+    activation_function: Literal["relu"] = "relu"
+    backbone_config: BackboneFields | None = None
+    backbone_kwargs: KeywordFields | None = None
+    dilation: bool | None = None
+    encoder_attention_heads: Heads | None = None
+    decoder_attention_heads: Heads | None = None
+    encoder_n_points: Heads | None = None
+    decoder_n_points: Heads | None = None
+    with_box_refine: bool | None = None
+    two_stage: bool | None = None
+    two_stage_num_proposals: Heads | None = None
+    id2label: dict[str, str] | None = None
+
+
+def read_config(path: Path) -> ConfigFields:
+    """A config.json.
+
+    Raises:
+        UserError: not JSON, or a value of the wrong type or one that no model here has; the key is named.
+    """
+    fields = checked(ConfigFields, read_json(path), str(path))
+    for part in ("backbone_config", "backbone_kwargs"):
+        if getattr(getattr(fields, part), "output_stride", None) == 8:
+            raise UserError(f"{path}: {part}.output_stride: expected 16 or 32, found 8")
+    return fields
+
+
+def settings_of(config: ConfigFields) -> dict[str, Any]:
+    """The same in our words."""
+    stride = 16 in (
+        getattr(part, "output_stride", None) for part in (config.backbone_config, config.backbone_kwargs)
+    )
+    settings: dict[str, Any] = {"backbone": {"dilate_last": bool(config.dilation) or stride}}
+    for stack in ("encoder", "decoder"):
+        given = {
+            "heads": getattr(config, f"{stack}_attention_heads"),
+            "points": getattr(config, f"{stack}_n_points"),
+        }
+        if known := {name: value for name, value in given.items() if value is not None}:
+            settings[stack] = known
+    if config.with_box_refine is not None:
+        settings["references"] = references(config.with_box_refine, bool(config.two_stage))
+        if config.two_stage and config.two_stage_num_proposals is not None:
+            settings["queries"] = config.two_stage_num_proposals
+    return settings
+
+
+def references(refine: bool, two_stage: bool) -> str:
+    """Deformable DETR's two switches in our words."""
+    return "two-stage" if two_stage else "refined" if refine else "fixed"
+
+
+def labels_of(config: ConfigFields, path: Path) -> dict[int, str]:
+    """Class names by index in the logits; empty where the config has none.
+
+    Raises:
+        UserError: a key of id2label that is not a whole number from 0, or twice the same number.
+    """
+    labels: dict[int, str] = {}
+    for key, name in (config.id2label or {}).items():
+        if not (key.isascii() and key.isdigit()) or len(key) > 9:
+            raise UserError(f"{path}: id2label: key {shown(key)}: expected a whole number from 0")
+        if int(key) in labels:
+            raise UserError(f"{path}: id2label: several keys for class {int(key)}")
+        labels[int(key)] = name
+    return labels
+
+
+def class_table(labels: dict[int, str], count: int, path: Path) -> tuple[ClassTable, tuple[str, ...]]:
+    """The classes of a head with `count` of them, and what is to be said of their names.
+
+    Raises:
+        UserError: a name for a class that the head does not have.
+    """
+    if beyond := [index for index in sorted(labels) if index >= count]:
+        hint = ""
+        if min(labels) == 1 and max(labels) == count:
+            hint = "; it counts from 1: make it count from 0, as the class head does"
+        raise UserError(
+            f"{path}: id2label: {beyond[0]} ({shown(labels[beyond[0]])}): the class head has classes 0 to"
+            f" {count - 1}{hint}"
+        )
+    missing = [index for index in range(count) if index not in labels]
+    notes: tuple[str, ...] = ()
+    if missing:
+        some = ", ".join(map(str, missing[:MOST_NAMED])) + (" ..." if len(missing) > MOST_NAMED else "")
+        notes = (f"id2label names {len(labels)} of {count} classes; unnamed: {some}",)
+    names = {index: f"unused {index}" if name in UNNAMED else name for index, name in labels.items()}
+    return ClassTable(tuple(range(count)), tuple(names.get(i, f"unused {i}") for i in range(count))), notes

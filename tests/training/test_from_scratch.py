@@ -1,0 +1,112 @@
+"""Without pretrained weights nothing random is frozen or held back, in whatever way it was asked for."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detrscope import families
+from detrscope.config import load_preset, preset_names, to_yaml
+from detrscope.core.classes import ClassTable
+from detrscope.families.weights import random_model
+from detrscope.training.config import RunConfig, resolve
+from detrscope.training.optim import parameter_groups
+
+
+@pytest.fixture(autouse=True)
+def heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that ran before may have kept the log to itself."""
+    monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
+
+
+NONE = {"model.backbone_weights": "none"}
+
+
+def backbone_of(config: RunConfig) -> Any:
+    return families.resolve(config.model.variant, config.model.overrides).backbone
+
+
+def assert_all_of_it_learns(config: RunConfig) -> None:
+    small = {**config.model.overrides, "width": 32}
+    model = random_model(config.model.variant, small, ClassTable.of_names(["a"])).model
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert not frozen
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.backbone.modules())
+    rates = {group.name: group.lr for group in parameter_groups(model, config.train)}
+    assert rates["backbone"] == rates["base"] == config.train.lr
+
+
+@pytest.mark.parametrize(
+    "preset", ["dogs-reduced", "detr-r50-coco", "deformable-detr-r50-coco", "finetune", None]
+)
+def test_settings_that_ask_for_no_weights(preset: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="detrscope"):
+        config = resolve(preset, overrides=NONE)
+    assert_all_of_it_learns(config)
+    assert "all its stages learn" in caplog.text and "freezes or slows" not in caplog.text
+    caplog.clear()
+    assert resolve(base=config) == config, "resuming changes nothing"
+    assert not caplog.text
+    untouched = resolve(preset)
+    assert backbone_of(untouched).norm == "frozen" and untouched.train.lr_backbone < untouched.train.lr
+
+
+def test_a_file_that_asks_for_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {variant: detr-r18, backbone_weights: none}\n")
+    config = resolve("detr-r50-coco", tmp_path / "mine.yaml")
+    assert_all_of_it_learns(config)
+    (tmp_path / "again.yaml").write_text(to_yaml(config))
+    assert resolve(file=tmp_path / "again.yaml") == config
+
+
+def test_another_variant_of_settings_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {variant: sprint-dense-n, backbone_weights: none}\n")
+    assert_all_of_it_learns(resolve(file=tmp_path / "mine.yaml", overrides={"model.variant": "detr-r18"}))
+
+
+def test_the_rate_follows_the_rate_that_is_given() -> None:
+    assert resolve("dogs-reduced", overrides={**NONE, "train.lr": 3e-4}).train.lr_backbone == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"model.overrides.backbone.norm": "frozen"}, "backbone.norm"),
+        ({"model.overrides.backbone.trainable_stages": 3}, "trainable_stages"),
+        ({"train.lr_backbone": 1e-6}, "train.lr_backbone"),
+        ({"train.lr_backbone": 0}, "train.lr_backbone"),
+    ],
+)
+def test_what_is_asked_for_is_done_and_warned_of(
+    given: dict[str, Any], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = resolve("dogs-reduced", overrides={**NONE, **given})
+    backbone = backbone_of(config)
+    have = {
+        "model.overrides.backbone.norm": backbone.norm,
+        "model.overrides.backbone.trainable_stages": backbone.trainable_stages,
+        "train.lr_backbone": config.train.lr_backbone,
+    }
+    assert have | given == have
+    assert f"{named} freezes or slows random weights" in caplog.text
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_no_preset_freezes_noise_or_cites_what_users_do_not_have(
+    preset: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = resolve(preset)
+    assert "freezes or slows" not in caplog.text
+    source = load_preset(preset)["source"]
+    assert config.source == source and ("arXiv:" in source or "Ours" in source)
+    assert not any(part in source for part in ("docs/", "src/", "mission"))
+
+
+def test_photos_are_never_turned_upside_down() -> None:
+    config = resolve("photos")
+    assert config.augment.vertical_flip == 0 and config.model.variant.startswith("sprint-deformable")
+    assert families.query_count(config.model.variant, config.model.overrides) >= 60
