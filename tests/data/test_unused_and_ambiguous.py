@@ -228,3 +228,17 @@ def test_ids_as_text_are_said(make_coco: MakeCoco) -> None:
     report = check(make_coco([box(1, 1, [1, 1, 9, 9], id="007")]))
     (problem,) = [p for p in report.problems if p.kind == "text-ids"]
     assert problem.reason == "1 ids of annotations are written as text, such as '007'"
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_hidden_annotations_are_left_out_and_said_once(kind: str, tmp_path: Path) -> None:
+    folder = yolo(tmp_path)
+    hidden = folder / "train" / "labels" / "._0.txt"
+    if kind == "coco":
+        coco(folder / "annotations" / "instances_train.json", ["0.png", "1.png"])
+        coco(folder / "annotations" / "instances_val.json", ["0.png", "1.png"])
+        hidden = folder / "annotations" / "._instances_train.json"
+        (folder / "data.yaml").unlink()
+    hidden.write_bytes(b"\0\5\26\7")
+    left_out = [p for p in check(f"{kind}:{folder}").problems if p.kind == "left-out-file"]
+    assert [Path(p.file) for p in left_out] == [hidden]

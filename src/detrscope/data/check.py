@@ -20,7 +20,9 @@ from detrscope.data.sources import read, splits_of
 from detrscope.data.splits import ANY, plain
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels of area; COCO's limits
-OF_THE_FOLDER = frozenset({"unused-file", "missing-split"})  # found again in each of its splits
+OF_THE_FOLDER = frozenset(
+    {"unused-file", "left-out-file", "missing-split"}
+)  # found again in each of its splits
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,9 @@ def read_split(folder: Path, split: str, problems: Problems, details: bool = Fal
         UserError: no such split, two files may be meant by it, or see `read_json`.
     """
     files, unused = _candidates(folder)
+    for path in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
+        if is_hidden(path):
+            problems.add("left-out-file", path, "hidden, or the system's")
     for path in unused:
         problems.add("unused-file", path, "not read: the folder has annotations of another layout too")
     name = find_split(split, files, str(folder))

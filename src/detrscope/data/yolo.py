@@ -119,6 +119,8 @@ class _Labels:
         for folder, images in sorted(beside.items()):
             pictures = self.directory.stems(images)  # of this split or, in a shared folder, of another one
             for path in sorted(folder.glob("*.txt")):
+                if is_hidden(path) and folder != images:  # in the folder of the images it was said before
+                    self.problems.add("left-out-file", path, "hidden, or the system's")
                 if path not in used and not (
                     is_hidden(path) or path.name in _NOT_LABELS or name_key(path.stem) in pictures
                 ):
