@@ -265,3 +265,14 @@ def test_every_command_takes_any_name(
     for path in (tmp_path / "out").rglob("*.csv"):
         for row in csv.reader(path.read_text(encoding="utf-8").splitlines()):
             assert not [cell for cell in row if cell.startswith(("=", "+", "@", "\t"))], path
+
+
+def test_progress_is_logged_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", -1.0)
+    with caplog.at_level(logging.INFO, logger="detrscope"), console.progress() as bar:
+        task = bar.add_task("hiding [/]", total=4)
+        bar.advance(task, 0.5)
+        bar.advance(task, 1.5)
+    assert [record.getMessage() for record in caplog.records] == ["hiding [/]: 0 of 4", "hiding [/]: 2 of 4"]

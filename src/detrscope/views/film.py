@@ -10,9 +10,9 @@ from typing import Protocol
 
 import av
 import numpy as np
-from PIL import Image, ImageOps
 
 from detrscope.console import written_whole
+from detrscope.views.canvas import resized
 
 
 class AddFrame(Protocol):
@@ -52,8 +52,7 @@ def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iter
             if not ticks:
                 stream.height, stream.width = even.shape[:2]
             if even.shape[:2] != (stream.height, stream.width):  # some cameras and calls change it on the way
-                whole = ImageOps.pad(Image.fromarray(even), (stream.width, stream.height))
-                even = np.asarray(whole)
+                even = _fitted(even, stream.height, stream.width)
             after = ticks[-1] + 1 if ticks else 0
             wanted = round(at * clock) if at is not None else after - 1 + step if ticks else 0
             ticks[:] = [max(wanted, after)]  # time runs forward, even where a camera's does not
@@ -63,3 +62,13 @@ def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iter
 
         yield add
         container.mux(stream.encode(None))
+
+
+def _fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a frame at another size, its shape kept, in the middle of black: uint8 [height, width, 3]."""
+    scale = min(height / pixels.shape[0], width / pixels.shape[1])
+    rows, columns = max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))
+    whole = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    whole[top : top + rows, left : left + columns] = resized(pixels, columns, rows)
+    return whole
