@@ -69,4 +69,6 @@ def _by_instance(hint: Any) -> Any:
 
 
 def _is_class(hint: Any) -> bool:
-    return isinstance(hint, type) and get_origin(hint) is None and hint not in (*_PLAIN, *_GENERIC)
+    return (
+        isinstance(hint, type) and get_origin(hint) is None and hint not in (*_PLAIN, *_GENERIC, Any, object)
+    )
