@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,7 +47,18 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(
             f"module 'detrscope' has no attribute '{name}'; public names: {', '.join(__all__)}"
         )
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    if inspect.isfunction(found):  # what commands call too, is checked for Python callers here
+        from detrscope.core.arguments import checked_arguments
+
+        found = checked_arguments(found, name=name, names=_public)
+    globals()[name] = found
+    return found
+
+
+def _public() -> dict[str, Any]:
+    """The public classes, which annotations name."""
+    return {name: getattr(importlib.import_module(home), name) for name, home in _HOMES.items()}
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from detrscope.core.arguments import checked_methods
 from detrscope.core.drawable import Drawable
 from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
@@ -28,6 +29,7 @@ class Selection:
     point: tuple[float, float] | None = None  # x, y of the original whose token it is
 
 
+@checked_methods
 @dataclass(frozen=True, repr=False)
 class AttentionMap(Drawable):
     """Attention over the tokens of one or several maps of the image. Made by `Trace` and by the lens.
@@ -88,6 +90,7 @@ class AttentionMap(Drawable):
         return x, y
 
 
+@checked_methods
 @dataclass(frozen=True)
 class QueryAttention(Drawable):
     """How much one query looks at each of the others (decoder self-attention).

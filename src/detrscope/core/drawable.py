@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+from detrscope.core.arguments import checked_methods
 
+
+@checked_methods
 class Drawable:
     """A map of attention, which has one standard picture."""
 
@@ -31,6 +34,7 @@ class Drawable:
         return self.picture()._repr_png_()
 
 
+@checked_methods
 class Viewable:
     """A trace, of which there are many figures."""
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from detrscope.core.arguments import checked_fields
+from detrscope.core.errors import UserError
 
+
+@checked_fields
 @dataclass(frozen=True)
 class Bias:
     """Added to the scores before the softmax: hide (-inf) or favour a region, a key, a point, a query's view."""
 
     site: str
     scores: Tensor  # broadcasts to [B, h, Q, S]; at a deformable site to [B, h, Q, P]
+
+    def __post_init__(self) -> None:
+        if not self.scores.is_floating_point():
+            raise UserError(f"Bias: scores: expected floating-point numbers, found {self.scores.dtype}")
+        _refuse_nan("Bias: scores", self.scores)
 
     @property
     def says(self) -> str:
@@ -23,6 +33,7 @@ class Bias:
         return f"bias at {self.site}{what}"
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Gain:
     """Multiplies attention after the softmax: mute (0) or turn down heads, queries, keys... Nothing is renormalised.
@@ -55,6 +66,7 @@ class Gain:
         return f"gain {self.factor:g} at {self.site}{where}"
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Swap:
     """Puts a tensor from another trace in place of one of this site's, as the heads see it.
@@ -67,6 +79,9 @@ class Swap:
     what: Literal["query", "key", "value", "points", "weights"]
     tensor: Tensor  # of the shape that the site's record has it in, such as [B, h, S, d] for value
 
+    def __post_init__(self) -> None:
+        _refuse_nan("Swap: tensor", self.tensor)
+
     @property
     def says(self) -> str:
         """What it does, for captions."""
@@ -75,6 +90,11 @@ class Swap:
 
 Edit = Bias | Gain | Swap
 LISTED = 6  # numbers that are named one by one
+
+
+def _refuse_nan(name: str, tensor: Tensor) -> None:
+    if bool(torch.isnan(tensor).any()):
+        raise UserError(f"{name}: expected numbers, found NaN among them")
 
 
 def _numbers(name: str, chosen: tuple[int, ...]) -> str:

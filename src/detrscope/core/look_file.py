@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from detrscope.core.checked import parse_json, shown
 from detrscope.core.errors import UserError
 from detrscope.core.files import written_whole
 from detrscope.core.look import FeatureMaps, KeptPoints, KeptRows, Look, Moment
@@ -42,17 +43,18 @@ def load_moment(path: Path) -> Moment:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-            if header.get("version") != VERSION:
-                raise UserError(
-                    f"a look in format {header.get('version')}; this version reads format {VERSION}"
-                )
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-        moment = unpack(header["moment"], tensors, CLASSES)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            text = (file.metadata() or {}).get(HEADER, "{}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a look of training, or damaged ({error})") from None
-    assert isinstance(moment, Moment)
+    header = parse_json(text, f"{path}: its header")
+    found = header.get("version") if isinstance(header, dict) else header
+    if not isinstance(header, dict) or found != VERSION:
+        raise UserError(f"{path}: a look in format {shown(found)}; this version reads format {VERSION}")
+    try:
+        moment = unpack(header.get("moment"), tensors, CLASSES)
+    except UserError as error:
+        raise UserError(f"{path}: damaged: {error}") from None
+    if not isinstance(moment, Moment):
+        raise UserError(f"{path}: damaged: expected a moment of training, found {shown(moment)}")
     return moment

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
+from detrscope.core.checked import shown
 from detrscope.core.errors import UserError
+from detrscope.core.typed import fits, in_words
 from detrscope.core.types import Level
 
 Json = Any
 TENSOR, CLASS, ITEMS = "$tensor", "$class", "$items"  # no field of a dataclass can be called so
+
+LARGEST_SIDE = 1 << 16  # tokens along a side of a feature map
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
@@ -51,36 +56,75 @@ def unpack(tree: Json, tensors: Mapping[str, Tensor], classes: Mapping[str, type
         classes: the dataclasses that may occur, by name.
 
     Raises:
-        UserError: a class, a field or a tensor that is not known here. The message begins with what is wrong.
+        UserError: a class, a field or a tensor that is not known here, or a field of the wrong type. The
+            message begins with what is wrong.
     """
     if isinstance(tree, list):
         return tuple(unpack(item, tensors, classes) for item in tree)
     if not isinstance(tree, dict):
         return tree
     if TENSOR in tree:
-        if tree[TENSOR] not in tensors:
-            raise UserError(f"tensor '{tree[TENSOR]}' is missing")
-        return tensors[tree[TENSOR]]
+        name = tree[TENSOR]
+        if not isinstance(name, str) or name not in tensors:
+            raise UserError(f"tensor {shown(name)} is missing")
+        return tensors[name]
     kind = str(tree.get(CLASS))
     rest = {key: value for key, value in tree.items() if key != CLASS}
     if kind == "dict":
-        return {key: unpack(value, tensors, classes) for key, value in rest[ITEMS].items()}
+        items = rest.get(ITEMS)
+        if not isinstance(items, dict):
+            raise UserError(f"a mapping has no '{ITEMS}'")
+        return {key: unpack(value, tensors, classes) for key, value in items.items()}
     if kind == "Level":
-        return Level(int(rest["height"]), int(rest["width"]))
+        return _level(rest)
     if kind not in classes:
-        raise UserError(f"'{kind}' is not known to this version")
-    cls = classes[kind]
+        raise UserError(f"{shown(kind)} is not known to this version")
+    return _built(kind, classes[kind], {key: unpack(value, tensors, classes) for key, value in rest.items()})
+
+
+def check_fields(cls: type, values: Mapping[str, Any], name: str) -> None:
+    """Refuse values that are not of the types that a dataclass declares for its fields.
+
+    Raises:
+        UserError: a field that it does not have, one that is missing, or one of the wrong type.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    if unknown := rest.keys() - fields.keys():
-        raise UserError(f"{kind} has a field '{min(unknown)}' that is not known to this version")
+    if unknown := values.keys() - fields.keys():
+        raise UserError(f"{name} has a field '{min(unknown)}' that is not known to this version")
     needed = {
         n
         for n, f in fields.items()
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
-    if absent := needed - rest.keys():
-        raise UserError(f"{kind} lacks its field '{min(absent)}'")
-    return cls(**{key: unpack(value, tensors, classes) for key, value in rest.items()})
+    if absent := needed - values.keys():
+        raise UserError(f"{name} lacks its field '{min(absent)}'")
+    hints = _hints(cls)
+    for key, value in values.items():
+        if not fits(value, hints[key]):
+            raise UserError(f"{name}: {key}: expected {in_words(hints[key])}, found {_what(value)}")
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _built(kind: str, cls: type, values: Mapping[str, Any]) -> Any:
+    check_fields(cls, values, kind)
+    return cls(**values)
+
+
+def _level(values: Mapping[str, Any]) -> Level:
+    sizes = [size for key in ("height", "width") if type(size := values.get(key)) is int]
+    if len(sizes) != 2 or not all(1 <= size <= LARGEST_SIDE for size in sizes):
+        raise UserError(
+            f"Level: expected a height and a width of 1 to {LARGEST_SIDE}, found {shown(dict(values))}"
+        )
+    return Level(sizes[0], sizes[1])
+
+
+def _what(value: object) -> str:
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else shown(value)
 
 
 def own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from detrscope.core.arguments import checked_methods
 from detrscope.core.attention_map import (
     AttentionMap,
     Merge,
@@ -24,6 +25,7 @@ from detrscope.core.records import DeformableRecord, exact
 from detrscope.core.trace_data import TraceData
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace(TraceData, Viewable):
     """One look at one image. Made by `Detector.trace`; saves to one file and loads without the model.
@@ -204,7 +206,7 @@ class Trace(TraceData, Viewable):
     def _chosen(self, query: int | Sequence[int] | None) -> tuple[int, ...]:
         if query is None:
             return tuple(range(self.queries))
-        chosen = tuple(torch.as_tensor(query).flatten().tolist())  # a number or several, of whatever kind
+        chosen = (query,) if isinstance(query, int) else tuple(query)
         if not chosen:
             raise UserError("query: an empty list; give at least one query, or None for all of them")
         return tuple(self.check_query(one) for one in chosen)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
+from detrscope.core.arguments import checked_methods
 from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
@@ -32,6 +33,7 @@ class Gradient:
     sites: Mapping[str, Tensor]  # [1, Q or S, h * dv] by site: of what it gives to the output projection
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False)
 class TraceData:
     """What one look at one image leaves, and what it says without any attention.
@@ -187,9 +189,11 @@ class TraceData:
         """What a decoder layer finds, boxes in pixels of the original, best first.
 
         Raises:
-            UserError: no such layer.
+            UserError: no such layer, or a threshold outside 0..1.
         """
         self.check_index("layer", layer, len(self.logits))
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold {threshold}: expected a score between 0 and 1")
         outputs = Outputs(self.logits[:, None], self.boxes_cxcywh[:, None])
         (scored,) = postprocess(outputs, self.card.scoring, [(1, 1)], layer)
         g = self.geometry
@@ -223,12 +227,14 @@ class TraceData:
         Raises:
             UserError: the point is outside of what was looked at.
         """
+        self.check_index("level", level, len(self.levels))
+        level %= len(self.levels)
         before = sum(size.tokens for size in self.levels[:level])
         return before + self.geometry.token_at(*point, self.levels[level])
 
     def query_name(self, query: int) -> str:
         """Such as `query 37 (dog 0.98)`: its best class in the last layer."""
-        score, index = self.scores()[query].max(-1)
+        score, index = self.scores()[self.check_query(query)].max(-1)
         return f"query {query} ({self.classes.names[int(index)]} {float(score):.2f})"
 
     def check_index(self, name: str, index: int | None, count: int) -> None:

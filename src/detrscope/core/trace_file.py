@@ -18,13 +18,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from detrscope.core.card import ModelCard
+from detrscope.core.checked import parse_json, shown, type_name
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import WRONG_PATH, UserError
 from detrscope.core.files import written_whole
 from detrscope.core.geometry import Geometry
-from detrscope.core.packing import own_storage, pack, unpack
+from detrscope.core.packing import check_fields, own_storage, pack, unpack
 from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.trace import Trace
+from detrscope.core.trace_check import problem_of
 from detrscope.core.trace_data import Gradient
 from detrscope.core.types import Regions, Target
 
@@ -36,10 +38,8 @@ CLASSES: dict[str, type] = {
     for c in (Bias, DeformableRecord, DenseRecord, Gain, Geometry, Gradient, Regions, Swap, Target)
 }
 EXACT_PIXELS = 1 << 20  # the original is kept exactly up to this many pixels, above as a JPEG of quality 95
-_UNFIT = (
-    *(KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError),
-    *(SyntaxError, Image.DecompressionBombError),  # Pillow's, of a damaged picture
-)
+MOST_PIXELS = 1 << 28  # of an original: four times what cameras have
+PICTURES = ("PNG", "JPEG")  # what `save_trace` writes; other formats may start other programs
 BY_ITSELF = ("card", "original")  # fields that are not packed with the rest
 MAY_BE_HALF = ("records/", "features/", "gradients/")
 EXACT_ALWAYS = ("/points", "/reference")  # 11 bits would move a sampling point by a tenth of a cell
@@ -120,15 +120,19 @@ def _tree_of(metadata: Mapping[str, str]) -> dict[str, Any]:
         )
         raise UserError(f"not a trace but {what}; `detector.trace(...).save(...)` writes traces")
     try:
-        header = json.loads(metadata[HEADER])
-        found, tree = header["version"], header["trace"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError("damaged: its header cannot be read") from None
+        header = parse_json(metadata[HEADER], "")
+    except UserError as error:
+        raise UserError(f"damaged: its header cannot be read ({str(error).lstrip(': ')})") from None
+    if not isinstance(header, dict) or not {"version", "trace"} <= header.keys():
+        raise UserError("damaged: its header cannot be read")
+    found, tree = header["version"], header["trace"]
     if unknown := header.keys() - {"version", "by", "trace"}:
         raise UserError(f"has a part '{min(unknown)}' that is not known to this version")
     if found != VERSION:
-        by = header.get("by", "another version")
-        raise UserError(f"written by {by} in format {found}; this version reads format {VERSION}")
+        by = shown(header.get("by", "another version")).strip("'")
+        raise UserError(f"written by {by} in format {shown(found)}; this version reads format {VERSION}")
+    if not isinstance(tree, dict):
+        raise UserError(f"damaged: expected an object, found {type_name(tree)}")
     return tree
 
 
@@ -141,37 +145,19 @@ def _built(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Trace:
         parts = {
             name: unpack(value, tensors, CLASSES) for name, value in tree.items() if name not in BY_ITSELF
         }
-        trace = Trace(card=ModelCard.from_json(tree["card"]), **parts)
-        trace = replace(trace, original=None if original is None else _decoded(original))
-        problem = _problem(trace)
-    except _UNFIT as error:
-        raise UserError(f"damaged: its parts do not fit together ({type(error).__name__}: {error})") from None
-    if problem:
+        parts["card"] = ModelCard.from_json(tree.get("card"), "card")
+        try:
+            check_fields(Trace, parts, "the trace")
+        except UserError as error:
+            raise UserError(f"its parts do not fit together ({error})") from None
+        trace = Trace(**parts)
+        if original is not None:
+            trace = replace(trace, original=_decoded(original))
+    except UserError as error:
+        raise UserError(f"damaged: {error}") from None
+    if problem := problem_of(trace):
         raise UserError(f"damaged: {problem}")
     return trace
-
-
-def _problem(trace: Trace) -> str:
-    """What does not fit together, or nothing."""
-    layers, queries = trace.logits.shape[:2]
-    tokens = trace.tokens
-    if tuple(trace.image.shape) != (3, *trace.geometry.content) or trace.image.dtype != torch.uint8:
-        return f"image {list(trace.image.shape)} for content {list(trace.geometry.content)}"
-    if tuple(trace.boxes_cxcywh.shape) != (layers, queries, 4):
-        return f"boxes {list(trace.boxes_cxcywh.shape)} for logits {list(trace.logits.shape)}"
-    if (regions := trace.regions) is not None:
-        size = trace.geometry.height, trace.geometry.width
-        if tuple(regions.labels.shape) != size or int(regions.labels.max()) >= len(regions.names):
-            return f"regions {list(regions.labels.shape)} for a picture of {list(size)}"
-    for site, record in trace.records.items():
-        if not isinstance(record, DenseRecord | DeformableRecord):
-            return f"no record at '{site}'"
-        keys = record.shape[2]
-        if keys != (queries if site.startswith("decoder") and site.endswith("self") else tokens):
-            return f"{keys} keys at '{site}' for {tokens} tokens and {queries} queries"
-        if record.value is not None and record.value.shape[2] != keys:
-            return f"{record.value.shape[2]} values at '{site}' for {keys} keys"
-    return ""
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:
@@ -196,8 +182,22 @@ def _encoded(image: Tensor) -> Tensor:
 
 
 def _decoded(data: Tensor) -> Tensor:
-    with Image.open(io.BytesIO(data.numpy().tobytes())) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    """The original image out of the bytes of a picture file.
+
+    Raises:
+        UserError: it is none, or too large.
+    """
+    if data.dtype != torch.uint8 or data.dim() != 1:
+        raise UserError(f"original: expected bytes, found {data.dtype} {list(data.shape)}")
+    try:
+        with Image.open(io.BytesIO(data.numpy().tobytes()), formats=PICTURES) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise UserError(f"original: {picture.width} x {picture.height} pixels, too many")
+            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    except UserError:
+        raise
+    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+        raise UserError(f"original: not a picture ({type(error).__name__})") from None
 
 
 def _version() -> str:

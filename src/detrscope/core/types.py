@@ -17,7 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from detrscope.core.arguments import checked_fields
 
+
+@checked_fields
 @dataclass(frozen=True)
 class Target:
     """The truth of one image, as the losses want it."""

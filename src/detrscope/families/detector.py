@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.console import log
+from detrscope.core.arguments import checked_arguments, checked_methods
 from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Edit
@@ -19,7 +20,7 @@ from detrscope.core.postprocess import postprocess
 from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Detections, Outputs, Target
 from detrscope.data.images import Channels, ImageSource, read_image
-from detrscope.families.tracing import Wanted, trace_picture
+from detrscope.families.tracing import Wanted, source_name, trace_picture
 from detrscope.families.weights import RANDOM_SEED, load_model, seeded
 from detrscope.ops.machine import DTYPES, fastest_precision, warn_if_emulated
 
@@ -27,6 +28,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 ENGINES = ("torch",)
 
 
+@checked_methods
 class Detector:
     """Finds objects in pictures. Made by `load`.
 
@@ -67,7 +69,11 @@ class Detector:
 
         Returns:
             logits [N, B, Q, K] and boxes_cxcywh [N, B, Q, 4] in float32, the last decoder layer at -1.
+
+        Raises:
+            UserError: images or padding of another shape or type.
         """
+        _check_batch(images, padding)
         images = images.to(device=self.device, dtype=self.dtype)
         padding = None if padding is None else padding.to(self.device)
         return self.model(Batch(images, padding))
@@ -119,7 +125,7 @@ class Detector:
         height, width = image.shape[-2:]
         outputs = self.predict(self.card.preprocessing.apply(image)[None])
         (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
-        name = str(source) if isinstance(source, str | Path) else ""
+        name = source_name(source)
         return scored.detections(self.classes, threshold, height=height, width=width, source=name)
 
     def trace(
@@ -157,6 +163,7 @@ class Detector:
         return trace_picture(self.model, self.card, source, wanted, targets=targets, channels=channels)
 
 
+@checked_arguments
 def load(
     name_or_path: str | Path,
     *,
@@ -187,12 +194,35 @@ def load(
     place = choose_device(device)
     _refuse_precision(precision, place)
     if classes is not None and not isinstance(classes, ClassTable):
+        if repeated := sorted({name for name in classes if list(classes).count(name) > 1}):
+            raise UserError(f"load: classes: '{repeated[0]}' is there more than once")
         classes = ClassTable.of_names(classes)
+    if classes is not None and not len(classes):
+        raise UserError("load: classes: expected at least one class, found none")
     with seeded(RANDOM_SEED):  # of a class head that is reset
         loaded = load_model(name_or_path, weights=weights, classes=classes)
     for line in loaded.report.lines():
         log.info(line)
     return Detector(loaded.model, loaded.card, place, _dtype_for(precision, loaded.card, place))
+
+
+def _check_batch(images: Tensor, padding: Tensor | None) -> None:
+    """Refuse a batch that is not one.
+
+    Raises:
+        UserError: the argument, its shape and what was expected.
+    """
+    if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
+        raise UserError(
+            f"predict: images: expected floating-point [B, 3, H, W], found {list(images.shape)} of {images.dtype}"
+        )
+    if padding is not None and (
+        padding.shape != (len(images), *images.shape[2:]) or padding.dtype != torch.bool
+    ):
+        expected = [len(images), *images.shape[2:]]
+        raise UserError(
+            f"predict: padding: expected bool {expected}, found {list(padding.shape)} of {padding.dtype}"
+        )
 
 
 def choose_device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ import torch
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.core.card import ModelCard
+from detrscope.core.download import is_url, shown_url
 from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
@@ -65,6 +66,8 @@ def trace_picture(
         UserError: a picture that cannot be read, a crop outside of it, a site, edit or query that does not fit the
             model; the known ones are named.
     """
+    if targets is not None:
+        _check_targets(targets, len(card.classes))
     original, orientation = read_upright(source, channels=channels)  # [3, H, W] uint8
     height, width = original.shape[-2:]
     x0, y0, x1, y1 = wanted.crop_xyxy or (0, 0, width, height)
@@ -91,8 +94,35 @@ def trace_picture(
         gradients=tuple(_gradient(one, outputs, probe, card) for one in wanted.explain),
         targets=targets,
         original=original,
-        source=str(source) if isinstance(source, str | Path) else "",
+        source=source_name(source),
     )
+
+
+def source_name(source: ImageSource) -> str:
+    """A source as results name it: files and addresses, the latter without passwords; empty for images in memory."""
+    if isinstance(source, str) and is_url(source):
+        return shown_url(source)
+    return str(source) if isinstance(source, str | Path) else ""
+
+
+def _check_targets(targets: Target, classes: int) -> None:
+    """Refuse ground truth that is none.
+
+    Raises:
+        UserError: what was found and expected.
+    """
+    labels, boxes = targets.labels, targets.boxes_cxcywh
+    if labels.dim() != 1 or labels.is_floating_point() or boxes.shape != (len(labels), 4):
+        raise UserError(
+            f"targets: expected labels [M] and boxes_cxcywh [M, 4], found {list(labels.shape)} of {labels.dtype} and"
+            f" {list(boxes.shape)}"
+        )
+    if not bool(boxes.isfinite().all()):
+        raise UserError("targets: boxes_cxcywh: expected finite numbers")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise UserError(
+            f"targets: labels: expected class indices 0 to {classes - 1}, found {labels.tolist()[:8]}"
+        )
 
 
 def _gradient(asked: int | tuple[int, int], outputs: Outputs, probe: Probe, card: ModelCard) -> Gradient:

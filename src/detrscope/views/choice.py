@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from detrscope.core.arguments import checked_fields
 from detrscope.core.attention_map import AttentionMap, Merge, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
@@ -29,6 +30,7 @@ class NotInTrace(UserError):
     """A view shows what this trace does not have, such as deformable attention."""
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Choice:
     """What is left out, each view chooses by itself.
