@@ -197,8 +197,12 @@ def setup(quiet: bool = False, level: LogLevel = "info") -> None:
         logging.getLogger(name).addFilter(_as_loud_as_we_are)
 
 
-def progress() -> Progress:
-    """Return a progress bar with counts and time left, to be used in a `with`; without a terminal it logs lines."""
+def progress(*, time_left: bool = True) -> Progress:
+    """Return a progress bar with counts, to be used in a `with`; without a terminal it logs lines.
+
+    Args:
+        time_left: show the time left by the rate so far; off where somebody knows it better.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -236,8 +240,7 @@ def progress() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left", markup=False),
-        TimeRemainingColumn(),
+        *((TextColumn("left", markup=False), TimeRemainingColumn()) if time_left else ()),
         console=console(),
         transient=True,
         disable=not on_terminal,

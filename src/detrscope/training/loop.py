@@ -188,7 +188,7 @@ def _train_epoch(
     learner.train_mode()
     loader.set_epoch(position.epoch, skip=position.passes)
     clock.start()
-    with Interruption() as interruption, progress() as bar:
+    with Interruption() as interruption, progress(time_left=False) as bar:
         name = f"epoch {position.epoch + 1}/{config.epochs}"
         done = position.passes // config.accumulate
         task = bar.add_task(name, total=plan.steps_per_epoch, completed=done, visible=fabric.is_global_zero)
@@ -203,7 +203,7 @@ def _train_epoch(
             position.seconds += clock.step()
             pairs = values.pop(PAIRS)
             position.averages.add(values, dict.fromkeys(WEIGHTED, pairs))
-            text = f"{name} loss {values['loss']:.3g} run {clock.left(position.step)}"
+            text = f"{name} loss {values['loss']:.3g} left {clock.left(position.step)}"
             bar.update(task, advance=1, description=text)
             if fabric.is_global_zero:
                 clock.log_estimate(position.step)
