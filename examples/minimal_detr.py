@@ -7,6 +7,7 @@ B images, C = 2048 channels, H x W cells of stride 32, S = H * W tokens, D = 256
 """
 
 import sys
+from pathlib import Path
 
 import torch
 import torchvision
@@ -53,7 +54,14 @@ class MinimalDETR(nn.Module):
 
 def main() -> None:
     """Print what the model finds in one photo."""
-    photo, weights = sys.argv[1:3]
+    if len(sys.argv) != 3:
+        print(f"usage: python {sys.argv[0]} photo.jpg detr_demo-da2a99e9.pth", file=sys.stderr)
+        sys.exit(2)
+    photo, weights = sys.argv[1:]
+    for name in (photo, weights):
+        if not Path(name).is_file():
+            print(f"{name}: no such file", file=sys.stderr)
+            sys.exit(2)
     model = MinimalDETR().eval()
     model.load_state_dict(torch.load(weights, weights_only=True))
     image = torchvision.io.decode_image(photo, mode="RGB") / 255  # [3, H, W]

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "lens": EVERYBODY,
     "views": EVERYBODY | {"lens"},
 }
-SEE_EVERYTHING = {"workflows", "cli", "__init__"}
+SEE_EVERYTHING = {"workflows", "cli", "__init__", "__main__"}
 
 
 def imports_of(path: Path) -> set[str]:

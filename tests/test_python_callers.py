@@ -250,9 +250,9 @@ def test_thirty_thousand_classes_are_looked_up_at_once() -> None:
     assert [table.index_of(i) for i in table.ids] == list(range(30_000))
     assert [table.index_of_name(name) for name in table.names] == list(range(30_000))
     assert time.monotonic() - started < 2
-    with pytest.raises(UserError, match=r"category id 4 is not one of \[5, 6, .* \.\.\.\]$"):
+    with pytest.raises(UserError, match=r"category id 4 is not one of \[5, 6, ") as error:
         table.index_of(4)
-    assert ClassTable((1, 2), ("twin", "twin")).index_of_name("twin") == 0
+    assert len(str(error.value)) < 500
 
 
 def test_a_batch_is_made_of_tensors() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from detrscope.core.errors import UserError, nearest
+from detrscope.core.text_files import read_yaml
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -33,17 +34,7 @@ def load_yaml(path: str | Path) -> Tree:
     Raises:
         UserError: the file is missing, is not YAML, or is not a mapping.
     """
-    import yaml
-
-    path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    tree = read_yaml(Path(path))
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +28,7 @@ from detrscope.views.canvas import class_colours
 from detrscope.views.film import film
 from detrscope.workflows import detect as workflow
 from detrscope.workflows.detect import detect, to_supervision
-from detrscope.workflows.sources import Clip, _upright, expand
+from detrscope.workflows.sources import Clip, Stems, _upright, expand
 from tests.evaluation.squares import NAMES, WORLD, SquareDetector, picture
 
 DETECTOR = SquareDetector()
@@ -269,7 +270,7 @@ def test_a_video_comes_back_with_boxes_its_frames_and_its_rate(tmp_path: Path) -
     lines = [json.loads(line) for line in (tmp_path / "out" / "clip.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == list(range(8))
     assert lines == [one.to_json() for one in found]
-    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == []
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == lines
     assert len((tmp_path / "out" / "detections.csv").read_text().splitlines()) == 9
 
 
@@ -303,6 +304,131 @@ def test_frames_of_a_turned_camera_are_turned_upright() -> None:
     assert _upright(frame(90))[0, 0, 0] == 255  # top left
     assert _upright(frame(-90))[0, 2, 1] == 255  # bottom right
     assert _upright(frame(180))[0, 1, 0] == 255  # bottom left
+
+
+def spoilt(path: Path, ending: str, packets: set[int]) -> Path:
+    """A clip of 30 frames, each a key frame, in which some packets are overwritten behind their length."""
+    target = path.with_suffix(ending)
+    with av.open(str(target), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "1", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 80, 64, "yuv420p"
+        pixels = np.zeros((30, 64, 80, 3), dtype=np.uint8)
+        for i, one in enumerate(pixels):
+            one[16:40, 8 + i : 32 + i] = (0, 0, 255)
+        for frame in [*(av.VideoFrame.from_ndarray(one, format="rgb24") for one in pixels), None]:
+            container.mux(stream.encode(frame))
+    data = target.read_bytes()
+    with av.open(str(target)) as container:
+        for number, packet in enumerate(container.demux(video=0)):
+            if number in packets:
+                good = bytes(packet)
+                assert data.count(good) == 1
+                data = data.replace(good, good[:4] + b"\xff" * (len(good) - 4))  # the length stays
+    target.write_bytes(data)
+    return target
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_damaged_frames_are_left_out_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    clip = spoilt(tmp_path / "clip", ending, {7, 8, 20})
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        found = detect(DETECTOR, clip, out=tmp_path / "out")
+    assert [one.frame for one in found] == [i for i in range(30) if i not in (7, 8, 20)]
+    assert [one.time for one in found] == pytest.approx([one.frame / 10 for one in found], abs=2e-3)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "27 frames read; 3 damaged frames left out (number 7 to 8, 20)" in said
+    assert len((tmp_path / "out" / "clip.jsonl").read_text().splitlines()) == 27
+    with av.open(str(tmp_path / "out" / "clip.mp4")) as film_of_it:
+        assert sum(1 for _ in film_of_it.decode(video=0)) == 27
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_a_cut_tail_is_said_and_what_is_there_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    whole = spoilt(tmp_path / "clip", ending, set())
+    if ending == ".mp4":  # its index must come first for its tail to be cut
+        target = tmp_path / "fast.mp4"
+        with av.open(str(whole)) as old, av.open(str(target), "w", options={"movflags": "faststart"}) as new:
+            stream = new.add_stream_from_template(old.streams.video[0])
+            for packet in old.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    new.mux(packet)
+        whole = target
+    data = whole.read_bytes()
+    whole.write_bytes(data[: int(len(data) * 0.7)])
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        found = detect(DETECTOR, whole, out=tmp_path / "out")
+    assert 5 < len(found) < 30
+    assert "cut off" in caplog.text and f"{len(found)} frames read" in caplog.text
+    assert len((tmp_path / "out" / f"{whole.stem}.jsonl").read_text().splitlines()) == len(found)
+
+
+def test_a_whole_video_gives_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        assert len(detect(DETECTOR, write_clip(tmp_path / "clip.mp4", Fraction(30000, 1001)))) == 8
+        assert len(detect(DETECTOR, spoilt(tmp_path / "b", ".mkv", set()))) == 30
+    assert not caplog.records
+
+
+def test_a_video_of_damaged_frames_only_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no frame of it can be decoded"):
+        detect(DETECTOR, spoilt(tmp_path / "clip", ".mp4", set(range(30))))
+
+
+def test_a_video_that_changes_its_size_is_written_whole(tmp_path: Path) -> None:
+    with film(tmp_path / "a.mp4", 5) as add:
+        for size in ((64, 80), (64, 80), (32, 40), (81, 121)):
+            add(np.full((*size, 3), 200, np.uint8))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(64, 80, 3)] * 4 and frames[2].mean() > 190
+
+
+@pytest.mark.parametrize("ending", [".gif", ".tif", ".webp", ".png"])
+def test_frames_of_an_animation_that_are_not_looked_at_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    path = tmp_path / f"a{ending}"
+    others = [
+        picture(0).transpose(turn) for turn in (Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
+    ]
+    picture(0).save(path, save_all=True, append_images=others)
+    picture(0).save(tmp_path / f"single{ending}")
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        assert len(detect(DETECTOR, [path, tmp_path / f"single{ending}"])) == 2
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert f"a{ending}: only the first of its 3 frames" in said
+
+
+def test_what_a_folder_leaves_out_is_named_and_hidden_files_are_no_pictures(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "._0.png").write_bytes(b"\0\5\x16\7")
+    with caplog.at_level(logging.INFO, logger="detrscope"):
+        assert len(detect(DETECTOR, folder)) == 3
+        assert len(detect(DETECTOR, str(folder / "*.png"))) == 3
+    assert "left out 1 file that are no pictures or videos: notes.txt" in caplog.text
+    assert "._0.png" not in caplog.text
+
+
+def test_names_of_outputs_fit_every_file_system(tmp_path: Path) -> None:
+    names = [
+        "A.png",
+        "a.png",
+        "\u00e9.png",
+        "e\u0301.png",
+        f"{'犬' * 80}.png",
+        f"{'犬' * 82}.png",
+        "x\ud800.png",
+    ]
+    stems = Stems()
+    given = [stems.unused(Path(name).stem) for name in names]
+    folded = {unicodedata.normalize("NFC", stem).casefold() for stem in given}
+    assert len(folded) == len(names) and max(len(stem.encode()) for stem in given) < 200
 
 
 def test_a_damaged_video_is_named(tmp_path: Path) -> None:

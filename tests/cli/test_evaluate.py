@@ -100,7 +100,7 @@ def test_evaluates_a_checkpoint_and_writes_everything(
     assert json.loads(again.read_text()) == tree
 
 
-def test_quiet_prints_nothing(
+def test_quiet_prints_the_measured_numbers_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "none.json").write_text("[]")
@@ -108,7 +108,8 @@ def test_quiet_prints_nothing(
         run(monkeypatch, "evaluate", "--results-in", tmp_path / "none.json", "--data", world, "--quiet") == 0
     )
     captured = capsys.readouterr()
-    assert captured.out == ""
+    assert "AP50" in captured.out and "per class" in captured.out
+    assert captured.err == ""
 
 
 def test_no_results_score_zero_and_undefined_shows_as_a_dash(

@@ -20,11 +20,14 @@ import detrscope as ds
 from detrscope.cli import main
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
+from detrscope.core.trace_file import trace_bytes
 from detrscope.families.detector import Detector
+from detrscope.families.weights import random_model
 from detrscope.views import VIEWS, features
 from detrscope.views.choice import Choice
 from detrscope.workflows import see as workflow
 from detrscope.workflows.looks import expand_looks
+from tests.families.tiny import CLASSES, tiny_settings
 from tests.lens.traced import detector_of, picture
 
 QUICK = ("detections", "merged")
@@ -157,7 +160,7 @@ def test_a_folder_skips_what_cannot_be_seen_and_says_so(
         (("--query", "7"), "query 7: this trace has 7 queries, 0 to 6"),
         (("--point", "95,10"), "point 95,10: is not on the picture; expected x 0 to 90 and y 0 to 50"),
         (("--point", "here"), "--point here: expected X,Y such as 120,80"),
-        (("--threshold", "1"), "nothing scores 1 or more; the best is query"),
+        (("--view", "merged", "--threshold", "1"), "nothing scores 1 or more; the best is query"),
         (
             ("--view", "detections", "--head", "1"),
             "--head: makes no difference to detections; it does to columns",
@@ -192,6 +195,63 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("detrscope:")]
     assert len(lines) == 1 and message in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_traces_that_take_much_are_written_only_where_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    detector: Detector,
+    photo: Path,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(workflow, "MUCH", 0.01)
+    with caplog.at_level("INFO", logger="detrscope"):
+        (seen,) = ds.see(photo, detector, choice=Choice(threshold=0), out=tmp_path / "a")
+        assert "traces are not written" in caplog.text and "--trace full" in caplog.text
+        assert "photo.trace" not in seen.files and seen.files["shapes.txt"].is_file()
+        caplog.clear()
+        (seen,) = ds.see(photo, detector, choice=Choice(threshold=0), out=tmp_path / "b", keep="half")
+    assert seen.files["photo.trace"].is_file() and not caplog.text
+
+
+def test_the_size_of_a_trace_is_known_before_it_is_written(detector: Detector, tmp_path: Path) -> None:
+    trace = detector.trace(picture())
+    for half in (False, True):
+        size = trace.save(tmp_path / "a.trace", half=half).stat().st_size
+        assert trace_bytes(trace, half=half) == pytest.approx(size, rel=0.02)
+
+
+def test_what_needs_no_detection_is_drawn_where_nothing_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    detector: Detector,
+    photo: Path,
+    tmp_path: Path,
+) -> None:
+    assert run(monkeypatch, detector, photo, "--out", tmp_path / "out", "--threshold", "1") == 0
+    written = {p.name for p in (tmp_path / "out" / "photo").iterdir()}
+    assert written == {"encoder.png", "features.png", "channels.png", "shapes.txt", "photo.trace"}
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "nothing scores 1" in line]
+    assert "the best is query" in line and "left out: detections, columns, merged, heads" in line
+
+
+@pytest.mark.parametrize("encoder_layers", [0, 1])
+def test_a_point_where_the_encoder_samples_nothing_shows_the_query(
+    encoder_layers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = tiny_settings("sprint-deformable-n")
+    settings["encoder"] = {**settings["encoder"], "layers": encoder_layers}  # softmax attention, or none
+    loaded = random_model("sprint-deformable-n", settings, CLASSES)
+    detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.float32)
+    choice = Choice(points=((20.0, 20.0),), threshold=0)
+    with caplog.at_level("WARNING", logger="detrscope"):
+        (seen,) = ds.see(picture(), detector, choice=choice)
+    assert {"heads", "points", "points-heads", "points-layers"} <= set(seen.pictures)
+    for name in ("points", "points-heads", "points-layers"):
+        assert "query" in seen.pictures[name].heading
+        assert "a query is shown in its place" in seen.pictures[name].caption
+    assert ("token" in seen.pictures["heads"].heading) == bool(encoder_layers)
+    assert ("has no encoder to ask at a point" in caplog.text) == (encoder_layers == 0)
 
 
 def test_a_film_and_a_missing_file_are_refused(

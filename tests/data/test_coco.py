@@ -169,7 +169,7 @@ def test_ids_written_as_text_or_float_are_integers(make_coco: MakeCoco) -> None:
         ),
         (lambda t: t["annotations"][0].update(image_id=None), "annotation .* expected integers"),
         (lambda t: t["categories"].append({"id": 7, "name": "x"}), "category id 7 is declared twice"),
-        (lambda t: t["categories"].append({"id": 8}), "expected an integer 'id' and a 'name'"),
+        (lambda t: t["categories"].append({"id": 8}), "expected an integer 'id' of 64 bits and a 'name'"),
         (lambda t: t.pop("categories"), "'categories' must be a list"),
         (lambda t: t.update(images={}), "'images' must be a list"),
         (lambda t: t["images"][0].update(width=80), r"1\.png: declared as 80x30, the file has 40x30"),
@@ -186,7 +186,7 @@ def test_wrong_json_is_named(make_coco: MakeCoco, edit: object, message: str) ->
 
 
 def test_files_that_are_no_coco_json(tmp_path: Path) -> None:
-    for text, message in (("[]", "a results file"), ("{", "not valid JSON"), ("\xff", "not valid JSON")):
+    for text, message in (("[]", "a results file"), ("{", "not valid JSON"), ("\xff", "not UTF-8")):
         (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(UserError, match=f"a.json: .*{message}"):
             open_dataset(tmp_path / "a.json", "train")

@@ -16,6 +16,7 @@ from detrscope.core.errors import UserError
 from detrscope.data.check import check
 from detrscope.data.drawn import dataset as drawn
 from detrscope.data.drawn import parts as part
+from detrscope.data.drawn.parts import read_parts
 from detrscope.data.drawn.scene import LEAST_VISIBLE, VERSION, Scene, draw_scene
 from detrscope.data.drawn.sketch import Sketch, blob, tube
 from detrscope.data.images import read_image
@@ -154,7 +155,7 @@ def test_draw_writes_what_can_be_opened_and_checked(tmp_path: Path) -> None:
     for image in dataset.images:
         scene = draw_scene(5, image.id, 64)
         assert np.array_equal(read_image(image.path).permute(1, 2, 0).numpy(), scene.image)
-        parts, instance = drawn.read_parts(image.path)
+        parts, instance = read_parts(image.path)
         assert np.array_equal(parts, scene.parts) and np.array_equal(instance, scene.instance)
         for row, annotation in enumerate(dataset.annotations[image.id]):
             mask = scene.instance == row + 1
@@ -194,7 +195,7 @@ def test_draw_refuses(tmp_path: Path) -> None:
 
 def test_part_masks_are_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"parts.a\.png: no part mask"):
-        drawn.read_parts(tmp_path / "images" / "a.png")
+        read_parts(tmp_path / "images" / "a.png")
 
 
 SMALL = "drawn-dogs:count=6,val=4,test=3,size=48"

@@ -184,7 +184,7 @@ def test_damaged_files_are_named(tmp_path: Path, shared_data: Path) -> None:
             read_size(path)
     with pytest.raises(UserError, match=r"broken\.png"):
         read_image(broken)
-    with pytest.raises(UserError, match=r"cannot be read"):
+    with pytest.raises(UserError, match=r"a folder; expected an image file"):
         read_image(tmp_path)
 
 

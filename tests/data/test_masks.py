@@ -10,7 +10,8 @@ import pytest
 from pycocotools import mask as oracle
 
 from detrscope.data.dataset import Annotation, ImageInfo
-from detrscope.data.drawn.dataset import read_parts, write_drawn
+from detrscope.data.drawn.dataset import write_drawn
+from detrscope.data.drawn.parts import read_parts
 from detrscope.data.masks import BACKGROUND, OBJECT, OTHERS, box_regions, ground_of, read_mask
 from detrscope.data.sources import open_dataset
 

@@ -108,7 +108,7 @@ def test_wrong_sources(make_coco: MakeCoco, tmp_path: Path) -> None:
         (folder, "trian", "no split 'trian'; did you mean 'train'"),
         (folder, "val", "no split 'val'"),
         (tmp_path / "no.json", "train", "no such annotation file"),
-        (tmp_path / "text.txt", "train", "expected a folder or a .json file"),
+        (tmp_path / "text.txt", "train", "expected a folder, a .json of COCO"),
     ):
         with pytest.raises(UserError, match=message):
             open_dataset(source, split)

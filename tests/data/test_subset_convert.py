@@ -124,6 +124,8 @@ def test_names_that_repeat_in_several_folders(tmp_path: Path) -> None:
     for sub in ("x", "y"):
         (tmp_path / "set" / "images" / sub).mkdir(parents=True)
         picture(40, 30, seed=ord(sub)).save(tmp_path / "set" / "images" / sub / "a.png")
+        (tmp_path / "set" / "labels" / sub).mkdir(parents=True)
+        (tmp_path / "set" / "labels" / sub / "a.txt").touch()
     (tmp_path / "set" / "classes.txt").write_text("cat\n")
     convert(f"yolo:{tmp_path / 'set'}", tmp_path / "out")
     assert {p.name for p in (tmp_path / "out" / "train").iterdir()} == {"a.png", "2_a.png"}

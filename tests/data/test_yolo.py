@@ -167,3 +167,11 @@ def test_agrees_with_supervision(tmp_path: Path) -> None:
         assert np.allclose(found, expected.xyxy.reshape(-1, 4), atol=1e-3)
         if len(found):  # supervision has no class ids at all where there are no boxes
             assert [a.category_id for a in ours.annotations[image.id]] == expected.class_id.tolist()
+
+
+def test_labels_in_pixels_are_suspected(tmp_path: Path) -> None:
+    lay_out(tmp_path, "images/train/a.png", "labels/train/a.txt", "0 40 20 10 10\n1 30 20 8 8\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    problems = Problems("train", strict=False)
+    read(tmp_path, "train", problems)
+    assert [p.kind for p in problems.found] == ["box-outside", "box-outside", "labels-like-pixels"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.postprocess import TOP, postprocess
 from detrscope.core.types import Outputs
+from detrscope.families import detector as detector_module
 from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.detector import Detector, choose_device, load
 from tests.families.tiny import tiny
@@ -139,3 +142,27 @@ def test_a_used_detector_can_be_copied_and_follows_its_weights(detector: Detecto
         twin.model.backbone.get_submodule("body.conv1").get_parameter("weight").mul_(0)
     assert not torch.equal(twin.predict(images).logits, before.logits), "a weight laid out before was used"
     assert torch.equal(detector.predict(images).logits, before.logits)
+
+
+@pytest.mark.parametrize(
+    ("trained", "fastest", "expected"),
+    [
+        ("bf16", "bf16", torch.bfloat16),
+        ("bf16", "fp32", torch.float32),
+        ("fp32", "bf16", torch.float32),
+        (None, "bf16", torch.float32),
+    ],
+)
+def test_auto_precision_is_that_of_the_figures_where_it_is_native(
+    trained: Literal["fp32", "bf16"] | None,
+    fastest: str,
+    expected: torch.dtype,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(detector_module, "fastest_precision", lambda device: fastest)
+    made = tiny("sprint-dense-n")
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, made.model, replace(made.card, precision=trained))
+    assert load(path, device="cpu").dtype == expected
+    assert load(path, device="cpu", precision="fp32").dtype == torch.float32

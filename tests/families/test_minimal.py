@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from detrscope.core.types import Batch
@@ -45,3 +48,14 @@ def test_layout_is_recognised_without_a_variant(tmp_path: Path) -> None:
     loaded = load_model(tmp_path / "mine.pth")
     assert loaded.card.family == "minimal"
     assert loaded.card.classes.names == ("class 0", "class 1", "class 2")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"), [((), "usage: python"), (("a.jpg", "b.pth"), "a.jpg: no such file")]
+)
+def test_the_example_says_in_one_line_how_to_call_it(words: tuple[str, ...], says: str) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "minimal_detr.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(says)

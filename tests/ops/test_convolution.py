@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrscope.ops.convolution import FEW, PackedConv2d, conv_norm, fold, has_onednn
+from detrscope.ops.convolution import FEW, PackedConv2d, conv_norm, fold
+from detrscope.ops.machine import onednn_convolves
 
 SMALL, LARGE = (7, 9), (24, 40)
 
@@ -41,7 +43,7 @@ def test_folded_it_gives_the_same_numbers(size: tuple[int, int], grad: bool) -> 
             torch.testing.assert_close(both, (plain + residual).relu(), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.skipif(not has_onednn(), reason="this build of torch has no oneDNN")
+@pytest.mark.skipif(not onednn_convolves(torch.float32), reason="this build of torch has no oneDNN")
 def test_only_weights_of_small_maps_are_kept_twice() -> None:
     conv, norm = conv_and_norm()
     folded = fold(conv, norm)
@@ -57,3 +59,15 @@ def test_only_weights_of_small_maps_are_kept_twice() -> None:
         expected = 2 * norm(conv(picture(SMALL))) - folded.bias.view(1, -1, 1, 1)
         torch.testing.assert_close(doubled, expected, atol=1e-5, rtol=1e-4)
     assert copy.deepcopy(folded).packed is None
+
+
+@pytest.mark.parametrize("channels", [8, 24, 32])
+@pytest.mark.parametrize("learning", [True, False])
+def test_strided_convolutions_of_any_number_of_channels(channels: int, learning: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, 16, 1, stride=2, bias=False).to(memory_format=torch.channels_last)
+    norm = nn.BatchNorm2d(16).train(learning)
+    x = torch.randn(2, channels, 38, 19).to(memory_format=torch.channels_last).requires_grad_(learning)
+    y = conv_norm(x, conv, norm, relu=False)
+    expected = norm(F.conv2d(x.double(), conv.weight.double(), stride=2).float())
+    torch.testing.assert_close(y, expected, atol=1e-4, rtol=1e-4)

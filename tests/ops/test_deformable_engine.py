@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numba
 import pytest
 import torch
 from numba.core import caching
@@ -17,7 +18,10 @@ from detrscope.core.errors import UserError
 from detrscope.ops import deformable_engine, deformable_numba
 from detrscope.ops.deformable import use_engine
 from detrscope.ops.deformable_engine import VARIABLE, engine_for
+from tests.conftest import ROOT
 from tests.ops.looks import Look, by_definition, gradients, look
+
+CPU_VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 
 
 class Module(nn.Module):
@@ -161,24 +165,44 @@ def test_numba_is_imported_when_first_needed() -> None:
 
 
 def test_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path))
     _, made = compile_afresh("forward", "f32", 3)
     assert made.cache_hits == 0
     code = (
         "from detrscope.ops.deformable_numba import _compiled\n"
         "print(_compiled('forward', 'f32', 3)[1].cache_hits)"
     )
-    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == "1\n"
+    assert run(code, DETRSCOPE_CACHE=str(tmp_path)) == "1\n"
+
+
+def test_kept_for_another_installation_of_the_same_code(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("one", "other")]
+    for place in places:
+        shutil.copytree(
+            ROOT / "src" / "detrscope", place / "detrscope", ignore=shutil.ignore_patterns("__pycache__")
+        )
+    code = (
+        "from detrscope.ops.deformable_numba import _compiled\n"
+        "print(_compiled('forward', 'f32', 3)[1].cache_hits)"
+    )
+    answers = [run(code, DETRSCOPE_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(place)) for place in places]
+    assert answers == ["0\n", "1\n"]
+    changed = places[1] / "detrscope" / "ops" / "lanes.py"
+    changed.write_text(changed.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    assert run(code, DETRSCOPE_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(places[1])) == "0\n"
 
 
 @pytest.mark.parametrize("trouble", ["no folder", "full disk"])
 def test_compiles_where_nothing_can_be_kept(
     trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path))
     if trouble == "no folder":
-        monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path / "file" / "below"))
     else:
-        monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
         monkeypatch.setattr(caching.IndexDataCacheFile, "save", raise_full_disk)
     kernel, made = compile_afresh("forward", "f32", 3)
     assert made.cache_hits == 0
@@ -189,3 +213,37 @@ def test_compiles_where_nothing_can_be_kept(
 
 def raise_full_disk(*_: object) -> None:
     raise OSError("no space left on device")
+
+
+SAMPLE_EVERYTHING = """
+import sys
+from dataclasses import replace
+import torch
+from tests.conftest import ROOT
+from tests.ops.looks import gradients, look
+torch.set_num_threads(1)
+found = []
+for seed, channels in enumerate((8, 20, 32)):
+    of = look(seed, channels=channels)
+    found += [gradients(of), gradients(replace(of, value=of.value.bfloat16()))]
+torch.save(found, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("cpu", [("haswell", "+avx2,+fma,-avx512f"), ("x86-64", ""), ("generic", "")])
+def test_same_numbers_compiled_for_another_cpu(cpu: tuple[str, str], tmp_path: Path) -> None:
+    if platform.machine() not in ("x86_64", "AMD64") and cpu[0] != "generic":
+        pytest.skip("names a CPU of another architecture")
+    files = [tmp_path / name for name in ("here.pt", "there.pt")]
+    for file, environment in zip(files, ({}, dict(zip(CPU_VARIABLES, cpu, strict=True))), strict=True):
+        script = SAMPLE_EVERYTHING.replace("sys.argv[1]", repr(str(file)))
+        run(
+            script,
+            PYTHONPATH=os.pathsep.join(sys.path),
+            DETRSCOPE_CACHE=str(tmp_path / file.stem),
+            **environment,
+        )
+    for ours, theirs in zip(*(torch.load(file) for file in files), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            tolerance = 1e-2 if a.dtype == torch.bfloat16 else 1e-5
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)

@@ -12,7 +12,7 @@ from detrscope.config import merge
 from detrscope.training.config import RunConfig, resolve, undotted
 from detrscope.training.optim import Constant
 from detrscope.training.step import Learner
-from detrscope.workflows.train import _make_train_loader, make_fabric, make_model, open_data
+from detrscope.workflows.train import make_fabric, make_model, make_train_loader, open_data
 
 GOLDEN = Path(__file__).parent / "golden_sprint.json"
 STEPS = 20
@@ -36,7 +36,7 @@ def losses() -> list[float]:
     dataset, _ = open_data(config)
     torch.manual_seed(config.train.seed)
     loaded, config = make_model(config, dataset, fresh=True)
-    loader = _make_train_loader(config, dataset, loaded.card, fabric)
+    loader = make_train_loader(config, dataset, loaded.card, fabric)
     loader.set_epoch(0)
     learner = Learner(loaded.model, config.train, fabric)
     learner.live.train()

@@ -161,7 +161,7 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     run(tmp_path, replace(CONFIG, epochs=1))
-    with pytest.raises(UserError, match="does not fit the model of this run"):
+    with pytest.raises(UserError, match="does not fit this run"):
         run(tmp_path, CONFIG, model=TinyDetector(queries=5))
 
 

@@ -9,6 +9,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from detrscope.core.types import Batch, Outputs, Proposals, Queries, Target
 from detrscope.families import sprint
+from detrscope.training import muon
 from detrscope.training.criterion import NO_OBJECT, Assigned, LossWeights, SetCriterion, Totals
 from detrscope.training.denoising import Noise, make_denoising
 from detrscope.training.matcher import Matcher
@@ -38,6 +39,27 @@ def test_orthogonalise_gives_singular_values_near_one() -> None:
         orthogonalise(matrices, 5).flatten(1), (u @ v).flatten(1)
     )
     assert likeness.min() > 0.97
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 144), (2, 144, 16), (2, 16, 40)])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_wide_matrices_iterate_on_their_small_side_to_the_same_result(
+    shape: tuple[int, ...], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muon, "iteration_dtype", lambda device: torch.float32)
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonalise(matrices, steps)
+    monkeypatch.setattr(muon, "WIDE", 1000)
+    torch.testing.assert_close(found, orthogonalise(matrices, steps), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("slowdown", "dtype"), [(0.3, torch.bfloat16), (13.0, torch.float32)])
+def test_muon_iterates_in_what_the_machine_multiplies_fast(
+    slowdown: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muon, "product_slowdown", lambda _: slowdown)
+    assert muon.iteration_dtype(torch.device("cpu")) == dtype
+    assert muon.iteration_dtype(torch.device("cuda")) == torch.bfloat16
 
 
 def test_muon_moves_its_groups_and_leaves_the_rest_to_adamw() -> None:

@@ -15,20 +15,21 @@ from detrscope.data.sources import open_dataset
 from detrscope.families import VARIANTS
 from detrscope.families.weights import load_model
 from detrscope.workflows import demo as module
+from detrscope.workflows.budget import steps_within
 from tests.conftest import ROOT
 
 WEIGHTS = ROOT / "src" / "detrscope" / "weights"
-SMALLEST = module.Size(
-    16,
-    4,
-    2,
-    {"train.max_steps": 4, "train.epochs": 4, "train.evaluate_every": 2, "train.watch.every": 2},
-)
+SMALLEST = module.Size(16, 4, 2, 60.0, 4, 2, {"train.evaluate_every": 2, "train.watch.every": 2})
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path_factory.getbasetemp() / "demo-cache"))
+
+
+@pytest.mark.parametrize(("each", "steps"), [(0.1, 1300), (0.2, 1000), (0.3, 800)])
+def test_steps_are_as_many_as_fit_into_the_time(each: float, steps: int) -> None:
+    assert steps_within(200, each, most=1300, least=800) == steps
 
 
 def test_demo_leaves_everything_and_goes_on_after_an_interruption(

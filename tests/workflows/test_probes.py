@@ -19,7 +19,8 @@ from detrscope.core.look import KeptRows, Look
 from detrscope.core.trace import Trace
 from detrscope.core.types import Level
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.drawn.dataset import read_parts, write_drawn
+from detrscope.data.drawn.dataset import write_drawn
+from detrscope.data.drawn.parts import read_parts
 from detrscope.data.sources import open_dataset
 from detrscope.training.config import RunConfig, resolve
 from detrscope.workflows.part_meter import PartMass, PartMeter, attention_row

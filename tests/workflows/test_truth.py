@@ -16,8 +16,8 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.core.types import Regions
-from detrscope.data.drawn.dataset import read_parts, write_drawn
-from detrscope.data.drawn.parts import NAMES
+from detrscope.data.drawn.dataset import write_drawn
+from detrscope.data.drawn.parts import NAMES, read_parts
 from detrscope.lens.layers import measure
 from detrscope.views.choice import Choice
 from detrscope.workflows.see import Seen

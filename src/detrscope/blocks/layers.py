@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from detrscope.core.probe import Probe
 from detrscope.ops.attention import attend
-from detrscope.ops.convolution import may_use_onednn
+from detrscope.ops.convolution import is_learning, may_leave_torch
 from detrscope.ops.dropout import dropout
 from detrscope.ops.linear import linear, two_linear
 
@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
         first, second = self.expand, self.contract
-        if not self.training and may_use_onednn(tokens, first.weight):
+        if not self.training and may_leave_torch(tokens) and not is_learning(tokens, first.weight):
             return two_linear(tokens, first.weight, first.bias, second.weight, second.bias)
         hidden = linear(tokens, first.weight, first.bias, relu=True)  # [B, S, H]
         return self.contract(self.dropout(hidden))

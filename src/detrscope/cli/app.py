@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from detrscope.cli import data, demo, detect, evaluate, faithfulness, models, see, timelapse, train
+from detrscope.cli import data, demo, detect, doctor, evaluate, faithfulness, models, see, timelapse, train
 
 app = typer.Typer(
     name="detrscope",
@@ -44,4 +44,5 @@ app.command("faithfulness")(faithfulness.faithfulness)
 app.command("timelapse")(timelapse.timelapse)
 app.command("plot")(train.plot)
 app.command("models")(models.models)
+app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")

@@ -215,9 +215,10 @@ def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -
     for split, dataset in parts.items():
         if not quiet:
             boxes = sum(map(len, dataset.annotations.values()))
-            print(
-                f"{out}: {split}: {len(dataset)} images, {boxes} annotations, {len(dataset.classes)} classes"
-            )
+            scored = sum(map(len, dataset.unusable.values()))
+            more = f" (and {scored} empty or outside, as declared)" if scored else ""
+            classes = len(dataset.classes)
+            print(f"{out}: {split}: {len(dataset)} images, {boxes} annotations, {classes} classes{more}")
 
 
 def _print_report(report: Report, limit: int) -> None:
@@ -240,7 +241,8 @@ def _summary(counted: Statistics) -> str:
         f"{counted.split}: {counted.images} images ({counted.images_without_boxes} without boxes), "
         f"{sizes['smallest']} to {sizes['largest']}\n"
         f"{counted.boxes} boxes (small {counted.small}, medium {counted.medium}, large {counted.large}), "
-        f"{mean} an image, at most {most}; {counted.crowds} crowds"
+        f"{mean} an image, at most {most}; {counted.crowds} crowds (not counted, not learned from)\n"
+        f"left out: {counted.left_out or 'nothing'}"
     )
 
 

@@ -25,7 +25,8 @@ def demo(
     Interrupted and run again, it goes on where it was.
     """
     console.setup(quiet, log_level)
+    console.check_folder(out)
     from detrscope.workflows.demo import demo as run
     from detrscope.workflows.demo import summary
 
-    typer.echo(summary(run(out, quick=quick, seed=seed)))
+    console.say(summary(run(out, quick=quick, seed=seed)))

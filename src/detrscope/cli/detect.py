@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +52,8 @@ def detect(
         raise UserError("give --json or --csv, not both; both are written with --out")
     if out is None and not (json or csv):
         out = FOLDER
+    if out is not None:
+        console.check_folder(out)
 
     from detrscope.workflows import detect as workflow
 
@@ -68,15 +69,15 @@ def detect(
         precision=precision,
     )
     if json:
-        import json as to_text
-
-        print(to_text.dumps([one.to_json() for one in found], indent=1))
+        console.print_json([one.to_json() for one in found])
     elif csv:
-        workflow.write_csv(sys.stdout, found)
-    elif not quiet:
-        from detrscope.cli.tables import print_table
+        import io
 
-        print_table(_details(found) if len(found) <= DETAILED else _overview(found))
+        lines = io.StringIO(newline="")
+        workflow.write_csv(lines, found)
+        console.print_raw(lines.getvalue())
+    elif not quiet:
+        console.print_table(_details(found) if len(found) <= DETAILED else _overview(found))
     if out is not None:
         console.log.info(f"written to {out}")
 

@@ -45,8 +45,12 @@ def evaluate(
         raise UserError("give either --model or --results-in")
     if results_in is not None and results is not None:
         raise UserError("--results writes what a model finds; it does not go with --results-in")
+    for path in (json, results):
+        if path is not None:
+            console.check_file(path)
+    if out is not None:
+        console.check_folder(out)
 
-    from detrscope.cli.tables import print_table
     from detrscope.evaluation.report import class_table, summary_table
     from detrscope.workflows import evaluate as workflow
 
@@ -66,6 +70,5 @@ def evaluate(
             results_file=results,
             out=out,
         )
-    if not quiet:
-        print_table(summary_table(evaluation))
-        print_table(class_table(evaluation))
+    console.print_table(summary_table(evaluation))
+    console.print_table(class_table(evaluation))

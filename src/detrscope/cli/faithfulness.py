@@ -43,6 +43,8 @@ def faithfulness(
 ) -> None:
     """Hide what each method ranks highest, in keys and in pixels, and measure how the detections' scores fall."""
     console.setup(quiet, log_level)
+    if out is not None:
+        console.check_folder(out)
 
     from detrscope.workflows import faithfulness as workflow
 
@@ -61,16 +63,12 @@ def faithfulness(
         out=out,
     )
     if json:
-        import json as to_text
-
-        print(to_text.dumps(found.to_json(), indent=1))
-    elif not quiet:
-        from detrscope.cli.tables import print_table
-
-        print_table(_areas(found))
-        print(f"all cross-attention muted: {found.muted:.0%} of the score is left")
+        console.print_json(found.to_json())
+    else:
+        console.print_table(_areas(found))
+        console.say(f"all cross-attention muted: {found.muted:.0%} of the score is left")
         if found.sanity:
-            print_table(_sanity(found))
+            console.print_table(_sanity(found))
 
 
 def _areas(found: Faithfulness) -> Table:

@@ -22,8 +22,6 @@ def models(
 
     known = [(family, variant) for family in FAMILIES.values() for variant in family.variants]
     if json:
-        import json as to_text
-
         rows = [
             {
                 "name": variant.name,
@@ -34,12 +32,10 @@ def models(
             }
             for family, variant in known
         ]
-        print(to_text.dumps(rows, indent=1))
+        console.print_json(rows)
         return
 
     from rich.table import Table
-
-    from detrscope.cli.tables import print_table
 
     table = Table("name", "family", "description")
     table.add_column("COCO AP", justify="right")
@@ -49,4 +45,4 @@ def models(
         ap = "-" if published is None or published.ap is None else f"{published.ap:.1f}"
         url = "-" if published is None else published.url
         table.add_row(variant.name, family.name, variant.description, ap, url)
-    print_table(table)
+    console.print_table(table)

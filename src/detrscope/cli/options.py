@@ -8,7 +8,9 @@ import typer
 
 from detrscope.console import LogLevel
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Only warnings, errors and what was measured, such as AP.")
+]
 Log = Annotated[LogLevel, typer.Option("--log-level", help="How much to log.")]
 
 _MODEL = typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")

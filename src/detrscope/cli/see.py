@@ -77,7 +77,7 @@ def see(
         Literal["full", "half", "none"] | None,
         typer.Option(
             help="Write the trace too: exactly, with records in half precision, or not.",
-            show_default="full; none with --view",
+            show_default="full; none with --view, or where all of them take over 1 GB",
         ),
     ] = None,
     features: Annotated[
@@ -98,6 +98,7 @@ def see(
     Pictures are looked at by sprint-dense-n, the model that ships, where no other is named; traces need none.
     """
     console.setup(quiet, log_level)
+    console.check_folder(out)
     points = [_point(text) for text in point or ()]
 
     from detrscope.views.choice import Choice
@@ -144,18 +145,17 @@ def _point(text: str) -> tuple[float, float]:
 
 
 def _print(seen: list[Seen], out: Path) -> None:
-    from detrscope.cli.tables import print_table
     from detrscope.lens.comparison import in_words, on_what
 
     if len(seen) > DETAILED:
-        print_table(_overview(seen))
+        console.print_table(_overview(seen))
     else:
         for one in seen:
-            print_table(_files(one))
+            console.print_table(_files(one))
             if one.measures:
-                print_table(_measures(one))
+                console.print_table(_measures(one))
                 for line in [*in_words(one.measures), *on_what(one.measures)]:
-                    print(line)
+                    console.say(line)
     console.log.info(f"written to {out}")
 
 

@@ -53,6 +53,8 @@ def timelapse(
 ) -> None:
     """Film how attention grew while a model learned, and how much of it lay on the parts of its objects."""
     console.setup(quiet, log_level)
+    if out is not None:
+        console.check_folder(out)
     from detrscope.workflows.timelapse import timelapse as run_films
 
     paths = run_films(
@@ -69,4 +71,4 @@ def timelapse(
         gif=gif,
     )
     for path in paths:
-        typer.echo(path)
+        console.say(path)

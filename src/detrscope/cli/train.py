@@ -34,7 +34,6 @@ def _show_help(context: typer.Context, wanted: bool) -> None:
         return
     from rich.table import Table
 
-    from detrscope.cli.tables import print_table
     from detrscope.config import describe, preset_names
     from detrscope.families import FAMILIES
     from detrscope.training.config import RunConfig
@@ -51,7 +50,7 @@ def _show_help(context: typer.Context, wanted: bool) -> None:
     for family in FAMILIES.values():
         for one in describe(family.config, prefix="model.overrides."):
             table.add_row(one.key, one.type, one.default, f"{family.name}: {one.help}")
-    print_table(table)
+    console.print_table(table)
     raise typer.Exit
 
 
@@ -120,8 +119,9 @@ def train(
             overrides=overrides,
             resume=resumed,
         )
-        typer.echo(to_yaml(settings), nl=False)
+        console.print_raw(to_yaml(settings))
         return
+    console.check_folder(out)
     workflow.train(
         config,
         preset=preset,
@@ -143,6 +143,7 @@ def plot(
 ) -> None:
     """Draw losses, AP and learning rates over the epochs, of one run or of several in one picture."""
     console.setup(quiet, log_level)
+    console.check_file(out)
     from detrscope.views.curves import draw_curves
 
     draw_curves(runs, out)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from detrscope.core.checked import Strict, checked
 from detrscope.core.classes import ClassTable
@@ -14,6 +14,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
 
 Scoring = Literal["softmax", "sigmoid"]
+Precision = Literal["fp32", "bf16", "fp16"]
 FORMAT = 1
 LARGEST_ID = (1 << 63) - 1  # ids are int64 in tensors
 MOST_CLASSES = 1_000_000
@@ -32,6 +33,7 @@ class ModelCard:
     scoring: Scoring  # softmax: the last logit is "no object"; sigmoid: there is none
     source: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    precision: Precision | None = None  # in which it was trained and its metrics were measured, where known
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict for the header of a checkpoint. Metrics that are no numbers are left out: JSON has none."""
@@ -45,6 +47,7 @@ class ModelCard:
             "scoring": self.scoring,
             "source": self.source,
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
+            "precision": self.precision,
         }
 
     @classmethod
@@ -76,14 +79,22 @@ class ModelCard:
             scoring=fields.scoring,
             source=fields.source,
             metrics=fields.metrics,
+            precision=fields.precision,
         )
+
+
+def _name(value: object) -> str:
+    """A class name, whatever characters it has: pydantic's own strings refuse lone surrogates."""
+    if not isinstance(value, str) or len(value) > LONGEST_NAME:
+        raise ValueError(f"expected a text of at most {LONGEST_NAME} characters")
+    return value
 
 
 class ClassRow(Strict):
     """One class: id and name as COCO writes categories."""
 
     id: Annotated[int, Field(ge=-LARGEST_ID, le=LARGEST_ID)]
-    name: Annotated[str, Field(max_length=LONGEST_NAME)]
+    name: Annotated[str, PlainValidator(_name)]
 
 
 class CardFields(Strict):
@@ -98,3 +109,4 @@ class CardFields(Strict):
     scoring: Scoring
     source: str
     metrics: dict[str, float]
+    precision: Precision | None = None

@@ -8,8 +8,6 @@ from functools import cached_property
 
 from detrscope.core.errors import UserError, nearest
 
-MOST_LISTED = 100  # ids in a message
-
 
 @dataclass(frozen=True)
 class ClassTable:
@@ -26,6 +24,17 @@ class ClassTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def _indices(self) -> dict[int, int]:
+        return {category_id: index for index, category_id in enumerate(self.ids)}
+
+    @cached_property
+    def _indices_of_names(self) -> dict[str, list[int]]:
+        indices: dict[str, list[int]] = {}
+        for index, name in enumerate(self.names):
+            indices.setdefault(name, []).append(index)
+        return indices
 
     @classmethod
     def of_names(cls, names: Iterable[str]) -> ClassTable:
@@ -48,31 +57,24 @@ class ClassTable:
             UserError: the id is not in the table.
         """
         try:
-            return self._index_of_id[category_id]
+            return self._indices[category_id]
         except KeyError:
-            known = ", ".join(map(str, self.ids[:MOST_LISTED])) + (" ..." if len(self) > MOST_LISTED else "")
-            raise UserError(f"category id {category_id} is not one of [{known}]") from None
+            known = f"{list(self.ids[:20])}" + (f" and {len(self) - 20} more" if len(self) > 20 else "")
+            raise UserError(f"category id {category_id} is not one of {known}") from None
 
     def index_of_name(self, name: str) -> int:
         """Class index of a class name.
 
         Raises:
-            UserError: the name is not in the table; the nearest one is named.
+            UserError: the name is not in the table, where the nearest one is named, or it is that of several classes.
         """
-        try:
-            return self._index_of_name[name]
-        except KeyError:
-            raise UserError(f"class '{name}' is not known; {nearest(name, self.names)}") from None
-
-    @cached_property
-    def _index_of_id(self) -> dict[int, int]:
-        """Looked up once for each annotation: a search would take minutes with 30,000 classes."""
-        return {category_id: index for index, category_id in enumerate(self.ids)}
-
-    @cached_property
-    def _index_of_name(self) -> dict[str, int]:
-        """The first class of each name."""
-        return {name: index for index, name in reversed(list(enumerate(self.names)))}
+        indices = self._indices_of_names.get(name, [])
+        if not indices:
+            raise UserError(f"class '{name}' is not known; {nearest(name, self.names)}")
+        if len(indices) > 1:
+            ids = ", ".join(str(self.ids[i]) for i in indices[:10])
+            raise UserError(f"class '{name}' may be category {ids}; give every category a name of its own")
+        return indices[0]
 
     def to_json(self) -> list[dict[str, int | str]]:
         """`[{"id": 7, "name": "dog"}, ...]` as COCO writes categories."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from detrscope.core.card import ModelCard
 from detrscope.core.checked import parse_json, shown, type_name
 from detrscope.core.edits import Bias, Gain, Swap
-from detrscope.core.errors import UserError
+from detrscope.core.errors import WRONG_PATH, UserError
 from detrscope.core.files import written_whole
 from detrscope.core.geometry import Geometry
 from detrscope.core.packing import check_fields, own_storage, pack, unpack
@@ -33,6 +33,7 @@ from detrscope.core.types import Regions, Target
 
 HEADER, CHECKPOINT_HEADER = "detrscope.trace", "detrscope"
 VERSION = 1
+TABLE_ROW = 66  # bytes that a tensor's name, type, shape and place take in a file, on average
 CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (Bias, DeformableRecord, DenseRecord, Gain, Geometry, Gradient, Regions, Swap, Target)
@@ -52,9 +53,30 @@ def save_trace(trace: Trace, path: str | Path, *, half: bool = False) -> Path:
     features and gradients are float16, but for places.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: nothing can be written at this place.
+        OSError: writing failed, such as on a full disk.
     """
     path = Path(path)
+    tensors, header = _contents(trace, half)
+    try:
+        with written_whole(path) as temporary:
+            save_file(own_storage(tensors), temporary, metadata={HEADER: header, "format": "pt"})
+    except OSError as error:
+        if error.errno not in WRONG_PATH:
+            raise
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return path
+
+
+def trace_bytes(trace: Trace, *, half: bool = False) -> int:
+    """Return about how large the file of a trace will be, without writing it."""
+    tensors, header = _contents(trace, half)
+    table = sum(len(name) + TABLE_ROW for name in tensors)
+    return sum(tensor.nbytes for tensor in tensors.values()) + len(json.dumps(header)) + table
+
+
+def _contents(trace: Trace, half: bool) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a trace's file, by name, and everything else as JSON."""
     tensors: dict[str, Tensor] = {}
     tree = {
         f.name: pack(getattr(trace, f.name), f.name, tensors)
@@ -66,13 +88,7 @@ def save_trace(trace: Trace, path: str | Path, *, half: bool = False) -> Path:
         tensors["original"] = _encoded(trace.original)
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
-    header = json.dumps({"version": VERSION, "by": f"detrscope {_version()}", "trace": tree})
-    try:
-        with written_whole(path) as temporary:
-            save_file(own_storage(tensors), temporary, metadata={HEADER: header, "format": "pt"})
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
-    return path
+    return tensors, json.dumps({"version": VERSION, "by": f"detrscope {_version()}", "trace": tree})
 
 
 def load_trace(path: str | Path) -> Trace:

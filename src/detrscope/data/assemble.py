@@ -11,10 +11,13 @@ from typing import Any
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import Annotation, Box, DetectionDataset, ImageInfo
+from detrscope.data.files import exists
 from detrscope.data.images import FileSize, read_size
 from detrscope.data.problems import Problems
+from detrscope.data.values import number
 
 MIN_SIDE = 0.01  # pixels; a box thinner than this is empty
+NOTHING = (0.0, 0.0, 0.0, 0.0)  # the box of an annotation from which nothing can be learned
 ROUNDING = 0.5  # pixels that a box may stick out of the image without being reported
 
 
@@ -58,9 +61,9 @@ def assemble(
     EXIF asks for, boxes are turned with the pixels. A difference of one pixel is rounding; a larger one
     stops. A file that is missing or damaged is kept with its declared size and fails when it is read.
 
-    Boxes. Not four finite numbers: dropped. Cut to the image; a side left under 0.01 pixels: dropped.
-    Reported when more than half a pixel was cut. Area: the declared one, else that of the box; that of the
-    box too where it was cut.
+    Boxes to learn from. Not four finite numbers: dropped. Cut to the image; a side left under 0.01 pixels: not
+    learned from. Reported when more than half a pixel was cut. Area: the declared one, else that of the box; that
+    of the box too where it was cut. AP is computed on the boxes as declared, these included.
 
     Args:
         name: of the dataset, for messages.
@@ -75,6 +78,7 @@ def assemble(
         UserError: something that stops, when `problems` is strict.
     """
     infos: dict[int, ImageInfo] = {}
+    files: dict[Path, int] = {}
     turns: dict[int, FileSize] = {}
     for raw in images:
         if raw.id in infos:
@@ -84,12 +88,16 @@ def assemble(
             continue
         info, turn = _sized(raw, problems)
         infos[raw.id] = info
+        if (other := files.setdefault(raw.path, raw.id)) != raw.id:
+            reason = f"image ids {other} and {raw.id} are both this file"
+            problems.add("one-file-two-images", raw.path, reason)
         if turn is not None:
             turns[raw.id] = turn
 
     kept: dict[int, list[Annotation]] = {i: [] for i in infos}
+    unusable: dict[int, list[Annotation]] = {}
     declared = dict(zip(classes.ids, classes.names, strict=True))
-    corners = _CornerSuspicion()
+    suspicions = _Suspicions()
     seen: set[int] = set()
     for box in boxes:
         image = infos.get(box.image_id)
@@ -109,14 +117,18 @@ def assemble(
         if box.id in seen:
             problems.add("duplicate-annotation-id", image.path, "the id is used twice", box.id, category)
         seen.add(box.id)
-        annotation = _cleaned(box, image, turns.get(image.id), category, corners, problems)
-        if annotation is not None:
+        annotation = _cleaned(box, image, turns.get(image.id), category, suspicions, problems)
+        if annotation is None:
+            continue
+        if annotation.bbox_xywh == NOTHING:
+            unusable.setdefault(image.id, []).append(annotation)
+        else:
             kept[image.id].append(annotation)
-    corners.report(source, problems)
+    suspicions.report(source, problems)
     if problems.strict:
         problems.log_summary(name)
-    annotations = {i: tuple(rows) for i, rows in kept.items()}
-    return DetectionDataset(tuple(infos.values()), annotations, classes, name, details or {})
+    annotations, outside = ({i: tuple(rows) for i, rows in part.items()} for part in (kept, unusable))
+    return DetectionDataset(tuple(infos.values()), annotations, classes, name, details or {}, outside)
 
 
 def _sized(raw: RawImage, problems: Problems) -> tuple[ImageInfo, FileSize | None]:
@@ -125,9 +137,9 @@ def _sized(raw: RawImage, problems: Problems) -> tuple[ImageInfo, FileSize | Non
     try:
         size = read_size(raw.path)
     except UserError as error:
-        kind = "unreadable-image" if raw.path.is_file() else "missing-image"
+        kind = "unreadable-image" if exists(raw.path) else "missing-image"
         problems.add(kind, raw.path, str(error).removeprefix(f"{raw.path}: "))
-        width, height = declared or (65535, 65535)  # the most a JPEG can have: no box is cut
+        width, height = declared or (0, 0)
         return ImageInfo(raw.id, raw.path, width, height, raw.details), None
     info = ImageInfo(raw.id, raw.path, size.width, size.height, raw.details)
     upright = (size.width, size.height)
@@ -154,42 +166,54 @@ def _cleaned(
     image: ImageInfo,
     turn: FileSize | None,
     category: str,
-    corners: _CornerSuspicion,
+    suspicions: _Suspicions,
     problems: Problems,
 ) -> Annotation | None:
     """The annotation by the rules of `assemble`; None where it is dropped."""
     box = _numbers(raw.bbox_xywh)
     if box is None:
-        reason = f"the box is {raw.bbox_xywh!r}, not four finite numbers"
+        reason = f"the box is {repr(raw.bbox_xywh)[:80]}, not four finite numbers"
         problems.add("bad-box", image.path, reason, raw.id, category)
         return None
+    declared = box if turn is None else turned(box, *turn.raw, turn.orientation)
+    area = raw.area if isinstance(raw.area, int | float) and math.isfinite(raw.area) else None
+    if raw.area is None:
+        problems.add("missing-area", image.path, "no area", raw.id, category)
+    segmentation = raw.segmentation if turn is None else _turned_polygons(raw.segmentation, turn)
+    declared_area = box[2] * box[3] if area is None else float(area)
+    unusable = Annotation(
+        raw.id, raw.category_id, NOTHING, 0.0, raw.iscrowd, segmentation, declared, declared_area
+    )
     if box[2] < MIN_SIDE or box[3] < MIN_SIDE:
-        problems.add("empty-box", image.path, f"{_shown(box)} has no width or no height", raw.id, category)
-        return None
-    declared = box
-    if turn is not None:
-        box = turned(box, *turn.raw, turn.orientation)
-    left, top, width, height = box
-    x0, y0 = max(0.0, left), max(0.0, top)
-    x1, y1 = min(float(image.width), left + width), min(float(image.height), top + height)
-    corners.see(box, image)
+        what = "a negative width or height" if min(box[2:]) < 0 else "no width or no height"
+        problems.add("empty-box", image.path, f"{_shown(box)} has {what}", raw.id, category)
+        return unusable
+    left, top, width, height = declared
+    x0, y0, x1, y1 = left, top, left + width, top + height
+    if image.width and image.height:  # else nothing is known to cut it to
+        x0, y0 = max(0.0, left), max(0.0, top)
+        x1, y1 = min(float(image.width), x1), min(float(image.height), y1)
+        suspicions.see(declared, image)
     if x1 - x0 < MIN_SIDE or y1 - y0 < MIN_SIDE:
-        reason = f"{_shown(declared)} is outside the {image.width}x{image.height} image"
+        reason = f"{_shown(box)} is outside the {image.width}x{image.height} image"
         problems.add("box-outside", image.path, reason, raw.id, category)
-        return None
+        return unusable
     cut = max(x0 - left, y0 - top, left + width - x1, top + height - y1)
     if cut > ROUNDING:
-        reason = f"{_shown(declared)} sticks {cut:.4g} pixels out of the {image.width}x{image.height} image"
+        reason = f"{_shown(box)} sticks {cut:.4g} pixels out of the {image.width}x{image.height} image"
         problems.add("box-clipped", image.path, reason, raw.id, category)
-    if cut > 0:
-        box = (x0, y0, x1 - x0, y1 - y0)
-    area = raw.area
-    if area is None:
-        problems.add("missing-area", image.path, "no area", raw.id, category)
-    whole = isinstance(area, int | float) and math.isfinite(area) and area > 0 and cut <= ROUNDING
-    segmentation = raw.segmentation if turn is None else _turned_polygons(raw.segmentation, turn)
+    usable = (x0, y0, x1 - x0, y1 - y0) if cut > 0 else declared
+    whole = area is not None and area > 0 and cut <= ROUNDING
+    learned_area = declared_area if whole else usable[2] * usable[3]
     return Annotation(
-        raw.id, raw.category_id, box, float(area) if whole else box[2] * box[3], raw.iscrowd, segmentation
+        raw.id,
+        raw.category_id,
+        usable,
+        learned_area,
+        raw.iscrowd,
+        segmentation,
+        declared if cut > 0 else None,
+        declared_area if declared_area != learned_area else None,
     )
 
 
@@ -198,11 +222,12 @@ def _shown(box: Box) -> str:
 
 
 def _numbers(values: Any) -> Box | None:
-    try:
-        left, top, width, height = map(float, values)
-    except (TypeError, ValueError):
+    if not isinstance(values, list | tuple) or len(values) != 4:
         return None
-    return (left, top, width, height) if math.isfinite(left + top + width + height) else None
+    left, top, width, height = map(number, values)
+    if left is None or top is None or width is None or height is None:
+        return None
+    return left, top, width, height
 
 
 def turned(box: Box, width: int, height: int, orientation: int) -> Box:
@@ -233,21 +258,23 @@ def _turned_polygons(segmentation: Any, size: FileSize) -> Any:
     ]
 
 
-class _CornerSuspicion:
-    """Do the boxes look like two corners taken for corner and size?
+class _Suspicions:
+    """Do the boxes look like two corners taken for corner and size, or like fractions taken for pixels?
 
-    As [x, y, width, height] a tenth of them or more leave the image, and as [left, top, right, bottom] nearly
-    all are proper boxes inside it.
+    Two corners: as [x, y, width, height] a tenth of them or more leave the image, and as [left, top, right, bottom]
+    nearly all are proper boxes inside it. Fractions: nearly all lie within the first pixel of a larger image.
     """
 
     def __init__(self) -> None:
-        self.boxes = self.overhanging = self.proper = 0
+        self.boxes = self.overhanging = self.proper = self.fractions = 0
 
     def see(self, box: Box, image: ImageInfo) -> None:
         left, top, width, height = box
         self.boxes += 1
         self.overhanging += left + width > image.width + 1 or top + height > image.height + 1
         self.proper += left < width <= image.width + 1 and top < height <= image.height + 1
+        within = left >= 0 and top >= 0 and left + width <= 1.001 and top + height <= 1.001
+        self.fractions += within and min(image.width, image.height) > 2
 
     def report(self, source: Path, problems: Problems) -> None:
         if self.boxes and self.overhanging >= 0.1 * self.boxes and self.proper >= 0.95 * self.boxes:
@@ -256,3 +283,6 @@ class _CornerSuspicion:
                 "and all would fit as two corners (xyxy)"
             )
             problems.add("box-like-xyxy", source, reason)
+        if self.boxes and self.fractions >= 0.95 * self.boxes:
+            reason = f"{self.fractions} of {self.boxes} boxes lie within one pixel: meant as fractions of the image?"
+            problems.add("box-like-fractions", source, reason)

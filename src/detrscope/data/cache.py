@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
+from detrscope.data.pixel_gate import PixelGate, usable_cores
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class PixelCache:
         Raises:
             UserError: there is not enough memory, or an image cannot be read.
         """
+        for index in np.flatnonzero(sizes.prod(axis=1) == 0):
+            read(int(index))  # of no known size: it cannot be read, which is said before memory is taken
         starts = np.concatenate([[0], np.cumsum(3 * sizes.prod(axis=1))]).astype(np.int64)
         needed, free = int(starts[-1]), free_memory()
         log.info("%s: caching %d images takes %s of memory", name, len(sizes), in_bytes(needed))
@@ -40,10 +42,13 @@ class PixelCache:
             )
         cache = cls(torch.empty(needed, dtype=torch.uint8), starts, sizes)
 
-        def store(index: int) -> None:
-            cache[index].copy_(read(index))
+        gate = PixelGate()
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool, progress() as bar:
+        def store(index: int) -> None:
+            with gate.room_for(int(sizes[index].prod())):
+                cache[index].copy_(read(index))
+
+        with ThreadPoolExecutor(usable_cores()) as pool, progress() as bar:
             task = bar.add_task(f"caching {name}", total=len(sizes))
             for _ in pool.map(store, range(len(sizes))):
                 bar.advance(task)

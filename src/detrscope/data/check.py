@@ -12,6 +12,7 @@ from typing import Any
 
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
+from detrscope.data.files import is_folder, is_hidden, is_picture
 from detrscope.data.images import read_image
 from detrscope.data.problems import Problem, Problems, Severity
 from detrscope.data.readable import on_all_cores
@@ -19,6 +20,9 @@ from detrscope.data.sources import read, splits_of
 from detrscope.data.splits import ANY, plain
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels of area; COCO's limits
+OF_THE_FOLDER = frozenset(
+    {"unused-file", "left-out-file", "missing-split"}
+)  # found again in each of its splits
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Statistics:
     boxes_per_image: dict[str, float]  # mean, median, most
     image_sizes: dict[str, list[int]]  # smallest, median, largest by area: [width, height]
     classes: tuple[ClassCount, ...]
+    left_out: str  # annotations and files that are not used, by kind; empty where there are none
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ def check(
     """
     found: list[Problem] = []
     counted = []
+    used: set[Path] = set()
+    of_the_folder: set[tuple[str, str, str]] = set()
     pictures: dict[bytes, list[tuple[str, ImageInfo]]] = defaultdict(list)
     for split in splits or (("*",) if annotations else splits_of(source)):
         problems = Problems(split, strict=False)
@@ -102,8 +109,12 @@ def check(
             for digest, image in _decode(dataset, problems):
                 pictures[digest].append((split, image))
         _look_at_objects(dataset, problems, queries)
-        counted.append(_count(dataset, split))
-        found += problems.found
+        used |= {image.path for image in dataset.images}
+        counted.append(_count(dataset, split, problems.left_out()))
+        found += [p for p in problems.found if (p.kind, p.file, p.reason) not in of_the_folder]
+        of_the_folder |= {(p.kind, p.file, p.reason) for p in problems.found if p.kind in OF_THE_FOLDER}
+    if not splits:  # else other splits may use them
+        found += _unused_pictures(used)
     for same in pictures.values():
         found += _duplicates(same)
     return Report(str(source), tuple(counted), tuple(found))
@@ -143,8 +154,26 @@ def _duplicates(same: Sequence[tuple[str, ImageInfo]]) -> list[Problem]:
     return found
 
 
+def _unused_pictures(used: set[Path]) -> list[Problem]:
+    """Pictures beside those of the dataset that belong to none of its splits: one problem for each folder."""
+    problems = []
+    for folder in sorted({path.parent for path in used}):
+        if not is_folder(folder):
+            continue
+        unused = sorted(p for p in folder.iterdir() if is_picture(p) and not is_hidden(p) and p not in used)
+        if unused:
+            reason = f"{len(unused)} pictures are in no split, such as {unused[0].name}"
+            problems.append(Problem("unused-pictures", "*", str(folder), reason))
+    return problems
+
+
 def _look_at_objects(dataset: DetectionDataset, problems: Problems, queries: int | None) -> None:
     names = dict(zip(dataset.classes.ids, dataset.classes.names, strict=True))
+    for name, times in Counter(dataset.classes.names).items():
+        if times > 1:
+            problems.add(
+                "duplicate-class-name", dataset.name, f"{times} categories have this name", category=name
+            )
     for image in dataset.images:
         rows = [a for a in dataset.annotations[image.id] if not a.iscrowd]
         if not rows:
@@ -165,7 +194,7 @@ def _look_at_objects(dataset: DetectionDataset, problems: Problems, queries: int
             problems.add(kind, dataset.name, f"category id {category} has no boxes", category=name)
 
 
-def _count(dataset: DetectionDataset, split: str) -> Statistics:
+def _count(dataset: DetectionDataset, split: str, left_out: str) -> Statistics:
     kept = {i: [a for a in rows if not a.iscrowd] for i, rows in dataset.annotations.items()}
     boxes = [a for rows in kept.values() for a in rows]
     per_class = Counter(a.category_id for a in boxes)
@@ -173,7 +202,9 @@ def _count(dataset: DetectionDataset, split: str) -> Statistics:
     small = sum(a.area < SMALL for a in boxes)
     large = sum(a.area >= MEDIUM for a in boxes)
     per_image = [len(rows) for rows in kept.values()] or [0]
-    by_area = sorted(([i.width, i.height] for i in dataset.images), key=lambda s: s[0] * s[1]) or [[0, 0]]
+    by_area = sorted(([i.width, i.height] for i in dataset.images if i.width), key=lambda s: s[0] * s[1]) or [
+        [0, 0]
+    ]
     return Statistics(
         split=split,
         images=len(dataset),
@@ -193,4 +224,5 @@ def _count(dataset: DetectionDataset, split: str) -> Statistics:
             ClassCount(i, n, per_class[i], images_of_class[i])
             for i, n in zip(dataset.classes.ids, dataset.classes.names, strict=True)
         ),
+        left_out=left_out,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,48 +9,89 @@ from typing import Any
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.text_files import read_json as load_json
 from detrscope.data.assemble import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
+from detrscope.data.files import is_hidden
+from detrscope.data.image_finder import ImageFinder
+from detrscope.data.masks import mask_box
 from detrscope.data.problems import Problems
 from detrscope.data.splits import ANY, find_split, plain
+from detrscope.data.values import boolean, integer, number, shown
 
 LAYOUT = (
     "annotations/instances_SPLIT.json + SPLIT/, SPLIT/_annotations.coco.json, or annotations.json + images/"
 )
-# The first line of these that matches something decides. Official folders also have captions_*.json and the
-# like.
+# The first line of these that matches something decides; what later ones match is refused where it is the same split,
+# and reported where it is another. Official folders also have captions_*.json and the like.
 _PER_SPLIT = (
     "annotations/instances_(?P<split>[^/]+).json",
-    "annotations/(?P<split>train|val|valid|test)[^/]*.json",
+    "annotations/(?P<split>(?:train|val|valid|test)[^/]*).json",
+    r"annotations/lvis_v[\d.]+_(?P<split>[^/]+).json",
     "(?P<split>[^/]+)/_annotations.coco.json",  # Roboflow
     "(?P<split>[^/]+)/labels.json",  # FiftyOne
     "(?P<split>[^/]+)/annotations.json",
     "(?P<split>train|val|valid|test).json",
 )
-_SINGLE = ("annotations.json", "_annotations.coco.json", "labels.json", "instances.json")
+_SINGLE = ("annotations.json", "_annotations.coco.json", "labels.json", "instances.json", "result.json")
 
 
 def splits(folder: Path) -> dict[str, Path]:
     """The annotation file of each split; empty where the folder is not of a COCO layout."""
-    found = {p.relative_to(folder).as_posix(): p for p in [*folder.glob("*.json"), *folder.glob("*/*.json")]}
+    return {split: paths[0] for split, paths in _candidates(folder)[0].items()}
+
+
+def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The annotation files that may be meant by each split, and those of other layouts that are not read."""
+    files = [p for pattern in ("*", "*/*") for p in folder.glob(pattern)]
+    files = [p for p in files if p.suffix.casefold() == ".json" and not is_hidden(p)]
+    found = {p.relative_to(folder).as_posix(): p for p in files if not is_hidden(p.parent)}
+    splits: dict[str, list[Path]] = {}
+    unused: list[Path] = []
     for pattern in _PER_SPLIT:
-        regex = re.compile(pattern.replace(".json", r"\.json"))
+        regex = re.compile(pattern.replace(".json", r"\.json"), re.IGNORECASE)
         matches = {m["split"]: found[name] for name in sorted(found) if (m := regex.fullmatch(name))}
-        if matches:
-            return matches
-    single = next((found[name] for name in _SINGLE if name in found), None)
-    return {ANY: single} if single else {}
+        taken = [path for paths in splits.values() for path in paths]
+        if not splits:
+            splits = {split: [path] for split, path in matches.items()}
+            continue
+        for split, path in matches.items():
+            if path in taken:
+                continue
+            if split in splits:
+                splits[split].append(path)
+            else:
+                unused.append(path)
+    singles = [found[name] for name in sorted(found, key=_single_rank) if name.casefold() in _SINGLE]
+    if not splits and singles:
+        splits = {ANY: singles}
+    return splits, list(dict.fromkeys(unused))
+
+
+def _single_rank(name: str) -> int:
+    return _SINGLE.index(name.casefold()) if name.casefold() in _SINGLE else len(_SINGLE)
 
 
 def read_split(folder: Path, split: str, problems: Problems, details: bool = False) -> DetectionDataset:
     """One split of a folder.
 
     Raises:
-        UserError: no such split, or see `read_json`.
+        UserError: no such split, two files may be meant by it, or see `read_json`.
     """
-    files = splits(folder)
+    files, unused = _candidates(folder)
+    for path in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
+        if is_hidden(path):
+            problems.add("left-out-file", path, "hidden, or the system's")
+    for path in unused:
+        problems.add("unused-file", path, "not read: the folder has annotations of another layout too")
     name = find_split(split, files, str(folder))
-    return read_json(files[name], problems, name=f"{folder.name} {split}", details=details)
+    path, *others = files[name]
+    if others:
+        named = " or ".join(str(p.relative_to(folder)) for p in (path, *others))
+        raise UserError(
+            f"{folder}: the annotations of '{split}' may be {named}; remove one, or give its path"
+        )
+    return read_json(path, problems, name=f"{folder.name} {split}", details=details)
 
 
 def read_json(
@@ -74,9 +114,10 @@ def read_json(
     Raises:
         UserError: the file is not COCO's JSON, or something stops (see `assemble`).
     """
-    tree = _load(path)
+    tree = _load(path, problems)
+    _report_text_ids(tree, path, problems)
     classes = _classes(tree["categories"], path)
-    find = _Finder(path, images)
+    find = ImageFinder(path, images, single=path.name in _SINGLE)
     more: dict[str, Any] = {k: tree[k] for k in ("info", "licenses") if k in tree} if details else {}
     return assemble(
         name or path.stem,
@@ -89,19 +130,20 @@ def read_json(
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+def _load(path: Path, problems: Problems) -> dict[str, Any]:
+    tree = load_json(path)
     if not isinstance(tree, dict):
         what = "a results file?" if isinstance(tree, list) else type(tree).__name__
         raise UserError(
             f"{path}: expected COCO's dictionary of images, annotations, categories; found {what}"
         )
-    tree.setdefault("annotations", [])  # as in the lists of test images
+    if "annotations" not in tree:
+        of_test = plain(problems.split) == "test" or path.stem.startswith(
+            ("image_info", "test", "instances_test")
+        )
+        if not of_test:  # the lists of test images have none
+            problems.add("no-labels", path, "no 'annotations'")
+        tree["annotations"] = []
     for key in ("images", "annotations", "categories"):
         rows = tree.get(key)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -109,104 +151,98 @@ def _load(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _report_text_ids(tree: dict[str, Any], path: Path, problems: Problems) -> None:
+    """Say when ids are texts: they come out as numbers."""
+    for key in ("images", "annotations", "categories"):
+        texts = [row["id"] for row in tree[key] if isinstance(row.get("id"), str)]
+        if texts:
+            reason = f"{len(texts)} ids of {key} are written as text, such as {shown(texts[0], 40)}"
+            problems.add("text-ids", path, reason)
+
+
 def _classes(rows: list[dict[str, Any]], path: Path) -> ClassTable:
-    ids = [_integer(row.get("id")) for row in rows]
-    for row, category in zip(rows, ids, strict=True):
-        if category is None or "name" not in row:
-            raise UserError(f"{path}: category {row}: expected an integer 'id' and a 'name'")
-        if ids.count(category) > 1:
+    table: dict[int, str] = {}
+    for row in rows:
+        category = integer(row.get("id"))
+        if category is None or not isinstance(row.get("name"), str | int | float):
+            raise UserError(
+                f"{path}: category {shown(row)}: expected an integer 'id' of 64 bits and a 'name'"
+            )
+        if category in table:
             raise UserError(f"{path}: category id {category} is declared twice")
-    return ClassTable(tuple(i for i in ids if i is not None), tuple(str(row["name"]) for row in rows))
+        table[category] = str(row["name"])
+    return ClassTable(tuple(table), tuple(table.values()))
 
 
 def _images(
-    rows: list[dict[str, Any]], find: _Finder, path: Path, problems: Problems, details: bool
+    rows: list[dict[str, Any]], find: ImageFinder, path: Path, problems: Problems, details: bool
 ) -> Iterator[RawImage]:
-    for row in rows:
-        image_id = _integer(row.get("id"))
-        if image_id is None or not isinstance(row.get("file_name"), str):
-            shown = {k: row.get(k) for k in ("id", "file_name")}
-            problems.add("bad-id", path, f"image {shown}: expected an integer 'id' and a 'file_name'")
+    names = [_file_name(row) for row in rows]
+    find.expect(name for name in names if name is not None)
+    for row, name in zip(rows, names, strict=True):
+        image_id = integer(row.get("id"))
+        if image_id is None or name is None:
+            keys = {k: row.get(k) for k in ("id", "file_name")}
+            problems.add(
+                "bad-id", path, f"image {shown(keys)}: expected an integer 'id' of 64 bits and a 'file_name'"
+            )
             continue
-        more = (
-            {k: v for k, v in row.items() if k not in ("id", "file_name", "width", "height")}
-            if details
-            else {}
-        )
-        yield RawImage(
-            image_id, find(row["file_name"]), _integer(row.get("width")), _integer(row.get("height")), more
-        )
+        sides = []
+        for key in ("width", "height"):
+            side = integer(row.get(key))
+            if row.get(key) is not None and (side is None or side < 0):
+                problems.add(
+                    "bad-value", path, f"image id {image_id}: {key} is {shown(row[key])}, not pixels"
+                )
+            sides.append(side if side is not None and side >= 1 else None)
+        known = ("id", "file_name", "width", "height")
+        more = {k: v for k, v in row.items() if k not in known} if details else {}
+        yield RawImage(image_id, find(name), sides[0], sides[1], more)
+
+
+def _file_name(row: dict[str, Any]) -> str | None:
+    """The name of an image's file; LVIS tells only its URL, whose last two parts are its place in COCO."""
+    name = row.get("file_name")
+    if name is None and isinstance(row.get("coco_url"), str):
+        name = "/".join(row["coco_url"].split("/")[-2:])
+    valid = isinstance(name, str) and name.strip("./\\") and "\0" not in name and len(name) < 4096
+    return name if isinstance(name, str) and valid else None
 
 
 def _boxes(rows: list[dict[str, Any]], path: Path, problems: Problems, details: bool) -> Iterator[RawBox]:
-    for number, row in enumerate(rows, start=1):
-        own, image, category = (_integer(row.get(k)) for k in ("id", "image_id", "category_id"))
+    for position, row in enumerate(rows, start=1):
+        own, image, category = (integer(row.get(k)) for k in ("id", "image_id", "category_id"))
         if "id" not in row:
-            own = number
+            own = position
         if own is None or image is None or category is None:
-            shown = {k: row.get(k) for k in ("id", "image_id", "category_id")}
-            problems.add("bad-id", path, f"annotation {shown}: expected integers")
+            keys = {k: row.get(k) for k in ("id", "image_id", "category_id")}
+            problems.add("bad-id", path, f"annotation {shown(keys)}: expected integers of 64 bits")
+            continue
+        crowd = boolean(row.get("iscrowd"))
+        if crowd is None:
+            problems.add("bad-value", path, f"iscrowd is {shown(row['iscrowd'])}, expected 0 or 1", own)
+            continue
+        area = number(row.get("area"))
+        if area is None and not isinstance(row.get("area"), float | None):  # NaN is no area, which is derived
+            problems.add("bad-value", path, f"area is {shown(row['area'])}, expected a number of pixels", own)
             continue
         segmentation = row.get("segmentation")
-        box = row["bbox"] if "bbox" in row else polygon_box(segmentation)
-        yield RawBox(
-            own,
-            image,
-            category,
-            box,
-            row.get("area"),
-            bool(row.get("iscrowd")),
-            segmentation if details else None,
-        )
+        box = row.get("bbox")
+        if (box is None or box == []) and segmentation:
+            box = polygon_box(segmentation)
+        yield RawBox(own, image, category, box, area, crowd, segmentation if details else None)
 
 
-def polygon_box(polygons: Any) -> list[float] | None:
-    """[x, y, width, height] around polygons [[x1, y1, x2, y2, ...], ...]; None where they are no polygons."""
+def polygon_box(mask: Any) -> list[float] | None:
+    """[x, y, width, height] around polygons [[x1, y1, x2, y2, ...], ...] or run lengths; None for anything else."""
     try:
-        xs = [float(x) for polygon in polygons for x in polygon[::2]]
-        ys = [float(y) for polygon in polygons for y in polygon[1::2]]
+        if isinstance(mask, dict):
+            height, width = mask["size"]
+            return mask_box(mask, height, width)
+        points = [[number(v) for v in polygon] for polygon in mask]
+        xs, ys = ([v for p in points for v in p[start::2] if v is not None] for start in (0, 1))
+        if sum(map(len, points)) > len(xs) + len(ys):
+            return None
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, KeyError):
         return None
-
-
-def _integer(value: Any) -> int | None:
-    """An integer, also where it was written as 7.0 or "7"; None for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return int(value) if isinstance(value, str) and value.isdecimal() else None
-
-
-class _Finder:
-    """Finds image files around an annotation file; the folder that had the last one is tried first."""
-
-    def __init__(self, path: Path, images: Path | None) -> None:
-        base = path.parent.parent if path.parent.name == "annotations" else path.parent
-        split = path.stem.removeprefix("instances_")
-        if base == path.parent and path.name in (Path(p).name for p in _SINGLE):
-            base, split = path.parent.parent, path.parent.name
-        parents = [*([images] if images else []), base, base / "images", path.parent, path.parent / "images"]
-        named = [d for parent in parents if parent.is_dir() for d in sorted(parent.iterdir()) if d.is_dir()]
-        # train2017/ for train2017, then any other folder that means train; then folders without a split's
-        # name.
-        exact = [d for d in named if d.name == split]
-        meant = [d for d in named if plain(d.name) == plain(split)]
-        inside = [d / sub for d in [*exact, *meant] for sub in ("", "images", "data")]
-        shared = [path.parent / sub for sub in ("images", "data", "")] + [
-            base / "images",
-            base / "data",
-            base,
-        ]
-        folders = [*inside, *([images] if images else []), *shared]
-        self.folders = [f for f in dict.fromkeys(folders) if f.is_dir()]
-
-    def __call__(self, file_name: str) -> Path:
-        name = file_name.replace("\\", "/")
-        for index, folder in enumerate(self.folders):
-            for path in dict.fromkeys([folder / name, folder / name.rsplit("/", 1)[-1]]):
-                if path.is_file():
-                    self.folders.insert(0, self.folders.pop(index))
-                    return path
-        return self.folders[0] / name  # missing; the folder of the annotations always exists

@@ -25,7 +25,7 @@ Transform = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Target]]
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """One image: its original id, its file, its size when upright."""
+    """One image: its original id, its file, its size when upright (0 where neither file nor annotations tell it)."""
 
     id: int
     path: Path
@@ -38,7 +38,11 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One object, its box inside the upright image and not empty."""
+    """One object.
+
+    `bbox_xywh` is inside the upright image and not empty: what a model learns from. AP is computed on what was
+    declared, as pycocotools does.
+    """
 
     id: int
     category_id: int  # original
@@ -46,6 +50,8 @@ class Annotation:
     area: float  # of the mask where the source knows it, else of the box
     iscrowd: bool = False
     segmentation: Any = None  # as COCO writes it; kept when a reader is asked to
+    declared_xywh: Box | None = None  # in the upright image's frame, where it differs from bbox_xywh
+    declared_area: float | None = None  # where it differs from area
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class DetectionDataset:
     classes: ClassTable
     name: str
     details: Mapping[str, Any] = field(default_factory=dict)  # such as the list of licences
+    # Empty boxes and boxes outside of their image, by image id: nothing to learn, but part of the ground truth of AP.
+    unusable: Mapping[int, tuple[Annotation, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -82,25 +90,31 @@ class DetectionDataset:
             UserError: an id is not in the dataset.
         """
         images = tuple(self.image(i) for i in image_ids)
-        return replace(self, images=images, annotations={i.id: self.annotations[i.id] for i in images})
+        return replace(
+            self,
+            images=images,
+            annotations={i.id: self.annotations[i.id] for i in images},
+            unusable={i.id: self.unusable[i.id] for i in images if i.id in self.unusable},
+        )
 
     def coco_json(self) -> dict[str, Any]:
-        """COCO's dictionary of the truth: original image and category ids, crowds included.
+        """COCO's dictionary of the ground truth: original image and category ids, crowds included, boxes as declared.
 
         Annotation ids are the original ones unless two are equal or one is not positive (COCO's evaluation
         takes a match with annotation 0 as no match); then they count from 1.
         """
-        ids = [a.id for i in self.images for a in self.annotations[i.id]]
+        declared = {i.id: (*self.annotations[i.id], *self.unusable.get(i.id, ())) for i in self.images}
+        ids = [a.id for rows in declared.values() for a in rows]
         renumber = len(set(ids)) < len(ids) or min(ids, default=1) <= 0
         rows: list[dict[str, Any]] = []
         for image in self.images:
-            for a in self.annotations[image.id]:
+            for a in declared[image.id]:
                 row = {
                     "id": len(rows) + 1 if renumber else a.id,
                     "image_id": image.id,
                     "category_id": a.category_id,
-                    "bbox": list(a.bbox_xywh),
-                    "area": a.area,
+                    "bbox": list(a.bbox_xywh if a.declared_xywh is None else a.declared_xywh),
+                    "area": a.area if a.declared_area is None else a.declared_area,
                     "iscrowd": int(a.iscrowd),
                 }
                 if a.segmentation is not None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,13 +19,13 @@ from torch import Tensor
 
 from detrscope.core.download import download, is_url, shown_url
 from detrscope.core.errors import UserError
+from detrscope.data.files import FORMATS, exists, is_regular
 
 Channels = Literal["rgb", "bgr"]
 ImageSource = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp"}
-)  # of image files
+MOST_PIXELS = "DETRSCOPE_MAX_PIXELS"  # of the environment: the largest image that is decoded
+_LIMIT = threading.Lock()  # Pillow's limit is one for all threads
 URL_TIMEOUT = 30.0  # seconds without an answer
 URL_WHOLE_TIMEOUT = 300.0  # seconds for all of it
 URL_LARGEST = 256 << 20  # bytes of an image file
@@ -114,7 +119,7 @@ def read_size(path: str | Path) -> FileSize:
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with _opened(path, str(path)) as image:
             # Asked for EXIF that it has not met yet, Pillow decodes a PNG to the end; none is written behind
             # the pixels.
             known = image.format != "PNG" or not image.info.keys().isdisjoint(_PNG_EXIF)
@@ -122,9 +127,66 @@ def read_size(path: str | Path) -> FileSize:
             width, height = image.size
             # Pillow turns TIFF by itself and tells the turned size.
             turned = orientation >= 5 and image.format != "TIFF"
+    except UserError:
+        raise
     except Exception as error:
         raise _unreadable(str(path), error, empty=_is_empty(path)) from None
     return FileSize(height, width, orientation) if turned else FileSize(width, height, orientation)
+
+
+def most_pixels() -> int:
+    """The largest number of pixels of an image that is decoded: Pillow's limit, or the environment's."""
+    asked = os.environ.get(MOST_PIXELS, "").strip()
+    if not asked:
+        return Image.MAX_IMAGE_PIXELS or sys.maxsize
+    if not (asked.isascii() and asked.isdecimal() and 0 < len(asked) < 16 and int(asked) > 0):
+        raise UserError(f"{MOST_PIXELS}={asked[:40]!r} in the environment: expected a number of pixels")
+    return int(asked)
+
+
+def _opened(source: Path | io.BytesIO, name: str) -> Image.Image:
+    """An image whose header is read, of a format that Pillow decodes by itself, and not too large to decode.
+
+    Raises:
+        UserError: it is no regular file, or has too many pixels.
+    """
+    if isinstance(source, Path) and exists(source) and not is_regular(source):
+        raise UserError(f"{name}: not a regular file; expected an image file")
+    limit = most_pixels()
+    try:
+        # Above Pillow's own limit it refuses before the size is known; what may be decoded is decided below.
+        with _pillows_limit(limit):
+            image = Image.open(source, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(name, "", limit) from None
+    if image.width * image.height > limit:
+        size = f": {image.width}x{image.height}"
+        image.close()
+        raise _too_large(name, size, limit)
+    return image
+
+
+def _too_large(name: str, size: str, limit: int) -> UserError:
+    return UserError(
+        f"{name}: too many pixels{size}; the limit is {limit:,}; make it smaller, cut it into tiles, or set "
+        f"{MOST_PIXELS} in the environment to decode it"
+    )
+
+
+@contextmanager
+def _pillows_limit(limit: int) -> Iterator[None]:
+    """Raise Pillow's limit for one header where the environment asks for more; the caller's is put back."""
+    before = Image.MAX_IMAGE_PIXELS
+    if before is None or limit <= before:
+        yield
+        return
+    with _LIMIT:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = limit
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _orientation(image: Image.Image) -> int:
@@ -137,8 +199,11 @@ def _orientation(image: Image.Image) -> int:
 
 def _bytes_of(path: Path) -> bytes:
     try:
+        if exists(path) and not is_regular(path):
+            reason = "a folder" if path.is_dir() else "not a regular file"
+            raise UserError(f"{path}: {reason}; expected an image file")
         return path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(str(path), error) from None
 
 
@@ -150,7 +215,9 @@ def _download(url: str) -> bytes:
 
 def _decoded_bytes(data: bytes, name: str) -> tuple[Tensor, int]:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = _opened(io.BytesIO(data), name)
+    except UserError:
+        raise
     except Exception as error:
         raise _unreadable(name, error, empty=not data) from None
     return _decoded(image, name)
@@ -237,7 +304,7 @@ def _refuse(wrong: bool, found: str, expected: str) -> None:
 def _is_empty(path: Path) -> bool:
     try:
         return path.stat().st_size == 0
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

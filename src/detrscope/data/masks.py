@@ -13,8 +13,7 @@ from faster_coco_eval.core import mask as rle
 from torch import Tensor
 
 from detrscope.data.dataset import Annotation, ImageInfo
-from detrscope.data.drawn.dataset import read_parts
-from detrscope.data.drawn.parts import NAMES
+from detrscope.data.drawn.parts import NAMES, read_parts
 
 OBJECT, OTHERS, BACKGROUND, BOX, OUTSIDE = "object", "other objects", "background", "box", "outside the box"
 
@@ -106,6 +105,15 @@ def read_mask(segmentation: Any, height: int, width: int) -> np.ndarray | None:
             shapes = [p for p in polygons if len(p) >= 6 and len(p) % 2 == 0 and np.isfinite(p).all()]
             packed = rle.frPyObjects(shapes, height, width) if shapes else None
         return None if packed is None else np.asarray(rle.decode(packed)).max(-1) > 0
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def mask_box(segmentation: dict[str, Any], height: int, width: int) -> list[float] | None:
+    """[x, y, width, height] around run lengths; None where they do not fit the image."""
+    try:
+        packed = _run_lengths(segmentation, height, width)
+        return None if packed is None else [float(v) for v in rle.toBbox(packed)[0]]
     except (KeyError, TypeError, ValueError):
         return None
 

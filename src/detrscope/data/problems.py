@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from detrscope.console import log
@@ -22,7 +23,14 @@ class Kind(NamedTuple):
 
 KINDS = {
     "bad-id": Kind("error", True, "give images, annotations and categories integer ids"),
+    "bad-value": Kind("error", True, "write the value that is expected"),
     "bad-label": Kind("error", True, "mend or delete that line or object"),
+    "labels-in-two-places": Kind("error", True, "delete the one that is out of date"),
+    "no-labels": Kind(
+        "error",
+        True,
+        "put the labels where they are looked for; an image without objects has an empty label file",
+    ),
     "duplicate-image-id": Kind("error", True, "give every image an id of its own"),
     "size-mismatch": Kind(
         "error", True, "use the images that were annotated, or scale width, height and boxes"
@@ -34,13 +42,34 @@ KINDS = {
     "bad-box": Kind(
         "error", False, "write four finite numbers x, y, width, height (the annotation is dropped)"
     ),
-    "empty-box": Kind("error", False, "draw the box again, or delete the annotation (it is dropped)"),
-    "box-outside": Kind("error", False, "draw the box again, or delete the annotation (it is dropped)"),
-    "box-clipped": Kind("warning", False, "none needed: the part inside the image is used"),
+    "empty-box": Kind(
+        "error", False, "draw the box again, or delete the annotation (AP counts it, training does not)"
+    ),
+    "box-outside": Kind(
+        "error", False, "draw the box again, or delete the annotation (AP counts it, training does not)"
+    ),
+    "box-clipped": Kind(
+        "warning", False, "none needed: models learn from the part inside the image; AP counts the whole box"
+    ),
     "box-like-xyxy": Kind("warning", False, "write x, y, width, height instead of two corners"),
     "exif-turned": Kind("warning", False, "none needed: boxes are turned with the pixels"),
     "size-rounded": Kind("warning", False, "none needed: the size of the file is used"),
     "duplicate-annotation-id": Kind("warning", False, "none needed: evaluation counts annotations anew"),
+    "box-like-fractions": Kind(
+        "warning", False, "multiply by the width and height of the image: COCO counts pixels"
+    ),
+    "labels-like-pixels": Kind(
+        "warning", False, "divide by the width and height of the image: YOLO has fractions"
+    ),
+    "corners-reversed": Kind("warning", False, "none needed: the corners are put in order"),
+    "one-file-two-images": Kind("warning", False, "give every image a file of its own"),
+    "one-label-two-images": Kind("warning", False, "give every image a name of its own, endings apart"),
+    "missing-split": Kind("info", False, "none needed: a split that is not there is not read"),
+    "unused-pictures": Kind(
+        "warning", False, "annotate them, declare them as images without boxes, or move them"
+    ),
+    "duplicate-class-name": Kind("warning", False, "give every category a name of its own"),
+    "unused-file": Kind("warning", False, "name it as its image or its split, or delete it"),
     "duplicate-box": Kind("warning", False, "delete one of the two"),
     "duplicate-image": Kind("warning", False, "keep one of the two"),
     "image-in-two-splits": Kind("warning", False, "take it out of one split: the score would be too good"),
@@ -52,9 +81,23 @@ KINDS = {
     "exif-ambiguous": Kind(
         "info", False, "check a picture with `detrscope data show`: boxes are read as upright"
     ),
+    "text-ids": Kind("info", False, "none needed: they are read, and written, as numbers"),
     "missing-area": Kind("info", False, "none needed: the area of the box is used"),
+    "left-out-file": Kind("info", False, "none needed: a hidden or system file, or no picture, is no data"),
     "image-without-boxes": Kind("info", False, "none needed: images without objects are kept as negatives"),
 }
+
+
+# Kinds whose annotation or file is not used.
+LEFT_OUT = (
+    "unknown-image",
+    "bad-box",
+    "empty-box",
+    "box-outside",
+    "unused-file",
+    "left-out-file",
+    "missing-split",
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +150,15 @@ class Problems:
         if self.strict and KINDS[kind].stops:
             raise UserError(f"{problem}; {KINDS[kind].fix}")
         self.found.append(problem)
+
+    def left_out(self) -> str:
+        """What was left out, by kind, such as `2 x empty-box, 1 x left-out-file (.DS_Store)`; empty if nothing was."""
+        counts: dict[str, list[Problem]] = defaultdict(list)
+        for problem in self.found:
+            if problem.kind in LEFT_OUT:
+                counts[problem.kind].append(problem)
+        parts = [f"{len(rows)} x {kind} (such as {Path(rows[0].file).name})" for kind, rows in counts.items()]
+        return ", ".join(parts)
 
     def log_summary(self, name: str) -> None:
         """One line for each kind of error or warning, with its count and the first example."""

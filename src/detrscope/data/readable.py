@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -11,6 +10,7 @@ from detrscope.console import log, progress
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
 from detrscope.data.images import read_image
+from detrscope.data.pixel_gate import PixelGate, usable_cores
 
 T = TypeVar("T")
 
@@ -38,8 +38,14 @@ def without_unreadable(dataset: DetectionDataset) -> DetectionDataset:
 def on_all_cores(work: Callable[[ImageInfo], T], images: Iterable[ImageInfo], title: str) -> Iterator[T]:
     """Results in order, with a progress bar. Threads do: Pillow decodes outside the interpreter's lock."""
     images = list(images)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress() as bar:
+    gate = PixelGate()
+
+    def admitted(image: ImageInfo) -> T:
+        with gate.room_for(image.width * image.height):
+            return work(image)
+
+    with ThreadPoolExecutor(usable_cores()) as pool, progress() as bar:
         task = bar.add_task(title, total=len(images))
-        for result in pool.map(work, images):
+        for result in pool.map(admitted, images):
             bar.advance(task)
             yield result

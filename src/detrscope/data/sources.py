@@ -11,6 +11,7 @@ from detrscope.core.errors import UserError, nearest
 from detrscope.data import coco, voc, yolo
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.drawn import dataset as drawn
+from detrscope.data.files import exists, is_folder, is_regular
 from detrscope.data.problems import Problems
 from detrscope.data.readable import without_unreadable
 
@@ -60,7 +61,12 @@ def open_dataset(
     """
     problems = Problems(split)
     dataset = read(source, split, problems, annotations=annotations, details=details)
-    log.info("%s: %d images, %d classes", dataset.name, len(dataset), len(dataset.classes))
+    boxes = sum(not a.iscrowd for rows in dataset.annotations.values() for a in rows)
+    crowds = sum(map(len, dataset.annotations.values())) - boxes
+    took = f"{len(dataset)} images, {boxes} boxes, {crowds} crowds, {len(dataset.classes)} classes"
+    only_scored = sum(map(len, dataset.unusable.values()))
+    more = f"; AP counts {only_scored} of these boxes, as pycocotools does" if only_scored else ""
+    log.info("%s: %s; left out: %s%s", dataset.name, took, problems.left_out() or "nothing", more)
     return without_unreadable(dataset) if skip_unreadable else dataset
 
 
@@ -87,6 +93,10 @@ def read(
     return _format(prefix, path).read_split(path, split, problems, details)
 
 
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml")
+
+
 def splits_of(source: str | Path) -> tuple[str, ...]:
     """The splits of a source; `("*",)` where it has one without a name.
 
@@ -102,9 +112,9 @@ def splits_of(source: str | Path) -> tuple[str, ...]:
 def _parts(source: str | Path) -> tuple[str | None, Path]:
     """Prefix and path. One letter before a colon is a drive, not a prefix."""
     prefix, colon, rest = str(source).partition(":")
-    if prefix in SOURCES and not SOURCES[prefix].is_folder and not colon and not Path(source).exists():
+    if prefix in SOURCES and not SOURCES[prefix].is_folder and not colon and not exists(Path(source)):
         return prefix, Path()
-    if not colon or len(prefix) < 2 or "/" in prefix or Path(source).exists():
+    if not colon or len(prefix) < 2 or "/" in prefix or exists(Path(source)):
         return None, Path(source).expanduser()
     if prefix not in SOURCES:
         raise UserError(f"{source}: '{prefix}:' is not a known kind of dataset; {nearest(prefix, SOURCES)}")
@@ -114,6 +124,10 @@ def _parts(source: str | Path) -> tuple[str | None, Path]:
 def _format(prefix: str | None, path: Path) -> Source:
     if prefix is not None and not SOURCES[prefix].is_folder:
         return SOURCES[prefix]
+    if _is_yaml(path) and prefix in (None, "yolo"):
+        if not is_regular(path):
+            raise UserError(f"{path}: no such file")
+        return SOURCES["yolo"]
     _require_folder(path, path)
     folders = {name: source for name, source in SOURCES.items() if source.is_folder}
     if prefix is not None:
@@ -130,13 +144,13 @@ def _format(prefix: str | None, path: Path) -> Source:
 
 
 def _require_folder(path: Path, source: str | Path) -> None:
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"{source}: no such folder")
-    if not path.is_dir():
-        raise UserError(f"{source}: expected a folder or a .json file")
+    if not is_folder(path):
+        raise UserError(f"{source}: expected a folder, a .json of COCO or a data.yaml of YOLO")
 
 
 def _json_of(path: Path) -> Path:
-    if not path.is_file():
+    if not is_regular(path):
         raise UserError(f"{path}: no such annotation file")
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from detrscope.core.errors import UserError, nearest
@@ -12,7 +13,7 @@ ALIASES = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "test
 
 def plain(name: str) -> str:
     """The usual name of a split: val2017 -> val, valid -> val."""
-    short = name.rstrip("0123456789") or name
+    short = name.casefold().rstrip("0123456789") or name.casefold()
     return next((min(group, key=len) for group in ALIASES if short in group), short)
 
 
@@ -26,6 +27,9 @@ def find_split(wanted: str, available: Iterable[str], where: str) -> str:
     if names == [ANY] or wanted in names:
         return ANY if names == [ANY] else wanted
     meant = [n for n in names if plain(n) == plain(wanted)]
+    if not meant:  # train_v2 for train, but never trainval
+        starts = re.compile(rf"{re.escape(wanted)}[^a-zA-Z].*")
+        meant = [n for n in names if starts.fullmatch(n)]
     if len(meant) > 1:
         raise UserError(f"{where}: split '{wanted}' may be {' or '.join(sorted(meant))}; say which")
     if not meant:

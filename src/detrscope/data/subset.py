@@ -119,14 +119,16 @@ def _take(
 
 def _only(dataset: DetectionDataset, categories: Sequence[str]) -> DetectionDataset:
     """The dataset as if the other categories had never been annotated."""
-    rows = [
-        (i, n)
-        for i, n in zip(dataset.classes.ids, dataset.classes.names, strict=True)
-        if n in set(categories)
-    ]
+    wanted = set(categories)
+    rows = [(i, n) for i, n in zip(dataset.classes.ids, dataset.classes.names, strict=True) if n in wanted]
     classes = ClassTable(tuple(i for i, _ in rows), tuple(n for _, n in rows))
+    ids = set(classes.ids)
     annotations = {
-        image_id: tuple(a for a in found if a.category_id in classes.ids)
+        image_id: tuple(a for a in found if a.category_id in ids)
         for image_id, found in dataset.annotations.items()
     }
-    return replace(dataset, classes=classes, annotations=annotations)
+    unusable = {
+        image_id: tuple(a for a in found if a.category_id in ids)
+        for image_id, found in dataset.unusable.items()
+    }
+    return replace(dataset, classes=classes, annotations=annotations, unusable=unusable)

@@ -6,14 +6,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from detrscope.console import progress
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
+from detrscope.data.files import exists, name_key
+from detrscope.data.images import read_size
 
 Files = Literal["copy", "hardlink", "symlink"]
 
@@ -34,16 +37,40 @@ def write_coco(splits: Mapping[str, DetectionDataset], out: Path, files: Files =
         for split, dataset in splits.items():
             (folder / split).mkdir()
             tree = dataset.coco_json()
-            used: set[str] = set()
+            names = _names(dataset.images)
             task = bar.add_task(f"{files} {split}", total=len(dataset))
-            for image, row in zip(dataset.images, tree["images"], strict=True):
-                name = image.path.name if image.path.name not in used else f"{image.id}_{image.path.name}"
-                used.add(name)
+            for image, name, row in zip(dataset.images, names, tree["images"], strict=True):
                 row["file_name"] = name
                 _place(image, folder / split / name, files)
                 bar.advance(task)
-            text = json.dumps(tree, ensure_ascii=False)
-            (folder / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
+            (folder / "annotations" / f"instances_{split}.json").write_bytes(_as_json(tree))
+
+
+def _as_json(tree: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(tree, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates in a name: UTF-8 cannot have it, an escape can
+        return json.dumps(tree).encode()
+
+
+def _names(images: Sequence[ImageInfo]) -> list[str]:
+    """A file name for each image, its own where that is free: unique on file systems that ignore case, too."""
+    taken: set[str] = set()
+    own = {name_key(_written(image.path.name)) for image in images}  # no invented name may be one of these
+    names = []
+    for image in images:
+        name = _written(image.path.name)
+        if name_key(name) in taken:
+            tries = (f"{image.id}{'_' * n}{name}" for n in count(1))
+            name = next(one for one in tries if name_key(one) not in own and name_key(one) not in taken)
+        taken.add(name_key(name))
+        names.append(name)
+    return names
+
+
+def _written(name: str) -> str:
+    """The name as a text: bytes that are no UTF-8, which Python keeps as surrogates, become underscores."""
+    return "".join("_" if "\ud800" <= c <= "\udfff" else c for c in name)
 
 
 @contextmanager
@@ -68,6 +95,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
 
 def _place(image: ImageInfo, target: Path, files: Files) -> None:
+    if exists(image.path):
+        read_size(image.path)  # refuses what is no image, whatever its name
     try:
         if files == "symlink":
             target.symlink_to(image.path.resolve(strict=True))

@@ -28,11 +28,13 @@ def match_classes(
     same = set(zip(model.ids, model.names, strict=True)) & set(zip(dataset.ids, dataset.names, strict=True))
     matched = {category_id: category_id for category_id, _ in same}
     by_name = {_key(n): i for i, n in zip(model.ids, model.names, strict=True) if i not in matched}
+    taken = set(matched.values())
     moved = 0
     for category_id, name in zip(dataset.ids, dataset.names, strict=True):
-        if category_id in matched.values() or _key(name) not in by_name:
+        if category_id in taken or _key(name) not in by_name:
             continue
         matched[by_name.pop(_key(name))] = category_id
+        taken.add(category_id)
         moved += 1
     lacking = set(dataset.ids if needed is None else needed) - set(matched.values())
     if lacking:

@@ -17,12 +17,13 @@ import numpy as np
 
 from detrscope.console import log
 from detrscope.core.errors import UserError
+from detrscope.evaluation.accumulate import AREAS, AT, accumulate
+from detrscope.evaluation.accumulate import BEST as BEST
+from detrscope.evaluation.accumulate import IOUS as IOUS
+from detrscope.evaluation.accumulate import RECALLS as RECALLS
+from detrscope.evaluation.results import check_truth, wrong_result
 
-IOUS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
-AREAS = ("all", "small", "medium", "large")  # below 32 x 32, below 96 x 96, and above, by the truth's `area`
-BEST = (1, 10, 100)  # results looked at in an image, of each class
-_AT_50, _AT_75 = 0, 5  # rows of IOUS
+_AT_50, _AT_75 = AT
 
 
 @dataclass(frozen=True)
@@ -96,114 +97,109 @@ def average_precision(truth: Mapping[str, Any], results: Sequence[Mapping[str, A
         The evaluation. With truth and no results everything is 0.
 
     Raises:
-        UserError: a result or an annotation of an image that the truth does not have.
+        UserError: a result or an annotation of an image that the truth does not have, or a value of another kind
+            than COCO's.
     """
+    check_truth(truth)
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     # In the order of ids, as pycocotools: where scores are equal the order of images decides.
-    image_ids = sorted(image["id"] for image in truth["images"])
+    image_ids = [image["id"] for image in truth["images"]]
+    if len({isinstance(image_id, str) for image_id in image_ids}) > 1:
+        raise UserError("truth: images: some ids are numbers and some are texts; make them all of one kind")
+    image_ids.sort()
     image_rows = {image_id: row for row, image_id in enumerate(image_ids)}
-    annotations = [_annotation(a, i, image_rows) for i, a in enumerate(truth["annotations"], start=1)]
-    kept = _usable(results, image_rows, {category["id"] for category in categories})
-    precision, recall = _accumulate(categories, len(image_rows), annotations, kept)
+    category_rows = {category["id"]: row for row, category in enumerate(categories)}
+    annotations = _annotations(truth["annotations"], image_rows, category_rows)
+    kept = _usable(results, image_rows, category_rows)
+    tables = accumulate(len(categories), annotations, kept)
     boxes = Counter(a["category_id"] for a in annotations if not a["iscrowd"])
 
-    def row(k: int) -> ClassScore:
-        c = precision[:, :, k]
-        parts = {f"AP_{area}": _mean(c[:, :, i, -1]) for i, area in enumerate(AREAS) if area != "all"}
-        at_50, at_75 = _mean(c[_AT_50, :, 0, -1]), _mean(c[_AT_75, :, 0, -1])
+    def score(k: int) -> ClassScore:
+        parts = {
+            f"AP_{area}": _mean(tables.precision[:, k, i]) for i, area in enumerate(AREAS) if area != "all"
+        }
         category = categories[k]
         return ClassScore(
             id=category["id"],
             name=str(category["name"]),
-            AP=_mean(c[:, :, 0, -1]),
-            AP50=at_50,
-            AP75=at_75,
-            boxes=boxes[category["id"]],
+            AP=_mean(tables.precision[:, k, 0]),
+            AP50=_mean(tables.precision[_AT_50, k, 0]),
+            AP75=_mean(tables.precision[_AT_75, k, 0]),
+            boxes=boxes[k],
             **parts,
         )
 
     def curve(k: int) -> Curve:
-        at_50, at_75 = (tuple(precision[t, :, k, 0, -1].tolist()) for t in (_AT_50, _AT_75))
+        at_50, at_75 = (tuple(tables.curves[i, k].tolist()) for i in (0, 1))
         return Curve(str(categories[k]["name"]), at_50, at_75)
 
     return Evaluation(
-        AP=_mean(precision[..., 0, -1]),
-        AP50=_mean(precision[_AT_50, ..., 0, -1]),
-        AP75=_mean(precision[_AT_75, ..., 0, -1]),
-        AP_small=_mean(precision[..., 1, -1]),
-        AP_medium=_mean(precision[..., 2, -1]),
-        AP_large=_mean(precision[..., 3, -1]),
-        AR_1=_mean(recall[..., 0, 0]),
-        AR_10=_mean(recall[..., 0, 1]),
-        AR_100=_mean(recall[..., 0, 2]),
-        AR_small=_mean(recall[..., 1, -1]),
-        AR_medium=_mean(recall[..., 2, -1]),
-        AR_large=_mean(recall[..., 3, -1]),
+        AP=_mean(tables.precision[..., 0]),
+        AP50=_mean(tables.precision[_AT_50, :, 0]),
+        AP75=_mean(tables.precision[_AT_75, :, 0]),
+        AP_small=_mean(tables.precision[..., 1]),
+        AP_medium=_mean(tables.precision[..., 2]),
+        AP_large=_mean(tables.precision[..., 3]),
+        AR_1=_mean(tables.recall[..., 0, 0]),
+        AR_10=_mean(tables.recall[..., 0, 1]),
+        AR_100=_mean(tables.recall[..., 0, 2]),
+        AR_small=_mean(tables.recall[..., 1, -1]),
+        AR_medium=_mean(tables.recall[..., 2, -1]),
+        AR_large=_mean(tables.recall[..., 3, -1]),
         images=len(image_rows),
         boxes=sum(boxes.values()),
-        per_class=tuple(row(k) for k in range(len(categories))),
-        curves=tuple(curve(k) for k in range(len(categories)) if precision[0, 0, k, 0, -1] >= 0),
+        per_class=tuple(score(k) for k in range(len(categories))),
+        curves=tuple(curve(k) for k in range(len(categories)) if tables.precision[0, k, 0] >= 0),
     )
 
 
-def _accumulate(
-    categories: list[Mapping[str, Any]],
-    images: int,
-    annotations: list[dict[str, Any]],
-    results: list[dict[str, Any]],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Precision [IoUs, recalls, classes, areas, best], recall [IoUs, classes, areas, best]; -1: undefined."""
-    from faster_coco_eval.core.coco import COCO
-    from faster_coco_eval.core.faster_eval_api import COCOeval_faster
-
-    if not categories or not images or not annotations:
-        shape = (len(categories), len(AREAS), len(BEST))
-        return -np.ones((len(IOUS), len(RECALLS), *shape)), -np.ones((len(IOUS), *shape))
-    dataset = {
-        "images": [{"id": row} for row in range(images)],
-        "annotations": annotations,
-        "categories": [dict(category) for category in categories],
-    }
-    reference = COCO(dataset)
-    evaluation = COCOeval_faster(reference, reference.loadRes(results), "bbox")
-    evaluation.params.maxDets = list(BEST)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
-
-
-def _annotation(annotation: Mapping[str, Any], number: int, image_rows: Mapping[Any, int]) -> dict[str, Any]:
-    """What the evaluator reads of an annotation. Ids count from 1: it takes 0 for "not matched"."""
-    if annotation["image_id"] not in image_rows:
+def _annotations(
+    annotations: Sequence[Mapping[str, Any]], image_rows: Mapping[Any, int], category_rows: Mapping[Any, int]
+) -> list[dict[str, Any]]:
+    """What the evaluator reads of each annotation. Ids count from 1: it takes 0 for "not matched"."""
+    found: list[dict[str, Any]] = []
+    strange = 0
+    for number, annotation in enumerate(annotations, start=1):
         name = annotation.get("id", number)
-        raise UserError(
-            f"truth: annotation {name} is of image {annotation['image_id']!r}, which is not in `images`"
+        if annotation["image_id"] not in image_rows:
+            raise UserError(
+                f"truth: annotation {name} is of image {annotation['image_id']!r}, which is not in `images`"
+            )
+        if annotation["category_id"] not in category_rows:
+            strange += 1
+            continue
+        x, y, width, height = map(float, annotation["bbox"])
+        found.append(
+            {
+                "id": number,
+                "image_id": image_rows[annotation["image_id"]],
+                "category_id": category_rows[annotation["category_id"]],
+                "bbox": [x, y, width, height],
+                "area": float(annotation.get("area", width * height)),
+                "iscrowd": int(annotation.get("iscrowd", 0)),
+            }
         )
-    x, y, width, height = annotation["bbox"]
-    return {
-        "id": number,
-        "image_id": image_rows[annotation["image_id"]],
-        "category_id": annotation["category_id"],
-        "bbox": [x, y, width, height],
-        "area": annotation.get("area", width * height),
-        "iscrowd": int(annotation.get("iscrowd", 0)),
-    }
+    if strange:
+        log.warning(f"{strange} annotations of categories that are not in `categories` are left out")
+    return found
 
 
 def _usable(
-    results: Sequence[Mapping[str, Any]], image_rows: Mapping[Any, int], category_ids: set[int]
+    results: Sequence[Mapping[str, Any]], image_rows: Mapping[Any, int], category_rows: Mapping[Any, int]
 ) -> list[dict[str, Any]]:
     """The results that can be evaluated; what is left out is said once."""
     kept: list[dict[str, Any]] = []
-    strange: Counter[int] = Counter()
+    strange: Counter[Any] = Counter()
     infinite = 0
-    for result in results:
+    for number, result in enumerate(results, start=1):
+        if problem := wrong_result(result):
+            raise UserError(f"results: result {number}: {problem}")
         if result["image_id"] not in image_rows:
             raise UserError(
                 f"results: image_id {result['image_id']!r} is not an image of this dataset; "
                 "were they made on another dataset or split?"
             )
-        if result["category_id"] not in category_ids:
+        if result["category_id"] not in category_rows:
             strange[result["category_id"]] += 1
         elif not all(math.isfinite(value) for value in (*result["bbox"], result["score"])):
             infinite += 1
@@ -211,14 +207,15 @@ def _usable(
             kept.append(
                 {
                     "image_id": image_rows[result["image_id"]],
-                    "category_id": result["category_id"],
-                    "bbox": list(result["bbox"]),
-                    "score": result["score"],
+                    "category_id": category_rows[result["category_id"]],
+                    "bbox": [float(value) for value in result["bbox"]],
+                    "score": float(result["score"]),
                     "segmentation": [],  # spares the evaluator one polygon per result
                 }
             )
     if strange:
-        ids = ", ".join(map(str, sorted(strange)))
+        first = sorted(strange, key=str)[:20]
+        ids = ", ".join(map(str, first)) + (f" and {len(strange) - 20} more" if len(strange) > 20 else "")
         log.warning(
             f"{sum(strange.values())} results of categories that the dataset lacks are left out: {ids}"
         )

@@ -89,7 +89,13 @@ def _shown(loader: Iterable[Collated], images: int) -> Iterator[Collated]:
 
 def _batches_of_alike_size(dataset: DetectionDataset, card: ModelCard, batch_size: int) -> list[list[Key]]:
     """Indices of images by the size the model sees, the largest first: what does not fit fails at once."""
-    sizes = [card.preprocessing.size_for(image.height, image.width) for image in dataset.images]
+    # An image of no known size cannot be read: it comes first, as if it was as large as can be.
+    sizes = [
+        card.preprocessing.size_for(image.height, image.width)
+        if image.width and image.height
+        else (2**31, 2**31)
+        for image in dataset.images
+    ]
     order: list[Key] = [*sorted(range(len(sizes)), key=lambda i: sizes[i], reverse=True)]
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 

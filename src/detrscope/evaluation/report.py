@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrscope.console import written_whole
+from detrscope.core.text import csv_cell, csv_row
 from detrscope.evaluation.coco import RECALLS, Evaluation
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def write_class_csv(path: str | Path, evaluation: Evaluation) -> None:
         writer = csv.writer(file)
         writer.writerow(("id", "name", "boxes", *COLUMNS))
         for row in evaluation.per_class:
-            writer.writerow((row.id, row.name, row.boxes, *(getattr(row, column) for column in COLUMNS)))
+            writer.writerow(
+                (row.id, csv_cell(row.name), row.boxes, *(getattr(row, column) for column in COLUMNS))
+            )
 
 
 def write_curve_csv(path: str | Path, evaluation: Evaluation) -> None:
@@ -69,6 +72,6 @@ def write_curve_csv(path: str | Path, evaluation: Evaluation) -> None:
     with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = [f"{curve.name} {iou}" for curve in evaluation.curves for iou in ("AP50", "AP75")]
-        writer.writerow(("recall", *names))
+        writer.writerow(("recall", *csv_row(names)))
         columns = [p for curve in evaluation.curves for p in (curve.precision_50, curve.precision_75)]
         writer.writerows(zip(RECALLS.round(2).tolist(), *columns, strict=True))

@@ -23,9 +23,9 @@ from detrscope.core.types import Batch, Detections, Outputs, Target
 from detrscope.data.images import Channels, ImageSource, read_image
 from detrscope.families.tracing import Wanted, source_name, trace_picture
 from detrscope.families.weights import RANDOM_SEED, load_model, seeded
+from detrscope.ops.machine import DTYPES, fastest_precision, warn_if_emulated
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ENGINES = ("torch",)
 
 
@@ -183,7 +183,8 @@ def load(
         classes: class names (ids 0, 1, ...) or a ClassTable; where they are not the checkpoint's own, the class head is
             reset and what was kept is logged.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
-        precision: "fp32", "bf16", "fp16" (GPU only); "auto" is fp32, the precision of the published figures.
+        precision: "fp32", "bf16", "fp16" (GPU only); "auto" is the one that the model was trained and measured in
+            where the device computes it natively, else fp32: published models keep the figures of their papers.
         engine: what runs the model; "torch".
 
     Raises:
@@ -192,7 +193,7 @@ def load(
     if engine not in ENGINES:
         raise UserError(f"engine '{engine}' is not known; {nearest(engine, ENGINES)}")
     place = choose_device(device)
-    dtype = _choose_dtype(precision, place)
+    _refuse_precision(precision, place)
     if classes is not None and not isinstance(classes, ClassTable):
         name, count = next(iter(Counter(classes).most_common(1)), ("", 0))
         if count > 1:
@@ -204,7 +205,7 @@ def load(
         loaded = load_model(name_or_path, weights=weights, classes=classes)
     for line in loaded.report.lines():
         log.info(line)
-    return Detector(loaded.model, loaded.card, place, dtype)
+    return Detector(loaded.model, loaded.card, place, _dtype_for(precision, loaded.card, place))
 
 
 def _check_batch(images: Tensor, padding: Tensor | None) -> None:
@@ -245,11 +246,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        return torch.float32
-    if precision not in PRECISIONS:
-        raise UserError(f"precision '{precision}' is not known; {nearest(precision, (*PRECISIONS, 'auto'))}")
+def _refuse_precision(precision: str, device: torch.device) -> None:
+    if precision not in (*DTYPES, "auto"):
+        raise UserError(f"precision '{precision}' is not known; {nearest(precision, (*DTYPES, 'auto'))}")
     if precision == "fp16" and device.type == "cpu":
         raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
-    return PRECISIONS[precision]
+
+
+def _dtype_for(precision: Precision, card: ModelCard, device: torch.device) -> torch.dtype:
+    """The type to compute in: that of the figures on the card where the device computes it natively, else float32."""
+    if precision == "auto":
+        native = card.precision == "bf16" and fastest_precision(device) == "bf16"
+        return torch.bfloat16 if native else torch.float32
+    warn_if_emulated(precision, device)
+    return DTYPES[precision]

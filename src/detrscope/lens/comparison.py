@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from detrscope.core.files import written_whole
+from detrscope.core.text import csv_cell
 from detrscope.lens.layers import Measure
 
 
@@ -69,8 +70,8 @@ def write_csv(path: str | Path, measures: Sequence[Measure]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({column: csv_cell(column) for column in columns})
+        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
 
 
 def write_json(path: str | Path, measures: Sequence[Measure]) -> None:

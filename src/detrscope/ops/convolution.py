@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
+
+from detrscope.ops.machine import onednn_convolves
 
 
 def conv_norm(
@@ -31,15 +32,30 @@ def conv_norm(
         [B, C', H', W'].
     """
     if _gathers_statistics(norm):
-        y = norm(conv(x))
+        y = norm(_convolved(x, conv, conv.weight, conv.bias))
         y = y if residual is None else y + residual
         return F.relu(y) if relu else y
     weight, bias = _folded(conv, norm)
     if may_use_onednn(x, weight, residual):
         return _fused(x, conv, weight, bias, relu, residual)
-    y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    y = _convolved(x, conv, weight, bias)
     y = y if residual is None else y + residual
     return F.relu(y) if relu else y
+
+
+SIMD_CHANNELS = 16  # float32 numbers in an AVX-512 register
+
+
+def _convolved(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution with weights of its shape.
+
+    A strided 1 x 1 convolution is one of every other pixel. oneDNN's AVX-512 gradient of it writes out of bounds where
+    channels do not fill a register (torch 2.14), so such pixels are picked out first: the same numbers.
+    """
+    if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels % SIMD_CHANNELS:
+        rows, columns = conv.stride
+        return F.conv2d(x[..., ::rows, ::columns], weight, bias, 1, conv.padding, conv.dilation, conv.groups)
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 FEW = 512  # cells of a small map
@@ -105,15 +121,9 @@ def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:
     return conv.weight * scale.view(-1, 1, 1, 1), bias
 
 
-@cache
-def has_onednn() -> bool:
-    """Whether this build of torch carries oneDNN's fused convolutions (x86 builds do)."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-
-
 def may_use_onednn(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> bool:
-    """Whether oneDNN's own operators can stand in for torch's now: on a CPU, nothing learning, nothing exported."""
-    return onednn_takes(x) and not is_learning(x, weight, residual)
+    """Whether oneDNN's fused convolutions can stand in for torch's now: on a CPU, nothing learning or exported."""
+    return may_leave_torch(x) and not is_learning(x, weight, residual) and onednn_convolves(computed_in(x))
 
 
 def is_learning(*tensors: Tensor | None) -> bool:
@@ -121,16 +131,16 @@ def is_learning(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def onednn_takes(x: Tensor) -> bool:
-    """Whether oneDNN's own operators can be called on such a tensor now, gradients aside."""
+def may_leave_torch(x: Tensor) -> bool:
+    """Whether an operator that is not torch's own can be called on a tensor now, gradients aside."""
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False  # an exported graph holds standard operators only
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and bool(torch.backends.mkldnn.enabled)
-        and has_onednn()
-    )
+    return x.device.type == "cpu" and bool(torch.backends.mkldnn.enabled)
+
+
+def computed_in(x: Tensor) -> torch.dtype:
+    """The type that an operator on `x` computes in, autocast included."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def _fused(

@@ -82,14 +82,14 @@ def engine_for(device: str, dtype: torch.dtype) -> Engine:
     """
     asked_for = _asked_for.get() or _of_environment()
     if asked_for is not None:
-        problem = _problem(asked_for, device, dtype)
+        problem = why_not(asked_for, device, dtype)
         if problem:
             raise UserError(
                 f"deformable attention by '{asked_for}': {problem}; ask for another engine or none"
             )
         return _said_once(asked_for, device, "as asked")
     fastest = FASTEST.get(device, "reference")
-    problem = _problem(fastest, device, dtype)
+    problem = why_not(fastest, device, dtype)
     return _said_once("reference" if problem else fastest, device, problem or "the fastest here")
 
 
@@ -104,8 +104,8 @@ def _known(name: str, where: str) -> Engine:
     return cast(Engine, name)
 
 
-def _problem(engine: Engine, device: str, dtype: torch.dtype) -> str | None:
-    """Why an engine cannot run, if so."""
+def why_not(engine: Engine, device: str, dtype: torch.dtype) -> str | None:
+    """Why an engine cannot sample values of a type on a kind of device; None where it can."""
     if engine == "reference":
         return None
     interpreted = engine == "triton" and os.environ.get("TRITON_INTERPRET") == "1"

@@ -7,15 +7,12 @@ not depend on the number of threads. Nothing is allocated here and nothing can f
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import numba
 import numpy as np
 from numba import carray, types
 
-from detrscope.ops import lanes
 from detrscope.ops.lanes import (
     BYTES,
     add_to,
@@ -57,7 +54,6 @@ class Numbers(NamedTuple):
     one: Any
     before: Any  # left of and above all tokens
     nan: Any
-    lanes: int  # the code of lanes.py: numba must not use a kernel that it kept with other lanes
 
 
 class Maps(NamedTuple):
@@ -91,9 +87,7 @@ def real_of(storage: str) -> Any:
 
 
 def _numbers(real: Any) -> Numbers:
-    source = Path(lanes.__file__)
-    code = crc32(source.read_bytes()) if source.is_file() else 0
-    return Numbers(real(0.5), real(1), real(-2), real(np.nan), code)
+    return Numbers(real(0.5), real(1), real(-2), real(np.nan))
 
 
 def scratch_bytes(storage: str, channels: int, tokens: int, points: int, backward: bool) -> int:
@@ -112,7 +106,7 @@ def _place(
 
     A point that is not finite has shares of NaN there: its sum is NaN, as `grid_sample` gives it.
     """
-    half, one, before, nan, _ = numbers
+    half, one, before, nan = numbers
     at, way, share, right, below = corners
     way0, way1, way2, way3 = way[0], way[1], way[2], way[3]
     share0, share1, share2, share3 = share[0], share[1], share[2], share[3]

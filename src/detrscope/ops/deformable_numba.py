@@ -1,24 +1,22 @@
 """Deformable sampling on a CPU: tensors in, tensors out, by the kernels of `deformable_kernel.py`.
 
-A kernel is compiled when it is first needed, in a second or two, and kept by numba for the next process.
+A kernel is compiled when it is first needed, in a second or two, and kept for the next process (`kernel_cache.py`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any, Literal
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from detrscope.console import log
 from detrscope.ops import deformable_kernel as kernel
 from detrscope.ops import deformable_reference
+from detrscope.ops.kernel_cache import compile_kernel
 from detrscope.ops.lanes import BYTES
 from detrscope.ops.threads import c_function, run_on_threads
 
@@ -128,14 +126,6 @@ def _maps(
 def _compiled(kind: Kind, storage: str, channels: int) -> tuple[Any, Any]:
     """The kernel to call, and what keeps it in memory."""
     source = (kernel.forward_kernel if kind == "forward" else kernel.backward_kernel)(storage, channels)
-    started = time.perf_counter()
-    try:
-        made = numba.cfunc(kernel.ENTRY, cache=True, error_model="numpy")(source)
-    except (OSError, RuntimeError) as problem:  # no folder to keep it in, or none that can be written
-        log.info("the kernel cannot be kept for the next process: %s", problem)
-        made = numba.cfunc(kernel.ENTRY, error_model="numpy")(source)
-    if not made.cache_hits:
-        seconds = time.perf_counter() - started
-        log.info("compiled the %s of deformable attention for this CPU in %.1f s", kind, seconds)
+    made = compile_kernel(source, kernel.ENTRY)
     assert made.address is not None
     return c_function(made.address), made

@@ -1,7 +1,4 @@
-"""Linear layers by oneDNN where it may stand in for torch's own choice, and two of them without their hidden map.
-
-On AMD's processors torch's matrix product of float32 runs at half of what oneDNN reaches.
-"""
+"""Linear layers by oneDNN where it is at least as fast as torch's own choice, and two without their hidden map."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.ops.convolution import is_learning, may_use_onednn, onednn_takes
+from detrscope.ops.convolution import computed_in, is_learning, may_leave_torch
+from detrscope.ops.machine import onednn_multiplies
 
 ROWS = 2048  # of a hidden map at once: few enough for the cache, enough for the matrix product
 
@@ -28,7 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     Returns:
         [..., O].
     """
-    if may_use_onednn(x, weight, bias):
+    if _may_use_onednn(x, weight, bias):
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             x, weight = x.to(dtype), weight.to(dtype)
@@ -63,10 +61,16 @@ def two_linear(
     return out.view(*x.shape[:-1], -1)
 
 
+def _may_use_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether oneDNN's linear layer can stand in for torch's now: on a CPU, nothing learning or exported."""
+    return may_leave_torch(x) and not is_learning(x, weight, bias) and onednn_multiplies(computed_in(x))
+
+
 def _may_learn_by_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether to take the product and its gradients from oneDNN; of bf16 torch does that by itself."""
     fits = x.dtype == weight.dtype == torch.float32 and x.dim() > 1 and x.numel() > 0
-    return fits and is_learning(x, weight) and onednn_takes(x) and not torch.is_autocast_enabled("cpu")
+    free = may_leave_torch(x) and not torch.is_autocast_enabled("cpu")
+    return fits and free and is_learning(x, weight) and onednn_multiplies(x.dtype)
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:

@@ -16,8 +16,37 @@ from typing import Any
 import torch
 
 from detrscope.console import log
+from detrscope.core.cores import load, usable_cores
 
 ONE_POINTER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def use_threads(asked: int | None = None) -> int:
+    """Let torch compute on some threads: those asked for, else no more than there are cores for this process.
+
+    `OMP_NUM_THREADS` and `torch.set_num_threads` are heard: without `asked`, threads only ever become fewer.
+
+    Args:
+        asked: how many; None for as many as suit.
+
+    Returns:
+        How many there are now.
+    """
+    now, cores = torch.get_num_threads(), usable_cores()
+    wanted = asked or min(now, cores)
+    if wanted != now:
+        torch.set_num_threads(wanted)
+        why = "as asked" if asked else f"this process may use {cores} cores"
+        log.info("computing on %d threads in place of %d: %s", wanted, now, why)
+    busy = load()
+    if not asked and wanted > 1 and busy is not None and busy > 1.5 * cores:
+        log.warning(
+            "other programs keep this machine busy (load %.1f on %d cores): steps may take several times as long;"
+            " fewer threads may be faster (train.threads=1, or OMP_NUM_THREADS=1)",
+            busy,
+            cores,
+        )
+    return wanted
 
 
 def run_on_threads(function: Any, job: int, threads: int) -> None:

@@ -14,6 +14,10 @@ from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.transforms import AugmentConfig
 from detrscope.training.from_scratch import learning_backbone, warn_of_frozen_noise
 
+SHORTEST_SIDE = 16  # pixels: half of the coarsest stride, below which a map has no token
+LARGEST_SIDE = 32_768
+MOST_WORKERS = 512  # processes; each takes some hundred megabytes
+
 
 @dataclass(frozen=True)
 class ModelChoice:
@@ -52,8 +56,11 @@ class DataConfig:
     long_side: int = setting(1333, "... unless the long side would have more than this many")
 
     def __post_init__(self) -> None:
-        _at_least(1, data__batch_size=self.batch_size, data__short_side=self.short_side)
+        _at_least(1, data__batch_size=self.batch_size)
+        _at_least(SHORTEST_SIDE, data__short_side=self.short_side)
         _at_least(0, data__workers=self.workers)
+        _at_most(MOST_WORKERS, data__workers=self.workers)
+        _at_most(LARGEST_SIDE, data__long_side=self.long_side)
         if self.long_side < self.short_side:
             raise UserError(
                 f"data.long_side is {self.long_side}: expected at least data.short_side ({self.short_side})"
@@ -132,6 +139,10 @@ class MuonConfig:
 
     def __post_init__(self) -> None:
         _at_least(0, train__muon__lr=self.lr, train__muon__weight_decay=self.weight_decay)
+        _at_least(1, train__muon__iterations=self.iterations)
+        _at_most(50, train__muon__iterations=self.iterations)
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"train.muon.momentum is {self.momentum}: expected 0 or more and less than 1")
 
 
 @dataclass(frozen=True)
@@ -208,12 +219,20 @@ class TrainConfig:
     watch: WatchConfig = section(WatchConfig)
     ema: EmaConfig = section(EmaConfig)
     accumulate: int = setting(1, "passes that one optimiser step is divided into, to save memory")
-    precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "bf16 and fp16 compute under autocast")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto",
+        "what products are computed in (autocast); auto: bf16 where the device computes it natively, else fp32",
+    )
     channels_last: bool = setting(
         True, "lay images out with channels last: faster convolutions, above all with bf16"
     )
-    accelerator: str = setting("auto", "cpu, cuda, mps, or auto")
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = setting(
+        "auto", "auto: a GPU where there is one"
+    )
     devices: int = setting(1, "processes that train together, one per device")
+    threads: int | None = setting(
+        None, "threads that compute, per process; null: no more than the cores that are free to it"
+    )
     seed: int = setting(0, "of weights, dropout, order and augmentation")
     evaluate_every: int = setting(1, "epochs between evaluations; the last epoch is always evaluated")
     checkpoint_every: int | None = setting(
@@ -232,6 +251,7 @@ class TrainConfig:
             0, train__lr=self.lr, train__lr_backbone=self.lr_backbone, train__weight_decay=self.weight_decay
         )
         _at_least(0, train__clip=self.clip)
+        _at_least(1, train__threads=self.threads)
 
 
 @dataclass(frozen=True)
@@ -313,6 +333,13 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
+
+
+def _at_most(most: int, **settings: float) -> None:
+    """Refuse a number that is too large; named as by `_at_least`."""
+    for name, value in settings.items():
+        if not value <= most:
+            raise UserError(f"{name.replace('__', '.')} is {value}: expected {most} or less")
 
 
 def _at_least(least: int, **settings: float | None) -> None:

@@ -24,6 +24,8 @@ from detrscope.training.overlap import iou_and_giou
 
 TERMS = ("loss_class", "loss_box", "loss_giou")
 MONITORS = ("class_error", "cardinality_error", "matched_iou")
+PAIRS = "pairs"  # beside them: how many pairs of a query and a box two of the means are over
+WEIGHTED = ("class_error", "matched_iou")
 NO_OBJECT = -1  # in `Assigned.labels`
 
 
@@ -197,7 +199,8 @@ class SetCriterion(nn.Module):
         wrong = ((logits.argmax(-1) != labels) & matched).sum()
         present = torch.tensor([len(t.labels) for t in targets], device=logits.device)
         miscounted = (self.class_loss.predicted_objects(logits) - present).abs().float().mean()
-        return dict(zip(MONITORS, (100 * wrong / pairs, miscounted, iou.sum() / pairs), strict=True))
+        values = (100 * wrong / pairs, miscounted, iou.sum() / pairs, pairs.float())
+        return dict(zip((*MONITORS, PAIRS), values, strict=True))
 
 
 def _assign(

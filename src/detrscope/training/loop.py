@@ -15,8 +15,9 @@ from detrscope.console import console, log, progress
 from detrscope.core.card import ModelCard
 from detrscope.core.errors import WorkFailed
 from detrscope.families.checkpoint import save_checkpoint
-from detrscope.training.clock import Clock, peak_memory_mb
+from detrscope.training.clock import FORWARD, Clock, peak_memory_mb
 from detrscope.training.config import TrainConfig
+from detrscope.training.criterion import PAIRS, WEIGHTED
 from detrscope.training.interrupt import Interruption
 from detrscope.training.optim import Schedule, groups_table, make_schedule
 from detrscope.training.ranks import anywhere
@@ -88,6 +89,7 @@ def train_model(
     after_epoch: Sequence[Callable[[Path], object]] = (),
     watch: Watch | None = None,
     name_of: Callable[[int], str] = str,
+    evaluation_passes: int = 0,
 ) -> Outcome:
     """Train, from the folder's last checkpoint where it has one.
 
@@ -102,6 +104,7 @@ def train_model(
         after_epoch: called with the folder after each epoch, by the first process.
         watch: called before the first step, and after steps as `config.watch` says, by the first process.
         name_of: what to call an image id in an error.
+        evaluation_passes: forward passes of one evaluation, for the estimate of the time left.
 
     Raises:
         WorkFailed: a loss or gradient is NaN or infinite; the checkpoints are those of before.
@@ -114,7 +117,7 @@ def train_model(
     if fabric.is_global_zero:
         console().print(groups_table(learner.groups, model))
         log.info("%d steps an epoch, %d in all", plan.steps_per_epoch, plan.total_steps)
-    clock = Clock(plan.steps_per_epoch, plan.total_steps)
+    clock = _make_clock(plan, config, evaluates=evaluate is not None, passes=evaluation_passes)
     if position.step >= plan.total_steps and not position.passes:
         log.info("%s is finished already: %d epochs, %d steps", folder.path, position.epoch, position.step)
         return _outcome(folder, position)
@@ -126,7 +129,8 @@ def train_model(
         ends = position.step >= plan.total_steps
         if evaluate and (ends or (position.epoch + 1) % config.evaluate_every == 0):
             _save_state(learner, position, folder)  # when the evaluation is cut short, only it is repeated
-            scores = dict(evaluate(learner.best_weights))
+            with clock.other("evaluation"):
+                scores = dict(evaluate(learner.best_weights))
             row |= {f"val/{name}": value for name, value in scores.items()}
             _keep_best(learner, card, scores, position, folder)
         if fabric.is_global_zero:
@@ -136,12 +140,34 @@ def train_model(
         position.start_epoch()
         _save_state(learner, position, folder)
         if fabric.is_global_zero:
-            for callback in after_epoch:
-                callback(folder.path)
-    log.info("finished: %d epochs, %d steps", position.epoch, position.step)
-    if position.best_epoch:
+            with clock.other("end of epoch"):
+                for callback in after_epoch:
+                    callback(folder.path)
+    if fabric.is_global_zero:
+        log.info("finished: %d epochs, %d steps", position.epoch, position.step)
+    if fabric.is_global_zero and position.best_epoch:
         log.info("best AP %.3f after epoch %d", position.best_ap, position.best_epoch)
     return _outcome(folder, position)
+
+
+def _make_clock(plan: Plan, config: TrainConfig, *, evaluates: bool, passes: int) -> Clock:
+    """The clock, told how often the run will still evaluate, look at probe images and end an epoch."""
+
+    def epochs(step: int) -> int:
+        return -(-(plan.total_steps - step) // plan.steps_per_epoch)
+
+    def snapshots(step: int) -> int:
+        return -(-(plan.total_steps - step) // (config.watch.every or plan.steps_per_epoch))
+
+    def evaluations(step: int) -> int:
+        return (
+            -(-(plan.total_steps - step) // (config.evaluate_every * plan.steps_per_epoch))
+            if evaluates
+            else 0
+        )
+
+    due = {"end of epoch": epochs, "snapshot": snapshots, "evaluation": evaluations}
+    return Clock(plan.steps_per_epoch, plan.total_steps, due, {"evaluation": FORWARD * passes})
 
 
 def _train_epoch(
@@ -162,7 +188,7 @@ def _train_epoch(
     learner.train_mode()
     loader.set_epoch(position.epoch, skip=position.passes)
     clock.start()
-    with Interruption() as interruption, progress() as bar:
+    with Interruption() as interruption, progress(time_left=False) as bar:
         name = f"epoch {position.epoch + 1}/{config.epochs}"
         done = position.passes // config.accumulate
         task = bar.add_task(name, total=plan.steps_per_epoch, completed=done, visible=fabric.is_global_zero)
@@ -175,14 +201,15 @@ def _train_epoch(
             position.passes += len(passes)
             position.images += fabric.world_size * sum(len(targets) for _, targets, _ in passes)
             position.seconds += clock.step()
-            position.averages.add(values)
-            text = f"{name} loss {values['loss']:.3g} run {clock.left(position.step)}"
+            pairs = values.pop(PAIRS)
+            position.averages.add(values, dict.fromkeys(WEIGHTED, pairs))
+            text = f"{name} loss {values['loss']:.3g} left {clock.left(position.step)}"
             bar.update(task, advance=1, description=text)
             if fabric.is_global_zero:
                 clock.log_estimate(position.step)
                 if watch and plan.is_look(position.step, config.watch.every):
-                    watch(learner.best_weights, position.step, plan)
-                    clock.start()
+                    with clock.other("snapshot"):
+                        watch(learner.best_weights, position.step, plan)
             if position.step >= plan.total_steps or anywhere(fabric, interruption.requested):
                 break
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:
@@ -216,6 +243,8 @@ def _start_or_resume(learner: Learner, folder: RunFolder) -> Position:
     else:
         log.warning("resuming on another number of devices: dropout will not be that of an uninterrupted run")
     log.info("resuming after epoch %d, step %d", position.epoch, position.step)
+    if fabric.is_global_zero:
+        folder.check_tables(position.epoch)
     return position
 
 

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detrscope.ops.machine import FAST, product_slowdown
+
 # Of the quintic iteration x -> a x + b x^3 + c x^5 that drives singular values to about 1.
 A, B, C = 3.4445, -4.7750, 2.0315
+WIDE = 3  # times wider than high: from here on products of the small side alone are fewer
 
 
 class Muon(torch.optim.AdamW):
@@ -80,14 +83,44 @@ class Muon(torch.optim.AdamW):
         return grad.lerp(state["momentum"], self.momentum)
 
 
+def iteration_dtype(device: torch.device) -> torch.dtype:
+    """bf16, as published, where the device multiplies it faster than float32; else float32, for the same directions."""
+    if device.type == "cpu" and product_slowdown(torch.bfloat16) > FAST:
+        return torch.float32
+    return torch.bfloat16
+
+
 def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
-    """Approximately U V^T of each matrix's singular value decomposition U S V^T: [n, rows, columns], in bf16."""
-    x = matrices.bfloat16()
+    """Approximately U V^T of each matrix's singular value decomposition U S V^T: [n, rows, columns]."""
+    x = matrices.to(iteration_dtype(matrices.device))
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT
-    x = x / (matrices.flatten(1).norm(dim=1).view(-1, 1, 1).bfloat16() + 1e-7)
-    for _ in range(steps):
-        square = torch.bmm(x, x.mT)
-        polynomial = torch.baddbmm(square, square, square, beta=B, alpha=C)  # b s + c s^2
-        x = torch.baddbmm(x, polynomial, x, beta=A)
+    x = x / (matrices.flatten(1).norm(dim=1).view(-1, 1, 1).to(x.dtype) + 1e-7)
+    if x.dtype == torch.float32 and x.shape[2] >= WIDE * x.shape[1]:
+        x = _iterate_on_gram(x, steps)
+    else:
+        for _ in range(steps):
+            x = torch.baddbmm(x, _polynomial(torch.bmm(x, x.mT)), x, beta=A)
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+def _polynomial(square: Tensor) -> Tensor:
+    """B s + c s^2 of each matrix s."""
+    return torch.baddbmm(square, square, square, beta=B, alpha=C)
+
+
+def _iterate_on_gram(x: Tensor, steps: int) -> Tensor:
+    """The same iteration of wide matrices with products of the small side only, but for the first and the last one.
+
+    Every factor is a polynomial of s = x x^T: factors commute, and s after a step is p s p. Rounding adds up more than
+    it does in the plain iteration, too much for bf16.
+    """
+    square = torch.bmm(x, x.mT)
+    product: Tensor | None = None
+    for step in range(steps):
+        factor = _polynomial(square)
+        factor.diagonal(dim1=1, dim2=2).add_(A)
+        product = factor if product is None else torch.bmm(factor, product)
+        if step + 1 < steps:
+            square = torch.bmm(torch.bmm(factor, square), factor)
+    return x if product is None else torch.bmm(product, x)

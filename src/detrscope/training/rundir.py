@@ -3,6 +3,7 @@
 config.yaml                       the settings as resolved; `--config` reads it back
 metrics.csv, metrics.jsonl        one row per epoch, the same in both
 last.pt                           everything that `--resume` needs
+previous.pt                       the one before, should last.pt be damaged
 last.safetensors                  the model after the last epoch
 best.safetensors                  the model with the highest AP so far
 curves.png, per_class.csv         drawn and counted anew after each epoch and each evaluation
@@ -18,9 +19,12 @@ import csv
 import json
 import logging
 import math
+import os
 import platform
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +34,12 @@ from detrscope import __version__
 from detrscope.config import to_yaml
 from detrscope.console import log, written_whole
 from detrscope.core.errors import UserError
+from detrscope.core.files import sweep
+from detrscope.core.lock import locked
 from detrscope.training.config import RunConfig, flat, resolve
 
 CONFIG, STATE, LAST, BEST = "config.yaml", "last.pt", "last.safetensors", "best.safetensors"
+PREVIOUS = "previous.pt"
 METRICS_CSV, METRICS_JSONL, CURVES, LOG = "metrics.csv", "metrics.jsonl", "curves.png", "log.txt"
 PER_CLASS = "per_class.csv"
 ATTENTION_CSV, ATTENTION_JSONL = "attention.csv", "attention.jsonl"
@@ -40,7 +47,7 @@ LOOKS = "looks"  # folder of what a watch has seen
 TRACES = "traces"  # folder of the whole traces of some of it
 LOOK_FILES = ("step_*.safetensors", "*.trace", "step_*.npz")  # the last are those of earlier versions
 TABLES = (METRICS_CSV, METRICS_JSONL, ATTENTION_CSV, ATTENTION_JSONL)
-FILES = (CONFIG, STATE, LAST, BEST, *TABLES, CURVES, PER_CLASS, LOG)
+FILES = (CONFIG, STATE, PREVIOUS, LAST, BEST, *TABLES, CURVES, PER_CLASS, LOG)
 
 # What a continued run may change: nothing that alters the numbers of the epochs that are done.
 CHANGEABLE = (
@@ -55,6 +62,7 @@ CHANGEABLE = (
     "train.checkpoint_every",
     "train.accelerator",
     "train.devices",
+    "train.threads",
 )
 Row = dict[str, Any]
 
@@ -71,12 +79,25 @@ class RunFolder:
     @property
     def in_use(self) -> bool:
         """Whether a run has been here."""
-        return any((self / name).exists() for name in (CONFIG, STATE, METRICS_JSONL))
+        return any((self / name).exists() for name in (CONFIG, STATE, PREVIOUS, METRICS_JSONL))
 
     @property
     def has_state(self) -> bool:
         """Whether a checkpoint to resume from has been written."""
-        return (self / STATE).is_file()
+        return (self / STATE).is_file() or (self / PREVIOUS).is_file()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder's lock in the `with`, and remove what a killed process has left unfinished.
+
+        Raises:
+            UserError: another training is running in the folder.
+        """
+        with locked(self.path, "another training"):
+            count = sweep(self.path, FILES)
+            if count:
+                log.info("%s: removed %d unfinished files of a process that was killed", self.path, count)
+            yield
 
     def refuse_if_in_use(self, overwrite: bool) -> None:
         """Refuse to lose a run.
@@ -120,32 +141,61 @@ class RunFolder:
         return resolve(file=self / CONFIG)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Replace the training state, at once."""
+        """Replace the training state, at once; the one before is kept as `previous.pt`."""
         with written_whole(self / STATE) as path:
             torch.save(dict(state), path)
+            if (self / STATE).is_file():
+                os.replace(self / STATE, self / PREVIOUS)
 
     def load_state(self) -> dict[str, Any] | None:
         """The training state, on the CPU; None where the run has not come to its first checkpoint.
 
+        Where the last one is damaged or missing, the one before is taken, with a warning.
+
         Raises:
-            UserError: the file is damaged.
+            UserError: neither can be read, or epochs were trained and no state is there.
         """
-        path = self / STATE
-        if not self.has_state:
-            return None
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises a zoo of types for damaged files
-            raise UserError(f"{path}: is not a training state that can be read ({error})") from None
-        return dict(state)
+        problems = []
+        for name in (STATE, PREVIOUS):
+            if not (self / name).is_file():
+                continue
+            try:
+                state = _read_state(self / name)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if name == PREVIOUS:
+                reason = problems[0] if problems else f"{self / STATE} is missing"
+                log.warning("%s; going on from %s, the checkpoint before it", reason, self / PREVIOUS)
+            return state
+        if problems:
+            raise UserError(f"{problems[0]}; {self._way_out()}")
+        if rows := self.rows():
+            raise UserError(
+                f"{self / STATE}: missing, though {rows[-1]['epoch']} epochs were trained; {self._way_out()}"
+            )
+        return None
+
+    def _way_out(self) -> str:
+        return f"start a new run from its weights with --from {self / LAST}, or anew with --overwrite"
+
+    def check_tables(self, epoch: int) -> None:
+        """Say which rows of the metrics are lost, on resuming after `epoch` epochs."""
+        known = {row["epoch"] for row in self.rows()}
+        lost = [number for number in range(1, epoch + 1) if number not in known]
+        if lost:
+            log.warning(
+                "%s: the metrics of %d epochs are lost, such as %d", self / METRICS_JSONL, len(lost), lost[0]
+            )
+        self.attention_rows()  # says what cannot be read
 
     def rows(self) -> list[Row]:
         """The metrics so far, one row per epoch."""
-        return self._read(METRICS_JSONL)
+        return self._read(METRICS_JSONL, "epoch")
 
     def attention_rows(self) -> list[Row]:
         """Attention on the parts of the probe images so far, one row per look."""
-        return self._read(ATTENTION_JSONL)
+        return self._read(ATTENTION_JSONL, "step")
 
     def add_row(self, row: Row) -> None:
         """Write an epoch's metrics, in place of rows of that epoch or later (a resumed run repeats them)."""
@@ -155,14 +205,31 @@ class RunFolder:
         """Write what was measured in a look, in place of rows of that step or later."""
         self._add(ATTENTION_JSONL, ATTENTION_CSV, row, "step")
 
-    def _read(self, name: str) -> list[Row]:
+    def _read(self, name: str, key: str) -> list[Row]:
+        """The rows of a table that are whole; a warning says how many are not."""
         path = self / name
         if not path.is_file():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        rows: dict[int, Row] = {}
+        bad: list[int] = []
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                row = json.loads(line.decode("utf-8")) if line.strip() else None
+            except (ValueError, RecursionError):
+                bad.append(number)
+                continue
+            if row is None:
+                continue
+            if isinstance(row, dict) and isinstance(row.get(key), int) and row[key] not in rows:
+                rows[row[key]] = row
+            else:
+                bad.append(number)
+        if bad:
+            _warn_of_lines(path, tuple(bad))
+        return [rows[at] for at in sorted(rows)]
 
     def _add(self, jsonl: str, table: str, row: Row, key: str) -> None:
-        rows = [old for old in self._read(jsonl) if old[key] < row[key]]
+        rows = [old for old in self._read(jsonl, key) if old[key] < row[key]]
         rows.append({key: _plain(value) for key, value in row.items()})
         columns = list(dict.fromkeys(key for one in rows for key in one))
         with written_whole(self / jsonl) as path:
@@ -171,6 +238,39 @@ class RunFolder:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
+
+
+@cache
+def _warn_of_lines(path: Path, bad: tuple[int, ...]) -> None:
+    log.warning("%s: %d lines are damaged and left out, such as line %d", path, len(bad), bad[0])
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """A training state whose checksums are right.
+
+    Raises:
+        UserError: it is damaged, or of something else.
+    """
+    try:
+        with zipfile.ZipFile(
+            path
+        ) as archive:  # torch.load does not look at the checksums that torch.save writes
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UserError(f"{path}: is not a training state that can be read ({error})") from None
+    if damaged is not None:
+        raise UserError(f"{path}: is damaged (the checksum of {damaged} is wrong)")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a zoo of types for damaged files
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(f"{path}: is not a training state that can be read ({reason})") from None
+    if (
+        not isinstance(state, dict)
+        or not {"format", "position", "model", "optimizer", "random"} <= state.keys()
+    ):
+        raise UserError(f"{path}: is not the training state of a run")
+    return state
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from detrscope.core.errors import UserError
 from detrscope.training.ema import Ema
 from detrscope.training.ranks import over_ranks
 
-FORMAT = 1
+FORMAT = 2
+T = TypeVar("T")
 
 
 @dataclass
@@ -23,24 +25,36 @@ class Averages:
     """Means over the steps of an epoch; what is NaN in a step is left out."""
 
     sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
 
-    def add(self, values: dict[str, float]) -> None:
-        """Take in the values of one step."""
+    def add(self, values: Mapping[str, float], weights: Mapping[str, float]) -> None:
+        """Take in the values of one step; those with a weight are means over so many things, others count once."""
         for name, value in values.items():
-            known = value == value
-            self.sums[name] = self.sums.get(name, 0.0) + (value if known else 0.0)
-            self.counts[name] = self.counts.get(name, 0) + known
+            weight = weights.get(name, 1.0) if value == value else 0.0
+            self.sums[name] = self.sums.get(name, 0.0) + (weight * value if weight else 0.0)
+            self.counts[name] = self.counts.get(name, 0.0) + weight
+
+    @classmethod
+    def together(cls, parts: Sequence[Averages]) -> Averages:
+        """What several processes have taken in."""
+        whole = cls()
+        for part in parts:
+            for name in part.sums:
+                whole.sums[name] = whole.sums.get(name, 0.0) + part.sums[name]
+                whole.counts[name] = whole.counts.get(name, 0.0) + part.counts[name]
+        return whole
 
     def means(self, fabric: Fabric) -> dict[str, float]:
-        """The means, over all devices."""
-        if not self.sums:
+        """The means, over all devices; one of them may not have met every name."""
+        names = sorted({name for part in gathered(fabric, list(self.sums)) for name in part})
+        if not names:
             return {}
-        names = sorted(self.sums)  # devices may have met them in another order
-        columns = [[self.sums[name] for name in names], [self.counts[name] for name in names]]
-        sums, counts = over_ranks(fabric, torch.tensor(columns, device=fabric.device), "sum").tolist()
+        columns = [[self.sums.get(name, 0.0) for name in names], [self.counts.get(name, 0) for name in names]]
+        table = torch.tensor(columns, device=fabric.device, dtype=torch.float64)
+        sums, counts = over_ranks(fabric, table, "sum").tolist()
         means = {name: s / c if c else float("nan") for name, s, c in zip(names, sums, counts, strict=True)}
-        return {name: means[name] for name in self.sums}
+        order = [*self.sums, *(name for name in names if name not in self.sums)]
+        return {name: means[name] for name in order}
 
 
 @dataclass
@@ -75,11 +89,12 @@ def capture(
     return {
         "format": FORMAT,
         "position": asdict(position),
+        "averages": gathered(fabric, asdict(position.averages)),  # of each process
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "ema": ema.model.state_dict() if ema else None,
         "scaler": fabric.strategy.precision.state_dict(),
-        "random": _gathered(fabric, random_state()),
+        "random": gathered(fabric, random_state()),
     }
 
 
@@ -100,11 +115,17 @@ def restore(
         optimizer.load_state_dict(state["optimizer"])
         if ema:
             ema.model.load_state_dict(state["ema"])
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"training state does not fit the model of this run: {error}") from None
-    if state["scaler"]:
-        fabric.strategy.precision.load_state_dict(state["scaler"])
-    return Position.from_dict(state["position"])
+        if state["scaler"]:
+            fabric.strategy.precision.load_state_dict(state["scaler"])
+        position = Position.from_dict(state["position"])
+        parts = [Averages(**part) for part in state["averages"]]
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"training state does not fit this run: {str(error).splitlines()[0][:200]}") from None
+    if len(parts) == fabric.world_size:
+        position.averages = parts[fabric.global_rank]
+    else:  # the sums of all processes, once
+        position.averages = Averages.together(parts) if fabric.is_global_zero else Averages()
+    return position
 
 
 def random_state() -> dict[str, Any]:
@@ -143,9 +164,10 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _gathered(fabric: Fabric, mine: dict[str, Any]) -> list[dict[str, Any]]:
+def gathered(fabric: Fabric, mine: T) -> list[T]:
+    """Something of every process, on every process, in the order of their ranks."""
     if fabric.world_size == 1:
         return [mine]
-    parts: list[dict[str, Any]] = [{} for _ in range(fabric.world_size)]
+    parts: list[T] = [mine] * fabric.world_size
     torch.distributed.all_gather_object(parts, mine)
     return parts

@@ -16,7 +16,15 @@ from detrscope.core.card import Scoring
 from detrscope.core.errors import UserError
 from detrscope.core.types import Batch, Outputs, Proposals, Target
 from detrscope.training.config import TrainConfig
-from detrscope.training.criterion import ClassLoss, CrossEntropy, Losses, LossWeights, SetCriterion
+from detrscope.training.criterion import (
+    PAIRS,
+    WEIGHTED,
+    ClassLoss,
+    CrossEntropy,
+    Losses,
+    LossWeights,
+    SetCriterion,
+)
 from detrscope.training.denoising import Denoising, Noise, make_denoising
 from detrscope.training.ema import Ema
 from detrscope.training.matcher import ClassCost, Matcher, SoftmaxCost
@@ -242,6 +250,15 @@ def _on_host(found: Sequence[Losses], norm: Tensor) -> Values:
         dict.fromkeys(name for row in rows for name in row)
     )  # a pass without boxes has no denoising terms
     sums = [torch.stack([row[name] for row in rows if name in row]).sum() for name in terms]
-    watched = [torch.stack([one.monitors[name] for one in found]).nanmean() for name in found[0].monitors]
-    names = [*terms, *found[0].monitors, "grad_norm"]
-    return dict(zip(names, torch.stack([*sums, *watched, norm]).tolist(), strict=True))
+    pairs = torch.stack([one.monitors[PAIRS] for one in found])  # [passes]
+    watched = {}
+    for name in found[0].monitors:
+        values = torch.stack([one.monitors[name] for one in found])
+        if name == PAIRS:
+            watched[name] = values.sum()
+        elif name in WEIGHTED:
+            watched[name] = (values * pairs).nansum() / pairs.sum()
+        else:
+            watched[name] = values.nanmean()
+    names = [*terms, *watched, "grad_norm"]
+    return dict(zip(names, torch.stack([*sums, *watched.values(), norm]).tolist(), strict=True))

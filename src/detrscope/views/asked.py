@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
-from detrscope.views.choice import Choice, Kept, kept, layers_of, predicted_at, site_of
+from detrscope.views.choice import Choice, Kept, NotInTrace, kept, layers_of, predicted_at, site_of
 
 
 @dataclass(frozen=True)
@@ -17,30 +18,43 @@ class Asked:
     name: str
     sites: tuple[tuple[int, str], ...]  # number and site of every layer to show
     point: tuple[float, float] | None  # of the token, pixels of the original
+    instead: str = ""  # why it is a query where a point was chosen
 
     def boxes(self, trace: Trace, layer: int) -> list[Kept]:
         """What the query predicts in a layer; a token predicts nothing."""
         return [] if self.point is not None else predicted_at(trace, self.row, layer)
 
 
-def kind_asked(choice: Choice) -> Kind:
-    """A point asks the encoder, a query the decoder."""
-    return "encoder.self" if choice.points else "decoder.cross"
+def asked(
+    trace: Trace, choice: Choice, every_layer: bool = False, fits: Callable[[Kind], bool] | None = None
+) -> Asked:
+    """Return the token at the chosen point, else the chosen query, else that of the best detection.
 
+    Where the encoder cannot be asked, as there is none or not of the kind that is shown, it is the query.
 
-def asked(trace: Trace, choice: Choice, every_layer: bool = False) -> Asked:
-    """The token at the chosen point, else the chosen query, else that of the best detection.
+    Args:
+        trace: the look.
+        choice: point or query.
+        every_layer: all layers, not the chosen or last one.
+        fits: whether attention of a kind can be shown; by default all that the model has.
 
     Raises:
         NotInTrace: there is no such attention.
-        UserError: nothing was found.
+        NothingFound: no point or query was chosen and no query scores high enough.
     """
-    kind = kind_asked(choice)
+    kind: Kind = "encoder.self" if choice.points else "decoder.cross"
+    instead = ""
+    if choice.points and not (fits(kind) if fits else trace.sites_of(kind)):
+        kind = "decoder.cross"
+        if fits is None or fits(kind):
+            instead = "the encoder has no such attention to ask at the point: a query is shown in its place"
+    if fits is not None and not fits(kind):
+        raise NotInTrace(f"{trace.card.variant} has no deformable attention at {kind}")
     sites = layers_of(trace, kind, choice) if every_layer else [site_of(trace, kind, choice)]
-    if choice.points:
+    if choice.points and not instead:
         x, y = point = choice.points[0]
         which = f" of level {choice.from_level % len(trace.levels)}" if len(trace.levels) > 1 else ""
         row = trace.token_at(point, choice.from_level)
         return Asked(row, f"token{which} at ({x:g}, {y:g})", tuple(sites), point)
     first = kept(trace, choice)[0]
-    return Asked(first.query, f"{first.title} ({first.says})", tuple(sites), None)
+    return Asked(first.query, f"{first.title} ({first.says})", tuple(sites), None, instead)

@@ -11,6 +11,7 @@ from detrscope.core.trace import Trace
 from detrscope.views.choice import Choice
 
 LISTED = 12  # queries that are named by their number
+NOTE = "note"  # of a trace: a warning that belongs in its figures
 OWN_PEAK = "colours run from 0 to each map's own peak"
 
 
@@ -19,7 +20,7 @@ def model(trace: Trace) -> str:
     name = trace.card.variant
     where = f" on {Path(trace.source).name}" if trace.source else ""
     edits = "; ".join(edit.says for edit in trace.edits)
-    notes = ", ".join(f"{key} {value}" for key, value in trace.notes.items())
+    notes = ", ".join(str(value) if key == NOTE else f"{key} {value}" for key, value in trace.notes.items())
     return f"{name}{where}" + (f", {notes}" if notes else "") + (f", edited ({edits})" if edits else "")
 
 

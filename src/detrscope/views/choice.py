@@ -12,7 +12,7 @@ from detrscope.core.attention_map import AttentionMap, Merge, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
-from detrscope.views.canvas import Colour, class_colours
+from detrscope.views.canvas import Colour, class_colours, class_label
 
 THRESHOLD = 0.5
 STACKS: tuple[Kind, ...] = ("encoder.self", "decoder.self", "decoder.cross")
@@ -142,9 +142,11 @@ def predictions(trace: Trace, queries: Sequence[int], layer: int = -1) -> list[K
     colours = class_colours(trace.classes.names)
     result = []
     for query in queries:
-        name = trace.classes.names[int(classes[query])]
+        index = int(classes[query])
+        name = trace.classes.names[index]
         x0, y0, x1, y1 = boxes[query].tolist()
-        result.append(Kept(query, name, float(scores[query]), (x0, y0, x1, y1), colours[name]))
+        label = class_label(name, trace.classes.ids[index])
+        result.append(Kept(query, label, float(scores[query]), (x0, y0, x1, y1), colours[name]))
     return result
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
+
+from detrscope.core.text import visible
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
@@ -43,9 +46,9 @@ class DemoPage:
 
     def html(self) -> str:
         """The page as text."""
-        images = "".join(f'<img src="{escape(path)}" alt="detections">' for path in self.pictures)
+        images = "".join(f'<img src="{_address(path)}" alt="detections">' for path in self.pictures)
         rows = "".join(
-            f"<tr><td>{name}</td>"
+            f"<tr><td>{_shown(name)}</td>"
             + "".join(f"<td>{_percent(row.get(f'val/{key}'))}</td>" for key in COLUMNS)
             + "</tr>"
             for name, row in (
@@ -55,25 +58,25 @@ class DemoPage:
         )
         head = "".join(f"<th>{key}</th>" for key in COLUMNS)
         figures = "".join(
-            f'<a href="{escape(path)}"><img class="wide" src="{escape(path)}" alt="{escape(Path(path).stem)}"></a>'
+            f'<a href="{_address(path)}"><img class="wide" src="{_address(path)}" alt="{_shown(Path(path).stem)}"></a>'
             for path in self.figures
         )
-        words = "".join(f"<li>{escape(line)}</li>" for line in self.words)
-        folder = escape(str(Path(self.figures[0]).parent))
+        words = "".join(f"<li>{_shown(line)}</li>" for line in self.words)
+        folder = str(Path(self.figures[0]).parent)
         return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>detrscope demo</title><style>{STYLE}</style></head><body>
 <h1>detrscope</h1>
 <p class="lead">A detection transformer, trained from scratch on this machine a moment ago, and where it looks.</p>
 <h2>How attention grew</h2>
-<video src="{escape(self.films[0])}" controls autoplay loop muted></video>
+<video src="{_address(self.films[0])}" controls autoplay loop muted></video>
 <p>Six pictures it never trained on. Bright: where the queries of the last decoder layer look. It starts local by
 construction, around each query's reference box; that the boxes sit on dogs, and that attention gathers inside them,
 is learned.</p>
-<video src="{escape(self.films[1])}" controls autoplay loop muted></video>
+<video src="{_address(self.films[1])}" controls autoplay loop muted></video>
 <p>One of the pictures, query by query. The model gives its queries other numbers at every step; each panel follows
 one of them by its box, class and attention.</p>
 <h2>On which parts of a dog</h2>
-<img class="wide" src="{escape(self.parts)}" alt="attention on ears, muzzle, paws and other parts over training">
+<img class="wide" src="{_address(self.parts)}" alt="attention on ears, muzzle, paws and other parts over training">
 <p>The drawings know which pixel is an ear. A cell of the map is wider than an ear or a paw, and its weight is dealt
 evenly to what lies in it.</p>
 <h2>How good they are</h2>
@@ -85,17 +88,27 @@ evenly to what lies in it.</p>
 <h2>Inside one look of it</h2>
 {figures}
 <ul>{words}</ul>
-<p>These and more are in <a href="{folder}/">{folder}</a>, with the trace they were drawn from: every weight of every
-layer and head, in one file that is read without the model.</p>
+<p>These and more are in <a href="{_address(folder)}/">{_shown(folder)}</a>, with the trace they were drawn
+from: every weight of every layer and head, in one file that is read without the model.</p>
 <h2>Curves</h2>
-<img class="wide" src="{escape(self.curves)}" alt="training curves">
+<img class="wide" src="{_address(self.curves)}" alt="training curves">
 <h2>What to try next</h2>
-<pre>{escape(NEXT)}</pre>
+<pre>{_shown(NEXT, keep=chr(10))}</pre>
 </body></html>
 """
 
 
 COLUMNS = ("AP", "AP50", "AP75")
+
+
+def _shown(text: str, *, keep: str = "") -> str:
+    """Return text to be shown: no tags, no controls."""
+    return escape(visible(text, keep=keep))
+
+
+def _address(path: str) -> str:
+    """Return a path beside the page as an address; `#`, `?` and `%` are parts of names."""
+    return quote(Path(path).as_posix().encode("utf-8", "surrogateescape"))
 
 
 def _percent(value: float | None) -> str:

@@ -18,8 +18,10 @@ from detrscope.views.canvas import (
     Picture,
     Scene,
     class_colours,
+    class_label,
     ink_on,
     text_size,
+    wrapped,
 )
 from detrscope.views.labels import place_labels
 
@@ -60,7 +62,8 @@ def draw_detections(
 
     colours = class_colours([*classes, *detections.names])
     boxes_xyxy = _in_frame(detections.boxes_xyxy, scale, width, height)
-    texts = [f"{n} {s:.2f}" for n, s in zip(detections.names, detections.scores.tolist(), strict=True)]
+    rows_of = zip(detections.names, detections.labels.tolist(), detections.scores.tolist(), strict=True)
+    texts = [f"{class_label(name, category_id)} {score:.2f}" for name, category_id, score in rows_of]
     places = place_labels(boxes_xyxy, [text_size(text, size) for text in texts], (0, 0, width, height))
     # The best are drawn last: on top.
     rows = list(zip(boxes_xyxy.tolist(), detections.names, texts, places, strict=True))[::-1]
@@ -86,11 +89,14 @@ def _with_title(scene: Scene, title: str, size: int) -> Scene:
     """The scene moved down under a white strip with the title."""
     if not title:
         return scene
-    strip = text_size(title, size)[1]
+    line = text_size(title, size)[1]
+    lines = wrapped(title, size, scene.background.shape[1] - 2 * (size // 4))
+    strip = line * len(lines)
     background = np.pad(scene.background, ((strip, 0), (0, 0), (0, 0)), constant_values=255)
     boxes = [
         Box((b.xyxy[0], b.xyxy[1] + strip, b.xyxy[2], b.xyxy[3] + strip), b.colour, b.width)
         for b in scene.boxes
     ]
     labels = [Label(t.text, (t.xy[0], t.xy[1] + strip), t.size, t.colour, t.ink) for t in scene.labels]
-    return Scene(background, boxes, [*labels, Label(title, (0, 0), size, WHITE, BLACK)])
+    titles = [Label(text, (0, i * line), size, WHITE, BLACK) for i, text in enumerate(lines)]
+    return Scene(background, boxes, [*labels, *titles])

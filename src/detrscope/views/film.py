@@ -12,6 +12,7 @@ import av
 import numpy as np
 
 from detrscope.console import written_whole
+from detrscope.views.canvas import resized
 
 
 class AddFrame(Protocol):
@@ -25,8 +26,8 @@ class AddFrame(Protocol):
 def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iterator[AddFrame]:
     """An mp4 (H.264) that is written whole or not at all.
 
-    Frames have the size of the first one; an odd width or height is evened by repeating the last column or
-    row, as H.264 asks for.
+    Frames have the size of the first one, others are fitted into it with black beside them; an odd width or height is
+    evened by repeating the last column or row, as H.264 asks for.
 
     Args:
         path: the file.
@@ -50,6 +51,8 @@ def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iter
             even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if not ticks:
                 stream.height, stream.width = even.shape[:2]
+            if even.shape[:2] != (stream.height, stream.width):  # some cameras and calls change it on the way
+                even = _fitted(even, stream.height, stream.width)
             after = ticks[-1] + 1 if ticks else 0
             wanted = round(at * clock) if at is not None else after - 1 + step if ticks else 0
             ticks[:] = [max(wanted, after)]  # time runs forward, even where a camera's does not
@@ -59,3 +62,13 @@ def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iter
 
         yield add
         container.mux(stream.encode(None))
+
+
+def _fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a frame at another size, its shape kept, in the middle of black: uint8 [height, width, 3]."""
+    scale = min(height / pixels.shape[0], width / pixels.shape[1])
+    rows, columns = max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))
+    whole = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    whole[top : top + rows, left : left + columns] = resized(pixels, columns, rows)
+    return whole

@@ -49,6 +49,7 @@ def draw_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
         OWN_PEAK + ", given in its corner",
         "red: whose attention it is" if who.point else "box: what the layer predicts",
         how_near(frame, whole),
+        who.instead,
     )
     sheet = tiles.sheet(f"Heads and layers of {who.name}", about)
     for row, (layer, _) in enumerate(who.sites):

@@ -121,6 +121,7 @@ class _Figure:
             "softmax over the points of a head, all levels together",
             MARKED,
             how_near(self.near, self.whole),
+            self.who.instead,
         )
 
     def sheet(self, heading: str, about: str) -> Sheet:

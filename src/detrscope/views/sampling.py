@@ -10,9 +10,10 @@ import numpy as np
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace import Trace
-from detrscope.views.asked import Asked, asked, kind_asked
+from detrscope.core.trace_data import Kind
+from detrscope.views.asked import Asked, asked
 from detrscope.views.canvas import BLACK, PALETTE, Panel, Scale, Sheet
-from detrscope.views.choice import Choice, NotInTrace
+from detrscope.views.choice import Choice
 
 SIZES = (7, 9, 12, 14, 16)  # pixels across, finest map first
 MARKS = ("o", "s", "D", "^", "v")
@@ -60,10 +61,11 @@ def asked_for_points(trace: Trace, choice: Choice, every_layer: bool = False) ->
         NotInTrace: there is no deformable attention of that kind.
         UserError: nothing was found.
     """
-    kind = kind_asked(choice)
-    if not any(isinstance(trace.records.get(s), DeformableRecord) for s in trace.sites_of(kind)):
-        raise NotInTrace(f"{trace.card.variant} has no deformable attention at {kind}")
-    return asked(trace, choice, every_layer)
+
+    def is_deformable(kind: Kind) -> bool:
+        return any(isinstance(trace.records.get(site), DeformableRecord) for site in trace.sites_of(kind))
+
+    return asked(trace, choice, every_layer, is_deformable)
 
 
 def points_of(trace: Trace, site: str, row: int) -> Points:

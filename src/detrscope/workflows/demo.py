@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detrscope.console import log, written_whole
 from detrscope.core.errors import UserError
@@ -18,6 +19,7 @@ from detrscope.training.rundir import RunFolder
 from detrscope.views.choice import Choice
 from detrscope.views.demo_page import DemoPage
 from detrscope.views.detections import draw_detections
+from detrscope.workflows.budget import measure_step, steps_within
 from detrscope.workflows.evaluate import evaluate
 from detrscope.workflows.see import see
 from detrscope.workflows.timelapse import timelapse
@@ -38,16 +40,15 @@ class Size:
     images: int  # to train on
     val: int
     pictures: int  # to detect in
+    seconds: float  # of training, as far as the least number of steps allows
+    most_steps: int
+    least_steps: int  # fewer would not teach what the demo shows
     overrides: dict[str, int]
 
 
-FULL = Size(2000, 300, 12, {})
-QUICK = Size(
-    240,
-    60,
-    6,
-    {"train.max_steps": 100, "train.epochs": 7, "train.evaluate_every": 3, "train.watch.every": 10},
-)
+FULL = Size(2000, 300, 12, 200.0, 1300, 800, {})
+QUICK = Size(240, 60, 6, 30.0, 100, 60, {"train.evaluate_every": 3, "train.watch.every": 10})
+BATCH = 16  # of the preset
 
 
 def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int = 0) -> Path:
@@ -92,14 +93,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     shipped = evaluate(MODEL, source, split="val", batch_size=16)
     log.info("5/6  training one from scratch")
     run = RunFolder(out / "run")
-    going_on = run.in_use
-    outcome = train(
-        preset=None if going_on else PRESET,
-        data=None if going_on else source,
-        out=run.path,
-        resume=going_on,
-        overrides={} if going_on else {"train.seed": seed, **size.overrides},
-    )
+    outcome = train(out=run.path, resume=True) if run.in_use else _train(run, source, size, seed)
     log.info("6/6  filming its attention")
     films = _film(run, out)
     page = DemoPage(
@@ -145,6 +139,15 @@ def _detect(detector: Detector, source: str, out: Path) -> tuple[list[Path], Pat
         paths.append(path)
         counts[image.path] = len(found)
     return paths, max(counts, key=lambda path: counts[path])
+
+
+def _train(run: RunFolder, source: str, size: Size, seed: int) -> Outcome:
+    """Train from scratch for as many steps as this machine takes in the time."""
+    overrides: dict[str, Any] = {"data.source": source, "train.seed": seed, **size.overrides}
+    each = measure_step(PRESET, overrides)
+    steps = steps_within(size.seconds, each, size.most_steps, size.least_steps)
+    overrides |= {"train.max_steps": steps, "train.epochs": -(-steps * BATCH // size.images)}
+    return train(preset=PRESET, out=run.path, overrides=overrides)
 
 
 def _film(run: RunFolder, out: Path) -> list[Path]:

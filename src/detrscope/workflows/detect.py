@@ -15,13 +15,15 @@ from torch import Tensor
 
 from detrscope.console import log, progress, written_whole
 from detrscope.core.errors import UserError, WorkFailed, nearest
+from detrscope.core.text import csv_row
 from detrscope.core.types import Detections
 from detrscope.data.images import ImageSource, read_image
 from detrscope.families.detector import Detector, Precision, load
 from detrscope.views.canvas import ENDINGS, Picture
 from detrscope.views.detections import draw_detections
 from detrscope.views.film import film
-from detrscope.workflows.sources import Clip, Frame, Source, expand, is_url
+from detrscope.workflows.domain import DogsOnly
+from detrscope.workflows.sources import Clip, Frame, Source, expand, is_url, warn_of_other_frames
 
 if TYPE_CHECKING:
     import supervision
@@ -40,6 +42,9 @@ class Found:
     detections: Detections
     frame: int | None = None  # number in the clip, from 0
     time: float | None = None  # seconds into the clip
+    note: str = (
+        ""  # a warning that belongs to these detections, such as of a model that does not know photographs
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; boxes in pixels of the original upright picture."""
@@ -48,7 +53,15 @@ class Found:
         keys = ("box_xyxy", "score", "category_id", "name", "query_id")
         columns = (d.boxes_xyxy.tolist(), d.scores.tolist(), d.labels.tolist(), d.names, d.query_ids.tolist())
         rows = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
-        return {"source": self.source, **place, "width": d.width, "height": d.height, "detections": rows}
+        note = {"note": self.note} if self.note else {}
+        return {
+            "source": self.source,
+            **place,
+            **note,
+            "width": d.width,
+            "height": d.height,
+            "detections": rows,
+        }
 
     def to_rows(self) -> list[tuple[Any, ...]]:
         """One row of `COLUMNS` for each detection."""
@@ -114,6 +127,9 @@ def detect(
     classes = detector.card.classes
     writer = None if out is None else _Writer(Path(out), picture_format, classes.names, todo)
     wanted = {classes.names[classes.index_of_name(name)] for name in show_names}
+    domain = DogsOnly(model, weights)
+    notes = {source.stem: domain.note(source.content, source.name) for source in todo}
+    domain.warn()
 
     def look(image: Tensor) -> Detections:
         detections = detector.detect(image, threshold)
@@ -127,9 +143,9 @@ def detect(
         for source in todo:
             try:
                 found += (
-                    _in_clip(source, look, writer, bar)
+                    _in_clip(source, look, writer, bar, notes[source.stem])
                     if source.is_clip
-                    else _in_picture(source, look, writer)
+                    else _in_picture(source, look, writer, notes[source.stem])
                 )
             except UserError as error:
                 if source.named:
@@ -147,10 +163,10 @@ def detect(
 
 
 def write_csv(file: TextIO, found: Sequence[Found]) -> None:
-    """A heading and one line for each detection."""
+    """Write a heading and one line for each detection; names that a spreadsheet would compute get an apostrophe."""
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
-    writer.writerows(row for one in found for row in one.to_rows())
+    writer.writerows(csv_row(row) for one in found for row in one.to_rows())
 
 
 def to_supervision(detections: Detections) -> supervision.Detections:
@@ -193,15 +209,16 @@ def _only(detections: Detections, wanted: set[str]) -> Detections:
     )
 
 
-def _in_picture(source: Source, look: Look, writer: _Writer | None) -> list[Found]:
+def _in_picture(source: Source, look: Look, writer: _Writer | None, note: str) -> list[Found]:
     image = read_image(source.content)
-    found = Found(source.name, replace(look(image), source=source.name))
+    warn_of_other_frames(source)
+    found = Found(source.name, replace(look(image), source=source.name), note=note)
     if writer:
         writer.picture(source, image, found)
     return [found]
 
 
-def _in_clip(source: Source, look: Look, writer: _Writer | None, bar: Progress) -> list[Found]:
+def _in_clip(source: Source, look: Look, writer: _Writer | None, bar: Progress, note: str) -> list[Found]:
     """Frame by frame; what is written appears when the last frame is done."""
     found: list[Found] = []
     with ExitStack() as stack:
@@ -211,10 +228,12 @@ def _in_clip(source: Source, look: Look, writer: _Writer | None, bar: Progress) 
         add = stack.enter_context(writer.clip(source, clip.rate)) if writer else None
         for frame in clip.frames():
             detections = replace(look(frame.image), source=source.name)
-            found.append(Found(source.name, detections, frame.index, round(float(frame.time), 6)))
+            found.append(Found(source.name, detections, frame.index, round(float(frame.time), 6), note))
             if add:
                 add(frame, found[-1])
             bar.advance(task)
+        if losses := clip.losses():
+            log.warning("%s", losses)
     return found
 
 
@@ -254,16 +273,15 @@ class _Writer:
             yield add_both
 
     def tables(self, found: Sequence[Found]) -> None:
-        """All pictures in one JSON file, all pictures and frames in one CSV file."""
+        """Write all pictures and frames to one JSON file and to one CSV file."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with written_whole(self._folder / JSON) as path:
-            pictures = [one.to_json() for one in found if one.frame is None]
-            path.write_text(json.dumps(pictures, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps([one.to_json() for one in found], indent=1) + "\n", encoding="utf-8")
         with written_whole(self._folder / CSV) as path, open(path, "w", newline="", encoding="utf-8") as file:
             write_csv(file, found)
 
     def _draw(self, image: Tensor, found: Found) -> Picture:
-        return draw_detections(image, found.detections, classes=self._classes)
+        return draw_detections(image, found.detections, classes=self._classes, title=found.note)
 
     def _path(self, source: Source, ending: str) -> Path:
         return self._folder / f"{source.stem}{ending}"

@@ -149,7 +149,8 @@ def _warn_of_crowded_images(dataset: DetectionDataset, results: list[dict[str, A
     for result in results:
         found[result["image_id"]] = found.get(result["image_id"], 0) + 1
     most = max(found.values())
-    crowded = {i: len(rows) for i, rows in dataset.annotations.items() if len(rows) > most}
+    objects = {i: sum(not a.iscrowd for a in rows) for i, rows in dataset.annotations.items()}
+    crowded = {i: count for i, count in objects.items() if count > most}
     if crowded:
         worst = max(crowded, key=crowded.__getitem__)
         log.warning(

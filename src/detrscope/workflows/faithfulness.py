@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,7 @@ from detrscope.core.edits import Bias, Edit, Gain
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord
+from detrscope.core.text import csv_cell
 from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
@@ -35,6 +37,7 @@ from detrscope.lens.faithfulness import (
     summarise,
 )
 from detrscope.views.faithfulness import draw_faithfulness
+from detrscope.workflows.domain import DogsOnly
 from detrscope.workflows.explainers import EXPLAINERS, RANDOM, Case, cases_in
 from detrscope.workflows.sanity import sanity_check
 
@@ -129,16 +132,22 @@ def faithfulness(
     )
     chosen = [*methods] or [*EXPLAINERS]
     paths = [image.path for image in dataset.images[:count]]
+    domain = DogsOnly(model, weights)
+    for path in paths:
+        domain.note(path, path.name)
+    domain.warn()
     curves: list[Curve] = []
     muted: list[float] = []
     with progress() as bar:
-        task = bar.add_task("hiding", total=len(paths))
-        for path in paths:
-            for case in cases_in(detector, path, threshold):
+        task = bar.add_task("images, hiding what each method ranks highest", total=len(paths))
+        for done, path in enumerate(paths, start=1):
+            cases = [*cases_in(detector, path, threshold)]
+            part = 1 / (max(1, len(cases)) * (len(chosen) + RANDOM_ORDERS))
+            for case in cases:
                 hide = _Hider(detector, case)
-                curves += _curves(hide, chosen, steps, len(muted))
+                curves += _curves(hide, chosen, steps, len(muted), partial(bar.advance, task, part))
                 muted.append(hide.muted)
-            bar.advance(task)
+            bar.update(task, completed=done)
     if not muted:
         raise UserError(
             f"{dataset.name}: nothing was found with a score of {threshold} or more in {len(paths)} images"
@@ -172,14 +181,16 @@ def write_faithfulness(found: Faithfulness, out: str | Path) -> None:
     ):
         writer = csv.DictWriter(file, [*rows[0]])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     title = f"{found.model}, {found.detections} detections in {found.images} images of {found.data}"
     draw_faithfulness(found.summaries, out / "faithfulness.png", title=title)
     log.info(f"written to {out}")
 
 
-def _curves(hide: _Hider, methods: Sequence[str], steps: int, number: int) -> list[Curve]:
-    """Of every method for one detection."""
+def _curves(
+    hide: _Hider, methods: Sequence[str], steps: int, number: int, on_method: Callable[[], None]
+) -> list[Curve]:
+    """Return the curves of every method for one detection; `on_method` is called after each method."""
     generator = torch.Generator().manual_seed(number)
     weights = [(method, EXPLAINERS[method](hide.case)) for method in methods]
     weights += [
@@ -193,6 +204,7 @@ def _curves(hide: _Hider, methods: Sequence[str], steps: int, number: int) -> li
         ):
             curves.append(Curve(method, where, "deletion", number, _relative(deletion, hide.whole)))
             curves.append(Curve(method, where, "insertion", number, _relative(insertion, hide.whole)))
+        on_method()
     return curves
 
 

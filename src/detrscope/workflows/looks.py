@@ -102,7 +102,8 @@ class Eyes:
         """
         assert self.detector is not None and trace.original is not None, "a model has looked at a picture"
         queries = [one.query for one in rested_on(trace, choice)]
-        return replace(self.detector.trace(trace.original, explain=queries), source=trace.source)
+        again = self.detector.trace(trace.original, explain=queries)
+        return replace(again, source=trace.source, notes=trace.notes, targets=trace.targets)
 
     def compare(self, trace: Trace) -> Trace | None:
         """What to compare a trace with, if anything.

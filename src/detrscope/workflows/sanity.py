@@ -49,7 +49,7 @@ def sanity_check(
     generator = torch.Generator().manual_seed(seed)
     correlations: dict[str, dict[str, float]] = {method: {} for method in methods}
     with progress() as bar:
-        task = bar.add_task("shuffling", total=len([*stages(shuffled.model)]))
+        task = bar.add_task("stages, shuffling parameters", total=len([*stages(shuffled.model)]))
         for name, parameters in stages(shuffled.model):
             _shuffle(parameters, generator)
             now: dict[str, list[float]] = {method: [] for method in methods}

@@ -12,20 +12,24 @@ from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed, nearest
 from detrscope.core.files import written_whole
 from detrscope.core.trace import Trace
+from detrscope.core.trace_file import trace_bytes
 from detrscope.families.detector import Detector, Precision, load
 from detrscope.lens.comparison import write_csv
 from detrscope.lens.layers import Measure
 from detrscope.views import VIEWS, View, view_of
 from detrscope.views.canvas import ENDINGS, Sheet
+from detrscope.views.captions import NOTE
 from detrscope.views.choice import EVERYTHING, Choice, NothingFound, NotInTrace, NotOnPicture
+from detrscope.workflows.domain import SHIPPED, DogsOnly
 from detrscope.workflows.looks import SUFFIX, Eyes, Looked, expand_looks, is_trace, opened
-from detrscope.workflows.sources import Source
+from detrscope.workflows.sources import Source, warn_of_other_frames
 from detrscope.workflows.truth import Truth
 
 MEASURES, SHAPES = "measures.csv", "shapes.txt"
 OPTIONS = {"queries": "query", "points": "point"}  # where the command says it otherwise than `Choice`
 SPLIT = "val"
-SHIPPED = "sprint-dense-n"  # looks where no other model is named
+MUCH = 1000.0  # MB of traces that are not written where nobody asked for them
+LARGE = 50.0  # MB of one trace, to be mentioned
 Keep = Literal["full", "half", "none"]
 
 
@@ -37,6 +41,7 @@ class Seen:
         source: as it was named.
         pictures: by the name of the view; empty where they were written.
         left_out: views that show what this trace does not have, and what that is.
+        nothing_found: why views of detections were left out; empty where something was found.
         measures: where the view `measures` was drawn.
         trace: the look; None where a folder was given.
         files: what was written, by the name of the view or of the file.
@@ -45,6 +50,7 @@ class Seen:
     source: str
     pictures: dict[str, Sheet] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    nothing_found: str = ""
     measures: list[Measure] = field(default_factory=list)
     trace: Trace | None = None
     files: dict[str, Path] = field(default_factory=dict)
@@ -81,7 +87,7 @@ def see(
         out: a folder; each picture has one of its own in it. None keeps everything in memory.
         picture_format: png, jpg, webp, svg or pdf.
         keep: whether to write the trace: "full", "half" (the precision of records) or "none"; None is "full" where all
-            figures are drawn, else "none".
+            figures are drawn and traces of all pictures take less than a gigabyte, else "none".
         features: convolutions of the backbone whose maps are drawn and kept in the trace's file; where none are named,
             the last of each stage are drawn and not kept.
         weights: for a variant that is not loaded yet: a file in place of the published one, or "random".
@@ -106,13 +112,13 @@ def see(
     writer = None
     if out is not None:
         looked_at = sum(not is_trace(look) for _, look in todo)
-        keep = keep or ("none" if views else "full")
-        writer = _Writer(Path(out), picture_format, keep, bool(features), looked_at)
+        writer = _Writer(Path(out), picture_format, keep, bool(features), looked_at, bool(views))
     if all(is_trace(look) for _, look in todo):
         _refuse_for_traces(model=model, weights=weights, features=features)
         if against is None or isinstance(against, Trace | Detector) or is_trace(against):
             _refuse_for_traces(device=device != "auto", precision=precision != "auto")
-    elif not isinstance(model, Detector):
+    domain = DogsOnly(model, weights)
+    if any(not is_trace(look) for _, look in todo) and not isinstance(model, Detector):
         model = load(model or SHIPPED, weights=weights, device=device, precision=precision)
     other = opened(against, lambda name: load(name, device=device, precision=precision))
     if split is not None and truth is None:
@@ -129,14 +135,22 @@ def see(
                 trace = eyes.look(look)
             if trace is None:
                 continue
+            if not is_trace(look):
+                warn_of_other_frames(source)
+            if (
+                not isinstance(look, Trace)
+                and not is_trace(look)
+                and (note := domain.note(look, source.name))
+            ):
+                trace = replace(trace, notes={**trace.notes, NOTE: note})
             chosen = replace(choice, against=eyes.compare(trace))
             with _skipping(source, NothingFound, NotOnPicture):
                 chosen.check(trace)
+                _warn_of_points(trace, chosen, drawn)
                 one = Seen(source.name)
                 for name, view in drawn.items():
-                    again = view.explains and not is_trace(look)
-                    shown = eyes.explain(trace, chosen) if again else trace
-                    _draw(one, name, view, shown, chosen, left_out=not views)
+                    again = eyes if view.explains and not is_trace(look) else None
+                    _draw(one, name, view, trace, chosen, again, left_out=not views)
                     if writer:
                         writer.picture(one, source, name)
                     bar.advance(task)
@@ -145,6 +159,9 @@ def see(
                 else:
                     one.trace = trace
                 seen.append(one)
+                if one.nothing_found:
+                    log.warning("%s: %s; left out: %s", one.source, one.nothing_found, _without(one))
+    domain.warn()
     if not seen:
         raise WorkFailed(f"none of the {len(todo)} pictures could be looked at")
     if len(seen) < len(todo):
@@ -152,17 +169,40 @@ def see(
     return seen
 
 
-def _draw(one: Seen, name: str, view: View, trace: Trace, choice: Choice, left_out: bool) -> None:
-    """One figure; what this trace does not have is left out where the figure was not asked for by name."""
+def _draw(
+    one: Seen, name: str, view: View, trace: Trace, choice: Choice, again: Eyes | None, left_out: bool
+) -> None:
+    """Draw one figure; what this trace does not have is left out where the figure was not asked for by name.
+
+    Where nothing was found, encoder, features and shapes are there all the same.
+    """
     try:
-        sheet = view(trace, choice)
-    except NotInTrace as reason:
+        sheet = view(again.explain(trace, choice) if again else trace, choice)
+    except (NotInTrace, NothingFound) as reason:
         if not left_out:
             raise
-        one.left_out[name] = str(reason)
+        one.left_out[name] = "nothing was found" if isinstance(reason, NothingFound) else str(reason)
+        if isinstance(reason, NothingFound):
+            one.nothing_found = str(reason)
         return
     one.pictures[name] = sheet
     one.measures += [row for row in sheet.numbers if isinstance(row, Measure)]
+
+
+def _warn_of_points(trace: Trace, choice: Choice, drawn: Mapping[str, View]) -> None:
+    """Say that a point chosen where there is no encoder to ask makes no difference to figures that show one row."""
+    alike = [name for name, view in drawn.items() if view.one and "points" in view.uses]
+    if choice.points and alike and not trace.sites_of("encoder.self"):
+        log.warning(
+            "%s has no encoder to ask at a point: %s show a query in its place",
+            trace.card.variant,
+            ", ".join(alike),
+        )
+
+
+def _without(one: Seen) -> str:
+    """Return the figures that need a detection."""
+    return ", ".join(name for name, reason in one.left_out.items() if reason == "nothing was found")
 
 
 @contextmanager
@@ -211,14 +251,24 @@ class _Writer:
         UserError: not a format of pictures, or the folder is a file.
     """
 
-    def __init__(self, folder: Path, picture_format: str, keep: Keep, features: bool, pictures: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        picture_format: str,
+        keep: Keep | None,
+        features: bool,
+        pictures: int,
+        chosen: bool,
+    ) -> None:
         ending = f".{picture_format}"
         if ending not in ENDINGS:
             raise UserError(f"format '{picture_format}': {nearest(picture_format, [e[1:] for e in ENDINGS])}")
         if folder.is_file():
             raise UserError(f"{folder}: is a file; --out must name a folder")
-        self._folder, self._ending, self._keep, self._features = folder, ending, keep, features
-        self._to_tell = pictures  # whose traces will be written, until their size was told
+        self._folder, self._ending, self._features = folder, ending, features
+        self._keep: Keep | None = keep or ("none" if chosen else None)  # None: full, unless that is much
+        self._pictures = pictures
+        self._told = False
 
     def picture(self, one: Seen, source: Source, name: str) -> None:
         """Write a figure, if it was drawn, and let go of it."""
@@ -234,17 +284,31 @@ class _Writer:
             write_csv(folder / MEASURES, one.measures)
         if self._keep != "none" and not is_file:
             kept = trace if self._features else replace(trace, features={})
-            path = kept.save(folder / f"{source.stem}{SUFFIX}", half=self._keep == "half")
-            one.files[path.name] = path
-            self._tell_size(path)
+            if self._tell_size(kept) != "none":
+                path = kept.save(folder / f"{source.stem}{SUFFIX}", half=self._keep == "half")
+                one.files[path.name] = path
             one.files[SHAPES] = folder / SHAPES
             with written_whole(folder / SHAPES) as temporary:
                 temporary.write_text(kept.describe() + "\n", encoding="utf-8")
 
-    def _tell_size(self, path: Path) -> None:
-        """Say once what the traces of several pictures will take."""
-        if self._to_tell > 1:
-            each = path.stat().st_size / 1e6
-            whole = f"a trace of each of {self._to_tell} pictures: about {each * self._to_tell:.3g} MB"
-            log.info(f"{whole} ({each:.3g} MB each); --trace half or none for less")
-        self._to_tell = 0
+    def _tell_size(self, trace: Trace) -> Keep:
+        """Say before the first trace is written what all of them will take; by default much is not written at all."""
+        if self._told:
+            return self._keep or "full"
+        self._told = True
+        each = trace_bytes(trace, half=self._keep == "half") / 1e6
+        total = each * self._pictures
+        about = f"about {total:.3g} MB"
+        if self._pictures > 1:
+            about = f"a trace of each of {self._pictures} pictures: {about} ({each:.3g} MB each)"
+        if self._keep is None and total > MUCH:
+            self._keep = "none"
+            log.warning(
+                "%s: traces are not written, for they would take much; --trace full or half writes them",
+                about,
+            )
+        elif self._pictures > 1:
+            log.info("%s; --trace half or none for less", about)
+        elif total > LARGE:
+            log.info("the trace takes %s; --trace half or none for less", about)
+        return self._keep or "full"

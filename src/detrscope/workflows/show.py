@@ -12,6 +12,7 @@ from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.dataset import TransformedDataset
 from detrscope.data.sources import open_dataset
 from detrscope.data.transforms import AugmentConfig, eval_transform, train_transform
+from detrscope.views.canvas import class_label
 from detrscope.views.contact_sheet import Tile, contact_sheet
 
 
@@ -56,12 +57,14 @@ def show(
     dataset = dataset.subset(image_ids)
     transform = train_transform(augment, preprocessing) if augment else eval_transform(preprocessing)
     samples = TransformedDataset(dataset, transform)
+    classes = dataset.classes
+    labels = [class_label(name, id_) for name, id_ in zip(classes.names, classes.ids, strict=True)]
     tiles = []
     for index, info in enumerate(dataset.images):
         sample = samples[seed, index]
         height, width = sample.image.shape[1:]
         boxes = scale_boxes(cxcywh_to_xyxy(sample.target.boxes_cxcywh), width, height)
-        names = tuple(dataset.classes.names[i] for i in sample.target.labels.tolist())
+        names = tuple(labels[i] for i in sample.target.labels.tolist())
         title = f"{info.path.name} {width}x{height}"
         tiles.append(Tile(preprocessing.denormalise(sample.image), boxes, names, title))
     contact_sheet(tiles, out, columns=columns)

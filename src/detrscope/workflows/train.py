@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from detrscope import families
 from detrscope.config import merge
 from detrscope.console import log
-from detrscope.core.card import ModelCard
-from detrscope.core.errors import UserError
+from detrscope.core.card import ModelCard, Precision
+from detrscope.core.errors import UserError, WorkFailed
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import DetectionLoader, make_loader
 from detrscope.data.sources import open_dataset
@@ -29,16 +33,21 @@ from detrscope.evaluation.predict import predict_dataset
 from detrscope.evaluation.report import write_class_csv
 from detrscope.families.checkpoint import read_card
 from detrscope.families.weights import Loaded, load_backbone, load_model, random_model
+from detrscope.ops.machine import DTYPES, fastest_precision, warn_if_emulated
+from detrscope.ops.threads import use_threads
 from detrscope.training.config import RunConfig, TrainConfig, resolve, undotted
 from detrscope.training.loop import Outcome, Scores, train_model
+from detrscope.training.memory import check_memory
 from detrscope.training.rundir import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
 from detrscope.training.state import seed_all
 from detrscope.training.step import check_learning
 from detrscope.views.curves import draw_curves
 from detrscope.workflows.watch import make_watch
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+PATIENCE = timedelta(
+    minutes=10
+)  # without a sign of another process; the first one may be busy with probe images
+PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
@@ -102,14 +111,25 @@ def train(
     )
     if not config.data.source:
         raise UserError("no dataset: give --data, such as --data coco:path/to/coco")
+    config = settle_precision(settle_devices(config))
+    use_threads(config.train.threads)
     fabric = make_fabric(config.train)
     fabric.launch()
     try:
-        return _train(config, folder, fabric, resume)
+        with folder.locked() if fabric.is_global_zero else nullcontext():
+            return _train(config, folder, fabric, resume)
     except KeyboardInterrupt:
         if fabric.is_global_zero and folder.has_state:
             log.warning("interrupted; continue with: detrscope train --out %s --resume", folder.path)
         raise
+    except (RuntimeError, OSError) as error:
+        if fabric.world_size == 1 or isinstance(error, UserError | WorkFailed):
+            raise
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise WorkFailed(
+            f"process {fabric.global_rank} of {fabric.world_size}: another process of this training has ended or does"
+            f" not answer ({reason}); look for its message, then continue with --resume"
+        ) from None
 
 
 def resolve_run(
@@ -141,8 +161,45 @@ def resolve_run(
     base, file = (config, None) if isinstance(config, RunConfig) else (saved, config)
     resolved = resolve(preset, file, given, base=base)
     if saved and resume:
+        if resolved.train.precision == "auto":
+            resolved = replace(resolved, train=replace(resolved.train, precision=saved.train.precision))
         refuse_changes(saved, resolved, resume.path)
     return resolved
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """The kind of device that a run takes."""
+    if config.accelerator != "auto":
+        return torch.device({"gpu": "cuda"}.get(config.accelerator, config.accelerator))
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def settle_devices(config: RunConfig) -> RunConfig:
+    """The config with as many devices as the launcher (torchrun, srun) has started processes.
+
+    Raises:
+        UserError: the setting says another number.
+    """
+    world = os.environ.get("WORLD_SIZE", "")
+    if not world.isdecimal() or os.environ.get("LOCAL_WORLD_SIZE") is None:  # not started by a launcher
+        return config
+    processes, asked = int(world), config.train.devices
+    if asked not in (1, processes):
+        raise UserError(
+            f"train.devices is {asked}, but {processes} processes were started (WORLD_SIZE); leave the setting out"
+        )
+    return replace(config, train=replace(config.train, devices=processes))
+
+
+def settle_precision(config: RunConfig) -> RunConfig:
+    """The config with the precision that `auto` means here; a resumed run keeps that of its start."""
+    asked, device = config.train.precision, device_of(config.train)
+    if asked != "auto":
+        warn_if_emulated(asked, device)
+        return config
+    precision = fastest_precision(device)
+    log.info("precision %s: the fastest that this machine's %s computes natively", precision, device.type)
+    return replace(config, train=replace(config.train, precision=precision))
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -152,11 +209,22 @@ def make_fabric(config: TrainConfig) -> Fabric:
         UserError: they are not there.
     """
     accelerator = config.accelerator
-    cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    if cpu and config.precision == "fp16":
+    assert config.precision != "auto"
+    if config.precision == "fp16" and device_of(config).type == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
+    logging.getLogger("lightning.fabric").setLevel(
+        logging.WARNING
+    )  # it prints its precision whatever --quiet says
+    local = os.environ.get("LOCAL_WORLD_SIZE", "")
+    here = int(local) if local.isdecimal() and "WORLD_SIZE" in os.environ else config.devices
     try:
-        return Fabric(accelerator=accelerator, devices=config.devices, precision=PRECISIONS[config.precision])
+        return Fabric(
+            accelerator=accelerator,
+            devices=here,
+            num_nodes=config.devices // here,
+            precision=PRECISIONS[config.precision],
+            strategy=DDPStrategy(timeout=PATIENCE) if config.devices > 1 else "auto",
+        )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"train.accelerator {accelerator}, train.devices {config.devices}: {error}") from None
 
@@ -165,11 +233,13 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
     """What every process does."""
     dataset, val = open_data(config)
     seed_all(config.train.seed)  # the same first weights in every process
+    if not config.model.start_from:
+        check_memory(config, len(dataset.classes), fabric.device)
     going_on = resume and folder.has_state
     saved = read_card(folder / LAST) if going_on and (folder / LAST).exists() else None
     loaded, config = make_model(config, dataset, fresh=not going_on, saved=saved)
     _warn_of_crowds(config, dataset)
-    loader = _make_train_loader(config, dataset, loaded.card, fabric)
+    loader = make_train_loader(config, dataset, loaded.card, fabric)
     check_learning(loaded.model, config.train)
     evaluate = None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric)
     watch = make_watch(config, loaded, folder, dataset, val)
@@ -179,9 +249,11 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
         folder.write_config(config)
     fabric.barrier()
     with logged_to(folder / LOG) if fabric.is_global_zero else nullcontext():
+        precision = config.train.precision
+        assert precision != "auto"
         return train_model(
             loaded.model,
-            loaded.card,
+            replace(loaded.card, precision=precision),
             loader,
             config.train,
             folder,
@@ -190,6 +262,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
             after_epoch=[lambda path: draw_curves([path], path / CURVES)],
             watch=watch,
             name_of=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
+            evaluation_passes=0 if val is None else -(-len(val) // config.images_per_pass),
         )
 
 
@@ -202,7 +275,7 @@ def open_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | N
     data = config.data
     dataset = open_dataset(data.source, data.train_split, skip_unreadable=data.tolerant)
     _log_dataset("training", dataset)
-    if not any(dataset.annotations.values()):
+    if all(a.iscrowd for rows in dataset.annotations.values() for a in rows):
         raise UserError(
             f"{dataset.name}: no boxes in any of its {len(dataset)} images: nothing to learn from"
         )
@@ -254,9 +327,10 @@ def make_model(
     return loaded, config
 
 
-def _make_train_loader(
+def make_train_loader(
     config: RunConfig, dataset: DetectionDataset, card: ModelCard, fabric: Fabric
 ) -> DetectionLoader:
+    """The batches of this process, augmented, in the order of the seed."""
     transform = train_transform(config.augment, card.preprocessing)
     return make_loader(
         TransformedDataset(dataset, transform, cache=config.data.cache),
@@ -275,6 +349,8 @@ def _make_evaluate(
     """AP on the validation images; the table of classes is left in the run folder."""
     ids = match_classes(card.classes, val.classes, needed=())
     truth = val.coco_json()
+    precision = config.train.precision
+    assert precision != "auto"
 
     def evaluate(model: nn.Module) -> Scores:
         found = predict_dataset(
@@ -283,7 +359,7 @@ def _make_evaluate(
             val,
             batch_size=config.images_per_pass,
             device=fabric.device,
-            autocast=AUTOCAST[config.train.precision],
+            autocast=None if precision == "fp32" else DTYPES[precision],
             workers=config.data.workers,
         )
         results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
@@ -302,17 +378,19 @@ def _same_classes(dataset: DetectionDataset, val: DetectionDataset) -> None:
 
 
 def _log_dataset(what: str, dataset: DetectionDataset) -> None:
-    counts = [len(dataset.annotations[image.id]) for image in dataset.images]
-    classes = Counter(a.category_id for rows in dataset.annotations.values() for a in rows)
+    objects = [[a for a in dataset.annotations[i.id] if not a.iscrowd] for i in dataset.images]
+    counts = [len(rows) for rows in objects]
+    classes = Counter(a.category_id for rows in objects for a in rows)
     names = zip(dataset.classes.ids, dataset.classes.names, strict=True)
     listed = [f"{name} {classes[category_id]}" for category_id, name in names][:12]
     more = f" and {len(dataset.classes) - 12} more classes" if len(dataset.classes) > 12 else ""
     log.info(
-        "%s: %d images (%d without boxes), %d boxes, at most %d in an image: %s%s",
+        "%s: %d images (%d without boxes), %d boxes (and %d crowds, not learned from), at most %d in an image: %s%s",
         what,
         len(counts),
         counts.count(0),
         sum(counts),
+        sum(map(len, dataset.annotations.values())) - sum(counts),
         max(counts, default=0),
         ", ".join(listed),
         more,
@@ -322,14 +400,15 @@ def _log_dataset(what: str, dataset: DetectionDataset) -> None:
 def _warn_of_crowds(config: RunConfig, dataset: DetectionDataset) -> None:
     """Say when an image has more objects than the model has queries to find them with."""
     queries = families.query_count(config.model.variant, config.model.overrides)
-    crowded = [i for i in dataset.images if len(dataset.annotations[i.id]) > queries]
+    counts = {i.id: sum(not a.iscrowd for a in dataset.annotations[i.id]) for i in dataset.images}
+    crowded = [i for i in dataset.images if counts[i.id] > queries]
     if crowded:
-        worst = max(crowded, key=lambda image: len(dataset.annotations[image.id]))
+        worst = max(crowded, key=lambda image: counts[image.id])
         log.warning(
             "%d images have more boxes than the model's %d queries, such as %s with %d: the rest can never be"
             " found; raise model.overrides.queries",
             len(crowded),
             queries,
             worst.path.name,
-            len(dataset.annotations[worst.id]),
+            counts[worst.id],
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from detrscope.console import log
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
@@ -49,7 +50,9 @@ class Truth:
 
     def _probe(self, source: str, classes: ClassTable) -> ProbeImage:
         path = Path(source)
-        found = self._by_path.get(path.resolve()) or self._by_name.get(path.name, [])
+        found = self._by_path.get(path.resolve(), [])
+        if not found and len(found := self._by_name.get(path.name, [])) == 1:
+            log.info("%s: its ground truth is that of the image of the same name in %s", source, self.source)
         if len(found) != 1:
             what = f"{len(found)} pictures of this name" if found else "no such picture"
             raise UserError(f"{source or 'a picture in memory'}: {self.source} has {what}; check the split")

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import PIL
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from detrscope.config import build, setting
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
 from detrscope.data import coco
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.drawn.parts import NAMES
+from detrscope.data.drawn.parts import NAMES, PER_DOG
 from detrscope.data.drawn.scene import MAX_SIZE, MIN_SIZE, VERSION, Scene, draw_scene
 from detrscope.data.problems import Problems
 from detrscope.data.splits import find_split
@@ -29,7 +30,8 @@ LAYOUT = "nothing, or options such as count=2000,val=300,seed=0,size=160"
 STARTS = {"train": 0, "val": 10_000_000, "test": 20_000_000}  # index of the first image of each split
 MAX_COUNT = 10_000_000
 DOG = {"id": 1, "name": "dog"}
-_PER_DOG = 16  # value in a part mask = 16 x dog + part
+MARK = ("Software", "detrscope drawn dogs")  # a text of each PNG file
+DRAWN_START = '{"info": {"description": "drawn dogs"'  # of annotations.json
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
         for index in range(start, start + count):
             scene = draw_scene(seed, index, size)
             name = f"{index:06d}.png"
-            Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1)
+            Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1, pnginfo=_mark())
             _part_mask(scene).save(folder / "parts" / name, compress_level=1)
             images.append({"id": index, "file_name": name, "width": size, "height": size})
             annotations += _rows(scene, index, first_id=len(annotations) + 1)
@@ -151,29 +153,29 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
     return len(annotations)
 
 
-def read_parts(image: Path) -> tuple[np.ndarray, np.ndarray]:
-    """What lies under each pixel of an image of drawn dogs.
+def is_drawn(image: Path | Image.Image) -> bool:
+    """Whether an image is known to be a drawing of ours.
 
-    Args:
-        image: the file in `images/`; its mask is in `parts/` beside that folder.
-
-    Returns:
-        parts [H, W] uint8, as in `parts.NAMES`, and instance [H, W] uint8, 1 + the dog's place among the
-        annotations of the image; both 0 where there is no dog.
-
-    Raises:
-        UserError: there is no part mask.
+    Our PNG files say so in their `Software` text; so does the annotation file beside their folder, which drawings have
+    that were made before. A drawing that was saved again by another program is no longer known.
     """
-    path = image.parent.parent / "parts" / image.name
+    if isinstance(image, Image.Image):
+        return image.info.get(MARK[0]) == MARK[1]
     try:
-        with Image.open(path) as mask:
-            values = np.asarray(mask)
-    except OSError:
-        raise UserError(
-            f"{path}: no part mask that can be read; drawn dogs have one for each image"
-        ) from None
-    parts = values % _PER_DOG
-    return parts, np.where(parts > 0, values // _PER_DOG + 1, 0).astype(np.uint8)
+        with Image.open(image, formats=["PNG"]) as opened:
+            if opened.info.get(MARK[0]) == MARK[1]:
+                return True
+        with (image.parent.parent / "annotations.json").open(encoding="utf-8") as text:
+            return text.read(len(DRAWN_START)) == DRAWN_START and image.parent.name == "images"
+    except (OSError, ValueError, SyntaxError):  # no PNG, or damaged: whoever reads it says so
+        return False
+
+
+def _mark() -> PngInfo:
+    """Return what our PNG files say of themselves."""
+    info = PngInfo()
+    info.add_text(*MARK)
+    return info
 
 
 def cache_folder() -> Path:
@@ -233,7 +235,7 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def _part_mask(scene: Scene) -> Image.Image:
-    values = np.where(scene.instance > 0, _PER_DOG * (scene.instance - 1) + scene.parts, 0).astype(np.uint8)
+    values = np.where(scene.instance > 0, PER_DOG * (scene.instance - 1) + scene.parts, 0).astype(np.uint8)
     image = Image.fromarray(values)
     image.putpalette(_palette())  # only for people who open the file
     return image
@@ -245,7 +247,7 @@ def _palette() -> bytes:
                (130, 200, 110), (160, 100, 200))  # fmt: skip
     values = bytearray(768)
     for value in range(1, 256):
-        dog, part = divmod(value, _PER_DOG)
+        dog, part = divmod(value, PER_DOG)
         if part in NAMES:
             r, g, b = (round(c * (1 - 0.18 * (dog % 4))) for c in colours[part - 1])
             values[3 * value : 3 * value + 3] = bytes((r, g, b))

@@ -23,6 +23,7 @@ from detrscope.views.canvas.picture import DPI, ENDINGS, Picture
 from detrscope.views.canvas.plot import Chart, Plot
 from detrscope.views.canvas.scene import Box, Label, Scene, resized
 from detrscope.views.canvas.sheet import Sheet, strips
+from detrscope.views.canvas.typefaces import class_label
 
 __all__ = [
     "BLACK",
@@ -41,6 +42,7 @@ __all__ = [
     "Scene",
     "Sheet",
     "class_colours",
+    "class_label",
     "ink_on",
     "line_colour",
     "line_style",

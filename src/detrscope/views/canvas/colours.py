@@ -42,7 +42,7 @@ def class_colours(names: Iterable[str]) -> dict[str, Colour]:
     colours: dict[str, Colour] = {}
     taken: set[int] = set()
     for name in sorted(set(names)):
-        slot = zlib.crc32(name.encode()) % len(PALETTE)
+        slot = zlib.crc32(name.encode("utf-8", "surrogatepass")) % len(PALETTE)
         while slot in taken and len(taken) < len(PALETTE):
             slot = (slot + 1) % len(PALETTE)
         taken.add(slot)

@@ -1,28 +1,41 @@
-"""The one typeface: how large a text is, and texts that fit."""
+"""How large a text is, and texts that fit."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
 
-import matplotlib
-from PIL import ImageFont
+from PIL import ImageDraw, ImageFont
+
+from detrscope.views.canvas.colours import Colour
+from detrscope.views.canvas.typefaces import HOUSE, runs
 
 TITLE, NAME, TEXT = 16, 13, 12  # pixels: of a sheet, of a panel, of a caption
 HINTED = 1.03  # matplotlib sets small type a little wider than Pillow measures it
 
 
 @cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """The one typeface, `size` pixels high: the DejaVu Sans that matplotlib brings along."""
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
-    )
+def font(size: int, face: Path = HOUSE) -> ImageFont.FreeTypeFont:
+    """Return a typeface, `size` pixels high; the DejaVu Sans that matplotlib brings along."""
+    return ImageFont.truetype(str(face), size)
+
+
+def length(text: str, size: int) -> float:
+    """Return the width in pixels of one line of text, in whatever typefaces it needs."""
+    return sum(font(size, face).getlength(part) for part, face in runs(text))
+
+
+def write(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, ink: Colour) -> None:
+    """Paint a line of text with Pillow; x is its left and y its middle."""
+    x, y = xy
+    for part, face in runs(text):
+        draw.text((x, y), part, fill=ink, font=font(size, face), anchor="lm")
+        x += font(size, face).getlength(part)
 
 
 def text_size(text: str, size: int) -> tuple[int, int]:
     """Width and height in pixels of one line of text on its plate."""
-    return round(font(size).getlength(text)) + 2 * (size // 4), size + 2 * (size // 4)
+    return round(length(text, size)) + 2 * (size // 4), size + 2 * (size // 4)
 
 
 def wrapped(text: str, size: int, width: float) -> list[str]:
@@ -30,7 +43,7 @@ def wrapped(text: str, size: int, width: float) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font(size).getlength(longer) * HINTED <= width:
+        if lines and length(longer, size) * HINTED <= width:
             lines[-1] = longer
         else:
             lines.append(word)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from detrscope.console import written_whole
 from detrscope.core.errors import UserError, nearest
+from detrscope.views.canvas.typefaces import letter
 
 DPI = 100  # of every figure: a size in pixels divided by this is its size in inches
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
@@ -46,7 +47,9 @@ class Picture(ABC):
             if ending in (".svg", ".pdf"):
                 # Without a date equal pictures are equal files; publishers want TrueType fonts, and text as text.
                 with rc_context({"pdf.fonttype": 42}):
-                    self.figure().savefig(temporary, format=ending[1:], metadata={_DATE_KEY[ending]: None})
+                    figure = self.figure()
+                    letter(figure)
+                    figure.savefig(temporary, format=ending[1:], metadata={_DATE_KEY[ending]: None})
             else:
                 Image.fromarray(self.pixels()).save(temporary, **_QUALITY.get(ending, {}))
         return path

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from detrscope.views.canvas.colours import Colour, line_style, unit
 from detrscope.views.canvas.picture import DPI, Picture
+from detrscope.views.canvas.typefaces import drawn, letter, letter_text
 
 Where = Literal["best", "lower left", "upper left", "upper right", "lower right"]
 
@@ -58,7 +59,8 @@ class Chart:
         style |= {"color": str(grey) if grey else "black", "linestyle": "-"} if grey is not None else {}
         marked = dots or (4.0 if len(x) == 1 else 0.0)
         style |= {"marker": "o", "markersize": marked} if marked else {}
-        self._axes.plot(x, y, label=label or "_", **style)
+        # matplotlib leaves what begins with "_" out of the legend
+        self._axes.plot(x, y, label=f" {label}" if label.startswith("_") else label or "_", **style)
 
     def dots(
         self,
@@ -75,7 +77,8 @@ class Chart:
         """Bars to the right, the first on top, each with its number at its end."""
         places, most = np.arange(len(names)), max([*lengths, 1e-9])
         self._axes.barh(places, lengths, color=[unit(c) for c in colours], height=0.72)
-        self._axes.set_yticks(places, names, fontsize=9)
+        self._axes.set_yticks(places, [drawn(name) for name in names], fontsize=9)
+        self._letter_ticks()
         self._axes.set_ylim(len(names) - 0.5, -0.5)
         for place, length in zip(places.tolist(), lengths, strict=True):
             self._axes.annotate(
@@ -143,9 +146,15 @@ class Chart:
     def ticks(self, names: Sequence[str], axis: Literal["x", "y"] = "x") -> None:
         """Names at 0, 1, 2 ... in place of numbers."""
         if axis == "x":
-            self._axes.set_xticks(range(len(names)), names, fontsize=9)
+            self._axes.set_xticks(range(len(names)), [drawn(name) for name in names], fontsize=9)
         else:
-            self._axes.set_yticks(range(len(names)), names, fontsize=9)
+            self._axes.set_yticks(range(len(names)), [drawn(name) for name in names], fontsize=9)
+        self._letter_ticks()
+
+    def _letter_ticks(self) -> None:
+        """Set now what `letter` cannot: matplotlib writes the text of ticks when it draws them."""
+        for text in (*self._axes.get_xticklabels(), *self._axes.get_yticklabels()):
+            letter_text(text)
 
     def short_numbers(self) -> None:
         """Very large and very small numbers along y with a common factor of ten."""
@@ -185,6 +194,7 @@ class Plot(Picture):
 
 def painted(figure: Figure) -> np.ndarray:
     """A figure as uint8 [H, W, 3]."""
+    letter(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
 from detrscope.views.canvas.colours import BLACK, Colour, unit
-from detrscope.views.canvas.lettering import font, text_size
+from detrscope.views.canvas.lettering import text_size, write
 from detrscope.views.canvas.picture import DPI, Picture
 
 
@@ -57,7 +57,7 @@ class Scene(Picture):
             if label.colour is not None:
                 draw.rectangle((x, y, x + width - 1, y + height - 1), fill=label.colour)
             middle = (x + label.size // 4, y + height // 2)
-            draw.text(middle, label.text, fill=label.ink, font=font(label.size), anchor="lm")
+            write(draw, middle, label.text, label.size, label.ink)
         return np.asarray(image)
 
     def figure(self) -> Figure:

@@ -1,0 +1,40 @@
+"""`detrscope doctor`: what this machine has and what `auto` takes on it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from detrscope import console
+from detrscope.cli.options import Log, Quiet
+
+
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+    quiet: Quiet = False,
+    log_level: Log = "warning",
+) -> None:
+    """Show versions, devices, and which precision, engine and kernels `auto` takes here, and why."""
+    console.setup(quiet, log_level)
+
+    from detrscope.workflows.doctor import examine
+
+    findings = examine()
+    if json:
+        from dataclasses import asdict
+
+        console.print_json([asdict(finding) for finding in findings])
+        return
+
+    from rich.table import Table
+
+    table = Table("", "what", "here", "why")
+    topic = ""
+    for finding in findings:
+        if finding.topic != topic:
+            table.add_section()
+        cells = (finding.topic if finding.topic != topic else "", finding.name, finding.value, finding.reason)
+        table.add_row(*cells)
+        topic = finding.topic
+    console.print_table(table)

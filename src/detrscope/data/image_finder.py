@@ -1,0 +1,112 @@
+"""Finds the image files that an annotation file of COCO names."""
+
+from __future__ import annotations
+
+import filecmp
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import unquote
+
+from detrscope.core.errors import UserError
+from detrscope.data.files import Directory, child, exists, is_inside, refuse_outside
+from detrscope.data.splits import plain
+
+_SUBFOLDERS = ("images", "data")
+
+
+class ImageFinder:
+    """Finds image files around an annotation file.
+
+    Folders named as the split come first, then those that mean it (train2017/ for train), then those without a
+    split's name. In the first group that has a file of the name there may be only one, or copies of it.
+    """
+
+    def __init__(self, path: Path, images: Path | None, *, single: bool) -> None:
+        """Look at the folders around.
+
+        Args:
+            path: the annotation file.
+            images: the folder of the images, where it was given.
+            single: whether the file's name tells no split; then its folder's name may.
+        """
+        own = path.parent
+        in_annotations = own.name.casefold() == "annotations"
+        base = own.parent if in_annotations else own
+        split = re.sub("^instances_", "", path.stem, flags=re.IGNORECASE)
+        if not in_annotations and single:
+            base, split = own.parent, own.name
+        given = [images] if images else []
+        parents = [*given, base, child(base, "images"), own, child(own, "images")]
+        named = [d for parent in dict.fromkeys(parents) if parent for d in _folders(parent)]
+        exact = [d for d in named if d.name == split]
+        meant = [d for d in named if plain(d.name) == plain(split) and d not in exact]
+        shared = [*_with_subfolders(own), *_with_subfolders(base)]
+        groups = [_flat(exact), _flat(meant), given, shared]
+        self.groups = [list(dict.fromkeys(group)) for group in groups if group]
+        siblings = in_annotations or plain(own.name) in ("train", "val", "test")
+        self.roots = [base if siblings else own, *given]
+        self.annotations = path
+        self.shared_names: set[str] = set()
+        self.directory = Directory()
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Tell all names beforehand: a file is found by its last part only where no other image has the same."""
+        seen: set[str] = set()
+        for name in dict.fromkeys(names):
+            last = _last(name)
+            (self.shared_names if last in seen else seen).add(last)
+
+    def __call__(self, file_name: str) -> Path:
+        """The file of an image: by its whole name in any folder, else by the last part of it.
+
+        Raises:
+            UserError: the name leads out of the dataset's folder, or two different files have it.
+        """
+        name = file_name.replace("\\", "/")
+        last = _last(name)
+        wholes = dict.fromkeys((name, unquote(name)))  # Label Studio exports the names of URLs
+        lasts = () if last in self.shared_names else dict.fromkeys((last, unquote(last)))
+        for tries in (wholes, lasts):
+            for group in self.groups:
+                found = self._in(group, tries)
+                if found:
+                    return self._only(file_name, found)
+        missing = self.groups[0][0] / name
+        if any(is_inside(missing, root) for root in self.roots):
+            return missing
+        if exists(missing):
+            refuse_outside(missing, self.roots[0], self.annotations)
+        return self.groups[0][0] / last
+
+    def _in(self, folders: list[Path], names: Iterable[str]) -> list[Path]:
+        found = [path for folder in folders for name in names if (path := self.directory.find(folder / name))]
+        inside = [path for path in found if any(is_inside(path, root) for root in self.roots)]
+        return list(dict.fromkeys(inside))
+
+    def _only(self, file_name: str, found: list[Path]) -> Path:
+        for other in found[1:]:
+            if not filecmp.cmp(found[0], other):
+                raise UserError(
+                    f"{self.annotations}: {file_name} may be {found[0]} or {other}; remove the one that is not meant"
+                )
+        return found[0]
+
+
+def _last(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return [path for path in sorted(parent.iterdir()) if path.is_dir()]
+    except OSError:
+        return []
+
+
+def _with_subfolders(folder: Path) -> list[Path]:
+    return [folder, *(inner for name in _SUBFOLDERS if (inner := child(folder, name)))]
+
+
+def _flat(folders: list[Path]) -> list[Path]:
+    return [one for folder in folders for one in _with_subfolders(folder)]

@@ -1,0 +1,53 @@
+"""How much memory a training needs at least, before any of it is taken."""
+
+from __future__ import annotations
+
+import torch
+
+from detrscope import families
+from detrscope.core.errors import UserError
+from detrscope.data.cache import free_memory, in_bytes
+from detrscope.training.config import RunConfig
+
+FLOAT = 4  # bytes
+OPTIMIZER = 4  # weights, gradients and the two averages of AdamW
+MAPS = 20  # tensors of the size of the images that a step keeps at least: the first maps of a backbone
+LAYER = (
+    8  # tensors of the size of the queries that a decoder layer keeps: query, key, value, feed-forward ...
+)
+
+
+def least_memory(config: RunConfig, classes: int) -> int:
+    """Bytes that the model, its optimizer and the queries of one pass take; activations are only counted in part."""
+    model = config.model
+    with torch.device("meta"):  # shapes only
+        built = families.build(model.variant, model.overrides, classes)
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    settings = families.resolve(model.variant, model.overrides)
+    images = config.images_per_pass
+    layers = getattr(getattr(settings, "decoder", None), "layers", 1)
+    queries = families.query_count(model.variant, model.overrides)
+    activations = images * queries * getattr(settings, "width", 1) * layers * LAYER
+    activations += images * queries * classes * (layers + 1)
+    activations += images * 3 * config.data.short_side**2 * MAPS
+    weights = parameters * (OPTIMIZER + config.train.ema.enabled)
+    return FLOAT * (weights + activations)
+
+
+def check_memory(config: RunConfig, classes: int, device: torch.device) -> None:
+    """Refuse a training that cannot fit.
+
+    Raises:
+        UserError: it needs more memory than is free.
+    """
+    needed = least_memory(config, classes)
+    if device.type == "cuda":
+        free: int | None = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = free_memory()
+    if free is not None and needed > free:
+        raise UserError(
+            f"this training needs at least {in_bytes(needed)} of memory, {in_bytes(free)} are free; use fewer queries"
+            " (model.overrides.queries), smaller images (data.short_side), a smaller data.batch_size or a larger"
+            " train.accumulate"
+        )

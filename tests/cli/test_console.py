@@ -1,0 +1,278 @@
+"""What users' text does to the terminal, the log and tables of numbers: nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.table import Table
+
+from detrscope import console
+from detrscope.cli import main
+from detrscope.core.classes import ClassTable
+from detrscope.core.preprocessing import Preprocessing
+from detrscope.core.text import csv_cell, visible
+from detrscope.core.types import Detections
+from detrscope.families.checkpoint import save_checkpoint
+from detrscope.families.weights import random_model
+from detrscope.lens.comparison import write_csv as write_measures
+from detrscope.workflows.detect import Found, write_csv
+from tests.conftest import ROOT
+from tests.families.tiny import tiny_settings
+
+NASTY = {
+    "markup that closes nothing": "[/]",
+    "markup": "[bold red]dog[/b]",
+    "emoji code": ":dog:",
+    "a newline": "dog\ncat",
+    "NUL": "dog\0cat",
+    "a command to the terminal": "\x1b]0;owned\x07\x1b[31m",
+    "C1 controls": "\x9b31m",
+    "a lone surrogate": "dog\udcff",
+    "turned direction": "dog\u202egnp.exe",
+    "Chinese": "\u72ac",
+    "percent": "100%s %d",
+    "braces": "{0} {task}",
+}
+TERMINAL = set("\0\x07\x1b\x9b\u202e\udcff")  # what must never arrive
+
+
+@pytest.fixture(params=NASTY)
+def name(request: pytest.FixtureRequest) -> str:
+    return NASTY[request.param]
+
+
+def test_a_table_shows_names_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(name, title=name, caption=name)
+    table.add_row(name)
+    console.print_table(table)
+    text = capsys.readouterr().out
+    assert not TERMINAL & set(text)
+    assert text.count(visible(name, keep="\n").split("\n")[0]) == 4
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_log_is_one_line_each_on_the_terminal_and_in_files(
+    name: str, quiet: bool, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    console.setup(quiet)
+    handler = logging.FileHandler(tmp_path / "log.txt", encoding="utf-8")
+    console.log.addHandler(handler)
+    try:
+        console.log.warning("%s: unreadable", name)
+    finally:
+        console.log.removeHandler(handler)
+        handler.close()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert not TERMINAL & set(line) and visible(name) in line
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == f"{visible(name)}: unreadable\n"
+
+
+def test_progress_shows_names_as_they_are(name: str) -> None:
+    from rich.console import Console
+
+    out = io.StringIO()
+    with console.progress() as bar:
+        bar.add_task(name, total=1)
+        Console(file=out, width=200).print(bar.get_renderable())
+    assert not TERMINAL & set(out.getvalue()) and visible(name) in out.getvalue()
+
+
+def test_an_error_is_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["detrscope", "detect", f"no {name} here"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and not TERMINAL & set(line) and line.startswith("detrscope: ")
+
+
+@pytest.mark.parametrize(
+    "words", ["--model {}", "--show-names {}", "--format {}", "--threshold {}", "--nope-{}"]
+)
+def test_a_wrong_option_is_one_line(
+    name: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    arguments = [word.format(name) if "{}" in word else word for word in words.split(" ")]
+    monkeypatch.setattr(sys, "argv", ["detrscope", "detect", "a.png", "--quiet", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    lines = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and len(lines) == 1 and not TERMINAL & set(lines[0])
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\\t=1"),
+        ("\r=1", "'\\r=1"),
+        (" =1", "' =1"),
+        ("dog", "dog"),
+        ("a=b", "a=b"),
+        (-1.5, -1.5),
+        (None, None),
+    ],
+)
+def test_a_cell_is_no_formula(cell: object, written: object) -> None:
+    assert csv_cell(cell) == written
+
+
+def test_detections_with_any_name_are_one_line_each_in_csv_and_exact_in_json(name: str) -> None:
+    one = torch.zeros(1)
+    detections = Detections(torch.zeros(1, 4), one, one.long(), (name,), one.long(), 4, 4)
+    found = Found(f"={name}.png", detections)
+    file = io.StringIO(newline="")
+    write_csv(file, [found])
+    heading, row = csv.reader(file.getvalue().splitlines())
+    assert row[heading.index("source")] == f"'={visible(name)}.png"
+    file.getvalue().encode("utf-8")
+    assert json.loads(json.dumps(found.to_json()))["detections"][0]["name"] == name
+
+
+def test_measures_of_parts_with_any_name_can_be_written(tmp_path: Path) -> None:
+    write_measures(tmp_path / "a.csv", [])
+    assert (tmp_path / "a.csv").read_text() == "\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_a_name_that_the_terminal_cannot_show_is_escaped(encoding: str, tmp_path: Path) -> None:
+    folder = tmp_path / "\u72ac"
+    folder.mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "\u72ac.png")
+    code = "from detrscope.cli import main; main()"
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "PYTHONIOENCODING": encoding,
+        "PYTHONUTF8": "0",
+    }
+    for words, wanted in (
+        (("detect", str(folder), "--device", "cpu"), 0),
+        (("detect", str(folder / "none.png")), 2),
+    ):
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path)
+        text = (done.stdout + done.stderr).decode(encoding)
+        assert done.returncode == wanted, text
+        assert ("\u72ac" if encoding == "utf-8" else "\\u72ac") in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK"])
+def test_of_several_processes_the_first_speaks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str
+) -> None:
+    with caplog.at_level(logging.INFO, logger="detrscope"):
+        for rank in ("0", "1"):
+            monkeypatch.setenv(variable, rank)
+            console.log.info("finished in %s", rank)
+            console.log.warning("careful in %s", rank)
+    assert [record.getMessage() for record in caplog.records] == [
+        "finished in 0",
+        "careful in 0",
+        "careful in 1",
+    ]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_lightning_is_quiet_where_we_are(quiet: bool, tmp_path: Path) -> None:
+    code = (
+        f"from detrscope import console; console.setup(quiet={quiet})\n"
+        "from lightning.fabric import Fabric; Fabric(accelerator='cpu', devices=1, precision='bf16-mixed')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and ("Using bfloat16" in done.stderr) != quiet
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset and a model whose classes and files have the worst names."""
+    folder = tmp_path_factory.mktemp("nasty")
+    names = tuple(NASTY.values())
+    ids = tuple(range(1, len(names) + 1))
+    loaded = random_model(
+        "detr-r18", tiny_settings("detr-r18"), ClassTable(ids, names), Preprocessing(48, 64)
+    )
+    save_checkpoint(folder / "model.safetensors", loaded.model, loaded.card)
+    data = folder / "data"
+    (data / "val").mkdir(parents=True)
+    (data / "annotations").mkdir()
+    images, boxes = [], []
+    for number, file in enumerate(("[b]{x}.png", "=1+1.png", "\u72ac $y$\x1b[31m.png"), start=1):
+        Image.new("RGB", (64, 48), (80 * number, 90, 20)).save(data / "val" / file)
+        images.append({"id": number, "file_name": file, "width": 64, "height": 48})
+        boxes += [
+            {
+                "id": 100 * number + i,
+                "image_id": number,
+                "category_id": i,
+                "bbox": [i, i, 20, 20],
+                "area": 400,
+                "iscrowd": 0,
+            }
+            for i in ids
+        ]
+    categories = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
+    tree = {"images": images, "annotations": boxes, "categories": categories}
+    (data / "annotations" / "instances_val.json").write_text(json.dumps(tree))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "detect data/val --model model.safetensors --threshold 0 --out OUT",
+        "detect data/val --model model.safetensors --threshold 0 --csv",
+        "detect data/val --model model.safetensors --threshold 0 --json",
+        "see data/val --model model.safetensors --threshold 0 --view detections --view queries --out OUT",
+        "evaluate --data coco:data --model model.safetensors --out OUT",
+        "faithfulness --data coco:data --model model.safetensors --count 1 --threshold 0 --steps 2 --sanity 0 "
+        "--method rollout --out OUT",
+        "data show coco:data --split val --no-augment --out OUT/a.png",
+        "data check coco:data",
+    ],
+)
+def test_every_command_takes_any_name(
+    command: str,
+    nasty: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(nasty)
+    words = command.replace("OUT", str(tmp_path / "out")).split()
+    monkeypatch.setattr(sys, "argv", ["detrscope", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    streams = capfd.readouterr()
+    assert end.value.code in (0, None), streams.err
+    assert not TERMINAL & set(streams.out + streams.err)
+    for path in (tmp_path / "out").rglob("*.csv"):
+        for row in csv.reader(path.read_text(encoding="utf-8").splitlines()):
+            assert not [cell for cell in row if cell.startswith(("=", "+", "@", "\t"))], path
+
+
+def test_progress_is_logged_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", -1.0)
+    with caplog.at_level(logging.INFO, logger="detrscope"), console.progress() as bar:
+        task = bar.add_task("hiding [/]", total=4)
+        bar.advance(task, 0.5)
+        bar.advance(task, 1.5)
+    assert [record.getMessage() for record in caplog.records] == ["hiding [/]: 0 of 4", "hiding [/]: 2 of 4"]

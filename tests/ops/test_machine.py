@@ -1,0 +1,102 @@
+"""What the machine computes fast is asked, whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detrscope.ops import convolution, linear, machine
+from detrscope.ops.machine import Cost
+
+CPU = torch.device("cpu")
+BASE = Cost(1.0, 2.0)
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    cached = (machine.onednn_convolves, machine.onednn_multiplies, machine._warn_once)
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
+
+
+def costs(monkeypatch: pytest.MonkeyPatch, bf16: Cost) -> None:
+    table = {torch.float32: BASE, torch.bfloat16: bf16, torch.float16: Cost(3.0, 3.0)}
+    monkeypatch.setattr(machine, "cost_on_cpu", table.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("bf16", "native"),
+    [
+        (Cost(0.3, 0.6), True),
+        (Cost(80.0, 14.0), False),  # emulated
+        (Cost(0.3, 14.0), False),  # products alone are not enough
+        (Cost(0.95, 1.9), False),  # no gain
+        (Cost(float("inf"), 1.0), False),  # no such operator
+    ],
+)
+def test_a_precision_is_native_where_products_and_convolutions_are_faster(
+    bf16: Cost, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs(monkeypatch, bf16)
+    assert machine.is_native(torch.bfloat16) is native
+    assert machine.fastest_precision(CPU) == ("bf16" if native else "fp32")
+    assert machine.is_native(torch.float32)
+
+
+def test_emulation_is_warned_about_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine.log, "propagate", True)
+    costs(monkeypatch, Cost(79.6, 10.0))
+    for _ in range(2):
+        machine.warn_if_emulated("bf16", CPU)
+        machine.warn_if_emulated("fp32", CPU)
+        machine.warn_if_emulated("bf16", torch.device("cuda"))
+    assert [r.getMessage() for r in caplog.records] == [
+        "precision bf16: this CPU emulates it, up to 80 times slower than fp32; precision auto takes what is fast"
+    ]
+
+
+def test_measured_costs_are_positive_and_kept() -> None:
+    cost = machine.cost_on_cpu(torch.float32)
+    assert cost is machine.cost_on_cpu(torch.float32)
+    assert 0 < cost.product < 1 and 0 < cost.convolution < 1
+
+
+def test_an_operator_that_fails_is_not_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Tensor:
+        raise RuntimeError("could not create a primitive")
+
+    if not machine.has_onednn():
+        pytest.skip("this torch has no oneDNN whose operators could fail")
+    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", fails)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", fails)
+    assert not machine.onednn_convolves(torch.float32) and not machine.onednn_multiplies(torch.float32)
+    conv, norm = torch.nn.Conv2d(4, 4, 3), torch.nn.BatchNorm2d(4).eval()
+    x = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            convolution.conv_norm(x, conv, norm, relu=False), norm(conv(x)), rtol=1e-5, atol=1e-5
+        )
+        y = torch.randn(5, 4)
+        weight = torch.randn(3, 4)
+        torch.testing.assert_close(linear.linear(y, weight, None), F.linear(y, weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
+    assert not machine.onednn_convolves(dtype) and not machine.onednn_multiplies(dtype)
+
+
+def test_onednn_that_is_switched_off_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False, raising=False)
+    assert not machine.has_onednn()
+    assert not convolution.may_use_onednn(x, weight)

@@ -1,0 +1,120 @@
+"""The main paths on other kinds of CPU, emulated in processes of their own: what they lack must not be assumed.
+
+The variables are those by which torch and oneDNN are kept below what the CPU has. Where the machine that runs the tests
+has no more than that itself, they change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detrscope.ops import machine
+from detrscope.ops.machine import SWITCH
+from tests.conftest import ROOT
+
+AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+# Neither wide registers nor oneDNN: what a Mac or an ARM server lacks of an Intel machine.
+PLAIN = {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", SWITCH: "0"}
+MACHINES = {"this": {}, "avx2": AVX2, "plain": PLAIN}
+
+EVERY_FAMILY = """
+import json, sys
+import torch
+import detrscope as ds
+from detrscope.core.records import DenseRecord
+from detrscope.families import FAMILIES
+from detrscope.training.rundir import RunFolder
+from tests.families.tiny import tiny_settings
+
+torch.set_num_threads(1)
+out, precision, families = sys.argv[1:]
+found = {}
+data = "drawn-dogs:count=4,val=2,test=1,size=96"
+for family in families.split(",") if families else FAMILIES:
+    variant = FAMILIES[family].variants[0].name
+    run = f"{out}/{variant}"
+    model = {"variant": variant, "backbone_weights": "none", "overrides": tiny_settings(variant)}
+    ds.train(
+        data=data,
+        out=run,
+        overrides={
+            "model": model,
+            "data": {"batch_size": 2, "workers": 0, "short_side": 96, "long_side": 128},
+            "train": {"epochs": 1, "precision": precision, "muon": {"enabled": True}},
+        },
+    )
+    scores = ds.evaluate(run, data, split="val")
+    detector = ds.load(run, precision=precision)
+    picture = (torch.arange(3 * 48 * 64) % 251).to(torch.uint8).view(3, 48, 64)
+    detections = detector.detect(picture, threshold=0.0)
+    trace = detector.trace(picture)
+    values = trace.cross_attention(query=0, layer=-1).values
+    assert values.isfinite().all()
+    found[variant] = [RunFolder(run).rows()[-1]["train/loss"], float(detections.scores[0]), scores.AP]
+print(json.dumps(found))
+"""
+
+
+def run(arguments: list[str], environment: dict[str, str], folder: Path) -> str:
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        timeout=900,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **environment},
+    )
+    assert result.returncode == 0, f"{result.stdout[-1000:]}\n{result.stderr[-3000:]}"
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def on_this_machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("this")
+    lines = run(["-c", EVERY_FAMILY, str(folder), "fp32", ""], {}, folder).splitlines()
+    return json.loads(next(line for line in lines if line.startswith("{")))
+
+
+@pytest.mark.parametrize("name", ["avx2", "plain"])
+def test_every_family_trains_evaluates_detects_and_traces_to_the_same_numbers(
+    name: str, on_this_machine: dict[str, Any], tmp_path: Path
+) -> None:
+    lines = run(["-c", EVERY_FAMILY, str(tmp_path), "fp32", ""], MACHINES[name], tmp_path).splitlines()
+    found = json.loads(next(line for line in lines if line.startswith("{")))
+    assert found.keys() == on_this_machine.keys()
+    for variant, numbers in on_this_machine.items():
+        assert found[variant] == pytest.approx(numbers, rel=2e-2, abs=1e-3), variant
+
+
+@pytest.mark.parametrize(("name", "precision"), [("avx2", "bf16"), ("plain", "bf16"), ("this", "auto")])
+def test_bf16_works_where_it_is_emulated_with_one_warning(name: str, precision: str, tmp_path: Path) -> None:
+    output = run(["-c", EVERY_FAMILY, str(tmp_path), precision, "sprint"], MACHINES[name], tmp_path)
+    emulated = precision == "bf16" and (
+        name == "plain" or not machine.is_native(torch.bfloat16) or name == "avx2"
+    )
+    assert output.count("this CPU emulates it") == (1 if emulated else 0)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_demo(name: str, tmp_path: Path) -> None:
+    output = run(["-m", "detrscope", "demo", "--quick", "--out", "demo"], MACHINES[name], tmp_path)
+    assert (tmp_path / "demo" / "index.html").is_file()
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_doctor_says_what_auto_takes(name: str, tmp_path: Path) -> None:
+    found = json.loads(run(["-m", "detrscope", "doctor", "--json"], MACHINES[name], tmp_path))
+    rows = {row["name"]: row["value"] for row in found}
+    assert rows["precision, training"] in (("fp32",) if name != "this" else ("fp32", "bf16"))
+    assert rows["oneDNN"] == ("no" if name == "plain" else "yes" if machine.has_onednn() else "no")
+    assert rows["deformable attention on cpu"] == "numba"
