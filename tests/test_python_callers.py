@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -15,6 +17,7 @@ import torch
 
 import detrscope as ds
 from detrscope.core.arguments import WrongArgument, checked_arguments
+from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Target
@@ -210,3 +213,51 @@ def test_a_wrong_argument_is_a_type_error_too() -> None:
         double("4")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="multiple values for argument 'number'; it takes number, note"):
         double(1, number=2)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\x00b",
+        "a" * 5000,
+        "",
+        "folder",
+        "folder.safetensors",
+        "pipe",
+        "pipe.safetensors",
+        "empty.safetensors",
+        "\ud800",
+    ],
+)
+def test_names_that_are_no_files_are_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder", "folder.safetensors"):
+        Path(folder).mkdir()
+    for pipe in ("pipe", "pipe.safetensors"):
+        os.mkfifo(pipe)
+    Path("empty.safetensors").touch()
+    for call in (ds.load, ds.Trace.load, lambda path: ds.load("detr-r18", weights=path)):
+        with pytest.raises(UserError) as error:
+            call(name)
+        assert "\n" not in str(error.value)
+
+
+def test_thirty_thousand_classes_are_looked_up_at_once() -> None:
+    table = ClassTable(tuple(range(5, 30_005)), tuple(f"class {i}" for i in range(30_000)))
+    started = time.monotonic()
+    assert [table.index_of(i) for i in table.ids] == list(range(30_000))
+    assert [table.index_of_name(name) for name in table.names] == list(range(30_000))
+    assert time.monotonic() - started < 2
+    with pytest.raises(UserError, match=r"category id 4 is not one of \[5, 6, ") as error:
+        table.index_of(4)
+    assert len(str(error.value)) < 500
+
+
+def test_a_batch_is_made_of_tensors() -> None:
+    for wrong in (5, None, [1], "x"):
+        with pytest.raises(UserError, match="Batch: expected images Tensor"):
+            ds.Batch(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="padding Tensor or None, found Tensor, int"):
+        ds.Batch(torch.zeros(1, 3, 4, 4), 5)  # type: ignore[arg-type]

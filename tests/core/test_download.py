@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from detrscope.core.download import download, shown_url
+from detrscope.core.download import download, shown_url, url_path
 from detrscope.core.errors import UserError
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -121,3 +121,8 @@ def test_addresses_are_shown_without_secrets() -> None:
     assert shown_url("https://me:pw@host:80/a/b.jpg?key=1#x") == "https://host:80/a/b.jpg?..."
     assert shown_url("http://me:pw@[") == "http://["
     assert shown_url("http://host/\x1b[31m\n") == "http://host/?[31m"
+
+
+def test_the_path_of_an_address() -> None:
+    assert url_path("http://host/a%20b.jpg?x=1#y") == "/a b.jpg"
+    assert url_path("http://[") == url_path("http://host") == ""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from detrscope.core.errors import UserError
 
@@ -40,6 +40,14 @@ def shown_url(url: str) -> str:
         scheme, _, rest = url.partition("://")
         shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
     return "".join(letter if letter.isprintable() else "?" for letter in shown)[:LONGEST_SHOWN]
+
+
+def url_path(url: str) -> str:
+    """The path of an address, unquoted; empty where there is none or the address is not valid."""
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError:
+        return ""
 
 
 def download(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from os.path import exists, isfile
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,10 @@ def load_trace(path: str | Path) -> Trace:
         UserError: missing, truncated, foreign, newer than this version, or inconsistent; one line that names the file.
     """
     path = Path(path)
+    if not exists(path):
+        raise UserError(f"{path}: no such trace file")
+    if not isfile(path):
+        raise UserError(f"{path}: not a trace: expected a file")  # reading a pipe or device would not end
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -106,8 +111,6 @@ def load_trace(path: str | Path) -> Trace:
         return _built(tree, tensors)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such trace file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a trace, or damaged or cut short ({error})") from None
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.arguments import checked_fields
+from detrscope.core.errors import UserError
 
 
 @checked_fields
@@ -52,6 +53,13 @@ class Batch:
 
     images: Tensor  # [B, 3, H, W]
     padding: Tensor | None = None  # [B, H, W] bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.images, Tensor) or not isinstance(self.padding, Tensor | None):
+            found = type(self.images).__name__, type(self.padding).__name__
+            raise UserError(
+                f"Batch: expected images Tensor, padding Tensor or None, found {found[0]}, {found[1]}"
+            )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""

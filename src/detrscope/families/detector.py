@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
@@ -194,8 +195,9 @@ def load(
     place = choose_device(device)
     _refuse_precision(precision, place)
     if classes is not None and not isinstance(classes, ClassTable):
-        if repeated := sorted({name for name in classes if list(classes).count(name) > 1}):
-            raise UserError(f"load: classes: '{repeated[0]}' is there more than once")
+        name, count = next(iter(Counter(classes).most_common(1)), ("", 0))
+        if count > 1:
+            raise UserError(f"load: classes: '{name}' is there more than once")
         classes = ClassTable.of_names(classes)
     if classes is not None and not len(classes):
         raise UserError("load: classes: expected at least one class, found none")

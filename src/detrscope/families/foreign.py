@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from os.path import exists, isfile
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,8 @@ def read_file(path: Path, marks: tuple[str, ...] | None = None) -> Foreign:
     Raises:
         UserError: unreadable, holding other objects, or without weights.
     """
+    if not isfile(path):  # reading a pipe or device would not end
+        raise UserError(f"{path}: {'expected a file' if exists(path) else 'no such file'}")
     if marks is None:
         marks = tuple(layout.mark for family in FAMILIES.values() for layout in family.layouts)
     settings: dict[str, Any] = {}

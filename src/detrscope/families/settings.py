@@ -68,7 +68,8 @@ def require_range(name: str, value: int, least: int, most: int) -> None:
     Raises:
         UserError: the setting and its range are named.
     """
-    require(least <= value <= most, name, value, f"{least} to {most}")
+    expected = f"{least} or more" if value < least else f"{most} or less"
+    require(least <= value <= most, name, value, expected)
 
 
 def require_stacks(width: int, encoder: LayersConfig, decoder: LayersConfig, multiple: int) -> None:

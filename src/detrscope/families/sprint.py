@@ -215,13 +215,13 @@ FAMILY = Family(
         ),
         Variant(
             "sprint-deformable-n",
-            "nano, deformable cross-attention at strides 8 and 16: the one to start with on your own images",
+            "nano, deformable cross-attention at strides 8 and 16",
             DEFORMABLE_NANO,
             preprocessing=Preprocessing(240, 320),
         ),
         Variant(
             "sprint-deformable-s",
-            "small, deformable cross-attention at strides 8 and 16",
+            "small, deformable cross-attention at strides 8 and 16: the one to start with on your own images",
             DEFORMABLE_SMALL,
             preprocessing=Preprocessing(240, 320),
         ),

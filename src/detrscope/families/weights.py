@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
+from os.path import exists, isdir, isfile
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,9 @@ def load_model(
         loaded = _load_variant(name, weights)
     elif weights is not None:
         raise UserError(f"--weights goes with a variant name; {nearest(name, VARIANTS)}")
-    elif path.is_dir():
+    elif isdir(path):  # unlike Path.is_dir, False for names that no file can have
         loaded = _load_folder(path)
-    elif path.is_file():
+    elif isfile(path):
         loaded = _load_file(path)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
         loaded = adopt(read_folder(_hub_snapshot(name)), source=name)
@@ -201,13 +202,13 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
         path = fetch(variant.published.url, variant.published.sha256_prefix)
         return adopt(read_file(path), source=str(path), variant=name, published=True)
     path = Path(weights)
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"--weights {weights}: no such file")
-    if path.suffix == ".safetensors" and (card := read_card(path)) is not None:
+    if isfile(path) and path.suffix == ".safetensors" and (card := read_card(path)) is not None:
         if card.variant != name:
             raise UserError(f"{path}: holds a {card.variant}, not a {name}")
         return _load_file(path)
-    foreign = read_folder(path) if path.is_dir() else read_file(path)
+    foreign = read_folder(path) if isdir(path) else read_file(path)
     released = variant.published is not None and path.name == variant.published.url.rpartition("/")[2]
     return adopt(foreign, source=str(path), variant=name, published=released)
 

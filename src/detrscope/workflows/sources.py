@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
@@ -18,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from detrscope.console import log
+from detrscope.core.download import is_url as is_url
+from detrscope.core.download import shown_url, url_path
 from detrscope.core.errors import UserError
 from detrscope.data.files import SUFFIXES
 from detrscope.data.images import ImageSource
@@ -105,15 +106,11 @@ def _source(content: ImageSource, named: bool, number: int, stems: Stems) -> Sou
         name, stem, is_clip = f"image {number}", f"image-{number}", False
     else:
         name = str(content)
-        path = PurePosixPath(unquote(urlsplit(name).path)) if is_url(name) else Path(name)
+        path = PurePosixPath(url_path(name)) if is_url(name) else Path(name)
+        name = shown_url(name) if is_url(name) else name  # without what may be secret
         stem = path.stem or f"image-{number}"
         is_clip = path.suffix.lower() in CLIP_SUFFIXES
     return Source(content, name, stems.unused(stem), is_clip, named)
-
-
-def is_url(source: ImageSource) -> bool:
-    """Whether the source is an http(s) address."""
-    return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
 def warn_of_other_frames(source: Source) -> None:
