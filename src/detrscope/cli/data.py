@@ -75,7 +75,7 @@ def check(
         with console.written_whole(out) as temporary:
             temporary.write_text(text, encoding="utf-8")
     if json:
-        print(text)
+        console.print_raw(text)
     elif not quiet:
         _print_report(report, limit)
     raise typer.Exit(1 if report.count("error") else 0)
@@ -208,7 +208,7 @@ def draw(
 
     dogs = write_drawn(out, count=count, seed=seed, size=size, start=start)
     if not quiet:
-        print(f"{out}: {count} images, {dogs} dogs")
+        console.say(f"{out}: {count} images, {dogs} dogs")
 
 
 def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -> None:
@@ -218,20 +218,20 @@ def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -
             scored = sum(map(len, dataset.unusable.values()))
             more = f" (and {scored} empty or outside, as declared)" if scored else ""
             classes = len(dataset.classes)
-            print(f"{out}: {split}: {len(dataset)} images, {boxes} annotations, {classes} classes{more}")
+            console.say(f"{out}: {split}: {len(dataset)} images, {boxes} annotations, {classes} classes{more}")
 
 
 def _print_report(report: Report, limit: int) -> None:
     from detrscope.cli.tables import print_table
 
     for counted in report.statistics:
-        print(_summary(counted))
+        console.say(_summary(counted))
         print_table(_class_table(counted))
     if report.problems:
         print_table(_problem_table(report, limit))
     errors, warnings = report.count("error"), report.count("warning")
     plural = ["s" if n != 1 else "" for n in (errors, warnings)]
-    print(f"{report.source}: {errors} error{plural[0]}, {warnings} warning{plural[1]}")
+    console.say(f"{report.source}: {errors} error{plural[0]}, {warnings} warning{plural[1]}")
 
 
 def _summary(counted: Statistics) -> str:
