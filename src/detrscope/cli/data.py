@@ -75,7 +75,7 @@ def check(
         with console.written_whole(out) as temporary:
             temporary.write_text(text, encoding="utf-8")
     if json:
-        console.print_raw(text)
+        console.print_raw(f"{text}\n")
     elif not quiet:
         _print_report(report, limit)
     raise typer.Exit(1 if report.count("error") else 0)
@@ -218,14 +218,17 @@ def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -
             scored = sum(map(len, dataset.unusable.values()))
             more = f" (and {scored} empty or outside, as declared)" if scored else ""
             classes = len(dataset.classes)
-            console.say(f"{out}: {split}: {len(dataset)} images, {boxes} annotations, {classes} classes{more}")
+            console.say(
+                f"{out}: {split}: {len(dataset)} images, {boxes} annotations, {classes} classes{more}"
+            )
 
 
 def _print_report(report: Report, limit: int) -> None:
     from detrscope.cli.tables import print_table
 
     for counted in report.statistics:
-        console.say(_summary(counted))
+        for line in _summary(counted).splitlines():
+            console.say(line)
         print_table(_class_table(counted))
     if report.problems:
         print_table(_problem_table(report, limit))
