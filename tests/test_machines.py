@@ -47,8 +47,8 @@ for family in families.split(",") if families else FAMILIES:
         out=run,
         overrides={
             "model": model,
-            "data": {"batch_size": 2, "workers": 0, "short_side": 96, "long_side": 128},
-            "train": {"epochs": 1, "precision": precision, "muon": {"enabled": True}},
+            "data": {"batch_size": 4, "workers": 0, "short_side": 96, "long_side": 128},
+            "train": {"epochs": 1, "precision": precision, "lr": 1e-5, "muon": {"enabled": True, "lr": 1e-4}},
         },
     )
     scores = ds.evaluate(run, data, split="val")
@@ -92,7 +92,7 @@ def test_every_family_trains_evaluates_detects_and_traces_to_the_same_numbers(
     found = json.loads(next(line for line in lines if line.startswith("{")))
     assert found.keys() == on_this_machine.keys()
     for variant, numbers in on_this_machine.items():
-        assert found[variant] == pytest.approx(numbers, rel=2e-2, abs=1e-3), variant
+        assert found[variant] == pytest.approx(numbers, rel=5e-3, abs=1e-3), variant
 
 
 @pytest.mark.parametrize(("name", "precision"), [("avx2", "bf16"), ("plain", "bf16"), ("this", "auto")])

@@ -55,6 +55,7 @@ def test_emulation_is_warned_about_once(
 ) -> None:
     monkeypatch.setattr(machine.log, "propagate", True)
     costs(monkeypatch, Cost(79.6, 10.0))
+    caplog.set_level("WARNING", logger="detrscope")
     for _ in range(2):
         machine.warn_if_emulated("bf16", CPU)
         machine.warn_if_emulated("fp32", CPU)

@@ -15,6 +15,7 @@ TINY: dict[str, Any] = {
     "data.short_side": 64,
     "data.long_side": 64,
     "train.epochs": 2,
+    "train.precision": "fp32",  # what the film shows is compared with what the saved model sees
     "train.evaluate_every": 2,
     "train.watch.every": None,
     "train.watch.pictures": 2,
