@@ -13,14 +13,8 @@ from detrscope.training.loop import Plan
 from detrscope.training.optim import make_schedule
 from detrscope.training.state import seed_all
 from detrscope.training.step import Learner
-from detrscope.workflows.train import (
-    make_fabric,
-    make_model,
-    make_train_loader,
-    open_data,
-    resolve_run,
-    settle_precision,
-)
+from detrscope.workflows.devices import make_fabric, settle_precision
+from detrscope.workflows.train import make_model, make_train_loader, open_data, resolve_run
 
 
 def measure_step(preset: str, overrides: Mapping[str, Any]) -> float:
