@@ -71,8 +71,9 @@ def cost_on_cpu(dtype: torch.dtype) -> Cost:
 
 
 def _seconds(function: Callable[[], Tensor]) -> float:
-    """The least time of a few calls: other programs on the machine only ever add to it."""
-    least = float("inf")
+    """The least time of a few calls: other programs only ever add to it. On one thread: two would wait for each other."""
+    least, threads = float("inf"), torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             function()
@@ -86,6 +87,8 @@ def _seconds(function: Callable[[], Tensor]) -> float:
                     break
     except RuntimeError as problem:
         log.debug("an operator is missing on this machine: %s", str(problem).splitlines()[0])
+    finally:
+        torch.set_num_threads(threads)
     return least
 
 

@@ -18,6 +18,7 @@ from detrscope.core.card import Precision
 from detrscope.core.errors import UserError
 from detrscope.ops.machine import fastest_precision, warn_if_emulated
 from detrscope.training.config import RunConfig, TrainConfig
+from detrscope.training.state import gathered
 
 PATIENCE = timedelta(
     minutes=10
@@ -89,3 +90,16 @@ def make_fabric(config: TrainConfig) -> Fabric:
         )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"train.accelerator {accelerator}, train.devices {config.devices}: {error}") from None
+
+
+def same_precision(config: TrainConfig, fabric: Fabric) -> None:
+    """Check that every process has come to the same precision; each has asked its own machine.
+
+    Raises:
+        UserError: they have not.
+    """
+    found = gathered(fabric, config.precision)
+    if len(set(found)) > 1:
+        raise UserError(
+            f"train.precision auto is {' and '.join(sorted(set(found)))} in processes of this training: set it to one"
+        )

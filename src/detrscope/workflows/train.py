@@ -36,7 +36,7 @@ from detrscope.training.rundir import CURVES, LAST, LOG, PER_CLASS, RunFolder, l
 from detrscope.training.state import seed_all
 from detrscope.training.step import check_learning
 from detrscope.views.curves import draw_curves
-from detrscope.workflows.devices import make_fabric, settle_devices, settle_precision
+from detrscope.workflows.devices import make_fabric, same_precision, settle_devices, settle_precision
 from detrscope.workflows.watch import make_watch
 
 
@@ -155,6 +155,7 @@ def resolve_run(
 
 def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -> Outcome:
     """What every process does."""
+    same_precision(config.train, fabric)
     dataset, val = open_data(config)
     seed_all(config.train.seed)  # the same first weights in every process
     if not config.model.start_from:
