@@ -71,7 +71,7 @@ def cost_on_cpu(dtype: torch.dtype) -> Cost:
 
 
 def _seconds(function: Callable[[], Tensor]) -> float:
-    """The least time of a few calls: other programs only ever add to it. On one thread: two would wait for each other."""
+    """The least time of a few calls, which others only add to; on one thread, since two would wait for each other."""
     least, threads = float("inf"), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
