@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from detrscope.console import log, progress, written_whole
 from detrscope.core.download import download, shown_url
 from detrscope.core.errors import UserError
+from detrscope.core.folders import cache_folder
 
 LARGEST = 8 << 30  # bytes of a file of weights
-
-
-def cache_folder() -> Path:
-    """`$DETRSCOPE_CACHE`, else `~/.cache/detrscope` (under `$XDG_CACHE_HOME` where set)."""
-    if folder := os.environ.get("DETRSCOPE_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "detrscope"
 
 
 def fetch(url: str, sha256_prefix: str, timeout: float = 30, instead: str = "pass --weights FILE") -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from detrscope.config import build, setting
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
+from detrscope.core.folders import cache_folder
 from detrscope.data import coco
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.drawn.parts import NAMES, PER_DOG
@@ -178,17 +178,12 @@ def _mark() -> PngInfo:
     return info
 
 
-def cache_folder() -> Path:
-    """`$DETRSCOPE_CACHE`, else `~/.cache/detrscope` (under `$XDG_CACHE_HOME` where set); drawn-dogs/ in it."""
-    if folder := os.environ.get("DETRSCOPE_CACHE"):
-        return Path(folder) / "drawn-dogs"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "detrscope" / "drawn-dogs"
-
-
 def _cached(options: Options, split: str) -> Path:
     """The folder of a split. It is renamed into place, so it is whole, also where two processes draw at once."""
     count = options.count_of(split)
-    folder = cache_folder() / f"v{VERSION}-seed{options.seed}-size{options.size}-{split}-{count}"
+    folder = (
+        cache_folder() / "drawn-dogs" / f"v{VERSION}-seed{options.seed}-size{options.size}-{split}-{count}"
+    )
     if _is_there(folder):
         return folder
     log.info("drawing %d images into %s, once", count, folder)
