@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import detrscope as ds
-from detrscope.core.arguments import WrongArgument, checked_arguments
+from detrscope.core.argument_check import WrongArgument, checked_arguments
 from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError, WorkFailed

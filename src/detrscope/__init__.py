@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
         )
     found = getattr(importlib.import_module(_HOMES[name]), name)
     if inspect.isfunction(found):  # what commands call too, is checked for Python callers here
-        from detrscope.core.arguments import checked_arguments
+        from detrscope.core.argument_check import checked_arguments
 
         found = checked_arguments(found, name=name, names=_public)
     globals()[name] = found

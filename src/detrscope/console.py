@@ -17,7 +17,7 @@ from detrscope.core.errors import WorkFailed
 from detrscope.core.files import check_file as check_file
 from detrscope.core.files import check_folder as check_folder
 from detrscope.core.files import written_whole as written_whole
-from detrscope.core.text import visible
+from detrscope.core.safe_text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -20,7 +20,7 @@ from detrscope import console
 from detrscope.cli import main
 from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.core.text import csv_cell, visible
+from detrscope.core.safe_text import csv_cell, visible
 from detrscope.core.types import Detections
 from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.weights import random_model

@@ -12,9 +12,9 @@ import torch
 from detrscope import families
 from detrscope.cli import main
 from detrscope.config import to_tree
-from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.sources import open_dataset
 from detrscope.families.checkpoint import save_checkpoint

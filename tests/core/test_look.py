@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from detrscope.core.errors import UserError
-from detrscope.core.look import SIDE, Look, Moment, kept_features
-from detrscope.core.look_file import HEADER, load_moment, moment_paths, save_moment
 from detrscope.core.records import DeformableRecord
+from detrscope.core.snapshot import SIDE, Look, Moment, kept_features
+from detrscope.core.snapshot_file import HEADER, load_moment, moment_paths, save_moment
 from detrscope.core.types import Level
 from tests.core.test_trace import detector_of, picture, same
 

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
+from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Batch, Detections, Outputs
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from detrscope.core.card import ModelCard
 from detrscope.core.errors import UserError
+from detrscope.core.model_card import ModelCard
 from detrscope.families import FAMILIES, config_of, resolve
 from detrscope.families.checkpoint import HEADER, save_checkpoint
 from detrscope.families.detector import load

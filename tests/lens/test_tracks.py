@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detrscope.core.look import KeptRows, Look
+from detrscope.core.snapshot import KeptRows, Look
 from detrscope.lens.tracks import distance, follow
 
 CELLS = 12

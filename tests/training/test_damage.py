@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from detrscope.console import log
-from detrscope.core import cores, lock
+from detrscope.core import cpu as cores
+from detrscope.core import file_lock as lock
 from detrscope.core.errors import UserError
 from detrscope.core.files import sweep
 from detrscope.training.config import TrainConfig

@@ -10,8 +10,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
+from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Batch, Outputs, Queries, Target
 from detrscope.training.config import TrainConfig

@@ -15,7 +15,7 @@ from PIL import Image
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
-from detrscope.core.look import KeptRows, Look
+from detrscope.core.snapshot import KeptRows, Look
 from detrscope.core.trace import Trace
 from detrscope.core.types import Level
 from detrscope.data.dataset import DetectionDataset

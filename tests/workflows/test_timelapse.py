@@ -17,7 +17,7 @@ import detrscope as ds
 from detrscope.cli.app import app
 from detrscope.console import log
 from detrscope.core.errors import UserError
-from detrscope.core.look import Watched
+from detrscope.core.snapshot import Watched
 from detrscope.core.types import Target
 from detrscope.views.timelapse import FILMS, Choice, Reel, final
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from detrscope.blocks.backbone import Backbone
-from detrscope.core.card import Scoring
+from detrscope.core.model_card import Scoring
 from detrscope.core.probe import Probe
 from detrscope.core.types import Batch, Outputs, Queries
 

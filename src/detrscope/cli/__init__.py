@@ -55,7 +55,7 @@ def _run() -> int:
 
 def _tell(line: str) -> None:
     """Print an error to standard error, unless that is gone too."""
-    from detrscope.core.text import visible
+    from detrscope.core.safe_text import visible
 
     try:
         print(f"detrscope: {visible(line)}", file=sys.stderr, flush=True)
@@ -68,7 +68,7 @@ def _wrong_words(error: Exception) -> str | None:
 
     Whether its exceptions are click's or its own depends on its version, so they are known by what they can do.
     """
-    from detrscope.core.text import visible
+    from detrscope.core.safe_text import visible
 
     tell, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
     if tell is None:

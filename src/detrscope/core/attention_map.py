@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detrscope.core.arguments import checked_methods
+from detrscope.core.argument_check import checked_methods
 from detrscope.core.drawable import Drawable
 from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from detrscope.core.arguments import checked_methods
+from detrscope.core.argument_check import checked_methods
 
 
 @checked_methods

@@ -10,9 +10,9 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from detrscope.core.checked import shown
 from detrscope.core.errors import UserError
-from detrscope.core.typed import fits, in_words
+from detrscope.core.json_schema import shown
+from detrscope.core.type_check import fits, in_words
 from detrscope.core.types import Level
 
 Json = Any

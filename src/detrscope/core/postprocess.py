@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
-from detrscope.core.card import Scoring
 from detrscope.core.classes import ClassTable
+from detrscope.core.model_card import Scoring
 from detrscope.core.types import Detections, Outputs
 
 TOP = 100  # kept of query x class with sigmoid scores, as COCO's AP looks at 100 an image

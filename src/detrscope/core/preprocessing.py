@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from detrscope.core.checked import Strict, checked
 from detrscope.core.errors import UserError
+from detrscope.core.json_schema import Strict, checked
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

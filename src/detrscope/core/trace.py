@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detrscope.core.arguments import checked_methods
+from detrscope.core.argument_check import checked_methods
 from detrscope.core.attention_map import (
     AttentionMap,
     Merge,
@@ -170,7 +170,7 @@ class Trace(TraceData, Viewable):
 
     def describe(self) -> str:
         """The shapes of everything, step by step, as text."""
-        from detrscope.core.trace_table import describe
+        from detrscope.core.trace_summary import describe
 
         return describe(self)
 

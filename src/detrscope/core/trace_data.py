@@ -9,13 +9,13 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from detrscope.core.arguments import checked_methods
+from detrscope.core.argument_check import checked_methods
 from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
-from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError, nearest_site
 from detrscope.core.geometry import Geometry
+from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import class_scores, postprocess
 from detrscope.core.probe import Probe
 from detrscope.core.records import Record

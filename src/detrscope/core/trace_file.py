@@ -18,17 +18,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detrscope.core.card import ModelCard
-from detrscope.core.checked import parse_json, shown, type_name
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import WRONG_PATH, UserError
 from detrscope.core.files import written_whole
 from detrscope.core.geometry import Geometry
+from detrscope.core.json_schema import parse_json, shown, type_name
+from detrscope.core.model_card import ModelCard
 from detrscope.core.packing import check_fields, own_storage, pack, unpack
 from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.trace import Trace
-from detrscope.core.trace_check import problem_of
 from detrscope.core.trace_data import Gradient
+from detrscope.core.trace_validation import problem_of
 from detrscope.core.types import Regions, Target
 
 HEADER, CHECKPOINT_HEADER = "detrscope.trace", "detrscope"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detrscope.core.arguments import checked_fields
+from detrscope.core.argument_check import checked_fields
 from detrscope.core.errors import UserError
 
 

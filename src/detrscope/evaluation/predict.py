@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from detrscope.console import progress as progress_bar
-from detrscope.core.card import ModelCard
+from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, postprocess
 from detrscope.core.types import Batch
 from detrscope.data.dataset import DetectionDataset, TransformedDataset

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrscope.console import written_whole
-from detrscope.core.text import csv_cell, csv_row
+from detrscope.core.safe_text import csv_cell, csv_row
 from detrscope.evaluation.coco import RECALLS, Evaluation
 
 if TYPE_CHECKING:

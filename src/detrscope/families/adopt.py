@@ -9,8 +9,8 @@ import torch
 
 from detrscope.config import to_tree
 from detrscope.console import log
-from detrscope.core.card import ModelCard
 from detrscope.core.errors import UserError
+from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import VARIANTS, config_of, family_of
 from detrscope.families.foreign import Foreign, classes_of, inferred_settings, known_settings, recognise

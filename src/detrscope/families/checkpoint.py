@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.console import written_whole
-from detrscope.core.card import ModelCard
-from detrscope.core.checked import parse_json
 from detrscope.core.errors import UserError, nearest
+from detrscope.core.json_schema import parse_json
+from detrscope.core.model_card import ModelCard
 from detrscope.families import FAMILIES, config_of
 from detrscope.families.layouts import compare, listed
 

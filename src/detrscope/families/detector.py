@@ -12,11 +12,11 @@ from torch import Tensor
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.console import log
-from detrscope.core.arguments import checked_arguments, checked_methods
-from detrscope.core.card import ModelCard
+from detrscope.core.argument_check import checked_arguments, checked_methods
 from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError, nearest
+from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import postprocess
 from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Detections, Outputs, Target

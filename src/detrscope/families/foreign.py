@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detrscope.config import merge
-from detrscope.core.checked import checked
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.json_schema import checked
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import FAMILIES
 from detrscope.families.coco_classes import coco_classes

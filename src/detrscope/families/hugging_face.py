@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from detrscope.core.checked import checked, read_json, shown
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.json_schema import checked, read_json, shown
 
 MOST_NAMED = 8  # gaps that are listed one by one
 UNNAMED = ("N/A", "")  # how COCO's unused ids are written

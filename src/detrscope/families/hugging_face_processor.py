@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from detrscope.core.checked import checked, read_json, shown, type_name
 from detrscope.core.errors import UserError
+from detrscope.core.json_schema import checked, read_json, shown, type_name
 from detrscope.core.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Filter, Fit, Preprocessing, Side
 
 DEFAULT_LONG_SIDE = 1333  # transformers' own where a size is one number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.core.card import ModelCard
+from detrscope.core.model_card import ModelCard
 
 
 @dataclass(frozen=True)

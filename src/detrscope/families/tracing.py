@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.core.card import ModelCard
 from detrscope.core.download import is_url, shown_url
 from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
+from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import class_scores
 from detrscope.core.probe import Probe
 from detrscope.core.trace import Trace

@@ -17,9 +17,9 @@ from torch import Tensor
 from detrscope.blocks.backbone import ResNetBackbone, SlimBackbone
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.config import to_tree
-from detrscope.core.card import ModelCard
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError, nearest
+from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import VARIANTS, family_of, resolve
 from detrscope.families.adopt import adopt

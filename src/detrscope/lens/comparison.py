@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from detrscope.core.files import written_whole
-from detrscope.core.text import csv_cell
+from detrscope.core.safe_text import csv_cell
 from detrscope.lens.layers import Measure
 
 

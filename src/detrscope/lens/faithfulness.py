@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from detrscope.core.boxes import cxcywh_to_xyxy
-from detrscope.core.card import Scoring
+from detrscope.core.model_card import Scoring
 from detrscope.core.postprocess import class_scores
 from detrscope.core.types import Outputs
 

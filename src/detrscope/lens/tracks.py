@@ -11,8 +11,8 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
 from detrscope.core.boxes import cxcywh_to_xyxy
-from detrscope.core.card import Scoring
-from detrscope.core.look import Look
+from detrscope.core.model_card import Scoring
+from detrscope.core.snapshot import Look
 
 BOX, GIOU, CLASS, ATTENTION = 5.0, 2.0, 2.0, 1.0
 """Weights of what two queries differ in: L1 of boxes, 1 - GIoU, half the L1 of class scores, half the L1 of rows.

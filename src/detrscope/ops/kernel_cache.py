@@ -17,7 +17,7 @@ import numba
 from numba.core import caching, ccallback
 
 from detrscope.console import log
-from detrscope.core.folders import cache_folder
+from detrscope.core.user_cache import cache_folder
 from detrscope.ops import deformable_kernel, lanes
 
 SOURCES = (deformable_kernel, lanes)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.console import log
-from detrscope.core.card import Precision
+from detrscope.core.model_card import Precision
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,

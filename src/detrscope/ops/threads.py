@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from detrscope.console import log
-from detrscope.core.cores import load, usable_cores
+from detrscope.core.cpu import load, usable_cores
 
 ONE_POINTER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 

@@ -12,8 +12,8 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from detrscope.console import console, log, progress
-from detrscope.core.card import ModelCard
 from detrscope.core.errors import WorkFailed
+from detrscope.core.model_card import ModelCard
 from detrscope.families.checkpoint import save_checkpoint
 from detrscope.training.clock import FORWARD, Clock, peak_memory_mb
 from detrscope.training.config import TrainConfig

@@ -34,8 +34,8 @@ from detrscope import __version__
 from detrscope.config import to_yaml
 from detrscope.console import log, written_whole
 from detrscope.core.errors import UserError
+from detrscope.core.file_lock import locked
 from detrscope.core.files import sweep
-from detrscope.core.lock import locked
 from detrscope.training.config import RunConfig, flat, resolve
 
 CONFIG, STATE, LAST, BEST = "config.yaml", "last.pt", "last.safetensors", "best.safetensors"

@@ -12,8 +12,8 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from detrscope.blocks.queries import TwoStageQueries
-from detrscope.core.card import Scoring
 from detrscope.core.errors import UserError
+from detrscope.core.model_card import Scoring
 from detrscope.core.types import Batch, Outputs, Proposals, Target
 from detrscope.training.config import TrainConfig
 from detrscope.training.criterion import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from detrscope.core.arguments import checked_fields
+from detrscope.core.argument_check import checked_fields
 from detrscope.core.attention_map import AttentionMap, Merge, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace

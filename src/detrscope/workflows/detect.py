@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detrscope.console import log, progress, written_whole
 from detrscope.core.errors import UserError, WorkFailed, nearest
-from detrscope.core.text import csv_row
+from detrscope.core.safe_text import csv_row
 from detrscope.core.types import Detections
 from detrscope.data.images import ImageSource, read_image
 from detrscope.families.detector import Detector, Precision, load

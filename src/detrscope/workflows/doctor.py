@@ -11,7 +11,7 @@ from importlib import metadata
 import torch
 
 from detrscope import __version__
-from detrscope.core.folders import cache_folder
+from detrscope.core.user_cache import cache_folder
 from detrscope.ops import machine
 from detrscope.ops.deformable_engine import FASTEST, engine_for, why_not
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from detrscope.console import log
-from detrscope.core.text import visible
+from detrscope.core.safe_text import visible
 from detrscope.data.drawn.dataset import is_drawn
 from detrscope.data.images import ImageSource
 from detrscope.families import FAMILIES, VARIANTS

@@ -21,7 +21,7 @@ from detrscope.core.edits import Bias, Edit, Gain
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord
-from detrscope.core.text import csv_cell
+from detrscope.core.safe_text import csv_cell
 from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detrscope.core.look import Look
+from detrscope.core.snapshot import Look
 from detrscope.core.trace import Trace
 from detrscope.lens.measures import mass_in
 from detrscope.lens.places import area_of_masks, cover_of_masks

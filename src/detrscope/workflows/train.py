@@ -15,8 +15,8 @@ from torch import nn
 from detrscope import families
 from detrscope.config import merge
 from detrscope.console import log
-from detrscope.core.card import ModelCard
 from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.model_card import ModelCard
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import DetectionLoader, make_loader
 from detrscope.data.sources import open_dataset

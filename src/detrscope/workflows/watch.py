@@ -13,12 +13,12 @@ from torch import nn
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.console import log
-from detrscope.core.card import ModelCard
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
-from detrscope.core.look import CROSS, Look, Moment, Watched
-from detrscope.core.look_file import load_moment, moment_paths, save_moment
+from detrscope.core.model_card import ModelCard
 from detrscope.core.probe import Probe
+from detrscope.core.snapshot import CROSS, Look, Moment, Watched
+from detrscope.core.snapshot_file import load_moment, moment_paths, save_moment
 from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from detrscope.config import build, setting
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
-from detrscope.core.folders import cache_folder
+from detrscope.core.user_cache import cache_folder
 from detrscope.data import coco
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.drawn.parts import NAMES, PER_DOG

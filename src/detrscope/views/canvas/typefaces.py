@@ -19,7 +19,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
 from detrscope.console import log
-from detrscope.core.text import visible
+from detrscope.core.safe_text import visible
 
 HOUSE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 # Looked at first, as they are made for running text and have most characters: of Linux, macOS and Windows.

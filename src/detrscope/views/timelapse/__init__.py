@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from detrscope.core.look import Watched
+from detrscope.core.snapshot import Watched
 from detrscope.views.timelapse.features import feature_reels
 from detrscope.views.timelapse.final import final_reels
 from detrscope.views.timelapse.maps import boxes_reels, merged_reels, plain_reels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from detrscope.core.look import Watched
+from detrscope.core.snapshot import Watched
 from detrscope.views.canvas import Sheet, line_colour, text_size
 from detrscope.views.canvas.lettering import TEXT
 from detrscope.views.canvas.sheet import INK, LINE

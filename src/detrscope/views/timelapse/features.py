@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from detrscope.core.errors import UserError
-from detrscope.core.look import FeatureMaps, Watched
+from detrscope.core.snapshot import FeatureMaps, Watched
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Scale, Sheet, shortened, strips
 from detrscope.views.canvas.sheet import MARGIN

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from detrscope.console import log
-from detrscope.core.look import Watched
+from detrscope.core.snapshot import Watched
 from detrscope.views.canvas import Scale, Sheet, strips
 from detrscope.views.canvas.sheet import MARGIN
 from detrscope.views.part_curves import draw_ratios

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from detrscope.core.look import Watched
+from detrscope.core.snapshot import Watched
 from detrscope.views.canvas import Scale, Sheet
 from detrscope.views.canvas.sheet import MARGIN, SCALE
 from detrscope.views.timelapse.reel import (

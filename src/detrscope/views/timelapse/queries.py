@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from detrscope.core.look import KeptPoints, Look, Watched
+from detrscope.core.snapshot import KeptPoints, Look, Watched
 from detrscope.core.trace import Trace
 from detrscope.lens.tracks import follow
 from detrscope.views.canvas import Panel, Scale, Sheet, strips

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, Selection, parts_of
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.look import Look, Watched
+from detrscope.core.snapshot import Look, Watched
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import WHITE, Panel, Picture, Sheet, class_colours, ink_on, text_size
 from detrscope.views.labels import place_labels

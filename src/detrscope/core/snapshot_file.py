@@ -9,11 +9,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detrscope.core.checked import parse_json, shown
 from detrscope.core.errors import UserError
 from detrscope.core.files import written_whole
-from detrscope.core.look import FeatureMaps, KeptPoints, KeptRows, Look, Moment
+from detrscope.core.json_schema import parse_json, shown
 from detrscope.core.packing import own_storage, pack, unpack
+from detrscope.core.snapshot import FeatureMaps, KeptPoints, KeptRows, Look, Moment
 
 HEADER = "detrscope.moment"
 VERSION = 1

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from detrscope.core.card import Scoring
+from detrscope.core.model_card import Scoring
 from detrscope.core.postprocess import class_scores
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.core.trace import Trace

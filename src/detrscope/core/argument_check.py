@@ -11,9 +11,9 @@ from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 import numpy as np
 from torch import Tensor
 
-from detrscope.core.checked import shown
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.typed import fits, in_words
+from detrscope.core.json_schema import shown
+from detrscope.core.type_check import fits, in_words
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
 
-from detrscope.core.checked import Strict, checked
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.json_schema import Strict, checked
 from detrscope.core.preprocessing import Preprocessing
 
 Scoring = Literal["softmax", "sigmoid"]
