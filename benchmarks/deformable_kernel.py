@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.ratio import compare, machine
 from detrscope.core.types import Level
 from detrscope.ops.deformable import sample_reference, use_engine
-from detrscope.ops.deformable_engine import run_engine
+from detrscope.ops.kernels.deformable_dispatch import run_engine
 
 Sampler = Callable[["Case"], Tensor]
 FOUR_LEVELS = tuple(

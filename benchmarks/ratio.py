@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from detrscope.ops.machine import DTYPES, is_native
+from detrscope.ops.kernels.machine import DTYPES, is_native
 
 
 def compare(

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from detrscope.ops import machine
-from detrscope.ops.machine import SWITCH
+from detrscope.ops.kernels import machine
+from detrscope.ops.kernels.machine import SWITCH
 from tests.conftest import ROOT
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}

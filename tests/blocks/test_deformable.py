@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrscope.blocks.deformable import DeformableAttention, DeformableCrossAttention, DeformableSelfAttention
+from detrscope.blocks.deformable_attention import (
+    DeformableAttention,
+    DeformableCrossAttention,
+    DeformableSelfAttention,
+)
 from detrscope.core.probe import Probe
 from detrscope.core.types import Level, Pyramid
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from detrscope.blocks import deformable
+from detrscope.blocks import deformable_attention as deformable
 from detrscope.blocks.queries import PointQueries, TwoStageQueries
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError

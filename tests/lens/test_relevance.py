@@ -77,7 +77,7 @@ def written(
     doors = Written()
     for module in ("layers", "conditional"):
         monkeypatch.setattr(f"detrscope.blocks.{module}.attend", doors.attend)
-    monkeypatch.setattr("detrscope.blocks.deformable.sample", doors.sample)
+    monkeypatch.setattr("detrscope.blocks.deformable_attention.sample", doors.sample)
     image = detector.card.preprocessing.apply(picture())[None]
     logits = detector.model(Batch(image)).logits[-1, 0, QUERY]
     if detector.model.scoring == "softmax":

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrscope.ops.convolution import FEW, PackedConv2d, conv_norm, fold
-from detrscope.ops.machine import onednn_convolves
+from detrscope.ops.kernels.machine import onednn_convolves
 
 SMALL, LARGE = (7, 9), (24, 40)
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detrscope.core.types import Level
-from detrscope.ops import deformable_numba
-from detrscope.ops import threads as threads_module
 from detrscope.ops.deformable import sample_reference, use_engine
+from detrscope.ops.kernels import deformable_numba
+from detrscope.ops.kernels import threads as threads_module
 from detrscope.ops.softmax import softmax_rows
 from tests.ops.looks import Look, by_definition, gradients, look
 

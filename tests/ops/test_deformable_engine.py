@@ -15,9 +15,10 @@ from numba.core import caching
 from torch import Tensor, nn
 
 from detrscope.core.errors import UserError
-from detrscope.ops import deformable_engine, deformable_numba
 from detrscope.ops.deformable import use_engine
-from detrscope.ops.deformable_engine import VARIABLE, engine_for
+from detrscope.ops.kernels import deformable_dispatch as deformable_engine
+from detrscope.ops.kernels import deformable_numba
+from detrscope.ops.kernels.deformable_dispatch import VARIABLE, engine_for
 from tests.conftest import ROOT
 from tests.ops.looks import Look, by_definition, gradients, look
 
@@ -170,7 +171,7 @@ def test_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     _, made = compile_afresh("forward", "f32", 3)
     assert made.cache_hits == 0
     code = (
-        "from detrscope.ops.deformable_numba import _compiled\n"
+        "from detrscope.ops.kernels.deformable_numba import _compiled\n"
         "print(_compiled('forward', 'f32', 3)[1].cache_hits)"
     )
     assert run(code, DETRSCOPE_CACHE=str(tmp_path)) == "1\n"
@@ -183,7 +184,7 @@ def test_kept_for_another_installation_of_the_same_code(tmp_path: Path) -> None:
             ROOT / "src" / "detrscope", place / "detrscope", ignore=shutil.ignore_patterns("__pycache__")
         )
     code = (
-        "from detrscope.ops.deformable_numba import _compiled\n"
+        "from detrscope.ops.kernels.deformable_numba import _compiled\n"
         "print(_compiled('forward', 'f32', 3)[1].cache_hits)"
     )
     answers = [run(code, DETRSCOPE_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(place)) for place in places]

@@ -74,7 +74,7 @@ def test_compiles_for_a_gpu(dtype: str) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from detrscope.ops import deformable_triton
+    from detrscope.ops.kernels import deformable_triton
 
     def assembly(kernel: object, *tensors: str) -> str:
         names = kernel.arg_names  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def test_compiles_for_a_gpu(dtype: str) -> None:
 
 
 def test_refused_where_sums_must_have_an_order() -> None:
-    from detrscope.ops import deformable_triton
+    from detrscope.ops.kernels import deformable_triton
 
     of = look(queries=2)
     torch.use_deterministic_algorithms(True)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.ops import convolution, linear, machine
-from detrscope.ops.machine import Cost
+from detrscope.ops import convolution, linear
+from detrscope.ops.kernels import machine
+from detrscope.ops.kernels.machine import Cost
 
 CPU = torch.device("cpu")
 BASE = Cost(1.0, 2.0)

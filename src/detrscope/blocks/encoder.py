@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from detrscope.blocks.deformable import DeformableSelfAttention
+from detrscope.blocks.deformable_attention import DeformableSelfAttention
 from detrscope.blocks.layers import Attention, FeedForward, Residual
 from detrscope.core.probe import Probe
 from detrscope.core.types import Pyramid

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from detrscope.blocks.decoder import ReferenceDecoder, RefiningDecoderLayer
-from detrscope.blocks.deformable import DeformableCrossAttention, DeformableSelfAttention
+from detrscope.blocks.deformable_attention import DeformableCrossAttention, DeformableSelfAttention
 from detrscope.blocks.encoder import DeformableEncoder, DeformableEncoderLayer
 from detrscope.blocks.heads import LayeredHeads, ReferenceHeads
 from detrscope.blocks.layers import MLP, Attention, FeedForward, PostNorm

@@ -23,7 +23,7 @@ from detrscope.core.types import Batch, Detections, Outputs, Target
 from detrscope.data.images import Channels, ImageSource, read_image
 from detrscope.families.tracing import Wanted, source_name, trace_picture
 from detrscope.families.weights import RANDOM_SEED, load_model, seeded
-from detrscope.ops.machine import DTYPES, fastest_precision, warn_if_emulated
+from detrscope.ops.kernels.machine import DTYPES, fastest_precision, warn_if_emulated
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 ENGINES = ("torch",)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from detrscope.blocks.backbone import SlimBackbone
-from detrscope.blocks.conditional import ConditionalCrossAttention
+from detrscope.blocks.conditional_attention import ConditionalCrossAttention
 from detrscope.blocks.decoder import RefiningDecoder, RefiningDecoderLayer
-from detrscope.blocks.deformable import DeformableCrossAttention
+from detrscope.blocks.deformable_attention import DeformableCrossAttention
 from detrscope.blocks.encoder import Encoder
 from detrscope.blocks.heads import RefiningHeads
 from detrscope.blocks.layers import MLP, Attention, FeedForward, PreNorm

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from detrscope.ops.machine import onednn_convolves
+from detrscope.ops.kernels.machine import onednn_convolves
 
 
 def conv_norm(

@@ -16,9 +16,9 @@ from detrscope.core.edits import Bias, Edit, Gain, Swap
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
 from detrscope.core.types import Level
-from detrscope.ops.deformable_engine import run_engine, use_engine
-from detrscope.ops.deformable_reference import sample_reference, sums_of
 from detrscope.ops.edits import broadcast_scores, crossing, swapped
+from detrscope.ops.kernels.deformable_dispatch import run_engine, use_engine
+from detrscope.ops.kernels.deformable_reference import sample_reference, sums_of
 from detrscope.ops.softmax import softmax_rows
 
 __all__ = ["sample", "sample_reference", "use_engine"]

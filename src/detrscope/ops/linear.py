@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.ops.convolution import computed_in, is_learning, may_leave_torch
-from detrscope.ops.machine import onednn_multiplies
+from detrscope.ops.kernels.machine import onednn_multiplies
 
 ROWS = 2048  # of a hidden map at once: few enough for the cache, enough for the matrix product
 

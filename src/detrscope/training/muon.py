@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrscope.ops.machine import FAST, product_slowdown
+from detrscope.ops.kernels.machine import FAST, product_slowdown
 
 # Of the quintic iteration x -> a x + b x^3 + c x^5 that drives singular values to about 1.
 A, B, C = 3.4445, -4.7750, 2.0315

@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import Precision
-from detrscope.ops.machine import fastest_precision, warn_if_emulated
+from detrscope.ops.kernels.machine import fastest_precision, warn_if_emulated
 from detrscope.training.config import RunConfig, TrainConfig
 from detrscope.training.state import gathered
 

@@ -12,8 +12,8 @@ import torch
 
 from detrscope import __version__
 from detrscope.core.user_cache import cache_folder
-from detrscope.ops import machine
-from detrscope.ops.deformable_engine import FASTEST, engine_for, why_not
+from detrscope.ops.kernels import machine
+from detrscope.ops.kernels.deformable_dispatch import FASTEST, engine_for, why_not
 
 PACKAGES = ("torch", "torchvision", "lightning", "numba", "numpy", "scipy", "faster-coco-eval", "av")
 # name of the package, what it is for, how to get it

@@ -27,8 +27,8 @@ from detrscope.evaluation.predict import predict_dataset
 from detrscope.evaluation.report import write_class_csv
 from detrscope.families.checkpoint import read_card
 from detrscope.families.weights import Loaded, load_backbone, load_model, random_model
-from detrscope.ops.machine import DTYPES
-from detrscope.ops.threads import use_threads
+from detrscope.ops.kernels.machine import DTYPES
+from detrscope.ops.kernels.threads import use_threads
 from detrscope.training.config import RunConfig, resolve, undotted
 from detrscope.training.loop import Outcome, Scores, train_model
 from detrscope.training.memory import check_memory

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numba import carray, types
 
-from detrscope.ops.lanes import (
+from detrscope.ops.kernels.simd import (
     BYTES,
     add_to,
     both,

@@ -21,8 +21,8 @@ from torch import Tensor
 from detrscope.console import log
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.types import Level
-from detrscope.ops import deformable_reference
-from detrscope.ops.deformable_reference import sample_reference, sums_of
+from detrscope.ops.kernels import deformable_reference
+from detrscope.ops.kernels.deformable_reference import sample_reference, sums_of
 
 Engine = Literal["reference", "numba", "triton"]
 VARIABLE = "DETRSCOPE_DEFORMABLE"  # of the environment: the name of an engine
@@ -136,11 +136,11 @@ def _kernels(engine: str, value: Tensor) -> Any:
     """The module with `forward` and `backward` of an engine, imported when it is first needed."""
     engine = engine or engine_for(value.device.type, value.dtype)
     if engine == "numba":
-        from detrscope.ops import deformable_numba
+        from detrscope.ops.kernels import deformable_numba
 
         return deformable_numba
     if engine == "triton":
-        from detrscope.ops import deformable_triton
+        from detrscope.ops.kernels import deformable_triton
 
         return deformable_triton
     return deformable_reference

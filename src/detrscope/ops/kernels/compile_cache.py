@@ -18,7 +18,8 @@ from numba.core import caching, ccallback
 
 from detrscope.console import log
 from detrscope.core.user_cache import cache_folder
-from detrscope.ops import deformable_kernel, lanes
+from detrscope.ops.kernels import deformable_numba_kernel as deformable_kernel
+from detrscope.ops.kernels import simd as lanes
 
 SOURCES = (deformable_kernel, lanes)
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrscope.ops import deformable_kernel as kernel
-from detrscope.ops import deformable_reference
-from detrscope.ops.kernel_cache import compile_kernel
-from detrscope.ops.lanes import BYTES
-from detrscope.ops.threads import c_function, run_on_threads
+from detrscope.ops.kernels import deformable_numba_kernel as kernel
+from detrscope.ops.kernels import deformable_reference
+from detrscope.ops.kernels.compile_cache import compile_kernel
+from detrscope.ops.kernels.simd import BYTES
+from detrscope.ops.kernels.threads import c_function, run_on_threads
 
 STORAGE = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float64: "f64"}
 WORTH_A_THREAD = 1 << 17  # channels read for all points: less is done before another thread has woken up
