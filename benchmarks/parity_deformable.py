@@ -20,8 +20,8 @@ from torch import nn
 
 from benchmarks.published import nested, stacked
 from benchmarks.published_deformable import VARIANTS, arguments_of, build_published, import_published
+from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch, Target
-from detrscope.families.weights import load_model
 from detrscope.training.criterion import LossWeights, SetCriterion
 from detrscope.training.matcher import Matcher
 from detrscope.training.sigmoid import FocalCost, FocalLoss

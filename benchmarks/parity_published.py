@@ -16,8 +16,8 @@ from rich.table import Table
 from tests.families.spread import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 from benchmarks.published import build_published, import_published, nested, stacked
+from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch
-from detrscope.families.weights import load_model
 
 CASES = (
     ("detr-r50", "resnet50", False),

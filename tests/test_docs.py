@@ -16,11 +16,11 @@ import torch
 import typer
 
 import detrscope as ds
+from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli.app import app
 from detrscope.config import parse_overrides
 from detrscope.core.records import DeformableRecord
 from detrscope.data.drawn.dataset import write_drawn
-from detrscope.families.checkpoint import save_checkpoint
 from detrscope.views.film import film
 from detrscope.workflows.train import resolve_run
 from tests.core.test_trace import detector_of, picture

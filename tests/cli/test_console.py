@@ -17,13 +17,13 @@ from PIL import Image
 from rich.table import Table
 
 from detrscope import console
+from detrscope.checkpoints.load import random_model
+from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
 from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.safe_text import csv_cell, visible
 from detrscope.core.types import Detections
-from detrscope.families.checkpoint import save_checkpoint
-from detrscope.families.weights import random_model
 from detrscope.lens.comparison import write_csv as write_measures
 from detrscope.workflows.detect import Found, write_csv
 from tests.conftest import ROOT

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from detrscope import families
+from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
 from detrscope.config import to_tree
 from detrscope.core.classes import ClassTable
@@ -17,7 +18,6 @@ from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.sources import open_dataset
-from detrscope.families.checkpoint import save_checkpoint
 from detrscope.workflows.evaluate import evaluate, evaluate_results
 from tests.evaluation.squares import IDS, NAMES, WORLD, SquareDetector, card, write_world
 

@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 import detrscope as ds
+from detrscope.checkpoints.load import random_model
 from detrscope.cli import main
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.core.trace_file import trace_bytes
 from detrscope.families.detector import Detector
-from detrscope.families.weights import random_model
 from detrscope.views import VIEWS, features
 from detrscope.views.choice import Choice
 from detrscope.workflows import see as workflow

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import detrscope as ds
+from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
@@ -26,7 +27,6 @@ from detrscope.core.trace import Trace
 from detrscope.core.trace_file import HEADER
 from detrscope.core.types import Detections, Level, Outputs, Target
 from detrscope.families import VARIANTS
-from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.detector import Detector
 from detrscope.families.tracing import Wanted, trace_picture
 from detrscope.lens.columns import Columns

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from detrscope.checkpoints.load import load_model
+from detrscope.checkpoints.native import HEADER, save_checkpoint
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.families import FAMILIES, config_of, resolve
-from detrscope.families.checkpoint import HEADER, save_checkpoint
 from detrscope.families.detector import load
-from detrscope.families.weights import load_model
 from tests.families.tiny import CLASSES, built
 
 

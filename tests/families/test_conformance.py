@@ -10,13 +10,13 @@ import torch
 
 from detrscope.blocks import deformable_attention as deformable
 from detrscope.blocks.queries import PointQueries, TwoStageQueries
+from detrscope.checkpoints.native import load_checkpoint, save_checkpoint
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.types import Batch, Outputs
 from detrscope.families import FAMILIES, VARIANTS, build, family_of, query_count
-from detrscope.families.checkpoint import load_checkpoint, save_checkpoint
 from detrscope.families.detector import Detector
 from detrscope.ops import attention
 from tests.families.tiny import CLASSES, built, padded_batch, tiny

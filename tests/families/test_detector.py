@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 import detrscope
+from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.postprocess import TOP, postprocess
 from detrscope.core.types import Outputs
 from detrscope.families import detector as detector_module
-from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.detector import Detector, choose_device, load
 from tests.families.tiny import tiny
 

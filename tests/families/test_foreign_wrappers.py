@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from detrscope.checkpoints.load import load_backbone, load_model
 from detrscope.core.errors import UserError
-from detrscope.families.weights import load_backbone, load_model
 from tests.families.test_load import ARGS, official_state
 from tests.families.tiny import tiny
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 import transformers
 
+from detrscope.checkpoints.hugging_face_processor import read_processor
+from detrscope.checkpoints.load import load_model
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.families.hugging_face_processor import read_processor
-from detrscope.families.weights import load_model
 from tests.families.test_load import official_state
 
 HEADS = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}

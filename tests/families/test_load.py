@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from detrscope.checkpoints.download import fetch
+from detrscope.checkpoints.load import load_backbone, load_model, random_model, with_classes
+from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.families import VARIANTS
-from detrscope.families.checkpoint import save_checkpoint
 from detrscope.families.detr import PUBLISHED
-from detrscope.families.download import fetch
-from detrscope.families.variant import Published
-from detrscope.families.weights import load_backbone, load_model, random_model, with_classes
+from detrscope.families.family import Published
 from tests.families.tiny import CLASSES, tiny
 
 ARGS = argparse.Namespace(backbone="resnet18", dilation=False, nheads=4, pre_norm=False, hidden_dim=32)

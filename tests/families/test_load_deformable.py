@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from detrscope.checkpoints import load as weights
+from detrscope.checkpoints.load import load_model, random_model
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from detrscope.families import VARIANTS, weights
-from detrscope.families.variant import OnHub
-from detrscope.families.weights import load_model, random_model
+from detrscope.families import VARIANTS
+from detrscope.families.family import OnHub
 
 SMALL = {
     "width": 32,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch
-from detrscope.families.weights import load_model
 from tests.conftest import ROOT
 from tests.families.spread import calibrate_linear, calibrate_norms, median_distance, spread_weights
 

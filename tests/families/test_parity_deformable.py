@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch, Outputs, Target
-from detrscope.families.weights import load_model
 from detrscope.training.criterion import LossWeights, SetCriterion
 from detrscope.training.matcher import Matcher
 from detrscope.training.sigmoid import FocalCost, FocalLoss

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch
-from detrscope.families.weights import load_model
 from tests.families.spread import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 VARIANTS = {

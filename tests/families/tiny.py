@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from detrscope.checkpoints.load import Loaded, random_model
 from detrscope.core.classes import ClassTable
 from detrscope.core.types import Batch
 from detrscope.families import VARIANTS
-from detrscope.families.weights import Loaded, random_model
 
 STACK = {"layers": 2, "heads": 4, "feedforward": 64}
 CLASSES = ClassTable((1, 7, 900), ("cell", "dog", "far"))

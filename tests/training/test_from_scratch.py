@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from detrscope import families
+from detrscope.checkpoints.load import random_model
 from detrscope.config import load_preset, preset_names, to_yaml
 from detrscope.core.classes import ClassTable
-from detrscope.families.weights import random_model
 from detrscope.training.config import RunConfig, resolve
 from detrscope.training.optim import parameter_groups
 

@@ -14,9 +14,9 @@ import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
+from detrscope.checkpoints.native import load_checkpoint
 from detrscope.cli import train as commands
 from detrscope.core.errors import UserError
-from detrscope.families.checkpoint import load_checkpoint
 from detrscope.training.config import RunConfig, resolve
 from detrscope.training.rundir import RunFolder
 from detrscope.workflows import train as workflow

@@ -10,7 +10,7 @@ from detrscope.config import build as build_config
 from detrscope.config import merge, to_tree
 from detrscope.core.errors import UserError, nearest
 from detrscope.families import deformable_detr, detr, minimal, sprint
-from detrscope.families.variant import Family, Variant
+from detrscope.families.family import Family, Variant
 
 FAMILIES: dict[str, Family] = {
     f.name: f for f in (minimal.FAMILY, detr.FAMILY, deformable_detr.FAMILY, sprint.FAMILY)

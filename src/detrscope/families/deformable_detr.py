@@ -19,8 +19,9 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import SinePosition
 from detrscope.blocks.queries import PointQueries, ProposedQueries
 from detrscope.config import section, setting
-from detrscope.families.deformable_layouts import HUGGING_FACE, PUBLISHED
-from detrscope.families.layouts import Shapes
+from detrscope.families.family import Family, OnHub, Variant
+from detrscope.families.keys.deformable_detr import HUGGING_FACE, PUBLISHED
+from detrscope.families.keys.key_map import Shapes
 from detrscope.families.settings import (
     MOST_BOX_LAYERS,
     MOST_LEVELS,
@@ -32,7 +33,6 @@ from detrscope.families.settings import (
     require_range,
     require_stacks,
 )
-from detrscope.families.variant import Family, OnHub, Variant
 
 RARE = -math.log(99)  # logit of probability 0.01: what a class starts from
 SMALL = -2.0  # logit of a box's size at the start, where no reference has a size

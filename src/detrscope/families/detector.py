@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from detrscope.blocks.path import DetectionTransformer
+from detrscope.checkpoints.load import RANDOM_SEED, load_model, seeded
 from detrscope.console import log
 from detrscope.core.argument_check import checked_arguments, checked_methods
 from detrscope.core.classes import ClassTable
@@ -22,7 +23,6 @@ from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Detections, Outputs, Target
 from detrscope.data.images import Channels, ImageSource, read_image
 from detrscope.families.tracing import Wanted, source_name, trace_picture
-from detrscope.families.weights import RANDOM_SEED, load_model, seeded
 from detrscope.ops.kernels.machine import DTYPES, fastest_precision, warn_if_emulated
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

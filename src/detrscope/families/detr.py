@@ -16,7 +16,8 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import LearnedPosition, SinePosition
 from detrscope.blocks.queries import LearnedQueries
 from detrscope.config import section, setting
-from detrscope.families.layouts import HF_BACKBONES, HF_TRANSFORMER, TORCH_TRANSFORMER, Layout, Shapes
+from detrscope.families.family import Family, Published, Variant
+from detrscope.families.keys.key_map import HF_BACKBONES, HF_TRANSFORMER, TORCH_TRANSFORMER, Layout, Shapes
 from detrscope.families.settings import (
     MOST_BOX_LAYERS,
     MOST_QUERIES,
@@ -27,7 +28,6 @@ from detrscope.families.settings import (
     require_stacks,
 )
 from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
-from detrscope.families.variant import Family, Published, Variant
 
 POSITIONS: dict[str, type[SinePosition] | type[LearnedPosition]] = {
     "sine": SinePosition,

@@ -18,7 +18,8 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import LearnedPosition
 from detrscope.blocks.queries import LearnedContent
 from detrscope.config import section, setting
-from detrscope.families.layouts import TORCH_TRANSFORMER, Layout, Shapes
+from detrscope.families.family import Family, Published, Variant
+from detrscope.families.keys.key_map import TORCH_TRANSFORMER, Layout, Shapes
 from detrscope.families.settings import (
     MOST_QUERIES,
     WIDEST,
@@ -28,7 +29,6 @@ from detrscope.families.settings import (
     require_stacks,
 )
 from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
-from detrscope.families.variant import Family, Published, Variant
 
 
 @dataclass(frozen=True, kw_only=True)

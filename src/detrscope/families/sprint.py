@@ -24,7 +24,8 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.queries import RARE, TwoStageQueries
 from detrscope.config import section, setting
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.families.layouts import Shapes
+from detrscope.families.family import Family, Variant
+from detrscope.families.keys.key_map import Shapes
 from detrscope.families.settings import (
     MOST_LAYERS,
     MOST_LEVELS,
@@ -37,7 +38,6 @@ from detrscope.families.settings import (
     require_stacks,
 )
 from detrscope.families.stacks import dense_encoder_layers
-from detrscope.families.variant import Family, Variant
 
 START_SHARPNESS = 3.0
 

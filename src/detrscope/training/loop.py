@@ -11,10 +11,10 @@ from typing import Protocol
 from lightning.fabric import Fabric
 from torch import nn
 
+from detrscope.checkpoints.native import save_checkpoint
 from detrscope.console import console, log, progress
 from detrscope.core.errors import WorkFailed
 from detrscope.core.model_card import ModelCard
-from detrscope.families.checkpoint import save_checkpoint
 from detrscope.training.clock import FORWARD, Clock, peak_memory_mb
 from detrscope.training.config import TrainConfig
 from detrscope.training.criterion import PAIRS, WEIGHTED

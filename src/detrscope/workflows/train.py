@@ -13,6 +13,8 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from detrscope import families
+from detrscope.checkpoints.load import Loaded, load_backbone, load_model, random_model
+from detrscope.checkpoints.native import read_card
 from detrscope.config import merge
 from detrscope.console import log
 from detrscope.core.errors import UserError, WorkFailed
@@ -25,8 +27,6 @@ from detrscope.evaluation.classes import match_classes
 from detrscope.evaluation.coco import average_precision
 from detrscope.evaluation.predict import predict_dataset
 from detrscope.evaluation.report import write_class_csv
-from detrscope.families.checkpoint import read_card
-from detrscope.families.weights import Loaded, load_backbone, load_model, random_model
 from detrscope.ops.kernels.machine import DTYPES
 from detrscope.ops.kernels.threads import use_threads
 from detrscope.training.config import RunConfig, resolve, undotted

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from detrscope.blocks.path import DetectionTransformer
+from detrscope.checkpoints.load import Loaded
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
@@ -22,7 +23,6 @@ from detrscope.core.snapshot_file import load_moment, moment_paths, save_moment
 from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
-from detrscope.families.weights import Loaded
 from detrscope.training.config import RunConfig, TrainConfig
 from detrscope.training.loop import Plan
 from detrscope.training.rundir import LOOKS, TRACES, RunFolder

@@ -16,26 +16,26 @@ from torch import Tensor
 
 from detrscope.blocks.backbone import ResNetBackbone, SlimBackbone
 from detrscope.blocks.path import DetectionTransformer
+from detrscope.checkpoints.coco_classes import coco_classes
+from detrscope.checkpoints.convert import adopt
+from detrscope.checkpoints.download import fetch
+from detrscope.checkpoints.loaded import Loaded as Loaded
+from detrscope.checkpoints.loaded import LoadReport as LoadReport
+from detrscope.checkpoints.native import build_from_card, load_checkpoint, read_card
+from detrscope.checkpoints.third_party import (
+    PROCESSOR_FILES,
+    WEIGHT_FILES,
+    read_file,
+    read_folder,
+)
 from detrscope.config import to_tree
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import VARIANTS, family_of, resolve
-from detrscope.families.adopt import adopt
-from detrscope.families.checkpoint import build_from_card, load_checkpoint, read_card
-from detrscope.families.coco_classes import coco_classes
-from detrscope.families.download import fetch
-from detrscope.families.foreign import (
-    PROCESSOR_FILES,
-    WEIGHT_FILES,
-    read_file,
-    read_folder,
-)
-from detrscope.families.layouts import Shapes, compare
-from detrscope.families.loaded import Loaded as Loaded
-from detrscope.families.loaded import LoadReport as LoadReport
-from detrscope.families.variant import OnHub
+from detrscope.families.family import OnHub
+from detrscope.families.keys.key_map import Shapes, compare
 
 CLASS_HEADS = re.compile(r".*(class_heads?|label_embedding)\..*")
 RANDOM_SEED = 0  # of weights that nobody trained, so that a name stands for the same model each time

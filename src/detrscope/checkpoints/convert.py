@@ -7,16 +7,22 @@ from typing import Any
 
 import torch
 
+from detrscope.checkpoints.loaded import Loaded, LoadReport
+from detrscope.checkpoints.third_party import (
+    Foreign,
+    classes_of,
+    inferred_settings,
+    known_settings,
+    recognise,
+)
 from detrscope.config import to_tree
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import VARIANTS, config_of, family_of
-from detrscope.families.foreign import Foreign, classes_of, inferred_settings, known_settings, recognise
-from detrscope.families.layouts import Shapes, compare, listed, some
-from detrscope.families.loaded import Loaded, LoadReport
-from detrscope.families.variant import Family
+from detrscope.families.family import Family
+from detrscope.families.keys.key_map import Shapes, compare, listed, some
 
 
 def adopt(foreign: Foreign, *, source: str, variant: str | None = None, published: bool = False) -> Loaded:

@@ -14,14 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from detrscope.config import merge
-from detrscope.core.classes import ClassTable
-from detrscope.core.errors import UserError
-from detrscope.core.json_schema import checked
-from detrscope.core.preprocessing import Preprocessing
-from detrscope.families import FAMILIES
-from detrscope.families.coco_classes import coco_classes
-from detrscope.families.hugging_face import (
+from detrscope.checkpoints.coco_classes import coco_classes
+from detrscope.checkpoints.hugging_face_config import (
     Heads,
     Partial,
     class_table,
@@ -30,11 +24,17 @@ from detrscope.families.hugging_face import (
     references,
     settings_of,
 )
-from detrscope.families.hugging_face_processor import read_processor
-from detrscope.families.layouts import Layout, Shapes
-from detrscope.families.pickles import read_pickle
-from detrscope.families.unwrap import Found, find_state, unwrap
-from detrscope.families.variant import Family
+from detrscope.checkpoints.hugging_face_processor import read_processor
+from detrscope.checkpoints.safe_pickle import read_pickle
+from detrscope.checkpoints.unwrap import Found, find_state, unwrap
+from detrscope.config import merge
+from detrscope.core.classes import ClassTable
+from detrscope.core.errors import UserError
+from detrscope.core.json_schema import checked
+from detrscope.core.preprocessing import Preprocessing
+from detrscope.families import FAMILIES
+from detrscope.families.family import Family
+from detrscope.families.keys.key_map import Layout, Shapes
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")

@@ -8,7 +8,7 @@ from typing import Any
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.families.layouts import Layout, Shapes
+from detrscope.families.keys.key_map import Layout, Shapes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrscope.families.layouts import (
+from detrscope.families.keys.key_map import (
     HF_BACKBONES,
     HF_REST,
     TORCH_FEEDFORWARD,
