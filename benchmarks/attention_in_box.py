@@ -19,8 +19,8 @@ from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.geometry import Geometry
 from detrscope.core.probe import Probe
 from detrscope.core.types import Batch
-from detrscope.data.images import read_image
-from detrscope.data.sources import open_dataset
+from detrscope.data.image_reader import read_image
+from detrscope.data.open_dataset import open_dataset
 from detrscope.lens.measures import mass_in
 from detrscope.lens.places import cover_of_boxes
 

@@ -17,7 +17,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.data.sources import open_dataset
+from detrscope.data.open_dataset import open_dataset
 from detrscope.workflows.evaluate import evaluate, evaluate_results
 from tests.evaluation.squares import IDS, NAMES, WORLD, SquareDetector, card, write_world
 

@@ -14,7 +14,7 @@ import pytest
 from detrscope.cli import main
 from detrscope.core.errors import UserError, WorkFailed, in_one_line
 from detrscope.core.files import check_file, check_folder, written_whole
-from detrscope.data.drawn.dataset import write_drawn
+from detrscope.data.drawn_dogs import write_drawn
 from tests.conftest import ROOT
 
 DOGS = "drawn-dogs:count=2,val=2,test=2,size=96"

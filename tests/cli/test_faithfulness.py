@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from detrscope.cli import main
-from detrscope.data.drawn.dataset import write_drawn
+from detrscope.data.drawn_dogs import write_drawn
 from detrscope.workflows import faithfulness as workflow
 from detrscope.workflows import sanity
 

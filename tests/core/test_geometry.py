@@ -17,7 +17,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Level
-from detrscope.data.images import read_upright
+from detrscope.data.image_reader import read_upright
 
 
 def stored_bytes(stored: np.ndarray, orientation: int) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 from detrscope.core.errors import UserError
 from detrscope.data.check import check
-from detrscope.data.problems import KINDS
+from detrscope.data.validation_log import KINDS
 from tests.data.conftest import MakeCoco, box, picture, with_orientation
 
 

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from detrscope.core.errors import UserError
-from detrscope.data.assemble import turned
+from detrscope.data.clean import turned
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
-from detrscope.data.images import read_image
-from detrscope.data.problems import Problems
-from detrscope.data.sources import open_dataset, read
+from detrscope.data.image_reader import read_image
+from detrscope.data.open_dataset import open_dataset, read
+from detrscope.data.validation_log import Problems
 from tests.data.conftest import CATEGORIES, MakeCoco, box, picture, with_orientation
 
 

@@ -13,15 +13,15 @@ from typer.testing import CliRunner, Result
 
 from detrscope.cli.data import app
 from detrscope.core.errors import UserError
+from detrscope.data import drawn_dogs as drawn
 from detrscope.data.check import check
-from detrscope.data.drawn import dataset as drawn
-from detrscope.data.drawn import parts as part
-from detrscope.data.drawn.parts import read_parts
-from detrscope.data.drawn.scene import LEAST_VISIBLE, VERSION, Scene, draw_scene
-from detrscope.data.drawn.sketch import Sketch, blob, tube
-from detrscope.data.images import read_image
-from detrscope.data.sources import open_dataset, splits_of
+from detrscope.data.image_reader import read_image
+from detrscope.data.open_dataset import open_dataset, splits_of
 from detrscope.data.subset import Counts, cut_subset
+from detrscope.synthetic import parts as part
+from detrscope.synthetic.parts import read_parts
+from detrscope.synthetic.scene import LEAST_VISIBLE, VERSION, Scene, draw_scene
+from detrscope.synthetic.sketch import Sketch, blob, tube
 
 
 def run(*arguments: object) -> Result:

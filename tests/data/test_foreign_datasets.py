@@ -17,11 +17,11 @@ from detrscope.core.errors import UserError
 from detrscope.data.check import check
 from detrscope.data.convert import convert
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.files import OUTSIDE
-from detrscope.data.images import MOST_PIXELS, read_image, read_size
-from detrscope.data.sources import open_dataset, splits_of
-from detrscope.data.values import boolean, integer, number
-from detrscope.evaluation.coco import average_precision
+from detrscope.data.image_files import OUTSIDE
+from detrscope.data.image_reader import MOST_PIXELS, read_image, read_size
+from detrscope.data.open_dataset import open_dataset, splits_of
+from detrscope.data.parse_values import boolean, integer, number
+from detrscope.evaluation.coco_ap import average_precision
 
 
 def picture(path: Path, seed: int = 0) -> None:

@@ -17,14 +17,14 @@ from PIL import Image
 
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_plain_yaml, read_yaml
-from detrscope.data import images
-from detrscope.data.cache import PixelCache
+from detrscope.data import image_reader as images
 from detrscope.data.check import check
 from detrscope.data.convert import convert
-from detrscope.data.files import SUFFIXES
-from detrscope.data.images import MOST_PIXELS, read_image, read_size
-from detrscope.data.pixel_gate import PixelGate
-from detrscope.data.sources import open_dataset
+from detrscope.data.decode_limit import PixelGate
+from detrscope.data.image_files import SUFFIXES
+from detrscope.data.image_reader import MOST_PIXELS, read_image, read_size
+from detrscope.data.open_dataset import open_dataset
+from detrscope.data.pixel_cache import PixelCache
 from tests.data.conftest import MakeCoco, picture
 from tests.data.test_foreign_datasets import coco, yolo
 from tests.data.test_voc import PAGES, xml

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from detrscope.core.errors import UserError
-from detrscope.data.images import read_image, read_size
+from detrscope.data.image_reader import read_image, read_size
 from tests.data.conftest import picture, with_orientation
 
 

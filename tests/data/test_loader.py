@@ -12,11 +12,11 @@ import torch
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Target
-from detrscope.data import cache
+from detrscope.data import pixel_cache as cache
 from detrscope.data.dataset import DetectionDataset, Sample, TransformedDataset
-from detrscope.data.images import read_image
+from detrscope.data.image_reader import read_image
 from detrscope.data.loader import Collated, DetectionLoader, collate, make_loader
-from detrscope.data.sources import open_dataset
+from detrscope.data.open_dataset import open_dataset
 from detrscope.data.transforms import AugmentConfig, eval_transform, train_transform
 from tests.data.conftest import MakeCoco, box
 

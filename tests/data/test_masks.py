@@ -10,10 +10,10 @@ import pytest
 from pycocotools import mask as oracle
 
 from detrscope.data.dataset import Annotation, ImageInfo
-from detrscope.data.drawn.dataset import write_drawn
-from detrscope.data.drawn.parts import read_parts
-from detrscope.data.masks import BACKGROUND, OBJECT, OTHERS, box_regions, ground_of, read_mask
-from detrscope.data.sources import open_dataset
+from detrscope.data.drawn_dogs import write_drawn
+from detrscope.data.open_dataset import open_dataset
+from detrscope.data.segmentation import BACKGROUND, OBJECT, OTHERS, box_regions, ground_of, read_mask
+from detrscope.synthetic.parts import read_parts
 
 HEIGHT, WIDTH = 30, 40
 STAR = [[3.0, 4.0, 30.0, 6.0, 24.5, 25.0, 9.0, 22.0], [31.0, 20.0, 38.0, 20.0, 38.0, 28.0]]

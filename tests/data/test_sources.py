@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from detrscope.core.errors import UserError
-from detrscope.data.sources import SOURCES, open_dataset, splits_of
+from detrscope.data.open_dataset import SOURCES, open_dataset, splits_of
 from tests.data.conftest import MakeCoco, box, picture
 
 TREE = {

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from detrscope.core.errors import UserError
-from detrscope.data import write
+from detrscope.data import write_coco as write
 from detrscope.data.convert import convert
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.sources import open_dataset
+from detrscope.data.open_dataset import open_dataset
 from detrscope.data.subset import Counts, cut_subset
 from tests.data.conftest import MakeCoco, box, picture
 from tests.data.test_voc import PAGES, SPLITS

@@ -11,8 +11,8 @@ import pytest
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.data.check import check
-from detrscope.data.files import Directory, scan
-from detrscope.data.sources import open_dataset, splits_of
+from detrscope.data.image_files import Directory, scan
+from detrscope.data.open_dataset import open_dataset, splits_of
 from tests.data.conftest import MakeCoco, box, picture
 from tests.data.test_foreign_datasets import coco, yolo
 from tests.data.test_voc import PAGES, SPLITS

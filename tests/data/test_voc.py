@@ -10,8 +10,8 @@ import pytest
 
 from detrscope.core.errors import UserError
 from detrscope.data import voc
-from detrscope.data.problems import Problems
-from detrscope.data.sources import open_dataset, read, splits_of
+from detrscope.data.open_dataset import open_dataset, read, splits_of
+from detrscope.data.validation_log import Problems
 from tests.data.conftest import picture
 
 

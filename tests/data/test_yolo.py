@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from detrscope.core.errors import UserError
-from detrscope.data.problems import Problems
-from detrscope.data.sources import open_dataset, read, splits_of
+from detrscope.data.open_dataset import open_dataset, read, splits_of
+from detrscope.data.validation_log import Problems
 from tests.data.conftest import picture, with_orientation
 
 LABELS = "0 0.5 0.5 0.25 0.5\n1 0.1 0.2 0.1 0.1 0.87\n"

@@ -6,7 +6,7 @@ import pytest
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from detrscope.evaluation.classes import match_classes
+from detrscope.evaluation.class_matching import match_classes
 
 MODEL = ClassTable((1, 7, 900), ("dog", "cat", "owl"))
 

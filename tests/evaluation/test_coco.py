@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detrscope.core.errors import UserError
-from detrscope.evaluation.coco import Evaluation, average_precision
-from detrscope.evaluation.report import percent
+from detrscope.evaluation.coco_ap import Evaluation, average_precision
+from detrscope.evaluation.tables import percent
 
 SUMMARY = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
 SUMMARY += ["AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from detrscope.core.errors import UserError
-from detrscope.evaluation.coco import average_precision
-from detrscope.evaluation.results import read_results
+from detrscope.evaluation.coco_ap import average_precision
+from detrscope.evaluation.results_file import read_results
 from tests.evaluation.test_coco import SUMMARY, oracle, random_problem
 
 TRUTH: dict[str, Any] = {

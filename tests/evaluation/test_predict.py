@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from detrscope.core.errors import UserError
-from detrscope.data.sources import open_dataset
-from detrscope.evaluation.coco import average_precision
+from detrscope.data.open_dataset import open_dataset
+from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.predict import predict_dataset
 from tests.evaluation.squares import IDS, WORLD, SeesSquares, card, write_world
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from detrscope.core.errors import UserError
-from detrscope.evaluation.results import read_results, write_results
+from detrscope.evaluation.results_file import read_results, write_results
 
 GOOD: dict[str, Any] = {"image_id": 3, "category_id": 900, "bbox": [0.1, 2, 3, 4.000001], "score": 1 / 3}
 

@@ -12,7 +12,7 @@ from PIL import Image
 import detrscope as ds
 from detrscope.checkpoints.load import load_model
 from detrscope.core.errors import UserError
-from detrscope.data.sources import open_dataset
+from detrscope.data.open_dataset import open_dataset
 from detrscope.families import VARIANTS
 from detrscope.workflows import demo as module
 from detrscope.workflows.budget import steps_within

@@ -12,7 +12,7 @@ from PIL import Image
 
 import detrscope as ds
 from detrscope.core.trace import Trace
-from detrscope.data.drawn.dataset import is_drawn, write_drawn
+from detrscope.data.drawn_dogs import is_drawn, write_drawn
 from detrscope.families import VARIANTS
 from detrscope.workflows.detect import detect
 from detrscope.workflows.domain import SHIPPED, DogsOnly, photograph_models

@@ -15,7 +15,7 @@ from detrscope.console import log
 from detrscope.core.edits import Bias, Gain
 from detrscope.core.errors import UserError
 from detrscope.core.types import Outputs
-from detrscope.data.drawn.dataset import write_drawn
+from detrscope.data.drawn_dogs import write_drawn
 from detrscope.families.detector import Detector, load
 from detrscope.lens.faithfulness import Detected, detection_score
 from detrscope.workflows.explainers import EXPLAINERS, cases_in, cases_of

@@ -19,9 +19,9 @@ from detrscope.core.snapshot import KeptRows, Look
 from detrscope.core.trace import Trace
 from detrscope.core.types import Level
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.drawn.dataset import write_drawn
-from detrscope.data.drawn.parts import read_parts
-from detrscope.data.sources import open_dataset
+from detrscope.data.drawn_dogs import write_drawn
+from detrscope.data.open_dataset import open_dataset
+from detrscope.synthetic.parts import read_parts
 from detrscope.training.config import RunConfig, resolve
 from detrscope.workflows.part_meter import PartMass, PartMeter, attention_row
 from detrscope.workflows.probes import MOST, ProbeImage, open_probes

@@ -204,7 +204,7 @@ def draw(
 ) -> None:
     """Draw scenes with cartoon dogs: images, boxes, masks, and the part of the dog under each pixel."""
     console.setup(quiet, log_level)
-    from detrscope.data.drawn.dataset import write_drawn
+    from detrscope.data.drawn_dogs import write_drawn
 
     dogs = write_drawn(out, count=count, seed=seed, size=size, start=start)
     if not quiet:

@@ -51,7 +51,7 @@ def evaluate(
     if out is not None:
         console.check_folder(out)
 
-    from detrscope.evaluation.report import class_table, summary_table
+    from detrscope.evaluation.tables import class_table, summary_table
     from detrscope.workflows import evaluate as workflow
 
     if results_in is not None:

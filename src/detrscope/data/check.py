@@ -12,12 +12,12 @@ from typing import Any
 
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
-from detrscope.data.files import is_folder, is_hidden, is_picture
-from detrscope.data.images import read_image
-from detrscope.data.problems import Problem, Problems, Severity
-from detrscope.data.readable import on_all_cores
-from detrscope.data.sources import read, splits_of
+from detrscope.data.decodable import on_all_cores
+from detrscope.data.image_files import is_folder, is_hidden, is_picture
+from detrscope.data.image_reader import read_image
+from detrscope.data.open_dataset import read, splits_of
 from detrscope.data.splits import ANY, plain
+from detrscope.data.validation_log import Problem, Problems, Severity
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels of area; COCO's limits
 OF_THE_FOLDER = frozenset(

@@ -10,14 +10,14 @@ from typing import Any
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_json as load_json
-from detrscope.data.assemble import RawBox, RawImage, assemble
+from detrscope.data.clean import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.files import is_hidden
+from detrscope.data.image_files import is_hidden
 from detrscope.data.image_finder import ImageFinder
-from detrscope.data.masks import mask_box
-from detrscope.data.problems import Problems
+from detrscope.data.parse_values import boolean, integer, number, shown
+from detrscope.data.segmentation import mask_box
 from detrscope.data.splits import ANY, find_split, plain
-from detrscope.data.values import boolean, integer, number, shown
+from detrscope.data.validation_log import Problems
 
 LAYOUT = (
     "annotations/instances_SPLIT.json + SPLIT/, SPLIT/_annotations.coco.json, or annotations.json + images/"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.sources import open_dataset, splits_of
+from detrscope.data.open_dataset import open_dataset, splits_of
 from detrscope.data.splits import ANY
-from detrscope.data.write import Files, write_coco
+from detrscope.data.write_coco import Files, write_coco
 
 
 def convert(

@@ -15,8 +15,8 @@ from torch import Tensor
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.types import Target
-from detrscope.data.cache import PixelCache
-from detrscope.data.images import read_image
+from detrscope.data.image_reader import read_image
+from detrscope.data.pixel_cache import PixelCache
 
 Box = tuple[float, float, float, float]
 Transform = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Target]]

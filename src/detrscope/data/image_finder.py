@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from detrscope.core.errors import UserError
-from detrscope.data.files import Directory, child, exists, is_inside, refuse_outside
+from detrscope.data.image_files import Directory, child, exists, is_inside, refuse_outside
 from detrscope.data.splits import plain
 
 _SUBFOLDERS = ("images", "data")

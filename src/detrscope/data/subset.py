@@ -10,8 +10,8 @@ from pathlib import Path
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.sources import open_dataset
-from detrscope.data.write import Files, write_coco
+from detrscope.data.open_dataset import open_dataset
+from detrscope.data.write_coco import Files, write_coco
 
 
 @dataclass(frozen=True)

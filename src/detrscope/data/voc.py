@@ -17,9 +17,9 @@ from xml.etree import ElementTree
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_bytes, read_lines
-from detrscope.data.assemble import RawBox, RawImage, assemble
+from detrscope.data.clean import RawBox, RawImage, assemble
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.files import (
+from detrscope.data.image_files import (
     Directory,
     child,
     is_hidden,
@@ -29,9 +29,9 @@ from detrscope.data.files import (
     refuse_outside,
     scan,
 )
-from detrscope.data.problems import Problems
+from detrscope.data.parse_values import boolean, integer, number
 from detrscope.data.splits import ANY, find_split, plain
-from detrscope.data.values import boolean, integer, number
+from detrscope.data.validation_log import Problems
 
 LAYOUT = "Annotations/*.xml + JPEGImages/ [+ ImageSets/Main/SPLIT.txt], or SPLIT/*.xml beside the images"
 _OF_ONE_CLASS = re.compile(r"\S+\s+(-1|0|1)")

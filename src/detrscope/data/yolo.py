@@ -13,14 +13,14 @@ from pathlib import Path
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_text
-from detrscope.data.assemble import RawBox, RawImage, assemble
+from detrscope.data.clean import RawBox, RawImage, assemble
 from detrscope.data.coco import polygon_box
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.files import Directory, is_hidden, name_key
-from detrscope.data.images import read_size
-from detrscope.data.problems import Problems
+from detrscope.data.image_files import Directory, is_hidden, name_key
+from detrscope.data.image_reader import read_size
+from detrscope.data.parse_values import integer, number
 from detrscope.data.splits import find_split, plain
-from detrscope.data.values import integer, number
+from detrscope.data.validation_log import Problems
 from detrscope.data.yolo_layout import LAYOUT as LAYOUT
 from detrscope.data.yolo_layout import SPLITS, Layout, find_layout, images_of
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_lines, read_plain_yaml
-from detrscope.data.files import (
+from detrscope.data.image_files import (
     child,
     exists,
     is_folder,
@@ -21,9 +21,9 @@ from detrscope.data.files import (
     refuse_outside,
     scan,
 )
-from detrscope.data.problems import Problems
+from detrscope.data.parse_values import integer, shown
 from detrscope.data.splits import ANY
-from detrscope.data.values import integer, shown
+from detrscope.data.validation_log import Problems
 
 LAYOUT = (
     "data.yaml, classes.txt or obj.data, with images/SPLIT/ + labels/SPLIT/ or SPLIT/images/ + SPLIT/labels/"

@@ -21,7 +21,7 @@ from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import postprocess
 from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Detections, Outputs, Target
-from detrscope.data.images import Channels, ImageSource, read_image
+from detrscope.data.image_reader import Channels, ImageSource, read_image
 from detrscope.families.tracing import Wanted, source_name, trace_picture
 from detrscope.ops.kernels.machine import DTYPES, fastest_precision, warn_if_emulated
 

@@ -19,7 +19,7 @@ from detrscope.core.probe import Probe
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Gradient
 from detrscope.core.types import Batch, Outputs, Target
-from detrscope.data.images import Channels, ImageSource, read_upright
+from detrscope.data.image_reader import Channels, ImageSource, read_upright
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 
 from detrscope import families
 from detrscope.core.errors import UserError
-from detrscope.data.cache import free_memory, in_bytes
+from detrscope.data.pixel_cache import free_memory, in_bytes
 from detrscope.training.config import RunConfig
 
 FLOAT = 4  # bytes

@@ -9,9 +9,9 @@ from typing import Any
 
 from detrscope.console import log, written_whole
 from detrscope.core.errors import UserError
-from detrscope.data.images import read_image
-from detrscope.data.sources import open_dataset
-from detrscope.evaluation.coco import Evaluation
+from detrscope.data.image_reader import read_image
+from detrscope.data.open_dataset import open_dataset
+from detrscope.evaluation.coco_ap import Evaluation
 from detrscope.families.detector import Detector, load
 from detrscope.lens.comparison import in_words, on_what
 from detrscope.training.loop import Outcome

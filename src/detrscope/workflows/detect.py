@@ -17,7 +17,7 @@ from detrscope.console import log, progress, written_whole
 from detrscope.core.errors import UserError, WorkFailed, nearest
 from detrscope.core.safe_text import csv_row
 from detrscope.core.types import Detections
-from detrscope.data.images import ImageSource, read_image
+from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.families.detector import Detector, Precision, load
 from detrscope.views.canvas import ENDINGS, Picture
 from detrscope.views.detections import draw_detections

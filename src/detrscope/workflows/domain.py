@@ -11,8 +11,8 @@ from PIL import Image
 
 from detrscope.console import log
 from detrscope.core.safe_text import visible
-from detrscope.data.drawn.dataset import is_drawn
-from detrscope.data.images import ImageSource
+from detrscope.data.drawn_dogs import is_drawn
+from detrscope.data.image_reader import ImageSource
 from detrscope.families import FAMILIES, VARIANTS
 
 SHIPPED = "sprint-dense-n"  # looks where no other model is named

@@ -10,12 +10,12 @@ from typing import Any
 from detrscope.console import log, written_whole
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.sources import open_dataset
-from detrscope.evaluation.classes import match_classes
-from detrscope.evaluation.coco import Evaluation, average_precision
+from detrscope.data.open_dataset import open_dataset
+from detrscope.evaluation.class_matching import match_classes
+from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.predict import place, predict_dataset
-from detrscope.evaluation.report import write_class_csv, write_curve_csv
-from detrscope.evaluation.results import read_results, write_results
+from detrscope.evaluation.results_file import read_results, write_results
+from detrscope.evaluation.tables import write_class_csv, write_curve_csv
 from detrscope.families.detector import Detector, Precision, load
 from detrscope.views.precision_recall import draw_precision_recall
 

@@ -25,7 +25,7 @@ from detrscope.core.safe_text import csv_cell
 from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.sources import open_dataset
+from detrscope.data.open_dataset import open_dataset
 from detrscope.families.detector import Detector, Precision, load
 from detrscope.lens.faithfulness import (
     Curve,

@@ -9,7 +9,7 @@ from pathlib import Path
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.trace import Trace
-from detrscope.data.images import ImageSource
+from detrscope.data.image_reader import ImageSource
 from detrscope.families.detector import Detector
 from detrscope.views.choice import Choice
 from detrscope.views.features import stage_ends

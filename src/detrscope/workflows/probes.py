@@ -15,11 +15,11 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.types import Regions, Target
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.images import read_upright
-from detrscope.data.masks import Ground, box_regions, ground_of
-from detrscope.data.problems import Problems
-from detrscope.data.sources import SOURCES, read
-from detrscope.evaluation.classes import match_classes
+from detrscope.data.image_reader import read_upright
+from detrscope.data.open_dataset import SOURCES, read
+from detrscope.data.segmentation import Ground, box_regions, ground_of
+from detrscope.data.validation_log import Problems
+from detrscope.evaluation.class_matching import match_classes
 from detrscope.training.config import RunConfig
 from detrscope.workflows.sources import Stems, expand
 

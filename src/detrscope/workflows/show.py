@@ -10,7 +10,7 @@ import torch
 from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.dataset import TransformedDataset
-from detrscope.data.sources import open_dataset
+from detrscope.data.open_dataset import open_dataset
 from detrscope.data.transforms import AugmentConfig, eval_transform, train_transform
 from detrscope.views.canvas import class_label
 from detrscope.views.contact_sheet import Tile, contact_sheet

@@ -20,8 +20,8 @@ from detrscope.console import log
 from detrscope.core.download import is_url as is_url
 from detrscope.core.download import shown_url, url_path
 from detrscope.core.errors import UserError
-from detrscope.data.files import SUFFIXES
-from detrscope.data.images import ImageSource
+from detrscope.data.image_files import SUFFIXES
+from detrscope.data.image_reader import ImageSource
 
 if TYPE_CHECKING:
     import av

@@ -21,12 +21,12 @@ from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.model_card import ModelCard
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import DetectionLoader, make_loader
-from detrscope.data.sources import open_dataset
+from detrscope.data.open_dataset import open_dataset
 from detrscope.data.transforms import train_transform
-from detrscope.evaluation.classes import match_classes
-from detrscope.evaluation.coco import average_precision
+from detrscope.evaluation.class_matching import match_classes
+from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.predict import predict_dataset
-from detrscope.evaluation.report import write_class_csv
+from detrscope.evaluation.tables import write_class_csv
 from detrscope.ops.kernels.machine import DTYPES
 from detrscope.ops.kernels.threads import use_threads
 from detrscope.training.config import RunConfig, resolve, undotted

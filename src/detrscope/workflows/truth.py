@@ -9,8 +9,8 @@ from detrscope.console import log
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
-from detrscope.data.problems import Problems
-from detrscope.data.sources import read
+from detrscope.data.open_dataset import read
+from detrscope.data.validation_log import Problems
 from detrscope.workflows.probes import ProbeImage, probe_images
 
 

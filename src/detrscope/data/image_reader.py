@@ -19,7 +19,7 @@ from torch import Tensor
 
 from detrscope.core.download import download, is_url, shown_url
 from detrscope.core.errors import UserError
-from detrscope.data.files import FORMATS, exists, is_regular
+from detrscope.data.image_files import FORMATS, exists, is_regular
 
 Channels = Literal["rgb", "bgr"]
 ImageSource = str | Path | bytes | Image.Image | np.ndarray | Tensor

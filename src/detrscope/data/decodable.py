@@ -9,8 +9,8 @@ from typing import TypeVar
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
-from detrscope.data.images import read_image
-from detrscope.data.pixel_gate import PixelGate, usable_cores
+from detrscope.data.decode_limit import PixelGate, usable_cores
+from detrscope.data.image_reader import read_image
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from detrscope.console import progress
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
-from detrscope.data.files import exists, name_key
-from detrscope.data.images import read_size
+from detrscope.data.image_files import exists, name_key
+from detrscope.data.image_reader import read_size
 
 Files = Literal["copy", "hardlink", "symlink"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
-from detrscope.data.pixel_gate import PixelGate, usable_cores
+from detrscope.data.decode_limit import PixelGate, usable_cores
 
 
 @dataclass(frozen=True)

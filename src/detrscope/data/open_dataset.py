@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from detrscope.console import log
 from detrscope.core.errors import UserError, nearest
 from detrscope.data import coco, voc, yolo
+from detrscope.data import drawn_dogs as drawn
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.drawn import dataset as drawn
-from detrscope.data.files import exists, is_folder, is_regular
-from detrscope.data.problems import Problems
-from detrscope.data.readable import without_unreadable
+from detrscope.data.decodable import without_unreadable
+from detrscope.data.image_files import exists, is_folder, is_regular
+from detrscope.data.validation_log import Problems
 
 
 class Source(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 from detrscope.console import written_whole
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_json
-from detrscope.data.values import LARGEST_ID, integer, number, shown
+from detrscope.data.parse_values import LARGEST_ID, integer, number, shown
 
 
 def write_results(path: str | Path, results: Sequence[Mapping[str, Any]]) -> Path:

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from detrscope.core.errors import UserError
-from detrscope.data.drawn.animal import draw_animal
-from detrscope.data.drawn.background import Background, draw_background
-from detrscope.data.drawn.props import draw_prop
-from detrscope.data.drawn.sketch import Cutout, Point
+from detrscope.synthetic.animal import draw_animal
+from detrscope.synthetic.background import Background, draw_background
+from detrscope.synthetic.props import draw_prop
+from detrscope.synthetic.sketch import Cutout, Point
 
 VERSION = 2  # of what is drawn; another version draws other pixels from the same seed
 MIN_SIZE, MAX_SIZE = 32, 2048

@@ -11,10 +11,10 @@ from typing import Any
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import Annotation, Box, DetectionDataset, ImageInfo
-from detrscope.data.files import exists
-from detrscope.data.images import FileSize, read_size
-from detrscope.data.problems import Problems
-from detrscope.data.values import number
+from detrscope.data.image_files import exists
+from detrscope.data.image_reader import FileSize, read_size
+from detrscope.data.parse_values import number
+from detrscope.data.validation_log import Problems
 
 MIN_SIDE = 0.01  # pixels; a box thinner than this is empty
 NOTHING = (0.0, 0.0, 0.0, 0.0)  # the box of an annotation from which nothing can be learned

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from detrscope.data.drawn import head as heads
-from detrscope.data.drawn.parts import BODY, FUR, LEGS, PAWS, TAIL
-from detrscope.data.drawn.sketch import Colour, Point, Shape, Sketch, blob, hue, mix, slab, tone, tube
+from detrscope.synthetic import head as heads
+from detrscope.synthetic.parts import BODY, FUR, LEGS, PAWS, TAIL
+from detrscope.synthetic.sketch import Colour, Point, Shape, Sketch, blob, hue, mix, slab, tone, tube
 
 Species = Literal["dog", "cat"]
 Pose = Literal["stand", "sit", "lie"]

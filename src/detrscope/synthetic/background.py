@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from detrscope.data.drawn.sketch import Colour, hue, mix, tone
+from detrscope.synthetic.sketch import Colour, hue, mix, tone
 
 Kind = Literal["meadow", "room", "paper"]
 

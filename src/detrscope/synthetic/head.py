@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from detrscope.data.drawn.parts import EARS, FUR, HEAD, MUZZLE
-from detrscope.data.drawn.sketch import Colour, Sketch, blob, hue, mix, polygon, tone, tube
+from detrscope.synthetic.parts import EARS, FUR, HEAD, MUZZLE
+from detrscope.synthetic.sketch import Colour, Sketch, blob, hue, mix, polygon, tone, tube
 
 _INK: Colour = (28, 22, 30)
 _PINK: Colour = (236, 138, 148)

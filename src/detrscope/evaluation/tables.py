@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from detrscope.console import written_whole
 from detrscope.core.safe_text import csv_cell, csv_row
-from detrscope.evaluation.coco import RECALLS, Evaluation
+from detrscope.evaluation.coco_ap import RECALLS, Evaluation
 
 if TYPE_CHECKING:
     from rich.table import Table

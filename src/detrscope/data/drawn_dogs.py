@@ -20,11 +20,11 @@ from detrscope.core.errors import UserError
 from detrscope.core.user_cache import cache_folder
 from detrscope.data import coco
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.drawn.parts import NAMES, PER_DOG
-from detrscope.data.drawn.scene import MAX_SIZE, MIN_SIZE, VERSION, Scene, draw_scene
-from detrscope.data.problems import Problems
 from detrscope.data.splits import find_split
-from detrscope.data.write import folder_written_whole
+from detrscope.data.validation_log import Problems
+from detrscope.data.write_coco import folder_written_whole
+from detrscope.synthetic.parts import NAMES, PER_DOG
+from detrscope.synthetic.scene import MAX_SIZE, MIN_SIZE, VERSION, Scene, draw_scene
 
 LAYOUT = "nothing, or options such as count=2000,val=300,seed=0,size=160"
 STARTS = {"train": 0, "val": 10_000_000, "test": 20_000_000}  # index of the first image of each split

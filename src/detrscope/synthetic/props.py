@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from detrscope.data.drawn.sketch import (
+from detrscope.synthetic.sketch import (
     OTHER,
     Colour,
     Point,

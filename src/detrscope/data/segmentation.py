@@ -13,7 +13,7 @@ from faster_coco_eval.core import mask as rle
 from torch import Tensor
 
 from detrscope.data.dataset import Annotation, ImageInfo
-from detrscope.data.drawn.parts import NAMES, read_parts
+from detrscope.synthetic.parts import NAMES, read_parts
 
 OBJECT, OTHERS, BACKGROUND, BOX, OUTSIDE = "object", "other objects", "background", "box", "outside the box"
 

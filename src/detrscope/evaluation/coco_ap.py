@@ -21,7 +21,7 @@ from detrscope.evaluation.accumulate import AREAS, AT, accumulate
 from detrscope.evaluation.accumulate import BEST as BEST
 from detrscope.evaluation.accumulate import IOUS as IOUS
 from detrscope.evaluation.accumulate import RECALLS as RECALLS
-from detrscope.evaluation.results import check_truth, wrong_result
+from detrscope.evaluation.results_file import check_truth, wrong_result
 
 _AT_50, _AT_75 = AT
 
