@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.published import build_published, import_published
 from detrscope.core.types import Outputs, Target
-from detrscope.training.criterion import CrossEntropy, LossWeights, SetCriterion
+from detrscope.training.losses.criterion import CrossEntropy, LossWeights, SetCriterion
 from detrscope.training.matcher import Matcher, SoftmaxCost
 
 LAYERS, IMAGES, QUERIES, CLASSES = 6, 4, 100, 91

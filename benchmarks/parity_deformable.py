@@ -22,9 +22,9 @@ from benchmarks.published import nested, stacked
 from benchmarks.published_deformable import VARIANTS, arguments_of, build_published, import_published
 from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch, Target
-from detrscope.training.criterion import LossWeights, SetCriterion
+from detrscope.training.losses.criterion import LossWeights, SetCriterion
+from detrscope.training.losses.sigmoid import FocalCost, FocalLoss
 from detrscope.training.matcher import Matcher
-from detrscope.training.sigmoid import FocalCost, FocalLoss
 
 NAMES = {"loss_class": "loss_ce", "loss_box": "loss_bbox", "loss_giou": "loss_giou"}
 

@@ -23,7 +23,7 @@ from detrscope.core.types import Batch, Target
 from detrscope.families import build
 from detrscope.training.config import TrainConfig
 from detrscope.training.optim import Constant
-from detrscope.training.step import Learner
+from detrscope.training.train_step import Learner
 
 BOXES = 7
 

@@ -39,7 +39,7 @@ def looks() -> None:
 
     Watch.__call__ = timed  # type: ignore[method-assign]
     steps: list[float] = []
-    from detrscope.training.step import Learner
+    from detrscope.training.train_step import Learner
 
     step = Learner.step
 

@@ -31,7 +31,7 @@ import torch
 import detrscope as ds
 from detrscope.core.records import DenseRecord
 from detrscope.families import FAMILIES
-from detrscope.training.rundir import RunFolder
+from detrscope.training.run_folder import RunFolder
 from tests.families.tiny import tiny_settings
 
 torch.set_num_threads(1)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch, Outputs, Target
-from detrscope.training.criterion import LossWeights, SetCriterion
+from detrscope.training.losses.criterion import LossWeights, SetCriterion
+from detrscope.training.losses.sigmoid import FocalCost, FocalLoss
 from detrscope.training.matcher import Matcher
-from detrscope.training.sigmoid import FocalCost, FocalLoss
 from tests.families.spread import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 HEIGHT, WIDTH = 128, 160

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from detrscope.training import clock as module
-from detrscope.training.clock import COLD, MEASURED, Clock
+from detrscope.training import timing as module
+from detrscope.training.timing import COLD, MEASURED, Clock
 
 
 class Time:

@@ -9,7 +9,7 @@ from detrscope.config import describe, preset_names, to_yaml
 from detrscope.core.errors import UserError
 from detrscope.training.config import DataConfig, RunConfig, TrainConfig, flat, resolve, undotted
 from detrscope.training.optim import parameter_groups
-from detrscope.training.rundir import LAST, RunFolder, logged_to, refuse_changes
+from detrscope.training.run_folder import LAST, RunFolder, logged_to, refuse_changes
 
 PRESETS = [
     "bccd-deformable-detr",

@@ -7,7 +7,7 @@ import torch
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
 from detrscope.core.types import Outputs, Target
-from detrscope.training.criterion import CrossEntropy, Losses, LossWeights, SetCriterion
+from detrscope.training.losses.criterion import CrossEntropy, Losses, LossWeights, SetCriterion
 from detrscope.training.matcher import Matcher, SoftmaxCost
 
 LAYERS, QUERIES, CLASSES = 4, 12, 7

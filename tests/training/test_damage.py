@@ -17,8 +17,8 @@ from detrscope.core import file_lock as lock
 from detrscope.core.errors import UserError
 from detrscope.core.files import sweep
 from detrscope.training.config import TrainConfig
-from detrscope.training.rundir import METRICS_JSONL, PREVIOUS, STATE, RunFolder
-from detrscope.training.state import Averages
+from detrscope.training.run_folder import METRICS_JSONL, PREVIOUS, STATE, RunFolder
+from detrscope.training.train_state import Averages
 from tests.training.tiny import cpu, run
 
 CONFIG = TrainConfig(epochs=3, lr=1e-3, lr_backbone=1e-3)
@@ -117,7 +117,7 @@ def test_no_state_that_can_be_read_is_one_line(folder: RunFolder) -> None:
 def test_two_trainings_in_one_folder(tmp_path: Path) -> None:
     one = RunFolder(tmp_path / "run")
     code = (
-        "import sys\nfrom detrscope.training.rundir import RunFolder\n"
+        "import sys\nfrom detrscope.training.run_folder import RunFolder\n"
         "try:\n    with RunFolder(sys.argv[1]).locked(): print('taken')\n"
         "except Exception as error: print(error)\n"
     )
@@ -136,7 +136,7 @@ def test_two_trainings_in_one_folder(tmp_path: Path) -> None:
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import os, sys\nfrom detrscope.training.rundir import RunFolder\n"
+        "import os, sys\nfrom detrscope.training.run_folder import RunFolder\n"
         "with RunFolder(sys.argv[1]).locked(): os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)

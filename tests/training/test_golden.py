@@ -10,9 +10,9 @@ import torch
 
 from detrscope.config import merge
 from detrscope.training.config import RunConfig, resolve, undotted
+from detrscope.training.devices import make_fabric
 from detrscope.training.optim import Constant
-from detrscope.training.step import Learner
-from detrscope.workflows.devices import make_fabric
+from detrscope.training.train_step import Learner
 from detrscope.workflows.train import make_model, make_train_loader, open_data
 
 GOLDEN = Path(__file__).parent / "golden_sprint.json"

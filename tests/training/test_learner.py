@@ -14,7 +14,7 @@ from detrscope.core.types import Batch, Target
 from detrscope.families import build
 from detrscope.training.config import DenoisingConfig, MuonConfig, TrainConfig
 from detrscope.training.optim import Constant, make_optimizer, parameter_groups
-from detrscope.training.step import Learner, check_learning
+from detrscope.training.train_step import Learner, check_learning
 from tests.families.tiny import built, tiny, tiny_settings
 
 FABRIC = Fabric(accelerator="cpu", devices=1)

@@ -17,8 +17,8 @@ from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Batch, Outputs, Queries
 from detrscope.training.config import EmaConfig, ScheduleConfig, TrainConfig
 from detrscope.training.optim import Constant
-from detrscope.training.rundir import BEST, LAST, STATE, RunFolder
-from detrscope.training.step import Learner, StepFailed
+from detrscope.training.run_folder import BEST, LAST, STATE, RunFolder
+from detrscope.training.train_step import Learner, StepFailed
 from tests.training.tiny import TinyDetector, TinyLoader, cpu, made_up_pass, run
 
 CONFIG = TrainConfig(

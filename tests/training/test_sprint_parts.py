@@ -10,12 +10,12 @@ from torchvision.ops import sigmoid_focal_loss
 from detrscope.core.types import Batch, Outputs, Proposals, Queries, Target
 from detrscope.families import sprint
 from detrscope.training import muon
-from detrscope.training.criterion import NO_OBJECT, Assigned, LossWeights, SetCriterion, Totals
 from detrscope.training.denoising import Noise, make_denoising
+from detrscope.training.losses.criterion import NO_OBJECT, Assigned, LossWeights, SetCriterion, Totals
+from detrscope.training.losses.sigmoid import FocalCost, FocalLoss, OverlapLoss
 from detrscope.training.matcher import Matcher
 from detrscope.training.muon import Muon, orthogonalise
 from detrscope.training.one_to_many import one_to_many
-from detrscope.training.sigmoid import FocalCost, FocalLoss, OverlapLoss
 
 TARGETS = [
     Target(torch.tensor([0, 2]), torch.tensor([[0.25, 0.25, 0.3, 0.2], [0.7, 0.6, 0.4, 0.5]])),

@@ -18,7 +18,7 @@ from detrscope.checkpoints.native import load_checkpoint
 from detrscope.cli import train as commands
 from detrscope.core.errors import UserError
 from detrscope.training.config import RunConfig, resolve
-from detrscope.training.rundir import RunFolder
+from detrscope.training.run_folder import RunFolder
 from detrscope.workflows import train as workflow
 from tests.training.conftest import MakeDataset
 

@@ -16,9 +16,9 @@ from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Batch, Outputs, Queries, Target
 from detrscope.training.config import TrainConfig
 from detrscope.training.loop import Outcome, train_model
-from detrscope.training.rundir import RunFolder
-from detrscope.training.state import seed_all
-from detrscope.training.step import Pass
+from detrscope.training.run_folder import RunFolder
+from detrscope.training.train_state import seed_all
+from detrscope.training.train_step import Pass
 
 SIDE = 16  # pixels
 CLASSES = ClassTable((3, 70), ("left", "right"))

@@ -13,7 +13,7 @@ import detrscope as ds
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
-from detrscope.training.rundir import ATTENTION_CSV, LOOKS, TRACES, RunFolder
+from detrscope.training.run_folder import ATTENTION_CSV, LOOKS, TRACES, RunFolder
 from detrscope.views.choice import Choice
 from detrscope.workflows.train import train
 from detrscope.workflows.watch import read_watched

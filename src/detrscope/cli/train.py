@@ -105,7 +105,7 @@ def train(
 
     overrides = parse_overrides(_settings(context.args))
 
-    from detrscope.training.rundir import RunFolder
+    from detrscope.training.run_folder import RunFolder
     from detrscope.workflows import train as workflow
 
     if print_config:

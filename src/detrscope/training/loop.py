@@ -15,15 +15,15 @@ from detrscope.checkpoints.native import save_checkpoint
 from detrscope.console import console, log, progress
 from detrscope.core.errors import WorkFailed
 from detrscope.core.model_card import ModelCard
-from detrscope.training.clock import FORWARD, Clock, peak_memory_mb
 from detrscope.training.config import TrainConfig
-from detrscope.training.criterion import PAIRS, WEIGHTED
+from detrscope.training.distributed import anywhere
 from detrscope.training.interrupt import Interruption
+from detrscope.training.losses.criterion import PAIRS, WEIGHTED
 from detrscope.training.optim import Schedule, groups_table, make_schedule
-from detrscope.training.ranks import anywhere
-from detrscope.training.rundir import BEST, LAST, Row, RunFolder
-from detrscope.training.state import Position, capture, restore, seed_all, set_random_state
-from detrscope.training.step import Learner, Pass, StepFailed
+from detrscope.training.run_folder import BEST, LAST, Row, RunFolder
+from detrscope.training.timing import FORWARD, Clock, peak_memory_mb
+from detrscope.training.train_state import Position, capture, restore, seed_all, set_random_state
+from detrscope.training.train_step import Learner, Pass, StepFailed
 
 Scores = Mapping[str, float | None]  # AP and the like, 0..1; None is "undefined"
 

@@ -18,8 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.types import Outputs, Target
+from detrscope.training.iou import iou_and_giou
 from detrscope.training.nonfinite import NonFinite
-from detrscope.training.overlap import iou_and_giou
 
 
 @dataclass(frozen=True)

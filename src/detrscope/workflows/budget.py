@@ -8,12 +8,12 @@ from typing import Any
 
 from detrscope.console import log
 from detrscope.data.loader import DetectionLoader
-from detrscope.training.clock import COLD, MEASURED, Clock, in_words
+from detrscope.training.devices import make_fabric, settle_precision
 from detrscope.training.loop import Plan
 from detrscope.training.optim import make_schedule
-from detrscope.training.state import seed_all
-from detrscope.training.step import Learner
-from detrscope.workflows.devices import make_fabric, settle_precision
+from detrscope.training.timing import COLD, MEASURED, Clock, in_words
+from detrscope.training.train_state import seed_all
+from detrscope.training.train_step import Learner
 from detrscope.workflows.train import make_model, make_train_loader, open_data, resolve_run
 
 

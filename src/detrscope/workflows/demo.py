@@ -15,7 +15,7 @@ from detrscope.evaluation.coco_ap import Evaluation
 from detrscope.families.detector import Detector, load
 from detrscope.lens.comparison import in_words, on_what
 from detrscope.training.loop import Outcome
-from detrscope.training.rundir import RunFolder
+from detrscope.training.run_folder import RunFolder
 from detrscope.views.choice import Choice
 from detrscope.views.demo_page import DemoPage
 from detrscope.views.detections import draw_detections

@@ -30,13 +30,13 @@ from detrscope.evaluation.tables import write_class_csv
 from detrscope.ops.kernels.machine import DTYPES
 from detrscope.ops.kernels.threads import use_threads
 from detrscope.training.config import RunConfig, resolve, undotted
+from detrscope.training.devices import make_fabric, same_precision, settle_devices, settle_precision
 from detrscope.training.loop import Outcome, Scores, train_model
-from detrscope.training.memory import check_memory
-from detrscope.training.rundir import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
-from detrscope.training.state import seed_all
-from detrscope.training.step import check_learning
+from detrscope.training.memory_estimate import check_memory
+from detrscope.training.run_folder import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
+from detrscope.training.train_state import seed_all
+from detrscope.training.train_step import check_learning
 from detrscope.views.curves import draw_curves
-from detrscope.workflows.devices import make_fabric, same_precision, settle_devices, settle_precision
 from detrscope.workflows.watch import make_watch
 
 

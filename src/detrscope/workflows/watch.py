@@ -25,8 +25,8 @@ from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
 from detrscope.training.config import RunConfig, TrainConfig
 from detrscope.training.loop import Plan
-from detrscope.training.rundir import LOOKS, TRACES, RunFolder
-from detrscope.training.step import make_matcher
+from detrscope.training.run_folder import LOOKS, TRACES, RunFolder
+from detrscope.training.train_step import make_matcher
 from detrscope.workflows.part_meter import PartMeter, attention_row
 from detrscope.workflows.probes import ProbeImage, open_probes
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.training.criterion import NO_OBJECT, Assigned
+from detrscope.training.losses.criterion import NO_OBJECT, Assigned
 
 EPS = 1e-8
 

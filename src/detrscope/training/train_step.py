@@ -16,7 +16,10 @@ from detrscope.core.errors import UserError
 from detrscope.core.model_card import Scoring
 from detrscope.core.types import Batch, Outputs, Proposals, Target
 from detrscope.training.config import TrainConfig
-from detrscope.training.criterion import (
+from detrscope.training.denoising import Denoising, Noise, make_denoising
+from detrscope.training.distributed import over_ranks
+from detrscope.training.ema import Ema
+from detrscope.training.losses.criterion import (
     PAIRS,
     WEIGHTED,
     ClassLoss,
@@ -25,13 +28,10 @@ from detrscope.training.criterion import (
     LossWeights,
     SetCriterion,
 )
-from detrscope.training.denoising import Denoising, Noise, make_denoising
-from detrscope.training.ema import Ema
+from detrscope.training.losses.sigmoid import FocalCost, FocalLoss, OverlapLoss
 from detrscope.training.matcher import ClassCost, Matcher, SoftmaxCost
 from detrscope.training.nonfinite import NonFinite, bad_gradients, first_bad_module, is_finite
 from detrscope.training.optim import Schedule, freeze_backbone, make_optimizer, parameter_groups, set_rates
-from detrscope.training.ranks import over_ranks
-from detrscope.training.sigmoid import FocalCost, FocalLoss, OverlapLoss
 
 
 class HasImageId(Protocol):

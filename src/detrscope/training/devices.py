@@ -18,7 +18,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.model_card import Precision
 from detrscope.ops.kernels.machine import fastest_precision, warn_if_emulated
 from detrscope.training.config import RunConfig, TrainConfig
-from detrscope.training.state import gathered
+from detrscope.training.train_state import gathered
 
 PATIENCE = timedelta(
     minutes=10

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.types import Outputs, Target
 from detrscope.training.denoising import Denoising
-from detrscope.training.extra_sets import extra_sets, split_denoising
+from detrscope.training.iou import iou_and_giou
+from detrscope.training.losses.auxiliary import extra_sets, split_denoising
 from detrscope.training.matcher import Matcher, Matches
-from detrscope.training.overlap import iou_and_giou
 
 TERMS = ("loss_class", "loss_box", "loss_giou")
 MONITORS = ("class_error", "cardinality_error", "matched_iou")

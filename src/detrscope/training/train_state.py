@@ -13,8 +13,8 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from detrscope.core.errors import UserError
+from detrscope.training.distributed import over_ranks
 from detrscope.training.ema import Ema
-from detrscope.training.ranks import over_ranks
 
 FORMAT = 2
 T = TypeVar("T")
