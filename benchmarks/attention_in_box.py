@@ -21,8 +21,8 @@ from detrscope.core.probe import Probe
 from detrscope.core.types import Batch
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
-from detrscope.lens.measures import mass_in
-from detrscope.lens.places import cover_of_boxes
+from detrscope.lens.metrics import mass_in
+from detrscope.lens.token_coverage import cover_of_boxes
 
 
 def masses(detector: ds.Detector, image: Tensor, boxes_xyxy: Tensor) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 import detrscope as ds
 from benchmarks.ratio import compare, machine
-from detrscope.lens.columns import who_looks_at
+from detrscope.lens.incoming_attention import who_looks_at
 from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import detrscope as ds
-from detrscope.lens.tracks import follow
+from detrscope.lens.query_tracks import follow
 from detrscope.workflows import timelapse as films
 from detrscope.workflows.watch import Watch, read_watched
 

@@ -24,7 +24,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.safe_text import csv_cell, visible
 from detrscope.core.types import Detections
-from detrscope.lens.comparison import write_csv as write_measures
+from detrscope.lens.report import write_csv as write_measures
 from detrscope.workflows.detect import Found, write_csv
 from tests.conftest import ROOT
 from tests.families.tiny import tiny_settings

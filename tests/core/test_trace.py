@@ -29,7 +29,7 @@ from detrscope.core.types import Detections, Level, Outputs, Target
 from detrscope.families import VARIANTS
 from detrscope.families.detector import Detector
 from detrscope.families.tracing import Wanted, trace_picture
-from detrscope.lens.columns import Columns
+from detrscope.lens.incoming_attention import Columns
 from detrscope.ops.deformable import sample
 from tests.families.tiny import built, padded_batch, tiny
 

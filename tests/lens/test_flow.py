@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
-from detrscope.lens import flow
-from detrscope.lens.columns import Columns, queries_looking_at, who_looks_at
-from detrscope.lens.flow import Flow, from_queries
+from detrscope.lens import attention_product as flow
+from detrscope.lens.attention_product import Flow, from_queries
+from detrscope.lens.incoming_attention import Columns, queries_looking_at, who_looks_at
 from tests.lens.traced import TOKENS, deformable_record, dense_record, traced
 
 both_kinds = pytest.mark.parametrize("make", [dense_record, deformable_record])
@@ -87,7 +87,7 @@ def test_columns_are_the_columns_of_the_map(
     record = make()
     expected = record.rows()[0]
     for block in (1, 1 << 22):
-        monkeypatch.setattr("detrscope.lens.columns.BLOCK", block)
+        monkeypatch.setattr("detrscope.lens.incoming_attention.BLOCK", block)
         keys = torch.tensor([0, 5, 17, 34, 35, 40, TOKENS - 1])
         torch.testing.assert_close(Columns(record).of(keys), expected[..., keys])
     torch.testing.assert_close(Columns(record).of(torch.arange(TOKENS)).sum(-1), expected.sum(-1))

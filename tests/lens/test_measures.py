@@ -16,10 +16,10 @@ from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
 from detrscope.families import VARIANTS
-from detrscope.lens.comparison import by_layer, in_words, write_csv, write_json
-from detrscope.lens.layers import measure
-from detrscope.lens.measures import agreement, effective_tokens, entropy, mass_in, mean_distance, points_into
-from detrscope.lens.places import centres_of, cover_of_boxes, cover_of_masks
+from detrscope.lens.measure import measure
+from detrscope.lens.metrics import agreement, effective_tokens, entropy, mass_in, mean_distance, points_into
+from detrscope.lens.report import by_layer, in_words, write_csv, write_json
+from detrscope.lens.token_coverage import centres_of, cover_of_boxes, cover_of_masks
 from tests.lens.traced import detector_of, picture, traced
 
 LEVELS = (Level(6, 8), Level(3, 4))

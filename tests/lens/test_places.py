@@ -11,8 +11,8 @@ import torch
 
 from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
-from detrscope.lens.measures import mass_in
-from detrscope.lens.places import area_of_masks, cover_of_masks
+from detrscope.lens.metrics import mass_in
+from detrscope.lens.token_coverage import area_of_masks, cover_of_masks
 
 FINE = 6  # sub-pixels along a side of a pixel
 

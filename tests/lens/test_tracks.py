@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.snapshot import KeptRows, Look
-from detrscope.lens.tracks import distance, follow
+from detrscope.lens.query_tracks import distance, follow
 
 CELLS = 12
 

@@ -17,7 +17,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.core.types import Regions
 from detrscope.data.drawn_dogs import write_drawn
-from detrscope.lens.layers import measure
+from detrscope.lens.measure import measure
 from detrscope.synthetic.parts import NAMES, read_parts
 from detrscope.views.choice import Choice
 from detrscope.workflows.see import Seen

@@ -145,7 +145,7 @@ def _point(text: str) -> tuple[float, float]:
 
 
 def _print(seen: list[Seen], out: Path) -> None:
-    from detrscope.lens.comparison import in_words, on_what
+    from detrscope.lens.report import in_words, on_what
 
     if len(seen) > DETAILED:
         console.print_table(_overview(seen))
@@ -179,7 +179,7 @@ def _measures(one: Seen) -> Table:
     """A line for each layer: means over heads and rows."""
     from rich.table import Table
 
-    from detrscope.lens.comparison import by_layer
+    from detrscope.lens.report import by_layer
 
     columns = (
         "attention",

@@ -27,7 +27,7 @@ from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Gradient
-from detrscope.lens.flow import Flow, from_queries
+from detrscope.lens.attention_product import Flow, from_queries
 
 
 def relevance(trace: Trace, query: int) -> AttentionMap:

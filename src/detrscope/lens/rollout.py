@@ -18,7 +18,7 @@ from torch import Tensor
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
-from detrscope.lens.flow import from_queries
+from detrscope.lens.attention_product import from_queries
 
 RESIDUAL = 0.5  # the part of a layer's output that is its input
 

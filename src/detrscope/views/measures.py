@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
-from detrscope.lens.comparison import in_words, on_parts, on_what
-from detrscope.lens.layers import Measure, measure
+from detrscope.lens.measure import Measure, measure
+from detrscope.lens.report import in_words, on_parts, on_what
 from detrscope.views.canvas import PALETTE, Chart, Sheet, text_size
 from detrscope.views.canvas.lettering import NAME
 from detrscope.views.captions import caption, model, numbers

@@ -8,7 +8,7 @@ import numpy as np
 
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
-from detrscope.lens.columns import queries_looking_at, who_looks_at
+from detrscope.lens.incoming_attention import queries_looking_at, who_looks_at
 from detrscope.views.canvas import Scale, Sheet, text_size
 from detrscope.views.canvas.lettering import TEXT
 from detrscope.views.canvas.sheet import MARGIN

@@ -13,7 +13,7 @@ from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import Evaluation
 from detrscope.families.detector import Detector, load
-from detrscope.lens.comparison import in_words, on_what
+from detrscope.lens.report import in_words, on_what
 from detrscope.training.loop import Outcome
 from detrscope.training.run_folder import RunFolder
 from detrscope.views.choice import Choice

@@ -18,9 +18,9 @@ from detrscope.core.trace import Trace
 from detrscope.core.types import Batch
 from detrscope.families.detector import Detector
 from detrscope.lens.faithfulness import Detected
-from detrscope.lens.places import centres_of
 from detrscope.lens.relevance import gradient_attention, relevance
 from detrscope.lens.rollout import rollout
+from detrscope.lens.token_coverage import centres_of
 
 RANDOM = "random"
 

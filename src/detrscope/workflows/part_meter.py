@@ -10,8 +10,8 @@ from torch import Tensor
 
 from detrscope.core.snapshot import Look
 from detrscope.core.trace import Trace
-from detrscope.lens.measures import mass_in
-from detrscope.lens.places import area_of_masks, cover_of_masks
+from detrscope.lens.metrics import mass_in
+from detrscope.lens.token_coverage import area_of_masks, cover_of_masks
 from detrscope.training.run_folder import Row
 from detrscope.workflows.probes import ProbeImage
 

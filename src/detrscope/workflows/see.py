@@ -14,8 +14,8 @@ from detrscope.core.files import written_whole
 from detrscope.core.trace import Trace
 from detrscope.core.trace_file import trace_bytes
 from detrscope.families.detector import Detector, Precision, load
-from detrscope.lens.comparison import write_csv
-from detrscope.lens.layers import Measure
+from detrscope.lens.measure import Measure
+from detrscope.lens.report import write_csv
 from detrscope.views import VIEWS, View, view_of
 from detrscope.views.canvas import ENDINGS, Sheet
 from detrscope.views.captions import NOTE

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detrscope.core.snapshot import KeptPoints, Look, Watched
 from detrscope.core.trace import Trace
-from detrscope.lens.tracks import follow
+from detrscope.lens.query_tracks import follow
 from detrscope.views.canvas import Panel, Scale, Sheet, strips
 from detrscope.views.canvas.sheet import MARGIN
 from detrscope.views.timelapse.maps import OWN_PEAK

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from detrscope.core.files import written_whole
 from detrscope.core.safe_text import csv_cell
-from detrscope.lens.layers import Measure
+from detrscope.lens.measure import Measure
 
 
 def by_layer(measures: Sequence[Measure]) -> list[Measure]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from detrscope.core.attention_map import AttentionMap, Merge, Selection, merged_heads
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.core.trace import Trace
-from detrscope.lens.flow import BLOCK
+from detrscope.lens.attention_product import BLOCK
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch import Tensor
 from detrscope.core.records import exact
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
-from detrscope.lens.flow import BLOCK
-from detrscope.lens.measures import agreement, entropy, mass_in, mean_distance, points_into
-from detrscope.lens.places import centres_of, cover_of_boxes, cover_of_masks
+from detrscope.lens.attention_product import BLOCK
+from detrscope.lens.metrics import agreement, entropy, mass_in, mean_distance, points_into
+from detrscope.lens.token_coverage import centres_of, cover_of_boxes, cover_of_masks
 
 TOKENS = 1024  # of a large encoder, so many are measured, evenly chosen
 
