@@ -21,7 +21,7 @@ from detrscope.cli.app import app
 from detrscope.config import parse_overrides
 from detrscope.core.records import DeformableRecord
 from detrscope.data.drawn_dogs import write_drawn
-from detrscope.views.film import film
+from detrscope.views.mp4 import film
 from detrscope.workflows.train import resolve_run
 from tests.core.test_trace import detector_of, picture
 from tests.families.tiny import tiny

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detrscope.families.detector import load as load
     from detrscope.views import draw as draw
     from detrscope.views.attention import draw_attention as draw_attention
-    from detrscope.views.choice import Choice as Choice
+    from detrscope.views.options import Choice as Choice
     from detrscope.workflows.evaluate import evaluate as evaluate
     from detrscope.workflows.see import see as see
     from detrscope.workflows.timelapse import timelapse as timelapse
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 # Where each public name lives. Looked up on first use: importing the package must not import torch.
 _HOMES = {
     "Batch": "detrscope.core.types",
-    "Choice": "detrscope.views.choice",
+    "Choice": "detrscope.views.options",
     "Detections": "detrscope.core.types",
     "Detector": "detrscope.families.detector",
     "Outputs": "detrscope.core.types",

@@ -25,7 +25,7 @@ from detrscope.cli import main
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Detections
 from detrscope.views.canvas import class_colours
-from detrscope.views.film import film
+from detrscope.views.mp4 import film
 from detrscope.workflows import detect as workflow
 from detrscope.workflows.detect import detect, to_supervision
 from detrscope.workflows.sources import Clip, Stems, _upright, expand

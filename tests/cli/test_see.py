@@ -24,7 +24,7 @@ from detrscope.core.trace import Trace
 from detrscope.core.trace_file import trace_bytes
 from detrscope.families.detector import Detector
 from detrscope.views import VIEWS, features
-from detrscope.views.choice import Choice
+from detrscope.views.options import Choice
 from detrscope.workflows import see as workflow
 from detrscope.workflows.looks import expand_looks
 from tests.families.tiny import CLASSES, tiny_settings

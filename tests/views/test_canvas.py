@@ -29,7 +29,7 @@ from detrscope.views.canvas import (
     text_size,
     wrapped,
 )
-from detrscope.views.canvas.sheet import MARGIN
+from detrscope.views.canvas.figure import MARGIN
 from tests.conftest import ROOT
 
 ORANGE = PALETTE[0]

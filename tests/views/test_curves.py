@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detrscope.core.errors import UserError
-from detrscope.views.curves import draw_curves, read_run
+from detrscope.views.training_curves import draw_curves, read_run
 
 
 def write_run(folder: Path, epochs: int, *, tail: str = "", **more: Any) -> Path:

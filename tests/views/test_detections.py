@@ -9,7 +9,7 @@ from PIL import Image
 
 from detrscope.core.types import Detections
 from detrscope.views.canvas import class_colours
-from detrscope.views.detections import SMALL, draw_detections
+from detrscope.views.detection_image import SMALL, draw_detections
 
 IMAGE = torch.full((3, 300, 480), 90, dtype=torch.uint8)
 

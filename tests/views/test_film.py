@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from detrscope.views.film import film
+from detrscope.views.mp4 import film
 
 
 def frames_of(path: Path) -> tuple[Fraction, list[np.ndarray], list[Fraction]]:

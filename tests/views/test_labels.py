@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detrscope.views.labels import CROWDED, place_labels
+from detrscope.views.label_placement import CROWDED, place_labels
 
 FRAME = (0, 0, 200, 150)
 

@@ -15,20 +15,20 @@ from detrscope.core.errors import UserError
 from detrscope.core.types import Level
 from detrscope.views import VIEWS
 from detrscope.views.attention import draw_attention
+from detrscope.views.by_layer import draw_journey
 from detrscope.views.canvas import Sheet, class_colours
-from detrscope.views.choice import Choice
-from detrscope.views.columns import draw_columns
 from detrscope.views.compare import draw_comparison
 from detrscope.views.encoder import draw_encoder
 from detrscope.views.features import Feature, draw_features
-from detrscope.views.frame import Frame, plane
 from detrscope.views.heads import draw_heads
-from detrscope.views.journey import draw_journey
-from detrscope.views.merged import draw_merged
-from detrscope.views.onlookers import draw_onlookers
+from detrscope.views.incoming import draw_onlookers
+from detrscope.views.mean import draw_merged
+from detrscope.views.options import Choice
+from detrscope.views.per_query import draw_columns
 from detrscope.views.points import draw_levels
-from detrscope.views.relations import draw_relations
-from detrscope.views.sampling import points_of
+from detrscope.views.query_self_attention import draw_relations
+from detrscope.views.sampling_points import points_of
+from detrscope.views.viewport import Frame, plane
 from tests.views.drawn import CELL, COARSE, FINE, GEOMETRY, made, peaked, sampled, texts
 
 PLACES = [(2, 5), (0, 0), (9, 14), (6, 2)]  # row, column of cells on the picture, corners among them

@@ -13,9 +13,9 @@ import torch
 
 from detrscope.core.types import Detections
 from detrscope.views.canvas import Plot, Scene, Sheet, text_size
-from detrscope.views.canvas import typefaces as module
-from detrscope.views.canvas.scene import Label
-from detrscope.views.detections import draw_detections
+from detrscope.views.canvas import fonts as module
+from detrscope.views.canvas.image_overlay import Label
+from detrscope.views.detection_image import draw_detections
 from detrscope.views.precision_recall import draw_precision_recall
 
 DATA = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

@@ -18,7 +18,7 @@ from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
 from detrscope.views import VIEWS, draw, features
 from detrscope.views.canvas import Sheet
-from detrscope.views.choice import Choice, NothingFound, NotInTrace
+from detrscope.views.options import Choice, NothingFound, NotInTrace
 from tests.core.test_trace import detector_of, picture
 from tests.views.drawn import QUERIES, VARIANTS, content, texts, trace_of
 

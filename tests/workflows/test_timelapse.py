@@ -21,7 +21,7 @@ from detrscope.core.snapshot import Watched
 from detrscope.core.types import Target
 from detrscope.views.timelapse import FILMS, Choice, Reel, final
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
-from detrscope.views.timelapse.reel import found_queries, grid_of, merged_row
+from detrscope.views.timelapse.film_spec import found_queries, grid_of, merged_row
 from detrscope.workflows import timelapse as module
 from detrscope.workflows.watch import read_watched
 from tests.workflows.watched import watched_run

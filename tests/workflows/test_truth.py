@@ -19,7 +19,7 @@ from detrscope.core.types import Regions
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.lens.measure import measure
 from detrscope.synthetic.parts import NAMES, read_parts
-from detrscope.views.choice import Choice
+from detrscope.views.options import Choice
 from detrscope.workflows.see import Seen
 from detrscope.workflows.truth import Truth
 from tests.core.test_trace import same

@@ -14,7 +14,7 @@ from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.training.run_folder import ATTENTION_CSV, LOOKS, TRACES, RunFolder
-from detrscope.views.choice import Choice
+from detrscope.views.options import Choice
 from detrscope.workflows.train import train
 from detrscope.workflows.watch import read_watched
 from tests.core.test_trace import same

@@ -101,7 +101,7 @@ def see(
     console.check_folder(out)
     points = [_point(text) for text in point or ()]
 
-    from detrscope.views.choice import Choice
+    from detrscope.views.options import Choice
     from detrscope.workflows import see as workflow
 
     seen = workflow.see(

@@ -144,7 +144,7 @@ def plot(
     """Draw losses, AP and learning rates over the epochs, of one run or of several in one picture."""
     console.setup(quiet, log_level)
     console.check_file(out)
-    from detrscope.views.curves import draw_curves
+    from detrscope.views.training_curves import draw_curves
 
     draw_curves(runs, out)
     console.log.info("wrote %s", out)

@@ -17,7 +17,7 @@ from detrscope.core.errors import UserError, nearest
 if TYPE_CHECKING:
     from detrscope.core.trace import Trace
     from detrscope.views.canvas import Sheet
-    from detrscope.views.choice import Choice
+    from detrscope.views.options import Choice
 
 Part = Literal[
     "queries",
@@ -121,7 +121,7 @@ def draw(trace: Trace, view: str = "columns", choice: Choice | None = None) -> S
     Raises:
         UserError: an unknown view, a choice that means nothing in this trace, or a trace without what the view shows.
     """
-    from detrscope.views.choice import EVERYTHING
+    from detrscope.views.options import EVERYTHING
 
     drawing, choice = view_of(view), choice or EVERYTHING
     choice.check(trace)

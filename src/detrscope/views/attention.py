@@ -7,9 +7,9 @@ import numpy as np
 from detrscope.core.attention_map import AttentionMap, QueryAttention
 from detrscope.views.canvas import WHITE, Scale, Sheet
 from detrscope.views.captions import caption
-from detrscope.views.choice import Kept
-from detrscope.views.frame import Frame, mark, outline, plane
-from detrscope.views.tiles import Tiles
+from detrscope.views.grid import Tiles
+from detrscope.views.options import Kept
+from detrscope.views.viewport import Frame, mark, outline, plane
 
 SIDE = 560
 OUTLINED = 8  # queries with a box

@@ -8,7 +8,7 @@ from pathlib import Path
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace import Trace
-from detrscope.views.choice import Choice
+from detrscope.views.options import Choice
 
 LISTED = 12  # queries that are named by their number
 NOTE = "note"  # of a trace: a warning that belongs in its figures

@@ -12,9 +12,9 @@ from detrscope.core.errors import UserError
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Scale, Sheet
 from detrscope.views.captions import brief, caption, heads, model, over, short, sums
-from detrscope.views.choice import EVERYTHING, Choice, Kept, NotInTrace, kept, maps_of, predictions, site_of
-from detrscope.views.frame import Frame, badge, outline, plane
-from detrscope.views.tiles import Tiles, panel_size
+from detrscope.views.grid import Tiles, panel_size
+from detrscope.views.options import EVERYTHING, Choice, Kept, NotInTrace, kept, maps_of, predictions, site_of
+from detrscope.views.viewport import Frame, badge, outline, plane
 
 MOST = 4  # queries
 SIDE = 320

@@ -23,7 +23,7 @@ from detrscope.views.canvas import (
     shortened,
     text_size,
 )
-from detrscope.views.labels import place_labels
+from detrscope.views.label_placement import place_labels
 
 GAP = 12  # pixels between tiles
 TYPE = 13  # pixels, height of the type

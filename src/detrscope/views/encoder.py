@@ -9,11 +9,11 @@ import numpy as np
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Sheet
-from detrscope.views.canvas.sheet import MARGIN
+from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
-from detrscope.views.choice import EVERYTHING, Choice, centre, predictions, site_of
-from detrscope.views.frame import Frame, badge, lay, looked_at, mark, number
-from detrscope.views.tiles import GAP, NARROWEST, TITLE_LINE
+from detrscope.views.grid import GAP, NARROWEST, TITLE_LINE
+from detrscope.views.options import EVERYTHING, Choice, centre, predictions, site_of
+from detrscope.views.viewport import Frame, badge, lay, looked_at, mark, number
 
 POINTS = 6  # where none are chosen
 APART = 0.14  # of the diagonal: points nearer to each other would show the same

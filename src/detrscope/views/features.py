@@ -13,9 +13,9 @@ from detrscope.core.trace import Trace
 from detrscope.core.types import Level
 from detrscope.views.canvas import Panel, Scale, Sheet
 from detrscope.views.captions import caption, model, short
-from detrscope.views.choice import EVERYTHING, Choice, NotInTrace
-from detrscope.views.frame import Frame, badge, corners
-from detrscope.views.tiles import Tiles, in_rows, panel_size
+from detrscope.views.grid import Tiles, in_rows, panel_size
+from detrscope.views.options import EVERYTHING, Choice, NotInTrace
+from detrscope.views.viewport import Frame, badge, corners
 
 STRONGEST = 6  # channels in a row
 MOST_ROWS = 6

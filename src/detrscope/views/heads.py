@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from detrscope.core.trace import Trace
-from detrscope.views.asked import asked
 from detrscope.views.canvas import Sheet
 from detrscope.views.captions import OWN_PEAK, caption, model, over, short, sums
-from detrscope.views.choice import EVERYTHING, Choice, head_maps, maps_of
-from detrscope.views.frame import Frame, badge, how_near, lay, looked_at, mark, outline
-from detrscope.views.tiles import Tiles, panel_size
+from detrscope.views.grid import Tiles, panel_size
+from detrscope.views.options import EVERYTHING, Choice, head_maps, maps_of
+from detrscope.views.row import asked
+from detrscope.views.viewport import Frame, badge, how_near, lay, looked_at, mark, outline
 
 
 def draw_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:

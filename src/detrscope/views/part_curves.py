@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detrscope.views.canvas import Colour, Picture, Sheet, line_colour
-from detrscope.views.canvas.lettering import TEXT
-from detrscope.views.canvas.sheet import LINE
+from detrscope.views.canvas.figure import LINE
+from detrscope.views.canvas.text import TEXT
 
 Rows = Sequence[Mapping[str, float | None]]
 Rect = tuple[float, float, float, float]  # x, y, width, height

@@ -8,14 +8,14 @@ import numpy as np
 
 from detrscope.core.attention_map import Selection
 from detrscope.core.trace import Trace
-from detrscope.views.asked import Asked
 from detrscope.views.canvas import WHITE, Panel, Scale, Sheet
-from detrscope.views.canvas.sheet import SCALE
+from detrscope.views.canvas.figure import SCALE
 from detrscope.views.captions import caption, model, short
-from detrscope.views.choice import EVERYTHING, Choice, Kept
-from detrscope.views.frame import Frame, badge, how_near, lay, mark, outline
-from detrscope.views.sampling import Points, asked_for_points, draw_points, key, points_of
-from detrscope.views.tiles import Tiles, in_rows, panel_size
+from detrscope.views.grid import Tiles, in_rows, panel_size
+from detrscope.views.options import EVERYTHING, Choice, Kept
+from detrscope.views.row import Asked
+from detrscope.views.sampling_points import Points, asked_for_points, draw_points, key, points_of
+from detrscope.views.viewport import Frame, badge, how_near, lay, mark, outline
 
 FOOT = 26  # pixels, for the key
 FAR = 0.6  # size of marks where all lie close together

@@ -10,9 +10,9 @@ from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
 from detrscope.views.canvas import Sheet
 from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short
-from detrscope.views.choice import EVERYTHING, Choice, Kept, kept, maps_of, site_of
-from detrscope.views.frame import Frame, badge, lay, outline
-from detrscope.views.tiles import Tiles, panel_size
+from detrscope.views.grid import Tiles, panel_size
+from detrscope.views.options import EVERYTHING, Choice, Kept, kept, maps_of, site_of
+from detrscope.views.viewport import Frame, badge, lay, outline
 
 SIDE = 300
 MISSING = "relevance needs the gradients of the query: trace with explain=[{}]"

@@ -16,9 +16,9 @@ from detrscope.families.detector import Detector, load
 from detrscope.lens.report import in_words, on_what
 from detrscope.training.loop import Outcome
 from detrscope.training.run_folder import RunFolder
-from detrscope.views.choice import Choice
 from detrscope.views.demo_page import DemoPage
-from detrscope.views.detections import draw_detections
+from detrscope.views.detection_image import draw_detections
+from detrscope.views.options import Choice
 from detrscope.workflows.budget import measure_step, steps_within
 from detrscope.workflows.evaluate import evaluate
 from detrscope.workflows.see import see

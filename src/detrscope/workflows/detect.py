@@ -20,8 +20,8 @@ from detrscope.core.types import Detections
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.families.detector import Detector, Precision, load
 from detrscope.views.canvas import ENDINGS, Picture
-from detrscope.views.detections import draw_detections
-from detrscope.views.film import film
+from detrscope.views.detection_image import draw_detections
+from detrscope.views.mp4 import film
 from detrscope.workflows.domain import DogsOnly
 from detrscope.workflows.sources import Clip, Frame, Source, expand, is_url, warn_of_other_frames
 

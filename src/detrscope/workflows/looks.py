@@ -11,8 +11,8 @@ from detrscope.core.probe import Probe
 from detrscope.core.trace import Trace
 from detrscope.data.image_reader import ImageSource
 from detrscope.families.detector import Detector
-from detrscope.views.choice import Choice
 from detrscope.views.features import stage_ends
+from detrscope.views.options import Choice
 from detrscope.views.relevance import rested_on
 from detrscope.workflows.sources import Source, Stems, expand
 from detrscope.workflows.truth import Truth

@@ -19,7 +19,7 @@ from detrscope.lens.report import write_csv
 from detrscope.views import VIEWS, View, view_of
 from detrscope.views.canvas import ENDINGS, Sheet
 from detrscope.views.captions import NOTE
-from detrscope.views.choice import EVERYTHING, Choice, NothingFound, NotInTrace, NotOnPicture
+from detrscope.views.options import EVERYTHING, Choice, NothingFound, NotInTrace, NotOnPicture
 from detrscope.workflows.domain import SHIPPED, DogsOnly
 from detrscope.workflows.looks import SUFFIX, Eyes, Looked, expand_looks, is_trace, opened
 from detrscope.workflows.sources import Source, warn_of_other_frames

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, nearest
-from detrscope.views.film import film
 from detrscope.views.gif import gif as gif_film
+from detrscope.views.mp4 import film
 from detrscope.views.part_curves import draw_part_curves
 from detrscope.views.timelapse import FILMS, Choice, Reel
-from detrscope.views.timelapse.reel import Over
+from detrscope.views.timelapse.film_spec import Over
 from detrscope.workflows.watch import read_watched
 
 FOLDER = "timelapse"  # in the run folder

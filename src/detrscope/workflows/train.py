@@ -36,7 +36,7 @@ from detrscope.training.memory_estimate import check_memory
 from detrscope.training.run_folder import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to, refuse_changes
 from detrscope.training.train_state import seed_all
 from detrscope.training.train_step import check_learning
-from detrscope.views.curves import draw_curves
+from detrscope.views.training_curves import draw_curves
 from detrscope.workflows.watch import make_watch
 
 

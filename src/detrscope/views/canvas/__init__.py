@@ -17,13 +17,13 @@ from detrscope.views.canvas.colours import (
     line_colour,
     line_style,
 )
-from detrscope.views.canvas.lettering import shortened, text_size, wrapped
+from detrscope.views.canvas.drawing import DPI, ENDINGS, Picture
+from detrscope.views.canvas.figure import Sheet, strips
+from detrscope.views.canvas.fonts import class_label
+from detrscope.views.canvas.image_overlay import Box, Label, Scene, resized
 from detrscope.views.canvas.panel import Panel
-from detrscope.views.canvas.picture import DPI, ENDINGS, Picture
 from detrscope.views.canvas.plot import Chart, Plot
-from detrscope.views.canvas.scene import Box, Label, Scene, resized
-from detrscope.views.canvas.sheet import Sheet, strips
-from detrscope.views.canvas.typefaces import class_label
+from detrscope.views.canvas.text import shortened, text_size, wrapped
 
 __all__ = [
     "BLACK",

@@ -10,9 +10,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 
 from detrscope.views.canvas.colours import BLACK, WHITE, Colour, Scale, unit
-from detrscope.views.canvas.lettering import TEXT, text_size
-from detrscope.views.canvas.picture import DPI
-from detrscope.views.canvas.scene import enlarged, resized
+from detrscope.views.canvas.drawing import DPI
+from detrscope.views.canvas.image_overlay import enlarged, resized
+from detrscope.views.canvas.text import TEXT, text_size
 
 POINTS = 72 / DPI  # of a pixel
 LIGHT = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue

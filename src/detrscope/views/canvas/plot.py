@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from detrscope.views.canvas.colours import Colour, line_style, unit
-from detrscope.views.canvas.picture import DPI, Picture
-from detrscope.views.canvas.typefaces import drawn, letter, letter_text
+from detrscope.views.canvas.drawing import DPI, Picture
+from detrscope.views.canvas.fonts import drawn, letter, letter_text
 
 Where = Literal["best", "lower left", "upper left", "upper right", "lower right"]
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 from detrscope.core.snapshot import Watched
 from detrscope.views.timelapse.features import feature_reels
+from detrscope.views.timelapse.film_spec import Choice, Reel
 from detrscope.views.timelapse.final import final_reels
 from detrscope.views.timelapse.maps import boxes_reels, merged_reels, plain_reels
 from detrscope.views.timelapse.queries import query_reels
-from detrscope.views.timelapse.reel import Choice, Reel
 
 FILMS: dict[str, Callable[[Watched, Choice], Iterator[Reel]]] = {
     "final": final_reels,

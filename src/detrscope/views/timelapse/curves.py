@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from detrscope.core.snapshot import Watched
 from detrscope.views.canvas import Sheet, line_colour, text_size
-from detrscope.views.canvas.lettering import TEXT
-from detrscope.views.canvas.sheet import INK, LINE
+from detrscope.views.canvas.figure import INK, LINE
+from detrscope.views.canvas.text import TEXT
 from detrscope.views.part_curves import on_objects
-from detrscope.views.timelapse.reel import Rect
+from detrscope.views.timelapse.film_spec import Rect
 
 Rows = Sequence[Mapping[str, float | None]]
 SAME = 1e-6  # epochs; steps become epochs by a division

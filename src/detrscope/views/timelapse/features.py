@@ -11,8 +11,8 @@ from detrscope.core.errors import UserError
 from detrscope.core.snapshot import FeatureMaps, Watched
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Scale, Sheet, shortened, strips
-from detrscope.views.canvas.sheet import MARGIN
-from detrscope.views.timelapse.reel import Choice, Reel, grid_of, heading, picture_panel
+from detrscope.views.canvas.figure import MARGIN
+from detrscope.views.timelapse.film_spec import Choice, Reel, grid_of, heading, picture_panel
 
 WIDTH, HEIGHT = 1280, 720  # pixels
 NAME = 11  # pixels, of titles

@@ -8,11 +8,10 @@ from functools import partial
 from detrscope.console import log
 from detrscope.core.snapshot import Watched
 from detrscope.views.canvas import Scale, Sheet, strips
-from detrscope.views.canvas.sheet import MARGIN
+from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.part_curves import draw_ratios
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
-from detrscope.views.timelapse.maps import OWN_PEAK
-from detrscope.views.timelapse.reel import (
+from detrscope.views.timelapse.film_spec import (
     Choice,
     Rect,
     Reel,
@@ -28,6 +27,7 @@ from detrscope.views.timelapse.reel import (
     picture_panel,
     site_name,
 )
+from detrscope.views.timelapse.maps import OWN_PEAK
 
 WIDTH, HEIGHT = 1440, 810  # pixels
 PICTURES = 780  # pixels across, of the part with the pictures

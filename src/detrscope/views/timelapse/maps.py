@@ -7,8 +7,8 @@ from functools import partial
 
 from detrscope.core.snapshot import Watched
 from detrscope.views.canvas import Scale, Sheet
-from detrscope.views.canvas.sheet import MARGIN, SCALE
-from detrscope.views.timelapse.reel import (
+from detrscope.views.canvas.figure import MARGIN, SCALE
+from detrscope.views.timelapse.film_spec import (
     Choice,
     Reel,
     dashed,

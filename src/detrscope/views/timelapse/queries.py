@@ -12,9 +12,8 @@ from detrscope.core.snapshot import KeptPoints, Look, Watched
 from detrscope.core.trace import Trace
 from detrscope.lens.query_tracks import follow
 from detrscope.views.canvas import Panel, Scale, Sheet, strips
-from detrscope.views.canvas.sheet import MARGIN
-from detrscope.views.timelapse.maps import OWN_PEAK
-from detrscope.views.timelapse.reel import (
+from detrscope.views.canvas.figure import MARGIN
+from detrscope.views.timelapse.film_spec import (
     Choice,
     Rect,
     Reel,
@@ -27,6 +26,7 @@ from detrscope.views.timelapse.reel import (
     picture_panel,
     site_name,
 )
+from detrscope.views.timelapse.maps import OWN_PEAK
 
 WIDTH, HEIGHT = 1280, 720  # pixels
 PANELS = 8  # queries in a film

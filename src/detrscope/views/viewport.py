@@ -15,8 +15,8 @@ from detrscope.core.geometry import Geometry
 from detrscope.core.trace import Trace
 from detrscope.core.types import Level
 from detrscope.views.canvas import WHITE, Panel, Scale, Sheet, ink_on, resized, text_size
-from detrscope.views.choice import EVERYTHING, Choice, Kept
-from detrscope.views.labels import place_labels
+from detrscope.views.label_placement import place_labels
+from detrscope.views.options import EVERYTHING, Choice, Kept
 
 RED = (255, 0, 0)
 ROOM = 1.35  # of a window, in parts of what it must hold

@@ -10,12 +10,12 @@ from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
 from detrscope.lens.incoming_attention import queries_looking_at, who_looks_at
 from detrscope.views.canvas import Scale, Sheet, text_size
-from detrscope.views.canvas.lettering import TEXT
-from detrscope.views.canvas.sheet import MARGIN
+from detrscope.views.canvas.figure import MARGIN
+from detrscope.views.canvas.text import TEXT
 from detrscope.views.captions import caption, heads, model, over, short
-from detrscope.views.choice import EVERYTHING, Choice, NotInTrace, centre, kept, predictions, site_of
-from detrscope.views.frame import Frame, badge, lay, mark, outline
-from detrscope.views.tiles import GAP, TITLE_LINE
+from detrscope.views.grid import GAP, TITLE_LINE
+from detrscope.views.options import EVERYTHING, Choice, NotInTrace, centre, kept, predictions, site_of
+from detrscope.views.viewport import Frame, badge, lay, mark, outline
 
 SIDE = 400
 LISTED, OUTLINED = 12, 5  # queries with a bar, and with a box

@@ -5,9 +5,9 @@ from __future__ import annotations
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import Sheet
 from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
-from detrscope.views.choice import EVERYTHING, Choice, kept, maps_of, site_of
-from detrscope.views.frame import Frame, badge, lay, outline
-from detrscope.views.tiles import Tiles, in_rows, panel_size
+from detrscope.views.grid import Tiles, in_rows, panel_size
+from detrscope.views.options import EVERYTHING, Choice, kept, maps_of, site_of
+from detrscope.views.viewport import Frame, badge, lay, outline
 
 MOST = 7  # columns beside each other
 BEST = 21  # detections that are shown, where no queries were chosen

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
-from detrscope.views.choice import Choice, Kept, NotInTrace, kept, layers_of, predicted_at, site_of
+from detrscope.views.options import Choice, Kept, NotInTrace, kept, layers_of, predicted_at, site_of
 
 
 @dataclass(frozen=True)

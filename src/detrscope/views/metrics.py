@@ -10,9 +10,9 @@ from detrscope.core.trace_data import Kind
 from detrscope.lens.measure import Measure, measure
 from detrscope.lens.report import in_words, on_parts, on_what
 from detrscope.views.canvas import PALETTE, Chart, Sheet, text_size
-from detrscope.views.canvas.lettering import NAME
+from detrscope.views.canvas.text import NAME
 from detrscope.views.captions import caption, model, numbers
-from detrscope.views.choice import EVERYTHING, Choice, NotInTrace, kept
+from detrscope.views.options import EVERYTHING, Choice, NotInTrace, kept
 
 WIDTH, HEIGHT = 1240, 240  # pixels, of the sheet and of a chart
 LEFT, BETWEEN = 70, 100  # pixels, for the numbers beside charts

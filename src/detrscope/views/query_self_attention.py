@@ -9,12 +9,12 @@ import numpy as np
 
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import WHITE, Scale, Sheet, ink_on, shortened, text_size
-from detrscope.views.canvas.lettering import NAME, TEXT
-from detrscope.views.canvas.sheet import MARGIN, SCALE
+from detrscope.views.canvas.figure import MARGIN, SCALE
+from detrscope.views.canvas.text import NAME, TEXT
 from detrscope.views.captions import caption, heads, model, short
-from detrscope.views.choice import EVERYTHING, Choice, Kept, centre, kept, predictions, site_of
-from detrscope.views.frame import Frame, outline
-from detrscope.views.tiles import GAP, NARROWEST, TITLE_LINE
+from detrscope.views.grid import GAP, NARROWEST, TITLE_LINE
+from detrscope.views.options import EVERYTHING, Choice, Kept, centre, kept, predictions, site_of
+from detrscope.views.viewport import Frame, outline
 
 SIDE = 420
 ROWS = 10  # queries of the table

@@ -11,9 +11,9 @@ from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace import Trace
 from detrscope.core.trace_data import Kind
-from detrscope.views.asked import Asked, asked
 from detrscope.views.canvas import BLACK, PALETTE, Panel, Scale, Sheet
-from detrscope.views.choice import Choice
+from detrscope.views.options import Choice
+from detrscope.views.row import Asked, asked
 
 SIZES = (7, 9, 12, 14, 16)  # pixels across, finest map first
 MARKS = ("o", "s", "D", "^", "v")

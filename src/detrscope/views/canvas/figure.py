@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from detrscope.views.canvas.colours import BLACK, Colour, Scale, unit
-from detrscope.views.canvas.lettering import NAME, TEXT, TITLE, text_size, wrapped
+from detrscope.views.canvas.drawing import DPI, Picture
 from detrscope.views.canvas.panel import POINTS, Extent, Panel
-from detrscope.views.canvas.picture import DPI, Picture
 from detrscope.views.canvas.plot import Chart, painted
+from detrscope.views.canvas.text import NAME, TEXT, TITLE, text_size, wrapped
 
 MARGIN = 14  # pixels around everything
 LINE = 1.4  # of a line of text, in heights of the type

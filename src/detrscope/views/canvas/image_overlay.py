@@ -11,8 +11,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
 from detrscope.views.canvas.colours import BLACK, Colour, unit
-from detrscope.views.canvas.lettering import text_size, write
-from detrscope.views.canvas.picture import DPI, Picture
+from detrscope.views.canvas.drawing import DPI, Picture
+from detrscope.views.canvas.text import text_size, write
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from detrscope.core.errors import UserError, nearest
 from detrscope.core.snapshot import Look, Watched
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import WHITE, Panel, Picture, Sheet, class_colours, ink_on, text_size
-from detrscope.views.labels import place_labels
+from detrscope.views.label_placement import place_labels
 
 TYPE = 12  # pixels, of labels on pictures
 CROWD = 8  # true boxes in a picture; of more the lines are thin

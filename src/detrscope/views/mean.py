@@ -6,11 +6,11 @@ from detrscope.core.attention_map import Selection
 from detrscope.core.trace import Trace
 from detrscope.views.attention import OF_CELLS, OF_TOKENS
 from detrscope.views.canvas import Scale, Sheet
-from detrscope.views.canvas.sheet import SCALE
+from detrscope.views.canvas.figure import SCALE
 from detrscope.views.captions import caption, heads, model, numbers, over, sums
-from detrscope.views.choice import EVERYTHING, Choice, kept, site_of
-from detrscope.views.frame import Frame, lay, outline, plane
-from detrscope.views.tiles import Tiles, panel_size
+from detrscope.views.grid import Tiles, panel_size
+from detrscope.views.options import EVERYTHING, Choice, kept, site_of
+from detrscope.views.viewport import Frame, lay, outline, plane
 
 SIDE = 400
 NAMED = 20  # boxes with their class and score, of the best

@@ -5,9 +5,9 @@ from __future__ import annotations
 from detrscope.core.trace import Trace
 from detrscope.views.canvas import WHITE, Sheet
 from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
-from detrscope.views.choice import EVERYTHING, Choice, kept, layers_of, maps_of, predicted_at
-from detrscope.views.frame import Frame, badge, lay, outline
-from detrscope.views.tiles import Tiles, panel_size
+from detrscope.views.grid import Tiles, panel_size
+from detrscope.views.options import EVERYTHING, Choice, kept, layers_of, maps_of, predicted_at
+from detrscope.views.viewport import Frame, badge, lay, outline
 
 
 def draw_journey(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import ImageDraw, ImageFont
 
 from detrscope.views.canvas.colours import Colour
-from detrscope.views.canvas.typefaces import HOUSE, runs
+from detrscope.views.canvas.fonts import HOUSE, runs
 
 TITLE, NAME, TEXT = 16, 13, 12  # pixels: of a sheet, of a panel, of a caption
 HINTED = 1.03  # matplotlib sets small type a little wider than Pillow measures it

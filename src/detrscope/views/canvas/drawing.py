@@ -16,7 +16,7 @@ from PIL import Image
 
 from detrscope.console import written_whole
 from detrscope.core.errors import UserError, nearest
-from detrscope.views.canvas.typefaces import letter
+from detrscope.views.canvas.fonts import letter
 
 DPI = 100  # of every figure: a size in pixels divided by this is its size in inches
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detrscope.views.canvas import Scale, Sheet, shortened, text_size
-from detrscope.views.canvas.lettering import NAME, TEXT
-from detrscope.views.canvas.sheet import INK, MARGIN, SCALE, Paint
-from detrscope.views.frame import Frame
+from detrscope.views.canvas.figure import INK, MARGIN, SCALE, Paint
+from detrscope.views.canvas.text import NAME, TEXT
+from detrscope.views.viewport import Frame
 
 GAP = 10  # pixels between panels
 TITLE_LINE = round(NAME * 1.35) + 4  # pixels, of one line of text above a panel
