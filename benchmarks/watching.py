@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 import detrscope as ds
+from detrscope.commands import timelapse as films
 from detrscope.lens.query_tracks import follow
-from detrscope.workflows import timelapse as films
-from detrscope.workflows.watch import Watch, read_watched
+from detrscope.recording.recorder import Watch, read_watched
 
 EPOCHS, PICTURES = 60, 4
 

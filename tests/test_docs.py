@@ -18,14 +18,14 @@ import typer
 import detrscope as ds
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli.app import app
+from detrscope.commands.train import resolve_run
 from detrscope.config import parse_overrides
 from detrscope.core.records import DeformableRecord
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.views.mp4 import film
-from detrscope.workflows.train import resolve_run
 from tests.core.test_trace import detector_of, picture
-from tests.families.tiny import tiny
-from tests.workflows.watched import SOURCE, TINY
+from tests.support.recorded_run import SOURCE, TINY
+from tests.support.tiny_models import tiny
 
 ROOT = Path(__file__).parent.parent
 PAGES = {

@@ -32,7 +32,7 @@ import detrscope as ds
 from detrscope.core.records import DenseRecord
 from detrscope.families import FAMILIES
 from detrscope.training.run_folder import RunFolder
-from tests.families.tiny import tiny_settings
+from tests.support.tiny_models import tiny_settings
 
 torch.set_num_threads(1)
 out, precision, families = sys.argv[1:]

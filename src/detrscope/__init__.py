@@ -7,19 +7,19 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrscope.core.trace import Trace as Trace
+    from detrscope.commands.evaluate import evaluate as evaluate
+    from detrscope.commands.see import see as see
+    from detrscope.commands.timelapse import timelapse as timelapse
+    from detrscope.commands.train import train as train
     from detrscope.core.types import Batch as Batch
     from detrscope.core.types import Detections as Detections
     from detrscope.core.types import Outputs as Outputs
-    from detrscope.families.detector import Detector as Detector
-    from detrscope.families.detector import load as load
+    from detrscope.inference.detector import Detector as Detector
+    from detrscope.inference.detector import load as load
+    from detrscope.trace_interface import Trace as Trace
     from detrscope.views import draw as draw
     from detrscope.views.attention import draw_attention as draw_attention
     from detrscope.views.options import Choice as Choice
-    from detrscope.workflows.evaluate import evaluate as evaluate
-    from detrscope.workflows.see import see as see
-    from detrscope.workflows.timelapse import timelapse as timelapse
-    from detrscope.workflows.train import train as train
 
 __version__ = "0.1.0"
 
@@ -28,16 +28,16 @@ _HOMES = {
     "Batch": "detrscope.core.types",
     "Choice": "detrscope.views.options",
     "Detections": "detrscope.core.types",
-    "Detector": "detrscope.families.detector",
+    "Detector": "detrscope.inference.detector",
     "Outputs": "detrscope.core.types",
-    "Trace": "detrscope.core.trace",
+    "Trace": "detrscope.trace_interface",
     "draw": "detrscope.views",
     "draw_attention": "detrscope.views.attention",
-    "evaluate": "detrscope.workflows.evaluate",
-    "load": "detrscope.families.detector",
-    "see": "detrscope.workflows.see",
-    "timelapse": "detrscope.workflows.timelapse",
-    "train": "detrscope.workflows.train",
+    "evaluate": "detrscope.commands.evaluate",
+    "load": "detrscope.inference.detector",
+    "see": "detrscope.commands.see",
+    "timelapse": "detrscope.commands.timelapse",
+    "train": "detrscope.commands.train",
 }
 __all__ = sorted(_HOMES)
 

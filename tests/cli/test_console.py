@@ -20,14 +20,14 @@ from detrscope import console
 from detrscope.checkpoints.load import random_model
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
+from detrscope.commands.detect import Found, write_csv
 from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.safe_text import csv_cell, visible
 from detrscope.core.types import Detections
 from detrscope.lens.report import write_csv as write_measures
-from detrscope.workflows.detect import Found, write_csv
 from tests.conftest import ROOT
-from tests.families.tiny import tiny_settings
+from tests.support.tiny_models import tiny_settings
 
 NASTY = {
     "markup that closes nothing": "[/]",

@@ -22,14 +22,14 @@ import torch
 from PIL import Image
 
 from detrscope.cli import main
+from detrscope.commands import detect as workflow
+from detrscope.commands.detect import detect, to_supervision
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Detections
+from detrscope.inference.media import Clip, Stems, _upright, expand
 from detrscope.views.canvas import class_colours
 from detrscope.views.mp4 import film
-from detrscope.workflows import detect as workflow
-from detrscope.workflows.detect import detect, to_supervision
-from detrscope.workflows.sources import Clip, Stems, _upright, expand
-from tests.evaluation.squares import NAMES, WORLD, SquareDetector, picture
+from tests.support.square_detector import NAMES, WORLD, SquareDetector, picture
 
 DETECTOR = SquareDetector()
 

@@ -12,14 +12,14 @@ import torch
 from detrscope import families
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
+from detrscope.commands.evaluate import evaluate, evaluate_results
 from detrscope.config import to_tree
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.open_dataset import open_dataset
-from detrscope.workflows.evaluate import evaluate, evaluate_results
-from tests.evaluation.squares import IDS, NAMES, WORLD, SquareDetector, card, write_world
+from tests.support.square_detector import IDS, NAMES, WORLD, SquareDetector, card, write_world
 
 SMALL: dict[str, Any] = {
     "width": 16,

@@ -10,8 +10,8 @@ import pytest
 
 from detrscope.cli import main
 from detrscope.data.drawn_dogs import write_drawn
-from detrscope.workflows import faithfulness as workflow
-from detrscope.workflows import sanity
+from detrscope.explain import faithfulness as workflow
+from detrscope.explain import sanity
 
 
 @pytest.fixture(scope="module")

@@ -19,16 +19,16 @@ from PIL import Image
 import detrscope as ds
 from detrscope.checkpoints.load import random_model
 from detrscope.cli import main
+from detrscope.commands import see as workflow
+from detrscope.commands.trace_provider import expand_looks
 from detrscope.core.errors import UserError
-from detrscope.core.trace import Trace
 from detrscope.core.trace_file import trace_bytes
-from detrscope.families.detector import Detector
+from detrscope.inference.detector import Detector
+from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, features
 from detrscope.views.options import Choice
-from detrscope.workflows import see as workflow
-from detrscope.workflows.looks import expand_looks
-from tests.families.tiny import CLASSES, tiny_settings
-from tests.lens.traced import detector_of, picture
+from tests.support.tiny_models import CLASSES, tiny_settings
+from tests.support.traces import detector_of, picture
 
 QUICK = ("detections", "merged")
 

@@ -14,7 +14,7 @@ from detrscope.core import records
 from detrscope.core.edits import Gain
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
-from tests.ops.looks import SITE, Look, footprints, look
+from tests.support.deformable_inputs import SITE, Look, footprints, look
 
 
 def record_of(of: Look, *edits: Gain) -> DeformableRecord:

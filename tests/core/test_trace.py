@@ -23,15 +23,15 @@ from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
-from detrscope.core.trace import Trace
 from detrscope.core.trace_file import HEADER
 from detrscope.core.types import Detections, Level, Outputs, Target
 from detrscope.families import VARIANTS
-from detrscope.families.detector import Detector
-from detrscope.families.tracing import Wanted, trace_picture
+from detrscope.inference.detector import Detector
+from detrscope.inference.tracing import Wanted, trace_picture
 from detrscope.lens.incoming_attention import Columns
 from detrscope.ops.deformable import sample
-from tests.families.tiny import built, padded_batch, tiny
+from detrscope.trace_interface import Trace
+from tests.support.tiny_models import built, padded_batch, tiny
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -199,7 +199,7 @@ def test_swaps_and_deformable_records_survive_the_file(trace: Trace, tmp_path: P
     outputs = Outputs(trace.logits[:, None], trace.boxes_cxcywh[:, None])
     probe.levels = levels
     geometry, sites = trace.geometry, trace.model_sites
-    made = Trace.of_look(
+    made = Trace.of_probe(
         probe, outputs, card=trace.card, geometry=geometry, image=trace.image, model_sites=sites
     )
     loaded = Trace.load(made.save(tmp_path / "d.trace", half=True))
@@ -230,7 +230,7 @@ def test_one_image_of_a_padded_batch() -> None:
     geometry = Geometry.of_resize(32, 64, content).padded_to(64, 96)
     image = torch.zeros(3, *content, dtype=torch.uint8)
     sites = loaded.model.sites
-    trace = Trace.of_look(
+    trace = Trace.of_probe(
         probe, outputs, 1, card=loaded.card, geometry=geometry, image=image, model_sites=sites
     )
     one = trace.cross_attention(0)

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from detrscope.core.edits import Gain
 from detrscope.core.errors import UserError
-from detrscope.core.trace import Trace
 from detrscope.core.trace_file import HEADER
 from detrscope.core.types import Target
+from detrscope.trace_interface import Trace
 from tests.core.test_trace import detector_of, picture
 
 WRONG = (

@@ -13,7 +13,7 @@ import pytest
 from detrscope.core.errors import UserError
 from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.results_file import read_results
-from tests.evaluation.test_coco import SUMMARY, oracle, random_problem
+from tests.evaluation.test_coco_ap import SUMMARY, oracle, random_problem
 
 TRUTH: dict[str, Any] = {
     "images": [{"id": 1}],

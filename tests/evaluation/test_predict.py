@@ -9,7 +9,7 @@ from detrscope.core.errors import UserError
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.predict import predict_dataset
-from tests.evaluation.squares import IDS, WORLD, SeesSquares, card, write_world
+from tests.support.square_detector import IDS, WORLD, SeesSquares, card, write_world
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.types import Batch, Outputs
 from detrscope.families import FAMILIES, VARIANTS, build, family_of, query_count
-from detrscope.families.detector import Detector
+from detrscope.inference.detector import Detector
 from detrscope.ops import attention
-from tests.families.tiny import CLASSES, built, padded_batch, tiny
+from tests.support.tiny_models import CLASSES, built, padded_batch, tiny
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord
-from detrscope.core.trace import Trace
 from detrscope.core.types import Batch, Level
 from detrscope.families import VARIANTS
-from detrscope.families.detector import Detector
+from detrscope.inference.detector import Detector
 from detrscope.lens.relevance import gradient_attention, relevance
 from detrscope.lens.rollout import rollout
-from tests.lens.traced import detector_of, picture, traced
+from detrscope.trace_interface import Trace
+from tests.support.traces import detector_of, picture, traced
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 QUERY = 3

@@ -17,7 +17,7 @@ from detrscope.ops.deformable import sample_reference, use_engine
 from detrscope.ops.kernels import deformable_numba
 from detrscope.ops.kernels import threads as threads_module
 from detrscope.ops.softmax import softmax_rows
-from tests.ops.looks import Look, by_definition, gradients, look
+from tests.support.deformable_inputs import Look, by_definition, gradients, look
 
 levels = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4)
 

@@ -13,7 +13,7 @@ from detrscope.core.edits import Bias, Edit, Gain, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
-from tests.ops.looks import SITE, Look, by_definition, look
+from tests.support.deformable_inputs import SITE, Look, by_definition, look
 
 OF = look(1)  # maps of 35, 12 and 2 tokens; points 0 and 1, 2 to 4, and 5
 

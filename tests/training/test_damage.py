@@ -19,7 +19,7 @@ from detrscope.core.files import sweep
 from detrscope.training.config import TrainConfig
 from detrscope.training.run_folder import METRICS_JSONL, PREVIOUS, STATE, RunFolder
 from detrscope.training.train_state import Averages
-from tests.training.tiny import cpu, run
+from tests.support.tiny_training import cpu, run
 
 CONFIG = TrainConfig(epochs=3, lr=1e-3, lr_backbone=1e-3)
 

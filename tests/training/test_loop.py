@@ -19,7 +19,7 @@ from detrscope.training.config import EmaConfig, ScheduleConfig, TrainConfig
 from detrscope.training.optim import Constant
 from detrscope.training.run_folder import BEST, LAST, STATE, RunFolder
 from detrscope.training.train_step import Learner, StepFailed
-from tests.training.tiny import TinyDetector, TinyLoader, cpu, made_up_pass, run
+from tests.support.tiny_training import TinyDetector, TinyLoader, cpu, made_up_pass, run
 
 CONFIG = TrainConfig(
     epochs=3,

@@ -18,7 +18,7 @@ from detrscope.training.optim import (
     parameter_groups,
     set_rates,
 )
-from tests.training.tiny import TinyDetector
+from tests.support.tiny_training import TinyDetector
 
 
 def test_the_backbone_has_a_rate_of_its_own() -> None:

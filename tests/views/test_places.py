@@ -29,7 +29,7 @@ from detrscope.views.points import draw_levels
 from detrscope.views.query_self_attention import draw_relations
 from detrscope.views.sampling_points import points_of
 from detrscope.views.viewport import Frame, plane
-from tests.views.drawn import CELL, COARSE, FINE, GEOMETRY, made, peaked, sampled, texts
+from tests.support.figures import CELL, COARSE, FINE, GEOMETRY, made, peaked, sampled, texts
 
 PLACES = [(2, 5), (0, 0), (9, 14), (6, 2)]  # row, column of cells on the picture, corners among them
 HOTTEST, COLDEST = (252, 255, 164), (0, 0, 4)  # of matplotlib's inferno

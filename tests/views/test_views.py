@@ -13,14 +13,14 @@ from PIL import Image
 import detrscope as ds
 from detrscope.core.errors import UserError
 from detrscope.core.records import DeformableRecord
-from detrscope.core.trace import Trace
 from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
+from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, draw, features
 from detrscope.views.canvas import Sheet
 from detrscope.views.options import Choice, NothingFound, NotInTrace
 from tests.core.test_trace import detector_of, picture
-from tests.views.drawn import QUERIES, VARIANTS, content, texts, trace_of
+from tests.support.figures import QUERIES, VARIANTS, content, texts, trace_of
 
 DEFORMABLE = "deformable-detr-r50-two-stage"
 every_view = pytest.mark.parametrize("name", VIEWS)

@@ -1,1 +1,1 @@
-"""TODO room."""
+"""From files and names to models: our checkpoints, third-party files, downloads."""

@@ -26,7 +26,7 @@ def demo(
     """
     console.setup(quiet, log_level)
     console.check_folder(out)
-    from detrscope.workflows.demo import demo as run
-    from detrscope.workflows.demo import summary
+    from detrscope.commands.demo import demo as run
+    from detrscope.commands.demo import summary
 
     console.say(summary(run(out, quick=quick, seed=seed)))

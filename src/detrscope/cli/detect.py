@@ -14,7 +14,7 @@ from detrscope.core.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detrscope.workflows.detect import Found
+    from detrscope.commands.detect import Found
 
 FOLDER = Path("detections")
 DETAILED = 4  # pictures; of more, one line each
@@ -55,7 +55,7 @@ def detect(
     if out is not None:
         console.check_folder(out)
 
-    from detrscope.workflows import detect as workflow
+    from detrscope.commands import detect as workflow
 
     found = workflow.detect(
         model,

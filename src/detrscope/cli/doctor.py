@@ -18,7 +18,7 @@ def doctor(
     """Show versions, devices, and which precision, engine and kernels `auto` takes here, and why."""
     console.setup(quiet, log_level)
 
-    from detrscope.workflows.doctor import examine
+    from detrscope.commands.doctor import examine
 
     findings = examine()
     if json:

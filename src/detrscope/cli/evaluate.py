@@ -51,8 +51,8 @@ def evaluate(
     if out is not None:
         console.check_folder(out)
 
+    from detrscope.commands import evaluate as workflow
     from detrscope.evaluation.tables import class_table, summary_table
-    from detrscope.workflows import evaluate as workflow
 
     if results_in is not None:
         evaluation = workflow.evaluate_results(results_in, data, split=split, json_file=json, out=out)

@@ -13,7 +13,7 @@ from detrscope.cli.options import Device, Log, Model, Precision, Quiet, Split, W
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detrscope.workflows.faithfulness import Faithfulness
+    from detrscope.explain.faithfulness import Faithfulness
 
 
 def faithfulness(
@@ -46,9 +46,9 @@ def faithfulness(
     if out is not None:
         console.check_folder(out)
 
-    from detrscope.workflows import faithfulness as workflow
+    from detrscope.commands import faithfulness as command
 
-    found = workflow.faithfulness(
+    found = command.faithfulness(
         model,
         data,
         split=split,

@@ -15,7 +15,7 @@ from detrscope.views import VIEWS
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detrscope.workflows.see import Seen
+    from detrscope.commands.see import Seen
 
 FOLDER = Path("seen")
 DETAILED = 1  # pictures; of more, one line each
@@ -101,8 +101,8 @@ def see(
     console.check_folder(out)
     points = [_point(text) for text in point or ()]
 
+    from detrscope.commands import see as workflow
     from detrscope.views.options import Choice
-    from detrscope.workflows import see as workflow
 
     seen = workflow.see(
         [*sources],

@@ -55,7 +55,7 @@ def timelapse(
     console.setup(quiet, log_level)
     if out is not None:
         console.check_folder(out)
-    from detrscope.workflows.timelapse import timelapse as run_films
+    from detrscope.commands.timelapse import timelapse as run_films
 
     paths = run_films(
         run,

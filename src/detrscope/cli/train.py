@@ -105,8 +105,8 @@ def train(
 
     overrides = parse_overrides(_settings(context.args))
 
+    from detrscope.commands import train as workflow
     from detrscope.training.run_folder import RunFolder
-    from detrscope.workflows import train as workflow
 
     if print_config:
         resumed = RunFolder(out) if resume else None

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from detrscope.core.argument_check import checked_methods
-from detrscope.core.drawable import Drawable
 from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
 
@@ -31,7 +30,7 @@ class Selection:
 
 @checked_methods
 @dataclass(frozen=True, repr=False)
-class AttentionMap(Drawable):
+class AttentionMap:
     """Attention over the tokens of one or several maps of the image. Made by `Trace` and by the lens.
 
     Attributes:
@@ -92,7 +91,7 @@ class AttentionMap(Drawable):
 
 @checked_methods
 @dataclass(frozen=True)
-class QueryAttention(Drawable):
+class QueryAttention:
     """How much one query looks at each of the others (decoder self-attention).
 
     Attributes:

@@ -12,7 +12,7 @@ from torch import Tensor
 from detrscope.core.model_card import Scoring
 from detrscope.core.postprocess import class_scores
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
 
 CROSS = "decoder.*.cross"  # the sites that are kept
@@ -91,7 +91,7 @@ class Look:
     features: Mapping[str, FeatureMaps] = field(default_factory=dict)
 
     @classmethod
-    def of_trace(cls, trace: Trace, query_ids: Tensor, channels: Mapping[str, Sequence[int]]) -> Look:
+    def of_trace(cls, trace: TraceData, query_ids: Tensor, channels: Mapping[str, Sequence[int]]) -> Look:
         """Cut a trace down.
 
         Args:
@@ -150,7 +150,7 @@ class Watched:
     """
 
     name: str
-    images: Mapping[str, Trace]
+    images: Mapping[str, TraceData]
     moments: Sequence[Moment]
     metrics: Sequence[Mapping[str, float | None]]
     attention: Sequence[Mapping[str, float | None]]

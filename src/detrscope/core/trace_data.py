@@ -80,7 +80,7 @@ class TraceData:
     picked: bool = False
 
     @classmethod
-    def of_look(
+    def of_probe(
         cls,
         probe: Probe,
         outputs: Outputs,

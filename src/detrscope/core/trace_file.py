@@ -26,8 +26,7 @@ from detrscope.core.json_schema import parse_json, shown, type_name
 from detrscope.core.model_card import ModelCard
 from detrscope.core.packing import check_fields, own_storage, pack, unpack
 from detrscope.core.records import DeformableRecord, DenseRecord
-from detrscope.core.trace import Trace
-from detrscope.core.trace_data import Gradient
+from detrscope.core.trace_data import Gradient, TraceData
 from detrscope.core.trace_validation import problem_of
 from detrscope.core.types import Regions, Target
 
@@ -46,7 +45,7 @@ MAY_BE_HALF = ("records/", "features/", "gradients/")
 EXACT_ALWAYS = ("/points", "/reference")  # 11 bits would move a sampling point by a tenth of a cell
 
 
-def save_trace(trace: Trace, path: str | Path, *, half: bool = False) -> Path:
+def save_trace(trace: TraceData, path: str | Path, *, half: bool = False) -> Path:
     """Write a trace, whole or not at all.
 
     Tensors are kept in the type they were computed in (float32, or the model's bfloat16); with `half`, records,
@@ -68,14 +67,14 @@ def save_trace(trace: Trace, path: str | Path, *, half: bool = False) -> Path:
     return path
 
 
-def trace_bytes(trace: Trace, *, half: bool = False) -> int:
+def trace_bytes(trace: TraceData, *, half: bool = False) -> int:
     """Return about how large the file of a trace will be, without writing it."""
     tensors, header = _contents(trace, half)
     table = sum(len(name) + TABLE_ROW for name in tensors)
     return sum(tensor.nbytes for tensor in tensors.values()) + len(json.dumps(header)) + table
 
 
-def _contents(trace: Trace, half: bool) -> tuple[dict[str, Tensor], str]:
+def _contents(trace: TraceData, half: bool) -> tuple[dict[str, Tensor], str]:
     """Return the tensors of a trace's file, by name, and everything else as JSON."""
     tensors: dict[str, Tensor] = {}
     tree = {
@@ -91,7 +90,7 @@ def _contents(trace: Trace, half: bool) -> tuple[dict[str, Tensor], str]:
     return tensors, json.dumps({"version": VERSION, "by": f"detrscope {_version()}", "trace": tree})
 
 
-def load_trace(path: str | Path) -> Trace:
+def load_trace(path: str | Path) -> TraceData:
     """Read a trace.
 
     Raises:
@@ -139,9 +138,9 @@ def _tree_of(metadata: Mapping[str, str]) -> dict[str, Any]:
     return tree
 
 
-def _built(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Trace:
+def _built(tree: dict[str, Any], tensors: dict[str, Tensor]) -> TraceData:
     original = tensors.pop("original", None)
-    known = {f.name for f in fields(Trace)}
+    known = {f.name for f in fields(TraceData)}
     if unknown := tree.keys() - known:
         raise UserError(f"has a part '{min(unknown)}' that is not known to this version")
     try:
@@ -150,10 +149,10 @@ def _built(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Trace:
         }
         parts["card"] = ModelCard.from_json(tree.get("card"), "card")
         try:
-            check_fields(Trace, parts, "the trace")
+            check_fields(TraceData, parts, "the trace")
         except UserError as error:
             raise UserError(f"its parts do not fit together ({error})") from None
-        trace = Trace(**parts)
+        trace = TraceData(**parts)
         if original is not None:
             trace = replace(trace, original=_decoded(original))
     except UserError as error:

@@ -8,13 +8,13 @@ from dataclasses import fields
 from torch import Tensor
 
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
 
 MEBI = 2**20
 
 
-def describe(trace: Trace) -> str:
+def describe(trace: TraceData) -> str:
     """From the file to the boxes: what has which shape, and what each site's record takes."""
     g = trace.geometry
     lines = [
@@ -53,7 +53,7 @@ def describe(trace: Trace) -> str:
     return "\n".join(lines)
 
 
-def _resize(trace: Trace) -> str:
+def _resize(trace: TraceData) -> str:
     g = trace.geometry
     whole = (0.0, 0.0, float(g.width), float(g.height))
     crop = "" if g.crop_xyxy == whole else f"crop {', '.join(f'{v:g}' for v in g.crop_xyxy)}; "
@@ -61,7 +61,7 @@ def _resize(trace: Trace) -> str:
     return f"{crop}resized to {g.content[1]} x {g.content[0]}{padding}"
 
 
-def _row(trace: Trace, site: str, record: Record) -> tuple[str, ...]:
+def _row(trace: TraceData, site: str, record: Record) -> tuple[str, ...]:
     among_queries = site.startswith("decoder") and site.endswith("self")
     heads, queries, keys = record.shape
     size = sum(v.nbytes for f in fields(record) if isinstance(v := getattr(record, f.name), Tensor))

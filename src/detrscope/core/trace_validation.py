@@ -9,17 +9,17 @@ from torch import Tensor
 
 from detrscope.core.geometry import Geometry
 from detrscope.core.records import DeformableRecord, DenseRecord
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 
 LARGEST_IMAGE = 1 << 31  # pixels
 
 
-def problem_of(trace: Trace) -> str:
+def problem_of(trace: TraceData) -> str:
     """What does not fit together, or nothing."""
     return next((problem for problem in _problems(trace) if problem), "")
 
 
-def _problems(trace: Trace) -> Iterator[str]:
+def _problems(trace: TraceData) -> Iterator[str]:
     """One check after the other; a later one may rely on those before it."""
     yield _of_geometry(trace.geometry)
     if tuple(trace.image.shape) != (3, *trace.geometry.content) or trace.image.dtype != torch.uint8:
@@ -61,7 +61,7 @@ def _of_geometry(g: Geometry) -> str:
     return "" if 1 <= g.orientation <= 8 else f"EXIF orientation {g.orientation}"
 
 
-def _of_predictions(trace: Trace) -> Iterator[str]:
+def _of_predictions(trace: TraceData) -> Iterator[str]:
     logits, boxes = trace.logits, trace.boxes_cxcywh
     if logits.dim() != 3 or 0 in logits.shape or not logits.is_floating_point():
         yield f"logits {list(logits.shape)}"
@@ -74,7 +74,7 @@ def _of_predictions(trace: Trace) -> Iterator[str]:
         yield "records without feature maps"
 
 
-def _of_truth(trace: Trace) -> Iterator[str]:
+def _of_truth(trace: TraceData) -> Iterator[str]:
     size = trace.geometry.height, trace.geometry.width
     if (regions := trace.regions) is not None:
         labels = regions.labels
@@ -102,7 +102,7 @@ def _of_dense(record: DenseRecord, site: str, rows: int, keys: int) -> Iterator[
             yield f"a {name} {list(part.shape)} at '{site}'"
 
 
-def _of_deformable(record: DeformableRecord, site: str, rows: int, trace: Trace) -> Iterator[str]:
+def _of_deformable(record: DeformableRecord, site: str, rows: int, trace: TraceData) -> Iterator[str]:
     points, weights, levels, keys = record.points, record.weights, record.levels, trace.tokens
     if levels != trace.levels:
         yield f"{record.shape[2]} keys at '{site}' for {keys} tokens"

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, Merge, Selection, merged_heads
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.lens.attention_product import BLOCK
+from detrscope.lens.maps import map_of_row
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Columns:
 
 
 def who_looks_at(
-    trace: Trace,
+    trace: TraceData,
     point: tuple[float, float],
     layer: int = -1,
     head: int | None = None,
@@ -79,11 +80,11 @@ def who_looks_at(
     who = f"who looks at ({point[0]:g}, {point[1]:g})" + (
         f" of level {level}" if len(trace.levels) > 1 else ""
     )
-    return trace.map_of_row(row, selection, who, heads=len(found))
+    return map_of_row(trace, row, selection, who, heads=len(found))
 
 
 def queries_looking_at(
-    trace: Trace,
+    trace: TraceData,
     point: tuple[float, float],
     layer: int = -1,
     head: int | None = None,

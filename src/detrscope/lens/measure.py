@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.records import exact
-from detrscope.core.trace import Trace
-from detrscope.core.trace_data import Kind
+from detrscope.core.trace_data import Kind, TraceData
 from detrscope.lens.attention_product import BLOCK
 from detrscope.lens.metrics import agreement, entropy, mass_in, mean_distance, points_into
 from detrscope.lens.token_coverage import centres_of, cover_of_boxes, cover_of_masks
@@ -71,7 +70,7 @@ class Measure:
 
 
 def measure(
-    trace: Trace,
+    trace: TraceData,
     queries: Sequence[int] | None = None,
     *,
     threshold: float = 0.5,
@@ -143,7 +142,7 @@ class _Seen:
     part_areas: dict[str, float]
 
 
-def _tokens(trace: Trace, queries: Sequence[int], most: int) -> _Lookers:
+def _tokens(trace: TraceData, queries: Sequence[int], most: int) -> _Lookers:
     """Tokens of the encoder, evenly chosen, each with the first found box that it lies in."""
     centres = centres_of(trace.geometry, trace.levels)
     on_image = _on_image(trace).nonzero()[:, 0]
@@ -156,7 +155,7 @@ def _tokens(trace: Trace, queries: Sequence[int], most: int) -> _Lookers:
     return _Lookers(chosen, at, centres, boxes[own], inside.any(1), cover[own], area[own])
 
 
-def _queries(trace: Trace, queries: Sequence[int]) -> _Lookers:
+def _queries(trace: TraceData, queries: Sequence[int]) -> _Lookers:
     """Queries of the decoder that look at the image."""
     boxes = trace.boxes_xyxy()[list(queries)]
     cover, area = _cover(trace, boxes)
@@ -165,7 +164,7 @@ def _queries(trace: Trace, queries: Sequence[int]) -> _Lookers:
     return _Lookers(torch.tensor(queries), _middles(boxes), centres, boxes, has_box, cover, area)
 
 
-def _among_queries(trace: Trace, queries: Sequence[int]) -> _Lookers:
+def _among_queries(trace: TraceData, queries: Sequence[int]) -> _Lookers:
     """Queries of the decoder that look at queries; the place of one is the middle of its box."""
     every = trace.boxes_xyxy()
     boxes = every[list(queries)]
@@ -180,18 +179,18 @@ def _middles(boxes_xyxy: Tensor) -> Tensor:
     return (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
 
 
-def _on_image(trace: Trace) -> Tensor:
+def _on_image(trace: TraceData) -> Tensor:
     """[S] bool."""
     return torch.cat([trace.geometry.inside(level).flatten() for level in trace.levels])
 
 
-def _cover(trace: Trace, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+def _cover(trace: TraceData, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     """What boxes cover of each cell [m, S], and of the image's tokens on average [m]."""
     cover = cover_of_boxes(boxes_xyxy, trace.geometry, trace.levels)
     return cover, cover[:, _on_image(trace)].mean(-1)
 
 
-def _seen(trace: Trace, site: str, who: _Lookers, covers: Mapping[str, Tensor]) -> _Seen:
+def _seen(trace: TraceData, site: str, who: _Lookers, covers: Mapping[str, Tensor]) -> _Seen:
     """Row block by row block."""
     record = exact(trace.record(site))
     diagonal = (trace.geometry.width**2 + trace.geometry.height**2) ** 0.5

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
-from detrscope.core.trace import Trace
-from detrscope.core.trace_data import Gradient
+from detrscope.core.trace_data import Gradient, TraceData
 from detrscope.lens.attention_product import Flow, from_queries
+from detrscope.lens.maps import map_of_row
 
 
-def relevance(trace: Trace, query: int) -> AttentionMap:
+def relevance(trace: TraceData, query: int) -> AttentionMap:
     """How relevant each place of the image is for a query's best class.
 
     Args:
@@ -43,10 +43,10 @@ def relevance(trace: Trace, query: int) -> AttentionMap:
     gradient = gradient_of(trace, query)
     row = _through_encoder(trace, gradient, _on_tokens(trace, gradient, query))
     who = f"relevance for {_name(trace, gradient)}"
-    return trace.map_of_row(row[0], Selection("relevance", (query,)), who)
+    return map_of_row(trace, row[0], Selection("relevance", (query,)), who)
 
 
-def gradient_attention(trace: Trace, query: int, layer: int = -1) -> AttentionMap:
+def gradient_attention(trace: TraceData, query: int, layer: int = -1) -> AttentionMap:
     """The gradient-weighted cross-attention of one layer alone: rule 5, mean over heads of (dA * A)^+.
 
     Args:
@@ -63,10 +63,10 @@ def gradient_attention(trace: Trace, query: int, layer: int = -1) -> AttentionMa
     one[0, query] = 1
     row = from_queries(trace.record(site), one, _at(gradient, site))
     who = f"gradient-weighted {site} for {_name(trace, gradient)}"
-    return trace.map_of_row(row[0], Selection(site, (query,)), who)
+    return map_of_row(trace, row[0], Selection(site, (query,)), who)
 
 
-def gradient_of(trace: Trace, query: int) -> Gradient:
+def gradient_of(trace: TraceData, query: int) -> Gradient:
     """The gradients of a query's score.
 
     Raises:
@@ -81,7 +81,7 @@ def gradient_of(trace: Trace, query: int) -> Gradient:
     )
 
 
-def _on_tokens(trace: Trace, gradient: Gradient, query: int) -> Tensor:
+def _on_tokens(trace: TraceData, gradient: Gradient, query: int) -> Tensor:
     """The row of R_qi as it would be if R_ii were I, and what N(R_ii) still has to act on: u, [1, S]."""
     layers = range(trace.layers("decoder.cross"))
     identity = torch.eye(trace.queries)
@@ -102,7 +102,7 @@ def _on_tokens(trace: Trace, gradient: Gradient, query: int) -> Tensor:
     return seen
 
 
-def _through_encoder(trace: Trace, gradient: Gradient, u: Tensor) -> Tensor:
+def _through_encoder(trace: TraceData, gradient: Gradient, u: Tensor) -> Tensor:
     """The product u N(R_ii) with R_ii of the whole encoder, [1, S] -> [1, S]."""
     sites = [trace.site("encoder.self", layer) for layer in range(trace.layers("encoder.self"))]
     layers = [Flow(trace.record(site), _at(gradient, site), keep=True) for site in sites]
@@ -129,5 +129,5 @@ def _at(gradient: Gradient, site: str) -> Tensor:
     return gradient.sites[site]
 
 
-def _name(trace: Trace, gradient: Gradient) -> str:
+def _name(trace: TraceData, gradient: Gradient) -> str:
     return f"query {gradient.query} as {trace.classes.names[gradient.class_index]}"

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.lens.attention_product import from_queries
+from detrscope.lens.maps import map_of_row
 
 RESIDUAL = 0.5  # the part of a layer's output that is its input
 
 
 def rollout(
-    trace: Trace,
+    trace: TraceData,
     query: int | None = None,
     point: tuple[float, float] | None = None,
     level: int = 0,
@@ -61,8 +62,8 @@ def rollout(
             asking = residual * asking + (1 - residual) * among
     for layer in reversed(range(trace.layers("encoder.self"))):
         seen = residual * seen + (1 - residual) * _through(trace, trace.site("encoder.self", layer), seen)
-    return trace.map_of_row(seen[0], Selection("rollout", point=point), f"rollout of {who}")
+    return map_of_row(trace, seen[0], Selection("rollout", point=point), f"rollout of {who}")
 
 
-def _through(trace: Trace, site: str, weights: Tensor) -> Tensor:
+def _through(trace: TraceData, site: str, weights: Tensor) -> Tensor:
     return from_queries(trace.record(site), weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.views.canvas import WHITE, Sheet
 from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
 from detrscope.views.grid import Tiles, panel_size
@@ -10,7 +10,7 @@ from detrscope.views.options import EVERYTHING, Choice, kept, layers_of, maps_of
 from detrscope.views.viewport import Frame, badge, lay, outline
 
 
-def draw_journey(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_journey(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """A column for each decoder layer: box, class and score above, the map below; dashed, the layer before.
 
     Raises:

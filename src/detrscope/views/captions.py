@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.records import DeformableRecord
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.views.options import Choice
 
 LISTED = 12  # queries that are named by their number
@@ -15,7 +15,7 @@ NOTE = "note"  # of a trace: a warning that belongs in its figures
 OWN_PEAK = "colours run from 0 to each map's own peak"
 
 
-def model(trace: Trace) -> str:
+def model(trace: TraceData) -> str:
     """Which model looked at what, and what was changed."""
     name = trace.card.variant
     where = f" on {Path(trace.source).name}" if trace.source else ""
@@ -24,13 +24,13 @@ def model(trace: Trace) -> str:
     return f"{name}{where}" + (f", {notes}" if notes else "") + (f", edited ({edits})" if edits else "")
 
 
-def brief(trace: Trace) -> str:
+def brief(trace: TraceData) -> str:
     """Which model, when it was, and whether it was changed, such as `detr-r50, epoch 10`."""
     when = f", epoch {trace.notes['epoch']:g}" if isinstance(trace.notes.get("epoch"), int | float) else ""
     return trace.card.variant + when + (", edited" if trace.edits else "")
 
 
-def heads(trace: Trace, site: str, choice: Choice) -> str:
+def heads(trace: TraceData, site: str, choice: Choice) -> str:
     """Such as `mean of 8 heads`."""
     count = trace.record(site).shape[0]
     return (
@@ -40,7 +40,7 @@ def heads(trace: Trace, site: str, choice: Choice) -> str:
     )
 
 
-def over(trace: Trace, site: str, choice: Choice) -> str:
+def over(trace: TraceData, site: str, choice: Choice) -> str:
     """What the weights are normalised over."""
     level = choice.level_of(trace)
     ids = range(len(trace.levels)) if level is None else [level]

@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.errors import UserError
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.views.canvas import Scale, Sheet
 from detrscope.views.captions import brief, caption, heads, model, over, short, sums
 from detrscope.views.grid import Tiles, panel_size
@@ -26,7 +26,7 @@ COARSE, UNLIKE = (
 Seen = tuple[np.ndarray, tuple[float, float, float, float]]  # a map, and where its corners lie
 
 
-def draw_comparison(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_comparison(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """Above, what both found; then for each query both maps on one scale, and the second less the first.
 
     Raises:
@@ -68,7 +68,7 @@ def draw_comparison(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def _about(trace: Trace, site: str, choice: Choice) -> str:
+def _about(trace: TraceData, site: str, choice: Choice) -> str:
     return f"{model(trace)}, {site}, {heads(trace, site, choice)}, {over(trace, site, choice)}"
 
 
@@ -111,7 +111,7 @@ def _fine(attention: AttentionMap) -> Seen:
     return replace(attention, geometry=small).on_image().numpy(), (0.0, 0.0, float(g.width), float(g.height))
 
 
-def _numbered_alike(trace: Trace, other: Trace) -> bool:
+def _numbered_alike(trace: TraceData, other: TraceData) -> bool:
     """Whether a number is the same query in both.
 
     Learned queries keep theirs while a model learns; picked ones only as long as all that they are picked from stays.
@@ -124,7 +124,7 @@ def _numbered_alike(trace: Trace, other: Trace) -> bool:
     return picked_alike or not (trace.picked or other.picked)
 
 
-def _partners(trace: Trace, shown: list[Kept]) -> list[int]:
+def _partners(trace: TraceData, shown: list[Kept]) -> list[int]:
     """The query of another model whose box overlaps each of these most."""
     boxes = trace.boxes_xyxy().numpy()  # [Q, 4]
     partners = []
@@ -137,12 +137,12 @@ def _partners(trace: Trace, shown: list[Kept]) -> list[int]:
     return partners
 
 
-def _found(trace: Trace, choice: Choice) -> list[Kept]:
+def _found(trace: TraceData, choice: Choice) -> list[Kept]:
     """What the second trace found, which may be nothing."""
     return predictions(trace, list(dict.fromkeys(trace.detections(choice.threshold).query_ids.tolist())))
 
 
-def _check_same_picture(trace: Trace, other: Trace) -> None:
+def _check_same_picture(trace: TraceData, other: TraceData) -> None:
     """Parts of it may have been changed, such as hidden; most of it must be the same."""
     first, second = trace.geometry, other.geometry
     if (first.width, first.height) != (second.width, second.height):

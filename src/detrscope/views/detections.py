@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.views.canvas import WHITE, Sheet
 from detrscope.views.captions import caption, model
 from detrscope.views.grid import Tiles
@@ -12,7 +12,7 @@ from detrscope.views.viewport import Frame, outline
 SIDE = 760
 
 
-def draw_found(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_found(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """Boxes with class, score and query on the picture; dashed, those of the truth where it is known.
 
     Raises:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from detrscope.core.attention_map import AttentionMap, Selection
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
+from detrscope.lens.maps import map_of_rows
 from detrscope.views.canvas import Sheet
 from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
@@ -25,7 +26,7 @@ SPOTS = (
 )  # parts of width and height
 
 
-def draw_encoder(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_encoder(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """The picture in the middle with numbered red points; around it, where the token at each point looks.
 
     Raises:
@@ -72,7 +73,7 @@ def draw_encoder(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def reference_points(trace: Trace, choice: Choice) -> list[tuple[float, float]]:
+def reference_points(trace: TraceData, choice: Choice) -> list[tuple[float, float]]:
     """Middles of what was found, best first, then spots all over the picture, none of them close together."""
     found = trace.detections(choice.threshold)
     queries = choice.queries or tuple(dict.fromkeys(found.query_ids.tolist()))
@@ -86,10 +87,10 @@ def reference_points(trace: Trace, choice: Choice) -> list[tuple[float, float]]:
     return chosen[:POINTS]
 
 
-def _map_at(trace: Trace, site: str, point: tuple[float, float], choice: Choice) -> AttentionMap:
+def _map_at(trace: TraceData, site: str, point: tuple[float, float], choice: Choice) -> AttentionMap:
     token = trace.token_at(point, choice.from_level)
     selection = Selection(site, (token,), choice.head, choice.merge, choice.level, point)
-    return trace.map_of_rows(selection, f"token at ({point[0]:g}, {point[1]:g})")
+    return map_of_rows(trace, selection, f"token at ({point[0]:g}, {point[1]:g})")
 
 
 def _fitting(size: tuple[int, int], most: tuple[int, int]) -> tuple[int, int]:

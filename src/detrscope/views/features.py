@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
 from detrscope.views.canvas import Panel, Scale, Sheet
 from detrscope.views.captions import caption, model, short
@@ -33,7 +33,7 @@ class Feature:
     extent: tuple[float, float, float, float]  # pixels of the original
 
     @classmethod
-    def of(cls, trace: Trace, site: str) -> Feature:
+    def of(cls, trace: TraceData, site: str) -> Feature:
         """What of a kept map lies on the picture."""
         maps: Tensor = trace.features[site]
         level = Level(maps.shape[1], maps.shape[2])
@@ -63,7 +63,7 @@ class Feature:
         badge(panel, short(values.max()))
 
 
-def draw_features(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_features(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """A row for each convolution: the mean over channels over the picture, then the channels that are strongest.
 
     Raises:
@@ -94,7 +94,7 @@ def draw_features(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def draw_channels(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_channels(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """The channels of the last convolution that was kept, as a grid in their order.
 
     Raises:
@@ -127,7 +127,7 @@ def stage_ends(sites: Iterable[str]) -> tuple[str, ...]:
     return tuple(last.values())
 
 
-def _kept(trace: Trace) -> list[str]:
+def _kept(trace: TraceData) -> list[str]:
     if not trace.features:
         raise NotInTrace("no feature maps were kept; trace with features=['backbone.*']")
     return list(trace.features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.views.canvas import Sheet
 from detrscope.views.captions import OWN_PEAK, caption, model, over, short, sums
 from detrscope.views.grid import Tiles, panel_size
@@ -13,7 +13,7 @@ from detrscope.views.row import asked
 from detrscope.views.viewport import Frame, badge, how_near, lay, looked_at, mark, outline
 
 
-def draw_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_heads(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """Rows are layers, columns heads and, last, all heads merged.
 
     Of a query of the decoder, with the box that the layer predicts; with a point, of the encoder's token there.

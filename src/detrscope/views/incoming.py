@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from detrscope.core.trace import Trace
-from detrscope.core.trace_data import Kind
+from detrscope.core.trace_data import Kind, TraceData
 from detrscope.lens.incoming_attention import queries_looking_at, who_looks_at
 from detrscope.views.canvas import Scale, Sheet, text_size
 from detrscope.views.canvas.figure import MARGIN
@@ -24,7 +23,7 @@ BARS, NUMBERS = 200, 60  # pixels, of the longest bar and its number
 TALLEST = 40  # pixels, of a bar with the room around it
 
 
-def draw_onlookers(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_onlookers(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """Queries of the decoder that look at a place most, and the places of the encoder that do.
 
     Raises:
@@ -69,7 +68,7 @@ class _Queries:
     """A picture with the boxes of the queries that look most, and a bar for each."""
 
     def __init__(
-        self, trace: Trace, choice: Choice, point: tuple[float, float], layer: int, site: str
+        self, trace: TraceData, choice: Choice, point: tuple[float, float], layer: int, site: str
     ) -> None:
         self.point = point
         weights = queries_looking_at(trace, point, layer, choice.head, choice.merge, choice.level).numpy()
@@ -108,7 +107,7 @@ class _Queries:
         return x + BARS + NUMBERS + GAP
 
 
-def _layer(trace: Trace, kind: Kind, choice: Choice) -> tuple[int, str] | None:
+def _layer(trace: TraceData, kind: Kind, choice: Choice) -> tuple[int, str] | None:
     """Number and site, or nothing where this trace has none."""
     try:
         return site_of(trace, kind, choice)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from detrscope.core.attention_map import Selection
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
+from detrscope.lens.maps import map_of_rows
 from detrscope.views.attention import OF_CELLS, OF_TOKENS
 from detrscope.views.canvas import Scale, Sheet
 from detrscope.views.canvas.figure import SCALE
@@ -16,7 +17,7 @@ SIDE = 400
 NAMED = 20  # boxes with their class and score, of the best
 
 
-def draw_merged(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_merged(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """The mean over the shown queries, three times on one colour scale.
 
     Raises:
@@ -27,7 +28,7 @@ def draw_merged(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     queries = tuple(one.query for one in shown)
     who = f"mean of {numbers(queries)}"
     selection = Selection(site, queries, choice.head, choice.merge, choice.level)
-    attention = trace.map_of_rows(selection, who)
+    attention = map_of_rows(trace, selection, who)
     frame = Frame.of(trace, choice)
     scale = Scale.amounts(plane(attention)[0], label=OF_TOKENS if len(attention.parts) == 1 else OF_CELLS)
     tiles = Tiles(panel_size(frame, 3, SIDE, SCALE), 3, scale=scale)

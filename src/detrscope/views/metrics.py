@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from detrscope.core.trace import Trace
-from detrscope.core.trace_data import Kind
+from detrscope.core.trace_data import Kind, TraceData
 from detrscope.lens.measure import Measure, measure
 from detrscope.lens.report import in_words, on_parts, on_what
 from detrscope.views.canvas import PALETTE, Chart, Sheet, text_size
@@ -28,7 +27,7 @@ NAMES: dict[Kind, str] = {
 Value = Callable[[Measure], float | None]
 
 
-def draw_measures(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_measures(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """Spread, distance, mass in the box and agreement of heads over the layers; a dot for each head, lines for means.
 
     Raises:

@@ -10,8 +10,8 @@ import torch
 from detrscope.core.argument_check import checked_fields
 from detrscope.core.attention_map import AttentionMap, Merge, Selection
 from detrscope.core.errors import UserError
-from detrscope.core.trace import Trace
-from detrscope.core.trace_data import Kind
+from detrscope.core.trace_data import Kind, TraceData
+from detrscope.lens.maps import map_of_row, map_of_rows
 from detrscope.views.canvas import Colour, class_colours, class_label
 
 THRESHOLD = 0.5
@@ -58,9 +58,9 @@ class Choice:
     merge: Merge = "mean"
     cells: bool = False
     threshold: float = THRESHOLD
-    against: Trace | None = None
+    against: TraceData | None = None
 
-    def check(self, trace: Trace) -> None:
+    def check(self, trace: TraceData) -> None:
         """Refuse numbers that mean nothing in this trace, whatever the view.
 
         Raises:
@@ -87,7 +87,7 @@ class Choice:
             if level is not None:
                 _in_range(name, level, len(trace.levels), "map of the image")
 
-    def level_of(self, trace: Trace) -> int | None:
+    def level_of(self, trace: TraceData) -> int | None:
         """The number of the chosen map, from 0."""
         return None if self.level is None else self.level % len(trace.levels)
 
@@ -116,7 +116,7 @@ class Kept:
         return f"{self.name} {self.score:.2f}"
 
 
-def kept(trace: Trace, choice: Choice) -> list[Kept]:
+def kept(trace: TraceData, choice: Choice) -> list[Kept]:
     """The chosen queries, or those of the detections, best first, with what they predict in the last layer.
 
     Raises:
@@ -135,7 +135,7 @@ def kept(trace: Trace, choice: Choice) -> list[Kept]:
     return predictions(trace, queries)
 
 
-def predictions(trace: Trace, queries: Sequence[int], layer: int = -1) -> list[Kept]:
+def predictions(trace: TraceData, queries: Sequence[int], layer: int = -1) -> list[Kept]:
     """What some queries predict in a decoder layer."""
     scores, classes = trace.scores(layer).max(-1)  # [Q]
     boxes = trace.boxes_xyxy(layer)  # [Q, 4]
@@ -150,13 +150,13 @@ def predictions(trace: Trace, queries: Sequence[int], layer: int = -1) -> list[K
     return result
 
 
-def predicted_at(trace: Trace, query: int, layer: int) -> list[Kept]:
+def predicted_at(trace: TraceData, query: int, layer: int) -> list[Kept]:
     """What a query predicts in the layer of that number; nothing where only later layers predict."""
     first = trace.layers("decoder.cross") - len(trace.logits)
     return predictions(trace, [query], layer - first) if layer >= first else []
 
 
-def layers_of(trace: Trace, kind: Kind, choice: Choice) -> list[tuple[int, str]]:
+def layers_of(trace: TraceData, kind: Kind, choice: Choice) -> list[tuple[int, str]]:
     """Numbers and sites of the layers to show: the chosen one, else all that were recorded.
 
     Raises:
@@ -174,7 +174,7 @@ def layers_of(trace: Trace, kind: Kind, choice: Choice) -> list[tuple[int, str]]
     return recorded
 
 
-def site_of(trace: Trace, kind: Kind, choice: Choice) -> tuple[int, str]:
+def site_of(trace: TraceData, kind: Kind, choice: Choice) -> tuple[int, str]:
     """Number and site of the one layer to show: the chosen one, else the last.
 
     Raises:
@@ -194,21 +194,24 @@ def site_of(trace: Trace, kind: Kind, choice: Choice) -> tuple[int, str]:
     return layer % len(known), site
 
 
-def maps_of(trace: Trace, site: str, rows: Sequence[int], choice: Choice) -> list[AttentionMap]:
+def maps_of(trace: TraceData, site: str, rows: Sequence[int], choice: Choice) -> list[AttentionMap]:
     """The map of each of some rows of a site, heads merged as chosen."""
     return [
-        trace.map_of_rows(
-            Selection(site, (row,), choice.head, choice.merge, choice.level), trace_row(trace, site, row)
+        map_of_rows(
+            trace,
+            Selection(site, (row,), choice.head, choice.merge, choice.level),
+            trace_row(trace, site, row),
         )
         for row in rows
     ]
 
 
-def head_maps(trace: Trace, site: str, row: int, choice: Choice) -> list[AttentionMap]:
+def head_maps(trace: TraceData, site: str, row: int, choice: Choice) -> list[AttentionMap]:
     """The map of every head for one row of a site."""
     rows = trace.record(site).rows(torch.tensor([row]))[0, :, 0].float()  # [h, S]
     return [
-        trace.map_of_row(
+        map_of_row(
+            trace,
             rows[head],
             Selection(site, (row,), head, choice.merge, choice.level),
             trace_row(trace, site, row),
@@ -218,12 +221,12 @@ def head_maps(trace: Trace, site: str, row: int, choice: Choice) -> list[Attenti
     ]
 
 
-def trace_row(trace: Trace, site: str, row: int) -> str:
+def trace_row(trace: TraceData, site: str, row: int) -> str:
     """What a row of a site is."""
     return trace.query_name(row) if site.startswith("decoder") else f"token {row}"
 
 
-def centre(box_xyxy: Sequence[float], trace: Trace) -> tuple[float, float]:
+def centre(box_xyxy: Sequence[float], trace: TraceData) -> tuple[float, float]:
     """The middle of a box in whole pixels, moved onto what was looked at."""
     x0, y0, x1, y1 = trace.geometry.crop_xyxy
     x, y = round((box_xyxy[0] + box_xyxy[2]) / 2), round((box_xyxy[1] + box_xyxy[3]) / 2)

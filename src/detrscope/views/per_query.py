@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.views.canvas import Sheet
 from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
 from detrscope.views.grid import Tiles, in_rows, panel_size
@@ -13,7 +13,7 @@ MOST = 7  # columns beside each other
 BEST = 21  # detections that are shown, where no queries were chosen
 
 
-def draw_columns(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_columns(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """Above, the cross-attention of a query over the grey picture; below, its box and class; titled with its number.
 
     Raises:

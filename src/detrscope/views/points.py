@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from detrscope.core.attention_map import Selection
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
+from detrscope.lens.maps import map_of_rows
 from detrscope.views.canvas import WHITE, Panel, Scale, Sheet
 from detrscope.views.canvas.figure import SCALE
 from detrscope.views.captions import caption, model, short
@@ -23,7 +24,7 @@ UNIT = "weight of a point"
 MARKED = "colour: the weight of a point; shape and size: its level; points beyond the map find nothing"
 
 
-def draw_levels(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_levels(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """All levels together and each alone, and beside them the same attention splatted on the tokens.
 
     Raises:
@@ -35,7 +36,7 @@ def draw_levels(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     points = points_of(trace, site, who.row).chosen(choice.head, choice.level_of(trace))
     levels = np.unique(points.levels).tolist()
     chosen = Selection(site, (who.row,), choice.head, choice.merge, choice.level, who.point)
-    attention = trace.map_of_rows(chosen, who.name)
+    attention = map_of_rows(trace, chosen, who.name)
     figure = _Figure(trace, who, choice, [points], 2 + (len(levels) if len(levels) > 1 else 0))
     about = f"{figure.caption(site, choice)} Splatted: {attention.caption}."
     sheet = figure.sheet(f"Where {who.name} sampled, level by level", about)
@@ -51,7 +52,7 @@ def draw_levels(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def draw_point_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_point_heads(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """A panel for each head.
 
     Raises:
@@ -70,7 +71,7 @@ def draw_point_heads(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def draw_point_layers(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_point_layers(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """All points of all layers together, and each layer alone.
 
     Raises:
@@ -98,7 +99,7 @@ class _Figure:
     """What the three have in common: tiles, one colour scale, a key; from near where points lie close together."""
 
     def __init__(
-        self, trace: Trace, who: Asked, choice: Choice, every: Sequence[Points], panels: int
+        self, trace: TraceData, who: Asked, choice: Choice, every: Sequence[Points], panels: int
     ) -> None:
         self.trace, self.who, self.points = trace, who, every[-1]
         self.whole = Frame.of(trace, choice)

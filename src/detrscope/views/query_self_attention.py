@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
+from detrscope.lens.maps import self_attention
 from detrscope.views.canvas import WHITE, Scale, Sheet, ink_on, shortened, text_size
 from detrscope.views.canvas.figure import MARGIN, SCALE
 from detrscope.views.canvas.text import NAME, TEXT
@@ -22,7 +23,7 @@ LINKED = 6  # queries linked to the first
 CELL = 52  # pixels
 
 
-def draw_relations(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_relations(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """The picture with the queries that the first one looks at, and a table of how all shown ones look at each other.
 
     Raises:
@@ -54,14 +55,14 @@ def draw_relations(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def _row(trace: Trace, query: int, layer: int, choice: Choice) -> np.ndarray:
+def _row(trace: TraceData, query: int, layer: int, choice: Choice) -> np.ndarray:
     """How much a query looks at each: [Q]."""
-    seen = trace.self_attention(query=query, layer=layer, head=choice.head, merge=choice.merge)
+    seen = self_attention(trace, query=query, layer=layer, head=choice.head, merge=choice.merge)
     return np.asarray(seen.values)
 
 
 def _links(
-    trace: Trace, sheet: Sheet, frame: Frame, size: tuple[int, int], first: Kept, row: np.ndarray
+    trace: TraceData, sheet: Sheet, frame: Frame, size: tuple[int, int], first: Kept, row: np.ndarray
 ) -> None:
     """The first query's box in white, the others' by weight."""
     queries: list[int] = np.argsort(-row, kind="stable").tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detrscope.core.attention_map import AttentionMap
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
 from detrscope.views.canvas import Sheet
@@ -18,7 +18,7 @@ SIDE = 300
 MISSING = "relevance needs the gradients of the query: trace with explain=[{}]"
 
 
-def draw_relevance(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
+def draw_relevance(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """A row for each query: the picture with its box, where it looked last, rollout, and relevance for its class.
 
     Relevance is there where the trace has the gradients of the query.
@@ -57,7 +57,7 @@ def draw_relevance(trace: Trace, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def rested_on(trace: Trace, choice: Choice) -> Sequence[Kept]:
+def rested_on(trace: TraceData, choice: Choice) -> Sequence[Kept]:
     """The chosen queries, else that of the best detection.
 
     Raises:
@@ -67,7 +67,7 @@ def rested_on(trace: Trace, choice: Choice) -> Sequence[Kept]:
 
 
 def _answers(
-    trace: Trace, site: str, one: Kept, choice: Choice, explained: bool
+    trace: TraceData, site: str, one: Kept, choice: Choice, explained: bool
 ) -> list[tuple[str, AttentionMap]]:
     answers = [
         ("attention", maps_of(trace, site, [one.query], choice)[0]),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from detrscope.core.trace import Trace
-from detrscope.core.trace_data import Kind
+from detrscope.core.trace_data import Kind, TraceData
 from detrscope.views.options import Choice, Kept, NotInTrace, kept, layers_of, predicted_at, site_of
 
 
@@ -20,13 +19,13 @@ class Asked:
     point: tuple[float, float] | None  # of the token, pixels of the original
     instead: str = ""  # why it is a query where a point was chosen
 
-    def boxes(self, trace: Trace, layer: int) -> list[Kept]:
+    def boxes(self, trace: TraceData, layer: int) -> list[Kept]:
         """What the query predicts in a layer; a token predicts nothing."""
         return [] if self.point is not None else predicted_at(trace, self.row, layer)
 
 
 def asked(
-    trace: Trace, choice: Choice, every_layer: bool = False, fits: Callable[[Kind], bool] | None = None
+    trace: TraceData, choice: Choice, every_layer: bool = False, fits: Callable[[Kind], bool] | None = None
 ) -> Asked:
     """Return the token at the chosen point, else the chosen query, else that of the best detection.
 

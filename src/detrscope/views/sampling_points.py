@@ -9,8 +9,7 @@ import numpy as np
 
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.records import DeformableRecord
-from detrscope.core.trace import Trace
-from detrscope.core.trace_data import Kind
+from detrscope.core.trace_data import Kind, TraceData
 from detrscope.views.canvas import BLACK, PALETTE, Panel, Scale, Sheet
 from detrscope.views.options import Choice
 from detrscope.views.row import Asked, asked
@@ -54,7 +53,7 @@ class Points:
         return int((~inside.all(-1)).sum())
 
 
-def asked_for_points(trace: Trace, choice: Choice, every_layer: bool = False) -> Asked:
+def asked_for_points(trace: TraceData, choice: Choice, every_layer: bool = False) -> Asked:
     """Whose points are shown: the token at the chosen point, else the chosen query, else that of the best detection.
 
     Raises:
@@ -68,7 +67,7 @@ def asked_for_points(trace: Trace, choice: Choice, every_layer: bool = False) ->
     return asked(trace, choice, every_layer, is_deformable)
 
 
-def points_of(trace: Trace, site: str, row: int) -> Points:
+def points_of(trace: TraceData, site: str, row: int) -> Points:
     """The points of one row of a site."""
     record = trace.record(site)
     assert isinstance(record, DeformableRecord)
@@ -100,7 +99,7 @@ def draw_points(panel: Panel, points: Points, scale: Scale, shrunk: float = 1.0)
     panel.cross(points.reference_xy.tolist(), REFERENCE, 22 * shrunk)
 
 
-def key(sheet: Sheet, y: float, trace: Trace, points: Points) -> None:
+def key(sheet: Sheet, y: float, trace: TraceData, points: Points) -> None:
     """A line that says what the marks are."""
     x: float = 20
     grey = (150, 150, 150)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, QueryAttention
 from detrscope.core.geometry import Geometry
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
 from detrscope.views.canvas import WHITE, Panel, Scale, Sheet, ink_on, resized, text_size
 from detrscope.views.label_placement import place_labels
@@ -37,9 +37,9 @@ class Frame:
     _parts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, seen: Trace | AttentionMap | QueryAttention, choice: Choice = EVERYTHING) -> Frame:
+    def of(cls, seen: TraceData | AttentionMap | QueryAttention, choice: Choice = EVERYTHING) -> Frame:
         """The original where a trace kept it, else what the model saw of it."""
-        original = seen.original if isinstance(seen, Trace) else None
+        original = seen.original if isinstance(seen, TraceData) else None
         g = seen.geometry
         whole = (0.0, 0.0, float(g.width), float(g.height))
         if original is not None:

@@ -1,1 +1,1 @@
-"""TODO room."""
+"""Parameter names of published checkpoints, as tables of renames."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from detrscope.core.errors import UserError
 from detrscope.core.snapshot import FeatureMaps, Watched
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.views.canvas import Scale, Sheet, shortened, strips
 from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.timelapse.film_spec import Choice, Reel, grid_of, heading, picture_panel
@@ -68,7 +68,7 @@ def _sheet(
     caption: str,
 ) -> Sheet:
     """The picture, then maps."""
-    trace: Trace = watched.images[name]
+    trace: TraceData = watched.images[name]
     above = heading(watched, index, f"{name}, {what}")
     height = HEIGHT - sum(strips(WIDTH, above, caption))
     aspect = trace.geometry.height / trace.geometry.width

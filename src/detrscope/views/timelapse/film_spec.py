@@ -13,7 +13,7 @@ from torch import Tensor
 from detrscope.core.attention_map import AttentionMap, Selection, parts_of
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.snapshot import Look, Watched
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.views.canvas import WHITE, Panel, Picture, Sheet, class_colours, ink_on, text_size
 from detrscope.views.label_placement import place_labels
 
@@ -103,13 +103,13 @@ def site_name(layer: int, look: Look) -> str:
     return f"decoder.{layer % len(look.attention)}.cross"
 
 
-def found_queries(look: Look, trace: Trace, choice: Choice) -> list[int]:
+def found_queries(look: Look, trace: TraceData, choice: Choice) -> list[int]:
     """Places of the queries that found something, best first."""
     best = look.scores(trace.card.scoring, choice.layer).amax(1)  # [n]
     return [i for i in best.argsort(descending=True).tolist() if best[i] >= choice.threshold]
 
 
-def merged_row(look: Look, trace: Trace, choice: Choice) -> Tensor:
+def merged_row(look: Look, trace: TraceData, choice: Choice) -> Tensor:
     """Attention merged over heads and queries: [S]."""
     if choice.over == "all":
         return look.everyone(choice.layer)
@@ -125,20 +125,20 @@ def merging(choice: Choice) -> str:
     return f"mean over heads and the queries that score at least {choice.threshold:g} (else the best one)"
 
 
-def map_values(row: Tensor, trace: Trace) -> np.ndarray:
+def map_values(row: Tensor, trace: TraceData) -> np.ndarray:
     """Attention over all tokens as one map: [S] -> [H, W]; of several levels the mass in each cell of the finest."""
     parts = parts_of(row, trace.levels)
     one = AttentionMap(parts, tuple(range(len(parts))), trace.geometry, trace.image, Selection("merged"))
     return one.values.numpy()
 
 
-def size_in(trace: Trace, width: float, height: float) -> tuple[float, float]:
+def size_in(trace: TraceData, width: float, height: float) -> tuple[float, float]:
     """Width and height of an image that fits into a rectangle."""
     scale = min(width / trace.geometry.width, height / trace.geometry.height)
     return trace.geometry.width * scale, trace.geometry.height * scale
 
 
-def picture_panel(sheet: Sheet, rect: Rect, trace: Trace, *, grey: bool = True) -> Panel:
+def picture_panel(sheet: Sheet, rect: Rect, trace: TraceData, *, grey: bool = True) -> Panel:
     """A probe image in the middle of a rectangle, in pixels of the original."""
     x, y, width, height = rect
     across, down = size_in(trace, width, height)
@@ -148,13 +148,13 @@ def picture_panel(sheet: Sheet, rect: Rect, trace: Trace, *, grey: bool = True) 
     return panel
 
 
-def dashed(*traces: Trace) -> str:
+def dashed(*traces: TraceData) -> str:
     """What dashed boxes are, for a caption; nothing where no picture has any."""
     known = [truth for trace in traces if (truth := trace.targets_xyxy) is not None]
     return "; dashed: truth" if any(len(truth) for truth in known) else ""
 
 
-def draw_truth(panel: Panel, trace: Trace) -> None:
+def draw_truth(panel: Panel, trace: TraceData) -> None:
     """The true boxes, dashed."""
     if (truth := trace.targets_xyxy) is not None:
         boxes = truth.tolist()
@@ -162,7 +162,7 @@ def draw_truth(panel: Panel, trace: Trace) -> None:
             panel.box(box, WHITE, dashed=True, width=2.0 if len(boxes) <= CROWD else 1.0)
 
 
-def draw_found(panel: Panel, look: Look, trace: Trace, layer: int, places: Sequence[int]) -> None:
+def draw_found(panel: Panel, look: Look, trace: TraceData, layer: int, places: Sequence[int]) -> None:
     """The boxes of some queries with class and score, best first."""
     if not places:
         return

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from detrscope.core.snapshot import KeptPoints, Look, Watched
-from detrscope.core.trace import Trace
+from detrscope.core.trace_data import TraceData
 from detrscope.lens.query_tracks import follow
 from detrscope.views.canvas import Panel, Scale, Sheet, strips
 from detrscope.views.canvas.figure import MARGIN
@@ -80,7 +80,7 @@ def _layers(watched: Watched, choice: Choice, name: str, track: Tensor, index: i
 
 
 def _grid(
-    watched: Watched, index: int, name: str, trace: Trace, caption: str, count: int
+    watched: Watched, index: int, name: str, trace: TraceData, caption: str, count: int
 ) -> tuple[Sheet, list[Rect]]:
     above = heading(watched, index, name)
     height = HEIGHT - sum(strips(WIDTH, above, caption))
@@ -91,19 +91,19 @@ def _grid(
     return Sheet(WIDTH, body, above, caption), [(x + left, y, w, h) for x, y, w, h in places]
 
 
-def _map_and_box(panel: Panel, look: Look, trace: Trace, place: int, layer: int) -> None:
+def _map_and_box(panel: Panel, look: Look, trace: TraceData, place: int, layer: int) -> None:
     values = map_values(look.rows(layer)[place], trace)
     panel.heat(values, Scale.amounts(values))
     draw_truth(panel, trace)
     draw_found(panel, look, trace, layer, [place])
 
 
-def _title(look: Look, trace: Trace, place: int, layer: int) -> str:
+def _title(look: Look, trace: TraceData, place: int, layer: int) -> str:
     score, label = look.scores(trace.card.scoring, layer)[place].max(0)
     return f"query {int(look.query_ids[place])}, {trace.classes.names[int(label)]} {float(score):.2f}"
 
 
-def _draw_points(panel: Panel, look: Look, trace: Trace, place: int, layer: int) -> None:
+def _draw_points(panel: Panel, look: Look, trace: TraceData, place: int, layer: int) -> None:
     kept = look.attention[layer]
     if isinstance(kept, KeptPoints):
         xy = trace.geometry.points_of(kept.points[:, place].float()).flatten(0, 1).numpy()  # [h * P, 2]

@@ -1,0 +1,159 @@
+"""How good a model, or a file of results, is on a dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detrscope.console import log, written_whole
+from detrscope.core.errors import UserError
+from detrscope.data.dataset import DetectionDataset
+from detrscope.data.open_dataset import open_dataset
+from detrscope.evaluation.class_matching import match_classes
+from detrscope.evaluation.coco_ap import Evaluation, average_precision
+from detrscope.evaluation.predict import place, predict_dataset
+from detrscope.evaluation.results_file import read_results, write_results
+from detrscope.evaluation.tables import write_class_csv, write_curve_csv
+from detrscope.inference.detector import Detector, Precision, load
+from detrscope.views.precision_recall import draw_precision_recall
+
+
+def evaluate(
+    model: str | Path | Detector,
+    data: str | Path | DetectionDataset,
+    *,
+    split: str = "val",
+    weights: str | Path | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+    device: str = "auto",
+    precision: Precision = "auto",
+    json_file: str | Path | None = None,
+    results_file: str | Path | None = None,
+    out: str | Path | None = None,
+) -> Evaluation:
+    """COCO AP of a model on a dataset.
+
+    Classes are those of the same name; where ids differ they are translated. Under torch.distributed the
+    images are divided among the processes; all of them return the same evaluation and the first one writes.
+
+    Args:
+        model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
+        data: what `open_dataset` understands, or a dataset.
+        split: of `data`.
+        weights: for a variant that is not loaded yet: a file in place of the published one, or "random".
+        batch_size: images that the model sees at once.
+        workers: processes that read images; 0 reads them in this one.
+        device: where to run, for a model that is not loaded yet.
+        precision: what to compute in, for a model that is not loaded yet.
+        json_file: where to write the numbers.
+        results_file: where to write the results in COCO's format, with the ids of the dataset.
+        out: folder for all of that and for tables and curves: see `write_evaluation`.
+
+    Returns:
+        The evaluation.
+
+    Raises:
+        UserError: a wrong argument, or a model that does not know the dataset's classes.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}: expected 1 or more")
+    dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
+    detector = (
+        load(model, weights=weights, device=device, precision=precision)
+        if isinstance(model, str | Path)
+        else model
+    )
+    with_boxes = {a.category_id for rows in dataset.annotations.values() for a in rows}
+    ids = match_classes(detector.card.classes, dataset.classes, with_boxes)
+    found = predict_dataset(
+        detector.model, detector.card, dataset, batch_size=batch_size, device=detector.device, workers=workers
+    )
+    _warn_of_crowded_images(dataset, found)
+    results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
+    evaluation = average_precision(dataset.coco_json(), results)
+    if place()[0] == 0:
+        _write(evaluation, results, json_file, results_file, out)
+    return evaluation
+
+
+def evaluate_results(
+    results: str | Path | Sequence[Mapping[str, Any]],
+    data: str | Path | DetectionDataset,
+    *,
+    split: str = "val",
+    json_file: str | Path | None = None,
+    out: str | Path | None = None,
+) -> Evaluation:
+    """COCO AP of results that exist already, of whatever model, in COCO's format.
+
+    Args:
+        results: a file, or the results.
+        data: what `open_dataset` understands, or a dataset.
+        split: of `data`.
+        json_file: where to write the numbers.
+        out: folder for that and for tables and curves: see `write_evaluation`.
+
+    Returns:
+        The evaluation.
+
+    Raises:
+        UserError: a file that does not hold results, or results of images that the dataset does not have.
+    """
+    rows = read_results(results) if isinstance(results, str | Path) else results
+    dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
+    evaluation = average_precision(dataset.coco_json(), rows)
+    _write(evaluation, None, json_file, None, out)
+    return evaluation
+
+
+def write_evaluation(evaluation: Evaluation, out: str | Path) -> None:
+    """Write `evaluation.json`, `per_class.csv`, `precision_recall.csv`, `precision_recall.png`."""
+    out = Path(out)
+    _write_json(evaluation, out / "evaluation.json")
+    write_class_csv(out / "per_class.csv", evaluation)
+    write_curve_csv(out / "precision_recall.csv", evaluation)
+    curves = {curve.name: (curve.precision_50, curve.precision_75) for curve in evaluation.curves}
+    draw_precision_recall(curves, out / "precision_recall.png")
+
+
+def _write(
+    evaluation: Evaluation,
+    results: list[dict[str, Any]] | None,
+    json_file: str | Path | None,
+    results_file: str | Path | None,
+    out: str | Path | None,
+) -> None:
+    if json_file is not None:
+        _write_json(evaluation, Path(json_file))
+    if results is not None and results_file is not None:
+        write_results(results_file, results)
+    if out is not None:
+        write_evaluation(evaluation, out)
+        if results is not None:
+            write_results(Path(out) / "results.json", results)
+
+
+def _write_json(evaluation: Evaluation, path: Path) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def _warn_of_crowded_images(dataset: DetectionDataset, results: list[dict[str, Any]]) -> None:
+    """Say when an image has more objects than the model can ever find in one."""
+    if not results:
+        return
+    found: dict[int, int] = {}
+    for result in results:
+        found[result["image_id"]] = found.get(result["image_id"], 0) + 1
+    most = max(found.values())
+    objects = {i: sum(not a.iscrowd for a in rows) for i, rows in dataset.annotations.items()}
+    crowded = {i: count for i, count in objects.items() if count > most}
+    if crowded:
+        worst = max(crowded, key=crowded.__getitem__)
+        log.warning(
+            f"{len(crowded)} images have more objects than the {most} that the model finds at most, such as "
+            f"image {worst} with {crowded[worst]}: AP cannot reach 100"
+        )

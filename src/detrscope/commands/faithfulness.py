@@ -1,0 +1,89 @@
+"""Measure how faithful explanations are to a model, and write the results."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from detrscope.commands.domain_warning import DogsOnly
+from detrscope.console import log, written_whole
+from detrscope.core.safe_text import csv_cell
+from detrscope.data.dataset import DetectionDataset
+from detrscope.data.open_dataset import open_dataset
+from detrscope.explain.faithfulness import Faithfulness, check_arguments, measure_faithfulness
+from detrscope.inference.detector import Detector, Precision, load
+from detrscope.views.faithfulness import draw_faithfulness
+
+
+def faithfulness(
+    model: str | Path | Detector,
+    data: str | Path | DetectionDataset,
+    *,
+    split: str = "val",
+    count: int = 100,
+    threshold: float = 0.5,
+    steps: int = 16,
+    methods: Sequence[str] = (),
+    sanity: int = 20,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    out: str | Path | None = None,
+) -> Faithfulness:
+    """Measure deletion and insertion curves of every method over the detections in the first images of a dataset.
+
+    Args:
+        model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
+        data: what `open_dataset` understands, or a dataset.
+        split: split of `data`.
+        count: number of images, the first ones.
+        threshold: minimum score of a followed detection.
+        steps: steps of every curve.
+        methods: names of `EXPLAINERS`; all of them where empty. The random order is always included.
+        sanity: number of images for the check with shuffled parameters; 0 skips it.
+        weights: for a variant name: a weights file instead of the published one, or "random".
+        device: device to run on, for a model that is not loaded yet.
+        precision: precision to compute in, for a model that is not loaded yet.
+        out: folder for faithfulness.json, faithfulness.csv and faithfulness.png; None writes nothing.
+
+    Raises:
+        UserError: a wrong argument, or no detection to follow.
+    """
+    check_arguments(count, steps, sanity, methods)
+    dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
+    detector = (
+        load(model, weights=weights, device=device, precision=precision)
+        if isinstance(model, str | Path)
+        else model
+    )
+    domain = DogsOnly(model, weights)
+    for image in dataset.images[:count]:
+        domain.note(image.path, image.path.name)
+    domain.warn()
+    result = measure_faithfulness(
+        detector, dataset, count=count, threshold=threshold, steps=steps, methods=methods, sanity=sanity
+    )
+    if out is not None:
+        write_faithfulness(result, out)
+    return result
+
+
+def write_faithfulness(found: Faithfulness, out: str | Path) -> None:
+    """Write `faithfulness.json` (all of it), `faithfulness.csv` (a line for each summary) and `faithfulness.png`."""
+    out = Path(out)
+    with written_whole(out / "faithfulness.json") as path:
+        path.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+    rows = [{k: v for k, v in asdict(s).items() if k != "scores"} for s in found.summaries]
+    with (
+        written_whole(out / "faithfulness.csv") as path,
+        open(path, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+    title = f"{found.model}, {found.detections} detections in {found.images} images of {found.data}"
+    draw_faithfulness(found.summaries, out / "faithfulness.png", title=title)
+    log.info(f"written to {out}")

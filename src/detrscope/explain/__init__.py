@@ -1,0 +1,1 @@
+"""Evaluations that need both a model and an explanation: faithfulness curves, sanity checks."""

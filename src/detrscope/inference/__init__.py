@@ -1,0 +1,1 @@
+"""Run a model: the `Detector`, tracing, images and videos as input."""

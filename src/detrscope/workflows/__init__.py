@@ -1,1 +1,0 @@
-"""The public functions behind the commands; they see both sides of the house."""

@@ -1,0 +1,105 @@
+"""The model that ships knows drawn dogs only: photographs are warned about, drawings are not."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import detrscope as ds
+from detrscope.commands.detect import detect
+from detrscope.commands.domain_warning import SHIPPED, DogsOnly, photograph_models
+from detrscope.data.drawn_dogs import is_drawn, write_drawn
+from detrscope.families import VARIANTS
+from detrscope.trace_interface import Trace
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "dogs"
+    write_drawn(folder, count=4, size=96)
+    return folder / "images"
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "giraffe.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((192, 144)).save(path)
+    return path
+
+
+def test_drawings_are_known_by_their_files(drawn: Path, tmp_path: Path) -> None:
+    path = next(drawn.iterdir())
+    assert is_drawn(path)
+    copied = tmp_path / "copied.png"
+    copied.write_bytes(path.read_bytes())
+    with Image.open(copied) as image:
+        assert is_drawn(copied) and is_drawn(image)
+        image.save(tmp_path / "again.png")
+    assert not is_drawn(tmp_path / "again.png"), "saved by another program"
+
+
+def test_drawings_without_a_mark_are_known_by_the_annotations_beside_them(
+    drawn: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "old" / "images"
+    folder.mkdir(parents=True)
+    with Image.open(next(drawn.iterdir())) as image:
+        image.copy().save(folder / "0.png")
+    assert is_drawn(folder / "0.png") is False
+    (folder.parent / "annotations.json").write_text((drawn.parent / "annotations.json").read_text())
+    assert is_drawn(folder / "0.png")
+
+
+def test_photographs_are_no_drawings(shared_data: Path) -> None:
+    photographs = [p for p in shared_data.rglob("*.jp*g") if p.is_file()]
+    assert len(photographs) > 100 and not any(map(is_drawn, photographs))
+
+
+def test_a_photograph_is_warned_about_in_the_log_the_json_and_the_picture(
+    photograph: Path, drawn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        found = detect(SHIPPED, [photograph, next(drawn.iterdir())], out=tmp_path / "out", device="cpu")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "giraffe.jpg" in said and "drawn dogs" in said and f"--model {photograph_models()[0]}" in said
+    first, second = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert "knows drawn dogs only" in first["note"] and "note" not in second
+    assert found[0].note == first["note"] and not found[1].note
+    with Image.open(tmp_path / "out" / "giraffe.png") as picture:
+        assert picture.height > picture.width * 144 / 192, "no line above the picture"
+
+
+def test_figures_and_traces_of_a_photograph_say_so(
+    photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        (seen,) = ds.see(photograph, views="encoder", out=tmp_path, keep="full", device="cpu")
+    assert "drawn dogs" in caplog.text
+    trace = Trace.load(seen.files["giraffe.trace"])
+    assert "knows drawn dogs only" in ds.draw(trace, "encoder").caption
+
+
+@pytest.mark.parametrize("weights", [None, "random"])
+def test_drawings_and_other_models_give_no_warning(
+    drawn: Path, photograph: Path, caplog: pytest.LogCaptureFixture, weights: str | None
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        detect(SHIPPED, drawn if weights is None else photograph, weights=weights, device="cpu")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("model", ["detr-r50", "run/best.safetensors", object()])
+def test_only_the_shipped_weights_are_judged(model: object) -> None:
+    domain = DogsOnly(model)
+    assert not domain.note("photo.jpg", "photo.jpg") and not domain.strangers
+
+
+def test_what_is_recommended_has_published_weights() -> None:
+    assert len(photograph_models()) == len(set(photograph_models())) == 3
+    assert all(VARIANTS[name].published for name in photograph_models())

@@ -1,0 +1,59 @@
+"""The methods that rank places: gradients against finite differences, all of them one weight for each token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detrscope.core.types import Batch
+from detrscope.explain.explainers import EXPLAINERS, Case, cases_of
+from detrscope.lens.faithfulness import Detected
+from tests.support.traces import detector_of, picture
+
+QUERY = 2
+
+
+def case_of(variant: str) -> Case:
+    detector = detector_of(variant)
+    trace = detector.trace(picture(), explain=[QUERY])
+    index = trace.gradients[0].class_index
+    (case,) = cases_of(detector, trace, [Detected(QUERY, index, trace.boxes_cxcywh[-1, QUERY])])
+    return case
+
+
+@pytest.mark.parametrize(
+    "variant", ["detr-r18", "sprint-dense-n", "sprint-deformable-n", "deformable-detr-r50"]
+)
+def test_every_method_weighs_every_token(variant: str) -> None:
+    case = case_of(variant)
+    tokens = sum(level.height * level.width for level in case.trace.levels)
+    for name, explain in EXPLAINERS.items():
+        weights = explain(case)
+        assert weights.shape == (tokens,) and bool(weights.isfinite().all()) and weights.min() >= 0, name
+        assert weights.std() > 0, name
+
+
+def test_the_input_gradient_is_the_slope() -> None:
+    """A small step along the gradient, in double precision, of a family in which nothing is detached."""
+    detector = detector_of("detr-r18")
+    case = case_of("detr-r18")
+    direction = case.image_gradient.double() / case.image_gradient.double().norm()
+    model = detector.model.double()
+
+    def logit(image: torch.Tensor) -> float:
+        with torch.no_grad():
+            return float(model(Batch(image[None])).logits[-1, 0, QUERY, case.detected.class_index])
+
+    step = 1e-4
+    image = case.normalised.double()
+    slope = (logit(image + step * direction) - logit(image - step * direction)) / (2 * step)
+    assert slope == pytest.approx(float(case.image_gradient.norm()), rel=1e-2)
+
+
+def test_the_middle_of_the_box_comes_first() -> None:
+    case = case_of("detr-r18")
+    weights = EXPLAINERS["middle of the box"](case)
+    box = case.trace.boxes_xyxy()[QUERY]
+    middle = ((box[:2] + box[2:]) / 2).clamp(min=0)
+    inside = (float(middle[0].clamp(max=90)), float(middle[1].clamp(max=50)))
+    assert int(weights.argmax()) == case.trace.token_at(inside)

@@ -1,0 +1,161 @@
+"""Measures against scipy, plain loops and counted pixels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy as scipy_entropy
+
+from detrscope.core.errors import UserError
+from detrscope.core.geometry import Geometry
+from detrscope.core.types import Level
+from detrscope.families import VARIANTS
+from detrscope.lens.measure import measure
+from detrscope.lens.metrics import agreement, effective_tokens, entropy, mass_in, mean_distance, points_into
+from detrscope.lens.report import by_layer, in_words, write_csv, write_json
+from detrscope.lens.token_coverage import centres_of, cover_of_boxes, cover_of_masks
+from tests.support.traces import detector_of, picture, traced
+
+LEVELS = (Level(6, 8), Level(3, 4))
+GEOMETRY = Geometry(48, 64, (0.0, 0.0, 64.0, 48.0), (96, 128), (96, 128))
+
+
+def rows(heads: int = 2, count: int = 3) -> torch.Tensor:
+    made = torch.rand(heads, count, 60, generator=torch.Generator().manual_seed(0)) ** 4
+    made[:, 0, 10:] = 0
+    return made / made.sum(-1, keepdim=True) * 0.8  # as deformable rows: some mass fell outside
+
+
+def test_entropy_is_scipys() -> None:
+    expected = scipy_entropy(rows().numpy(), axis=-1)
+    np.testing.assert_allclose(entropy(rows()).numpy(), expected, rtol=1e-5)
+    even = torch.full((1, 1, 60), 1 / 60)
+    assert float(effective_tokens(even)) == pytest.approx(60, rel=1e-5)
+    assert float(effective_tokens(torch.eye(60)[None, :1])) == pytest.approx(1)
+    assert bool(entropy(torch.zeros(1, 60)) == 0), "a row with nothing in it"
+
+
+def test_agreement_is_one_less_jensen_shannon() -> None:
+    expected = 1 - jensenshannon(rows()[0].numpy(), rows()[1].numpy(), axis=-1, base=2) ** 2
+    np.testing.assert_allclose(agreement(rows()).numpy(), expected, rtol=1e-4)
+    same = rows()[:1].expand(8, -1, -1)
+    torch.testing.assert_close(agreement(same), torch.ones(3), atol=1e-5, rtol=0)
+    apart = torch.eye(60)[:4, None]
+    torch.testing.assert_close(agreement(apart), torch.zeros(1), atol=1e-5, rtol=0)
+    assert agreement(rows()[:1]).tolist() == [1, 1, 1]
+
+
+def test_distance_and_pointing_by_loops() -> None:
+    centres = centres_of(GEOMETRY, LEVELS)
+    assert centres.shape == (60, 2) and centres[0].tolist() == [4, 4] and centres[48].tolist() == [8, 8]
+    start = torch.tensor([[0.0, 0.0], [32.0, 24.0], [64.0, 48.0]])
+    boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [20.0, 10.0, 60.0, 40.0], [0.0, 0.0, 64.0, 48.0]])
+    found, into = mean_distance(rows(), start, centres), points_into(rows(), centres, boxes)
+    for h in range(2):
+        for n in range(3):
+            weights = rows()[h, n] / rows()[h, n].sum()
+            expected = sum(
+                float(w) * float((c - start[n]).norm()) for w, c in zip(weights, centres, strict=True)
+            )
+            assert float(found[h, n]) == pytest.approx(expected, rel=1e-4)
+            weighed = rows()[h, n].tolist()
+            x, y = centres[weighed.index(max(weighed))].tolist()
+            x0, y0, x1, y1 = boxes[n].tolist()
+            assert bool(into[h, n]) == (x0 <= x <= x1 and y0 <= y <= y1)
+    assert into[:, 2].all() and not into.all()
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        GEOMETRY,
+        Geometry(48, 64, (0.0, 0.0, 64.0, 48.0), (72, 96), (96, 128)),  # padded
+        Geometry(48, 64, (8.0, 6.0, 56.0, 42.0), (72, 96), (80, 112)),  # cropped and padded, cells cut
+    ],
+)
+def test_boxes_cover_what_their_pixels_cover(geometry: Geometry) -> None:
+    """A box on whole pixels, against the mask of these pixels; and mass inside against mass on those pixels."""
+    box = torch.tensor([[10.0, 7.0, 41.0, 33.0]])
+    mask = torch.zeros(48, 64, dtype=torch.bool)
+    mask[7:33, 10:41] = True
+    cover = cover_of_boxes(box, geometry, LEVELS)[0]
+    torch.testing.assert_close(cover, cover_of_masks(mask[None], geometry, LEVELS)[0], atol=1e-4, rtol=0)
+    assert cover.min() >= 0 and cover.max() <= 1 + 1e-6
+    for part, level in zip(cover.split([48, 12]), LEVELS, strict=True):
+        values = torch.rand(level) * geometry.inside(level)
+        down, across = geometry.spread(level)
+        on_pixels = (down @ values @ across.T)[mask].sum()
+        torch.testing.assert_close(mass_in(values.flatten(), part), on_pixels, atol=1e-4, rtol=1e-4)
+
+
+def test_masks_of_another_size_are_refused() -> None:
+    with pytest.raises(UserError, match=r"mask of \[48, 65\]: the image is \[48, 64\]"):
+        cover_of_masks(torch.zeros(1, 48, 65), GEOMETRY, LEVELS)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_layer_and_head_is_measured(variant: str) -> None:
+    trace = traced(variant)
+    left = torch.zeros(50, 90, dtype=torch.bool)
+    left[:, :30] = True
+    measures = measure(trace, [1, 4], masks={"left": left, "right": ~left})
+    for kind in ("encoder.self", "decoder.self", "decoder.cross"):
+        for layer in range(trace.layers(kind)):
+            record = trace.record(trace.site(kind, layer))
+            heads = record.shape[0]
+            here = [m for m in measures if (m.kind, m.layer) == (kind, layer)]
+            queries = [None] if kind == "encoder.self" else [1, 4, None]
+            assert [(m.query, m.head) for m in here] == [
+                (q, h) for q in queries for h in [*range(heads), None]
+            ]
+            for m in here:
+                assert 0 <= m.mass <= 1 + 1e-5 and 1 - 1e-4 <= m.effective <= m.keys + 1e-2
+                assert 0 <= m.distance <= 2.5 and m.distance_px == pytest.approx(
+                    m.distance * (50**2 + 90**2) ** 0.5
+                )
+                assert (m.agreement is None) == (m.head is not None)
+                if kind != "decoder.self":
+                    assert sum(m.parts.values()) == pytest.approx(m.mass, abs=1e-4)
+            (mean,) = [m for m in here if m.head is None and m.query is None]
+            every = [m for m in here if m.head is not None and m.query is None]
+            assert mean.entropy == pytest.approx(sum(m.entropy for m in every) / heads, rel=1e-4)
+    one = next(
+        m for m in measures if m.kind == "decoder.cross" and m.layer == 1 and m.query == 4 and m.head == 2
+    )
+    row = trace.record("decoder.1.cross").rows()[0, 2, 4]
+    assert one.entropy == pytest.approx(float(scipy_entropy(row.numpy())), rel=1e-4)
+    cover = cover_of_boxes(trace.boxes_xyxy()[4:5], trace.geometry, trace.levels)[0]
+    assert one.in_box == pytest.approx(float((row * cover).sum()), abs=1e-5)
+    assert one.box_area == pytest.approx(float(cover.mean()), abs=1e-5)
+    assert len(in_words(measures)) == 4 and "nan" not in " ".join(in_words(measures)[:2])
+
+
+def test_a_large_encoder_is_measured_at_some_tokens() -> None:
+    trace = detector_of("detr-r18", 256).trace(picture(), sites=["encoder.0.self"])
+    every, some = measure(trace)[-1], measure(trace, tokens=40)[-1]
+    assert every.rows == every.keys == 8 * 15 and some.rows == 40 and some.keys == every.keys
+    assert some.entropy == pytest.approx(every.entropy, rel=0.05)
+    assert in_words(measure(trace)) == [], "no decoder was recorded"
+
+
+def test_tables_are_written(tmp_path: Path) -> None:
+    measures = measure(traced("detr-r18"), masks={"all": torch.ones(50, 90)})
+    write_csv(tmp_path / "m.csv", measures)
+    write_json(tmp_path / "m.json", measures)
+    with open(tmp_path / "m.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    tree = json.loads((tmp_path / "m.json").read_text())
+    assert len(lines) == len(measures) == len(tree["measures"]) and len(tree["in_words"]) == 4
+    for line, m in zip(lines, measures, strict=True):
+        assert float(line["entropy"]) == m.entropy and line["kind"] == m.kind
+        assert line["on all"] == (str(m.parts["all"]) if m.parts else "")
+        assert line["head"] == ("" if m.head is None else str(m.head))
+    assert [m.layer for m in by_layer(measures)] == [0, 1, 0, 1, 0, 1]
+    with pytest.raises(UserError, match="query 9: this model has queries 0 to 6"):
+        measure(traced("detr-r18"), [9])

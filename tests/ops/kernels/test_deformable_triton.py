@@ -1,0 +1,144 @@
+"""The GPU kernels: by Triton's interpreter and for real processors without a GPU, and on one where there is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from detrscope.core.errors import UserError
+from detrscope.ops.deformable import use_engine
+from tests.conftest import ROOT
+from tests.support.deformable_inputs import Look, gradients, look
+
+triton = pytest.importorskip("triton", reason="Triton comes with torch for Linux only")
+
+INTERPRETED = """
+import math, sys, torch
+sys.path.insert(0, sys.argv[1])
+from detrscope.ops.deformable import use_engine
+from tests.support.deformable_inputs import Look, gradients, look
+
+def both(of):
+    results = []
+    for engine in ("triton", "reference"):
+        with use_engine(engine):
+            results.append(gradients(of))
+    return zip(*results, strict=True)
+
+for of in (
+    look(1, queries=34, heads=1),
+    look(2, queries=3, images=1, channels=5, point_levels=(2, 0, 1, 0)),
+    look(3, queries=1, heads=1, images=1, levels=((1, 1),), point_levels=(0,)),
+):
+    for ours, theirs in both(of):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+for dtype, tolerance in ((torch.bfloat16, 0.02), (torch.float16, 0.002)):
+    of = look(4, queries=3, heads=1, images=1, point_levels=(0, 2))
+    for ours, theirs in both(Look(of.value.to(dtype), of.points, of.scores, of.levels, of.point_levels)):
+        assert ours.dtype == theirs.dtype
+        scale = theirs.float().abs().max()
+        torch.testing.assert_close(ours.float() / scale, theirs.float() / scale, rtol=tolerance, atol=tolerance / 10)
+of = look(5, queries=5, images=1, heads=1, point_levels=(1, 0))
+for query, bad in enumerate((math.nan, math.inf, -math.inf, 1e30)):
+    of.points[0, query, 0, 0, query % 2] = bad
+for ours, theirs in both(of):
+    assert torch.equal(ours.isnan().any(-1), theirs.isnan().any(-1))
+    torch.testing.assert_close(ours.nan_to_num(), theirs.nan_to_num(), rtol=1e-4, atol=2e-5)
+print("equal")
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tested on the GPU itself")
+def test_interpreted_equals_reference() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("DETRSCOPE_DEFORMABLE", None)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", INTERPRETED, str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "equal\n"
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_compiles_for_a_gpu(dtype: str) -> None:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from detrscope.ops.kernels import deformable_triton
+
+    def assembly(kernel: object, *tensors: str) -> str:
+        names = kernel.arg_names  # type: ignore[attr-defined]
+        constants = {"TOGETHER": 8, "WIDE": 32}
+        types = dict(zip(names, tensors, strict=False))
+        signature = {n: types.get(n, "constexpr" if n in constants else "i32") for n in names}
+        whole = [n for n in names if n in types or n == "channels"]  # multiples of 16, as a launch finds them
+        hints = {(names.index(n),): [["tt.divisibility", 16]] for n in whole}
+        options = {"num_warps": 1, "enable_fp_fusion": True}
+        source = ASTSource(kernel, signature, constants, hints)
+        return str(triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"])
+
+    # What instructions come out is the compiler's business and changes with its version.
+    value, real = f"*{dtype}", "*fp32"
+    assert ".entry _forward" in assembly(deformable_triton._forward, value, real, real, "*i32", value)
+    backward = (value, value, real, real, "*i32", real, real, real)
+    assert ".entry _backward" in assembly(deformable_triton._backward, *backward)
+
+
+def test_refused_where_sums_must_have_an_order() -> None:
+    from detrscope.ops.kernels import deformable_triton
+
+    of = look(queries=2)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(UserError, match="'triton' adds gradients in no fixed order"):
+            deformable_triton.backward(of.sample(), *of.tensors, (5, 7, 3, 4, 1, 2), of.point_levels)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestOnGpu:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("channels", [32, 20, 8])
+    def test_equals_reference(self, dtype: torch.dtype, channels: int) -> None:
+        tolerance = 1e-4 if dtype == torch.float32 else 0.02
+        of = on_gpu(look(1, queries=70, heads=8, channels=channels), dtype)
+        for ours, theirs in zip(by(of, "triton"), by(of, "reference"), strict=True):
+            assert ours.dtype == theirs.dtype
+            scale = theirs.float().abs().max()
+            torch.testing.assert_close(
+                ours.float() / scale, theirs.float() / scale, rtol=tolerance, atol=tolerance
+            )
+
+    def test_chosen_by_itself_and_compiled_whole(self) -> None:
+        of = on_gpu(look(2, queries=40), torch.float32)
+        compiled: Callable[..., Tensor] = torch.compile(of.sample, fullgraph=True)
+        expected = by(of, "triton")[0]
+        torch.testing.assert_close(of.sample(), expected, rtol=0, atol=0)
+        torch.testing.assert_close(compiled(*of.tensors), expected, rtol=1e-5, atol=1e-5)
+
+    def test_autocast(self) -> None:
+        of = on_gpu(look(3), torch.bfloat16)
+        with torch.autocast("cuda", torch.bfloat16):
+            assert of.sample().dtype == torch.bfloat16
+
+
+def on_gpu(of: Look, dtype: torch.dtype) -> Look:
+    moved = of.to(lambda x: x.cuda())
+    return Look(moved.value.to(dtype), moved.points, moved.scores, of.levels, of.point_levels)
+
+
+def by(of: Look, engine: str) -> tuple[Tensor, ...]:
+    with use_engine(engine):  # type: ignore[arg-type]
+        return gradients(of)
