@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from detrscope.console import log
+from tests.support.datasets import make_coco, make_dataset
+
+__all__ = ["make_coco", "make_dataset"]  # fixtures
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,3 +30,18 @@ def shared_data() -> Path:
     if not (folder / "bccd").is_dir():
         pytest.skip("no real data here: set DETRSCOPE_DATA to a folder with bccd/ and coco-tiny/")
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: on very small models, threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pytest read the log, which commands keep to themselves."""
+    monkeypatch.setattr(log, "propagate", True)

@@ -18,10 +18,10 @@ import typer
 import detrscope as ds
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli.app import app
-from detrscope.commands.train import resolve_run
 from detrscope.config import parse_overrides
 from detrscope.core.records import DeformableRecord
 from detrscope.data.drawn_dogs import write_drawn
+from detrscope.training.setup import resolve_run
 from detrscope.views.mp4 import film
 from tests.core.test_trace import detector_of, picture
 from tests.support.recorded_run import SOURCE, TINY

@@ -6,6 +6,8 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from detrscope._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from detrscope.commands.evaluate import evaluate as evaluate
     from detrscope.commands.see import see as see
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from detrscope.views import draw as draw
     from detrscope.views.attention import draw_attention as draw_attention
     from detrscope.views.options import Choice as Choice
-
-__version__ = "0.1.0"
 
 # Where each public name lives. Looked up on first use: importing the package must not import torch.
 _HOMES = {

@@ -12,10 +12,10 @@ from PIL import Image
 import detrscope as ds
 from detrscope.checkpoints.load import load_model
 from detrscope.commands import demo as module
-from detrscope.commands.time_budget import steps_within
 from detrscope.core.errors import UserError
 from detrscope.data.open_dataset import open_dataset
 from detrscope.families import VARIANTS
+from detrscope.training.time_budget import steps_within
 from tests.conftest import ROOT
 
 WEIGHTS = ROOT / "src" / "detrscope" / "weights"

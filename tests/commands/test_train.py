@@ -16,11 +16,12 @@ from typer.testing import CliRunner, Result
 
 from detrscope.checkpoints.native import load_checkpoint
 from detrscope.cli import train as commands
-from detrscope.commands import train as workflow
+from detrscope.commands import train as command
 from detrscope.core.errors import UserError
+from detrscope.training import setup
 from detrscope.training.config import RunConfig, resolve
 from detrscope.training.run_folder import RunFolder
-from tests.training.conftest import MakeDataset
+from tests.support.datasets import MakeDataset
 
 SMALL: dict[str, Any] = {
     "model": {
@@ -40,7 +41,10 @@ SMALL: dict[str, Any] = {
 }
 
 
-def command(*arguments: object) -> Result:
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def invoke(*arguments: object) -> Result:
     app = typer.Typer()
     app.command("train", context_settings=commands.CONTEXT)(commands.train)
     app.command("plot")(commands.plot)
@@ -58,7 +62,7 @@ def test_a_run_leaves_the_documented_folder(
     tmp_path: Path, make_dataset: MakeDataset, settings: Path
 ) -> None:
     data, out = make_dataset(), tmp_path / "run"
-    result = command(
+    result = invoke(
         "train", "--config", settings, "--data", f"coco:{data}", "--out", out, "--train.epochs=2", "--quiet"
     )
     assert result.exit_code == 0, result.output
@@ -79,7 +83,7 @@ def test_a_run_leaves_the_documented_folder(
 
     picture = tmp_path / "both.png"
     assert (
-        command("plot", out, out, "--out", picture, "--quiet").exit_code == 0
+        invoke("plot", out, out, "--out", picture, "--quiet").exit_code == 0
         and picture.stat().st_size > 10_000
     )
 
@@ -89,24 +93,24 @@ def test_a_folder_in_use_a_finished_run_and_more_epochs(
 ) -> None:
     data, out = make_dataset(), tmp_path / "run"
     given = ("train", "--config", settings, "--data", data, "--out", out, "--quiet")
-    assert command(*given).exit_code == 0
+    assert invoke(*given).exit_code == 0
     before = (out / "last.pt").read_bytes()
-    refused = command(*given)
+    refused = invoke(*given)
     assert isinstance(refused.exception, UserError) and "--resume" in str(refused.exception)
-    both = command(*given, "--resume", "--from", "detr-r50")
+    both = invoke(*given, "--resume", "--from", "detr-r50")
     assert isinstance(both.exception, UserError) and "give one of them" in str(both.exception)
-    changed = command("train", "--out", out, "--resume", "--train.lr=0.5")
+    changed = invoke("train", "--out", out, "--resume", "--train.lr=0.5")
     assert isinstance(changed.exception, UserError) and "train.lr 0.001 -> 0.5" in str(changed.exception)
-    assert command("train", "--out", out, "--resume", "--quiet").exit_code == 0
+    assert invoke("train", "--out", out, "--resume", "--quiet").exit_code == 0
     assert (out / "last.pt").read_bytes() == before
-    assert command("train", "--out", out, "--resume", "--train.epochs=2", "--quiet").exit_code == 0
+    assert invoke("train", "--out", out, "--resume", "--train.epochs=2", "--quiet").exit_code == 0
     assert [row["epoch"] for row in RunFolder(out).rows()] == [1, 2]
-    assert command(*given, "--overwrite").exit_code == 0
+    assert invoke(*given, "--overwrite").exit_code == 0
     assert [row["epoch"] for row in RunFolder(out).rows()] == [1]
 
 
 def test_resume_where_there_is_no_run(tmp_path: Path) -> None:
-    result = command("train", "--out", tmp_path / "run", "--resume")
+    result = invoke("train", "--out", tmp_path / "run", "--resume")
     assert isinstance(result.exception, UserError) and "no run to resume here" in str(result.exception)
     assert not (tmp_path / "run").exists()
 
@@ -114,24 +118,24 @@ def test_resume_where_there_is_no_run(tmp_path: Path) -> None:
 def test_fine_tuning_keeps_what_fits_and_resets_the_heads(
     tmp_path: Path, make_dataset: MakeDataset, settings: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = workflow.train(settings, data=make_dataset(), out=tmp_path / "first")
+    first = command.train(settings, data=make_dataset(), out=tmp_path / "first")
     other = make_dataset("others", categories=(3, 4))
-    config = workflow.resolve_run(settings, data=other, from_=first.folder / "last.safetensors")
+    config = setup.resolve_run(settings, data=other, from_=first.folder / "last.safetensors")
     with pytest.raises(UserError, match=r"brings its own model: leave out model\.variant"):
-        workflow.resolve_run(data=other, from_="detr-r50", overrides={"model.variant": "detr-r18"})
-    dataset, _ = workflow.open_data(config)
-    loaded, filled = workflow.make_model(config, dataset, fresh=True)
+        setup.resolve_run(data=other, from_="detr-r50", overrides={"model.variant": "detr-r18"})
+    dataset, _ = setup.open_data(config)
+    loaded, filled = setup.make_model(config, dataset, fresh=True)
     old, new = load_file(first.folder / "last.safetensors"), loaded.model.state_dict()
     reset = {name for name in old if old[name].shape != new[name].shape or not old[name].equal(new[name])}
     assert reset == {"heads.class_head.weight", "heads.class_head.bias"}
     assert new["heads.class_head.weight"].shape == (3, 16)
     assert set(loaded.report.reset) == reset
     assert filled.model.overrides["queries"] == 5 and filled.model.variant == "detr-r18"
-    tuned = workflow.train(config, out=tmp_path / "tuned")
+    tuned = command.train(config, out=tmp_path / "tuned")
     _, card = load_checkpoint(tuned.folder / "last.safetensors")
     assert card.classes.ids == (3, 4)
     (tmp_path / "first" / "last.safetensors").unlink()  # resuming needs the run folder only
-    again = workflow.train(out=tmp_path / "tuned", resume=True, overrides={"train.epochs": 2})
+    again = command.train(out=tmp_path / "tuned", resume=True, overrides={"train.epochs": 2})
     assert again.epochs == 2
 
 
@@ -150,7 +154,7 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path, make_dataset: MakeDa
         "from detrscope.commands.train import train\n"
         "train(out=sys.argv[1], overrides={**json.loads(sys.argv[3]), 'train.devices': int(sys.argv[2])})\n"
     )
-    workflow.train(out=tmp_path / "one", overrides=overrides)
+    command.train(out=tmp_path / "one", overrides=overrides)
     done = subprocess.run(
         [sys.executable, script, tmp_path / "two", "2", json.dumps(overrides)],
         capture_output=True,
@@ -189,7 +193,7 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path, make_dataset: MakeDa
 def test_wrong_input_is_one_clear_line_and_leaves_nothing(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    result = command("train", "--out", tmp_path / "run", *arguments)
+    result = invoke("train", "--out", tmp_path / "run", *arguments)
     assert isinstance(result.exception, UserError), result.output
     assert message in str(result.exception) and "\n" not in str(result.exception)
     assert not (tmp_path / "run").exists()
@@ -199,7 +203,7 @@ def test_images_without_any_box_are_nothing_to_learn_from(
     tmp_path: Path, make_dataset: MakeDataset, settings: Path
 ) -> None:
     with pytest.raises(UserError, match="no boxes in any of its 6 images"):
-        workflow.train(settings, data=make_dataset(boxes=0), out=tmp_path / "run")
+        command.train(settings, data=make_dataset(boxes=0), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -208,10 +212,10 @@ def test_more_boxes_than_queries_is_a_warning(
 ) -> None:
     from detrscope.console import log
 
-    config = workflow.resolve_run(settings, data=make_dataset(boxes=7))
-    dataset, _ = workflow.open_data(config)
+    config = setup.resolve_run(settings, data=make_dataset(boxes=7))
+    dataset, _ = setup.open_data(config)
     log.addHandler(caplog.handler)
-    workflow._warn_of_crowds(config, dataset)
+    setup.warn_of_crowded_images(config, dataset)
     log.removeHandler(caplog.handler)
     assert "6 images have more boxes than the model's 5 queries, such as 0.png with 7" in caplog.text
 
@@ -222,15 +226,15 @@ def test_ctrl_c_is_exit_code_130(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workflow, "train_model", interrupted)
-    result = command(
+    monkeypatch.setattr(command, "train_model", interrupted)
+    result = invoke(
         "train", "--config", settings, "--data", make_dataset(), "--out", tmp_path / "run", "--quiet"
     )
     assert result.exit_code == 130
 
 
 def test_print_config_is_a_config_and_trains_nothing(tmp_path: Path) -> None:
-    result = command(
+    result = invoke(
         "train", "--preset", "dogs-reduced", "--train.epochs=3", "--out", tmp_path / "run", "--print-config"
     )
     file = tmp_path / "printed.yaml"
@@ -240,7 +244,7 @@ def test_print_config_is_a_config_and_trains_nothing(tmp_path: Path) -> None:
 
 
 def test_help_ends_with_every_setting() -> None:
-    text = command("train", "--help").stdout
+    text = invoke("train", "--help").stdout
     assert "--resume" in text and "Presets: bccd" in text
     for key in ("train.schedule.kind", "data.batch_size", "augment.flip", "model.overrides.encoder.layers"):
         assert key in text
@@ -248,5 +252,5 @@ def test_help_ends_with_every_setting() -> None:
 
 
 def test_python_and_command_line_take_the_same_settings(settings: Path) -> None:
-    config = workflow.resolve_run(RunConfig(), overrides={"train.epochs": 4}, data="x")
+    config = setup.resolve_run(RunConfig(), overrides={"train.epochs": 4}, data="x")
     assert config.train.epochs == 4 and config.data.source == "x"

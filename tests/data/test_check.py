@@ -10,7 +10,7 @@ import pytest
 from detrscope.core.errors import UserError
 from detrscope.data.check import check
 from detrscope.data.validation_log import KINDS
-from tests.data.conftest import MakeCoco, box, picture, with_orientation
+from tests.support.datasets import MakeCoco, box, picture, with_orientation
 
 
 def kinds(folder: Path, **options: object) -> dict[str, list[tuple[str, int | None]]]:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from detrscope.cli.data import app
 from detrscope.core.errors import UserError
-from tests.data.conftest import MakeCoco, box
+from tests.support.datasets import MakeCoco, box
 
 
 def run(*arguments: object) -> Result:

@@ -17,7 +17,7 @@ from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset, read
 from detrscope.data.validation_log import Problems
-from tests.data.conftest import CATEGORIES, MakeCoco, box, picture, with_orientation
+from tests.support.datasets import CATEGORIES, MakeCoco, box, picture, with_orientation
 
 
 def raw(image: torch.Tensor, boxes_xyxy: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, object]:

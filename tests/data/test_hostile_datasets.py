@@ -25,10 +25,10 @@ from detrscope.data.image_files import SUFFIXES
 from detrscope.data.image_reader import MOST_PIXELS, read_image, read_size
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.pixel_cache import PixelCache
-from tests.data.conftest import MakeCoco, picture
 from tests.data.test_foreign_datasets import coco, yolo
 from tests.data.test_voc import PAGES, xml
 from tests.data.test_voc import lay_out as voc
+from tests.support.datasets import MakeCoco, picture
 
 ODD = [
     *(None, True, -1, 1.5, "", "x", "1e999", float("inf"), float("nan"), 10**25, -(10**25), 1e308),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from detrscope.core.errors import UserError
 from detrscope.data.image_reader import read_image, read_size
-from tests.data.conftest import picture, with_orientation
+from tests.support.datasets import picture, with_orientation
 
 
 def pixels(image: Image.Image) -> torch.Tensor:

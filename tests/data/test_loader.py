@@ -18,7 +18,7 @@ from detrscope.data.image_reader import read_image
 from detrscope.data.loader import Collated, DetectionLoader, collate, make_loader
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.transforms import AugmentConfig, eval_transform, train_transform
-from tests.data.conftest import MakeCoco, box
+from tests.support.datasets import MakeCoco, box
 
 SMALL = Preprocessing(32, 64)
 AUGMENT = AugmentConfig(sizes=(24, 32, 40), long_side=64, crop_sizes=(), crop_min=16, crop_max=24, hue=0.2)

@@ -9,7 +9,7 @@ import pytest
 
 from detrscope.core.errors import UserError
 from detrscope.data.open_dataset import SOURCES, open_dataset, splits_of
-from tests.data.conftest import MakeCoco, box, picture
+from tests.support.datasets import MakeCoco, box, picture
 
 TREE = {
     "images": [{"id": 5, "file_name": "a.png", "width": 40, "height": 30}],

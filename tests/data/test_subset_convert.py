@@ -14,9 +14,9 @@ from detrscope.data.convert import convert
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.subset import Counts, cut_subset
-from tests.data.conftest import MakeCoco, box, picture
 from tests.data.test_voc import PAGES, SPLITS
 from tests.data.test_voc import lay_out as voc_layout
+from tests.support.datasets import MakeCoco, box, picture
 
 
 def names(dataset: DetectionDataset) -> set[str]:

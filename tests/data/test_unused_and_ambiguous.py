@@ -13,10 +13,10 @@ from detrscope.core.errors import UserError
 from detrscope.data.check import check
 from detrscope.data.image_files import Directory, scan
 from detrscope.data.open_dataset import open_dataset, splits_of
-from tests.data.conftest import MakeCoco, box, picture
 from tests.data.test_foreign_datasets import coco, yolo
 from tests.data.test_voc import PAGES, SPLITS
 from tests.data.test_voc import lay_out as voc
+from tests.support.datasets import MakeCoco, box, picture
 
 
 def kinds(source: object) -> dict[str, list[str]]:

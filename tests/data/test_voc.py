@@ -12,7 +12,7 @@ from detrscope.core.errors import UserError
 from detrscope.data import voc
 from detrscope.data.open_dataset import open_dataset, read, splits_of
 from detrscope.data.validation_log import Problems
-from tests.data.conftest import picture
+from tests.support.datasets import picture
 
 
 def xml(*objects: tuple[str, tuple[float, float, float, float]], difficult: int = 0, source: str = "") -> str:

@@ -11,7 +11,7 @@ import pytest
 from detrscope.core.errors import UserError
 from detrscope.data.open_dataset import open_dataset, read, splits_of
 from detrscope.data.validation_log import Problems
-from tests.data.conftest import picture, with_orientation
+from tests.support.datasets import picture, with_orientation
 
 LABELS = "0 0.5 0.5 0.25 0.5\n1 0.1 0.2 0.1 0.1 0.87\n"
 

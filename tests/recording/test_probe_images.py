@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from detrscope.commands.train import resolve_run
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
@@ -26,6 +25,7 @@ from detrscope.recording.probe_images import MOST, ProbeImage, open_probes
 from detrscope.synthetic.parts import read_parts
 from detrscope.trace_interface import Trace
 from detrscope.training.config import RunConfig, resolve
+from detrscope.training.setup import resolve_run
 from tests.core.test_trace import detector_of
 
 

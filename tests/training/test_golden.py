@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrscope.commands.train import make_model, make_train_loader, open_data
 from detrscope.config import merge
 from detrscope.training.config import RunConfig, resolve, undotted
 from detrscope.training.devices import make_fabric
 from detrscope.training.optim import Constant
+from detrscope.training.setup import make_model, make_train_loader, open_data
 from detrscope.training.train_step import Learner
 
 GOLDEN = Path(__file__).parent / "golden_sprint.json"

@@ -20,7 +20,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from detrscope import __version__
+        from detrscope._version import __version__
 
         typer.echo(__version__)
         raise typer.Exit

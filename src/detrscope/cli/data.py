@@ -105,12 +105,12 @@ def show(
     Settings of training may follow, such as --augment.crop=0 or --data.short_side=480.
     """
     console.setup(quiet, log_level)
-    from detrscope.commands import show as workflow
+    from detrscope.commands import show as command
     from detrscope.config import parse_overrides
     from detrscope.training.config import resolve
 
     settings = resolve(preset, config, parse_overrides(context.args))
-    tiles = workflow.show(
+    tiles = command.show(
         source,
         out,
         split=split,

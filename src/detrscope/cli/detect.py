@@ -55,9 +55,9 @@ def detect(
     if out is not None:
         console.check_folder(out)
 
-    from detrscope.commands import detect as workflow
+    from detrscope.commands import detect as command
 
-    found = workflow.detect(
+    found = command.detect(
         model,
         [*sources],
         weights=weights,
@@ -74,7 +74,7 @@ def detect(
         import io
 
         lines = io.StringIO(newline="")
-        workflow.write_csv(lines, found)
+        command.write_csv(lines, found)
         console.print_raw(lines.getvalue())
     elif not quiet:
         console.print_table(_details(found) if len(found) <= DETAILED else _overview(found))

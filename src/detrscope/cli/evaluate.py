@@ -51,13 +51,13 @@ def evaluate(
     if out is not None:
         console.check_folder(out)
 
-    from detrscope.commands import evaluate as workflow
+    from detrscope.commands import evaluate as command
     from detrscope.evaluation.tables import class_table, summary_table
 
     if results_in is not None:
-        evaluation = workflow.evaluate_results(results_in, data, split=split, json_file=json, out=out)
+        evaluation = command.evaluate_results(results_in, data, split=split, json_file=json, out=out)
     else:
-        evaluation = workflow.evaluate(
+        evaluation = command.evaluate(
             str(model),
             data,
             split=split,

@@ -101,10 +101,10 @@ def see(
     console.check_folder(out)
     points = [_point(text) for text in point or ()]
 
-    from detrscope.commands import see as workflow
+    from detrscope.commands import see as command
     from detrscope.views.options import Choice
 
-    seen = workflow.see(
+    seen = command.see(
         [*sources],
         model,
         views=view or (),

@@ -105,12 +105,13 @@ def train(
 
     overrides = parse_overrides(_settings(context.args))
 
-    from detrscope.commands import train as workflow
+    from detrscope.commands import train as command
     from detrscope.training.run_folder import RunFolder
+    from detrscope.training.setup import resolve_run
 
     if print_config:
         resumed = RunFolder(out) if resume else None
-        settings = workflow.resolve_run(
+        settings = resolve_run(
             config,
             preset=preset,
             data=data,
@@ -122,7 +123,7 @@ def train(
         console.print_raw(to_yaml(settings))
         return
     console.check_folder(out)
-    workflow.train(
+    command.train(
         config,
         preset=preset,
         data=data,

@@ -9,7 +9,6 @@ from typing import Any
 
 from detrscope.commands.evaluate import evaluate
 from detrscope.commands.see import see
-from detrscope.commands.time_budget import measure_step, steps_within
 from detrscope.commands.timelapse import timelapse
 from detrscope.commands.train import train
 from detrscope.console import log, written_whole
@@ -22,6 +21,7 @@ from detrscope.lens.report import in_words, on_what
 from detrscope.recording.recorder import read_watched
 from detrscope.training.loop import Outcome
 from detrscope.training.run_folder import RunFolder
+from detrscope.training.time_budget import measure_step, steps_within
 from detrscope.views.demo_page import DemoPage
 from detrscope.views.detection_image import draw_detections
 from detrscope.views.options import Choice

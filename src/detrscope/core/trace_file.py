@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from os.path import exists, isfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from detrscope._version import __version__
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import WRONG_PATH, UserError
 from detrscope.core.files import written_whole
@@ -87,7 +87,7 @@ def _contents(trace: TraceData, half: bool) -> tuple[dict[str, Tensor], str]:
         tensors["original"] = _encoded(trace.original)
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
-    return tensors, json.dumps({"version": VERSION, "by": f"detrscope {_version()}", "trace": tree})
+    return tensors, json.dumps({"version": VERSION, "by": f"detrscope {__version__}", "trace": tree})
 
 
 def load_trace(path: str | Path) -> TraceData:
@@ -200,10 +200,3 @@ def _decoded(data: Tensor) -> Tensor:
         raise
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         raise UserError(f"original: not a picture ({type(error).__name__})") from None
-
-
-def _version() -> str:
-    try:
-        return version("detrscope")
-    except PackageNotFoundError:  # run from a source tree
-        return "from source"

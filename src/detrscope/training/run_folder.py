@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from detrscope import __version__
+from detrscope._version import __version__
 from detrscope.config import to_yaml
 from detrscope.console import log, written_whole
 from detrscope.core.errors import UserError

@@ -1,4 +1,4 @@
-"""Small datasets made on the spot."""
+"""Small datasets written to disk, and the images in them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrscope.console import log
-
 CATEGORIES = ({"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}, {"id": 900, "name": "cow"})
 MakeCoco = Callable[..., Path]
+MakeDataset = Callable[..., Path]
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -39,12 +38,6 @@ def with_orientation(image: Image.Image, path: Path, orientation: int) -> None:
     stored = image if undo is None else image.transpose(undo)
     settings = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"lossless": True}}
     stored.save(path, exif=exif, **settings.get(path.suffix, {}))
-
-
-@pytest.fixture(autouse=True)
-def log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands keep the log to themselves; later tests want to read it."""
-    monkeypatch.setattr(log, "propagate", True)
 
 
 @pytest.fixture
@@ -85,3 +78,46 @@ def make_coco(tmp_path: Path) -> MakeCoco:
 
 def box(image: int, category: int, xywh: Sequence[float], **more: Any) -> dict[str, Any]:
     return {"image_id": image, "category_id": category, "bbox": list(xywh), **more}
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> MakeDataset:
+    """Makes COCO folders of grey noise with squares in the colour of their class."""
+
+    def make(
+        name: str = "squares", images: int = 6, boxes: int = 2, categories: tuple[int, ...] = (1, 7, 900)
+    ) -> Path:
+        folder = tmp_path / name
+        random = np.random.default_rng(0)
+        for split, first in (("train", 0), ("val", 100)):
+            (folder / split).mkdir(parents=True)
+            rows: dict[str, list[dict[str, object]]] = {
+                "images": [],
+                "annotations": [],
+                "categories": [{"id": c, "name": f"class-{c}"} for c in categories],
+            }
+            for image_id in range(first, first + images):
+                pixels = random.integers(100, 140, (48, 64, 3), dtype=np.uint8)
+                for _ in range(boxes):
+                    category = int(random.integers(len(categories)))
+                    x, y, side = random.integers(0, 40), random.integers(0, 24), random.integers(12, 24)
+                    pixels[y : y + side, x : x + side, category % 3] = 255
+                    rows["annotations"].append(
+                        {
+                            "id": len(rows["annotations"]) + 1,
+                            "image_id": image_id,
+                            "category_id": categories[category],
+                            "bbox": [int(x), int(y), int(side), int(side)],
+                            "area": int(side) ** 2,
+                            "iscrowd": 0,
+                        }
+                    )
+                Image.fromarray(pixels).save(folder / split / f"{image_id}.png")
+                rows["images"].append(
+                    {"id": image_id, "file_name": f"{image_id}.png", "width": 64, "height": 48}
+                )
+            (folder / "annotations").mkdir(exist_ok=True)
+            (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(rows))
+        return folder
+
+    return make

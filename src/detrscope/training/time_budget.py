@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, count, islice
 from typing import Any
 
-from detrscope.commands.train import make_model, make_train_loader, open_data, resolve_run
 from detrscope.console import log
 from detrscope.data.loader import DetectionLoader
 from detrscope.training.devices import make_fabric, settle_precision
 from detrscope.training.loop import Plan
 from detrscope.training.optim import make_schedule
+from detrscope.training.setup import make_model, make_train_loader, open_data, resolve_run
 from detrscope.training.timing import COLD, MEASURED, Clock, in_words
 from detrscope.training.train_state import seed_all
 from detrscope.training.train_step import Learner

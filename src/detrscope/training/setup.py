@@ -1,0 +1,180 @@
+"""Put a training together from its settings: data, model, loader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric import Fabric
+
+from detrscope import families
+from detrscope.checkpoints.load import Loaded, load_backbone, load_model, random_model
+from detrscope.config import merge
+from detrscope.console import log
+from detrscope.core.errors import UserError
+from detrscope.core.model_card import ModelCard
+from detrscope.data.dataset import DetectionDataset, TransformedDataset
+from detrscope.data.loader import DetectionLoader, make_loader
+from detrscope.data.open_dataset import open_dataset
+from detrscope.data.transforms import train_transform
+from detrscope.evaluation.class_matching import match_classes
+from detrscope.training.config import RunConfig, resolve, undotted
+from detrscope.training.run_folder import RunFolder, refuse_changes
+
+
+def resolve_run(
+    config: RunConfig | str | Path | None = None,
+    *,
+    preset: str | None = None,
+    data: str | Path | None = None,
+    from_: str | Path | None = None,
+    probe_images: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: RunFolder | None = None,
+) -> RunConfig:
+    """The settings that `train` would use. With `resume`, those of that run, which few settings may change.
+
+    Raises:
+        UserError: an unknown key, a value that is not valid, or a change to a run that is being resumed.
+    """
+    given = undotted(overrides or {})
+    if data is not None:
+        given = merge(given, {"data": {"source": str(data)}})
+    if probe_images is not None:
+        given = merge({"train": {"watch": {"pictures": 0}}}, given)  # all of them, whatever a preset says
+        given = merge(given, {"train": {"watch": {"images": str(probe_images)}}})
+    if from_ is not None:
+        if "model" in given:
+            raise UserError(f"--from brings its own model: leave out model.{', model.'.join(given['model'])}")
+        given["model"] = {"start_from": str(Path(from_).resolve()) if Path(from_).exists() else str(from_)}
+    saved = resume.config() if resume else None
+    base, file = (config, None) if isinstance(config, RunConfig) else (saved, config)
+    resolved = resolve(preset, file, given, base=base)
+    if saved and resume:
+        if resolved.train.precision == "auto":
+            resolved = replace(resolved, train=replace(resolved.train, precision=saved.train.precision))
+        refuse_changes(saved, resolved, resume.path)
+    return resolved
+
+
+def open_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """The images to learn from and those to evaluate on.
+
+    Raises:
+        UserError: they cannot be read, there is nothing to learn from, or the classes do not agree.
+    """
+    data = config.data
+    dataset = open_dataset(data.source, data.train_split, skip_unreadable=data.tolerant)
+    _log_dataset("training", dataset)
+    if all(a.iscrowd for rows in dataset.annotations.values() for a in rows):
+        raise UserError(
+            f"{dataset.name}: no boxes in any of its {len(dataset)} images: nothing to learn from"
+        )
+    if data.val_split is None:
+        return dataset, None
+    val = open_dataset(data.val_source or data.source, data.val_split, skip_unreadable=data.tolerant)
+    _log_dataset("validation", val)
+    _same_classes(dataset, val)
+    shared = {image.path.resolve() for image in dataset.images} & {
+        image.path.resolve() for image in val.images
+    }
+    if shared:
+        log.warning("%d of %d validation images are training images: AP will flatter", len(shared), len(val))
+    return dataset, val
+
+
+def make_model(
+    config: RunConfig, dataset: DetectionDataset, *, fresh: bool, saved: ModelCard | None = None
+) -> tuple[Loaded, RunConfig]:
+    """The model that training starts from, and the config with what `start_from` brings filled in.
+
+    Args:
+        config: the settings.
+        dataset: tells the classes.
+        fresh: load weights; off where a training state will bring them.
+        saved: the card of the run that is resumed.
+    """
+    choice, size = config.model, config.data.preprocessing
+    if choice.start_from and fresh:
+        loaded = load_model(choice.start_from, classes=dataset.classes)
+        card = loaded.card
+        sized = card.preprocessing.with_sides(size.short_side, size.long_side)
+        loaded = replace(loaded, card=replace(card, preprocessing=sized))
+        # A card may name the family only; any of its variants with all settings given is the same model.
+        known = card.variant in families.VARIANTS
+        variant = card.variant if known else families.FAMILIES[card.family].variants[0].name
+        config = replace(config, model=replace(choice, variant=variant, overrides=card.config))
+        reports = [loaded.report]
+    else:
+        loaded = random_model(choice.variant, choice.overrides, dataset.classes, size)
+        if saved is not None:  # what `--from` brought stays: the mean and deviation it was trained with
+            kept = saved.preprocessing.with_sides(size.short_side, size.long_side)
+            loaded = replace(loaded, card=replace(loaded.card, preprocessing=kept))
+        wanted = fresh and choice.backbone_weights != "none"
+        reports = [load_backbone(loaded.model, choice.backbone_weights)] if wanted else []
+    for report in reports:
+        for line in report.lines():
+            log.info("%s", line)
+    return loaded, config
+
+
+def make_train_loader(
+    config: RunConfig, dataset: DetectionDataset, card: ModelCard, fabric: Fabric
+) -> DetectionLoader:
+    """The batches of this process, augmented, in the order of the seed."""
+    transform = train_transform(config.augment, card.preprocessing)
+    return make_loader(
+        TransformedDataset(dataset, transform, cache=config.data.cache),
+        config.images_per_pass,
+        shuffle=True,
+        workers=config.data.workers,
+        seed=config.train.seed,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+
+
+def _same_classes(dataset: DetectionDataset, val: DetectionDataset) -> None:
+    """Refuse validation boxes of classes that the training set does not know."""
+    with_boxes = {a.category_id for rows in val.annotations.values() for a in rows}
+    match_classes(dataset.classes, val.classes, with_boxes)
+
+
+def _log_dataset(what: str, dataset: DetectionDataset) -> None:
+    objects = [[a for a in dataset.annotations[i.id] if not a.iscrowd] for i in dataset.images]
+    counts = [len(rows) for rows in objects]
+    classes = Counter(a.category_id for rows in objects for a in rows)
+    names = zip(dataset.classes.ids, dataset.classes.names, strict=True)
+    listed = [f"{name} {classes[category_id]}" for category_id, name in names][:12]
+    more = f" and {len(dataset.classes) - 12} more classes" if len(dataset.classes) > 12 else ""
+    log.info(
+        "%s: %d images (%d without boxes), %d boxes (and %d crowds, not learned from), at most %d in an image: %s%s",
+        what,
+        len(counts),
+        counts.count(0),
+        sum(counts),
+        sum(map(len, dataset.annotations.values())) - sum(counts),
+        max(counts, default=0),
+        ", ".join(listed),
+        more,
+    )
+
+
+def warn_of_crowded_images(config: RunConfig, dataset: DetectionDataset) -> None:
+    """Say when an image has more objects than the model has queries to find them with."""
+    queries = families.query_count(config.model.variant, config.model.overrides)
+    counts = {i.id: sum(not a.iscrowd for a in dataset.annotations[i.id]) for i in dataset.images}
+    crowded = [i for i in dataset.images if counts[i.id] > queries]
+    if crowded:
+        worst = max(crowded, key=lambda image: counts[image.id])
+        log.warning(
+            "%d images have more boxes than the model's %d queries, such as %s with %d: the rest can never be"
+            " found; raise model.overrides.queries",
+            len(crowded),
+            queries,
+            worst.path.name,
+            counts[worst.id],
+        )
