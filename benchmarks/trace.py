@@ -26,7 +26,7 @@ from torch import Tensor
 
 import detrscope as ds
 from benchmarks.ratio import compare, machine
-from detrscope.lens.incoming_attention import who_looks_at
+from detrscope.lens.incoming_attention import incoming_from_tokens
 from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 def _drawn(trace: ds.Trace) -> None:
     with TemporaryDirectory() as folder:
-        ds.draw(trace, "columns", ds.Choice(queries=tuple(range(10)))).save(Path(folder) / "columns.png")
+        ds.draw(trace, "columns", ds.ViewOptions(queries=tuple(range(10)))).save(Path(folder) / "columns.png")
 
 
 def ask(name: str, trace: ds.Trace) -> None:
@@ -70,7 +70,7 @@ def ask(name: str, trace: ds.Trace) -> None:
     questions: dict[str, Callable[[], Any]] = {
         "a row of the last encoder layer, all heads": lambda: trace.self_attention(point=point),
         "a row of the last decoder layer, all heads": lambda: trace.cross_attention(3),
-        "who looks here, last encoder layer": lambda: who_looks_at(trace, point),
+        "who looks here, last encoder layer": lambda: incoming_from_tokens(trace, point),
         "a row on the pixels of the image": lambda: trace.cross_attention(3).on_image(),
         "rollout of a query, all layers": lambda: rollout(trace, query=3),
         "relevance for a query, all layers": lambda: relevance(trace, 3),

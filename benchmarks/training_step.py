@@ -23,7 +23,7 @@ from detrscope.core.types import Batch, Target
 from detrscope.families import build
 from detrscope.training.config import TrainConfig
 from detrscope.training.optim import Constant
-from detrscope.training.train_step import Learner
+from detrscope.training.train_step import TrainStep
 
 BOXES = 7
 
@@ -71,7 +71,7 @@ def our_step(
     fabric = Fabric(
         accelerator="cpu", devices=1, precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
     )
-    learner = Learner(build(variant, {}, 91).train(), config, fabric)
+    learner = TrainStep(build(variant, {}, 91).train(), config, fabric)
     one = (Batch(images), targets, [Sample(i) for i in range(len(targets))])
     return lambda: learner.step([one], 0, Constant())
 

@@ -22,34 +22,34 @@ import torch
 import detrscope as ds
 from detrscope.commands import timelapse as films
 from detrscope.lens.query_tracks import follow
-from detrscope.recording.recorder import Watch, read_watched
+from detrscope.recording.recorder import SnapshotRecorder, load_recording
 
 EPOCHS, PICTURES = 60, 4
 
 
 def looks() -> None:
     spent = {"looks": 0.0, "count": 0.0}
-    real = Watch.__call__
+    real = SnapshotRecorder.__call__
 
-    def timed(self: Watch, *args: Any) -> None:
+    def timed(self: SnapshotRecorder, *args: Any) -> None:
         start = time.process_time()
         real(self, *args)
         spent["looks"] += time.process_time() - start
         spent["count"] += 1
 
-    Watch.__call__ = timed  # type: ignore[method-assign]
+    SnapshotRecorder.__call__ = timed  # type: ignore[method-assign]
     steps: list[float] = []
-    from detrscope.training.train_step import Learner
+    from detrscope.training.train_step import TrainStep
 
-    step = Learner.step
+    step = TrainStep.step
 
-    def timed_step(self: Learner, *args: Any) -> Any:
+    def timed_step(self: TrainStep, *args: Any) -> Any:
         start = time.process_time()
         values = step(self, *args)
         steps.append(time.process_time() - start)
         return values
 
-    Learner.step = timed_step  # type: ignore[method-assign]
+    TrainStep.step = timed_step  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         ds.train(
             preset="drawn-dogs",
@@ -68,12 +68,12 @@ def looks() -> None:
 
 
 def film(run: str) -> None:
-    watched = read_watched(run)
+    watched = load_recording(run)
     names = list(watched.images)[:PICTURES]
     moments = [watched.moments[i * len(watched.moments) // EPOCHS] for i in range(EPOCHS)]
     images = {name: watched.images[name] for name in names}
     sixty = replace(watched, images=images, moments=moments)
-    films.read_watched = lambda run: sixty  # type: ignore[assignment]
+    films.load_recording = lambda run: sixty  # type: ignore[assignment]
     for view in ("final", "boxes", "plain", "queries"):
         with tempfile.TemporaryDirectory() as folder:
             cpu, wall = time.process_time(), time.perf_counter()
@@ -85,7 +85,7 @@ def film(run: str) -> None:
 
 def tracks(run: str) -> None:
     """Moves of the middle of a box by more than a fifth of the image between two looks, of the four best queries."""
-    watched = read_watched(run)
+    watched = load_recording(run)
     jumps: dict[str, list[bool]] = {"by number": [], "followed": []}
     for name, image in watched.images.items():
         seen, scoring = watched.looks(name), image.card.scoring

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 from detrscope._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from detrscope.commands.detect import detect as detect
     from detrscope.commands.evaluate import evaluate as evaluate
+    from detrscope.commands.faithfulness import faithfulness as faithfulness
     from detrscope.commands.see import see as see
     from detrscope.commands.timelapse import timelapse as timelapse
+    from detrscope.commands.trace import trace as trace
     from detrscope.commands.train import train as train
+    from detrscope.core.edits import Bias as Bias
+    from detrscope.core.edits import Gain as Gain
+    from detrscope.core.edits import Swap as Swap
     from detrscope.core.types import Batch as Batch
     from detrscope.core.types import Detections as Detections
     from detrscope.core.types import Outputs as Outputs
@@ -21,22 +27,28 @@ if TYPE_CHECKING:
     from detrscope.trace_interface import Trace as Trace
     from detrscope.views import draw as draw
     from detrscope.views.attention import draw_attention as draw_attention
-    from detrscope.views.options import Choice as Choice
+    from detrscope.views.options import ViewOptions as ViewOptions
 
-# Where each public name lives. Looked up on first use: importing the package must not import torch.
+# Where each public name is defined. Imported on first use: `import detrscope` must not import torch.
 _HOMES = {
     "Batch": "detrscope.core.types",
-    "Choice": "detrscope.views.options",
+    "Bias": "detrscope.core.edits",
     "Detections": "detrscope.core.types",
     "Detector": "detrscope.inference.detector",
+    "Gain": "detrscope.core.edits",
     "Outputs": "detrscope.core.types",
+    "Swap": "detrscope.core.edits",
     "Trace": "detrscope.trace_interface",
+    "ViewOptions": "detrscope.views.options",
+    "detect": "detrscope.commands.detect",
     "draw": "detrscope.views",
     "draw_attention": "detrscope.views.attention",
     "evaluate": "detrscope.commands.evaluate",
+    "faithfulness": "detrscope.commands.faithfulness",
     "load": "detrscope.inference.detector",
     "see": "detrscope.commands.see",
     "timelapse": "detrscope.commands.timelapse",
+    "trace": "detrscope.commands.trace",
     "train": "detrscope.commands.train",
 }
 __all__ = sorted(_HOMES)

@@ -14,10 +14,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from detrscope.core.errors import WorkFailed
+from detrscope.core.files import atomic_write as atomic_write
 from detrscope.core.files import check_file as check_file
 from detrscope.core.files import check_folder as check_folder
-from detrscope.core.files import written_whole as written_whole
-from detrscope.core.safe_text import visible
+from detrscope.core.safe_text import escape_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,7 @@ def _make_visible(record: logging.LogRecord) -> bool:
 
     Of several processes that train together, only the first tells how it goes; warnings come from all of them.
     """
-    record.msg, record.args = visible(record.getMessage()), ()
+    record.msg, record.args = escape_text(record.getMessage()), ()
     return record.levelno >= logging.WARNING or not _is_helper()
 
 
@@ -82,7 +82,7 @@ def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
     class Plain(Console):
         def render_str(self, text: str, **options: Any) -> Text:
             """Rich's hook for every text that is printed or stands in a table."""
-            return super().render_str(visible(text, keep="\n"), **options)
+            return super().render_str(escape_text(text, keep="\n"), **options)
 
     return Plain(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
@@ -93,7 +93,7 @@ def say(text: object = "") -> None:
     Raises:
         WorkFailed: it cannot be written to.
     """
-    print_raw(visible(text) + "\n")
+    print_raw(escape_text(text) + "\n")
 
 
 def print_raw(text: str) -> None:
@@ -218,7 +218,7 @@ def progress(*, time_left: bool = True) -> Progress:
 
     class Description(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(visible(task.description))
+            return Text(escape_text(task.description))
 
     class Lines(Progress):
         """A line of the log from time to time, where no bar can be shown."""

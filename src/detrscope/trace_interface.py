@@ -16,14 +16,14 @@ from detrscope.core.trace_summary import describe
 from detrscope.lens import incoming_attention, maps, relevance, rollout
 
 if TYPE_CHECKING:
-    from detrscope.views.canvas import Picture, Sheet
-    from detrscope.views.options import Choice
+    from detrscope.views.canvas import Drawing, PixelFigure
+    from detrscope.views.options import ViewOptions
 
 
 class _Displayed:
     """Display methods of a map: a notebook shows it inline. Drawing is imported when something is drawn."""
 
-    def picture(self: Any) -> Picture:
+    def picture(self: Any) -> Drawing:
         """Return the map drawn over the image."""
         from detrscope.views.attention import draw_attention
 
@@ -170,7 +170,9 @@ class Trace(TraceData):
         Raises:
             UserError: a point outside the image, no such layer, head or level, or the site was not recorded.
         """
-        return _map(incoming_attention.who_looks_at(self, point, layer, head, merge, level, from_level))
+        return _map(
+            incoming_attention.incoming_from_tokens(self, point, layer, head, merge, level, from_level)
+        )
 
     def rollout(self, query: int | None = None, point: tuple[float, float] | None = None) -> DisplayedMap:
         """Return attention rollout through all layers (Abnar and Zuidema 2020, arXiv:2005.00928, section 3).
@@ -195,7 +197,7 @@ class Trace(TraceData):
         """
         return _map(relevance.relevance(self, query))
 
-    def draw(self, view: str = "columns", choice: Choice | None = None) -> Sheet:
+    def draw(self, view: str = "columns", choice: ViewOptions | None = None) -> PixelFigure:
         """Draw a figure.
 
         Args:
@@ -209,7 +211,7 @@ class Trace(TraceData):
 
         return draw(self, view, choice)
 
-    def show(self, view: str = "columns", choice: Choice | None = None) -> None:
+    def show(self, view: str = "columns", choice: ViewOptions | None = None) -> None:
         """Show a figure: inline in a notebook, else in the system's image viewer; arguments as for `draw`."""
         self.draw(view, choice).show()
 

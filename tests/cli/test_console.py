@@ -20,10 +20,10 @@ from detrscope import console
 from detrscope.checkpoints.load import random_model
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
-from detrscope.commands.detect import Found, write_csv
+from detrscope.commands.detect import ImageDetections, write_csv
 from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.core.safe_text import csv_cell, visible
+from detrscope.core.safe_text import csv_cell, escape_text
 from detrscope.core.types import Detections
 from detrscope.lens.report import write_csv as write_measures
 from tests.conftest import ROOT
@@ -57,7 +57,7 @@ def test_a_table_shows_names_as_they_are(name: str, capsys: pytest.CaptureFixtur
     console.print_table(table)
     text = capsys.readouterr().out
     assert not TERMINAL & set(text)
-    assert text.count(visible(name, keep="\n").split("\n")[0]) == 4
+    assert text.count(escape_text(name, keep="\n").split("\n")[0]) == 4
 
 
 @pytest.mark.parametrize("quiet", [False, True])
@@ -73,8 +73,8 @@ def test_the_log_is_one_line_each_on_the_terminal_and_in_files(
         console.log.removeHandler(handler)
         handler.close()
     (line,) = capfd.readouterr().err.splitlines()
-    assert not TERMINAL & set(line) and visible(name) in line
-    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == f"{visible(name)}: unreadable\n"
+    assert not TERMINAL & set(line) and escape_text(name) in line
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == f"{escape_text(name)}: unreadable\n"
 
 
 def test_progress_shows_names_as_they_are(name: str) -> None:
@@ -84,7 +84,7 @@ def test_progress_shows_names_as_they_are(name: str) -> None:
     with console.progress() as bar:
         bar.add_task(name, total=1)
         Console(file=out, width=200).print(bar.get_renderable())
-    assert not TERMINAL & set(out.getvalue()) and visible(name) in out.getvalue()
+    assert not TERMINAL & set(out.getvalue()) and escape_text(name) in out.getvalue()
 
 
 def test_an_error_is_one_line(
@@ -136,11 +136,11 @@ def test_a_cell_is_no_formula(cell: object, written: object) -> None:
 def test_detections_with_any_name_are_one_line_each_in_csv_and_exact_in_json(name: str) -> None:
     one = torch.zeros(1)
     detections = Detections(torch.zeros(1, 4), one, one.long(), (name,), one.long(), 4, 4)
-    found = Found(f"={name}.png", detections)
+    found = ImageDetections(f"={name}.png", detections)
     file = io.StringIO(newline="")
     write_csv(file, [found])
     heading, row = csv.reader(file.getvalue().splitlines())
-    assert row[heading.index("source")] == f"'={visible(name)}.png"
+    assert row[heading.index("source")] == f"'={escape_text(name)}.png"
     file.getvalue().encode("utf-8")
     assert json.loads(json.dumps(found.to_json()))["detections"][0]["name"] == name
 

@@ -26,7 +26,7 @@ from detrscope.commands import detect as workflow
 from detrscope.commands.detect import detect, to_supervision
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Detections
-from detrscope.inference.media import Clip, Stems, _upright, expand
+from detrscope.inference.media import UniqueNames, Video, _upright, expand
 from detrscope.views.canvas import class_colours
 from detrscope.views.mp4 import film
 from tests.support.square_detector import NAMES, WORLD, SquareDetector, picture
@@ -425,7 +425,7 @@ def test_names_of_outputs_fit_every_file_system(tmp_path: Path) -> None:
         f"{'犬' * 82}.png",
         "x\ud800.png",
     ]
-    stems = Stems()
+    stems = UniqueNames()
     given = [stems.unused(Path(name).stem) for name in names]
     folded = {unicodedata.normalize("NFC", stem).casefold() for stem in given}
     assert len(folded) == len(names) and max(len(stem.encode()) for stem in given) < 200
@@ -448,7 +448,7 @@ def test_a_file_without_video_is_named(tmp_path: Path) -> None:
         container.mux(stream.encode(sound))
         container.mux(stream.encode(None))
     with pytest.raises(UserError, match="has no video in it"):
-        Clip(path)
+        Video(path)
 
 
 @pytest.fixture

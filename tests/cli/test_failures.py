@@ -13,7 +13,7 @@ import pytest
 
 from detrscope.cli import main
 from detrscope.core.errors import UserError, WorkFailed, in_one_line
-from detrscope.core.files import check_file, check_folder, written_whole
+from detrscope.core.files import atomic_write, check_file, check_folder
 from detrscope.data.drawn_dogs import write_drawn
 from tests.conftest import ROOT
 
@@ -183,7 +183,7 @@ def test_errors_of_writing_name_the_file_and_others_stay_as_they_are(
     tmp_path: Path, raised: Exception, number: int | None
 ) -> None:
     path = tmp_path / "model.safetensors"
-    with pytest.raises(type(raised) if number is None else OSError) as caught, written_whole(path):
+    with pytest.raises(type(raised) if number is None else OSError) as caught, atomic_write(path):
         raise raised
     if number is None:
         assert caught.value is raised
@@ -218,14 +218,14 @@ def test_a_fault_of_ours_keeps_its_traceback() -> None:
 
 def test_a_name_as_long_as_the_file_system_takes_is_written(tmp_path: Path) -> None:
     path = tmp_path / f"{'x' * 246}.json"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("{}")
     assert path.read_text() == "{}"
 
 
 def test_a_device_is_written_to_and_never_replaced() -> None:
     null = Path(existing("/dev/null"))
-    with written_whole(null) as temporary:
+    with atomic_write(null) as temporary:
         temporary.write_text("{}")
     assert null.is_char_device()
 

@@ -20,13 +20,13 @@ import detrscope as ds
 from detrscope.checkpoints.load import random_model
 from detrscope.cli import main
 from detrscope.commands import see as workflow
-from detrscope.commands.trace_provider import expand_looks
+from detrscope.commands.trace_provider import expand_inputs
 from detrscope.core.errors import UserError
 from detrscope.core.trace_file import trace_bytes
 from detrscope.inference.detector import Detector
 from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, features
-from detrscope.views.options import Choice
+from detrscope.views.options import ViewOptions
 from tests.support.tiny_models import CLASSES, tiny_settings
 from tests.support.traces import detector_of, picture
 
@@ -74,7 +74,7 @@ def test_no_two_pictures_share_a_folder(tmp_path: Path, detector: Detector) -> N
         path.parent.mkdir()
         path.touch()
     trace = replace(detector.trace(picture(), sites=[]), source=str(named[0]))
-    found = [source for source, _ in expand_looks([*named, trace, picture(), picture()])]
+    found = [source for source, _ in expand_inputs([*named, trace, picture(), picture()])]
     assert [source.stem for source in found] == ["p", "p-2", "p-2-2", "p-3", "image-5", "image-6"]
     assert [source.name for source in found][4:] == ["image 5", "image 6"]
 
@@ -206,11 +206,11 @@ def test_traces_that_take_much_are_written_only_where_they_are_asked_for(
 ) -> None:
     monkeypatch.setattr(workflow, "MUCH", 0.01)
     with caplog.at_level("INFO", logger="detrscope"):
-        (seen,) = ds.see(photo, detector, choice=Choice(threshold=0), out=tmp_path / "a")
+        (seen,) = ds.see(photo, detector, choice=ViewOptions(threshold=0), out=tmp_path / "a")
         assert "traces are not written" in caplog.text and "--trace full" in caplog.text
         assert "photo.trace" not in seen.files and seen.files["shapes.txt"].is_file()
         caplog.clear()
-        (seen,) = ds.see(photo, detector, choice=Choice(threshold=0), out=tmp_path / "b", keep="half")
+        (seen,) = ds.see(photo, detector, choice=ViewOptions(threshold=0), out=tmp_path / "b", keep="half")
     assert seen.files["photo.trace"].is_file() and not caplog.text
 
 
@@ -243,7 +243,7 @@ def test_a_point_where_the_encoder_samples_nothing_shows_the_query(
     settings["encoder"] = {**settings["encoder"], "layers": encoder_layers}  # softmax attention, or none
     loaded = random_model("sprint-deformable-n", settings, CLASSES)
     detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.float32)
-    choice = Choice(points=((20.0, 20.0),), threshold=0)
+    choice = ViewOptions(points=((20.0, 20.0),), threshold=0)
     with caplog.at_level("WARNING", logger="detrscope"):
         (seen,) = ds.see(picture(), detector, choice=choice)
     assert {"heads", "points", "points-heads", "points-layers"} <= set(seen.pictures)
@@ -278,18 +278,18 @@ def test_a_film_and_a_missing_file_are_refused(
 
 
 def test_python_twin_keeps_pictures_and_trace_in_memory(detector: Detector) -> None:
-    (seen,) = ds.see(picture(), detector, views=QUICK, choice=Choice(queries=(2, 5)))
+    (seen,) = ds.see(picture(), detector, views=QUICK, choice=ViewOptions(queries=(2, 5)))
     assert list(seen.pictures) == list(QUICK) and not seen.files
     assert "mean of 2 queries (number 2, 5)" in seen.pictures["merged"].caption
     assert isinstance(seen.trace, Trace)
-    again = ds.see([seen.trace], views=("merged",), choice=Choice(queries=(2, 5)))[0]
+    again = ds.see([seen.trace], views=("merged",), choice=ViewOptions(queries=(2, 5)))[0]
     assert (again.pictures["merged"].pixels() == seen.pictures["merged"].pixels()).all()
 
 
 def test_a_picture_is_looked_at_again_for_gradients_and_a_trace_is_not(
     detector: Detector, tmp_path: Path
 ) -> None:
-    choice = Choice(queries=(2, 5))
+    choice = ViewOptions(queries=(2, 5))
     (seen,) = ds.see(picture(), detector, views=("relevance", "columns"), choice=choice)
     about = seen.pictures["relevance"].caption
     assert "equations 5 to 10" in about and "explain=" not in about
@@ -301,12 +301,12 @@ def test_a_picture_is_looked_at_again_for_gradients_and_a_trace_is_not(
 
 def test_two_models_are_compared_on_the_same_picture(detector: Detector, tmp_path: Path) -> None:
     other = detector_of("sprint-dense-n")
-    (seen,) = ds.see(picture(), detector, views=("compare",), choice=Choice(queries=(2,)), against=other)
+    (seen,) = ds.see(picture(), detector, views=("compare",), choice=ViewOptions(queries=(2,)), against=other)
     caption = seen.pictures["compare"].caption
     assert "first: detr-r18" in caption and "second: sprint-dense-n" in caption
     small = other.trace(torch.zeros(3, 20, 20, dtype=torch.uint8))
     with pytest.raises(UserError, match=r"cannot compare a picture of 90 x 50 pixels with one of 20 x 20"):
-        ds.see(picture(), detector, views=("compare",), choice=Choice(queries=(2,)), against=small)
+        ds.see(picture(), detector, views=("compare",), choice=ViewOptions(queries=(2,)), against=small)
 
 
 def test_features_that_are_named_are_kept_in_the_trace(detector: Detector, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import detrscope as ds
 from detrscope.commands.detect import detect
-from detrscope.commands.domain_warning import SHIPPED, DogsOnly, photograph_models
+from detrscope.commands.domain_warning import SHIPPED, DomainWarning, photograph_models
 from detrscope.data.drawn_dogs import is_drawn, write_drawn
 from detrscope.families import VARIANTS
 from detrscope.trace_interface import Trace
@@ -96,7 +96,7 @@ def test_drawings_and_other_models_give_no_warning(
 
 @pytest.mark.parametrize("model", ["detr-r50", "run/best.safetensors", object()])
 def test_only_the_shipped_weights_are_judged(model: object) -> None:
-    domain = DogsOnly(model)
+    domain = DomainWarning(model)
     assert not domain.note("photo.jpg", "photo.jpg") and not domain.strangers
 
 

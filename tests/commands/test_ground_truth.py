@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import detrscope as ds
-from detrscope.commands.ground_truth import Truth
-from detrscope.commands.see import Seen
+from detrscope.commands.ground_truth import GroundTruthIndex
+from detrscope.commands.see import SeeResult
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.types import Regions
@@ -21,11 +21,11 @@ from detrscope.data.drawn_dogs import write_drawn
 from detrscope.lens.measure import measure
 from detrscope.synthetic.parts import NAMES, read_parts
 from detrscope.trace_interface import Trace
-from detrscope.views.options import Choice
+from detrscope.views.options import ViewOptions
 from tests.core.test_trace import same
 from tests.support.tiny_models import CLASSES
 
-QUERY = Choice(queries=(1,))
+QUERY = ViewOptions(queries=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def dogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def seen_with_truth(picture: Path, truth: str | Path) -> Seen:
+def seen_with_truth(picture: Path, truth: str | Path) -> SeeResult:
     (seen,) = ds.see(str(picture), views=("detections", "measures"), choice=QUERY, truth=truth)
     return seen
 
@@ -94,7 +94,7 @@ def test_masks_of_a_dataset_are_its_classes_with_the_smaller_object_on_top(tmp_p
     (tmp_path / "annotations/instances_val.json").write_text(json.dumps(tree))
     trace = ds.load("sprint-dense-n").trace(tmp_path / "val/a.png")
     card = replace(trace.card, classes=ClassTable(CLASSES.ids, CLASSES.names))
-    known = Truth(f"coco:{tmp_path}", "val").add_to(replace(trace, card=card))
+    known = GroundTruthIndex(f"coco:{tmp_path}", "val").add_to(replace(trace, card=card))
     assert known.targets is not None and known.targets.labels.tolist() == [0, 1]
     assert known.regions is not None and known.regions.names == ("background", "cell", "dog")
     masks = known.regions.masks()

@@ -18,10 +18,10 @@ from detrscope.cli.app import app
 from detrscope.commands import timelapse as module
 from detrscope.console import log
 from detrscope.core.errors import UserError
-from detrscope.core.snapshot import Watched
+from detrscope.core.snapshot import Recording
 from detrscope.core.types import Target
-from detrscope.recording.recorder import read_watched
-from detrscope.views.timelapse import FILMS, Choice, Reel, final
+from detrscope.recording.recorder import load_recording
+from detrscope.views.timelapse import FILMS, FilmOptions, FilmSpec, final
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
 from detrscope.views.timelapse.film_spec import found_queries, grid_of, merged_row
 from tests.support.recorded_run import watched_run
@@ -33,15 +33,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def watched(run: Path) -> Watched:
-    return read_watched(run)
+def watched(run: Path) -> Recording:
+    return load_recording(run)
 
 
 @pytest.fixture(scope="module")
-def deformable(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+def deformable(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     folder = tmp_path_factory.mktemp("deformable")
     settings = {"model__variant": "sprint-deformable-n", "train__epochs": 1, "train__watch__features": 0}
-    return read_watched(watched_run(folder, "run", **settings))
+    return load_recording(watched_run(folder, "run", **settings))
 
 
 def frames_of(path: Path) -> list[np.ndarray]:
@@ -62,10 +62,10 @@ def test_the_film_of_a_run_has_every_moment_and_then_holds(run: Path, tmp_path: 
         assert parts.size[0] == 1100
 
 
-def test_every_view_draws_frames_of_one_size_in_files_of_their_own(watched: Watched) -> None:
+def test_every_view_draws_frames_of_one_size_in_files_of_their_own(watched: Recording) -> None:
     names: list[str] = []
     for view, films in FILMS.items():
-        for reel in films(watched, Choice.of(watched)):
+        for reel in films(watched, FilmOptions.of(watched)):
             first, last = (reel.draw(i).pixels() for i in (0, reel.frames - 1))
             assert first.shape == last.shape and reel.frames == 3, view
             assert first.std() > 5 and (first != last).any(), f"{reel.name} shows nothing, or nothing moves"
@@ -77,15 +77,15 @@ def test_every_view_draws_frames_of_one_size_in_files_of_their_own(watched: Watc
     )
 
 
-def only(watched: Watched, view: str, **choice: object) -> Reel:
+def only(watched: Recording, view: str, **choice: object) -> FilmSpec:
     name = next(iter(watched.images))
-    reels = list(FILMS[view](watched, Choice.of(watched, image=name, **choice)))
+    reels = list(FILMS[view](watched, FilmOptions.of(watched, image=name, **choice)))
     assert len(reels) == 1
     return reels[0]
 
 
 def test_one_query_is_shown_through_all_layers_and_one_convolution_by_its_channels(
-    watched: Watched, deformable: Watched
+    watched: Recording, deformable: Recording
 ) -> None:
     query = int(watched.moments[-1].looks[next(iter(watched.images))].query_ids[4])
     reel = only(watched, "queries", query=query)
@@ -96,26 +96,26 @@ def test_one_query_is_shown_through_all_layers_and_one_convolution_by_its_channe
     assert points.draw(1).pixels().std() > 5 and only(deformable, "plain").draw(0).pixels().std() > 5
 
 
-def test_a_query_must_be_kept_in_every_picture_that_is_filmed(watched: Watched) -> None:
+def test_a_query_must_be_kept_in_every_picture_that_is_filmed(watched: Recording) -> None:
     first, second = watched.images
     last = watched.moments[-1]
     kept = last.looks[second].query_ids
     looks = {**last.looks, second: replace(last.looks[second], query_ids=kept + 100)}
     other = replace(watched, moments=[*watched.moments[:-1], replace(last, looks=looks)])
     query = int(last.looks[first].query_ids[0])
-    assert Choice.of(other, image=first, query=query).query == query
+    assert FilmOptions.of(other, image=first, query=query).query == query
     with pytest.raises(
         UserError, match=f"query {query} is not among those kept in the last look at '{second}'"
     ):
-        Choice.of(other, query=query)
+        FilmOptions.of(other, query=query)
 
 
 def test_the_final_film_says_which_pictures_it_leaves_out(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    watched: Recording, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(log, "propagate", True)
     caplog.set_level("INFO", log.name)
-    choice = Choice.of(watched)
+    choice = FilmOptions.of(watched)
     (whole,) = FILMS["final"](watched, choice)
     assert "pictures" not in whole.draw(0).caption
     monkeypatch.setattr(final, "MOST", 1)
@@ -123,7 +123,7 @@ def test_the_final_film_says_which_pictures_it_leaves_out(
     assert "the first 1 of 2 pictures" in cut.draw(0).caption and "the first 1 of 2 pictures" in caplog.text
 
 
-def test_what_boxes_adds_to_merged_is_boxes(watched: Watched) -> None:
+def test_what_boxes_adds_to_merged_is_boxes(watched: Recording) -> None:
     with_boxes, without = (only(watched, view, threshold=0.0) for view in ("boxes", "merged"))
     one, other = with_boxes.draw(2).pixels(), without.draw(2).pixels()
     height = min(len(one), len(other))
@@ -131,21 +131,21 @@ def test_what_boxes_adds_to_merged_is_boxes(watched: Watched) -> None:
     assert 0.005 < changed[60:].mean() < 0.5
 
 
-def test_merging_is_over_what_was_found_else_the_best_or_over_all_queries(watched: Watched) -> None:
+def test_merging_is_over_what_was_found_else_the_best_or_over_all_queries(watched: Recording) -> None:
     name, trace = next(iter(watched.images.items()))
     look = watched.looks(name)[-1]
     best = look.scores("sigmoid").amax(1)
     for threshold in (0.0, float(best.median()), 1.0):
-        choice = Choice.of(watched, threshold=threshold)
+        choice = FilmOptions.of(watched, threshold=threshold)
         kept = [i for i in range(10) if best[i] >= threshold] or [int(best.argmax())]
         assert sorted(found_queries(look, trace, choice) or kept) == kept
         wanted = look.rows().numpy()[kept].mean(0)
         np.testing.assert_allclose(merged_row(look, trace, choice).numpy(), wanted, atol=1e-6)
-    everyone = merged_row(look, trace, Choice.of(watched, over="all"))
+    everyone = merged_row(look, trace, FilmOptions.of(watched, over="all"))
     torch.testing.assert_close(everyone, look.rows().mean(0), rtol=0, atol=1e-3)
 
 
-def test_curves_are_those_of_the_metrics_in_epochs(watched: Watched) -> None:
+def test_curves_are_those_of_the_metrics_in_epochs(watched: Recording) -> None:
     rows = [
         {"step": 2, "val/AP": None, "train/loss_class": 3.0},
         {"step": 4, "val/AP": 0.5, "train/loss_class": 1.0},
@@ -162,14 +162,14 @@ def test_curves_are_those_of_the_metrics_in_epochs(watched: Watched) -> None:
     assert len(bare.charts) == 3 and not any(line.x for lines in bare.charts.values() for line in lines)
 
 
-def test_a_run_without_truth_or_metrics_is_filmed_too(watched: Watched) -> None:
+def test_a_run_without_truth_or_metrics_is_filmed_too(watched: Recording) -> None:
     bare = replace(
         watched,
         images={name: replace(trace, targets=None) for name, trace in watched.images.items()},
         metrics=[],
         attention=[],
     )
-    (reel,) = FILMS["final"](bare, Choice.of(bare))
+    (reel,) = FILMS["final"](bare, FilmOptions.of(bare))
     assert reel.draw(0).pixels().shape == (810, 1440, 3)
     nothing = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     unknown = replace(
@@ -177,7 +177,7 @@ def test_a_run_without_truth_or_metrics_is_filmed_too(watched: Watched) -> None:
     )
     for view in ("final", "boxes", "queries"):
         for run, says in ((watched, True), (bare, False), (unknown, False)):
-            picture = next(iter(FILMS[view](run, Choice.of(run)))).draw(0)
+            picture = next(iter(FILMS[view](run, FilmOptions.of(run)))).draw(0)
             assert ("dashed: truth" in picture.caption) == says, view
 
 
@@ -204,7 +204,7 @@ def test_interrupted_it_leaves_no_half_written_film(
 ) -> None:
     drawn: list[int] = []
 
-    def reels(watched: Watched, choice: Choice) -> list[Reel]:
+    def reels(watched: Recording, choice: FilmOptions) -> list[FilmSpec]:
         (real,) = FILMS["final"](watched, choice)
 
         def draw(index: int) -> object:
@@ -245,15 +245,15 @@ def test_wrong_input_is_one_clear_line_and_writes_nothing(
     assert not (tmp_path / "films").exists()
 
 
-def test_runs_without_looks_or_features_say_what_to_train_with(tmp_path: Path, deformable: Watched) -> None:
+def test_runs_without_looks_or_features_say_what_to_train_with(tmp_path: Path, deformable: Recording) -> None:
     with pytest.raises(UserError, match="holds no looks; train with --probe-images DIR"):
         ds.timelapse(tmp_path)
     with pytest.raises(UserError, match=r"no features were kept; train with --train\.watch\.features=4"):
-        list(FILMS["features"](deformable, Choice.of(deformable)))
+        list(FILMS["features"](deformable, FilmOptions.of(deformable)))
 
 
 def test_the_command_prints_what_it_wrote(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = next(iter(read_watched(run).images))
+    name = next(iter(load_recording(run).images))
     out = tmp_path / "films"
     arguments = ["timelapse", str(run), "--out", str(out), "--view", "plain", "--image", name, "--quiet"]
     result = CliRunner().invoke(app, arguments)

@@ -51,7 +51,7 @@ def public_callables() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "evaluate": (ds.evaluate, {"model": detector(), "data": "coco:nowhere"}),
         "train": (ds.train, {"preset": "drawn-dogs", "data": "coco:nowhere", "out": "nowhere/run"}),
         "timelapse": (ds.timelapse, {"run": "nowhere"}),
-        "Choice": (ds.Choice, {}),
+        "ViewOptions": (ds.ViewOptions, {}),
         "Gain": (Gain, {"site": "decoder.0.cross"}),
         "Bias": (Bias, {"site": "decoder.0.cross", "scores": torch.zeros(1)}),
         "Swap": (Swap, {"site": "decoder.0.cross", "what": "value", "tensor": torch.zeros(1)}),
@@ -91,7 +91,7 @@ NAMES = (
         "evaluate",
         "train",
         "timelapse",
-        "Choice",
+        "ViewOptions",
         "Gain",
         "Bias",
         "Swap",
@@ -166,7 +166,7 @@ def test_wrong_types_are_one_error_that_names_the_argument(
         ),
         (lambda: detector().predict(torch.zeros(1, 3, 32, 32), torch.zeros(1, 32, 32)), "padding: expected bool"),
         (lambda: trace().cross_attention(0, merge="x"), "merge 'x' is not known; valid: max, mean"),
-        (lambda: ds.Choice(merge="x"), "merge 'x' is not known"),
+        (lambda: ds.ViewOptions(merge="x"), "merge 'x' is not known"),
         (lambda: trace().cross_attention(1.5), "query: expected int, list of int or None, found 1.5"),
         (lambda: Gain("a", factor=float("nan")), "Gain: factor: expected a finite number, found nan"),
         (lambda: Gain("a", keys=(1.5,)), "Gain: keys: expected list of int or None"),
@@ -200,7 +200,7 @@ def test_numbers_of_every_library_and_lists_are_fine() -> None:
         assert torch.equal(trace().cross_attention(query).values, trace().cross_attention(2).values)
     assert Gain("a", factor=np.float32(0.5), heads=[1, 2]) == Gain("a", 0.5, (1, 2))
     assert trace().self_attention(point=[3, 4.5]).selection.point == (3, 4.5)
-    assert replace(ds.Choice(queries=[1]), layer=np.int32(1)) == ds.Choice((1,), layer=1)
+    assert replace(ds.ViewOptions(queries=[1]), layer=np.int32(1)) == ds.ViewOptions((1,), layer=1)
 
 
 def test_a_wrong_argument_is_a_type_error_too() -> None:

@@ -28,7 +28,7 @@ from detrscope.core.types import Detections, Level, Outputs, Target
 from detrscope.families import VARIANTS
 from detrscope.inference.detector import Detector
 from detrscope.inference.tracing import Wanted, trace_picture
-from detrscope.lens.incoming_attention import Columns
+from detrscope.lens.incoming_attention import IncomingAttention
 from detrscope.ops.deformable import sample
 from detrscope.trace_interface import Trace
 from tests.support.tiny_models import built, padded_batch, tiny
@@ -156,7 +156,7 @@ def test_rows_of_a_bf16_model_are_exact() -> None:
     found = torch.stack([trace.cross_attention(3, head=h).values.flatten() for h in range(4)])
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
     assert trace.cross_attention(3).mass == pytest.approx(1, abs=1e-6)
-    column = Columns(record).of(torch.tensor([5]))[..., 0]
+    column = IncomingAttention(record).of(torch.tensor([5]))[..., 0]
     torch.testing.assert_close(column[:, 3].double(), expected[:, 5], atol=1e-6, rtol=1e-5)
 
 

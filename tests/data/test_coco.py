@@ -16,7 +16,7 @@ from detrscope.data.clean import turned
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset, read
-from detrscope.data.validation_log import Problems
+from detrscope.data.validation_log import ValidationLog
 from tests.support.datasets import CATEGORIES, MakeCoco, box, picture, with_orientation
 
 
@@ -24,8 +24,8 @@ def raw(image: torch.Tensor, boxes_xyxy: torch.Tensor, labels: torch.Tensor) -> 
     return image, (boxes_xyxy, labels)
 
 
-def lenient(source: Path, split: str = "train") -> tuple[DetectionDataset, Problems]:
-    problems = Problems(split, strict=False)
+def lenient(source: Path, split: str = "train") -> tuple[DetectionDataset, ValidationLog]:
+    problems = ValidationLog(split, strict=False)
     return read(source, split, problems), problems
 
 
@@ -252,7 +252,7 @@ def test_boxes_are_turned_where_the_size_is_that_of_the_stored_pixels(
     if orientation in (2, 3, 4):  # the size cannot tell: boxes are read as upright
         annotation["bbox"] = [8, 16, 24, 8]
     make_coco([annotation], images=rows, folder=folder)
-    problems = Problems("train", strict=False)
+    problems = ValidationLog("train", strict=False)
     dataset = read(folder, "train", problems, details=True)
     assert (dataset.images[0].width, dataset.images[0].height) == (64, 48)
     assert boxes_of(dataset, 1) == [(8, 16, 24, 8)]

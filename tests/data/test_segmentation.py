@@ -12,7 +12,7 @@ from pycocotools import mask as oracle
 from detrscope.data.dataset import Annotation, ImageInfo
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.data.open_dataset import open_dataset
-from detrscope.data.segmentation import BACKGROUND, OBJECT, OTHERS, box_regions, ground_of, read_mask
+from detrscope.data.segmentation import BACKGROUND, OBJECT, OTHERS, box_regions, read_mask, segmentation_of
 from detrscope.synthetic.parts import read_parts
 
 HEIGHT, WIDTH = 30, 40
@@ -62,14 +62,14 @@ def test_the_smaller_object_lies_on_top_and_the_regions_share_the_image(tmp_path
     large = annotation(1, [[0, 0, 20, 0, 20, 20, 0, 20]], 400)
     small = annotation(2, [[10, 10, 16, 10, 16, 16, 10, 16]], 36)
     for rows in ((large, small), (small, large)):
-        ground = ground_of(image, rows)
+        ground = segmentation_of(image, rows)
         assert ground is not None
         names, masks = ground.regions(rows.index(small))
         assert names == (OBJECT, OTHERS, BACKGROUND)
         assert masks.sum((1, 2)).tolist() == [36, 400 - 36, WIDTH * HEIGHT - 400]
         assert (masks.sum(0) == 1).all()
-    assert ground_of(image, (large, annotation(3, None, 1))) is None
-    assert ground_of(image, ()) is None
+    assert segmentation_of(image, (large, annotation(3, None, 1))) is None
+    assert segmentation_of(image, ()) is None
 
 
 def test_parts_of_a_drawn_dog_make_up_the_dog(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_parts_of_a_drawn_dog_make_up_the_dog(tmp_path: Path) -> None:
     image = max(dataset.images, key=lambda image: len(dataset.annotations[image.id]))
     rows = dataset.annotations[image.id]
     assert len(rows) >= 2
-    ground = ground_of(image, rows)
+    ground = segmentation_of(image, rows)
     assert ground is not None
     _, instance = read_parts(image.path)
     for place in range(len(rows)):

@@ -11,7 +11,7 @@ import pytest
 from detrscope.core.errors import UserError
 from detrscope.data import voc
 from detrscope.data.open_dataset import open_dataset, read, splits_of
-from detrscope.data.validation_log import Problems
+from detrscope.data.validation_log import ValidationLog
 from tests.support.datasets import picture
 
 
@@ -112,7 +112,7 @@ def test_wrong_pages_are_named(tmp_path: Path, text: str, message: str) -> None:
     lay_out(tmp_path, {"a": text, "b": PAGES["b"]})
     with pytest.raises(UserError, match=message):
         open_dataset(tmp_path, "x")
-    problems = Problems("x", strict=False)
+    problems = ValidationLog("x", strict=False)
     assert len(read(tmp_path, "x", problems)) == 2
     assert [p.severity for p in problems.found] == ["error"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from detrscope.core.errors import UserError
 from detrscope.data.open_dataset import open_dataset, read, splits_of
-from detrscope.data.validation_log import Problems
+from detrscope.data.validation_log import ValidationLog
 from tests.support.datasets import picture, with_orientation
 
 LABELS = "0 0.5 0.5 0.25 0.5\n1 0.1 0.2 0.1 0.1 0.87\n"
@@ -117,7 +117,7 @@ def test_wrong_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     with pytest.raises(UserError, match=message):
         open_dataset(tmp_path, "train")
-    problems = Problems("train", strict=False)
+    problems = ValidationLog("train", strict=False)
     assert len(read(tmp_path, "train", problems).annotations[1]) == 1
     assert [(p.severity, p.annotation) for p in problems.found] == [("error", 2)]
 
@@ -172,6 +172,6 @@ def test_agrees_with_supervision(tmp_path: Path) -> None:
 def test_labels_in_pixels_are_suspected(tmp_path: Path) -> None:
     lay_out(tmp_path, "images/train/a.png", "labels/train/a.txt", "0 40 20 10 10\n1 30 20 8 8\n")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    problems = Problems("train", strict=False)
+    problems = ValidationLog("train", strict=False)
     read(tmp_path, "train", problems)
     assert [p.kind for p in problems.found] == ["box-outside", "box-outside", "labels-like-pixels"]

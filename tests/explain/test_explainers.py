@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from detrscope.core.types import Batch
-from detrscope.explain.explainers import EXPLAINERS, Case, cases_of
+from detrscope.explain.explainers import EXPLAINERS, ExplainInput, explain_inputs_of
 from detrscope.lens.faithfulness import Detected
 from tests.support.traces import detector_of, picture
 
 QUERY = 2
 
 
-def case_of(variant: str) -> Case:
+def case_of(variant: str) -> ExplainInput:
     detector = detector_of(variant)
     trace = detector.trace(picture(), explain=[QUERY])
     index = trace.gradients[0].class_index
-    (case,) = cases_of(detector, trace, [Detected(QUERY, index, trace.boxes_cxcywh[-1, QUERY])])
+    (case,) = explain_inputs_of(detector, trace, [Detected(QUERY, index, trace.boxes_cxcywh[-1, QUERY])])
     return case
 
 

@@ -17,8 +17,8 @@ from detrscope.core.edits import Bias, Gain
 from detrscope.core.errors import UserError
 from detrscope.core.types import Outputs
 from detrscope.data.drawn_dogs import write_drawn
-from detrscope.explain.explainers import EXPLAINERS, cases_in, cases_of
-from detrscope.explain.faithfulness import _Hider
+from detrscope.explain.explainers import EXPLAINERS, explain_inputs_in, explain_inputs_of
+from detrscope.explain.faithfulness import PerturbationRunner
 from detrscope.explain.sanity import sanity_check, stages
 from detrscope.inference.detector import Detector, load
 from detrscope.lens.faithfulness import Detected, detection_score
@@ -40,8 +40,8 @@ def shipped() -> Detector:
 def test_hidden_keys_are_the_edits_of_a_trace(shipped: Detector, dogs: Path) -> None:
     """A point of both curves made again with one edited trace, and the ends of the curves."""
     path = dogs / "images" / "10000004.png"
-    case = next(iter(cases_in(shipped, path, 0.5)))
-    hide = _Hider(shipped, case)
+    case = next(iter(explain_inputs_in(shipped, path, 0.5)))
+    hide = PerturbationRunner(shipped, case)
     weights = EXPLAINERS["attention, last layer"](case)
     deletion, insertion = hide.keys(weights, 8)
     order = weights.argsort(descending=True, stable=True)
@@ -66,8 +66,8 @@ def test_hidden_keys_of_deformable_attention_are_gains_on_tokens() -> None:
     detector = detector_of("sprint-deformable-n")
     trace = detector.trace(picture(), explain=[2])
     detected = Detected(2, trace.gradients[0].class_index, trace.boxes_cxcywh[-1, 2])
-    (case,) = cases_of(detector, trace, [detected])
-    hide = _Hider(detector, case)
+    (case,) = explain_inputs_of(detector, trace, [detected])
+    hide = PerturbationRunner(detector, case)
     weights = EXPLAINERS["attention, mean of layers"](case)
     deletion, insertion = hide.keys(weights, 4)
     hidden = weights.argsort(descending=True, stable=True)[: round(2 / 4 * (len(weights) - 1))]
@@ -83,8 +83,8 @@ def test_hidden_keys_of_deformable_attention_are_gains_on_tokens() -> None:
 def test_hidden_pixels_are_those_of_the_map(
     shipped: Detector, dogs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = next(iter(cases_in(shipped, dogs / "images" / "10000004.png", 0.5)))
-    hide = _Hider(shipped, case)
+    case = next(iter(explain_inputs_in(shipped, dogs / "images" / "10000004.png", 0.5)))
+    hide = PerturbationRunner(shipped, case)
     weights = torch.zeros(64)
     weights[:32] = 1 + torch.rand(32)  # the upper half of an 8x8 map
     images: list[torch.Tensor] = []

@@ -10,8 +10,8 @@ import torch
 
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.lens import attention_product as flow
-from detrscope.lens.attention_product import Flow, from_queries
-from detrscope.lens.incoming_attention import Columns, queries_looking_at, who_looks_at
+from detrscope.lens.attention_product import AttentionProduct, from_queries
+from detrscope.lens.incoming_attention import IncomingAttention, incoming_from_queries, incoming_from_tokens
 from tests.support.traces import TOKENS, deformable_record, dense_record, traced
 
 both_kinds = pytest.mark.parametrize("make", [dense_record, deformable_record])
@@ -38,7 +38,7 @@ def test_products_equal_those_with_the_map(
     values = torch.rand(TOKENS, 2, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(from_queries(record, weights, gradient), weights @ whole)
     for keep in (False, True):
-        layer = Flow(record, gradient, keep=keep)
+        layer = AttentionProduct(record, gradient, keep=keep)
         torch.testing.assert_close(layer.from_tokens(values), whole @ values)
         torch.testing.assert_close(layer.from_queries(weights), weights @ whole)
 
@@ -52,7 +52,7 @@ def test_entries_that_are_kept_are_found_once(monkeypatch: pytest.MonkeyPatch) -
         return real(record, queries)
 
     monkeypatch.setattr(DeformableRecord, "footprint", counted)
-    layer = Flow(deformable_record(), keep=True)
+    layer = AttentionProduct(deformable_record(), keep=True)
     layer.from_tokens(torch.rand(TOKENS, 1))
     once = len(found)
     layer.from_queries(torch.rand(1, 11))
@@ -76,7 +76,7 @@ def test_a_map_is_never_made_whole(make: Callable[[int], Record], monkeypatch: p
     monkeypatch.setattr(DenseRecord, "rows", watched(DenseRecord.rows))
     monkeypatch.setattr(DeformableRecord, "footprint", watched(DeformableRecord.footprint))
     from_queries(record, torch.rand(1, 200))
-    Flow(record, torch.rand(1, 200, 32), keep=True).from_tokens(torch.rand(TOKENS, 1))
+    AttentionProduct(record, torch.rand(1, 200, 32), keep=True).from_tokens(torch.rand(TOKENS, 1))
     assert 0 < most <= 16
 
 
@@ -89,8 +89,8 @@ def test_columns_are_the_columns_of_the_map(
     for block in (1, 1 << 22):
         monkeypatch.setattr("detrscope.lens.incoming_attention.BLOCK", block)
         keys = torch.tensor([0, 5, 17, 34, 35, 40, TOKENS - 1])
-        torch.testing.assert_close(Columns(record).of(keys), expected[..., keys])
-    torch.testing.assert_close(Columns(record).of(torch.arange(TOKENS)).sum(-1), expected.sum(-1))
+        torch.testing.assert_close(IncomingAttention(record).of(keys), expected[..., keys])
+    torch.testing.assert_close(IncomingAttention(record).of(torch.arange(TOKENS)).sum(-1), expected.sum(-1))
 
 
 def test_a_point_that_is_not_finite_is_in_no_column() -> None:
@@ -99,7 +99,7 @@ def test_a_point_that_is_not_finite_is_in_no_column() -> None:
     points = record.points.clone()
     points[0, 0, 0, 0], points[0, 1, 2, 3, 1] = float("nan"), float("inf")
     record = replace(record, points=points)
-    found = Columns(record).of(torch.arange(TOKENS))
+    found = IncomingAttention(record).of(torch.arange(TOKENS))
     assert bool(found.isfinite().all())
     torch.testing.assert_close(found, record.rows()[0])
 
@@ -108,7 +108,7 @@ def test_a_point_that_is_not_finite_is_in_no_column() -> None:
 def test_columns_with_a_bias_of_any_shape(axes: tuple[int, ...]) -> None:
     record = replace(dense_record(), bias=torch.randn(axes), gain=torch.rand(axes))
     keys = torch.tensor([3, 40])
-    torch.testing.assert_close(Columns(record).of(keys), record.rows()[0][..., keys])
+    torch.testing.assert_close(IncomingAttention(record).of(keys), record.rows()[0][..., keys])
 
 
 @pytest.mark.parametrize("variant", ["detr-r18", "sprint-deformable-n"])
@@ -116,12 +116,12 @@ def test_who_looks_here(variant: str) -> None:
     trace = traced(variant)
     point = (30.0, 20.0)
     token = trace.token_at(point)
-    found = who_looks_at(trace, point)
+    found = incoming_from_tokens(trace, point)
     whole = trace.record(trace.site("encoder.self")).rows()[0].mean(0)  # [S, S]
     torch.testing.assert_close(torch.cat([p.flatten() for p in found.parts]), whole[:, token])
     assert found.selection.point == point and "who looks at (30, 20)" in found.caption
     cross = trace.record(trace.site("decoder.cross", 0)).rows()[0]  # [h, Q, S]
     keys = [trace.token_at(point, level) for level in range(len(trace.levels))]
     expected = cross[2][:, keys].sum(1)
-    torch.testing.assert_close(queries_looking_at(trace, point, layer=0, head=2), expected)
-    torch.testing.assert_close(queries_looking_at(trace, point, 0, 2, level=0), cross[2][:, token])
+    torch.testing.assert_close(incoming_from_queries(trace, point, layer=0, head=2), expected)
+    torch.testing.assert_close(incoming_from_queries(trace, point, 0, 2, level=0), cross[2][:, token])

@@ -5,23 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detrscope.core.snapshot import KeptRows, Look
+from detrscope.core.snapshot import DenseRows, ProbeSnapshot
 from detrscope.lens.query_tracks import distance, follow
 
 CELLS = 12
 
 
-def look_at(boxes: Tensor, classes: Tensor, order: Tensor) -> Look:
+def look_at(boxes: Tensor, classes: Tensor, order: Tensor) -> ProbeSnapshot:
     """Objects [n, 4] of these classes, each seen by a query that looks at its middle; queries in this order."""
     place = (torch.arange(CELLS) + 0.5) / CELLS
     near = torch.exp(-((place - boxes[:, :1]) ** 2 + (place - boxes[:, 1:2]) ** 2) * 40)  # [n, S]
     rows = near / near.sum(1, keepdim=True)
     logits = 6.0 * torch.nn.functional.one_hot(classes, 3) - 3
-    return Look(
+    return ProbeSnapshot(
         query_ids=torch.arange(len(order)),
         logits=logits[order][None].half(),
         boxes_cxcywh=boxes[order][None],
-        attention=(KeptRows(rows[order].half(), rows.mean(0).half()),),
+        attention=(DenseRows(rows[order].half(), rows.mean(0).half()),),
     )
 
 

@@ -15,13 +15,13 @@ from PIL import Image
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
-from detrscope.core.snapshot import KeptRows, Look
+from detrscope.core.snapshot import DenseRows, ProbeSnapshot
 from detrscope.core.types import Level
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.data.open_dataset import open_dataset
-from detrscope.recording.part_attention import PartMass, PartMeter, attention_row
-from detrscope.recording.probe_images import MOST, ProbeImage, open_probes
+from detrscope.recording.part_attention import PartAttention, PartMeter, attention_row
+from detrscope.recording.probe_images import MOST, AnnotatedImage, open_probe_images
 from detrscope.synthetic.parts import read_parts
 from detrscope.trace_interface import Trace
 from detrscope.training.config import RunConfig, resolve
@@ -45,8 +45,8 @@ def training_set(dogs: Path) -> DetectionDataset:
     return open_dataset(f"coco:{dogs}", "train")
 
 
-def probes_of(config: RunConfig, training: DetectionDataset) -> list[ProbeImage]:
-    return open_probes(config, training.classes, training, None)
+def probes_of(config: RunConfig, training: DetectionDataset) -> list[AnnotatedImage]:
+    return open_probe_images(config, training.classes, training, None)
 
 
 def asked(images: Any, **more: Any) -> RunConfig:
@@ -168,7 +168,9 @@ def test_mass_on_parts_is_what_counting_pixels_gives(dogs: Path) -> None:
     trace = _trace_of_size(64)
     rows = torch.rand(5, 16, generator=torch.Generator().manual_seed(0)).softmax(-1).half()
     ids = torch.tensor([2, 3, 5, 7, 9])
-    look = Look(ids, torch.zeros(1, 5, 2).half(), torch.zeros(1, 5, 4), (KeptRows(rows, rows.mean(0)),))
+    look = ProbeSnapshot(
+        ids, torch.zeros(1, 5, 2).half(), torch.zeros(1, 5, 4), (DenseRows(rows, rows.mean(0)),)
+    )
     for probe in probes:
         parts, instance = read_parts(probe.path)
         matched = {index: int(ids[-1 - index]) for index in range(len(probe.labels))}
@@ -185,7 +187,11 @@ def test_mass_on_parts_is_what_counting_pixels_gives(dogs: Path) -> None:
 
 
 def test_a_row_is_the_mean_over_the_objects_that_show_the_part() -> None:
-    found = [PartMass("ears", 0.2, 0.01), PartMass("background", 0.5, 0.9), PartMass("ears", 0.4, 0.03)]
+    found = [
+        PartAttention("ears", 0.2, 0.01),
+        PartAttention("background", 0.5, 0.9),
+        PartAttention("ears", 0.4, 0.03),
+    ]
     row = attention_row(50, 1 / 3, found)
     assert row == pytest.approx(
         {

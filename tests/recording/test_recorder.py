@@ -13,10 +13,10 @@ import detrscope as ds
 from detrscope.commands.train import train
 from detrscope.console import log
 from detrscope.core.errors import UserError
-from detrscope.recording.recorder import read_watched
+from detrscope.recording.recorder import load_recording
 from detrscope.trace_interface import Trace
 from detrscope.training.run_folder import ATTENTION_CSV, LOOKS, TRACES, RunFolder
-from detrscope.views.options import Choice
+from detrscope.views.options import ViewOptions
 from tests.core.test_trace import same
 from tests.support.recorded_run import SOURCE, TINY, watched_run
 
@@ -63,7 +63,7 @@ def test_nor_where_the_weights_in_training_are_looked_at_with_norms_that_are_fro
 
 
 def test_looks_begin_before_training_and_are_taken_each_epoch(runs: Path) -> None:
-    watched = read_watched(runs / "seen")
+    watched = load_recording(runs / "seen")
     assert [(m.step, m.epoch) for m in watched.moments] == [(0, 0.0), (2, 1.0), (4, 2.0)]
     assert len(watched.images) == 2
     for name, trace in watched.images.items():
@@ -80,7 +80,7 @@ def test_looks_begin_before_training_and_are_taken_each_epoch(runs: Path) -> Non
 
 
 def test_the_last_look_is_what_the_saved_model_sees(runs: Path) -> None:
-    watched = read_watched(runs / "seen")
+    watched = load_recording(runs / "seen")
     detector = ds.load(runs / "seen" / "last.safetensors", device="cpu")
     for name, trace in watched.images.items():
         look = watched.looks(name)[-1]
@@ -127,7 +127,7 @@ def test_resume_keeps_looking_and_equals_the_uninterrupted_run(
     caplog.clear()
     train(out=tmp_path / "run", resume=True)
     assert "resuming after epoch 1, step 2" in caplog.text and "2 probe images x 1 looks" in caplog.text
-    whole, again = read_watched(runs / "seen"), read_watched(tmp_path / "run")
+    whole, again = load_recording(runs / "seen"), load_recording(tmp_path / "run")
     assert same(list(again.moments), list(whole.moments))
     assert again.attention == whole.attention
 
@@ -151,7 +151,7 @@ def test_whole_traces_are_kept_of_some_looks_for_every_view(
 ) -> None:
     run = watched_run(tmp_path, "run", train__watch__every=1, train__watch__traces=3)
     kept = sorted((run / TRACES).iterdir())
-    names = read_watched(run).images
+    names = load_recording(run).images
     assert [path.name for path in kept] == [f"{n}-step_000000{s}.trace" for n in names for s in (0, 3, 4)]
     same_training(run, runs / "blind")
     (line,) = [r.getMessage() for r in caplog.records if "whole traces" in r.getMessage()]
@@ -165,7 +165,7 @@ def test_whole_traces_are_kept_of_some_looks_for_every_view(
     image = last.original
     again = ds.load(run / "last.safetensors").trace(image)
     torch.testing.assert_close(last.logits, again.logits, rtol=1e-4, atol=1e-4)
-    (seen,) = ds.see(kept[0], against=kept[2], views=["compare"], choice=Choice(queries=(0,)))
+    (seen,) = ds.see(kept[0], against=kept[2], views=["compare"], choice=ViewOptions(queries=(0,)))
     caption = seen.pictures["compare"].caption
     assert "epoch 0.0, step 0" in caption and "epoch 2.0, step 4" in caption
     assert "overlaps most" in caption, "the model picks its queries anew"
@@ -173,20 +173,20 @@ def test_whole_traces_are_kept_of_some_looks_for_every_view(
 
 def test_a_new_run_in_the_folder_forgets_the_looks_of_the_old_one(tmp_path: Path) -> None:
     run = watched_run(tmp_path, "run", train__watch__every=1, train__watch__traces=1)
-    assert len(read_watched(run).moments) == 5 and len(list((run / TRACES).iterdir())) == 10
+    assert len(load_recording(run).moments) == 5 and len(list((run / TRACES).iterdir())) == 10
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETRSCOPE_CACHE", str(tmp_path / "cache"))
         train(
             preset="drawn-dogs", data=SOURCE, out=run, overrides={**TINY, "train.epochs": 1}, overwrite=True
         )
-    watched = read_watched(run)
+    watched = load_recording(run)
     assert [m.step for m in watched.moments] == [0, 2] and len(watched.attention) == 2
     assert not list((run / TRACES).iterdir())
 
 
 def test_deformable_attention_is_watched_like_dense(tmp_path: Path) -> None:
     run = watched_run(tmp_path, "run", model__variant="sprint-deformable-n", train__watch__queries=4)
-    watched = read_watched(run)
+    watched = load_recording(run)
     look = next(iter(watched.moments[-1].looks.values()))
     assert look.rows().shape == (4, 8 * 8 + 4 * 4) and len(look.query_ids) == 4
     assert float(look.rows().sum(1).min()) > 0.2 and float(look.rows().sum()) <= 4.01
@@ -195,8 +195,8 @@ def test_deformable_attention_is_watched_like_dense(tmp_path: Path) -> None:
 
 def test_a_look_without_the_model_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no looks; train with --probe-images"):
-        read_watched(tmp_path)
+        load_recording(tmp_path)
     (tmp_path / LOOKS).mkdir()
     (tmp_path / LOOKS / "step_0000050.npz").touch()
     with pytest.raises(UserError, match=r"those of an older one are \.npz"):
-        read_watched(tmp_path)
+        load_recording(tmp_path)

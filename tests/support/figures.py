@@ -11,10 +11,10 @@ from matplotlib.collections import LineCollection
 from torch import Tensor
 
 from detrscope.core.geometry import Geometry
-from detrscope.core.records import DeformableRecord, DenseRecord, Record, additive
+from detrscope.core.records import DeformableRecord, DenseRecord, Record, mask_to_bias
 from detrscope.core.types import Level
 from detrscope.trace_interface import Trace
-from detrscope.views.canvas import Sheet
+from detrscope.views.canvas import PixelFigure
 from tests.support.tiny_models import built
 from tests.support.traces import detector_of, picture
 
@@ -68,7 +68,7 @@ def peaked(
         for q, (y, x) in enumerate(row):
             query[0, head, q, y * level.width + x] = sharpness
     key = torch.eye(size).expand(1, len(cells), -1, -1)
-    padding = additive(~GEOMETRY.inside(level).flatten(), torch.float32)
+    padding = mask_to_bias(~GEOMETRY.inside(level).flatten(), torch.float32)
     return DenseRecord(query, key, None, 1.0, padding)
 
 
@@ -90,7 +90,7 @@ def sampled(
     )
 
 
-def content(sheet: Sheet) -> list[object]:
+def content(sheet: PixelFigure) -> list[object]:
     """Every artist of a sheet as plain numbers: equal for equal pictures, much faster than painting."""
     found: list[object] = []
     for axes in sheet.figure().axes:
@@ -104,6 +104,6 @@ def content(sheet: Sheet) -> list[object]:
     return found
 
 
-def texts(sheet: Sheet) -> list[str]:
+def texts(sheet: PixelFigure) -> list[str]:
     """Everything that is written on a sheet."""
     return [t.get_text() for axes in sheet.figure().axes for t in axes.texts]

@@ -18,7 +18,7 @@ from detrscope.training.config import TrainConfig
 from detrscope.training.loop import Outcome, train_model
 from detrscope.training.run_folder import RunFolder
 from detrscope.training.train_state import seed_all
-from detrscope.training.train_step import Pass
+from detrscope.training.train_step import MicroBatch
 
 SIDE = 16  # pixels
 CLASSES = ClassTable((3, 70), ("left", "right"))
@@ -65,14 +65,14 @@ class TinyLoader:
     def __len__(self) -> int:
         return self.images // self.batch_size - self.skip
 
-    def __iter__(self) -> Iterator[Pass]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         order = torch.randperm(self.images, generator=torch.Generator().manual_seed(self.epoch)).tolist()
         for n in range(self.skip, self.images // self.batch_size):
             self.before(self.epoch * (self.images // self.batch_size) + n)
             yield made_up_pass(order[n * self.batch_size : (n + 1) * self.batch_size], self.boxes)
 
 
-def made_up_pass(ids: list[int], boxes: int = 2) -> Pass:
+def made_up_pass(ids: list[int], boxes: int = 2) -> MicroBatch:
     """A pass of the images of these ids; every image has `boxes` boxes but those whose id divides by five."""
     images, targets = [], []
     for image_id in ids:

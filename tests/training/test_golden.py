@@ -13,7 +13,7 @@ from detrscope.training.config import RunConfig, resolve, undotted
 from detrscope.training.devices import make_fabric
 from detrscope.training.optim import Constant
 from detrscope.training.setup import make_model, make_train_loader, open_data
-from detrscope.training.train_step import Learner
+from detrscope.training.train_step import TrainStep
 
 GOLDEN = Path(__file__).parent / "golden_sprint.json"
 STEPS = 20
@@ -39,7 +39,7 @@ def losses() -> list[float]:
     loaded, config = make_model(config, dataset, fresh=True)
     loader = make_train_loader(config, dataset, loaded.card, fabric)
     loader.set_epoch(0)
-    learner = Learner(loaded.model, config.train, fabric)
+    learner = TrainStep(loaded.model, config.train, fabric)
     learner.live.train()
     return [learner.step([one], n, Constant())["loss"] for n, one in zip(range(STEPS), loader, strict=False)]
 

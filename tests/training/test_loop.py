@@ -18,7 +18,7 @@ from detrscope.core.types import Batch, Outputs, Queries
 from detrscope.training.config import EmaConfig, ScheduleConfig, TrainConfig
 from detrscope.training.optim import Constant
 from detrscope.training.run_folder import BEST, LAST, STATE, RunFolder
-from detrscope.training.train_step import Learner, StepFailed
+from detrscope.training.train_step import StepFailed, TrainStep
 from tests.support.tiny_training import TinyDetector, TinyLoader, cpu, made_up_pass, run
 
 CONFIG = TrainConfig(
@@ -55,7 +55,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_one_batch_is_learned_by_heart() -> None:
     torch.manual_seed(0)
     config = replace(CONFIG, lr=3e-3, lr_backbone=3e-3, clip=1.0)
-    learner = Learner(TinyDetector(dropout=0.0), config, cpu())
+    learner = TrainStep(TinyDetector(dropout=0.0), config, cpu())
     batch = made_up_pass([1, 2, 3, 5])
     values = [learner.step([batch], number, Constant()) for number in range(250)]
     assert values[0]["loss"] > 5 and values[-1]["loss"] < 0.5
@@ -200,7 +200,7 @@ def test_nan_stops_with_layer_module_and_images_named(tmp_path: Path) -> None:
 def test_nan_of_one_image_names_that_image_only() -> None:
     model = Poisoned(steps=0)
     model.backbone[1] = nn.GroupNorm(2, 8)  # batch statistics would hand the NaN on to the other images
-    learner = Learner(model, CONFIG, cpu())
+    learner = TrainStep(model, CONFIG, cpu())
     with pytest.raises(StepFailed) as caught:
         learner.step([made_up_pass([1, 7, 3])], 0, Constant())
     assert caught.value.image_ids == (7,)
@@ -220,7 +220,7 @@ def test_accumulation_equals_the_larger_batch() -> None:
         torch.manual_seed(0)
         model = TinyDetector(dropout=0.0)
         model.backbone[1] = nn.GroupNorm(2, 8)  # batch statistics would differ
-        learner = Learner(model, replace(CONFIG, clip=0.0), cpu())
+        learner = TrainStep(model, replace(CONFIG, clip=0.0), cpu())
         for number in range(3):
             passes = [made_up_pass(ids[i : i + size]) for i in range(0, 8, size)]
             values = learner.step(passes, number, Constant())
@@ -232,7 +232,7 @@ def test_accumulation_equals_the_larger_batch() -> None:
 
 
 def test_the_gradient_is_clipped_and_its_norm_is_that_of_before() -> None:
-    learner = Learner(TinyDetector(), replace(CONFIG, clip=0.01), cpu())
+    learner = TrainStep(TinyDetector(), replace(CONFIG, clip=0.01), cpu())
     moved: list[float] = []
     real = learner.optimizer.step
 
@@ -306,7 +306,7 @@ def test_bf16_and_channels_last_train(tmp_path: Path) -> None:
     from lightning.fabric import Fabric
 
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    learner = Learner(TinyDetector(), replace(CONFIG, precision="bf16", channels_last=True), fabric)
+    learner = TrainStep(TinyDetector(), replace(CONFIG, precision="bf16", channels_last=True), fabric)
     assert learner.model.backbone[0].weight.is_contiguous(memory_format=torch.channels_last)
     values = learner.step([made_up_pass([1, 2, 3])], 0, Constant())
     assert values["loss"] > 0

@@ -11,8 +11,14 @@ from detrscope.core.types import Batch, Outputs, Proposals, Queries, Target
 from detrscope.families import sprint
 from detrscope.training import muon
 from detrscope.training.denoising import Noise, make_denoising
-from detrscope.training.losses.criterion import NO_OBJECT, Assigned, LossWeights, SetCriterion, Totals
-from detrscope.training.losses.sigmoid import FocalCost, FocalLoss, OverlapLoss
+from detrscope.training.losses.criterion import (
+    NO_OBJECT,
+    AssignedTargets,
+    LossNormalizers,
+    LossWeights,
+    SetCriterion,
+)
+from detrscope.training.losses.sigmoid import FocalCost, FocalLoss, MatchabilityLoss
 from detrscope.training.matcher import Matcher
 from detrscope.training.muon import Muon, orthogonalise
 from detrscope.training.one_to_many import one_to_many
@@ -24,9 +30,9 @@ TARGETS = [
 ]
 
 
-def assigned(labels: Tensor, iou: Tensor, boxes: float) -> Assigned:
+def assigned(labels: Tensor, iou: Tensor, boxes: float) -> AssignedTargets:
     total = torch.tensor(boxes)
-    return Assigned(labels, iou, Totals(total, total, total))
+    return AssignedTargets(labels, iou, LossNormalizers(total, total, total))
 
 
 def test_orthogonalise_gives_singular_values_near_one() -> None:
@@ -105,7 +111,7 @@ def test_overlap_loss_is_least_where_the_score_is_the_overlap() -> None:
 
     def loss(score: float, other: float) -> float:
         logits = torch.logit(torch.tensor([[[[score, 1e-6], [other, 1e-6]]]]))
-        return float(OverlapLoss()(logits, assigned(labels, iou, 1.0)))
+        return float(MatchabilityLoss()(logits, assigned(labels, iou, 1.0)))
 
     assert loss(0.8, 0.01) < loss(0.7, 0.01) and loss(0.8, 0.01) < loss(0.9, 0.01)
     assert loss(0.8, 0.01) < loss(0.8, 0.5)
@@ -173,7 +179,7 @@ def test_join_masks_both_sides() -> None:
 @pytest.mark.parametrize("groups", [0, 2])
 def test_all_sets_are_judged_and_add_up(groups: int) -> None:
     torch.manual_seed(0)
-    criterion = SetCriterion(Matcher(FocalCost(), 2, 5, 2), OverlapLoss(), LossWeights(1, 5, 2))
+    criterion = SetCriterion(Matcher(FocalCost(), 2, 5, 2), MatchabilityLoss(), LossWeights(1, 5, 2))
     noisy = make_denoising(TARGETS, Noise(groups, 0.4, 0.2), classes=3)
     extra = 0 if noisy is None else noisy.labels.shape[1]
     proposals = Proposals(

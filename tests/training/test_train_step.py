@@ -14,7 +14,7 @@ from detrscope.core.types import Batch, Target
 from detrscope.families import build
 from detrscope.training.config import DenoisingConfig, MuonConfig, TrainConfig
 from detrscope.training.optim import Constant, make_optimizer, parameter_groups
-from detrscope.training.train_step import Learner, check_learning
+from detrscope.training.train_step import TrainStep, check_learning
 from tests.support.tiny_models import built, tiny, tiny_settings
 
 FABRIC = Fabric(accelerator="cpu", devices=1)
@@ -35,7 +35,7 @@ def one_pass(*targets: Target) -> tuple[Batch, list[Target], list[Sample]]:
 @pytest.mark.parametrize("order", [(BOXES, NOTHING), (NOTHING, BOXES), (NOTHING, NOTHING)])
 def test_passes_without_boxes_are_no_reason_to_stop(order: tuple[Target, Target]) -> None:
     config = TrainConfig(accumulate=2, denoising=DenoisingConfig(groups=2), lr_backbone=1e-4)
-    learner = Learner(tiny("sprint-dense-n").model.train(), config, FABRIC)
+    learner = TrainStep(tiny("sprint-dense-n").model.train(), config, FABRIC)
     values = learner.step([one_pass(order[0]), one_pass(order[1])], 0, Constant())
     assert torch.tensor(values["loss"]).isfinite()
     assert ("loss_class_denoising" in values) == any(target is BOXES for target in order)
@@ -44,7 +44,7 @@ def test_passes_without_boxes_are_no_reason_to_stop(order: tuple[Target, Target]
 def test_every_trainable_parameter_gets_a_gradient_with_and_without_boxes() -> None:
     """Devices that train together must agree on it."""
     for targets in ((BOXES, NOTHING), (NOTHING, NOTHING)):
-        learner = Learner(
+        learner = TrainStep(
             tiny("sprint-dense-n").model.train(), TrainConfig(denoising=DenoisingConfig(groups=1)), FABRIC
         )
         learner.losses(one_pass(*targets)).total.backward()
@@ -52,7 +52,7 @@ def test_every_trainable_parameter_gets_a_gradient_with_and_without_boxes() -> N
 
 
 def test_frozen_norms_keep_their_statistics() -> None:
-    learner = Learner(tiny("sprint-dense-n").model, TrainConfig(lr_backbone=0), FABRIC)
+    learner = TrainStep(tiny("sprint-dense-n").model, TrainConfig(lr_backbone=0), FABRIC)
     learner.train_mode()
     norms = {name: m for name, m in learner.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert norms

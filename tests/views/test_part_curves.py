@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from detrscope.views.canvas import Sheet
+from detrscope.views.canvas import PixelFigure
 from detrscope.views.part_curves import _value, draw_part_curves, draw_ratios, on_objects, part_names
 
 DOGS = ("object", "ears", "tail", "other objects", "background")
@@ -58,7 +58,7 @@ def test_the_figure_is_saved_in_every_kind(tmp_path: Path) -> None:
 def test_curves_grow_and_their_names_stay_apart() -> None:
     texts: list[list[tuple[float, str]]] = []
     for until in (0, 30):
-        sheet = Sheet(600, 300)
+        sheet = PixelFigure(600, 300)
         seen: list[tuple[float, str]] = []
         real = sheet.text
 

@@ -17,8 +17,8 @@ from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
 from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, draw, features
-from detrscope.views.canvas import Sheet
-from detrscope.views.options import Choice, NothingFound, NotInTrace
+from detrscope.views.canvas import PixelFigure
+from detrscope.views.options import NoDetections, NotInTrace, ViewOptions
 from tests.core.test_trace import detector_of, picture
 from tests.support.figures import QUERIES, VARIANTS, content, texts, trace_of
 
@@ -32,8 +32,8 @@ def few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "STRONGEST", 2)
 
 
-def shown(name: str, trace: Trace, **choice: Any) -> Sheet:
-    made = Choice(queries=QUERIES, against=trace if name == "compare" else None)
+def shown(name: str, trace: Trace, **choice: Any) -> PixelFigure:
+    made = ViewOptions(queries=QUERIES, against=trace if name == "compare" else None)
     return VIEWS[name](trace, replace(made, **choice))
 
 
@@ -118,7 +118,7 @@ def test_a_threshold_chooses_the_queries() -> None:
     for name, view in VIEWS.items():
         if "threshold" not in view.uses or lacks(name, trace) or name == "encoder":
             continue  # around the encoder's picture, places close to each other are left out
-        low, high = (Choice(threshold=t, against=trace) for t in (limit - 1e-6, limit + 1e-6))
+        low, high = (ViewOptions(threshold=t, against=trace) for t in (limit - 1e-6, limit + 1e-6))
         drawn = [content(view(trace, choice)) for choice in (low, high)]
         alone = name in ("heads", "journey", "relevance", "onlookers")  # of the best only
         assert (drawn[0] == drawn[1]) == alone, name
@@ -128,8 +128,8 @@ def test_nothing_found_says_what_to_do() -> None:
     trace = trace_of("detr-r18")
     best = trace.query_name(int(trace.scores().amax(-1).argmax()))
     for name in ("columns", "merged", "heads", "journey", "onlookers", "queries", "measures", "detections"):
-        with pytest.raises(NothingFound) as error:
-            VIEWS[name](trace, Choice(threshold=1.0))
+        with pytest.raises(NoDetections) as error:
+            VIEWS[name](trace, ViewOptions(threshold=1.0))
         assert best in str(error.value) and "--threshold" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -147,7 +147,7 @@ def test_nothing_found_says_what_to_do() -> None:
 )
 def test_numbers_that_mean_nothing_are_refused(choice: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        draw(trace_of("detr-r18"), "columns", Choice(**choice))
+        draw(trace_of("detr-r18"), "columns", ViewOptions(**choice))
 
 
 def test_an_unknown_view_names_the_nearest() -> None:
@@ -165,15 +165,15 @@ def test_what_was_not_recorded_is_said() -> None:
     with pytest.raises(NotInTrace, match=r"no decoder\.cross attention was recorded; trace with sites="):
         shown("heads", blind)
     with pytest.raises(NotInTrace, match=r"nothing to compare with"):
-        VIEWS["compare"](trace, Choice(queries=QUERIES))
+        VIEWS["compare"](trace, ViewOptions(queries=QUERIES))
     with pytest.raises(NotInTrace, match=r"layer 2: detr-r18 has 2 layers of encoder\.self, 0 to 1"):
-        VIEWS["encoder"](trace, Choice(layer=2, points=((5.0, 5.0),)))
+        VIEWS["encoder"](trace, ViewOptions(layer=2, points=((5.0, 5.0),)))
 
 
 @pytest.mark.parametrize("variant", ["detr-r18", DEFORMABLE])
 def test_relevance_is_shown_of_the_queries_whose_gradients_are_there(variant: str) -> None:
     trace = detector_of(variant).trace(picture(), explain=[2])
-    sheet = VIEWS["relevance"](trace, Choice(queries=(2, 5)))
+    sheet = VIEWS["relevance"](trace, ViewOptions(queries=(2, 5)))
     written = texts(sheet)
     assert written.count("attention") == written.count("rollout") == 2 and written.count("relevance") == 1
     assert f"sums to {relevance(trace, 2).mass:.3g}" in written
@@ -185,6 +185,6 @@ def test_relevance_is_shown_of_the_queries_whose_gradients_are_there(variant: st
 
 def test_a_trace_draws_itself() -> None:
     trace = trace_of("sprint-dense-n")
-    choice = Choice(queries=(3,))
+    choice = ViewOptions(queries=(3,))
     assert content(trace.draw("journey", choice)) == content(ds.draw(trace, "journey", choice))
     assert trace.draw("columns", choice)._repr_png_().startswith(b"\x89PNG")

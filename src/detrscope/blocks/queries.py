@@ -9,7 +9,7 @@ from detrscope.blocks.layers import MLP
 from detrscope.core.types import Proposals, Pyramid, Queries
 from detrscope.ops.position import inverse_sigmoid, sine_boxes, token_places
 
-RARE = (
+PRIOR_LOGIT = (
     -4.0
 )  # logit of a class at the start: most places hold nothing (focal loss, arXiv:1708.02002, section 4.1)
 
@@ -68,7 +68,7 @@ class TwoStageQueries(nn.Module):
         self.content = nn.Parameter(torch.randn(count, width) * 0.02)
         self.label_embedding = nn.Embedding(classes, width)
         for class_head in (self.class_head, self.dense_class_head):
-            nn.init.constant_(class_head.bias, RARE)
+            nn.init.constant_(class_head.bias, PRIOR_LOGIT)
         for box_head in (self.box_head, self.dense_box_head):
             nn.init.zeros_(box_head.last.weight)
             nn.init.zeros_(box_head.last.bias)

@@ -9,7 +9,7 @@ import torch
 
 from detrscope.checkpoints.loaded import Loaded, LoadReport
 from detrscope.checkpoints.third_party import (
-    Foreign,
+    ThirdPartyCheckpoint,
     classes_of,
     inferred_settings,
     known_settings,
@@ -25,7 +25,9 @@ from detrscope.families.family import Family
 from detrscope.families.keys.key_map import Shapes, compare, listed, some
 
 
-def adopt(foreign: Foreign, *, source: str, variant: str | None = None, published: bool = False) -> Loaded:
+def convert_checkpoint(
+    foreign: ThirdPartyCheckpoint, *, source: str, variant: str | None = None, published: bool = False
+) -> Loaded:
     """A model of ours with the weights of a foreign checkpoint, strictly.
 
     Args:
@@ -94,7 +96,7 @@ def _refuse_other_settings(
 
 
 def _warn_of_assumptions(
-    foreign: Foreign, source: str, classes: tuple[str, ...], *, named: bool, published: bool
+    foreign: ThirdPartyCheckpoint, source: str, classes: tuple[str, ...], *, named: bool, published: bool
 ) -> None:
     """Say what is taken for granted because the checkpoint does not tell."""
     for line in classes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from detrscope.console import log, progress, written_whole
+from detrscope.console import atomic_write, log, progress
 from detrscope.core.download import download, shown_url
 from detrscope.core.errors import UserError
 from detrscope.core.user_cache import cache_folder
@@ -31,7 +31,7 @@ def fetch(url: str, sha256_prefix: str, timeout: float = 30, instead: str = "pas
             return path
         log.warning("%s: its SHA-256 does not begin with %s; fetching it again", path, sha256_prefix)
     try:
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             with open(temporary, "wb") as file, progress() as bar:
                 task = bar.add_task(path.name, total=None)
 

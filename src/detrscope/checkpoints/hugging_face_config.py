@@ -10,7 +10,7 @@ from pydantic import Field
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import checked, read_json, shown
+from detrscope.core.json_schema import read_json, short_repr, validate
 
 MOST_NAMED = 8  # gaps that are listed one by one
 UNNAMED = ("N/A", "")  # how COCO's unused ids are written
@@ -63,7 +63,7 @@ def read_config(path: Path) -> ConfigFields:
     Raises:
         UserError: not JSON, or a value of the wrong type or one that no model here has; the key is named.
     """
-    fields = checked(ConfigFields, read_json(path), str(path))
+    fields = validate(ConfigFields, read_json(path), str(path))
     for part in ("backbone_config", "backbone_kwargs"):
         if getattr(getattr(fields, part), "output_stride", None) == 8:
             raise UserError(f"{path}: {part}.output_stride: expected 16 or 32, found 8")
@@ -104,7 +104,7 @@ def labels_of(config: ConfigFields, path: Path) -> dict[int, str]:
     labels: dict[int, str] = {}
     for key, name in (config.id2label or {}).items():
         if not (key.isascii() and key.isdigit()) or len(key) > 9:
-            raise UserError(f"{path}: id2label: key {shown(key)}: expected a whole number from 0")
+            raise UserError(f"{path}: id2label: key {short_repr(key)}: expected a whole number from 0")
         if int(key) in labels:
             raise UserError(f"{path}: id2label: several keys for class {int(key)}")
         labels[int(key)] = name
@@ -122,7 +122,7 @@ def class_table(labels: dict[int, str], count: int, path: Path) -> tuple[ClassTa
         if min(labels) == 1 and max(labels) == count:
             hint = "; it counts from 1: make it count from 0, as the class head does"
         raise UserError(
-            f"{path}: id2label: {beyond[0]} ({shown(labels[beyond[0]])}): the class head has classes 0 to"
+            f"{path}: id2label: {beyond[0]} ({short_repr(labels[beyond[0]])}): the class head has classes 0 to"
             f" {count - 1}{hint}"
         )
     missing = [index for index in range(count) if index not in labels]

@@ -9,7 +9,7 @@ import pydantic
 from pydantic import Field
 
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import checked, read_json, shown, type_name
+from detrscope.core.json_schema import read_json, short_repr, type_name, validate
 from detrscope.core.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Filter, Fit, Preprocessing, Side
 
 DEFAULT_LONG_SIDE = 1333  # transformers' own where a size is one number
@@ -92,7 +92,7 @@ def read_processor(path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
     tree, name = read_json(path), str(path)
     if isinstance(tree, dict) and "image_processor" in tree:
         tree, name = tree["image_processor"], f"{path}: image_processor"
-    fields = checked(ProcessorFields, tree, name)
+    fields = validate(ProcessorFields, tree, name)
     notes = _unknown(fields, name)
     fit, sides, box = _size(fields, name)
     mean, std = _normalisation(fields)
@@ -108,7 +108,7 @@ def _unknown(fields: ProcessorFields, name: str) -> tuple[str, ...]:
             continue
         if key.startswith("do_") or key in ("size_divisor", "size_divisibility", "offset"):
             raise UserError(
-                f"{name}: {key}: this step is not made here, found {shown(value)}; expected false or none"
+                f"{name}: {key}: this step is not made here, found {short_repr(value)}; expected false or none"
             )
         odd.append(key)
     return (f"{name}: not used: {', '.join(sorted(odd))}",) if odd else ()
@@ -123,7 +123,7 @@ def _size(fields: ProcessorFields, name: str) -> tuple[Fit, tuple[int, int], tup
         return "sides", sides, None
     if isinstance(fields.size, int):
         return "sides", (fields.size, fields.max_size or DEFAULT_LONG_SIDE), None
-    size = checked(SizeFields, fields.size, f"{name}: size")
+    size = validate(SizeFields, fields.size, f"{name}: size")
     given = {key for key, value in size if value is not None}
     longest = size.longest_edge or fields.max_size
     if given <= {"shortest_edge", "longest_edge"} and size.shortest_edge and longest:
@@ -155,6 +155,6 @@ def _filter(fields: ProcessorFields, name: str) -> Filter:
     if number not in FILTERS:
         names = {value: key for key, value in FILTER_NAMES.items()}
         known = ", ".join(f"{key} ({value})" for key, value in FILTERS.items())
-        what = f"{names[number]} ({number})" if number in names else f"{type_name(given)} {shown(given)}"
+        what = f"{names[number]} ({number})" if number in names else f"{type_name(given)} {short_repr(given)}"
         raise UserError(f"{name}: resample: expected one of {known}, found {what}")
     return FILTERS[number]

@@ -17,7 +17,7 @@ from torch import Tensor
 from detrscope.blocks.backbone import ResNetBackbone, SlimBackbone
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints.coco_classes import coco_classes
-from detrscope.checkpoints.convert import adopt
+from detrscope.checkpoints.convert import convert_checkpoint
 from detrscope.checkpoints.download import fetch
 from detrscope.checkpoints.loaded import Loaded as Loaded
 from detrscope.checkpoints.loaded import LoadReport as LoadReport
@@ -68,7 +68,7 @@ def load_model(
     elif isfile(path):
         loaded = _load_file(path)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
-        loaded = adopt(read_folder(_hub_snapshot(name)), source=name)
+        loaded = convert_checkpoint(read_folder(_hub_snapshot(name)), source=name)
     else:
         kind = "no such file" if path.suffix or "/" in name else "not a model known here"
         raise UserError(f"model '{name}': {kind}; {nearest(name, VARIANTS)}")
@@ -198,9 +198,9 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
         if isinstance(variant.published, OnHub):
             repository = variant.published.repository
             foreign = read_folder(_hub_snapshot(repository))
-            return adopt(foreign, source=repository, variant=name, published=True)
+            return convert_checkpoint(foreign, source=repository, variant=name, published=True)
         path = fetch(variant.published.url, variant.published.sha256_prefix)
-        return adopt(read_file(path), source=str(path), variant=name, published=True)
+        return convert_checkpoint(read_file(path), source=str(path), variant=name, published=True)
     path = Path(weights)
     if not exists(path):
         raise UserError(f"--weights {weights}: no such file")
@@ -210,7 +210,7 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
         return _load_file(path)
     foreign = read_folder(path) if isdir(path) else read_file(path)
     released = variant.published is not None and path.name == variant.published.url.rpartition("/")[2]
-    return adopt(foreign, source=str(path), variant=name, published=released)
+    return convert_checkpoint(foreign, source=str(path), variant=name, published=released)
 
 
 def _load_folder(folder: Path) -> Loaded:
@@ -218,7 +218,7 @@ def _load_folder(folder: Path) -> Loaded:
         if (folder / name).is_file():
             return _load_file(folder / name)
     if (folder / "config.json").is_file():
-        return adopt(read_folder(folder), source=str(folder))
+        return convert_checkpoint(read_folder(folder), source=str(folder))
     raise UserError(
         f"{folder}: holds no model; expected a run folder ({RUN_CHECKPOINTS[0]}) or a Hugging Face one (config.json)"
     )
@@ -228,7 +228,7 @@ def _load_file(path: Path) -> Loaded:
     if path.suffix == ".safetensors" and read_card(path) is not None:
         model, card = load_checkpoint(path)
         return Loaded(model, card, LoadReport(str(path), len(model.state_dict())))
-    return adopt(read_file(path), source=str(path))
+    return convert_checkpoint(read_file(path), source=str(path))
 
 
 def _hub_snapshot(repository: str) -> Path:

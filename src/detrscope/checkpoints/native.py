@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.console import written_whole
+from detrscope.console import atomic_write
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.json_schema import parse_json
 from detrscope.core.model_card import ModelCard
@@ -27,7 +27,7 @@ HEADER = "detrscope"
 def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> None:
     """Weights and card to one file, whole or not at all."""
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(state, temporary, metadata={HEADER: json.dumps(card.to_json()), "format": "pt"})
 
 

@@ -17,10 +17,10 @@ from detrscope.core.errors import UserError
 UNPACKED_SLACK = 1 << 20  # bytes by which an archive's content may exceed the file: names and padding
 
 
-class Unread:
+class UnsupportedObject:
     """In place of a harmless object beside the weights, such as a numpy scalar: it keeps and does nothing."""
 
-    def __new__(cls, *args: object, **keywords: object) -> Unread:
+    def __new__(cls, *args: object, **keywords: object) -> UnsupportedObject:
         """Take and forget whatever the object was made of."""
         return super().__new__(cls)
 
@@ -31,7 +31,7 @@ class Unread:
         """Forget the state too."""
 
 
-# What training scripts keep beside the weights. Each name is read as `Unread`, so that none of it is imported or run.
+# Objects that training scripts store beside the weights: read as `UnsupportedObject`, never imported or run.
 BESIDE_WEIGHTS = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *("numpy.dtype", "numpy.ndarray", "numpy.bool_", "numpy.float64", "numpy.float32", "numpy.int64"),
@@ -54,7 +54,7 @@ BESIDE_WEIGHTS = (
 )
 SAFE: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
-    *((Unread, name) for name in BESIDE_WEIGHTS),
+    *((UnsupportedObject, name) for name in BESIDE_WEIGHTS),
 ]
 
 
@@ -62,8 +62,8 @@ def read_pickle(path: Path) -> object:
     """The content of a `.pth`, `.pt`, `.ckpt` or `.bin` file, tensors on the CPU.
 
     Read with `weights_only`: besides tensors and plain data an argparse.Namespace is let in, and what stands in
-    `BESIDE_WEIGHTS` as an empty `Unread`. Names that the user has given to `torch.serialization.add_safe_globals` are
-    let in by torch.
+    `BESIDE_WEIGHTS` as an empty `UnsupportedObject`. torch also lets in what the user has given to
+    `torch.serialization.add_safe_globals`.
 
     Raises:
         UserError: unreadable, packed to unfold in memory, or holding other objects, which are named with what to do.

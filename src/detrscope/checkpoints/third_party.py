@@ -30,11 +30,11 @@ from detrscope.checkpoints.unwrap import Found, find_state, unwrap
 from detrscope.config import merge
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import checked
+from detrscope.core.json_schema import validate
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import FAMILIES
 from detrscope.families.family import Family
-from detrscope.families.keys.key_map import Layout, Shapes
+from detrscope.families.keys.key_map import KeyLayout, Shapes
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -47,7 +47,7 @@ ARGUMENT_KEYS = (
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ThirdPartyCheckpoint:
     """A checkpoint that is not ours, as read.
 
     Attributes:
@@ -82,7 +82,7 @@ class Arguments(Partial):
     dec_n_points: Heads | None = None
 
 
-def read_file(path: Path, marks: tuple[str, ...] | None = None) -> Foreign:
+def read_file(path: Path, marks: tuple[str, ...] | None = None) -> ThirdPartyCheckpoint:
     """A `.pth`, `.pt`, `.ckpt`, `.bin` or `.safetensors` file of somebody else's weights.
 
     Args:
@@ -110,10 +110,10 @@ def read_file(path: Path, marks: tuple[str, ...] | None = None) -> Foreign:
     kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in plain.state.values()}
     small = sorted(kinds & {"float16", "bfloat16"})
     notes = (*plain.notes, *(f"weights in {kind}, computed with in float32" for kind in small))
-    return Foreign(plain.state, settings, path=path, skipped=plain.skipped, notes=notes)
+    return ThirdPartyCheckpoint(plain.state, settings, path=path, skipped=plain.skipped, notes=notes)
 
 
-def read_folder(folder: Path) -> Foreign:
+def read_folder(folder: Path) -> ThirdPartyCheckpoint:
     """A Hugging Face folder: config.json, weights, and the processor's config where there is one.
 
     Raises:
@@ -142,8 +142,8 @@ def read_folder(folder: Path) -> Foreign:
 
 
 def recognise(
-    foreign: Foreign, source: str, only: Family | None = None
-) -> tuple[Family, Layout, dict[str, Tensor]]:
+    foreign: ThirdPartyCheckpoint, source: str, only: Family | None = None
+) -> tuple[Family, KeyLayout, dict[str, Tensor]]:
     """Family, layout and renamed tensors of a foreign checkpoint.
 
     Raises:
@@ -160,18 +160,22 @@ def recognise(
     raise UserError(f"{source}: these are not weights {what} (first keys: {list(foreign.state)[:3]})")
 
 
-def inferred_settings(family: Family, state: Mapping[str, Tensor], foreign: Foreign) -> dict[str, Any]:
+def inferred_settings(
+    family: Family, state: Mapping[str, Tensor], foreign: ThirdPartyCheckpoint
+) -> dict[str, Any]:
     """The config tree of a recognised checkpoint: what its shapes tell, then what its own config says."""
     return merge(family.infer(Shapes(state)), known_settings(family, foreign))
 
 
-def known_settings(family: Family, foreign: Foreign) -> dict[str, Any]:
+def known_settings(family: Family, foreign: ThirdPartyCheckpoint) -> dict[str, Any]:
     """What a checkpoint's own config says of settings that the family has."""
     names = {one.name for one in dataclasses.fields(family.config)}
     return {name: value for name, value in foreign.settings.items() if name in names}
 
 
-def classes_of(foreign: Foreign, count: int, *, coco: bool) -> tuple[ClassTable, tuple[str, ...], bool]:
+def classes_of(
+    foreign: ThirdPartyCheckpoint, count: int, *, coco: bool
+) -> tuple[ClassTable, tuple[str, ...], bool]:
     """The class table of a foreign checkpoint with `count` classes: its own, COCO's, or plain numbers.
 
     Args:
@@ -202,7 +206,7 @@ def _settings_of_arguments(content: object, path: Path) -> dict[str, Any]:
         UserError: one of them has the wrong type.
     """
     for key, given in _arguments_in(content):
-        fields = checked(Arguments, given, f"{path}: {key}")
+        fields = validate(Arguments, given, f"{path}: {key}")
         settings: dict[str, Any] = {}
         if fields.dilation is not None:
             settings["backbone"] = {"dilate_last": fields.dilation}

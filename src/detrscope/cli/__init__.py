@@ -55,10 +55,10 @@ def _run() -> int:
 
 def _tell(line: str) -> None:
     """Print an error to standard error, unless that is gone too."""
-    from detrscope.core.safe_text import visible
+    from detrscope.core.safe_text import escape_text
 
     try:
-        print(f"detrscope: {visible(line)}", file=sys.stderr, flush=True)
+        print(f"detrscope: {escape_text(line)}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
         sys.stderr = None
 
@@ -68,7 +68,7 @@ def _wrong_words(error: Exception) -> str | None:
 
     Whether its exceptions are click's or its own depends on its version, so they are known by what they can do.
     """
-    from detrscope.core.safe_text import visible
+    from detrscope.core.safe_text import escape_text
 
     tell, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
     if tell is None:
@@ -77,4 +77,4 @@ def _wrong_words(error: Exception) -> str | None:
     if "\n" in message and message.lstrip().startswith("Usage"):  # the help, where a command was to follow
         return message
     where = "detrscope" if context is None else context.command_path
-    return f"detrscope: {visible(message.replace('Value error, ', '').rstrip('.'))}; see {where} --help"
+    return f"detrscope: {escape_text(message.replace('Value error, ', '').rstrip('.'))}; see {where} --help"

@@ -72,7 +72,7 @@ def check(
     report = checking.check(source, split or (), annotations=annotations, queries=queries, pixels=pixels)
     text = to_text.dumps(report.to_json(), indent=1)
     if out is not None:
-        with console.written_whole(out) as temporary:
+        with console.atomic_write(out) as temporary:
             temporary.write_text(text, encoding="utf-8")
     if json:
         console.print_raw(f"{text}\n")

@@ -14,7 +14,7 @@ from detrscope.core.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detrscope.commands.detect import Found
+    from detrscope.commands.detect import ImageDetections
 
 FOLDER = Path("detections")
 DETAILED = 4  # pictures; of more, one line each
@@ -82,7 +82,7 @@ def detect(
         console.log.info(f"written to {out}")
 
 
-def _details(found: list[Found]) -> Table:
+def _details(found: list[ImageDetections]) -> Table:
     """A line for each detection."""
     from rich.table import Table
 
@@ -96,7 +96,7 @@ def _details(found: list[Found]) -> Table:
     return table
 
 
-def _overview(found: list[Found]) -> Table:
+def _overview(found: list[ImageDetections]) -> Table:
     """A line for each picture and each clip."""
     from collections import Counter
 

@@ -15,7 +15,7 @@ from detrscope.views import VIEWS
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detrscope.commands.see import Seen
+    from detrscope.commands.see import SeeResult
 
 FOLDER = Path("seen")
 DETAILED = 1  # pictures; of more, one line each
@@ -102,13 +102,13 @@ def see(
     points = [_point(text) for text in point or ()]
 
     from detrscope.commands import see as command
-    from detrscope.views.options import Choice
+    from detrscope.views.options import ViewOptions
 
     seen = command.see(
         [*sources],
         model,
         views=view or (),
-        choice=Choice(
+        choice=ViewOptions(
             queries=tuple(query or ()),
             points=tuple(points),
             layer=layer,
@@ -144,7 +144,7 @@ def _point(text: str) -> tuple[float, float]:
     return x, y
 
 
-def _print(seen: list[Seen], out: Path) -> None:
+def _print(seen: list[SeeResult], out: Path) -> None:
     from detrscope.lens.report import in_words, on_what
 
     if len(seen) > DETAILED:
@@ -159,7 +159,7 @@ def _print(seen: list[Seen], out: Path) -> None:
     console.log.info(f"written to {out}")
 
 
-def _files(one: Seen) -> Table:
+def _files(one: SeeResult) -> Table:
     """A line for each figure and file."""
     from rich.table import Table
 
@@ -175,7 +175,7 @@ def _files(one: Seen) -> Table:
     return table
 
 
-def _measures(one: Seen) -> Table:
+def _measures(one: SeeResult) -> Table:
     """A line for each layer: means over heads and rows."""
     from rich.table import Table
 
@@ -208,7 +208,7 @@ def _measures(one: Seen) -> Table:
     return table
 
 
-def _overview(seen: list[Seen]) -> Table:
+def _overview(seen: list[SeeResult]) -> Table:
     """A line for each picture."""
     from rich.table import Table
 

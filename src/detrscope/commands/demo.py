@@ -11,20 +11,20 @@ from detrscope.commands.evaluate import evaluate
 from detrscope.commands.see import see
 from detrscope.commands.timelapse import timelapse
 from detrscope.commands.train import train
-from detrscope.console import log, written_whole
+from detrscope.console import atomic_write, log
 from detrscope.core.errors import UserError
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import Evaluation
 from detrscope.inference.detector import Detector, load
 from detrscope.lens.report import in_words, on_what
-from detrscope.recording.recorder import read_watched
+from detrscope.recording.recorder import load_recording
 from detrscope.training.loop import Outcome
 from detrscope.training.run_folder import RunFolder
 from detrscope.training.time_budget import measure_step, steps_within
 from detrscope.views.demo_page import DemoPage
 from detrscope.views.detection_image import draw_detections
-from detrscope.views.options import Choice
+from detrscope.views.options import ViewOptions
 
 MODEL = "sprint-dense-n"
 PRESET = "drawn-dogs"
@@ -84,7 +84,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     (seen,) = see(
         richest,
         detector,
-        choice=Choice(threshold=THRESHOLD),
+        choice=ViewOptions(threshold=THRESHOLD),
         truth=source,
         split="test",
         out=out / "seen",
@@ -108,7 +108,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         steps=outcome.steps,
         seconds=_seconds(outcome),
     )
-    with written_whole(out / "index.html") as path:
+    with atomic_write(out / "index.html") as path:
         path.write_text(page.html(), encoding="utf-8")
     return out / "index.html"
 
@@ -122,7 +122,7 @@ def _claim(out: Path, options: dict[str, bool | int]) -> None:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty and no demo of ours; give a new folder with --out")
-    with written_whole(marker) as path:
+    with atomic_write(marker) as path:
         path.write_text(json.dumps(options), encoding="utf-8")
 
 
@@ -153,7 +153,7 @@ def _train(run: RunFolder, source: str, size: Size, seed: int) -> Outcome:
 def _film(run: RunFolder, out: Path) -> list[Path]:
     """The film of the training, the figure of attention on parts, and the queries of one picture."""
     paths = timelapse(run.path, out / "films")
-    first = read_watched(run.path).moments[0].looks
+    first = load_recording(run.path).moments[0].looks
     return [*paths, *timelapse(run.path, out / "films", view="queries", image=next(iter(first)))]
 
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from torch import Tensor
 
-from detrscope.commands.domain_warning import DogsOnly
-from detrscope.console import log, progress, written_whole
+from detrscope.commands.domain_warning import DomainWarning
+from detrscope.console import atomic_write, log, progress
 from detrscope.core.errors import UserError, WorkFailed, nearest
 from detrscope.core.safe_text import csv_row
 from detrscope.core.types import Detections
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.inference.detector import Detector, Precision, load
-from detrscope.inference.media import Clip, Frame, Source, expand, is_url, warn_of_other_frames
-from detrscope.views.canvas import ENDINGS, Picture
+from detrscope.inference.media import MediaSource, Video, VideoFrame, expand, is_url, warn_of_other_frames
+from detrscope.views.canvas import ENDINGS, Drawing
 from detrscope.views.detection_image import draw_detections
 from detrscope.views.mp4 import film
 
@@ -35,7 +35,7 @@ COLUMNS = ("source", "frame", "time", "x0", "y0", "x1", "y1", "score", "category
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageDetections:
     """What was found in one picture, or in one frame of a clip."""
 
     source: str
@@ -91,7 +91,7 @@ def detect(
     picture_format: str = "png",
     device: str = "auto",
     precision: Precision = "auto",
-) -> list[Found]:
+) -> list[ImageDetections]:
     """Detect in files, folders, globs, URLs, arrays and videos.
 
     A source that was named and cannot be read is an error before anything is written. What cannot be read in
@@ -110,7 +110,7 @@ def detect(
         precision: what to compute in, for a model that is not loaded yet.
 
     Returns:
-        What was found, a `Found` for each picture and each frame.
+        What was found, a `ImageDetections` for each picture and each frame.
 
     Raises:
         UserError: a wrong argument, or a named source that cannot be read.
@@ -127,7 +127,7 @@ def detect(
     classes = detector.card.classes
     writer = None if out is None else _Writer(Path(out), picture_format, classes.names, todo)
     wanted = {classes.names[classes.index_of_name(name)] for name in show_names}
-    domain = DogsOnly(model, weights)
+    domain = DomainWarning(model, weights)
     notes = {source.stem: domain.note(source.content, source.name) for source in todo}
     domain.warn()
 
@@ -136,7 +136,7 @@ def detect(
         assert isinstance(detections, Detections)  # of one image
         return _only(detections, wanted)
 
-    found: list[Found] = []
+    found: list[ImageDetections] = []
     skipped = 0
     with progress() as bar:
         task = bar.add_task("detecting", total=len(todo))
@@ -162,7 +162,7 @@ def detect(
     return found
 
 
-def write_csv(file: TextIO, found: Sequence[Found]) -> None:
+def write_csv(file: TextIO, found: Sequence[ImageDetections]) -> None:
     """Write a heading and one line for each detection; names that a spreadsheet would compute get an apostrophe."""
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
@@ -182,12 +182,12 @@ def to_supervision(detections: Detections) -> supervision.Detections:
     )
 
 
-def _checked(source: Source) -> Source:
+def _checked(source: MediaSource) -> MediaSource:
     """A named source after a first look: a bad one stops the work before it starts, a URL is fetched once."""
     if not source.named:
         return source
     if source.is_clip:
-        with Clip(str(source.content)) as clip:
+        with Video(str(source.content)) as clip:
             next(clip.frames())
         return source
     image = read_image(source.content)
@@ -209,26 +209,30 @@ def _only(detections: Detections, wanted: set[str]) -> Detections:
     )
 
 
-def _in_picture(source: Source, look: Look, writer: _Writer | None, note: str) -> list[Found]:
+def _in_picture(source: MediaSource, look: Look, writer: _Writer | None, note: str) -> list[ImageDetections]:
     image = read_image(source.content)
     warn_of_other_frames(source)
-    found = Found(source.name, replace(look(image), source=source.name), note=note)
+    found = ImageDetections(source.name, replace(look(image), source=source.name), note=note)
     if writer:
         writer.picture(source, image, found)
     return [found]
 
 
-def _in_clip(source: Source, look: Look, writer: _Writer | None, bar: Progress, note: str) -> list[Found]:
+def _in_clip(
+    source: MediaSource, look: Look, writer: _Writer | None, bar: Progress, note: str
+) -> list[ImageDetections]:
     """Frame by frame; what is written appears when the last frame is done."""
-    found: list[Found] = []
+    found: list[ImageDetections] = []
     with ExitStack() as stack:
-        clip = stack.enter_context(Clip(str(source.content)))
+        clip = stack.enter_context(Video(str(source.content)))
         task = bar.add_task(Path(source.name).name, total=clip.length)
         stack.callback(bar.remove_task, task)
         add = stack.enter_context(writer.clip(source, clip.rate)) if writer else None
         for frame in clip.frames():
             detections = replace(look(frame.image), source=source.name)
-            found.append(Found(source.name, detections, frame.index, round(float(frame.time), 6), note))
+            found.append(
+                ImageDetections(source.name, detections, frame.index, round(float(frame.time), 6), note)
+            )
             if add:
                 add(frame, found[-1])
             bar.advance(task)
@@ -241,7 +245,7 @@ class _Writer:
     """The files of `out`."""
 
     def __init__(
-        self, folder: Path, picture_format: str, classes: Sequence[str], sources: Sequence[Source]
+        self, folder: Path, picture_format: str, classes: Sequence[str], sources: Sequence[MediaSource]
     ) -> None:
         ending = f".{picture_format}"
         if ending not in ENDINGS:
@@ -254,34 +258,36 @@ class _Writer:
             if isinstance(source.content, str | Path) and target.resolve() == Path(source.content).resolve():
                 raise UserError(f"{target}: would be written over; choose another --out")
 
-    def picture(self, source: Source, image: Tensor, found: Found) -> None:
+    def picture(self, source: MediaSource, image: Tensor, found: ImageDetections) -> None:
         self._draw(image, found).save(self._path(source, self._ending))
 
     @contextmanager
-    def clip(self, source: Source, rate: Fraction) -> Iterator[Callable[[Frame, Found], None]]:
+    def clip(
+        self, source: MediaSource, rate: Fraction
+    ) -> Iterator[Callable[[VideoFrame, ImageDetections], None]]:
         """An mp4 with boxes and a line of JSON for each frame."""
         with (
             film(self._path(source, ".mp4"), rate) as add,
-            written_whole(self._path(source, ".jsonl")) as temporary,
+            atomic_write(self._path(source, ".jsonl")) as temporary,
             open(temporary, "w", encoding="utf-8") as lines,
         ):
 
-            def add_both(frame: Frame, found: Found) -> None:
+            def add_both(frame: VideoFrame, found: ImageDetections) -> None:
                 add(self._draw(frame.image, found).pixels(), frame.time)
                 lines.write(json.dumps(found.to_json()) + "\n")
 
             yield add_both
 
-    def tables(self, found: Sequence[Found]) -> None:
+    def tables(self, found: Sequence[ImageDetections]) -> None:
         """Write all pictures and frames to one JSON file and to one CSV file."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(self._folder / JSON) as path:
+        with atomic_write(self._folder / JSON) as path:
             path.write_text(json.dumps([one.to_json() for one in found], indent=1) + "\n", encoding="utf-8")
-        with written_whole(self._folder / CSV) as path, open(path, "w", newline="", encoding="utf-8") as file:
+        with atomic_write(self._folder / CSV) as path, open(path, "w", newline="", encoding="utf-8") as file:
             write_csv(file, found)
 
-    def _draw(self, image: Tensor, found: Found) -> Picture:
+    def _draw(self, image: Tensor, found: ImageDetections) -> Drawing:
         return draw_detections(image, found.detections, classes=self._classes, title=found.note)
 
-    def _path(self, source: Source, ending: str) -> Path:
+    def _path(self, source: MediaSource, ending: str) -> Path:
         return self._folder / f"{source.stem}{ending}"

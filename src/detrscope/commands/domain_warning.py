@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from detrscope.console import log
-from detrscope.core.safe_text import visible
+from detrscope.core.safe_text import escape_text
 from detrscope.data.drawn_dogs import is_drawn
 from detrscope.data.image_reader import ImageSource
 from detrscope.families import FAMILIES, VARIANTS
@@ -19,7 +19,7 @@ SHIPPED = "sprint-dense-n"  # looks where no other model is named
 LISTED = 3  # models that are recommended
 
 
-class DogsOnly:
+class DomainWarning:
     """Notes the images that a model does not know; says so once.
 
     Args:
@@ -53,7 +53,7 @@ class DogsOnly:
             "%s not known to be drawn dogs, and %s, the model that ships, knows nothing else: what it finds there means"
             " nothing. Models that know photographs: %s; such as --model %s, whose weights are downloaded once"
             " (offline: --weights FILE); all of them: detrscope models; your own: detrscope train",
-            visible(some),
+            escape_text(some),
             self.name,
             ", ".join(photograph_models()),
             photograph_models()[0],

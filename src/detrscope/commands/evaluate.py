@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrscope.console import log, written_whole
+from detrscope.console import atomic_write, log
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.predict import place, predict_dataset
+from detrscope.evaluation.predict import predict_dataset, rank_and_world
 from detrscope.evaluation.results_file import read_results, write_results
 from detrscope.evaluation.tables import write_class_csv, write_curve_csv
 from detrscope.inference.detector import Detector, Precision, load
@@ -74,7 +74,7 @@ def evaluate(
     _warn_of_crowded_images(dataset, found)
     results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
     evaluation = average_precision(dataset.coco_json(), results)
-    if place()[0] == 0:
+    if rank_and_world()[0] == 0:
         _write(evaluation, results, json_file, results_file, out)
     return evaluation
 
@@ -137,7 +137,7 @@ def _write(
 
 
 def _write_json(evaluation: Evaluation, path: Path) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
 
 

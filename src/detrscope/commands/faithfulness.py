@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from detrscope.commands.domain_warning import DogsOnly
-from detrscope.console import log, written_whole
+from detrscope.commands.domain_warning import DomainWarning
+from detrscope.console import atomic_write, log
 from detrscope.core.safe_text import csv_cell
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
@@ -59,7 +59,7 @@ def faithfulness(
         if isinstance(model, str | Path)
         else model
     )
-    domain = DogsOnly(model, weights)
+    domain = DomainWarning(model, weights)
     for image in dataset.images[:count]:
         domain.note(image.path, image.path.name)
     domain.warn()
@@ -74,11 +74,11 @@ def faithfulness(
 def write_faithfulness(found: Faithfulness, out: str | Path) -> None:
     """Write `faithfulness.json` (all of it), `faithfulness.csv` (a line for each summary) and `faithfulness.png`."""
     out = Path(out)
-    with written_whole(out / "faithfulness.json") as path:
+    with atomic_write(out / "faithfulness.json") as path:
         path.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
     rows = [{k: v for k, v in asdict(s).items() if k != "scores"} for s in found.summaries]
     with (
-        written_whole(out / "faithfulness.csv") as path,
+        atomic_write(out / "faithfulness.csv") as path,
         open(path, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, [*rows[0]])

@@ -9,12 +9,12 @@ from detrscope.console import log
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.data.open_dataset import read
-from detrscope.data.validation_log import Problems
-from detrscope.recording.probe_images import ProbeImage, probe_images
+from detrscope.data.validation_log import ValidationLog
+from detrscope.recording.probe_images import AnnotatedImage, probe_images
 from detrscope.trace_interface import Trace
 
 
-class Truth:
+class GroundTruthIndex:
     """Boxes and masks of pictures, found by their files.
 
     Args:
@@ -27,7 +27,7 @@ class Truth:
 
     def __init__(self, source: str | Path, split: str) -> None:
         self.source = str(source)
-        self._dataset = read(source, split, Problems(split), details=True)
+        self._dataset = read(source, split, ValidationLog(split), details=True)
         self._by_path = {image.path.resolve(): [image.id] for image in self._dataset.images}
         self._by_name: dict[str, list[int]] = {}
         for image in self._dataset.images:
@@ -48,7 +48,7 @@ class Truth:
             )
         return replace(trace, targets=probe.targets, regions=probe.overview)
 
-    def _probe(self, source: str, classes: ClassTable) -> ProbeImage:
+    def _probe(self, source: str, classes: ClassTable) -> AnnotatedImage:
         path = Path(source)
         found = self._by_path.get(path.resolve(), [])
         if not found and len(found := self._by_name.get(path.name, [])) == 1:

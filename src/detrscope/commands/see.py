@@ -8,25 +8,32 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from detrscope.commands.domain_warning import SHIPPED, DogsOnly
-from detrscope.commands.ground_truth import Truth
-from detrscope.commands.trace_provider import SUFFIX, Eyes, Looked, expand_looks, is_trace, opened
+from detrscope.commands.domain_warning import SHIPPED, DomainWarning
+from detrscope.commands.ground_truth import GroundTruthIndex
+from detrscope.commands.trace_provider import (
+    SUFFIX,
+    TraceInput,
+    TraceProvider,
+    expand_inputs,
+    is_trace,
+    opened,
+)
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed, nearest
-from detrscope.core.files import written_whole
+from detrscope.core.files import atomic_write
 from detrscope.core.trace_file import trace_bytes
 from detrscope.inference.detector import Detector, Precision, load
-from detrscope.inference.media import Source, warn_of_other_frames
+from detrscope.inference.media import MediaSource, warn_of_other_frames
 from detrscope.lens.measure import Measure
 from detrscope.lens.report import write_csv
 from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, View, view_of
-from detrscope.views.canvas import ENDINGS, Sheet
+from detrscope.views.canvas import ENDINGS, PixelFigure
 from detrscope.views.captions import NOTE
-from detrscope.views.options import EVERYTHING, Choice, NothingFound, NotInTrace, NotOnPicture
+from detrscope.views.options import DEFAULT_OPTIONS, NoDetections, NotInTrace, PointOutsideImage, ViewOptions
 
 MEASURES, SHAPES = "measures.csv", "shapes.txt"
-OPTIONS = {"queries": "query", "points": "point"}  # where the command says it otherwise than `Choice`
+OPTIONS = {"queries": "query", "points": "point"}  # where the command says it otherwise than `ViewOptions`
 SPLIT = "val"
 MUCH = 1000.0  # MB of traces that are not written where nobody asked for them
 LARGE = 50.0  # MB of one trace, to be mentioned
@@ -34,7 +41,7 @@ Keep = Literal["full", "half", "none"]
 
 
 @dataclass
-class Seen:
+class SeeResult:
     """What was seen of one picture: in memory, or in a folder where one was given.
 
     Attributes:
@@ -48,7 +55,7 @@ class Seen:
     """
 
     source: str
-    pictures: dict[str, Sheet] = field(default_factory=dict)
+    pictures: dict[str, PixelFigure] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     nothing_found: str = ""
     measures: list[Measure] = field(default_factory=list)
@@ -57,11 +64,11 @@ class Seen:
 
 
 def see(
-    sources: Looked | list[Looked],
+    sources: TraceInput | list[TraceInput],
     model: str | Path | Detector | None = None,
     *,
     views: str | Sequence[str] = (),
-    choice: Choice = EVERYTHING,
+    choice: ViewOptions = DEFAULT_OPTIONS,
     against: str | Path | Detector | Trace | None = None,
     truth: str | Path | None = None,
     split: str | None = None,
@@ -72,7 +79,7 @@ def see(
     weights: str | Path | None = None,
     device: str = "auto",
     precision: Precision = "auto",
-) -> list[Seen]:
+) -> list[SeeResult]:
     """Draw figures of pictures, or of traces of them.
 
     Args:
@@ -95,7 +102,7 @@ def see(
         precision: what to compute in, for a model that is not loaded yet.
 
     Returns:
-        A `Seen` for each picture.
+        A `SeeResult` for each picture.
 
     Raises:
         UserError: a wrong argument or choice, a named source that cannot be read, or nothing found in it.
@@ -108,7 +115,7 @@ def see(
         in_trace = keep not in (None, "none")
         beside = {"against": against is not None, "truth": truth is not None and not in_trace}
         _check_use(choice, {name for name, given in beside.items() if given}, drawn)
-    todo = expand_looks(sources if isinstance(sources, list) else [sources])
+    todo = expand_inputs(sources if isinstance(sources, list) else [sources])
     writer = None
     if out is not None:
         looked_at = sum(not is_trace(look) for _, look in todo)
@@ -117,15 +124,15 @@ def see(
         _refuse_for_traces(model=model, weights=weights, features=features)
         if against is None or isinstance(against, Trace | Detector) or is_trace(against):
             _refuse_for_traces(device=device != "auto", precision=precision != "auto")
-    domain = DogsOnly(model, weights)
+    domain = DomainWarning(model, weights)
     if any(not is_trace(look) for _, look in todo) and not isinstance(model, Detector):
         model = load(model or SHIPPED, weights=weights, device=device, precision=precision)
     other = opened(against, lambda name: load(name, device=device, precision=precision))
     if split is not None and truth is None:
         raise UserError(f"--split {split}: is of the dataset of --truth, and there is none")
-    known = None if truth is None else Truth(truth, split or SPLIT)
-    eyes = Eyes(model if isinstance(model, Detector) else None, features, other, known)
-    seen: list[Seen] = []
+    known = None if truth is None else GroundTruthIndex(truth, split or SPLIT)
+    eyes = TraceProvider(model if isinstance(model, Detector) else None, features, other, known)
+    seen: list[SeeResult] = []
     with progress() as bar:
         task = bar.add_task("seeing", total=len(todo) * len(drawn))
         for number, (source, look) in enumerate(todo):
@@ -144,10 +151,10 @@ def see(
             ):
                 trace = replace(trace, notes={**trace.notes, NOTE: note})
             chosen = replace(choice, against=eyes.compare(trace))
-            with _skipping(source, NothingFound, NotOnPicture):
+            with _skipping(source, NoDetections, PointOutsideImage):
                 chosen.check(trace)
                 _warn_of_points(trace, chosen, drawn)
-                one = Seen(source.name)
+                one = SeeResult(source.name)
                 for name, view in drawn.items():
                     again = eyes if view.explains and not is_trace(look) else None
                     _draw(one, name, view, trace, chosen, again, left_out=not views)
@@ -170,7 +177,13 @@ def see(
 
 
 def _draw(
-    one: Seen, name: str, view: View, trace: Trace, choice: Choice, again: Eyes | None, left_out: bool
+    one: SeeResult,
+    name: str,
+    view: View,
+    trace: Trace,
+    choice: ViewOptions,
+    again: TraceProvider | None,
+    left_out: bool,
 ) -> None:
     """Draw one figure; what this trace does not have is left out where the figure was not asked for by name.
 
@@ -178,18 +191,18 @@ def _draw(
     """
     try:
         sheet = view(again.explain(trace, choice) if again else trace, choice)
-    except (NotInTrace, NothingFound) as reason:
+    except (NotInTrace, NoDetections) as reason:
         if not left_out:
             raise
-        one.left_out[name] = "nothing was found" if isinstance(reason, NothingFound) else str(reason)
-        if isinstance(reason, NothingFound):
+        one.left_out[name] = "nothing was found" if isinstance(reason, NoDetections) else str(reason)
+        if isinstance(reason, NoDetections):
             one.nothing_found = str(reason)
         return
     one.pictures[name] = sheet
     one.measures += [row for row in sheet.numbers if isinstance(row, Measure)]
 
 
-def _warn_of_points(trace: Trace, choice: Choice, drawn: Mapping[str, View]) -> None:
+def _warn_of_points(trace: Trace, choice: ViewOptions, drawn: Mapping[str, View]) -> None:
     """Say that a point chosen where there is no encoder to ask makes no difference to figures that show one row."""
     alike = [name for name, view in drawn.items() if view.one and "points" in view.uses]
     if choice.points and alike and not trace.sites_of("encoder.self"):
@@ -200,13 +213,13 @@ def _warn_of_points(trace: Trace, choice: Choice, drawn: Mapping[str, View]) -> 
         )
 
 
-def _without(one: Seen) -> str:
+def _without(one: SeeResult) -> str:
     """Return the figures that need a detection."""
     return ", ".join(name for name, reason in one.left_out.items() if reason == "nothing was found")
 
 
 @contextmanager
-def _skipping(source: Source, *kinds: type[UserError]) -> Iterator[None]:
+def _skipping(source: MediaSource, *kinds: type[UserError]) -> Iterator[None]:
     """An error about a picture that nobody named is a warning."""
     try:
         yield
@@ -227,13 +240,15 @@ def _refuse_for_traces(**given: object) -> None:
             raise UserError(f"--{name}: makes no difference to traces, which are drawn without a model")
 
 
-def _check_use(choice: Choice, beside: set[str], drawn: Mapping[str, View]) -> None:
+def _check_use(choice: ViewOptions, beside: set[str], drawn: Mapping[str, View]) -> None:
     """Refuse a choice that no figure would show.
 
     Raises:
         UserError: it is named, with the figures.
     """
-    made = {f.name for f in fields(Choice) if getattr(choice, f.name) != getattr(EVERYTHING, f.name)}
+    made = {
+        f.name for f in fields(ViewOptions) if getattr(choice, f.name) != getattr(DEFAULT_OPTIONS, f.name)
+    }
     if {"queries", "points"} <= made and all(view.one for view in drawn.values()):
         raise UserError(f"--query and --point: {', '.join(drawn)} shows one of them; leave the other out")
     used = {part for view in drawn.values() for part in view.uses}
@@ -270,13 +285,13 @@ class _Writer:
         self._pictures = pictures
         self._told = False
 
-    def picture(self, one: Seen, source: Source, name: str) -> None:
+    def picture(self, one: SeeResult, source: MediaSource, name: str) -> None:
         """Write a figure, if it was drawn, and let go of it."""
         sheet = one.pictures.pop(name, None)
         if sheet is not None:
             one.files[name] = sheet.save(self._folder / source.stem / f"{name}{self._ending}")
 
-    def tables(self, one: Seen, source: Source, trace: Trace, is_file: bool) -> None:
+    def tables(self, one: SeeResult, source: MediaSource, trace: Trace, is_file: bool) -> None:
         """Write the trace, unless it came from a file, with the shapes in it, and the measures."""
         folder = self._folder / source.stem
         if one.measures:
@@ -288,7 +303,7 @@ class _Writer:
                 path = kept.save(folder / f"{source.stem}{SUFFIX}", half=self._keep == "half")
                 one.files[path.name] = path
             one.files[SHAPES] = folder / SHAPES
-            with written_whole(folder / SHAPES) as temporary:
+            with atomic_write(folder / SHAPES) as temporary:
                 temporary.write_text(kept.describe() + "\n", encoding="utf-8")
 
     def _tell_size(self, trace: Trace) -> Keep:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, nearest
-from detrscope.recording.recorder import read_watched
+from detrscope.recording.recorder import load_recording
 from detrscope.views.gif import gif as gif_film
 from detrscope.views.mp4 import film
 from detrscope.views.part_curves import draw_part_curves
-from detrscope.views.timelapse import FILMS, Choice, Reel
+from detrscope.views.timelapse import FILMS, FilmOptions, FilmSpec
 from detrscope.views.timelapse.film_spec import Over
 
 FOLDER = "timelapse"  # in the run folder
@@ -61,8 +61,8 @@ def timelapse(
     _refuse_useless(views, query, site)
     if fps is not None and not fps > 0:
         raise UserError(f"fps {fps:g}: expected more than 0")
-    watched = read_watched(run)
-    choice = Choice.of(watched, image, layer, over, threshold, query, site)
+    watched = load_recording(run)
+    choice = FilmOptions.of(watched, image, layer, over, threshold, query, site)
     folder = Path(out) if out is not None else Path(run) / FOLDER
     has_features = any(look.features for look in watched.moments[-1].looks.values())
     if ALL in views:
@@ -84,7 +84,9 @@ def timelapse(
     return paths
 
 
-def _written(reel: Reel, folder: Path, rate: float, gif: bool, on_frame: Callable[[], object]) -> list[Path]:
+def _written(
+    reel: FilmSpec, folder: Path, rate: float, gif: bool, on_frame: Callable[[], object]
+) -> list[Path]:
     """One film, whole or not at all, and its GIF."""
     path = folder / f"{reel.name}.mp4"
     with ExitStack() as stack:

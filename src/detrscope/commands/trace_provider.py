@@ -6,38 +6,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detrscope.commands.ground_truth import Truth
+from detrscope.commands.ground_truth import GroundTruthIndex
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.data.image_reader import ImageSource
 from detrscope.inference.detector import Detector
-from detrscope.inference.media import Source, Stems, expand
+from detrscope.inference.media import MediaSource, UniqueNames, expand
 from detrscope.trace_interface import Trace
 from detrscope.views.features import stage_ends
-from detrscope.views.options import Choice
+from detrscope.views.options import ViewOptions
 from detrscope.views.relevance import rested_on
 
 SUFFIX = ".trace"
-Looked = ImageSource | Trace
+TraceInput = ImageSource | Trace
 
 
-def is_trace(look: Looked) -> bool:
+def is_trace(look: TraceInput) -> bool:
     """Whether no model is needed to look: a trace, or the file of one."""
     return isinstance(look, Trace) or (isinstance(look, str | Path) and Path(look).suffix == SUFFIX)
 
 
-def expand_looks(looks: Sequence[Looked]) -> list[tuple[Source, Looked]]:
+def expand_inputs(looks: Sequence[TraceInput]) -> list[tuple[MediaSource, TraceInput]]:
     """Every picture and trace with what it is called, in the order given; folders and globs by name.
 
     Raises:
         UserError: no such file, a folder or glob without a picture, or a film.
     """
-    todo: list[tuple[Source, Looked]] = []
-    stems = Stems()
+    todo: list[tuple[MediaSource, TraceInput]] = []
+    stems = UniqueNames()
     for number, look in enumerate(looks, start=1):
         if isinstance(look, Trace):
             name = look.source or f"trace {number}"
-            todo.append((Source(name, name, stems.unused(Path(name).stem), False, True), look))
+            todo.append((MediaSource(name, name, stems.unused(Path(name).stem), False, True), look))
         else:
             todo += [(source, source.content) for source in expand([look], stems, before=len(todo))]
     for source, _ in todo:
@@ -46,7 +46,7 @@ def expand_looks(looks: Sequence[Looked]) -> list[tuple[Source, Looked]]:
     return todo
 
 
-class Eyes:
+class TraceProvider:
     """Makes or loads the traces.
 
     Args:
@@ -64,7 +64,7 @@ class Eyes:
         detector: Detector | None,
         features: str | Sequence[str],
         against: Detector | Trace | None,
-        truth: Truth | None = None,
+        truth: GroundTruthIndex | None = None,
     ) -> None:
         self.detector, self.against, self.truth = detector, against, truth
         wanted = Probe((), (), features)
@@ -73,7 +73,7 @@ class Eyes:
             wanted.check(detector.model.sites, detector.model.feature_sites)
             self.features = self.features or stage_ends(detector.model.feature_sites)
 
-    def look(self, look: Looked) -> Trace:
+    def look(self, look: TraceInput) -> Trace:
         """The trace of a picture, or of a file.
 
         Raises:
@@ -82,7 +82,7 @@ class Eyes:
         trace = self._look(look)
         return trace if self.truth is None else self.truth.add_to(trace)
 
-    def _look(self, look: Looked) -> Trace:
+    def _look(self, look: TraceInput) -> Trace:
         if isinstance(look, Trace):
             return look
         if isinstance(look, str | Path) and is_trace(look):
@@ -90,7 +90,7 @@ class Eyes:
         assert self.detector is not None, "a model is opened where there is a picture"
         return self.detector.trace(look, features=self.features)
 
-    def explain(self, trace: Trace, choice: Choice) -> Trace:
+    def explain(self, trace: Trace, choice: ViewOptions) -> Trace:
         """The same look again with the gradients of what it is to explain, where a model made it.
 
         Args:

@@ -22,7 +22,7 @@ from detrscope.evaluation.predict import predict_dataset
 from detrscope.evaluation.tables import write_class_csv
 from detrscope.ops.kernels.machine import DTYPES
 from detrscope.ops.kernels.threads import use_threads
-from detrscope.recording.recorder import make_watch
+from detrscope.recording.recorder import make_recorder
 from detrscope.training.config import RunConfig
 from detrscope.training.devices import make_fabric, same_precision, settle_devices, settle_precision
 from detrscope.training.loop import Outcome, Scores, train_model
@@ -132,7 +132,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
     loader = make_train_loader(config, dataset, loaded.card, fabric)
     check_learning(loaded.model, config.train)
     evaluate = None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric)
-    watch = make_watch(config, loaded, folder, dataset, val)
+    watch = make_recorder(config, loaded, folder, dataset, val)
     if fabric.is_global_zero:  # all that can be wrong with the settings is known by now
         if not resume:
             folder.clear()

@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.json_schema import shown
-from detrscope.core.type_check import fits, in_words
+from detrscope.core.json_schema import short_repr
+from detrscope.core.type_check import describe_type, matches_type
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,15 +103,19 @@ def _as_declared(value: object, hint: Any, name: str) -> Any:
     Raises:
         WrongArgument: it has another type.
     """
-    if fits(value, hint):
+    if matches_type(value, hint):
         return value
     plain = _plain(value)
-    if fits(plain, hint):
+    if matches_type(plain, hint):
         return plain
     if isinstance(plain, str) and (choices := _choices(hint)):
-        raise WrongArgument(f"{name} {shown(plain)} is not known; {nearest(plain, choices)}")
-    one = f"; for one, write [{shown(value)}]" if fits([plain], hint) or fits((plain,), hint) else ""
-    raise WrongArgument(f"{name}: expected {in_words(hint)}, found {_described(value)}{one}")
+        raise WrongArgument(f"{name} {short_repr(plain)} is not known; {nearest(plain, choices)}")
+    one = (
+        f"; for one, write [{short_repr(value)}]"
+        if matches_type([plain], hint) or matches_type((plain,), hint)
+        else ""
+    )
+    raise WrongArgument(f"{name}: expected {describe_type(hint)}, found {_described(value)}{one}")
 
 
 def _plain(value: object) -> object:
@@ -138,9 +142,9 @@ def _described(value: object) -> str:
     if isinstance(value, Tensor | np.ndarray):
         return f"{type(value).__name__} {list(value.shape)} of {value.dtype}"
     return (
-        shown(value)
+        short_repr(value)
         if isinstance(value, str | bytes | int | float | None)
-        else f"{type(value).__name__} {shown(value)}"
+        else f"{type(value).__name__} {short_repr(value)}"
     )
 
 

@@ -22,7 +22,7 @@ _IN_TORCH = ("PytorchStreamWriter", "unexpected pos")  # torch.save tells no rea
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; renamed when the block succeeds, removed when it does not.
 
     Raises:

@@ -21,7 +21,7 @@ MOST_DIGITS = 300
 DEEPEST = 100  # objects and lists inside each other
 
 
-class Strict(pydantic.BaseModel):
+class StrictModel(pydantic.BaseModel):
     """Base of a format's fields: no conversions, no unknown keys, no NaN or infinity."""
 
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -65,7 +65,7 @@ def read_json(path: Path) -> Any:
     return parse_json(data.removeprefix(b"\xef\xbb\xbf"), str(path))
 
 
-def checked(schema: type[Schema], tree: object, name: str) -> Schema:
+def validate(schema: type[Schema], tree: object, name: str) -> Schema:
     """The fields of a format out of parsed JSON.
 
     Args:
@@ -81,10 +81,12 @@ def checked(schema: type[Schema], tree: object, name: str) -> Schema:
     try:
         return schema.model_validate(tree)
     except pydantic.ValidationError as error:
-        refuse(error, name, schema.model_fields)
+        raise_first_error(error, name, schema.model_fields)
 
 
-def refuse(error: pydantic.ValidationError, name: str, known: Mapping[str, Any] | None = None) -> NoReturn:
+def raise_first_error(
+    error: pydantic.ValidationError, name: str, known: Mapping[str, Any] | None = None
+) -> NoReturn:
     """Raise the first problem that pydantic found as one line.
 
     Raises:
@@ -99,10 +101,10 @@ def refuse(error: pydantic.ValidationError, name: str, known: Mapping[str, Any] 
         raise UserError(f"{name}: key '{key}' is missing")
     says = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     plain = "expected " + says if first["msg"].startswith("Input should be ") else says
-    raise UserError(f"{name}: {_short(key)}: {plain}, found {shown(first.get('input'))}")
+    raise UserError(f"{name}: {_short(key)}: {plain}, found {short_repr(first.get('input'))}")
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value as it is put in messages: one short line, whatever it is."""
     try:
         return _short(repr(value))

@@ -10,7 +10,7 @@ from pydantic import Field, PlainValidator
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import Strict, checked
+from detrscope.core.json_schema import StrictModel, validate
 from detrscope.core.preprocessing import Preprocessing
 
 Scoring = Literal["softmax", "sigmoid"]
@@ -64,7 +64,7 @@ class ModelCard:
         """
         if isinstance(tree, dict) and tree.get("format") != FORMAT:
             raise UserError(f"{name} has format {tree.get('format')!r}; this version reads format {FORMAT}")
-        fields = checked(CardFields, tree, name)
+        fields = validate(CardFields, tree, name)
         ids, names = tuple(row.id for row in fields.classes), tuple(row.name for row in fields.classes)
         try:
             classes = ClassTable(ids, names)
@@ -90,14 +90,14 @@ def _name(value: object) -> str:
     return value
 
 
-class ClassRow(Strict):
+class ClassRow(StrictModel):
     """One class: id and name as COCO writes categories."""
 
     id: Annotated[int, Field(ge=-LARGEST_ID, le=LARGEST_ID)]
     name: Annotated[str, PlainValidator(_name)]
 
 
-class CardFields(Strict):
+class CardFields(StrictModel):
     """The card as JSON."""
 
     format: int

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import shown
-from detrscope.core.type_check import fits, in_words
+from detrscope.core.json_schema import short_repr
+from detrscope.core.type_check import describe_type, matches_type
 from detrscope.core.types import Level
 
 Json = Any
@@ -66,7 +66,7 @@ def unpack(tree: Json, tensors: Mapping[str, Tensor], classes: Mapping[str, type
     if TENSOR in tree:
         name = tree[TENSOR]
         if not isinstance(name, str) or name not in tensors:
-            raise UserError(f"tensor {shown(name)} is missing")
+            raise UserError(f"tensor {short_repr(name)} is missing")
         return tensors[name]
     kind = str(tree.get(CLASS))
     rest = {key: value for key, value in tree.items() if key != CLASS}
@@ -78,7 +78,7 @@ def unpack(tree: Json, tensors: Mapping[str, Tensor], classes: Mapping[str, type
     if kind == "Level":
         return _level(rest)
     if kind not in classes:
-        raise UserError(f"{shown(kind)} is not known to this version")
+        raise UserError(f"{short_repr(kind)} is not known to this version")
     return _built(kind, classes[kind], {key: unpack(value, tensors, classes) for key, value in rest.items()})
 
 
@@ -100,8 +100,8 @@ def check_fields(cls: type, values: Mapping[str, Any], name: str) -> None:
         raise UserError(f"{name} lacks its field '{min(absent)}'")
     hints = _hints(cls)
     for key, value in values.items():
-        if not fits(value, hints[key]):
-            raise UserError(f"{name}: {key}: expected {in_words(hints[key])}, found {_what(value)}")
+        if not matches_type(value, hints[key]):
+            raise UserError(f"{name}: {key}: expected {describe_type(hints[key])}, found {_what(value)}")
 
 
 @cache
@@ -118,13 +118,13 @@ def _level(values: Mapping[str, Any]) -> Level:
     sizes = [size for key in ("height", "width") if type(size := values.get(key)) is int]
     if len(sizes) != 2 or not all(1 <= size <= LARGEST_SIDE for size in sizes):
         raise UserError(
-            f"Level: expected a height and a width of 1 to {LARGEST_SIDE}, found {shown(dict(values))}"
+            f"Level: expected a height and a width of 1 to {LARGEST_SIDE}, found {short_repr(dict(values))}"
         )
     return Level(sizes[0], sizes[1])
 
 
 def _what(value: object) -> str:
-    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else shown(value)
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else short_repr(value)
 
 
 def own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import Strict, checked
+from detrscope.core.json_schema import StrictModel, validate
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -107,7 +107,7 @@ class Preprocessing:
         Raises:
             UserError: an unknown key, or a value of the wrong type or out of range; the key is named.
         """
-        fields = checked(PreprocessingFields, tree, name)
+        fields = validate(PreprocessingFields, tree, name)
         (red, green, blue), (red_std, green_std, blue_std) = fields.mean, fields.std
         try:
             return cls(
@@ -123,7 +123,7 @@ class Preprocessing:
             raise UserError(f"{name}: {error}") from None
 
 
-class PreprocessingFields(Strict):
+class PreprocessingFields(StrictModel):
     """What the card of a checkpoint says of it."""
 
     short_side: Side

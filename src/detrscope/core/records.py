@@ -161,16 +161,16 @@ class DeformableRecord:
         value = self.values()
         dtype = value.dtype
         step = max(1, ROWS_AT_ONCE // (b * h * value.shape[2]))
-        exact = torch.promote_types(dtype, torch.promote_types(self.weights.dtype, torch.float32))
-        value = value.to(exact)
-        blocks = [self.rows(slice(i, i + step)).to(exact) @ value for i in range(0, max(q, 1), step)]
+        to_float32 = torch.promote_types(dtype, torch.promote_types(self.weights.dtype, torch.float32))
+        value = value.to(to_float32)
+        blocks = [self.rows(slice(i, i + step)).to(to_float32) @ value for i in range(0, max(q, 1), step)]
         return torch.cat(blocks, dim=2).transpose(1, 2).flatten(2).to(dtype)
 
 
 Record = DenseRecord | DeformableRecord
 
 
-def exact(record: Record) -> Record:
+def to_float32(record: Record) -> Record:
     """The same record with scores that are computed in float32, where a model ran in fewer bits.
 
     Deformable rows are float32 as they are.
@@ -193,6 +193,6 @@ def _rows_of(part: Tensor, queries: Tensor | slice) -> Tensor:
     return part[..., queries, :]
 
 
-def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def mask_to_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A bool mask, True where looking is forbidden, as a bias of 0 and -inf of the same shape."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))

@@ -20,7 +20,7 @@ FORMULA_STARTS = (
 )  # where a spreadsheet begins to compute (OWASP, CSV injection)
 
 
-def visible(text: object, *, keep: str = "") -> str:
+def escape_text(text: object, *, keep: str = "") -> str:
     """Return the text on one line, with control characters, lone surrogates and direction marks as escapes.
 
     Args:
@@ -37,7 +37,7 @@ def csv_cell(value: Any) -> Any:
     """Return a cell that a spreadsheet shows as it is: a text that would be a formula gets an apostrophe in front."""
     if not isinstance(value, str):
         return value
-    shown = visible(value)
+    shown = escape_text(value)
     return f"'{shown}" if value.lstrip(" ").startswith(FORMULA_STARTS) else shown
 
 

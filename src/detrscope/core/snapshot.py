@@ -19,7 +19,7 @@ CROSS = "decoder.*.cross"  # the sites that are kept
 
 
 @dataclass(frozen=True, eq=False)
-class KeptRows:
+class DenseRows:
     """Rows of dense attention, mean over heads."""
 
     weights: Tensor  # [n, S] float16
@@ -31,7 +31,7 @@ class KeptRows:
 
 
 @dataclass(frozen=True, eq=False)
-class KeptPoints:
+class SampledPoints:
     """Sampling points of deformable attention, every head."""
 
     points: Tensor  # [h, n, P, 2] float16 x, y, 0..1 of the point's own map with its padding
@@ -73,7 +73,7 @@ SIDE = 64  # cells of a kept feature map; a larger one is averaged down
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class ProbeSnapshot:
     """One probe image at one moment of training: a trace cut down to what a film needs.
 
     Attributes:
@@ -87,11 +87,13 @@ class Look:
     query_ids: Tensor
     logits: Tensor
     boxes_cxcywh: Tensor
-    attention: tuple[KeptRows | KeptPoints, ...]
+    attention: tuple[DenseRows | SampledPoints, ...]
     features: Mapping[str, FeatureMaps] = field(default_factory=dict)
 
     @classmethod
-    def of_trace(cls, trace: TraceData, query_ids: Tensor, channels: Mapping[str, Sequence[int]]) -> Look:
+    def of_trace(
+        cls, trace: TraceData, query_ids: Tensor, channels: Mapping[str, Sequence[int]]
+    ) -> ProbeSnapshot:
         """Cut a trace down.
 
         Args:
@@ -105,7 +107,7 @@ class Look:
             logits=trace.logits[:, query_ids].half(),
             boxes_cxcywh=trace.boxes_cxcywh[:, query_ids],
             attention=tuple(_kept(record, query_ids) for record in layers),
-            features={site: kept_features(maps, channels[site]) for site, maps in trace.features.items()},
+            features={site: compress_features(maps, channels[site]) for site, maps in trace.features.items()},
         )
 
     def boxes(self, layer: int = -1) -> Tensor:
@@ -129,16 +131,16 @@ class Look:
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class SnapshotStep:
     """All probe images at one moment of training."""
 
     step: int  # optimiser steps taken
     epoch: float  # the same in epochs
-    looks: Mapping[str, Look]  # by the name of the image
+    looks: Mapping[str, ProbeSnapshot]  # by the name of the image
 
 
 @dataclass(frozen=True, eq=False)
-class Watched:
+class Recording:
     """A training that was watched: what its films are made of.
 
     Attributes:
@@ -151,16 +153,16 @@ class Watched:
 
     name: str
     images: Mapping[str, TraceData]
-    moments: Sequence[Moment]
+    moments: Sequence[SnapshotStep]
     metrics: Sequence[Mapping[str, float | None]]
     attention: Sequence[Mapping[str, float | None]]
 
-    def looks(self, name: str) -> list[Look]:
+    def looks(self, name: str) -> list[ProbeSnapshot]:
         """All looks at an image, in order."""
         return [moment.looks[name] for moment in self.moments]
 
 
-def kept_features(maps: Tensor, channels: Sequence[int]) -> FeatureMaps:
+def compress_features(maps: Tensor, channels: Sequence[int]) -> FeatureMaps:
     """Features [C, H, W] made small: the root mean square over C, then some channels, 256 steps from low to high."""
     maps = maps.float()
     size = Level(*maps.shape[-2:])
@@ -173,15 +175,15 @@ def kept_features(maps: Tensor, channels: Sequence[int]) -> FeatureMaps:
     return FeatureMaps(tuple(channels), (part * 255).round().to(torch.uint8), low, high, size)
 
 
-def _kept(record: Record, query_ids: Tensor) -> KeptRows | KeptPoints:
+def _kept(record: Record, query_ids: Tensor) -> DenseRows | SampledPoints:
     if isinstance(record, DenseRecord):
         rows = record.rows()[0].float().mean(0)  # [Q, S]
-        return KeptRows(rows[query_ids].half(), rows.mean(0).half())
+        return DenseRows(rows[query_ids].half(), rows.mean(0).half())
     points, weights = record.points[0].float(), record.weights[0].float()  # [h, Q, P, 2], [h, Q, P]
     heads, queries = weights.shape[:2]
     one = (points.reshape(1, 1, -1, 2), weights.reshape(1, 1, -1) / (heads * queries))  # as if of one query
     everyone = _splatted(*one, record.point_levels * (heads * queries), record.levels)[0, 0]
-    return KeptPoints(
+    return SampledPoints(
         points[:, query_ids].half(),
         weights[:, query_ids].half(),
         everyone.half(),

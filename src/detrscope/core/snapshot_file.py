@@ -10,33 +10,35 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from detrscope.core.errors import UserError
-from detrscope.core.files import written_whole
-from detrscope.core.json_schema import parse_json, shown
+from detrscope.core.files import atomic_write
+from detrscope.core.json_schema import parse_json, short_repr
 from detrscope.core.packing import own_storage, pack, unpack
-from detrscope.core.snapshot import FeatureMaps, KeptPoints, KeptRows, Look, Moment
+from detrscope.core.snapshot import DenseRows, FeatureMaps, ProbeSnapshot, SampledPoints, SnapshotStep
 
 HEADER = "detrscope.moment"
 VERSION = 1
-CLASSES: dict[str, type] = {c.__name__: c for c in (FeatureMaps, KeptPoints, KeptRows, Look, Moment)}
+CLASSES: dict[str, type] = {
+    c.__name__: c for c in (FeatureMaps, SampledPoints, DenseRows, ProbeSnapshot, SnapshotStep)
+}
 
 
-def moment_paths(folder: Path) -> list[Path]:
+def snapshot_paths(folder: Path) -> list[Path]:
     """The files of all moments in a folder, in the order of training."""
     return sorted(folder.glob("step_*.safetensors"))
 
 
-def save_moment(moment: Moment, folder: Path) -> Path:
+def save_snapshot(moment: SnapshotStep, folder: Path) -> Path:
     """Write a moment, whole or not at all; one of the same step is replaced."""
     tensors: dict[str, Tensor] = {}
     header = json.dumps({"version": VERSION, "moment": pack(moment, "moment", tensors)})
     path = folder / f"step_{moment.step:07d}.safetensors"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(own_storage(tensors), temporary, metadata={HEADER: header})
     return path
 
 
-def load_moment(path: Path) -> Moment:
-    """Read what `save_moment` wrote.
+def load_snapshot(path: Path) -> SnapshotStep:
+    """Read what `save_snapshot` wrote.
 
     Raises:
         UserError: missing, damaged, or of a version that is not known here.
@@ -50,11 +52,11 @@ def load_moment(path: Path) -> Moment:
     header = parse_json(text, f"{path}: its header")
     found = header.get("version") if isinstance(header, dict) else header
     if not isinstance(header, dict) or found != VERSION:
-        raise UserError(f"{path}: a look in format {shown(found)}; this version reads format {VERSION}")
+        raise UserError(f"{path}: a look in format {short_repr(found)}; this version reads format {VERSION}")
     try:
         moment = unpack(header.get("moment"), tensors, CLASSES)
     except UserError as error:
         raise UserError(f"{path}: damaged: {error}") from None
-    if not isinstance(moment, Moment):
-        raise UserError(f"{path}: damaged: expected a moment of training, found {shown(moment)}")
+    if not isinstance(moment, SnapshotStep):
+        raise UserError(f"{path}: damaged: expected a moment of training, found {short_repr(moment)}")
     return moment

@@ -20,14 +20,14 @@ from torch import Tensor
 from detrscope._version import __version__
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import WRONG_PATH, UserError
-from detrscope.core.files import written_whole
+from detrscope.core.files import atomic_write
 from detrscope.core.geometry import Geometry
-from detrscope.core.json_schema import parse_json, shown, type_name
+from detrscope.core.json_schema import parse_json, short_repr, type_name
 from detrscope.core.model_card import ModelCard
 from detrscope.core.packing import check_fields, own_storage, pack, unpack
 from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.trace_data import Gradient, TraceData
-from detrscope.core.trace_validation import problem_of
+from detrscope.core.trace_validation import find_problem
 from detrscope.core.types import Regions, Target
 
 HEADER, CHECKPOINT_HEADER = "detrscope.trace", "detrscope"
@@ -58,7 +58,7 @@ def save_trace(trace: TraceData, path: str | Path, *, half: bool = False) -> Pat
     path = Path(path)
     tensors, header = _contents(trace, half)
     try:
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(own_storage(tensors), temporary, metadata={HEADER: header, "format": "pt"})
     except OSError as error:
         if error.errno not in WRONG_PATH:
@@ -131,8 +131,8 @@ def _tree_of(metadata: Mapping[str, str]) -> dict[str, Any]:
     if unknown := header.keys() - {"version", "by", "trace"}:
         raise UserError(f"has a part '{min(unknown)}' that is not known to this version")
     if found != VERSION:
-        by = shown(header.get("by", "another version")).strip("'")
-        raise UserError(f"written by {by} in format {shown(found)}; this version reads format {VERSION}")
+        by = short_repr(header.get("by", "another version")).strip("'")
+        raise UserError(f"written by {by} in format {short_repr(found)}; this version reads format {VERSION}")
     if not isinstance(tree, dict):
         raise UserError(f"damaged: expected an object, found {type_name(tree)}")
     return tree
@@ -157,7 +157,7 @@ def _built(tree: dict[str, Any], tensors: dict[str, Tensor]) -> TraceData:
             trace = replace(trace, original=_decoded(original))
     except UserError as error:
         raise UserError(f"damaged: {error}") from None
-    if problem := problem_of(trace):
+    if problem := find_problem(trace):
         raise UserError(f"damaged: {problem}")
     return trace
 

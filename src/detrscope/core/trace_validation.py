@@ -14,7 +14,7 @@ from detrscope.core.trace_data import TraceData
 LARGEST_IMAGE = 1 << 31  # pixels
 
 
-def problem_of(trace: TraceData) -> str:
+def find_problem(trace: TraceData) -> str:
     """What does not fit together, or nothing."""
     return next((problem for problem in _problems(trace) if problem), "")
 

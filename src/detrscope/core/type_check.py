@@ -18,7 +18,7 @@ _GENERIC = (
 )
 
 
-def fits(value: object, hint: Any) -> bool:
+def matches_type(value: object, hint: Any) -> bool:
     """Whether a value has a type, all that is nested in it included; NaN and infinity are no numbers, nor is a bool."""
     if _is_class(hint):
         return isinstance(value, hint)
@@ -29,20 +29,20 @@ def fits(value: object, hint: Any) -> bool:
     return True
 
 
-def in_words(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """A type for messages, such as `int, list of int or None`."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        words = list(dict.fromkeys(in_words(part) for part in parts))
+        words = list(dict.fromkeys(describe_type(part) for part in parts))
         return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
     if origin is Literal:
         return " or ".join(map(repr, parts))
     if origin is tuple and Ellipsis not in parts:
-        return f"({', '.join(in_words(part) for part in parts)})"
+        return f"({', '.join(describe_type(part) for part in parts)})"
     if origin in (tuple, list, collections.abc.Sequence, collections.abc.Iterable):
-        return f"list of {in_words(parts[0])}"
+        return f"list of {describe_type(parts[0])}"
     if origin in (dict, collections.abc.Mapping):
-        return f"mapping of {in_words(parts[0])} to {in_words(parts[1])}"
+        return f"mapping of {describe_type(parts[0])} to {describe_type(parts[1])}"
     if hint is type(None):
         return "None"
     if hint is str:

@@ -16,8 +16,8 @@ from detrscope.data.decodable import on_all_cores
 from detrscope.data.image_files import is_folder, is_hidden, is_picture
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import read, splits_of
-from detrscope.data.splits import ANY, plain
-from detrscope.data.validation_log import Problem, Problems, Severity
+from detrscope.data.splits import ANY, canonical_split
+from detrscope.data.validation_log import Problem, Severity, ValidationLog
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels of area; COCO's limits
 OF_THE_FOLDER = frozenset(
@@ -103,7 +103,7 @@ def check(
     of_the_folder: set[tuple[str, str, str]] = set()
     pictures: dict[bytes, list[tuple[str, ImageInfo]]] = defaultdict(list)
     for split in splits or (("*",) if annotations else splits_of(source)):
-        problems = Problems(split, strict=False)
+        problems = ValidationLog(split, strict=False)
         dataset = read(source, split, problems, annotations=annotations)
         if pixels:
             for digest, image in _decode(dataset, problems):
@@ -120,7 +120,7 @@ def check(
     return Report(str(source), tuple(counted), tuple(found))
 
 
-def _decode(dataset: DetectionDataset, problems: Problems) -> list[tuple[bytes, ImageInfo]]:
+def _decode(dataset: DetectionDataset, problems: ValidationLog) -> list[tuple[bytes, ImageInfo]]:
     """A digest of the pixels of every image; those that cannot be decoded are reported."""
 
     def digest(image: ImageInfo) -> bytes | UserError:
@@ -167,7 +167,7 @@ def _unused_pictures(used: set[Path]) -> list[Problem]:
     return problems
 
 
-def _look_at_objects(dataset: DetectionDataset, problems: Problems, queries: int | None) -> None:
+def _look_at_objects(dataset: DetectionDataset, problems: ValidationLog, queries: int | None) -> None:
     names = dict(zip(dataset.classes.ids, dataset.classes.names, strict=True))
     for name, times in Counter(dataset.classes.names).items():
         if times > 1:
@@ -188,7 +188,9 @@ def _look_at_objects(dataset: DetectionDataset, problems: Problems, queries: int
                 reason = f"the same box and category as annotation {twin}"
                 problems.add("duplicate-box", image.path, reason, a.id, names[a.category_id])
     used = {a.category_id for rows in dataset.annotations.values() for a in rows if not a.iscrowd}
-    kind = "class-without-boxes" if plain(problems.split) in ("train", ANY) else "class-not-evaluated"
+    kind = (
+        "class-without-boxes" if canonical_split(problems.split) in ("train", ANY) else "class-not-evaluated"
+    )
     for category, name in names.items():
         if category not in used:
             problems.add(kind, dataset.name, f"category id {category} has no boxes", category=name)

@@ -14,7 +14,7 @@ from detrscope.data.dataset import Annotation, Box, DetectionDataset, ImageInfo
 from detrscope.data.image_files import exists
 from detrscope.data.image_reader import FileSize, read_size
 from detrscope.data.parse_values import number
-from detrscope.data.validation_log import Problems
+from detrscope.data.validation_log import ValidationLog
 
 MIN_SIDE = 0.01  # pixels; a box thinner than this is empty
 NOTHING = (0.0, 0.0, 0.0, 0.0)  # the box of an annotation from which nothing can be learned
@@ -45,12 +45,12 @@ class RawBox:
     segmentation: Any = None
 
 
-def assemble(
+def clean_dataset(
     name: str,
     images: Iterable[RawImage],
     boxes: Iterable[RawBox],
     classes: ClassTable,
-    problems: Problems,
+    problems: ValidationLog,
     *,
     source: Path,
     details: dict[str, Any] | None = None,
@@ -131,7 +131,7 @@ def assemble(
     return DetectionDataset(tuple(infos.values()), annotations, classes, name, details or {}, outside)
 
 
-def _sized(raw: RawImage, problems: Problems) -> tuple[ImageInfo, FileSize | None]:
+def _sized(raw: RawImage, problems: ValidationLog) -> tuple[ImageInfo, FileSize | None]:
     """The image with its upright size; and the turn that its boxes still need, if any."""
     declared = (raw.width, raw.height) if raw.width and raw.height else None
     try:
@@ -167,9 +167,9 @@ def _cleaned(
     turn: FileSize | None,
     category: str,
     suspicions: _Suspicions,
-    problems: Problems,
+    problems: ValidationLog,
 ) -> Annotation | None:
-    """The annotation by the rules of `assemble`; None where it is dropped."""
+    """The annotation by the rules of `clean_dataset`; None where it is dropped."""
     box = _numbers(raw.bbox_xywh)
     if box is None:
         reason = f"the box is {repr(raw.bbox_xywh)[:80]}, not four finite numbers"
@@ -276,7 +276,7 @@ class _Suspicions:
         within = left >= 0 and top >= 0 and left + width <= 1.001 and top + height <= 1.001
         self.fractions += within and min(image.width, image.height) > 2
 
-    def report(self, source: Path, problems: Problems) -> None:
+    def report(self, source: Path, problems: ValidationLog) -> None:
         if self.boxes and self.overhanging >= 0.1 * self.boxes and self.proper >= 0.95 * self.boxes:
             reason = (
                 f"{self.overhanging} of {self.boxes} boxes leave their image as x, y, width, height, "

@@ -10,14 +10,14 @@ from typing import Any
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_json as load_json
-from detrscope.data.clean import RawBox, RawImage, assemble
+from detrscope.data.clean import RawBox, RawImage, clean_dataset
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_files import is_hidden
 from detrscope.data.image_finder import ImageFinder
 from detrscope.data.parse_values import boolean, integer, number, shown
 from detrscope.data.segmentation import mask_box
-from detrscope.data.splits import ANY, find_split, plain
-from detrscope.data.validation_log import Problems
+from detrscope.data.splits import ANY, canonical_split, find_split
+from detrscope.data.validation_log import ValidationLog
 
 LAYOUT = (
     "annotations/instances_SPLIT.json + SPLIT/, SPLIT/_annotations.coco.json, or annotations.json + images/"
@@ -72,7 +72,7 @@ def _single_rank(name: str) -> int:
     return _SINGLE.index(name.casefold()) if name.casefold() in _SINGLE else len(_SINGLE)
 
 
-def read_split(folder: Path, split: str, problems: Problems, details: bool = False) -> DetectionDataset:
+def read_split(folder: Path, split: str, problems: ValidationLog, details: bool = False) -> DetectionDataset:
     """One split of a folder.
 
     Raises:
@@ -96,7 +96,7 @@ def read_split(folder: Path, split: str, problems: Problems, details: bool = Fal
 
 def read_json(
     path: Path,
-    problems: Problems,
+    problems: ValidationLog,
     *,
     name: str | None = None,
     images: Path | None = None,
@@ -112,14 +112,14 @@ def read_json(
         details: keep segmentation, licences and the other fields of images, which detection does not use.
 
     Raises:
-        UserError: the file is not COCO's JSON, or something stops (see `assemble`).
+        UserError: the file is not COCO's JSON, or something stops (see `clean_dataset`).
     """
     tree = _load(path, problems)
     _report_text_ids(tree, path, problems)
     classes = _classes(tree["categories"], path)
     find = ImageFinder(path, images, single=path.name in _SINGLE)
     more: dict[str, Any] = {k: tree[k] for k in ("info", "licenses") if k in tree} if details else {}
-    return assemble(
+    return clean_dataset(
         name or path.stem,
         _images(tree["images"], find, path, problems, details),
         _boxes(tree["annotations"], path, problems, details),
@@ -130,7 +130,7 @@ def read_json(
     )
 
 
-def _load(path: Path, problems: Problems) -> dict[str, Any]:
+def _load(path: Path, problems: ValidationLog) -> dict[str, Any]:
     tree = load_json(path)
     if not isinstance(tree, dict):
         what = "a results file?" if isinstance(tree, list) else type(tree).__name__
@@ -138,7 +138,7 @@ def _load(path: Path, problems: Problems) -> dict[str, Any]:
             f"{path}: expected COCO's dictionary of images, annotations, categories; found {what}"
         )
     if "annotations" not in tree:
-        of_test = plain(problems.split) == "test" or path.stem.startswith(
+        of_test = canonical_split(problems.split) == "test" or path.stem.startswith(
             ("image_info", "test", "instances_test")
         )
         if not of_test:  # the lists of test images have none
@@ -151,7 +151,7 @@ def _load(path: Path, problems: Problems) -> dict[str, Any]:
     return tree
 
 
-def _report_text_ids(tree: dict[str, Any], path: Path, problems: Problems) -> None:
+def _report_text_ids(tree: dict[str, Any], path: Path, problems: ValidationLog) -> None:
     """Say when ids are texts: they come out as numbers."""
     for key in ("images", "annotations", "categories"):
         texts = [row["id"] for row in tree[key] if isinstance(row.get("id"), str)]
@@ -175,7 +175,7 @@ def _classes(rows: list[dict[str, Any]], path: Path) -> ClassTable:
 
 
 def _images(
-    rows: list[dict[str, Any]], find: ImageFinder, path: Path, problems: Problems, details: bool
+    rows: list[dict[str, Any]], find: ImageFinder, path: Path, problems: ValidationLog, details: bool
 ) -> Iterator[RawImage]:
     names = [_file_name(row) for row in rows]
     find.expect(name for name in names if name is not None)
@@ -209,7 +209,9 @@ def _file_name(row: dict[str, Any]) -> str | None:
     return name if isinstance(name, str) and valid else None
 
 
-def _boxes(rows: list[dict[str, Any]], path: Path, problems: Problems, details: bool) -> Iterator[RawBox]:
+def _boxes(
+    rows: list[dict[str, Any]], path: Path, problems: ValidationLog, details: bool
+) -> Iterator[RawBox]:
     for position, row in enumerate(rows, start=1):
         own, image, category = (integer(row.get(k)) for k in ("id", "image_id", "category_id"))
         if "id" not in row:

@@ -21,8 +21,8 @@ from detrscope.core.user_cache import cache_folder
 from detrscope.data import coco
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.splits import find_split
-from detrscope.data.validation_log import Problems
-from detrscope.data.write_coco import folder_written_whole
+from detrscope.data.validation_log import ValidationLog
+from detrscope.data.write_coco import atomic_folder
 from detrscope.synthetic.parts import NAMES, PER_DOG
 from detrscope.synthetic.scene import MAX_SIZE, MIN_SIZE, VERSION, Scene, draw_scene
 
@@ -81,7 +81,7 @@ def splits(options: Path) -> dict[str, int]:
     return STARTS
 
 
-def read_split(options: Path, split: str, problems: Problems, details: bool = False) -> DetectionDataset:
+def read_split(options: Path, split: str, problems: ValidationLog, details: bool = False) -> DetectionDataset:
     """One split, from the cache; drawn into it first where it is not there.
 
     Raises:
@@ -118,7 +118,7 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
     Options(count=count, seed=seed, size=size)
     if start < 0:
         raise UserError(f"start={start}: expected 0 or more")
-    with folder_written_whole(out) as folder, progress() as bar:
+    with atomic_folder(out) as folder, progress() as bar:
         for name in ("images", "parts"):
             (folder / name).mkdir()
         images: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from detrscope.core.errors import UserError
 from detrscope.data.image_files import Directory, child, exists, is_inside, refuse_outside
-from detrscope.data.splits import plain
+from detrscope.data.splits import canonical_split
 
 _SUBFOLDERS = ("images", "data")
 
@@ -40,11 +40,11 @@ class ImageFinder:
         parents = [*given, base, child(base, "images"), own, child(own, "images")]
         named = [d for parent in dict.fromkeys(parents) if parent for d in _folders(parent)]
         exact = [d for d in named if d.name == split]
-        meant = [d for d in named if plain(d.name) == plain(split) and d not in exact]
+        meant = [d for d in named if canonical_split(d.name) == canonical_split(split) and d not in exact]
         shared = [*_with_subfolders(own), *_with_subfolders(base)]
         groups = [_flat(exact), _flat(meant), given, shared]
         self.groups = [list(dict.fromkeys(group)) for group in groups if group]
-        siblings = in_annotations or plain(own.name) in ("train", "val", "test")
+        siblings = in_annotations or canonical_split(own.name) in ("train", "val", "test")
         self.roots = [base if siblings else own, *given]
         self.annotations = path
         self.shared_names: set[str] = set()

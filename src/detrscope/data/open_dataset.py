@@ -13,14 +13,14 @@ from detrscope.data import drawn_dogs as drawn
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.decodable import without_unreadable
 from detrscope.data.image_files import exists, is_folder, is_regular
-from detrscope.data.validation_log import Problems
+from detrscope.data.validation_log import ValidationLog
 
 
 class Source(NamedTuple):
     """A format: how to list its splits, how to read one, and what it looks like on disk."""
 
     splits: Callable[[Path], Mapping[str, Any]]
-    read_split: Callable[[Path, str, Problems, bool], DetectionDataset]
+    read_split: Callable[[Path, str, ValidationLog, bool], DetectionDataset]
     layout: str
     is_folder: bool = True  # what follows the prefix; else it is options
 
@@ -59,7 +59,7 @@ def open_dataset(
         UserError: there is no such source or split, or its annotations cannot be used; named, with what to
             do.
     """
-    problems = Problems(split)
+    problems = ValidationLog(split)
     dataset = read(source, split, problems, annotations=annotations, details=details)
     boxes = sum(not a.iscrowd for rows in dataset.annotations.values() for a in rows)
     crowds = sum(map(len, dataset.annotations.values())) - boxes
@@ -73,7 +73,7 @@ def open_dataset(
 def read(
     source: str | Path,
     split: str,
-    problems: Problems,
+    problems: ValidationLog,
     *,
     annotations: str | Path | None = None,
     details: bool = False,

@@ -19,7 +19,7 @@ OBJECT, OTHERS, BACKGROUND, BOX, OUTSIDE = "object", "other objects", "backgroun
 
 
 @dataclass(frozen=True)
-class Ground:
+class SegmentationMap:
     """Which object lies under each pixel, and which part of it.
 
     Attributes:
@@ -68,14 +68,14 @@ class Ground:
         return tuple(masks), torch.from_numpy(np.stack(list(masks.values())))
 
 
-def ground_of(image: ImageInfo, annotations: Sequence[Annotation]) -> Ground | None:
+def segmentation_of(image: ImageInfo, annotations: Sequence[Annotation]) -> SegmentationMap | None:
     """From the part mask beside a drawing, else from the masks of all annotations; None where one of them has none.
 
     Where masks overlap, the smaller object lies on top.
     """
     if _part_file(image.path).is_file():
         parts, instance = read_parts(image.path)
-        return Ground(instance, parts, tuple(NAMES.items()))
+        return SegmentationMap(instance, parts, tuple(NAMES.items()))
     if not annotations or len(annotations) > 255:
         return None
     instance = np.zeros((image.height, image.width), dtype=np.uint8)
@@ -84,7 +84,7 @@ def ground_of(image: ImageInfo, annotations: Sequence[Annotation]) -> Ground | N
         if mask is None:
             return None
         instance[mask] = place + 1
-    return Ground(instance)
+    return SegmentationMap(instance)
 
 
 def box_regions(box_xywh: Sequence[float], height: int, width: int) -> tuple[tuple[str, ...], Tensor]:

@@ -11,7 +11,7 @@ ANY = "*"  # the name of the only split of a layout that has no splits
 ALIASES = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
 
 
-def plain(name: str) -> str:
+def canonical_split(name: str) -> str:
     """The usual name of a split: val2017 -> val, valid -> val."""
     short = name.casefold().rstrip("0123456789") or name.casefold()
     return next((min(group, key=len) for group in ALIASES if short in group), short)
@@ -26,7 +26,7 @@ def find_split(wanted: str, available: Iterable[str], where: str) -> str:
     names = list(available)
     if names == [ANY] or wanted in names:
         return ANY if names == [ANY] else wanted
-    meant = [n for n in names if plain(n) == plain(wanted)]
+    meant = [n for n in names if canonical_split(n) == canonical_split(wanted)]
     if not meant:  # train_v2 for train, but never trainval
         starts = re.compile(rf"{re.escape(wanted)}[^a-zA-Z].*")
         meant = [n for n in names if starts.fullmatch(n)]

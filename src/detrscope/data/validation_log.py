@@ -131,7 +131,7 @@ class Problem:
 
 
 @dataclass
-class Problems:
+class ValidationLog:
     """Where a reader reports. Strict: what stops is raised as a UserError; else everything is collected."""
 
     split: str

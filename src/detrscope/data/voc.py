@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_bytes, read_lines
-from detrscope.data.clean import RawBox, RawImage, assemble
+from detrscope.data.clean import RawBox, RawImage, clean_dataset
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_files import (
     Directory,
@@ -30,8 +30,8 @@ from detrscope.data.image_files import (
     scan,
 )
 from detrscope.data.parse_values import boolean, integer, number
-from detrscope.data.splits import ANY, find_split, plain
-from detrscope.data.validation_log import Problems
+from detrscope.data.splits import ANY, canonical_split, find_split
+from detrscope.data.validation_log import ValidationLog
 
 LAYOUT = "Annotations/*.xml + JPEGImages/ [+ ImageSets/Main/SPLIT.txt], or SPLIT/*.xml beside the images"
 _OF_ONE_CLASS = re.compile(r"\S+\s+(-1|0|1)")
@@ -47,7 +47,7 @@ def splits(folder: Path) -> dict[str, Path]:
     return {n: p for n, p in found.items() if n != "trainval" or not {"train", "val"} <= found.keys()}
 
 
-def read_split(folder: Path, split: str, problems: Problems, details: bool = False) -> DetectionDataset:
+def read_split(folder: Path, split: str, problems: ValidationLog, details: bool = False) -> DetectionDataset:
     """One split of a folder.
 
     Classes are those of classes.txt or labels.txt where there is one, else all names found in any split in
@@ -99,7 +99,7 @@ def read_split(folder: Path, split: str, problems: Problems, details: bool = Fal
                 RawBox(own, position, index[item.name], item.box, item.box[2] * item.box[3], item.difficult)
             )
     _report_labels(root, found, images, members, problems)
-    return assemble(f"{folder.name} {split}", images, boxes, classes, problems, source=root)
+    return clean_dataset(f"{folder.name} {split}", images, boxes, classes, problems, source=root)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
         raise UserError("a document type declaration is not allowed")
 
 
-def _page(path: Path, problems: Problems) -> _Page:
+def _page(path: Path, problems: ValidationLog) -> _Page:
     try:
         root = ElementTree.XML(read_bytes(path), ElementTree.XMLParser(target=_NoDoctype()))
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError, UserError) as error:
@@ -228,10 +228,10 @@ def _report_labels(
     found: dict[str, Path],
     images: list[RawImage],
     members: list[tuple[Path | None, Path]],
-    problems: Problems,
+    problems: ValidationLog,
 ) -> None:
     """Report a split whose images have no XML at all, and XML that no split uses."""
-    if members and all(xml is None for xml, _ in members) and plain(problems.split) != "test":
+    if members and all(xml is None for xml, _ in members) and canonical_split(problems.split) != "test":
         reason = f"no XML for any of its {len(images)} images, such as {images[0].path.name}"
         problems.add("no-labels", root, reason)
     lists = [path for path in found.values() if path.suffix == ".txt"]
@@ -247,7 +247,7 @@ def _stem(line: str) -> str:
     return line.rsplit(".", 1)[0] if is_picture(Path(line)) else line
 
 
-def _members(root: Path, split: Path, problems: Problems) -> Iterator[tuple[Path | None, Path]]:
+def _members(root: Path, split: Path, problems: ValidationLog) -> Iterator[tuple[Path | None, Path]]:
     """XML (None where an image has none) and image of a split, in its order."""
     directory = Directory()
     if split.suffix == ".txt":
@@ -279,7 +279,7 @@ def _members(root: Path, split: Path, problems: Problems) -> Iterator[tuple[Path
         yield page, _only(there.get(stem) or [missing], problems)
 
 
-def _only(pictures: list[Path], problems: Problems) -> Path:
+def _only(pictures: list[Path], problems: ValidationLog) -> Path:
     """The picture of an XML; where several have its name, the first one, and the others are reported."""
     for other in pictures[1:]:
         problems.add("unused-file", other, f"{pictures[0].name} is the picture of {other.stem}.xml")

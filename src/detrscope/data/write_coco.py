@@ -32,7 +32,7 @@ def write_coco(splits: Mapping[str, DetectionDataset], out: Path, files: Files =
     Raises:
         UserError: `out` is in use, an image is missing, or cannot be linked.
     """
-    with folder_written_whole(out) as folder, progress() as bar:
+    with atomic_folder(out) as folder, progress() as bar:
         (folder / "annotations").mkdir()
         for split, dataset in splits.items():
             (folder / split).mkdir()
@@ -74,7 +74,7 @@ def _written(name: str) -> str:
 
 
 @contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, renamed to it when the block succeeds, removed when it does not.
 
     Raises:

@@ -13,14 +13,14 @@ from pathlib import Path
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_text
-from detrscope.data.clean import RawBox, RawImage, assemble
+from detrscope.data.clean import RawBox, RawImage, clean_dataset
 from detrscope.data.coco import polygon_box
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_files import Directory, is_hidden, name_key
 from detrscope.data.image_reader import read_size
 from detrscope.data.parse_values import integer, number
-from detrscope.data.splits import find_split, plain
-from detrscope.data.validation_log import Problems
+from detrscope.data.splits import canonical_split, find_split
+from detrscope.data.validation_log import ValidationLog
 from detrscope.data.yolo_layout import LAYOUT as LAYOUT
 from detrscope.data.yolo_layout import SPLITS, Layout, find_layout, images_of
 
@@ -36,7 +36,7 @@ def splits(source: Path) -> dict[str, list[Path]]:
     return layout.splits if layout else {}
 
 
-def read_split(source: Path, split: str, problems: Problems, details: bool = False) -> DetectionDataset:
+def read_split(source: Path, split: str, problems: ValidationLog, details: bool = False) -> DetectionDataset:
     """One split of a folder. Lines: `class cx cy w h [confidence]` or `class x1 y1 x2 y2 x3 y3 ...`, 0..1.
 
     Of a polygon or a turned box the upright box around it is taken. An image without a label file has no objects,
@@ -58,13 +58,13 @@ def read_split(source: Path, split: str, problems: Problems, details: bool = Fal
     images = [RawImage(number, file) for number, file in enumerate(files, start=1)]
     labels = _Labels(layout.root, problems)
     label_files = {image.path: labels.of(image.path) for image in images}
-    if plain(split) != "test" or any(
+    if canonical_split(split) != "test" or any(
         label_files.values()
     ):  # a test split may have none: nobody learns from it
         labels.report(label_files, places[0])
     for missing in layout.missing:
         problems.add("missing-split", source, f"names '{missing}', which is not there")
-    return assemble(
+    return clean_dataset(
         f"{folder.name} {split}",
         images,
         _boxes(images, label_files, layout, problems, details),
@@ -77,7 +77,7 @@ def read_split(source: Path, split: str, problems: Problems, details: bool = Fal
 class _Labels:
     """Finds the label files of images."""
 
-    def __init__(self, root: Path, problems: Problems) -> None:
+    def __init__(self, root: Path, problems: ValidationLog) -> None:
         self.root = root
         self.problems = problems
         self.directory = Directory()
@@ -138,7 +138,7 @@ def _boxes(
     images: list[RawImage],
     labels_of: dict[Path, Path | None],
     layout: Layout,
-    problems: Problems,
+    problems: ValidationLog,
     details: bool,
 ) -> Iterator[RawBox]:
     number = in_pixels = 0

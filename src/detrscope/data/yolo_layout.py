@@ -23,7 +23,7 @@ from detrscope.data.image_files import (
 )
 from detrscope.data.parse_values import integer, shown
 from detrscope.data.splits import ANY
-from detrscope.data.validation_log import Problems
+from detrscope.data.validation_log import ValidationLog
 
 LAYOUT = (
     "data.yaml, classes.txt or obj.data, with images/SPLIT/ + labels/SPLIT/ or SPLIT/images/ + SPLIT/labels/"
@@ -208,7 +208,7 @@ def _entry(entry: str, folders: list[Path], where: Path) -> Path:
     return inside or (there or tries)[0]
 
 
-def images_of(place: Path, layout: Layout, problems: Problems) -> Iterator[Path]:
+def images_of(place: Path, layout: Layout, problems: ValidationLog) -> Iterator[Path]:
     """The images of a folder or a list file; what is left out of a folder is reported.
 
     Raises:

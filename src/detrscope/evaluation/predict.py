@@ -54,7 +54,7 @@ def predict_dataset(
         UserError: an image cannot be read.
     """
     device = torch.device(device)
-    rank, world = place()
+    rank, world = rank_and_world()
     mine = _batches_of_alike_size(dataset, card, batch_size)[rank::world]
     samples = TransformedDataset(dataset, eval_transform(card.preprocessing), cache=False)
     loader = DetectionLoader(samples, mine, workers)
@@ -110,7 +110,7 @@ def _as_coco(scored: Scored, image_id: Any, card: ModelCard) -> list[Result]:
     ]
 
 
-def place() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
     """This process's rank and how many there are."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrscope.console import written_whole
+from detrscope.console import atomic_write
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_json
 from detrscope.data.parse_values import LARGEST_ID, integer, number, shown
@@ -17,7 +17,7 @@ from detrscope.data.parse_values import LARGEST_ID, integer, number, shown
 
 def write_results(path: str | Path, results: Sequence[Mapping[str, Any]]) -> Path:
     """Write results, a line each, whole or not at all."""
-    with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("[\n" + ",\n".join(json.dumps(result) for result in results) + "\n]\n")
     return Path(path)
 

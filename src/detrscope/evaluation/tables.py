@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detrscope.console import written_whole
+from detrscope.console import atomic_write
 from detrscope.core.safe_text import csv_cell, csv_row
 from detrscope.evaluation.coco_ap import RECALLS, Evaluation
 
@@ -58,7 +58,7 @@ def class_table(evaluation: Evaluation) -> Table:
 
 def write_class_csv(path: str | Path, evaluation: Evaluation) -> None:
     """One line per class, as fractions; empty where a number is undefined."""
-    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("id", "name", "boxes", *COLUMNS))
         for row in evaluation.per_class:
@@ -69,7 +69,7 @@ def write_class_csv(path: str | Path, evaluation: Evaluation) -> None:
 
 def write_curve_csv(path: str | Path, evaluation: Evaluation) -> None:
     """Precision at 101 recalls: one line per recall, two columns per class that has truth."""
-    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = [f"{curve.name} {iou}" for curve in evaluation.curves for iou in ("AP50", "AP75")]
         writer.writerow(("recall", *csv_row(names)))

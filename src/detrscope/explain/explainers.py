@@ -27,7 +27,7 @@ RANDOM = "random"
 
 
 @dataclass(frozen=True)
-class Case:
+class ExplainInput:
     """What a method may use: the trace of an image with gradients of the detection, and the model for others."""
 
     trace: TraceData
@@ -36,21 +36,21 @@ class Case:
     normalised: Tensor  # [3, h, w]
 
 
-Explainer = Callable[[Case], Tensor]
+Explainer = Callable[[ExplainInput], Tensor]
 """A case -> the weight of every token, [S]."""
 
 
-def last_attention(case: Case) -> Tensor:
+def last_attention(case: ExplainInput) -> Tensor:
     """Cross-attention of the last decoder layer, mean over heads."""
     return tokens_of(cross_attention(case.trace, case.detected.query))
 
 
-def greatest_attention(case: Case) -> Tensor:
+def greatest_attention(case: ExplainInput) -> Tensor:
     """Cross-attention of the last decoder layer, greatest over heads."""
     return tokens_of(cross_attention(case.trace, case.detected.query, merge="max"))
 
 
-def mean_attention(case: Case) -> Tensor:
+def mean_attention(case: ExplainInput) -> Tensor:
     """Cross-attention, mean over heads and decoder layers."""
     layers = range(case.trace.layers("decoder.cross"))
     return torch.stack([tokens_of(cross_attention(case.trace, case.detected.query, n)) for n in layers]).mean(
@@ -58,34 +58,34 @@ def mean_attention(case: Case) -> Tensor:
     )
 
 
-def rolled_out(case: Case) -> Tensor:
+def rolled_out(case: ExplainInput) -> Tensor:
     """Attention rollout through decoder and encoder."""
     return tokens_of(rollout(case.trace, query=case.detected.query))
 
 
-def relevant(case: Case) -> Tensor:
+def relevant(case: ExplainInput) -> Tensor:
     """Gradient-weighted relevance through decoder and encoder."""
     return tokens_of(relevance(case.trace, case.detected.query))
 
 
-def gradient_weighted(case: Case) -> Tensor:
+def gradient_weighted(case: ExplainInput) -> Tensor:
     """Gradient-weighted cross-attention, mean over decoder layers."""
     layers = range(case.trace.layers("decoder.cross"))
     maps = [tokens_of(gradient_attention(case.trace, case.detected.query, n)) for n in layers]
     return torch.stack(maps).mean(0)
 
 
-def input_gradient(case: Case) -> Tensor:
+def input_gradient(case: ExplainInput) -> Tensor:
     """Absolute gradient of the class's logit with respect to the pixels, greatest over colours, mean in each cell."""
     return _pooled(case, case.image_gradient.abs().amax(0))
 
 
-def gradient_times_input(case: Case) -> Tensor:
+def gradient_times_input(case: ExplainInput) -> Tensor:
     """The same gradient times the normalised pixels, absolute sum over colours, mean in each cell."""
     return _pooled(case, (case.image_gradient * case.normalised).sum(0).abs())
 
 
-def near_the_middle(case: Case) -> Tensor:
+def near_the_middle(case: ExplainInput) -> Tensor:
     """No look inside at all: tokens near the middle of the predicted box come first, in units of the box."""
     g = case.trace.geometry
     box = g.boxes_xyxy(case.detected.box_cxcywh)
@@ -112,7 +112,7 @@ def tokens_of(attention: AttentionMap) -> Tensor:
     return torch.cat([part.flatten() for part in attention.parts])
 
 
-def cases_in(detector: Detector, path: Path, threshold: float) -> Iterator[Case]:
+def explain_inputs_in(detector: Detector, path: Path, threshold: float) -> Iterator[ExplainInput]:
     """Each detection of a picture, with what the methods may use."""
     kept = detector.trace(path, sites=[]).detections(threshold)
     queries = list(dict.fromkeys(kept.query_ids.tolist()))
@@ -121,10 +121,10 @@ def cases_in(detector: Detector, path: Path, threshold: float) -> Iterator[Case]
         detected = [
             Detected(g.query, g.class_index, trace.boxes_cxcywh[-1, g.query]) for g in trace.gradients
         ]
-        yield from cases_of(detector, trace, detected)
+        yield from explain_inputs_of(detector, trace, detected)
 
 
-def cases_of(detector: Detector, trace: TraceData, detected: list[Detected]) -> list[Case]:
+def explain_inputs_of(detector: Detector, trace: TraceData, detected: list[Detected]) -> list[ExplainInput]:
     """What the methods may use for some detections of a trace that was made with `explain`."""
     normalised = detector.card.preprocessing.normalise(trace.image)
     images = normalised[None].to(device=detector.device, dtype=detector.dtype).requires_grad_()
@@ -133,11 +133,11 @@ def cases_of(detector: Detector, trace: TraceData, detected: list[Detected]) -> 
     found = []
     for one in detected:
         (gradient,) = torch.autograd.grad(logits[one.query, one.class_index], images, retain_graph=True)
-        found.append(Case(trace, one, gradient[0].float().cpu(), normalised))
+        found.append(ExplainInput(trace, one, gradient[0].float().cpu(), normalised))
     return found
 
 
-def _pooled(case: Case, pixels: Tensor) -> Tensor:
+def _pooled(case: ExplainInput, pixels: Tensor) -> Tensor:
     """Pixels of what the model saw [h, w] as the mean in each token's cell: [S]."""
     seen = case.trace.geometry.of_seen()
     return torch.cat([seen.cell_means(pixels, level).flatten() for level in case.trace.levels])

@@ -21,7 +21,7 @@ from detrscope.core.records import DenseRecord
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
-from detrscope.explain.explainers import EXPLAINERS, RANDOM, Case, cases_in
+from detrscope.explain.explainers import EXPLAINERS, RANDOM, ExplainInput, explain_inputs_in
 from detrscope.explain.sanity import sanity_check
 from detrscope.inference.detector import Detector
 from detrscope.lens.faithfulness import (
@@ -106,10 +106,10 @@ def measure_faithfulness(
     with progress() as bar:
         task = bar.add_task("images, hiding what each method ranks highest", total=len(paths))
         for done, path in enumerate(paths, start=1):
-            cases = [*cases_in(detector, path, threshold)]
+            cases = [*explain_inputs_in(detector, path, threshold)]
             part = 1 / (max(1, len(cases)) * (len(chosen) + RANDOM_ORDERS))
             for case in cases:
-                hide = _Hider(detector, case)
+                hide = PerturbationRunner(detector, case)
                 curves += _curves(hide, chosen, steps, len(muted), partial(bar.advance, task, part))
                 muted.append(hide.muted)
             bar.update(task, completed=done)
@@ -146,7 +146,7 @@ def check_arguments(count: int, steps: int, sanity: int, methods: Sequence[str])
 
 
 def _curves(
-    hide: _Hider, methods: Sequence[str], steps: int, number: int, on_method: Callable[[], None]
+    hide: PerturbationRunner, methods: Sequence[str], steps: int, number: int, on_method: Callable[[], None]
 ) -> list[Curve]:
     """Return the curves of every method for one detection; `on_method` is called after each method."""
     generator = torch.Generator().manual_seed(number)
@@ -170,10 +170,10 @@ def _relative(scores: Tensor, whole: float) -> tuple[float, ...]:
     return tuple((scores / whole).tolist())
 
 
-class _Hider:
+class PerturbationRunner:
     """Runs the model on one image with parts of it hidden, and follows one detection."""
 
-    def __init__(self, detector: Detector, case: Case) -> None:
+    def __init__(self, detector: Detector, case: ExplainInput) -> None:
         self.detector = detector
         self.case = case
         self.images = case.normalised[None]  # [1, 3, h, w]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from detrscope.console import log, progress
-from detrscope.explain.explainers import EXPLAINERS, cases_in, cases_of
+from detrscope.explain.explainers import EXPLAINERS, explain_inputs_in, explain_inputs_of
 from detrscope.inference.detector import Detector
 from detrscope.lens.faithfulness import Sanity, rank_correlation
 
@@ -40,7 +40,7 @@ def sanity_check(
     Returns:
         A line for each method; none, with a warning, where nothing is found in the pictures.
     """
-    true = [[*cases_in(detector, path, threshold)] for path in paths]
+    true = [[*explain_inputs_in(detector, path, threshold)] for path in paths]
     if not any(true):
         log.warning("no check with shuffled parameters: nothing is found in its %d pictures", len(paths))
         return []
@@ -58,7 +58,7 @@ def sanity_check(
                     continue
                 detected = [case.detected for case in found]
                 trace = shuffled.trace(path, explain=[(one.query, one.class_index) for one in detected])
-                for case, before in zip(cases_of(shuffled, trace, detected), known, strict=True):
+                for case, before in zip(explain_inputs_of(shuffled, trace, detected), known, strict=True):
                     for method in methods:
                         now[method].append(rank_correlation(EXPLAINERS[method](case), before[method]))
             for method, values in now.items():

@@ -34,7 +34,7 @@ from detrscope.families.settings import (
     require_stacks,
 )
 
-RARE = -math.log(99)  # logit of probability 0.01: what a class starts from
+PRIOR_LOGIT = -math.log(99)  # logit of probability 0.01: what a class starts from
 SMALL = -2.0  # logit of a box's size at the start, where no reference has a size
 
 References = Literal["fixed", "refined", "two-stage"]
@@ -143,7 +143,7 @@ def _head_pairs(config: DeformableDetrConfig, classes: int) -> tuple[list[nn.Lin
     class_heads = [nn.Linear(config.width, classes) for _ in range(count)]
     boxes = [MLP(*[config.width] * config.box_layers, 4) for _ in range(count)]
     for class_head, box_head in zip(class_heads, boxes, strict=True):
-        nn.init.constant_(class_head.bias, RARE)
+        nn.init.constant_(class_head.bias, PRIOR_LOGIT)
         nn.init.zeros_(box_head.last.weight)
         nn.init.zeros_(box_head.last.bias)
     if config.references != "two-stage":

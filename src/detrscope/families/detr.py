@@ -17,7 +17,7 @@ from detrscope.blocks.position import LearnedPosition, SinePosition
 from detrscope.blocks.queries import LearnedQueries
 from detrscope.config import section, setting
 from detrscope.families.family import Family, Published, Variant
-from detrscope.families.keys.key_map import HF_BACKBONES, HF_TRANSFORMER, TORCH_TRANSFORMER, Layout, Shapes
+from detrscope.families.keys.key_map import HF_BACKBONES, HF_TRANSFORMER, TORCH_TRANSFORMER, KeyLayout, Shapes
 from detrscope.families.settings import (
     MOST_BOX_LAYERS,
     MOST_QUERIES,
@@ -86,7 +86,7 @@ def infer(shapes: Shapes) -> dict[str, object]:
     }
 
 
-PUBLISHED = Layout(
+PUBLISHED = KeyLayout(
     name="published",
     mark="class_embed.weight",
     rules=(
@@ -101,7 +101,7 @@ PUBLISHED = Layout(
     ),
 )
 
-HUGGING_FACE = Layout(
+HUGGING_FACE = KeyLayout(
     name="Hugging Face",
     mark="class_labels_classifier.weight",
     rules=(

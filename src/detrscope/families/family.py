@@ -8,7 +8,7 @@ from typing import Any
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.families.keys.key_map import Layout, Shapes
+from detrscope.families.keys.key_map import KeyLayout, Shapes
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,6 @@ class Family:
     build: Callable[[Any, int], DetectionTransformer]
     infer: Callable[[Shapes], dict[str, object]]
     classes: Callable[[Shapes], int]
-    layouts: tuple[Layout, ...]
+    layouts: tuple[KeyLayout, ...]
     query_count: str
     variants: tuple[Variant, ...]

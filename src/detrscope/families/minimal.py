@@ -19,7 +19,7 @@ from detrscope.blocks.position import LearnedPosition
 from detrscope.blocks.queries import LearnedContent
 from detrscope.config import section, setting
 from detrscope.families.family import Family, Published, Variant
-from detrscope.families.keys.key_map import TORCH_TRANSFORMER, Layout, Shapes
+from detrscope.families.keys.key_map import TORCH_TRANSFORMER, KeyLayout, Shapes
 from detrscope.families.settings import (
     MOST_QUERIES,
     WIDEST,
@@ -83,7 +83,7 @@ def infer(shapes: Shapes) -> dict[str, object]:
     }
 
 
-LAYOUT = Layout(
+LAYOUT = KeyLayout(
     name="published",
     mark="linear_class.weight",
     rules=(

@@ -21,7 +21,7 @@ from detrscope.blocks.heads import RefiningHeads
 from detrscope.blocks.layers import MLP, Attention, FeedForward, PreNorm
 from detrscope.blocks.neck import PyramidNeck
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.blocks.queries import RARE, TwoStageQueries
+from detrscope.blocks.queries import PRIOR_LOGIT, TwoStageQueries
 from detrscope.config import section, setting
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.family import Family, Variant
@@ -153,7 +153,7 @@ def _cross_attention(width: int, config: DecoderConfig, site: str) -> nn.Module:
 
 def _class_head(width: int, classes: int) -> nn.Linear:
     head = nn.Linear(width, classes)
-    nn.init.constant_(head.bias, RARE)
+    nn.init.constant_(head.bias, PRIOR_LOGIT)
     return head
 
 

@@ -35,7 +35,7 @@ CLIP_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mp
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaSource:
     """One picture or clip to look at."""
 
     content: ImageSource
@@ -45,7 +45,7 @@ class Source:
     named: bool  # by the user, not found in a folder or by a glob
 
 
-class Stems:
+class UniqueNames:
     """Names for files made from sources, each given once, so that no file is written over another."""
 
     def __init__(self) -> None:
@@ -70,7 +70,9 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def expand(sources: Iterable[ImageSource], stems: Stems | None = None, *, before: int = 0) -> list[Source]:
+def expand(
+    sources: Iterable[ImageSource], stems: UniqueNames | None = None, *, before: int = 0
+) -> list[MediaSource]:
     """Everything to look at, in the order given; folders and globs sorted by name.
 
     A folder gives the pictures and clips directly in it; `folder/**/*.jpg` looks deeper. Anything that is not
@@ -94,14 +96,14 @@ def expand(sources: Iterable[ImageSource], stems: Stems | None = None, *, before
             found += [(path, False) for path in _matching(str(source))]
         else:
             raise UserError(f"{source}: no such file or folder")
-    stems = stems or Stems()
+    stems = stems or UniqueNames()
     return [
         _source(content, named, number, stems)
         for number, (content, named) in enumerate(found, start=before + 1)
     ]
 
 
-def _source(content: ImageSource, named: bool, number: int, stems: Stems) -> Source:
+def _source(content: ImageSource, named: bool, number: int, stems: UniqueNames) -> MediaSource:
     if not isinstance(content, str | Path):
         name, stem, is_clip = f"image {number}", f"image-{number}", False
     else:
@@ -110,10 +112,10 @@ def _source(content: ImageSource, named: bool, number: int, stems: Stems) -> Sou
         name = shown_url(name) if is_url(name) else name  # without what may be secret
         stem = path.stem or f"image-{number}"
         is_clip = path.suffix.lower() in CLIP_SUFFIXES
-    return Source(content, name, stems.unused(stem), is_clip, named)
+    return MediaSource(content, name, stems.unused(stem), is_clip, named)
 
 
-def warn_of_other_frames(source: Source) -> None:
+def warn_of_other_frames(source: MediaSource) -> None:
     """Say that of an animation or of several pages only the first is looked at."""
     if source.is_clip or not isinstance(source.content, str | Path) or is_url(source.content):
         return
@@ -162,7 +164,7 @@ def _is_known(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Frame:
+class VideoFrame:
     """One frame of a clip."""
 
     index: int
@@ -170,7 +172,7 @@ class Frame:
     image: Tensor  # [3, H, W] uint8, upright
 
 
-class Clip:
+class Video:
     """A video file that is being read; use it in a `with`."""
 
     def __init__(self, path: str | Path) -> None:
@@ -192,7 +194,7 @@ class Clip:
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "SLICE"  # several frames at once would lose good ones beside a damaged one
 
-    def __enter__(self) -> Clip:
+    def __enter__(self) -> Video:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -208,7 +210,7 @@ class Clip:
         """How many frames the file says it has."""
         return self._stream.frames or None
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self) -> Iterator[VideoFrame]:
         """Yield every frame that can be decoded, in order; `losses` says afterwards what was left out.
 
         A damaged frame is left out and the next ones keep their numbers and times.
@@ -232,7 +234,7 @@ class Clip:
                 index = shown + sum(other is None or other < time for other in lost)
                 if frame.is_corrupt:
                     self.flawed.append(index)
-                yield Frame(index, time - start, _upright(frame))
+                yield VideoFrame(index, time - start, _upright(frame))
                 shown += 1
                 self._end = time - start + 1 / self.rate
         if shown == 0:

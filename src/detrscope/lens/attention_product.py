@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from detrscope.core.records import DeformableRecord, DenseRecord, Record, exact
+from detrscope.core.records import DeformableRecord, DenseRecord, Record, to_float32
 
 Entries = tuple[
     slice, Tensor, Tensor
@@ -23,7 +23,7 @@ Entries = tuple[
 BLOCK = 1 << 22  # elements of attention, of all heads, that exist at a time
 
 
-class Flow:
+class AttentionProduct:
     """A site's map as something that vectors are pushed through.
 
     Args:
@@ -42,7 +42,7 @@ class Flow:
         _, _, tokens = self._record.shape
         out = weights.new_zeros(len(weights), tokens)  # [n, S]
         if isinstance(self._record, DenseRecord):
-            for queries, block in _blocks(exact(self._record), self._gradient):
+            for queries, block in _blocks(to_float32(self._record), self._gradient):
                 out += weights[:, queries] @ block
             return out
         for queries, index, entries in self._entries(self._record):
@@ -54,7 +54,7 @@ class Flow:
         """What queries get of values on tokens: A @ values, [S, n] -> [Q, n]."""
         out = values.new_zeros(self._record.shape[1], values.shape[1])  # [Q, n]
         if isinstance(self._record, DenseRecord):
-            for queries, block in _blocks(exact(self._record), self._gradient):
+            for queries, block in _blocks(to_float32(self._record), self._gradient):
                 out[queries] = block @ values
             return out
         for queries, index, entries in self._entries(self._record):
@@ -73,8 +73,8 @@ class Flow:
 
 
 def from_queries(record: Record, weights: Tensor, gradient: Tensor | None = None) -> Tensor:
-    """One pass through a `Flow`: weights @ A, [n, Q] -> [n, S]."""
-    return Flow(record, gradient).from_queries(weights)
+    """One pass through a `AttentionProduct`: weights @ A, [n, Q] -> [n, S]."""
+    return AttentionProduct(record, gradient).from_queries(weights)
 
 
 def _blocks(record: Record, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor]]:

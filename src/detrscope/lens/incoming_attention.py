@@ -16,7 +16,7 @@ from detrscope.lens.maps import map_of_row
 
 
 @dataclass(frozen=True)
-class Columns:
+class IncomingAttention:
     """The columns of one site. Of softmax attention each row's log-sum-exp is needed, once for all columns."""
 
     record: Record
@@ -49,7 +49,7 @@ class Columns:
         return torch.cat(parts, dim=1)
 
 
-def who_looks_at(
+def incoming_from_tokens(
     trace: TraceData,
     point: tuple[float, float],
     layer: int = -1,
@@ -73,7 +73,9 @@ def who_looks_at(
         UserError: a point outside, no such layer, head or level, or the site was not recorded.
     """
     site = trace.site("encoder.self", layer)
-    found = Columns(trace.record(site)).of(torch.tensor([trace.token_at(point, level)]))[..., 0]  # [h, S]
+    found = IncomingAttention(trace.record(site)).of(torch.tensor([trace.token_at(point, level)]))[
+        ..., 0
+    ]  # [h, S]
     trace.check_index("head", head, len(found))
     selection = Selection(site, (), head, merge, from_level, point)
     row = merged_heads(found, head, merge)
@@ -83,7 +85,7 @@ def who_looks_at(
     return map_of_row(trace, row, selection, who, heads=len(found))
 
 
-def queries_looking_at(
+def incoming_from_queries(
     trace: TraceData,
     point: tuple[float, float],
     layer: int = -1,
@@ -106,7 +108,7 @@ def queries_looking_at(
     """
     levels = range(len(trace.levels)) if level is None else [level]
     keys = torch.tensor([trace.token_at(point, one) for one in levels])
-    found = Columns(trace.record(trace.site("decoder.cross", layer))).of(keys).sum(-1)  # [h, Q]
+    found = IncomingAttention(trace.record(trace.site("decoder.cross", layer))).of(keys).sum(-1)  # [h, Q]
     trace.check_index("head", head, len(found))
     return merged_heads(found, head, merge)
 

@@ -17,7 +17,7 @@ from detrscope.core.attention_map import (
     parts_of,
 )
 from detrscope.core.errors import UserError
-from detrscope.core.records import DeformableRecord, exact
+from detrscope.core.records import DeformableRecord, to_float32
 from detrscope.core.trace_data import TraceData
 
 
@@ -161,7 +161,7 @@ def map_of_row(
 
 def _rows(trace: TraceData, site: str, queries: Sequence[int]) -> Tensor:
     """Return some rows of a site, [h, n, S] float32."""
-    return exact(trace.record(site)).rows(torch.tensor(queries))[0].float()
+    return to_float32(trace.record(site)).rows(torch.tensor(queries))[0].float()
 
 
 def _query_indices(trace: TraceData, query: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrscope.core.records import exact
+from detrscope.core.records import to_float32
 from detrscope.core.trace_data import Kind, TraceData
 from detrscope.lens.attention_product import BLOCK
 from detrscope.lens.metrics import agreement, entropy, mass_in, mean_distance, points_into
@@ -192,7 +192,7 @@ def _cover(trace: TraceData, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
 
 def _seen(trace: TraceData, site: str, who: _Lookers, covers: Mapping[str, Tensor]) -> _Seen:
     """Row block by row block."""
-    record = exact(trace.record(site))
+    record = to_float32(trace.record(site))
     diagonal = (trace.geometry.width**2 + trace.geometry.height**2) ** 0.5
     step = max(1, BLOCK // (record.shape[0] * len(who.centres)))
     values: dict[str, list[Tensor]] = {}

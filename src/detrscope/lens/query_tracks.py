@@ -12,7 +12,7 @@ from torchvision.ops import generalized_box_iou
 
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.model_card import Scoring
-from detrscope.core.snapshot import Look
+from detrscope.core.snapshot import ProbeSnapshot
 
 BOX, GIOU, CLASS, ATTENTION = 5.0, 2.0, 2.0, 1.0
 """Weights of what two queries differ in: L1 of boxes, 1 - GIoU, half the L1 of class scores, half the L1 of rows.
@@ -21,7 +21,7 @@ The first three are the defaults of the matching costs in the published code of 
 """
 
 
-def follow(looks: Sequence[Look], scoring: Scoring, layer: int = -1) -> Tensor:
+def follow(looks: Sequence[ProbeSnapshot], scoring: Scoring, layer: int = -1) -> Tensor:
     """Which query continues which, from the last look back to the first.
 
     A model that picks its queries anew for every image and every state of its weights gives them other numbers each
@@ -46,7 +46,7 @@ def follow(looks: Sequence[Look], scoring: Scoring, layer: int = -1) -> Tensor:
     return torch.stack(tracks[::-1])
 
 
-def distance(a: Look, b: Look, scoring: Scoring, layer: int = -1) -> Tensor:
+def distance(a: ProbeSnapshot, b: ProbeSnapshot, scoring: Scoring, layer: int = -1) -> Tensor:
     """How much each query of one look differs from each of another: [n, m]."""
     boxes_a, boxes_b = a.boxes(layer), b.boxes(layer)
     return (

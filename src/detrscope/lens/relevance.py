@@ -26,7 +26,7 @@ from torch import Tensor
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.trace_data import Gradient, TraceData
-from detrscope.lens.attention_product import Flow, from_queries
+from detrscope.lens.attention_product import AttentionProduct, from_queries
 from detrscope.lens.maps import map_of_row
 
 
@@ -105,7 +105,7 @@ def _on_tokens(trace: TraceData, gradient: Gradient, query: int) -> Tensor:
 def _through_encoder(trace: TraceData, gradient: Gradient, u: Tensor) -> Tensor:
     """The product u N(R_ii) with R_ii of the whole encoder, [1, S] -> [1, S]."""
     sites = [trace.site("encoder.self", layer) for layer in range(trace.layers("encoder.self"))]
-    layers = [Flow(trace.record(site), _at(gradient, site), keep=True) for site in sites]
+    layers = [AttentionProduct(trace.record(site), _at(gradient, site), keep=True) for site in sites]
     rowsum = torch.zeros(u.shape[1], 1)  # of R_ii - I
     for layer in layers:  # the lowest first
         rowsum = rowsum + layer.from_tokens(1 + rowsum)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from detrscope.core.files import written_whole
+from detrscope.core.files import atomic_write
 from detrscope.core.safe_text import csv_cell
 from detrscope.lens.measure import Measure
 
@@ -68,7 +68,7 @@ def write_csv(path: str | Path, measures: Sequence[Measure]) -> None:
     """A heading and a line for each measure; empty where there is no meaning."""
     rows = [m.to_row() for m in measures]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writerow({column: csv_cell(column) for column in columns})
         writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
@@ -77,5 +77,5 @@ def write_csv(path: str | Path, measures: Sequence[Measure]) -> None:
 def write_json(path: str | Path, measures: Sequence[Measure]) -> None:
     """`{"in_words": [...], "measures": [...]}`."""
     tree = {"in_words": in_words(measures), "measures": [m.to_row() for m in measures]}
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from torch import Tensor
 from detrscope.core.edits import Bias, Edit, Gain, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
-from detrscope.core.records import DenseRecord, additive
+from detrscope.core.records import DenseRecord, mask_to_bias
 from detrscope.core.types import Level
 from detrscope.ops.dropout import dropout as drop
 from detrscope.ops.edits import between_queries, broadcast_scores, crossing, in_levels, swapped
@@ -59,7 +59,7 @@ def attend(
     )  # [B, h, Q, d], [B, h, S, d], [B, h, S, dv]
     scale = q.shape[-1] ** -0.5
     blocked = _blocked(padding, mask)  # broadcasts to [B, 1, Q, S]
-    bias = None if blocked is None else additive(blocked, q.dtype)
+    bias = None if blocked is None else mask_to_bias(blocked, q.dtype)
     gain = None
     if probe is not None:
         for edit in probe.edits_at(site):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detrscope.core.snapshot import Look
+from detrscope.core.snapshot import ProbeSnapshot
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.metrics import mass_in
 from detrscope.lens.token_coverage import area_of_masks, cover_of_masks
-from detrscope.recording.probe_images import ProbeImage
+from detrscope.recording.probe_images import AnnotatedImage
 from detrscope.training.run_folder import Row
 
 
@@ -26,7 +26,7 @@ class _Regions:
 
 
 @dataclass(frozen=True)
-class PartMass:
+class PartAttention:
     """One part of one object at one moment."""
 
     name: str
@@ -37,11 +37,13 @@ class PartMass:
 class PartMeter:
     """Measures looks; where each part lies is worked out once."""
 
-    def __init__(self, probes: Sequence[ProbeImage]) -> None:
+    def __init__(self, probes: Sequence[AnnotatedImage]) -> None:
         self._probes = {probe.name: probe for probe in probes}
         self._regions: dict[tuple[str, int], _Regions] = {}
 
-    def measure(self, name: str, trace: TraceData, look: Look, matched: Mapping[int, int]) -> list[PartMass]:
+    def measure(
+        self, name: str, trace: TraceData, look: ProbeSnapshot, matched: Mapping[int, int]
+    ) -> list[PartAttention]:
         """Every part of every object.
 
         Args:
@@ -52,11 +54,11 @@ class PartMeter:
         """
         rows = look.rows()  # [n, S]
         kept = look.query_ids.tolist()
-        found: list[PartMass] = []
+        found: list[PartAttention] = []
         for index, query in matched.items():
             regions = self._regions_of(name, index, trace)
             masses = mass_in(rows[kept.index(query)], regions.cover)
-            found += map(PartMass, regions.names, masses.tolist(), regions.areas.tolist())
+            found += map(PartAttention, regions.names, masses.tolist(), regions.areas.tolist())
         return found
 
     def _regions_of(self, name: str, index: int, trace: TraceData) -> _Regions:
@@ -71,7 +73,7 @@ class PartMeter:
         return self._regions[key]
 
 
-def attention_row(step: int, epoch: float, found: Sequence[PartMass]) -> Row:
+def attention_row(step: int, epoch: float, found: Sequence[PartAttention]) -> Row:
     """Means over the objects that have a part: a row of attention.jsonl; docs/timelapse.md lists its columns."""
     row: Row = {"step": step, "epoch": round(epoch, 4)}
     for name in dict.fromkeys(one.name for one in found):

@@ -17,17 +17,17 @@ from detrscope.core.types import Regions, Target
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import read_upright
 from detrscope.data.open_dataset import SOURCES, read
-from detrscope.data.segmentation import Ground, box_regions, ground_of
-from detrscope.data.validation_log import Problems
+from detrscope.data.segmentation import SegmentationMap, box_regions, segmentation_of
+from detrscope.data.validation_log import ValidationLog
 from detrscope.evaluation.class_matching import match_classes
-from detrscope.inference.media import Stems, expand
+from detrscope.inference.media import UniqueNames, expand
 from detrscope.training.config import RunConfig
 
 MOST = 32  # pictures that are watched without being asked for by number
 
 
 @dataclass(frozen=True)
-class ProbeImage:
+class AnnotatedImage:
     """A picture to be watched. Its objects are those whose class the model knows, crowds left out."""
 
     name: str  # unique among those that are watched
@@ -37,7 +37,7 @@ class ProbeImage:
     boxes_xyxy: Tensor  # [M, 4] pixels
     labels: Tensor  # [M] class index of the model
     places: tuple[int, ...]  # M, of the objects among the annotations
-    ground: Ground | None = None
+    ground: SegmentationMap | None = None
     class_names: tuple[str, ...] = ()  # of all annotations, in their order
 
     @property
@@ -62,9 +62,9 @@ class ProbeImage:
         return box_regions((x0, y0, x1 - x0, y1 - y0), *self.image.shape[-2:])
 
 
-def open_probes(
+def open_probe_images(
     config: RunConfig, classes: ClassTable, training: DetectionDataset, val: DetectionDataset | None
-) -> list[ProbeImage]:
+) -> list[AnnotatedImage]:
     """The probe images that the config asks for; none where it asks for none.
 
     Args:
@@ -90,7 +90,7 @@ def open_probes(
         if not with_objects:
             raise UserError("train.watch.pictures: no validation picture has an object to look at")
         # Read again, since evaluation needs no masks and `val` has none.
-        masked = read(source, split, Problems(split), details=True)
+        masked = read(source, split, ValidationLog(split), details=True)
         probes = probe_images(masked.subset(with_objects[: watch.pictures]), classes)
     else:
         return []
@@ -98,12 +98,12 @@ def open_probes(
     return probes
 
 
-def _named(source: str, split: str, pictures: int, classes: ClassTable) -> list[ProbeImage]:
+def _named(source: str, split: str, pictures: int, classes: ClassTable) -> list[AnnotatedImage]:
     """From a folder of pictures or a dataset."""
     prefix = source.partition(":")[0]
     is_dataset = (prefix in SOURCES and not Path(source).exists()) or source.lower().endswith(".json")
     if is_dataset:
-        dataset = read(source, split, Problems(split), details=True)
+        dataset = read(source, split, ValidationLog(split), details=True)
         _refuse_crowd(source, len(dataset), pictures)
         ids = [image.id for image in dataset.images]
         if pictures:
@@ -118,7 +118,7 @@ def _named(source: str, split: str, pictures: int, classes: ClassTable) -> list[
     _refuse_crowd(source, len(found), pictures)
     none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     return [
-        ProbeImage(one.stem, Path(str(one.content)), *read_upright(one.content), *none, ())
+        AnnotatedImage(one.stem, Path(str(one.content)), *read_upright(one.content), *none, ())
         for one in found[: pictures or None]
     ]
 
@@ -131,33 +131,33 @@ def _refuse_crowd(source: str, count: int, pictures: int) -> None:
         )
 
 
-def probe_images(dataset: DetectionDataset, classes: ClassTable) -> list[ProbeImage]:
+def probe_images(dataset: DetectionDataset, classes: ClassTable) -> list[AnnotatedImage]:
     """Every picture of a dataset with the truth that a model with these classes can know."""
     index_of = {
         theirs: classes.index_of(ours) for ours, theirs in match_classes(classes, dataset.classes, ()).items()
     }
-    probes: list[ProbeImage] = []
-    stems = Stems()
+    probes: list[AnnotatedImage] = []
+    stems = UniqueNames()
     for image in dataset.images:
         rows = dataset.annotations[image.id]
         known = [i for i, a in enumerate(rows) if not a.iscrowd and a.category_id in index_of]
         boxes = torch.tensor([rows[i].bbox_xywh for i in known], dtype=torch.float32).view(-1, 4)
         probes.append(
-            ProbeImage(
+            AnnotatedImage(
                 stems.unused(image.path.stem),
                 image.path,
                 *read_upright(image.path),
                 torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
                 torch.tensor([index_of[rows[i].category_id] for i in known], dtype=torch.int64),
                 tuple(known),
-                ground_of(image, rows),
+                segmentation_of(image, rows),
                 tuple(dataset.classes.name_of(a.category_id) for a in rows),
             )
         )
     return probes
 
 
-def _warn_of_training_images(probes: Sequence[ProbeImage], training: DetectionDataset) -> None:
+def _warn_of_training_images(probes: Sequence[AnnotatedImage], training: DetectionDataset) -> None:
     """Say which probe images are trained on: the same file, or a copy of it."""
     paths = {image.path.resolve() for image in training.images}
     sizes: dict[int, list[Path]] = {}

@@ -18,23 +18,23 @@ from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
 from detrscope.core.model_card import ModelCard
 from detrscope.core.probe import Probe
-from detrscope.core.snapshot import CROSS, Look, Moment, Watched
-from detrscope.core.snapshot_file import load_moment, moment_paths, save_moment
+from detrscope.core.snapshot import CROSS, ProbeSnapshot, Recording, SnapshotStep
+from detrscope.core.snapshot_file import load_snapshot, save_snapshot, snapshot_paths
 from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_file import load_trace, save_trace
 from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
 from detrscope.recording.part_attention import PartMeter, attention_row
-from detrscope.recording.probe_images import ProbeImage, open_probes
+from detrscope.recording.probe_images import AnnotatedImage, open_probe_images
 from detrscope.training.config import RunConfig, TrainConfig
-from detrscope.training.loop import Plan
+from detrscope.training.loop import TrainPlan
 from detrscope.training.run_folder import LOOKS, TRACES, RunFolder
 from detrscope.training.train_step import make_matcher
 
 TRACE = ".trace"
 
 
-class Watch:
+class SnapshotRecorder:
     """Looks at its images when called and keeps what it sees in the run folder, a small file each time.
 
     Args:
@@ -45,7 +45,7 @@ class Watch:
     """
 
     def __init__(
-        self, folder: RunFolder, probes: Sequence[ProbeImage], card: ModelCard, config: TrainConfig
+        self, folder: RunFolder, probes: Sequence[AnnotatedImage], card: ModelCard, config: TrainConfig
     ) -> None:
         self.folder = folder
         self.probes = tuple(probes)
@@ -57,7 +57,7 @@ class Watch:
         self._since: float | None = None  # the first look of this process
         self._seconds = 0.0
 
-    def __call__(self, model: nn.Module, step: int, plan: Plan) -> None:
+    def __call__(self, model: nn.Module, step: int, plan: TrainPlan) -> None:
         """Look with the model as it is after `step` steps."""
         assert isinstance(model, DetectionTransformer)
         start = time.perf_counter()
@@ -77,7 +77,7 @@ class Watch:
                 image = self.folder / LOOKS / f"{probe.name}{TRACE}"
                 if not image.is_file():
                     save_trace(replace(trace, records={}, features={}), image)
-        path = save_moment(Moment(step, epoch, looks), self.folder / LOOKS)
+        path = save_snapshot(SnapshotStep(step, epoch, looks), self.folder / LOOKS)
         if masses:
             self.folder.add_attention_row(attention_row(step, epoch, masses))
         if self._since is None:
@@ -88,20 +88,20 @@ class Watch:
             share = self._seconds / (time.perf_counter() - self._since)
             log.info("looking at probe images took %.1f s, %.1f%% of the time", self._seconds, 100 * share)
 
-    def _keeps_whole(self, step: int, plan: Plan) -> bool:
+    def _keeps_whole(self, step: int, plan: TrainPlan) -> bool:
         """Whether this is the first look, one in so many, or the last."""
         if not self.config.traces:
             return False
         before = step // (self.config.every or plan.steps_per_epoch)  # looks, of which the first is number 0
         return before % self.config.traces == 0 or step >= plan.total_steps
 
-    def _save_whole(self, probe: ProbeImage, trace: TraceData, step: int, epoch: float) -> Path:
+    def _save_whole(self, probe: AnnotatedImage, trace: TraceData, step: int, epoch: float) -> Path:
         notes = {"epoch": round(epoch, 2), "step": step}
         path = self.folder / TRACES / f"{probe.name}-step_{step:07d}{TRACE}"
         whole = replace(trace, features={}, original=probe.image, regions=probe.overview, notes=notes)
         return save_trace(whole, path)
 
-    def _trace(self, model: DetectionTransformer, probe: ProbeImage, sites: str) -> TraceData:
+    def _trace(self, model: DetectionTransformer, probe: AnnotatedImage, sites: str) -> TraceData:
         image = self.card.preprocessing.resize(probe.image)
         height, width = probe.image.shape[-2:]
         eye = Probe([sites], features=["*"] if self.config.features else ())
@@ -125,15 +125,15 @@ class Watch:
         found = self._matcher(last, [trace.targets])
         return dict(zip(found.targets[0].tolist(), found.queries[0].tolist(), strict=True))
 
-    def _cut(self, trace: TraceData, matched: Sequence[int]) -> Look:
+    def _cut(self, trace: TraceData, matched: Sequence[int]) -> ProbeSnapshot:
         """Keep the queries that answer for objects, then the best-scoring."""
         if not self._channels:
             self._channels = {site: _strongest(trace, site, self.config.features) for site in trace.features}
         best = trace.scores().amax(1).argsort(descending=True, stable=True).tolist()
         kept = list(dict.fromkeys([*matched, *best]))[: max(len(matched), self.config.queries)]
-        return Look.of_trace(trace, torch.tensor(sorted(kept)), self._channels)
+        return ProbeSnapshot.of_trace(trace, torch.tensor(sorted(kept)), self._channels)
 
-    def _tell_size(self, path: Path, whole: Sequence[Path], step: int, plan: Plan) -> None:
+    def _tell_size(self, path: Path, whole: Sequence[Path], step: int, plan: TrainPlan) -> None:
         """Say how much disk the looks that are to come will take, as much as the first one each."""
         rest = [s for s in range(step + 1, plan.total_steps + 1) if plan.is_look(s, self.config.every)]
         each = path.stat().st_size / 1e6
@@ -153,26 +153,26 @@ class Watch:
             )
 
 
-def make_watch(
+def make_recorder(
     config: RunConfig,
     loaded: Loaded,
     folder: RunFolder,
     training: DetectionDataset,
     val: DetectionDataset | None,
-) -> Watch | None:
+) -> SnapshotRecorder | None:
     """Looks at the probe images of a run, where its config asks for them.
 
     Raises:
-        UserError: see `open_probes`; or features are asked of a backbone that gives none.
+        UserError: see `open_probe_images`; or features are asked of a backbone that gives none.
     """
-    probes = open_probes(config, loaded.card.classes, training, val)
+    probes = open_probe_images(config, loaded.card.classes, training, val)
     if probes and config.train.watch.features and not loaded.model.feature_sites:
         raise UserError("train.watch.features: this backbone does not give the maps of its convolutions")
-    return Watch(folder, probes, loaded.card, config.train) if probes else None
+    return SnapshotRecorder(folder, probes, loaded.card, config.train) if probes else None
 
 
-def read_watched(run: str | Path) -> Watched:
-    """What a `Watch` has kept, with the metrics of the run.
+def load_recording(run: str | Path) -> Recording:
+    """What a `SnapshotRecorder` has kept, with the metrics of the run.
 
     Raises:
         UserError: no looks, or they cannot be read.
@@ -182,12 +182,12 @@ def read_watched(run: str | Path) -> Watched:
         raise UserError(f"{folder.path}: no such folder; expected a run")
     looks = folder / LOOKS
     images = {path.stem: load_trace(path) for path in sorted(looks.glob(f"*{TRACE}"))}
-    moments = [load_moment(path) for path in moment_paths(looks)]
+    moments = [load_snapshot(path) for path in snapshot_paths(looks)]
     if not moments or not images:
         old = " that this version reads (those of an older one are .npz)" if any(looks.glob("*.npz")) else ""
         raise UserError(f"{folder.path}: holds no looks{old}; train with --probe-images DIR")
     names = [name for name in moments[0].looks if name in images]
-    return Watched(
+    return Recording(
         folder.path.resolve().name,
         {name: images[name] for name in names},
         moments,
@@ -204,8 +204,8 @@ def _strongest(trace: TraceData, site: str, count: int) -> tuple[int, ...]:
 
 def _channels_on_disk(folder: Path) -> dict[str, tuple[int, ...]]:
     """The channels that earlier looks of this run have kept."""
-    for path in moment_paths(folder)[:1]:
-        for look in load_moment(path).looks.values():
+    for path in snapshot_paths(folder)[:1]:
+        for look in load_snapshot(path).looks.values():
             return {site: maps.channels for site, maps in look.features.items()}
     return {}
 

@@ -18,7 +18,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.model_card import Precision
 from detrscope.ops.kernels.machine import fastest_precision, warn_if_emulated
 from detrscope.training.config import RunConfig, TrainConfig
-from detrscope.training.train_state import gathered
+from detrscope.training.train_state import gather_objects
 
 PATIENCE = timedelta(
     minutes=10
@@ -98,7 +98,7 @@ def same_precision(config: TrainConfig, fabric: Fabric) -> None:
     Raises:
         UserError: they have not.
     """
-    found = gathered(fabric, config.precision)
+    found = gather_objects(fabric, config.precision)
     if len(set(found)) > 1:
         raise UserError(
             f"train.precision auto is {' and '.join(sorted(set(found)))} in processes of this training: set it to one"

@@ -16,14 +16,14 @@ from detrscope.console import console, log, progress
 from detrscope.core.errors import WorkFailed
 from detrscope.core.model_card import ModelCard
 from detrscope.training.config import TrainConfig
-from detrscope.training.distributed import anywhere
+from detrscope.training.distributed import any_rank
 from detrscope.training.interrupt import Interruption
 from detrscope.training.losses.criterion import PAIRS, WEIGHTED
 from detrscope.training.optim import Schedule, groups_table, make_schedule
 from detrscope.training.run_folder import BEST, LAST, Row, RunFolder
 from detrscope.training.timing import FORWARD, Clock, peak_memory_mb
-from detrscope.training.train_state import Position, capture, restore, seed_all, set_random_state
-from detrscope.training.train_step import Learner, Pass, StepFailed
+from detrscope.training.train_state import TrainProgress, capture, restore, seed_all, set_random_state
+from detrscope.training.train_step import MicroBatch, StepFailed, TrainStep
 
 Scores = Mapping[str, float | None]  # AP and the like, 0..1; None is "undefined"
 
@@ -33,7 +33,7 @@ class Loader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Pass]: ...
+    def __iter__(self) -> Iterator[MicroBatch]: ...
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         """Say which epoch comes next and how many of its passes were already taken."""
@@ -41,7 +41,7 @@ class Loader(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainPlan:
     """How long a run is."""
 
     passes_per_epoch: int
@@ -49,7 +49,7 @@ class Plan:
     total_steps: int
 
     @classmethod
-    def of(cls, config: TrainConfig, loader: Loader) -> Plan:
+    def of(cls, config: TrainConfig, loader: Loader) -> TrainPlan:
         """The plan of a config. An epoch's last step may have fewer passes than `accumulate`."""
         loader.set_epoch(0)
         passes = len(loader)
@@ -62,7 +62,7 @@ class Plan:
         return step % (every or self.steps_per_epoch) == 0 or step >= self.total_steps
 
 
-Watch = Callable[[nn.Module, int, Plan], object]
+Watch = Callable[[nn.Module, int, TrainPlan], object]
 """Called with the weights that would be saved, the number of steps taken, and the plan."""
 
 
@@ -110,8 +110,8 @@ def train_model(
         WorkFailed: a loss or gradient is NaN or infinite; the checkpoints are those of before.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    learner = Learner(model, config, fabric)
-    plan = Plan.of(config, loader)
+    learner = TrainStep(model, config, fabric)
+    plan = TrainPlan.of(config, loader)
     schedule = make_schedule(config.schedule, plan.steps_per_epoch, plan.total_steps)
     position = _start_or_resume(learner, folder)
     if fabric.is_global_zero:
@@ -122,7 +122,7 @@ def train_model(
         log.info("%s is finished already: %d epochs, %d steps", folder.path, position.epoch, position.step)
         return _outcome(folder, position)
     if watch and fabric.is_global_zero and not position.step:
-        watch(learner.best_weights, 0, plan)
+        watch(learner.eval_model, 0, plan)
     while position.step < plan.total_steps or position.passes:
         _train_epoch(learner, loader, schedule, plan, position, folder, clock, watch, name_of)
         row = _row(learner, schedule, position)
@@ -130,11 +130,11 @@ def train_model(
         if evaluate and (ends or (position.epoch + 1) % config.evaluate_every == 0):
             _save_state(learner, position, folder)  # when the evaluation is cut short, only it is repeated
             with clock.other("evaluation"):
-                scores = dict(evaluate(learner.best_weights))
+                scores = dict(evaluate(learner.eval_model))
             row |= {f"val/{name}": value for name, value in scores.items()}
             _keep_best(learner, card, scores, position, folder)
         if fabric.is_global_zero:
-            save_checkpoint(folder / LAST, learner.best_weights, replace(card, metrics=_scores_in(row)))
+            save_checkpoint(folder / LAST, learner.eval_model, replace(card, metrics=_scores_in(row)))
             folder.add_row(row)
             log.info("%s  left %s", _summary(row, config.epochs), clock.left(position.step))
         position.start_epoch()
@@ -150,7 +150,7 @@ def train_model(
     return _outcome(folder, position)
 
 
-def _make_clock(plan: Plan, config: TrainConfig, *, evaluates: bool, passes: int) -> Clock:
+def _make_clock(plan: TrainPlan, config: TrainConfig, *, evaluates: bool, passes: int) -> Clock:
     """The clock, told how often the run will still evaluate, look at probe images and end an epoch."""
 
     def epochs(step: int) -> int:
@@ -171,11 +171,11 @@ def _make_clock(plan: Plan, config: TrainConfig, *, evaluates: bool, passes: int
 
 
 def _train_epoch(
-    learner: Learner,
+    learner: TrainStep,
     loader: Loader,
     schedule: Schedule,
-    plan: Plan,
-    position: Position,
+    plan: TrainPlan,
+    position: TrainProgress,
     folder: RunFolder,
     clock: Clock,
     watch: Watch | None,
@@ -209,18 +209,18 @@ def _train_epoch(
                 clock.log_estimate(position.step)
                 if watch and plan.is_look(position.step, config.watch.every):
                     with clock.other("snapshot"):
-                        watch(learner.best_weights, position.step, plan)
-            if position.step >= plan.total_steps or anywhere(fabric, interruption.requested):
+                        watch(learner.eval_model, position.step, plan)
+            if position.step >= plan.total_steps or any_rank(fabric, interruption.requested):
                 break
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:
                 _save_state(learner, position, folder)
-    if anywhere(fabric, interruption.requested):
+    if any_rank(fabric, interruption.requested):
         _save_state(learner, position, folder)
         log.info("stopped in epoch %d after step %d", position.epoch + 1, position.step)
         raise KeyboardInterrupt
 
 
-def _groups(loader: Loader, size: int, interruption: Interruption) -> Iterator[list[Pass]]:
+def _groups(loader: Loader, size: int, interruption: Interruption) -> Iterator[list[MicroBatch]]:
     """The passes of each optimiser step."""
     passes = iter(loader)
     try:
@@ -231,12 +231,12 @@ def _groups(loader: Loader, size: int, interruption: Interruption) -> Iterator[l
             raise
 
 
-def _start_or_resume(learner: Learner, folder: RunFolder) -> Position:
+def _start_or_resume(learner: TrainStep, folder: RunFolder) -> TrainProgress:
     fabric = learner.fabric
     seed_all(learner.config.seed + fabric.global_rank)  # for dropout; the order of images is the loader's
     state = folder.load_state()
     if state is None:
-        return Position()
+        return TrainProgress()
     position = restore(state, fabric, learner.model, learner.optimizer, learner.ema)
     if len(state["random"]) == fabric.world_size:
         set_random_state(state["random"][fabric.global_rank])
@@ -248,14 +248,14 @@ def _start_or_resume(learner: Learner, folder: RunFolder) -> Position:
     return position
 
 
-def _save_state(learner: Learner, position: Position, folder: RunFolder) -> None:
+def _save_state(learner: TrainStep, position: TrainProgress, folder: RunFolder) -> None:
     state = capture(learner.fabric, learner.model, learner.optimizer, learner.ema, position)
     if learner.fabric.is_global_zero:
         folder.save_state(state)
 
 
 def _keep_best(
-    learner: Learner, card: ModelCard, scores: Scores, position: Position, folder: RunFolder
+    learner: TrainStep, card: ModelCard, scores: Scores, position: TrainProgress, folder: RunFolder
 ) -> None:
     ap = scores.get("AP")
     if ap is None or (position.best_ap is not None and ap <= position.best_ap):
@@ -263,10 +263,10 @@ def _keep_best(
     position.best_ap, position.best_epoch = ap, position.epoch + 1
     if learner.fabric.is_global_zero:
         metrics = {name: value for name, value in scores.items() if value is not None}
-        save_checkpoint(folder / BEST, learner.best_weights, replace(card, metrics=metrics))
+        save_checkpoint(folder / BEST, learner.eval_model, replace(card, metrics=metrics))
 
 
-def _row(learner: Learner, schedule: Schedule, position: Position) -> Row:
+def _row(learner: TrainStep, schedule: Schedule, position: TrainProgress) -> Row:
     """The metrics of the epoch that has just been trained; docs/training.md lists them."""
     rate = schedule(position.step - 1)
     return {
@@ -293,7 +293,7 @@ def _summary(row: Row, epochs: int) -> str:
 
 
 def _failure(
-    error: StepFailed, position: Position, folder: RunFolder, name_of: Callable[[int], str]
+    error: StepFailed, position: TrainProgress, folder: RunFolder, name_of: Callable[[int], str]
 ) -> WorkFailed:
     images = ", ".join(name_of(image_id) for image_id in error.image_ids[:8])
     more = f" and {len(error.image_ids) - 8} more" if len(error.image_ids) > 8 else ""
@@ -305,5 +305,5 @@ def _failure(
     )
 
 
-def _outcome(folder: RunFolder, position: Position) -> Outcome:
+def _outcome(folder: RunFolder, position: TrainProgress) -> Outcome:
     return Outcome(folder.path, position.epoch, position.step, position.best_ap, position.best_epoch)

@@ -17,7 +17,7 @@ LAYER = (
 )
 
 
-def least_memory(config: RunConfig, classes: int) -> int:
+def estimate_memory(config: RunConfig, classes: int) -> int:
     """Bytes that the model, its optimizer and the queries of one pass take; activations are only counted in part."""
     model = config.model
     with torch.device("meta"):  # shapes only
@@ -40,7 +40,7 @@ def check_memory(config: RunConfig, classes: int, device: torch.device) -> None:
     Raises:
         UserError: it needs more memory than is free.
     """
-    needed = least_memory(config, classes)
+    needed = estimate_memory(config, classes)
     if device.type == "cuda":
         free: int | None = torch.cuda.mem_get_info(device)[0]
     else:

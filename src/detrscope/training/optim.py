@@ -23,7 +23,7 @@ SMALLEST_MATRIX = 16  # of the shorter side; orthogonalising less moves too few 
 
 
 @dataclass(frozen=True)
-class Group:
+class ParameterGroup:
     """Parameters that share a learning rate and a weight decay."""
 
     name: str
@@ -45,7 +45,7 @@ def freeze_backbone(model: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
-def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
     """The trainable parameters by rate: `base`, `backbone`, `muon`, `muon.backbone`, one per pattern of `lr_factors`.
 
     The first pattern that fits a name wins, and wins over `backbone`. Where `decay_1d` is off, biases and
@@ -78,7 +78,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
         orthogonal = name.startswith("muon")
         decay = config.muon.weight_decay if orthogonal else config.weight_decay
         full_name = name if decays else f"{name}.1d"
-        groups.append(Group(full_name, part, rates[name], decay if decays else 0.0, orthogonal))
+        groups.append(ParameterGroup(full_name, part, rates[name], decay if decays else 0.0, orthogonal))
     return groups
 
 
@@ -89,7 +89,7 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return min(parameter.shape[0], parameter[0].numel()) >= SMALLEST_MATRIX
 
 
-def groups_table(groups: Sequence[Group], model: nn.Module) -> Table:
+def groups_table(groups: Sequence[ParameterGroup], model: nn.Module) -> Table:
     """The groups for the terminal, with what is frozen in the last row."""
     from rich.table import Table
 
@@ -104,7 +104,7 @@ def groups_table(groups: Sequence[Group], model: nn.Module) -> Table:
     return table
 
 
-def make_optimizer(groups: Sequence[Group], config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(groups: Sequence[ParameterGroup], config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the groups, with Muon for its own; a group's arithmetic in one kernel where the device has it."""
     scaled = config.precision == "fp16"  # its scaler must skip a whole step, and be undone before clipping
     fused = not scaled and all(
@@ -138,7 +138,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Drops:
+class StepDecay:
     """Full rate, multiplied by `factor` at each of `steps` (DETR: once, after 200 of 300 epochs)."""
 
     steps: tuple[int, ...]
@@ -203,13 +203,15 @@ def make_schedule(config: ScheduleConfig, steps_per_epoch: int, total_steps: int
         return OneCycle(total_steps)
     schedule: Schedule = Constant()
     if config.kind == "step":
-        schedule = Drops(tuple(epoch * steps_per_epoch for epoch in config.drop_epochs), config.drop_factor)
+        schedule = StepDecay(
+            tuple(epoch * steps_per_epoch for epoch in config.drop_epochs), config.drop_factor
+        )
     elif config.kind == "cosine":
         schedule = Cosine(round(config.hold * total_steps), total_steps, config.final_factor)
     return Warmup(config.warmup_steps, schedule) if config.warmup_steps else schedule
 
 
-def set_rates(optimizer: torch.optim.Optimizer, groups: Sequence[Group], factor: float) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, groups: Sequence[ParameterGroup], factor: float) -> None:
     """Give every group its own rate times the schedule's factor."""
     for live, group in zip(optimizer.param_groups, groups, strict=True):
         live["lr"] = group.lr * factor

@@ -32,7 +32,7 @@ import torch
 
 from detrscope._version import __version__
 from detrscope.config import to_yaml
-from detrscope.console import log, written_whole
+from detrscope.console import atomic_write, log
 from detrscope.core.errors import UserError
 from detrscope.core.file_lock import locked
 from detrscope.core.files import sweep
@@ -125,7 +125,7 @@ class RunFolder:
     def write_config(self, config: RunConfig) -> None:
         """Write the settings, under a comment that names the versions that read them."""
         versions = f"detrscope {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-        with written_whole(self / CONFIG) as path:
+        with atomic_write(self / CONFIG) as path:
             path.write_text(f"# {versions}\n{to_yaml(config)}", encoding="utf-8")
 
     def config(self) -> RunConfig:
@@ -142,7 +142,7 @@ class RunFolder:
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace the training state, at once; the one before is kept as `previous.pt`."""
-        with written_whole(self / STATE) as path:
+        with atomic_write(self / STATE) as path:
             torch.save(dict(state), path)
             if (self / STATE).is_file():
                 os.replace(self / STATE, self / PREVIOUS)
@@ -232,9 +232,9 @@ class RunFolder:
         rows = [old for old in self._read(jsonl, key) if old[key] < row[key]]
         rows.append({key: _plain(value) for key, value in row.items()})
         columns = list(dict.fromkeys(key for one in rows for key in one))
-        with written_whole(self / jsonl) as path:
+        with atomic_write(self / jsonl) as path:
             path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
-        with written_whole(self / table) as path, path.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(self / table) as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)

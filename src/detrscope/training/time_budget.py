@@ -9,12 +9,12 @@ from typing import Any
 from detrscope.console import log
 from detrscope.data.loader import DetectionLoader
 from detrscope.training.devices import make_fabric, settle_precision
-from detrscope.training.loop import Plan
+from detrscope.training.loop import TrainPlan
 from detrscope.training.optim import make_schedule
 from detrscope.training.setup import make_model, make_train_loader, open_data, resolve_run
 from detrscope.training.timing import COLD, MEASURED, Clock, in_words
 from detrscope.training.train_state import seed_all
-from detrscope.training.train_step import Learner
+from detrscope.training.train_step import TrainStep
 
 
 def measure_step(preset: str, overrides: Mapping[str, Any]) -> float:
@@ -31,8 +31,8 @@ def measure_step(preset: str, overrides: Mapping[str, Any]) -> float:
     seed_all(config.train.seed)
     loaded, config = make_model(config, dataset, fresh=True)
     loader = make_train_loader(config, dataset, loaded.card, fabric)
-    learner = Learner(loaded.model, config.train, fabric)
-    plan = Plan.of(config.train, loader)
+    learner = TrainStep(loaded.model, config.train, fabric)
+    plan = TrainPlan.of(config.train, loader)
     schedule = make_schedule(config.train.schedule, plan.steps_per_epoch, plan.total_steps)
     learner.train_mode()
     clock = Clock(plan.steps_per_epoch, plan.total_steps)

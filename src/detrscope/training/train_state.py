@@ -13,7 +13,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from detrscope.core.errors import UserError
-from detrscope.training.distributed import over_ranks
+from detrscope.training.distributed import mean_over_ranks
 from detrscope.training.ema import Ema
 
 FORMAT = 2
@@ -46,19 +46,19 @@ class Averages:
 
     def means(self, fabric: Fabric) -> dict[str, float]:
         """The means, over all devices; one of them may not have met every name."""
-        names = sorted({name for part in gathered(fabric, list(self.sums)) for name in part})
+        names = sorted({name for part in gather_objects(fabric, list(self.sums)) for name in part})
         if not names:
             return {}
         columns = [[self.sums.get(name, 0.0) for name in names], [self.counts.get(name, 0) for name in names]]
         table = torch.tensor(columns, device=fabric.device, dtype=torch.float64)
-        sums, counts = over_ranks(fabric, table, "sum").tolist()
+        sums, counts = mean_over_ranks(fabric, table, "sum").tolist()
         means = {name: s / c if c else float("nan") for name, s, c in zip(names, sums, counts, strict=True)}
         order = [*self.sums, *(name for name in names if name not in self.sums)]
         return {name: means[name] for name in order}
 
 
 @dataclass
-class Position:
+class TrainProgress:
     """How far a run has come."""
 
     epoch: int = 0  # epochs that are finished: trained, evaluated, written down
@@ -77,30 +77,34 @@ class Position:
         self.averages = Averages()
 
     @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> Position:
+    def from_dict(cls, tree: dict[str, Any]) -> TrainProgress:
         """The inverse of `dataclasses.asdict`."""
         return cls(**{**tree, "averages": Averages(**tree["averages"])})
 
 
 def capture(
-    fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, position: Position
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    position: TrainProgress,
 ) -> dict[str, Any]:
     """The training state. To be called by every process, since each has its own random numbers."""
     return {
         "format": FORMAT,
         "position": asdict(position),
-        "averages": gathered(fabric, asdict(position.averages)),  # of each process
+        "averages": gather_objects(fabric, asdict(position.averages)),  # of each process
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "ema": ema.model.state_dict() if ema else None,
         "scaler": fabric.strategy.precision.state_dict(),
-        "random": gathered(fabric, random_state()),
+        "random": gather_objects(fabric, random_state()),
     }
 
 
 def restore(
     state: dict[str, Any], fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
-) -> Position:
+) -> TrainProgress:
     """Put a captured state back, but for the random numbers, which are `state["random"][rank]`.
 
     Raises:
@@ -117,7 +121,7 @@ def restore(
             ema.model.load_state_dict(state["ema"])
         if state["scaler"]:
             fabric.strategy.precision.load_state_dict(state["scaler"])
-        position = Position.from_dict(state["position"])
+        position = TrainProgress.from_dict(state["position"])
         parts = [Averages(**part) for part in state["averages"]]
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"training state does not fit this run: {str(error).splitlines()[0][:200]}") from None
@@ -164,7 +168,7 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def gathered(fabric: Fabric, mine: T) -> list[T]:
+def gather_objects(fabric: Fabric, mine: T) -> list[T]:
     """Something of every process, on every process, in the order of their ranks."""
     if fabric.world_size == 1:
         return [mine]

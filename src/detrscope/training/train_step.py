@@ -17,7 +17,7 @@ from detrscope.core.model_card import Scoring
 from detrscope.core.types import Batch, Outputs, Proposals, Target
 from detrscope.training.config import TrainConfig
 from detrscope.training.denoising import Denoising, Noise, make_denoising
-from detrscope.training.distributed import over_ranks
+from detrscope.training.distributed import mean_over_ranks
 from detrscope.training.ema import Ema
 from detrscope.training.losses.criterion import (
     PAIRS,
@@ -28,7 +28,7 @@ from detrscope.training.losses.criterion import (
     LossWeights,
     SetCriterion,
 )
-from detrscope.training.losses.sigmoid import FocalCost, FocalLoss, OverlapLoss
+from detrscope.training.losses.sigmoid import FocalCost, FocalLoss, MatchabilityLoss
 from detrscope.training.matcher import ClassCost, Matcher, SoftmaxCost
 from detrscope.training.nonfinite import NonFinite, bad_gradients, first_bad_module, is_finite
 from detrscope.training.optim import Schedule, freeze_backbone, make_optimizer, parameter_groups, set_rates
@@ -43,7 +43,7 @@ class HasImageId(Protocol):
         ...
 
 
-Pass = tuple[
+MicroBatch = tuple[
     Batch, Sequence[Target], Sequence[HasImageId]
 ]  # what a loader gives: as much as one device sees at once
 Values = dict[str, float]
@@ -92,12 +92,12 @@ def make_criterion(config: TrainConfig, fabric: Fabric, scoring: Scoring) -> Set
     loss = config.loss
     class_loss: ClassLoss = CrossEntropy(loss.no_object)
     if scoring == "sigmoid":
-        class_loss = OverlapLoss() if loss.sigmoid == "overlap" else FocalLoss()
+        class_loss = MatchabilityLoss() if loss.sigmoid == "overlap" else FocalLoss()
     return SetCriterion(
         make_matcher(config, scoring),
         class_loss,
         LossWeights(loss.classes, loss.box, loss.giou),
-        mean_over_ranks=lambda tensor: over_ranks(fabric, tensor, "mean"),
+        mean_over_ranks=lambda tensor: mean_over_ranks(fabric, tensor, "mean"),
     )
 
 
@@ -112,7 +112,7 @@ def check_learning(model: nn.Module, config: TrainConfig) -> None:
         two_stage_queries(model)
 
 
-class Learner:
+class TrainStep:
     """A model together with all that changes it.
 
     Attributes:
@@ -134,7 +134,7 @@ class Learner:
         self.live, self.optimizer = fabric.setup(AsTensors(model), make_optimizer(self.groups, config))
 
     @property
-    def best_weights(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """What is evaluated and saved: the average where there is one."""
         return self.ema.model if self.ema else self.model
 
@@ -145,7 +145,7 @@ class Learner:
             if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
                 module.eval()
 
-    def step(self, passes: Sequence[Pass], number: int, schedule: Schedule) -> Values:
+    def step(self, passes: Sequence[MicroBatch], number: int, schedule: Schedule) -> Values:
         """Take an optimiser step.
 
         Args:
@@ -186,7 +186,7 @@ class Learner:
             self.ema.update(number + 1)
         return values
 
-    def losses(self, one: Pass, counts: Sequence[int] | None = None) -> Losses:
+    def losses(self, one: MicroBatch, counts: Sequence[int] | None = None) -> Losses:
         """Forward and loss of one pass; `counts` as in `SetCriterion`."""
         batch, targets, _ = one
         device = self.fabric.device
@@ -216,7 +216,7 @@ class Learner:
             return f"gradient of {', '.join(bad_gradients(self.model)[:3]) or 'the model'}"
         return None
 
-    def _culprit(self, passes: Sequence[Pass]) -> str | None:
+    def _culprit(self, passes: Sequence[MicroBatch]) -> str | None:
         """What first puts out a NaN or infinite number in a second forward of the same images."""
         for batch, _, _ in passes:
             if not is_finite(batch.images):

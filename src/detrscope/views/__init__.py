@@ -16,8 +16,8 @@ from detrscope.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from detrscope.core.trace_data import TraceData
-    from detrscope.views.canvas import Sheet
-    from detrscope.views.options import Choice
+    from detrscope.views.canvas import PixelFigure
+    from detrscope.views.options import ViewOptions
 
 Part = Literal[
     "queries",
@@ -59,25 +59,27 @@ class View:
     one: bool = False
     explains: bool = False
 
-    def __call__(self, trace: TraceData, choice: Choice) -> Sheet:
+    def __call__(self, trace: TraceData, choice: ViewOptions) -> PixelFigure:
         """Draw it.
 
         Raises:
             UserError: the choice does not fit this trace; as a `NotInTrace` where the trace has nothing to show.
         """
         drawing = getattr(importlib.import_module(f"detrscope.views.{self.module}"), self.function)
-        return cast("Callable[[TraceData, Choice], Sheet]", drawing)(trace, choice)
+        return cast("Callable[[TraceData, ViewOptions], PixelFigure]", drawing)(trace, choice)
 
 
 VIEWS: dict[str, View] = {
-    "detections": View("detections", "draw_found", "boxes, classes, scores, queries", (*QUERY, "truth")),
-    "columns": View("per_query", "draw_columns", "for each detection its map and its box", (*QUERY, *MAP)),
-    "merged": View("mean", "draw_merged", "the maps of all queries together", (*QUERY, *MAP)),
+    "detections": View(
+        "detections", "draw_view_detections", "boxes, classes, scores, queries", (*QUERY, "truth")
+    ),
+    "columns": View("per_query", "draw_per_query", "for each detection its map and its box", (*QUERY, *MAP)),
+    "merged": View("mean", "draw_mean", "the maps of all queries together", (*QUERY, *MAP)),
     "encoder": View("encoder", "draw_encoder", "where places of the picture look", (*PLACE, *QUERY, *MAP)),
     "heads": View(
         "heads", "draw_heads", "one query or place in every head and layer", (*PLACE, *QUERY, *MAP), one=True
     ),
-    "journey": View("by_layer", "draw_journey", "one query through the layers", (*QUERY, *MAP)),
+    "journey": View("by_layer", "draw_by_layer", "one query through the layers", (*QUERY, *MAP)),
     "points": View("points", "draw_levels", "sampling points, by level", (*PLACE, *QUERY, *MAP), one=True),
     "points-heads": View(
         "points", "draw_point_heads", "sampling points, by head", (*PLACE, *QUERY, *POINT), one=True
@@ -88,11 +90,13 @@ VIEWS: dict[str, View] = {
     "relevance": View(
         "relevance", "draw_relevance", "what a prediction rests on", (*QUERY, *MAP), explains=True
     ),
-    "onlookers": View("incoming", "draw_onlookers", "who looks at a place", (*PLACE, *QUERY, *MAP)),
-    "queries": View("query_self_attention", "draw_relations", "queries looking at queries", (*QUERY, *ROW)),
+    "onlookers": View("incoming", "draw_incoming", "who looks at a place", (*PLACE, *QUERY, *MAP)),
+    "queries": View(
+        "query_self_attention", "draw_query_self_attention", "queries looking at queries", (*QUERY, *ROW)
+    ),
     "features": View("features", "draw_features", "the backbone's strongest channels", ()),
     "channels": View("features", "draw_channels", "all channels of one convolution", ()),
-    "measures": View("metrics", "draw_measures", "attention over the layers, in numbers", (*QUERY, "truth")),
+    "measures": View("metrics", "draw_metrics", "attention over the layers, in numbers", (*QUERY, "truth")),
     "compare": View(
         "compare", "draw_comparison", "two traces, and their difference", ("against", *QUERY, *MAP)
     ),
@@ -110,7 +114,7 @@ def view_of(name: str) -> View:
     return VIEWS[name]
 
 
-def draw(trace: TraceData, view: str = "columns", choice: Choice | None = None) -> Sheet:
+def draw(trace: TraceData, view: str = "columns", choice: ViewOptions | None = None) -> PixelFigure:
     """A picture of a trace.
 
     Args:
@@ -121,8 +125,8 @@ def draw(trace: TraceData, view: str = "columns", choice: Choice | None = None) 
     Raises:
         UserError: an unknown view, a choice that means nothing in this trace, or a trace without what the view shows.
     """
-    from detrscope.views.options import EVERYTHING
+    from detrscope.views.options import DEFAULT_OPTIONS
 
-    drawing, choice = view_of(view), choice or EVERYTHING
+    drawing, choice = view_of(view), choice or DEFAULT_OPTIONS
     choice.check(trace)
     return drawing(trace, choice)

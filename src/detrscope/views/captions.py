@@ -8,7 +8,7 @@ from pathlib import Path
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace_data import TraceData
-from detrscope.views.options import Choice
+from detrscope.views.options import ViewOptions
 
 LISTED = 12  # queries that are named by their number
 NOTE = "note"  # of a trace: a warning that belongs in its figures
@@ -30,7 +30,7 @@ def brief(trace: TraceData) -> str:
     return trace.card.variant + when + (", edited" if trace.edits else "")
 
 
-def heads(trace: TraceData, site: str, choice: Choice) -> str:
+def heads(trace: TraceData, site: str, choice: ViewOptions) -> str:
     """Such as `mean of 8 heads`."""
     count = trace.record(site).shape[0]
     return (
@@ -40,7 +40,7 @@ def heads(trace: TraceData, site: str, choice: Choice) -> str:
     )
 
 
-def over(trace: TraceData, site: str, choice: Choice) -> str:
+def over(trace: TraceData, site: str, choice: ViewOptions) -> str:
     """What the weights are normalised over."""
     level = choice.level_of(trace)
     ids = range(len(trace.levels)) if level is None else [level]

@@ -10,11 +10,20 @@ from torch.nn.functional import adaptive_avg_pool2d
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.errors import UserError
 from detrscope.core.trace_data import TraceData
-from detrscope.views.canvas import Scale, Sheet
+from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.captions import brief, caption, heads, model, over, short, sums
-from detrscope.views.grid import Tiles, panel_size
-from detrscope.views.options import EVERYTHING, Choice, Kept, NotInTrace, kept, maps_of, predictions, site_of
-from detrscope.views.viewport import Frame, badge, outline, plane
+from detrscope.views.grid import PanelGrid, panel_size
+from detrscope.views.options import (
+    DEFAULT_OPTIONS,
+    NotInTrace,
+    ShownQuery,
+    ViewOptions,
+    maps_of,
+    predictions,
+    shown_queries,
+    site_of,
+)
+from detrscope.views.viewport import Viewport, corner_text, outline, plane
 
 MOST = 4  # queries
 SIDE = 320
@@ -26,7 +35,7 @@ COARSE, UNLIKE = (
 Seen = tuple[np.ndarray, tuple[float, float, float, float]]  # a map, and where its corners lie
 
 
-def draw_comparison(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_comparison(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """Above, what both found; then for each query both maps on one scale, and the second less the first.
 
     Raises:
@@ -37,7 +46,7 @@ def draw_comparison(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     if other is None:
         raise NotInTrace("nothing to compare with; give another trace of the picture, or a model (--against)")
     _check_same_picture(trace, other)
-    shown = kept(trace, choice)[:MOST]
+    shown = shown_queries(trace, choice)[:MOST]
     same = _numbered_alike(trace, other)
     queries = [one.query for one in shown]
     partners = predictions(other, queries if same else _partners(other, shown))
@@ -45,7 +54,7 @@ def draw_comparison(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     _, other_site = site_of(other, "decoder.cross", choice)
     before = maps_of(trace, site, queries, choice)
     after = maps_of(other, other_site, [one.query for one in partners], choice)
-    tiles = Tiles(panel_size(Frame.of(trace), 3, SIDE), 3, 1 + len(shown), lines=1)
+    tiles = PanelGrid(panel_size(Viewport.of(trace), 3, SIDE), 3, 1 + len(shown), lines=1)
     pairing = "the same query in both" if same else "in the second, the query whose box overlaps most"
     about = caption(
         f"first: {_about(trace, site, choice)}, {sums(before)}",
@@ -55,30 +64,32 @@ def draw_comparison(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
         "difference: orange is less, purple more",
     )
     sheet = tiles.sheet("Two looks at one picture", about)
-    for column, (one, boxes) in enumerate(((trace, kept(trace, choice)), (other, _found(other, choice)))):
+    for column, (one, boxes) in enumerate(
+        ((trace, shown_queries(trace, choice)), (other, _found(other, choice)))
+    ):
         tiles.title(sheet, 0, column, f"{('first', 'second')[column]}: {brief(one)} found {len(boxes)}")
-        panel = Frame.of(one).panel(sheet, tiles.place(0, column), tiles.size)
+        panel = Viewport.of(one).panel(sheet, tiles.place(0, column), tiles.size)
         outline(panel, boxes, [f"{box.says}  #{box.query}" for box in boxes])
     for row, (a, b, mine, its) in enumerate(zip(before, after, shown, partners, strict=True), start=1):
         titles = (f"{mine.title} ({mine.says})", f"{its.title} ({its.says})", "second less first")
         for column, title in enumerate(titles):
             tiles.title(sheet, row, column, title)
-        frames = (Frame.of(trace, choice), Frame.of(other, choice))
+        frames = (Viewport.of(trace, choice), Viewport.of(other, choice))
         _row(sheet, tiles, row, frames, (a, b), (mine, its))
     return sheet
 
 
-def _about(trace: TraceData, site: str, choice: Choice) -> str:
+def _about(trace: TraceData, site: str, choice: ViewOptions) -> str:
     return f"{model(trace)}, {site}, {heads(trace, site, choice)}, {over(trace, site, choice)}"
 
 
 def _row(
-    sheet: Sheet,
-    tiles: Tiles,
+    sheet: PixelFigure,
+    tiles: PanelGrid,
     row: int,
-    frames: tuple[Frame, Frame],
+    frames: tuple[Viewport, Viewport],
     maps: tuple[AttentionMap, AttentionMap],
-    boxes: tuple[Kept, Kept],
+    boxes: tuple[ShownQuery, ShownQuery],
 ) -> None:
     (first, extent), (second, _) = seen = _on_one_grid(*maps)
     scale = Scale.amounts(first, second)
@@ -86,11 +97,11 @@ def _row(
         panel = frame.panel(sheet, tiles.place(row, column), tiles.size, grey=True)
         panel.heat(values, scale, where)
         outline(panel, [box])
-        badge(panel, short(values.max()))
+        corner_text(panel, short(values.max()))
     difference = second - first
     panel = frames[0].panel(sheet, tiles.place(row, 2), tiles.size, grey=True)
     panel.heat(difference, Scale.signed(difference), extent)
-    badge(panel, f"{short(difference.min())} to {short(difference.max())}")
+    corner_text(panel, f"{short(difference.min())} to {short(difference.max())}")
 
 
 def _on_one_grid(first: AttentionMap, second: AttentionMap) -> tuple[Seen, Seen]:
@@ -124,7 +135,7 @@ def _numbered_alike(trace: TraceData, other: TraceData) -> bool:
     return picked_alike or not (trace.picked or other.picked)
 
 
-def _partners(trace: TraceData, shown: list[Kept]) -> list[int]:
+def _partners(trace: TraceData, shown: list[ShownQuery]) -> list[int]:
     """The query of another model whose box overlaps each of these most."""
     boxes = trace.boxes_xyxy().numpy()  # [Q, 4]
     partners = []
@@ -137,7 +148,7 @@ def _partners(trace: TraceData, shown: list[Kept]) -> list[int]:
     return partners
 
 
-def _found(trace: TraceData, choice: Choice) -> list[Kept]:
+def _found(trace: TraceData, choice: ViewOptions) -> list[ShownQuery]:
     """What the second trace found, which may be nothing."""
     return predictions(trace, list(dict.fromkeys(trace.detections(choice.threshold).query_ids.tolist())))
 

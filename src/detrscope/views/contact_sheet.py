@@ -14,9 +14,9 @@ from detrscope.views.canvas import (
     BLACK,
     WHITE,
     Box,
+    Drawing,
+    ImageOverlay,
     Label,
-    Picture,
-    Scene,
     class_colours,
     ink_on,
     resized,
@@ -42,7 +42,7 @@ class Tile:
 
 def contact_sheet(
     tiles: Sequence[Tile], path: str | Path | None = None, *, columns: int = 4, tile_size: int = 360
-) -> Picture:
+) -> Drawing:
     """Tiles in rows, each with its title above it, and a legend of the classes with their counts at the end.
 
     Args:
@@ -84,7 +84,7 @@ def contact_sheet(
     labels += [
         Label(item.text, (item.xy[0], item.xy[1] + top), TYPE, item.colour, item.ink) for item in legend
     ]
-    picture = Scene(sheet, boxes, labels)
+    picture = ImageOverlay(sheet, boxes, labels)
     if path is not None:
         picture.save(path)
     return picture

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from detrscope.core.safe_text import visible
+from detrscope.core.safe_text import escape_text
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
@@ -103,7 +103,7 @@ COLUMNS = ("AP", "AP50", "AP75")
 
 def _shown(text: str, *, keep: str = "") -> str:
     """Return text to be shown: no tags, no controls."""
-    return escape(visible(text, keep=keep))
+    return escape(escape_text(text, keep=keep))
 
 
 def _address(path: str) -> str:

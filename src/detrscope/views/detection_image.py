@@ -14,9 +14,9 @@ from detrscope.views.canvas import (
     WHITE,
     Box,
     Colour,
+    Drawing,
+    ImageOverlay,
     Label,
-    Picture,
-    Scene,
     class_colours,
     class_label,
     ink_on,
@@ -35,7 +35,7 @@ def draw_detections(
     *,
     classes: Iterable[str] = (),
     title: str = "",
-) -> Picture:
+) -> Drawing:
     """Boxes with class names and scores on the original image.
 
     The picture has the size of the image, save for a strip above it where there is a title and for images
@@ -69,7 +69,7 @@ def draw_detections(
     rows = list(zip(boxes_xyxy.tolist(), detections.names, texts, places, strict=True))[::-1]
     boxes = [Box((x0, y0, x1, y1), colours[name], line) for (x0, y0, x1, y1), name, _, _ in rows]
     labels = [_label(text, place, size, colours[name]) for _, name, text, place in rows if place is not None]
-    scene = _with_title(Scene(background, boxes, labels), title, size)
+    scene = _with_title(ImageOverlay(background, boxes, labels), title, size)
     if path is not None:
         scene.save(path)
     return scene
@@ -85,7 +85,7 @@ def _label(text: str, place: tuple[float, float], size: int, colour: Colour) -> 
     return Label(text, place, size, colour, ink_on(colour))
 
 
-def _with_title(scene: Scene, title: str, size: int) -> Scene:
+def _with_title(scene: ImageOverlay, title: str, size: int) -> ImageOverlay:
     """The scene moved down under a white strip with the title."""
     if not title:
         return scene
@@ -99,4 +99,4 @@ def _with_title(scene: Scene, title: str, size: int) -> Scene:
     ]
     labels = [Label(t.text, (t.xy[0], t.xy[1] + strip), t.size, t.colour, t.ink) for t in scene.labels]
     titles = [Label(text, (0, i * line), size, WHITE, BLACK) for i, text in enumerate(lines)]
-    return Scene(background, boxes, [*labels, *titles])
+    return ImageOverlay(background, boxes, [*labels, *titles])

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from detrscope.core.trace_data import TraceData
-from detrscope.views.canvas import WHITE, Sheet
+from detrscope.views.canvas import WHITE, PixelFigure
 from detrscope.views.captions import caption, model
-from detrscope.views.grid import Tiles
-from detrscope.views.options import EVERYTHING, Choice, kept
-from detrscope.views.viewport import Frame, outline
+from detrscope.views.grid import PanelGrid
+from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions, shown_queries
+from detrscope.views.viewport import Viewport, outline
 
 SIDE = 760
 
 
-def draw_found(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_view_detections(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """Boxes with class, score and query on the picture; dashed, those of the truth where it is known.
 
     Raises:
         UserError: nothing was found.
     """
-    shown = kept(trace, choice)
-    frame = Frame.of(trace)
+    shown = shown_queries(trace, choice)
+    frame = Viewport.of(trace)
     truth = trace.targets_xyxy
-    tiles = Tiles(frame.size(SIDE), 1, lines=0)
+    tiles = PanelGrid(frame.size(SIDE), 1, lines=0)
     which = "chosen by number" if choice.queries else f"with a score of {choice.threshold:g} or more"
     scores = (
         "softmax over classes and no object"

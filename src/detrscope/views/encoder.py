@@ -9,12 +9,12 @@ import numpy as np
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.maps import map_of_rows
-from detrscope.views.canvas import Sheet
+from detrscope.views.canvas import PixelFigure
 from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
 from detrscope.views.grid import GAP, NARROWEST, TITLE_LINE
-from detrscope.views.options import EVERYTHING, Choice, centre, predictions, site_of
-from detrscope.views.viewport import Frame, badge, lay, looked_at, mark, number
+from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions, centre, predictions, site_of
+from detrscope.views.viewport import Viewport, attended_region, corner_text, mark, number, overlay
 
 POINTS = 6  # where none are chosen
 APART = 0.14  # of the diagonal: points nearer to each other would show the same
@@ -26,7 +26,7 @@ SPOTS = (
 )  # parts of width and height
 
 
-def draw_encoder(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_encoder(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """The picture in the middle with numbered red points; around it, where the token at each point looks.
 
     Raises:
@@ -35,9 +35,10 @@ def draw_encoder(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     _, site = site_of(trace, "encoder.self", choice)
     points = choice.points or reference_points(trace, choice)
     maps = [_map_at(trace, site, point, choice) for point in points]
-    frame = Frame.of(trace, choice)
+    frame = Viewport.of(trace, choice)
     near = [
-        frame.near(np.append(looked_at(one), [point], 0)) for one, point in zip(maps, points, strict=True)
+        frame.near(np.append(attended_region(one), [point], 0))
+        for one, point in zip(maps, points, strict=True)
     ]
     from_near = all(one is not frame for one in near)
     if not from_near:  # all, or none
@@ -58,7 +59,9 @@ def draw_encoder(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
         f"red: whose attention it is, the token{which} whose cell holds the point",
         "maps are seen from near" if from_near else "",
     )
-    sheet = Sheet(max(width, NARROWEST), height, "What places of the picture look at in the encoder", about)
+    sheet = PixelFigure(
+        max(width, NARROWEST), height, "What places of the picture look at in the encoder", about
+    )
     middle = (at_left, TITLE_LINE + (height - TITLE_LINE - large[1]) / 2)
     picture = frame.panel(sheet, middle, large)
     for i, (point, attention) in enumerate(zip(points, maps, strict=True)):
@@ -68,12 +71,12 @@ def draw_encoder(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
         y = (i if on_left else i - rows * (len(points) > 1)) * (TITLE_LINE + size[1] + GAP)
         sheet.text(f"{i + 1}: token at ({point[0]:.0f}, {point[1]:.0f})", x, y)
         around = near[i].panel(sheet, (x, y + TITLE_LINE), size, grey=True)
-        badge(around, short(lay(around, attention)))
+        corner_text(around, short(overlay(around, attention)))
         mark(around, point)
     return sheet
 
 
-def reference_points(trace: TraceData, choice: Choice) -> list[tuple[float, float]]:
+def reference_points(trace: TraceData, choice: ViewOptions) -> list[tuple[float, float]]:
     """Middles of what was found, best first, then spots all over the picture, none of them close together."""
     found = trace.detections(choice.threshold)
     queries = choice.queries or tuple(dict.fromkeys(found.query_ids.tolist()))
@@ -87,7 +90,7 @@ def reference_points(trace: TraceData, choice: Choice) -> list[tuple[float, floa
     return chosen[:POINTS]
 
 
-def _map_at(trace: TraceData, site: str, point: tuple[float, float], choice: Choice) -> AttentionMap:
+def _map_at(trace: TraceData, site: str, point: tuple[float, float], choice: ViewOptions) -> AttentionMap:
     token = trace.token_at(point, choice.from_level)
     selection = Selection(site, (token,), choice.head, choice.merge, choice.level, point)
     return map_of_rows(trace, selection, f"token at ({point[0]:g}, {point[1]:g})")

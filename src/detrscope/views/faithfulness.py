@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detrscope.lens.faithfulness import Summary, fractions
-from detrscope.views.canvas import Picture, Plot
+from detrscope.views.canvas import Drawing, Plot
 
 PANELS = (("keys", "deletion"), ("keys", "insertion"), ("pixels", "deletion"), ("pixels", "insertion"))
 TITLES = {
@@ -19,7 +19,7 @@ TITLES = {
 
 def draw_faithfulness(
     summaries: Sequence[Summary], path: str | Path | None = None, *, title: str = "", against: str = "random"
-) -> Picture:
+) -> Drawing:
     """A panel for keys and pixels, deletion and insertion; a line for each method, the random order in black.
 
     Args:

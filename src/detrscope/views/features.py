@@ -11,11 +11,11 @@ from torch import Tensor
 
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
-from detrscope.views.canvas import Panel, Scale, Sheet
+from detrscope.views.canvas import Panel, PixelFigure, Scale
 from detrscope.views.captions import caption, model, short
-from detrscope.views.grid import Tiles, in_rows, panel_size
-from detrscope.views.options import EVERYTHING, Choice, NotInTrace
-from detrscope.views.viewport import Frame, badge, corners
+from detrscope.views.grid import PanelGrid, in_rows, panel_size
+from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
+from detrscope.views.viewport import Viewport, corner_text, corners
 
 STRONGEST = 6  # channels in a row
 MOST_ROWS = 6
@@ -60,10 +60,10 @@ class Feature:
     def show(self, panel: Panel, values: np.ndarray, *, veil: bool = False) -> None:
         """One map on a scale of its own."""
         panel.heat(values, Scale.amounts(values), self.extent, veil=veil)
-        badge(panel, short(values.max()))
+        corner_text(panel, short(values.max()))
 
 
-def draw_features(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_features(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """A row for each convolution: the mean over channels over the picture, then the channels that are strongest.
 
     Raises:
@@ -71,9 +71,9 @@ def draw_features(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """
     sites = _kept(trace)
     rows = [Feature.of(trace, site) for site in (sites if len(sites) <= MOST_ROWS else stage_ends(sites))]
-    frame = Frame.of(trace)
+    frame = Viewport.of(trace)
     names = tuple(f"{r.name}\n{len(r.size)} channels\n{r.size.shape[1]}x{r.size.shape[2]}" for r in rows)
-    tiles = Tiles(panel_size(frame, 1 + STRONGEST, SIDE, 120), 1 + STRONGEST, len(rows), names=names)
+    tiles = PanelGrid(panel_size(frame, 1 + STRONGEST, SIDE, 120), 1 + STRONGEST, len(rows), names=names)
     about = caption(
         model(trace),
         f"feature maps of the convolutions {', '.join(r.site for r in rows)}",
@@ -94,7 +94,7 @@ def draw_features(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def draw_channels(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_channels(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """The channels of the last convolution that was kept, as a grid in their order.
 
     Raises:
@@ -103,9 +103,9 @@ def draw_channels(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     feature = Feature.of(trace, _kept(trace)[-1])
     count = len(feature.size)
     channels = sorted(feature.strongest(GRID))
-    frame = Frame.of(trace)
+    frame = Viewport.of(trace)
     rows, columns = in_rows(channels, ACROSS)
-    tiles = Tiles(panel_size(frame, columns, SMALL), columns, rows)
+    tiles = PanelGrid(panel_size(frame, columns, SMALL), columns, rows)
     which = f"all {count}" if len(channels) == count else f"the {len(channels)} strongest of {count}"
     about = caption(
         model(trace),

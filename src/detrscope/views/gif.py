@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detrscope.core.files import written_whole
+from detrscope.core.files import atomic_write
 from detrscope.views.canvas import BLACK, PALETTE, WHITE
 
 WIDEST = 800  # pixels; frames that are wider are scaled down
@@ -39,7 +39,7 @@ def gif(path: str | Path, rate: float, *, widest: int = WIDEST) -> Iterator[Call
         image = Image.fromarray(pixels)
         frames.append(image.resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS))
 
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         yield add
         if not frames:
             return

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from detrscope.views.canvas import Scale, Sheet, shortened, text_size
+from detrscope.views.canvas import PixelFigure, Scale, shortened, text_size
 from detrscope.views.canvas.figure import INK, MARGIN, SCALE, Paint
 from detrscope.views.canvas.text import NAME, TEXT
-from detrscope.views.viewport import Frame
+from detrscope.views.viewport import Viewport
 
 GAP = 10  # pixels between panels
 TITLE_LINE = round(NAME * 1.35) + 4  # pixels, of one line of text above a panel
@@ -16,7 +16,7 @@ WIDEST = 1500  # pixels that a sheet is meant to have at most
 NARROWEST = 680  # and at least, for its caption to be read
 
 
-def panel_size(frame: Frame, columns: int, side: int, beside: int = 0) -> tuple[int, int]:
+def panel_size(frame: Viewport, columns: int, side: int, beside: int = 0) -> tuple[int, int]:
     """Of a panel about as large as a square of that side, less where so many in a row would make a sheet too wide.
 
     Args:
@@ -31,7 +31,7 @@ def panel_size(frame: Frame, columns: int, side: int, beside: int = 0) -> tuple[
 
 
 @dataclass(frozen=True)
-class Tiles:
+class PanelGrid:
     """Where things go; all in pixels.
 
     Attributes:
@@ -88,9 +88,9 @@ class Tiles:
             self.head + row * (self.above + self.size[1] + GAP) + self.above,
         )
 
-    def sheet(self, heading: str, caption: str, paint: Paint = Scale.veil) -> Sheet:
+    def sheet(self, heading: str, caption: str, paint: Paint = Scale.veil) -> PixelFigure:
         """An empty sheet of the right size with the names of its rows and its colour scale."""
-        sheet = Sheet(self.width, self.height, heading, caption)
+        sheet = PixelFigure(self.width, self.height, heading, caption)
         for row, name in enumerate(self.names):
             lines = name.split("\n")
             y = self.place(row, 0)[1] + (self.size[1] - len(lines) * NAME * 1.4) / 2
@@ -105,7 +105,7 @@ class Tiles:
             sheet.scale(x, y, self.size[1], self.scale, paint)
         return sheet
 
-    def title(self, sheet: Sheet, row: int, column: int, *lines: str) -> None:
+    def title(self, sheet: PixelFigure, row: int, column: int, *lines: str) -> None:
         """Write above a panel; a line that is too wide loses its middle."""
         x, y = self.place(row, column)
         for i, line in enumerate(lines):

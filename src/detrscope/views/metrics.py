@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from detrscope.core.trace_data import Kind, TraceData
 from detrscope.lens.measure import Measure, measure
 from detrscope.lens.report import in_words, on_parts, on_what
-from detrscope.views.canvas import PALETTE, Chart, Sheet, text_size
+from detrscope.views.canvas import PALETTE, Chart, PixelFigure, text_size
 from detrscope.views.canvas.text import NAME
 from detrscope.views.captions import caption, model, numbers
-from detrscope.views.options import EVERYTHING, Choice, NotInTrace, kept
+from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions, shown_queries
 
 WIDTH, HEIGHT = 1240, 240  # pixels, of the sheet and of a chart
 LEFT, BETWEEN = 70, 100  # pixels, for the numbers beside charts
@@ -27,7 +27,7 @@ NAMES: dict[Kind, str] = {
 Value = Callable[[Measure], float | None]
 
 
-def draw_measures(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_metrics(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """Spread, distance, mass in the box and agreement of heads over the layers; a dot for each head, lines for means.
 
     Raises:
@@ -36,7 +36,7 @@ def draw_measures(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     """
     if not trace.records:
         raise NotInTrace("no attention was recorded")
-    queries = [one.query for one in kept(trace, choice)]
+    queries = [one.query for one in shown_queries(trace, choice)]
     measures = measure(trace, queries, threshold=choice.threshold, tokens=max(FEWEST, WORTH // trace.tokens))
     lines = [m for m in measures if m.query is None]
     tokens = max((m.rows for m in lines if m.kind == "encoder.self"), default=0)
@@ -50,7 +50,7 @@ def draw_measures(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     about += " " + " ".join([*in_words(measures), *on_what(measures)])
     seen = on_parts(measures)
     bars = ROOM + BAR * len(seen.parts) if seen else 0
-    sheet = Sheet(WIDTH, 2 * (HEIGHT + ROOM) + 10 + bars, "Attention over the layers", about)
+    sheet = PixelFigure(WIDTH, 2 * (HEIGHT + ROOM) + 10 + bars, "Attention over the layers", about)
     if seen:
         _on_parts(sheet, 2 * (HEIGHT + ROOM) + 10, seen)
     sheet.numbers = measures
@@ -77,7 +77,7 @@ def draw_measures(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def _on_parts(sheet: Sheet, top: float, seen: Measure) -> None:
+def _on_parts(sheet: PixelFigure, top: float, seen: Measure) -> None:
     """A bar for each part, most of all for its area first."""
     ratios = {name: mass / max(seen.part_areas[name], 1e-9) for name, mass in seen.parts.items()}
     names = sorted(ratios, key=lambda name: -ratios[name])

@@ -11,7 +11,7 @@ from typing import Protocol
 import av
 import numpy as np
 
-from detrscope.console import written_whole
+from detrscope.console import atomic_write
 from detrscope.views.canvas import resized
 
 
@@ -40,7 +40,7 @@ def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iter
     rate = Fraction(rate).limit_denominator(100_000)
     clock = rate.numerator * max(1, round(90_000 / rate.numerator))  # ticks a second, a whole number a frame
     step = int(clock / rate)
-    with written_whole(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with atomic_write(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, clock)

@@ -18,11 +18,11 @@ THRESHOLD = 0.5
 STACKS: tuple[Kind, ...] = ("encoder.self", "decoder.self", "decoder.cross")
 
 
-class NothingFound(UserError):
+class NoDetections(UserError):
     """No detection scores high enough."""
 
 
-class NotOnPicture(UserError):
+class PointOutsideImage(UserError):
     """A point lies outside of this picture."""
 
 
@@ -32,7 +32,7 @@ class NotInTrace(UserError):
 
 @checked_fields
 @dataclass(frozen=True)
-class Choice:
+class ViewOptions:
     """What is left out, each view chooses by itself.
 
     Attributes:
@@ -66,7 +66,7 @@ class Choice:
         Raises:
             UserError: a query, point, layer, head or level that it does not have.
         """
-        if self.head is not None and self.merge != EVERYTHING.merge:
+        if self.head is not None and self.merge != DEFAULT_OPTIONS.merge:
             raise UserError(f"merge {self.merge}: makes no difference to head {self.head} alone")
         if not 0 <= self.threshold <= 1:
             raise UserError(f"threshold {self.threshold}: expected a score between 0 and 1")
@@ -76,7 +76,7 @@ class Choice:
         for x, y in self.points:
             x0, y0, x1, y1 = g.crop_xyxy
             if not (x0 <= x <= x1 and y0 <= y <= y1):
-                raise NotOnPicture(
+                raise PointOutsideImage(
                     f"point {x:g},{y:g}: is not on the picture; expected x {x0:g} to {x1:g} and y {y0:g} to {y1:g}"
                 )
         if self.layer is not None:
@@ -92,11 +92,11 @@ class Choice:
         return None if self.level is None else self.level % len(trace.levels)
 
 
-EVERYTHING = Choice()
+DEFAULT_OPTIONS = ViewOptions()
 
 
 @dataclass(frozen=True)
-class Kept:
+class ShownQuery:
     """A query that is shown, with what it predicts."""
 
     query: int
@@ -116,7 +116,7 @@ class Kept:
         return f"{self.name} {self.score:.2f}"
 
 
-def kept(trace: TraceData, choice: Choice) -> list[Kept]:
+def shown_queries(trace: TraceData, choice: ViewOptions) -> list[ShownQuery]:
     """The chosen queries, or those of the detections, best first, with what they predict in the last layer.
 
     Raises:
@@ -128,14 +128,14 @@ def kept(trace: TraceData, choice: Choice) -> list[Kept]:
         queries = list(dict.fromkeys(found.query_ids.tolist()))
     if not queries:
         best = int(trace.scores().amax(-1).argmax())
-        raise NothingFound(
+        raise NoDetections(
             f"nothing scores {choice.threshold:g} or more; the best is {trace.query_name(best)}: choose a lower "
             f"--threshold, or queries by number (--query {best})"
         )
     return predictions(trace, queries)
 
 
-def predictions(trace: TraceData, queries: Sequence[int], layer: int = -1) -> list[Kept]:
+def predictions(trace: TraceData, queries: Sequence[int], layer: int = -1) -> list[ShownQuery]:
     """What some queries predict in a decoder layer."""
     scores, classes = trace.scores(layer).max(-1)  # [Q]
     boxes = trace.boxes_xyxy(layer)  # [Q, 4]
@@ -146,17 +146,17 @@ def predictions(trace: TraceData, queries: Sequence[int], layer: int = -1) -> li
         name = trace.classes.names[index]
         x0, y0, x1, y1 = boxes[query].tolist()
         label = class_label(name, trace.classes.ids[index])
-        result.append(Kept(query, label, float(scores[query]), (x0, y0, x1, y1), colours[name]))
+        result.append(ShownQuery(query, label, float(scores[query]), (x0, y0, x1, y1), colours[name]))
     return result
 
 
-def predicted_at(trace: TraceData, query: int, layer: int) -> list[Kept]:
+def prediction_in_layer(trace: TraceData, query: int, layer: int) -> list[ShownQuery]:
     """What a query predicts in the layer of that number; nothing where only later layers predict."""
     first = trace.layers("decoder.cross") - len(trace.logits)
     return predictions(trace, [query], layer - first) if layer >= first else []
 
 
-def layers_of(trace: TraceData, kind: Kind, choice: Choice) -> list[tuple[int, str]]:
+def layers_of(trace: TraceData, kind: Kind, choice: ViewOptions) -> list[tuple[int, str]]:
     """Numbers and sites of the layers to show: the chosen one, else all that were recorded.
 
     Raises:
@@ -174,7 +174,7 @@ def layers_of(trace: TraceData, kind: Kind, choice: Choice) -> list[tuple[int, s
     return recorded
 
 
-def site_of(trace: TraceData, kind: Kind, choice: Choice) -> tuple[int, str]:
+def site_of(trace: TraceData, kind: Kind, choice: ViewOptions) -> tuple[int, str]:
     """Number and site of the one layer to show: the chosen one, else the last.
 
     Raises:
@@ -194,7 +194,7 @@ def site_of(trace: TraceData, kind: Kind, choice: Choice) -> tuple[int, str]:
     return layer % len(known), site
 
 
-def maps_of(trace: TraceData, site: str, rows: Sequence[int], choice: Choice) -> list[AttentionMap]:
+def maps_of(trace: TraceData, site: str, rows: Sequence[int], choice: ViewOptions) -> list[AttentionMap]:
     """The map of each of some rows of a site, heads merged as chosen."""
     return [
         map_of_rows(
@@ -206,7 +206,7 @@ def maps_of(trace: TraceData, site: str, rows: Sequence[int], choice: Choice) ->
     ]
 
 
-def head_maps(trace: TraceData, site: str, row: int, choice: Choice) -> list[AttentionMap]:
+def head_maps(trace: TraceData, site: str, row: int, choice: ViewOptions) -> list[AttentionMap]:
     """The map of every head for one row of a site."""
     rows = trace.record(site).rows(torch.tensor([row]))[0, :, 0].float()  # [h, S]
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detrscope.views.canvas import Colour, Picture, Sheet, line_colour
+from detrscope.views.canvas import Colour, Drawing, PixelFigure, line_colour
 from detrscope.views.canvas.figure import LINE
 from detrscope.views.canvas.text import TEXT
 
@@ -28,7 +28,7 @@ CAPTION = (
 )
 
 
-def draw_part_curves(rows: Rows, path: str | Path | None = None, *, name: str = "") -> Picture:
+def draw_part_curves(rows: Rows, path: str | Path | None = None, *, name: str = "") -> Drawing:
     """Attention on each part over the epochs: its mass, and its mass for the area of the part.
 
     Args:
@@ -36,7 +36,7 @@ def draw_part_curves(rows: Rows, path: str | Path | None = None, *, name: str = 
         path: where to save the picture; None to keep it in memory.
         name: of the run, for the heading.
     """
-    sheet = Sheet(WIDTH, HEIGHT, f"Attention on parts{f', {name}' if name else ''}", CAPTION)
+    sheet = PixelFigure(WIDTH, HEIGHT, f"Attention on parts{f', {name}' if name else ''}", CAPTION)
     wide = WIDTH / 2 - NAMES - 66
     for x, ratio, title in (
         (50.0, False, "attention, %"),
@@ -49,7 +49,7 @@ def draw_part_curves(rows: Rows, path: str | Path | None = None, *, name: str = 
     return sheet
 
 
-def draw_ratios(sheet: Sheet, rect: Rect, rows: Rows, until: float) -> None:
+def draw_ratios(sheet: PixelFigure, rect: Rect, rows: Rows, until: float) -> None:
     """Attention for its area, part by part up to a step, with names and values at the right of the rectangle."""
     sheet.text(FOR_AREA, rect[0], rect[1] - TEXT * LINE, size=TEXT)
     _draw(sheet, rect, rows, until, ratio=True)
@@ -75,7 +75,7 @@ def part_names(rows: Rows) -> list[str]:
     return names
 
 
-def _draw(sheet: Sheet, rect: Rect, rows: Rows, until: float, *, ratio: bool) -> None:
+def _draw(sheet: PixelFigure, rect: Rect, rows: Rows, until: float, *, ratio: bool) -> None:
     chart = sheet.chart(*rect)
     if ratio:
         chart.level(1, "")
@@ -110,7 +110,7 @@ def _value(row: Mapping[str, float | None], name: str, ratio: bool) -> float | N
     return mass / area if ratio else 100 * mass
 
 
-def _names(sheet: Sheet, rect: Rect, ends: list[tuple[float, str, Colour]]) -> None:
+def _names(sheet: PixelFigure, rect: Rect, ends: list[tuple[float, str, Colour]]) -> None:
     """Names of lines at the right of a chart, near their ends (0 at the bottom, 1 at the top) and apart."""
     x, y, width, height = rect
     step = TEXT * 1.25

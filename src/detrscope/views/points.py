@@ -9,14 +9,14 @@ import numpy as np
 from detrscope.core.attention_map import Selection
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.maps import map_of_rows
-from detrscope.views.canvas import WHITE, Panel, Scale, Sheet
+from detrscope.views.canvas import WHITE, Panel, PixelFigure, Scale
 from detrscope.views.canvas.figure import SCALE
 from detrscope.views.captions import caption, model, short
-from detrscope.views.grid import Tiles, in_rows, panel_size
-from detrscope.views.options import EVERYTHING, Choice, Kept
-from detrscope.views.row import Asked
+from detrscope.views.grid import PanelGrid, in_rows, panel_size
+from detrscope.views.options import DEFAULT_OPTIONS, ShownQuery, ViewOptions
+from detrscope.views.row import AttentionRow
 from detrscope.views.sampling_points import Points, asked_for_points, draw_points, key, points_of
-from detrscope.views.viewport import Frame, badge, how_near, lay, mark, outline
+from detrscope.views.viewport import Viewport, corner_text, mark, outline, overlay, zoom_note
 
 FOOT = 26  # pixels, for the key
 FAR = 0.6  # size of marks where all lie close together
@@ -24,7 +24,7 @@ UNIT = "weight of a point"
 MARKED = "colour: the weight of a point; shape and size: its level; points beyond the map find nothing"
 
 
-def draw_levels(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_levels(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """All levels together and each alone, and beside them the same attention splatted on the tokens.
 
     Raises:
@@ -44,7 +44,7 @@ def draw_levels(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     first = "all levels" if choice.level is None else f"level {levels[0]}"
     figure.show(sheet, 0, first, [points], boxes, whole=True)
     panel = figure.panel(sheet, 1, "splatted on the tokens", f"sums to {attention.mass:.3f}", whole=True)
-    badge(panel, short(lay(panel, attention)))
+    corner_text(panel, short(overlay(panel, attention)))
     outline(panel, boxes)
     if len(levels) > 1:
         for i, level in enumerate(levels, start=2):
@@ -52,7 +52,7 @@ def draw_levels(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def draw_point_heads(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_point_heads(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """A panel for each head.
 
     Raises:
@@ -71,7 +71,7 @@ def draw_point_heads(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def draw_point_layers(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_point_layers(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """All points of all layers together, and each layer alone.
 
     Raises:
@@ -99,19 +99,19 @@ class _Figure:
     """What the three have in common: tiles, one colour scale, a key; from near where points lie close together."""
 
     def __init__(
-        self, trace: TraceData, who: Asked, choice: Choice, every: Sequence[Points], panels: int
+        self, trace: TraceData, who: AttentionRow, choice: ViewOptions, every: Sequence[Points], panels: int
     ) -> None:
         self.trace, self.who, self.points = trace, who, every[-1]
-        self.whole = Frame.of(trace, choice)
+        self.whole = Viewport.of(trace, choice)
         boxes = [one.box_xyxy for layer, _ in who.sites for one in who.boxes(trace, layer)]
         corners = np.array(boxes).reshape(-1, 2)
         self.near = self.whole.near(np.concatenate([*(part.around for part in every), corners]))
         self.scale = Scale.amounts(*(part.weights for part in every), label=UNIT)
         rows, self.columns = in_rows(range(panels), 4)
         size = panel_size(self.whole, self.columns, 400, SCALE)
-        self.tiles = Tiles(size, self.columns, rows, lines=2, scale=self.scale, foot=FOOT)
+        self.tiles = PanelGrid(size, self.columns, rows, lines=2, scale=self.scale, foot=FOOT)
 
-    def caption(self, sites: str, choice: Choice) -> str:
+    def caption(self, sites: str, choice: ViewOptions) -> str:
         count = self.trace.record(self.who.sites[-1][1]).shape[0]
         which = f"all {count} heads" if choice.head is None else f"head {choice.head % count} of {count}"
         chosen = choice.level_of(self.trace)
@@ -121,16 +121,16 @@ class _Figure:
             f"deformable attention at {sites}, {self.who.name}, {which}, {level}",
             "softmax over the points of a head, all levels together",
             MARKED,
-            how_near(self.near, self.whole),
+            zoom_note(self.near, self.whole),
             self.who.instead,
         )
 
-    def sheet(self, heading: str, about: str) -> Sheet:
+    def sheet(self, heading: str, about: str) -> PixelFigure:
         sheet = self.tiles.sheet(heading, about, Scale.inks)
         key(sheet, self.tiles.height - FOOT / 2 + 4, self.trace, self.points)
         return sheet
 
-    def panel(self, sheet: Sheet, index: int, *title: str, whole: bool = False) -> Panel:
+    def panel(self, sheet: PixelFigure, index: int, *title: str, whole: bool = False) -> Panel:
         row, column = divmod(index, self.columns)
         self.tiles.title(sheet, row, column, *title)
         frame = self.whole if whole else self.near
@@ -143,11 +143,11 @@ class _Figure:
 
     def show(
         self,
-        sheet: Sheet,
+        sheet: PixelFigure,
         index: int,
         title: str,
         parts: Sequence[Points],
-        boxes: Sequence[Kept],
+        boxes: Sequence[ShownQuery],
         whole: bool = False,
     ) -> None:
         panel = self.panel(sheet, index, title, self._counted(parts), whole=whole)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detrscope.views.canvas import Chart, Picture, Plot
+from detrscope.views.canvas import Chart, Drawing, Plot
 
 MOST_LINES = 8  # classes that the legend names; of more only the best and the worst
 
@@ -17,7 +17,7 @@ def draw_precision_recall(
     path: str | Path | None = None,
     *,
     title: str = "",
-) -> Picture:
+) -> Drawing:
     """One panel for IoU .50 and one for .75: a line for each class and a black one for their mean.
 
     The area under a line is the class's AP at that IoU; the legend says it. With more than `MOST_LINES`

@@ -9,13 +9,21 @@ import numpy as np
 
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.maps import self_attention
-from detrscope.views.canvas import WHITE, Scale, Sheet, ink_on, shortened, text_size
+from detrscope.views.canvas import WHITE, PixelFigure, Scale, ink_on, shortened, text_size
 from detrscope.views.canvas.figure import MARGIN, SCALE
 from detrscope.views.canvas.text import NAME, TEXT
 from detrscope.views.captions import caption, heads, model, short
 from detrscope.views.grid import GAP, NARROWEST, TITLE_LINE
-from detrscope.views.options import EVERYTHING, Choice, Kept, centre, kept, predictions, site_of
-from detrscope.views.viewport import Frame, outline
+from detrscope.views.options import (
+    DEFAULT_OPTIONS,
+    ShownQuery,
+    ViewOptions,
+    centre,
+    predictions,
+    shown_queries,
+    site_of,
+)
+from detrscope.views.viewport import Viewport, outline
 
 SIDE = 420
 ROWS = 10  # queries of the table
@@ -23,17 +31,17 @@ LINKED = 6  # queries linked to the first
 CELL = 52  # pixels
 
 
-def draw_relations(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_query_self_attention(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """The picture with the queries that the first one looks at, and a table of how all shown ones look at each other.
 
     Raises:
         NotInTrace: it was not recorded.
         UserError: nothing was found.
     """
-    shown = kept(trace, choice)[:ROWS]
+    shown = shown_queries(trace, choice)[:ROWS]
     layer, site = site_of(trace, "decoder.self", choice)
     rows = np.stack([_row(trace, one.query, layer, choice) for one in shown])  # [n, Q]
-    frame = Frame.of(trace)
+    frame = Viewport.of(trace)
     size = frame.size(SIDE)
     left = MARGIN + size[0] + 3 * GAP + max(text_size(one.title, NAME)[0] for one in shown)
     across, down = CELL * (len(shown) + 1), CELL * len(shown)
@@ -46,7 +54,7 @@ def draw_relations(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     )
     width = left + across + 2 * GAP + SCALE + MARGIN
     height = TITLE_LINE + max(size[1], TITLE_LINE + down)
-    sheet = Sheet(max(width, NARROWEST), height, "How queries look at each other", about)
+    sheet = PixelFigure(max(width, NARROWEST), height, "How queries look at each other", about)
     _links(trace, sheet, frame, size, shown[0], rows[0])
     among = rows[:, [one.query for one in shown]]
     scale = Scale.amounts(among, label="attention weight")
@@ -55,14 +63,19 @@ def draw_relations(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     return sheet
 
 
-def _row(trace: TraceData, query: int, layer: int, choice: Choice) -> np.ndarray:
+def _row(trace: TraceData, query: int, layer: int, choice: ViewOptions) -> np.ndarray:
     """How much a query looks at each: [Q]."""
     seen = self_attention(trace, query=query, layer=layer, head=choice.head, merge=choice.merge)
     return np.asarray(seen.values)
 
 
 def _links(
-    trace: TraceData, sheet: Sheet, frame: Frame, size: tuple[int, int], first: Kept, row: np.ndarray
+    trace: TraceData,
+    sheet: PixelFigure,
+    frame: Viewport,
+    size: tuple[int, int],
+    first: ShownQuery,
+    row: np.ndarray,
 ) -> None:
     """The first query's box in white, the others' by weight."""
     queries: list[int] = np.argsort(-row, kind="stable").tolist()
@@ -80,9 +93,9 @@ def _links(
 
 
 def _table(
-    sheet: Sheet,
+    sheet: PixelFigure,
     corner: tuple[float, float],
-    shown: Sequence[Kept],
+    shown: Sequence[ShownQuery],
     table: np.ndarray,
     others: Sequence[float],
     scale: Scale,

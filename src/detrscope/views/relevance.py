@@ -8,17 +8,17 @@ from detrscope.core.attention_map import AttentionMap
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
-from detrscope.views.canvas import Sheet
+from detrscope.views.canvas import PixelFigure
 from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short
-from detrscope.views.grid import Tiles, panel_size
-from detrscope.views.options import EVERYTHING, Choice, Kept, kept, maps_of, site_of
-from detrscope.views.viewport import Frame, badge, lay, outline
+from detrscope.views.grid import PanelGrid, panel_size
+from detrscope.views.options import DEFAULT_OPTIONS, ShownQuery, ViewOptions, maps_of, shown_queries, site_of
+from detrscope.views.viewport import Viewport, corner_text, outline, overlay
 
 SIDE = 300
 MISSING = "relevance needs the gradients of the query: trace with explain=[{}]"
 
 
-def draw_relevance(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
+def draw_relevance(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
     """A row for each query: the picture with its box, where it looked last, rollout, and relevance for its class.
 
     Relevance is there where the trace has the gradients of the query.
@@ -33,8 +33,8 @@ def draw_relevance(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
     missing = [one.query for one in shown if one.query not in explained]
     rows = [_answers(trace, site, one, choice, one.query in explained) for one in shown]
     columns = 1 + max(len(row) for row in rows)
-    frame = Frame.of(trace, choice)
-    tiles = Tiles(panel_size(frame, columns, SIDE), columns, len(rows), lines=2)
+    frame = Viewport.of(trace, choice)
+    tiles = PanelGrid(panel_size(frame, columns, SIDE), columns, len(rows), lines=2)
     about = caption(
         model(trace),
         f"attention: cross-attention at {site}, {heads(trace, site, choice)}, {over(trace, site, choice)}",
@@ -52,22 +52,22 @@ def draw_relevance(trace: TraceData, choice: Choice = EVERYTHING) -> Sheet:
         for column, (name, answer) in enumerate(answers, start=1):
             tiles.title(sheet, row, column, name, f"sums to {answer.mass:.3g}")
             panel = frame.panel(sheet, tiles.place(row, column), tiles.size, grey=True)
-            badge(panel, short(lay(panel, answer)))
+            corner_text(panel, short(overlay(panel, answer)))
             outline(panel, [one])
     return sheet
 
 
-def rested_on(trace: TraceData, choice: Choice) -> Sequence[Kept]:
+def rested_on(trace: TraceData, choice: ViewOptions) -> Sequence[ShownQuery]:
     """The chosen queries, else that of the best detection.
 
     Raises:
         NothingFound: no query was chosen and none scores high enough.
     """
-    return kept(trace, choice)[: len(choice.queries) or 1]
+    return shown_queries(trace, choice)[: len(choice.queries) or 1]
 
 
 def _answers(
-    trace: TraceData, site: str, one: Kept, choice: Choice, explained: bool
+    trace: TraceData, site: str, one: ShownQuery, choice: ViewOptions, explained: bool
 ) -> list[tuple[str, AttentionMap]]:
     answers = [
         ("attention", maps_of(trace, site, [one.query], choice)[0]),

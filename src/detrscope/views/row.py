@@ -6,11 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from detrscope.core.trace_data import Kind, TraceData
-from detrscope.views.options import Choice, Kept, NotInTrace, kept, layers_of, predicted_at, site_of
+from detrscope.views.options import (
+    NotInTrace,
+    ShownQuery,
+    ViewOptions,
+    layers_of,
+    prediction_in_layer,
+    shown_queries,
+    site_of,
+)
 
 
 @dataclass(frozen=True)
-class Asked:
+class AttentionRow:
     """One row of one or several layers."""
 
     row: int
@@ -19,14 +27,17 @@ class Asked:
     point: tuple[float, float] | None  # of the token, pixels of the original
     instead: str = ""  # why it is a query where a point was chosen
 
-    def boxes(self, trace: TraceData, layer: int) -> list[Kept]:
+    def boxes(self, trace: TraceData, layer: int) -> list[ShownQuery]:
         """What the query predicts in a layer; a token predicts nothing."""
-        return [] if self.point is not None else predicted_at(trace, self.row, layer)
+        return [] if self.point is not None else prediction_in_layer(trace, self.row, layer)
 
 
-def asked(
-    trace: TraceData, choice: Choice, every_layer: bool = False, fits: Callable[[Kind], bool] | None = None
-) -> Asked:
+def attention_row(
+    trace: TraceData,
+    choice: ViewOptions,
+    every_layer: bool = False,
+    fits: Callable[[Kind], bool] | None = None,
+) -> AttentionRow:
     """Return the token at the chosen point, else the chosen query, else that of the best detection.
 
     Where the encoder cannot be asked, as there is none or not of the kind that is shown, it is the query.
@@ -54,6 +65,6 @@ def asked(
         x, y = point = choice.points[0]
         which = f" of level {choice.from_level % len(trace.levels)}" if len(trace.levels) > 1 else ""
         row = trace.token_at(point, choice.from_level)
-        return Asked(row, f"token{which} at ({x:g}, {y:g})", tuple(sites), point)
-    first = kept(trace, choice)[0]
-    return Asked(first.query, f"{first.title} ({first.says})", tuple(sites), None, instead)
+        return AttentionRow(row, f"token{which} at ({x:g}, {y:g})", tuple(sites), point)
+    first = shown_queries(trace, choice)[0]
+    return AttentionRow(first.query, f"{first.title} ({first.says})", tuple(sites), None, instead)

@@ -10,9 +10,9 @@ import numpy as np
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace_data import Kind, TraceData
-from detrscope.views.canvas import BLACK, PALETTE, Panel, Scale, Sheet
-from detrscope.views.options import Choice
-from detrscope.views.row import Asked, asked
+from detrscope.views.canvas import BLACK, PALETTE, Panel, PixelFigure, Scale
+from detrscope.views.options import ViewOptions
+from detrscope.views.row import AttentionRow, attention_row
 
 SIZES = (7, 9, 12, 14, 16)  # pixels across, finest map first
 MARKS = ("o", "s", "D", "^", "v")
@@ -53,7 +53,7 @@ class Points:
         return int((~inside.all(-1)).sum())
 
 
-def asked_for_points(trace: TraceData, choice: Choice, every_layer: bool = False) -> Asked:
+def asked_for_points(trace: TraceData, choice: ViewOptions, every_layer: bool = False) -> AttentionRow:
     """Whose points are shown: the token at the chosen point, else the chosen query, else that of the best detection.
 
     Raises:
@@ -64,7 +64,7 @@ def asked_for_points(trace: TraceData, choice: Choice, every_layer: bool = False
     def is_deformable(kind: Kind) -> bool:
         return any(isinstance(trace.records.get(site), DeformableRecord) for site in trace.sites_of(kind))
 
-    return asked(trace, choice, every_layer, is_deformable)
+    return attention_row(trace, choice, every_layer, is_deformable)
 
 
 def points_of(trace: TraceData, site: str, row: int) -> Points:
@@ -99,7 +99,7 @@ def draw_points(panel: Panel, points: Points, scale: Scale, shrunk: float = 1.0)
     panel.cross(points.reference_xy.tolist(), REFERENCE, 22 * shrunk)
 
 
-def key(sheet: Sheet, y: float, trace: TraceData, points: Points) -> None:
+def key(sheet: PixelFigure, y: float, trace: TraceData, points: Points) -> None:
     """A line that says what the marks are."""
     x: float = 20
     grey = (150, 150, 150)

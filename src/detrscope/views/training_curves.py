@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detrscope.core.errors import UserError
-from detrscope.views.canvas import Chart, Picture, Plot
+from detrscope.views.canvas import Chart, Drawing, Plot
 
 METRICS = "metrics.jsonl"
 _LOSS = re.compile(
@@ -30,7 +30,7 @@ class Run:
     series: dict[str, Points]
 
 
-def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> Picture:
+def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> Drawing:
     """Losses, AP and learning rates over the epochs.
 
     One run: a line for every loss term, AP and learning rate. Several runs: a colour for each run, with its

@@ -14,9 +14,9 @@ from detrscope.core.attention_map import AttentionMap, QueryAttention
 from detrscope.core.geometry import Geometry
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
-from detrscope.views.canvas import WHITE, Panel, Scale, Sheet, ink_on, resized, text_size
+from detrscope.views.canvas import WHITE, Panel, PixelFigure, Scale, ink_on, resized, text_size
 from detrscope.views.label_placement import place_labels
-from detrscope.views.options import EVERYTHING, Choice, Kept
+from detrscope.views.options import DEFAULT_OPTIONS, ShownQuery, ViewOptions
 
 RED = (255, 0, 0)
 ROOM = 1.35  # of a window, in parts of what it must hold
@@ -27,7 +27,7 @@ SLIM = 2.6  # a picture longer than this times its width is shown as if it were 
 
 
 @dataclass(frozen=True)
-class Frame:
+class Viewport:
     """Made by `of`; draws on panels of a sheet."""
 
     image: np.ndarray  # uint8 [H, W, 3]
@@ -37,7 +37,9 @@ class Frame:
     _parts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, seen: TraceData | AttentionMap | QueryAttention, choice: Choice = EVERYTHING) -> Frame:
+    def of(
+        cls, seen: TraceData | AttentionMap | QueryAttention, choice: ViewOptions = DEFAULT_OPTIONS
+    ) -> Viewport:
         """The original where a trace kept it, else what the model saw of it."""
         original = seen.original if isinstance(seen, TraceData) else None
         g = seen.geometry
@@ -53,7 +55,7 @@ class Frame:
         return round(side * ratio**0.5), round(side / ratio**0.5)
 
     def panel(
-        self, sheet: Sheet, place: tuple[float, float], size: tuple[int, int], *, grey: bool = False
+        self, sheet: PixelFigure, place: tuple[float, float], size: tuple[int, int], *, grey: bool = False
     ) -> Panel:
         """A panel with the picture."""
         panel = sheet.panel(*place, *size, self.window, self.smooth)
@@ -78,7 +80,7 @@ class Frame:
         fine = resized(part, max(1, round(size[0] * shown)), max(1, round(size[1] * tall)))
         return self._parts.setdefault(size, (fine, extent))
 
-    def near(self, places: np.ndarray) -> Frame:
+    def near(self, places: np.ndarray) -> Viewport:
         """Closer to some places [n, 2] of the picture, with room around them, the window keeping its shape."""
         low, high = np.array(self.window[:2]), np.array(self.window[2:])
         inside = places[((places >= low) & (places <= high)).all(1)]
@@ -91,10 +93,10 @@ class Frame:
         half = (high - low) * share / 2
         middle = np.clip(middle, low + half, high - half)
         (left, top), (right, bottom) = (middle - half).tolist(), (middle + half).tolist()
-        return Frame(self.image, self.extent, (left, top, right, bottom), self.smooth)
+        return Viewport(self.image, self.extent, (left, top, right, bottom), self.smooth)
 
 
-def looked_at(attention: AttentionMap) -> np.ndarray:
+def attended_region(attention: AttentionMap) -> np.ndarray:
     """Corners of the cells that hold more than next to nothing, places [n, 2]: what a closer look must show."""
     values, (x0, y0, x1, y1) = plane(attention)
     rows, columns = np.nonzero(values > FAINT * values.max())
@@ -103,7 +105,7 @@ def looked_at(attention: AttentionMap) -> np.ndarray:
     return np.concatenate([cells, cells + 1]) * sides + (x0, y0)
 
 
-def how_near(near: Frame, whole: Frame) -> str:
+def zoom_note(near: Viewport, whole: Viewport) -> str:
     """What of the picture is seen, for a caption; nothing where it is all of it."""
     x0, y0, x1, y1 = near.window
     return "" if near is whole else f"seen from near: x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}"
@@ -129,14 +131,14 @@ def corners(g: Geometry, level: Level, rows: int, columns: int) -> tuple[float, 
     return x0, y0, x0 + columns * cell[0], y0 + rows * cell[1]
 
 
-def lay(panel: Panel, attention: AttentionMap, scale: Scale | None = None, *, veil: bool = True) -> float:
+def overlay(panel: Panel, attention: AttentionMap, scale: Scale | None = None, *, veil: bool = True) -> float:
     """Show a map, on a scale of its own where none is given; returns its greatest number."""
     values, extent = plane(attention)
     panel.heat(values, scale or Scale.amounts(values), extent, veil=veil)
     return float(values.max())
 
 
-def outline(panel: Panel, shown: Sequence[Kept], texts: Sequence[str] = (), size: int = 12) -> None:
+def outline(panel: Panel, shown: Sequence[ShownQuery], texts: Sequence[str] = (), size: int = 12) -> None:
     """Boxes in the colours of their classes, the best on top, each with its text where there is room."""
     for one in reversed(shown):
         panel.box(one.box_xyxy, one.colour, width=2 if panel.width < LARGE else 3)
@@ -153,7 +155,7 @@ def outline(panel: Panel, shown: Sequence[Kept], texts: Sequence[str] = (), size
             panel.label(text, xy, size=size, plate=one.colour, ink=ink_on(one.colour))
 
 
-def badge(panel: Panel, text: str, size: int = 11) -> None:
+def corner_text(panel: Panel, text: str, size: int = 11) -> None:
     """A small text in the lower left corner."""
     height = text_size(text, size)[1] / panel.scale
     x, y = panel.window[0] + 3 / panel.scale, panel.window[3] - height - 3 / panel.scale

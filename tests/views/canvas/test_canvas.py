@@ -17,11 +17,11 @@ from detrscope.views.canvas import (
     PALETTE,
     WHITE,
     Box,
+    ImageOverlay,
     Label,
+    PixelFigure,
     Plot,
     Scale,
-    Scene,
-    Sheet,
     class_colours,
     ink_on,
     shortened,
@@ -35,10 +35,10 @@ from tests.conftest import ROOT
 ORANGE = PALETTE[0]
 
 
-def scene() -> Scene:
+def scene() -> ImageOverlay:
     background = np.full((60, 100, 3), 128, dtype=np.uint8)
     labels = [Label("owl", (40, 5), 12, ORANGE, BLACK)]
-    return Scene(background, [Box((10, 20, 30, 50), ORANGE, 2)], labels)
+    return ImageOverlay(background, [Box((10, 20, 30, 50), ORANGE, 2)], labels)
 
 
 def test_box_is_painted_on_exactly_its_pixels() -> None:
@@ -67,7 +67,7 @@ def test_vectors_show_what_pixels_show() -> None:
 
 
 def test_a_box_thinner_than_its_outline_is_still_drawn() -> None:
-    pixels = Scene(np.zeros((20, 20, 3), np.uint8), [Box((5, 5, 5, 5), ORANGE, 3)]).pixels()
+    pixels = ImageOverlay(np.zeros((20, 20, 3), np.uint8), [Box((5, 5, 5, 5), ORANGE, 3)]).pixels()
     assert (pixels == ORANGE).all(axis=2).sum() == 9
 
 
@@ -160,7 +160,7 @@ def test_a_map_is_brightest_in_its_greatest_cell_and_shows_the_number_there() ->
     values[1, 6] = 0.5
     scale = Scale.amounts(values)
     for smooth in (True, False):
-        sheet = Sheet(408, 204)
+        sheet = PixelFigure(408, 204)
         sheet.panel(0, 0, 408, 204, (0, 0, 8, 4), smooth).heat(values, scale, veil=False)
         pixels = sheet.pixels()[MARGIN : MARGIN + 204].astype(int)
         hottest = 255 * scale.colours(np.array(0.5))[:3]
@@ -175,7 +175,7 @@ def test_a_picture_under_a_map_is_pale_grey_with_as_much_contrast_as_there_is_ro
 ) -> None:
     image = np.full((100, 200, 3), low, np.uint8)
     image[:, 100:] = high
-    sheet = Sheet(200, 100)
+    sheet = PixelFigure(200, 100)
     sheet.panel(0, 0, 200, 100, (0, 0, 200, 100)).picture(image, grey=True)
     pixels = sheet.pixels()[MARGIN : MARGIN + 100].astype(int)
     assert (pixels[..., 0] == pixels[..., 2]).all() and pixels.min() >= 98 and pixels.max() <= 213
@@ -183,7 +183,7 @@ def test_a_picture_under_a_map_is_pale_grey_with_as_much_contrast_as_there_is_ro
 
 
 def test_a_veil_leaves_the_picture_where_nothing_is() -> None:
-    sheet = Sheet(200, 100)
+    sheet = PixelFigure(200, 100)
     panel = sheet.panel(0, 0, 200, 100, (0, 0, 200, 100))
     image = np.random.default_rng(0).integers(0, 255, (100, 200, 3), dtype=np.uint8)
     panel.picture(image)
@@ -194,7 +194,7 @@ def test_a_veil_leaves_the_picture_where_nothing_is() -> None:
 
 
 def test_boxes_stay_inside_the_window_and_dots_outside_of_it_are_left_out() -> None:
-    sheet = Sheet(200, 100)
+    sheet = PixelFigure(200, 100)
     panel = sheet.panel(0, 0, 100, 100, (0, 0, 100, 100))
     panel.box((-50, 20, 60, 300), ORANGE, width=4)
     panel.dots(np.array([[150.0, 50.0], [80.0, 50.0]]), PALETTE[4], 10)
@@ -205,7 +205,7 @@ def test_boxes_stay_inside_the_window_and_dots_outside_of_it_are_left_out() -> N
 
 
 def test_a_sheet_makes_room_for_its_heading_and_caption() -> None:
-    bare, told = Sheet(300, 50), Sheet(300, 50, "a heading", "word " * 60)
+    bare, told = PixelFigure(300, 50), PixelFigure(300, 50, "a heading", "word " * 60)
     above, below = strips(300, "a heading", "word " * 60)
     assert bare.pixels().shape == (50 + sum(strips(300, "", "")), 300, 3)
     assert told.pixels().shape == (50 + above + below, 300, 3)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detrscope.core.types import Detections
-from detrscope.views.canvas import Plot, Scene, Sheet, text_size
+from detrscope.views.canvas import ImageOverlay, PixelFigure, Plot, text_size
 from detrscope.views.canvas import fonts as module
 from detrscope.views.canvas.image_overlay import Label
 from detrscope.views.detection_image import draw_detections
@@ -50,10 +50,10 @@ def test_a_system_typeface_is_found_for_what_ours_lacks() -> None:
 
 def test_pillow_and_matplotlib_draw_the_glyph_of_that_typeface() -> None:
     def pixels(text: str) -> np.ndarray:
-        return Scene(np.full((40, 80, 3), 255, np.uint8), (), [Label(text, (0, 0), 24)]).pixels()
+        return ImageOverlay(np.full((40, 80, 3), 255, np.uint8), (), [Label(text, (0, 0), 24)]).pixels()
 
     assert (pixels(ARC) != pixels("\u2313")).any(), "both are empty boxes"
-    sheet = Sheet(200, 40)
+    sheet = PixelFigure(200, 40)
     sheet.text(ARC, 5, 5)
     assert sheet.pixels().std() > 1  # pytest turns matplotlib's warning about glyphs into an error
 
@@ -79,7 +79,7 @@ def test_a_class_whose_name_cannot_be_drawn_is_its_id() -> None:
         400,
     )
     picture = draw_detections(torch.zeros(3, 400, 400, dtype=torch.uint8), found)
-    assert isinstance(picture, Scene) and [label.text for label in picture.labels] == ["class 7 0.90"]
+    assert isinstance(picture, ImageOverlay) and [label.text for label in picture.labels] == ["class 7 0.90"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from detrscope.families.keys.key_map import (
     HF_BACKBONES,
     HF_REST,
     TORCH_FEEDFORWARD,
-    Layout,
+    KeyLayout,
     Rule,
     Shapes,
     hf_attention,
@@ -24,7 +24,7 @@ from detrscope.families.keys.key_map import (
 HEAD = re.compile(r"heads\.(class|box)_heads\.(\d+)\.(.*)")
 
 
-def settle_heads(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+def finalize_heads(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """The numbered heads of both layouts as the model has them.
 
     Files number a class and a box head for every decoder layer. Without refinement these are copies of one, and we have
@@ -32,24 +32,24 @@ def settle_heads(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[
     checkpoints one more, the last, belongs to the proposals.
     """
     copies: dict[tuple[str, str], dict[int, Tensor]] = {}
-    settled = {}
+    renamed = {}
     for key, tensor in state.items():
         if match := HEAD.fullmatch(key):
             copies.setdefault((match[1], match[3]), {})[int(match[2])] = tensor
         else:
-            settled[key] = tensor
+            renamed[key] = tensor
     layers = Shapes(state).count("decoder.layers")
     two_stage = "queries.projection.weight" in state
     if not two_stage and settings.get("references") != "refined" and all(map(_alike, copies.values())):
-        return settled | {f"heads.{kind}_head.{rest}": of[min(of)] for (kind, rest), of in copies.items()}
+        return renamed | {f"heads.{kind}_head.{rest}": of[min(of)] for (kind, rest), of in copies.items()}
     for (kind, rest), of in copies.items():
         if len(of) == 1:
             of = dict.fromkeys(range(layers + two_stage), *of.values())
         for number, tensor in of.items():
             proposing = two_stage and number == layers
             place = f"queries.{kind}_head" if proposing else f"heads.{kind}_heads.{number}"
-            settled[f"{place}.{rest}"] = tensor
-    return settled
+            renamed[f"{place}.{rest}"] = tensor
+    return renamed
 
 
 def _alike(copies: Mapping[int, Tensor]) -> bool:
@@ -81,7 +81,7 @@ def _common(transformer: str) -> tuple[Rule, ...]:
     )
 
 
-PUBLISHED = Layout(
+PUBLISHED = KeyLayout(
     name="published",
     mark="transformer.level_embed",
     rules=(
@@ -108,10 +108,10 @@ PUBLISHED = Layout(
             ),
         ),
     ),
-    settle=settle_heads,
+    finalize=finalize_heads,
 )  # fmt: skip
 
-HUGGING_FACE = Layout(
+HUGGING_FACE = KeyLayout(
     name="Hugging Face",
     mark="model.level_embed",
     rules=(
@@ -126,5 +126,5 @@ HUGGING_FACE = Layout(
             (*HF_REST, (r"encoder_attn_layer_norm\.(.*)", r"cross_residual.norm.\2")),
         ),
     ),
-    settle=settle_heads,
+    finalize=finalize_heads,
 )  # fmt: skip

@@ -16,18 +16,18 @@ Rule = tuple[str, str]
 """(pattern of the whole foreign key, our key). `{a|b|c}` in our key cuts the tensor in equal parts along its first
 axis, one for each name; an empty string drops the key."""
 
-Settle = Callable[[dict[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
+Finalize = Callable[[dict[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
 """(renamed tensors, what the checkpoint's own config says) -> the tensors as the model has them."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class KeyLayout:
     """One way of naming a family's parameters; a checkpoint that has the key `mark` is of this layout."""
 
     name: str
     mark: str
     rules: tuple[Rule, ...]
-    settle: Settle = lambda state, settings: state  # what no table of keys can say
+    finalize: Finalize = lambda state, settings: state  # what no table of keys can say
 
     def rename(self, state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
         """The same tensors under our names.
@@ -57,7 +57,7 @@ class Layout:
             raise UserError(f"{len(unknown)} keys unknown to the {self.name} layout: {some(unknown)}")
         if differing:
             raise UserError(f"several keys of different content stand for {some(differing)}")
-        return self.settle(renamed, settings)
+        return self.finalize(renamed, settings)
 
 
 def _place(ours: str, tensor: Tensor) -> dict[str, Tensor]:

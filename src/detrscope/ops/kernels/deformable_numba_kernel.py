@@ -15,15 +15,14 @@ from numba import carray, types
 
 from detrscope.ops.kernels.simd import (
     BYTES,
+    add,
     add_to,
-    both,
-    claim,
+    atomic_add,
     dot,
+    fma,
     load,
-    nothing,
-    plus,
     pointer,
-    soon,
+    prefetch,
     store,
     times,
 )
@@ -166,43 +165,43 @@ def forward_kernel(storage: str, channels: int) -> Any:
         steps = carray(pointer(job.steps, np.int32), (2, placed))
         token = heads * channels * stored  # bytes of a token, all heads
         maps = Maps(sizes[0], sizes[1], steps[0], steps[1], np.int32(token))
-        mine = job.scratch + claim(entry, THREAD) * job.scratch_bytes
-        corners, zeros = _corners(mine, placed, real)
-        store(zeros, nothing(channels, sums), sums)
+        mine = job.scratch + atomic_add(entry, THREAD) * job.scratch_bytes
+        corners, zero_row = _corners(mine, placed, real)
+        store(zero_row, zeros(channels, sums), sums)
         at, _, share, _, _ = corners
         at0, at1, at2, at3 = at[0], at[1], at[2], at[3]
         share0, share1, share2, share3 = share[0], share[1], share[2], share[3]
         blocks = (queries + FORWARD_BLOCK - 1) // FORWARD_BLOCK
-        task = claim(entry, TASK)
+        task = atomic_add(entry, TASK)
         while task < job.images * blocks:
             image, block = task // blocks, task % blocks
             origin = job.value + image * job.tokens * token
             start = image * queries + block * FORWARD_BLOCK
             for q in range(start, min(start + FORWARD_BLOCK, (image + 1) * queries)):
                 for ahead in range(0, placed * summed, LINE // 2):
-                    soon(job.weights + (q + 2) * placed * summed + ahead)
-                    soon(job.points + ((q + 2) * placed * summed + ahead) * 2)
-                _place(points[q], weights[q], maps, origin, zeros, corners, numbers)
+                    prefetch(job.weights + (q + 2) * placed * summed + ahead)
+                    prefetch(job.points + ((q + 2) * placed * summed + ahead) * 2)
+                _place(points[q], weights[q], maps, origin, zero_row, corners, numbers)
                 i = 0
                 for head in range(heads):
                     # four sums, so that one addition need not wait for the one before
-                    total0 = total1 = total2 = total3 = nothing(channels, storage)
+                    total0 = total1 = total2 = total3 = zeros(channels, storage)
                     for _ in range(per_head):
                         k = np.uintp(i)
                         if short:
                             far = np.uintp(min(i + FAR, placed - 1))
-                            soon(at0[far])
-                            soon(at1[far])
-                            soon(at2[far])
-                            soon(at3[far])
-                        total0 = plus(total0, share0[k], at0[k], storage)
-                        total1 = plus(total1, share1[k], at1[k], storage)
-                        total2 = plus(total2, share2[k], at2[k], storage)
-                        total3 = plus(total3, share3[k], at3[k], storage)
+                            prefetch(at0[far])
+                            prefetch(at1[far])
+                            prefetch(at2[far])
+                            prefetch(at3[far])
+                        total0 = add(total0, share0[k], at0[k], storage)
+                        total1 = add(total1, share1[k], at1[k], storage)
+                        total2 = add(total2, share2[k], at2[k], storage)
+                        total3 = add(total3, share3[k], at3[k], storage)
                         i += 1
-                    total = both(both(total0, total1), both(total2, total3))
+                    total = fma(fma(total0, total1), fma(total2, total3))
                     store(job.out + q * token + head * channels * stored, total, storage)
-            task = claim(entry, TASK)
+            task = atomic_add(entry, TASK)
 
     return forward
 
@@ -230,7 +229,7 @@ def backward_kernel(storage: str, channels: int) -> Any:
         steps = carray(pointer(job.steps, np.int32), (2, placed))
         width, height = sizes[0], sizes[1]
         part, token, row = channels * stored, heads * channels * stored, channels * summed
-        mine = job.scratch + claim(entry, THREAD) * job.scratch_bytes
+        mine = job.scratch + atomic_add(entry, THREAD) * job.scratch_bytes
         corners, behind = _corners(mine, placed, real)
         at, _, share, _, _ = corners
         near = carray(pointer(behind, real), (7 * placed,))
@@ -238,17 +237,17 @@ def backward_kernel(storage: str, channels: int) -> Any:
         values = behind + near.nbytes  # [tokens + 1, channels], the last one outside
         grads = (tokens + 1) * row  # bytes from a row of values to the gradient of that row
         outside = values + tokens * row
-        store(outside, nothing(channels, sums), sums)
+        store(outside, zeros(channels, sums), sums)
         maps = Maps(width, height, steps[0], steps[1], np.int32(row))
-        task = claim(entry, TASK)
+        task = atomic_add(entry, TASK)
         while task < job.images * heads:
             image, head = task // heads, task % heads
             first = image * tokens * token + head * part
             for s in range(tokens):
-                soon(job.value + first + (s + FAR) * token)
+                prefetch(job.value + first + (s + FAR) * token)
                 store(values + s * row, load(job.value + first + s * token, channels, storage), sums)
-                store(values + s * row + grads, nothing(channels, sums), sums)
-            store(outside + grads, nothing(channels, sums), sums)
+                store(values + s * row + grads, zeros(channels, sums), sums)
+            store(outside + grads, zeros(channels, sums), sums)
             for start in range(image * queries, (image + 1) * queries, BACKWARD_BLOCK):
                 block = min(BACKWARD_BLOCK, (image + 1) * queries - start)
                 for q in range(block):
@@ -274,7 +273,7 @@ def backward_kernel(storage: str, channels: int) -> Any:
             for s in range(tokens):
                 total = load(values + s * row + grads, channels, sums)
                 store(job.grad_value + first + s * token, total, storage)
-            task = claim(entry, TASK)
+            task = atomic_add(entry, TASK)
 
     return backward
 

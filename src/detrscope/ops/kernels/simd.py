@@ -27,7 +27,7 @@ def _in_kernels(function: Callable[..., Any]) -> Any:
     return intrinsic(prefer_literal=True)(function)
 
 
-class Lanes(types.Type):
+class SimdVector(types.Type):
     """A vector of `width` float32, or float64 where `wide`."""
 
     def __init__(self, width: int, wide: bool) -> None:
@@ -36,18 +36,18 @@ class Lanes(types.Type):
         super().__init__(f"Lanes({width}, {wide})")
 
 
-def _vector(lanes: Lanes) -> Any:
+def _vector(lanes: SimdVector) -> Any:
     return ir.VectorType(ir.DoubleType() if lanes.wide else ir.FloatType(), lanes.width)
 
 
-@register_model(Lanes)
+@register_model(SimdVector)
 class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, lanes: Lanes) -> None:
+    def __init__(self, manager: Any, lanes: SimdVector) -> None:
         super().__init__(manager, lanes, _vector(lanes))
 
 
-def _of(width: Any, storage: Any) -> Lanes:
-    return Lanes(width.literal_value, storage.literal_value == "f64")
+def _of(width: Any, storage: Any) -> SimdVector:
+    return SimdVector(width.literal_value, storage.literal_value == "f64")
 
 
 def _all(vector: Any, number: float) -> Value:
@@ -61,20 +61,20 @@ def _spread(builder: Any, scalar: Value, width: int) -> Value:
     return builder.shuffle_vector(one, one, _all(ir.VectorType(INT32, width), 0))
 
 
-def _read(builder: Any, address: Value, lanes: Lanes, storage: str) -> Value:
+def _read(builder: Any, address: Value, lanes: SimdVector, storage: str) -> Value:
     if storage == "bf16":
         return _widened(builder, address, lanes)
     vector = _vector(lanes)
     return builder.load(builder.inttoptr(address, vector.as_pointer()), align=BYTES[storage], typ=vector)
 
 
-def _write(builder: Any, address: Value, x: Value, lanes: Lanes, storage: str) -> None:
+def _write(builder: Any, address: Value, x: Value, lanes: SimdVector, storage: str) -> None:
     if storage == "bf16":
         x = _narrowed(builder, x, lanes)
     builder.store(x, builder.inttoptr(address, x.type.as_pointer()), align=BYTES[storage])
 
 
-def _widened(builder: Any, address: Value, lanes: Lanes) -> Value:
+def _widened(builder: Any, address: Value, lanes: SimdVector) -> Value:
     """A bfloat16 is the upper half of a float32. Of two neighbours one is shifted up and the other is there already.
 
     So a row stands in registers with its even channels first, and `_narrowed` puts it in order again.
@@ -90,7 +90,7 @@ def _widened(builder: Any, address: Value, lanes: Lanes) -> Value:
     return builder.bitcast(builder.shuffle_vector(even, odd, _places(0, lanes.width)), _vector(lanes))
 
 
-def _narrowed(builder: Any, x: Value, lanes: Lanes) -> Value:
+def _narrowed(builder: Any, x: Value, lanes: SimdVector) -> Value:
     """To bfloat16, to the nearest and of two equally near to the even; NaN stays NaN."""
     full = ir.VectorType(INT32, lanes.width)
     bits = builder.bitcast(x, full)
@@ -110,15 +110,15 @@ def _places(start: int, stop: int) -> Value:
     return ir.Constant(ir.VectorType(INT32, stop - start), list(range(start, stop)))
 
 
-def _scaled_sum(builder: Any, scale: Value, x: Value, plus: Value, lanes: Lanes) -> Value:
+def _scaled_sum(builder: Any, scale: Value, x: Value, add: Value, lanes: SimdVector) -> Value:
     vector = _vector(lanes)
     name = f"llvm.fmuladd.v{lanes.width}f{64 if lanes.wide else 32}"
     multiply_add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-    return builder.call(multiply_add, [_spread(builder, scale, lanes.width), x, plus])
+    return builder.call(multiply_add, [_spread(builder, scale, lanes.width), x, add])
 
 
 @_in_kernels
-def nothing(typing: Any, width: Any, storage: Any) -> Any:
+def zeros(typing: Any, width: Any, storage: Any) -> Any:
     """A sum of no rows."""
     lanes = _of(width, storage)
     return lanes(width, storage), lambda context, builder, signature, args: _all(_vector(lanes), 0.0)
@@ -147,7 +147,7 @@ def store(typing: Any, address: Any, row: Any, storage: Any) -> Any:
 
 
 @_in_kernels
-def plus(typing: Any, total: Any, scale: Any, address: Any, storage: Any) -> Any:
+def add(typing: Any, total: Any, scale: Any, address: Any, storage: Any) -> Any:
     """A sum and, to it, `scale` times the row at an address."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Value:
@@ -158,7 +158,7 @@ def plus(typing: Any, total: Any, scale: Any, address: Any, storage: Any) -> Any
 
 
 @_in_kernels
-def both(typing: Any, one: Any, other: Any) -> Any:
+def fma(typing: Any, one: Any, other: Any) -> Any:
     """Two sums together."""
     return one(one, other), lambda context, builder, signature, args: builder.fadd(args[0], args[1])
 
@@ -194,7 +194,7 @@ def dot(typing: Any, row: Any, address: Any) -> Any:
 
 
 @_in_kernels
-def soon(typing: Any, address: Any) -> Any:
+def prefetch(typing: Any, address: Any) -> Any:
     """Say that memory at an address will be read, whether it is there or not."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Value:
@@ -216,7 +216,7 @@ def times(typing: Any, one: Any, other: Any) -> Any:
 
 
 @_in_kernels
-def claim(typing: Any, record: Any, index: Any) -> Any:
+def atomic_add(typing: Any, record: Any, index: Any) -> Any:
     """The 64-bit counter at a place of a record, and one more there for whoever asks next, on whatever thread."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Value:

@@ -17,11 +17,11 @@ from detrscope.training.denoising import Denoising
 from detrscope.training.matcher import Matcher, Matches
 from detrscope.training.one_to_many import one_to_many
 
-SILENT = -50.0  # logit of a query that stands for nothing: no loss, no gradient
+IGNORED_LOGIT = -50.0  # logit of a query that stands for nothing: no loss, no gradient
 
 
 @dataclass(frozen=True)
-class ExtraSet:
+class AuxiliaryOutputs:
     """Predictions with their pairs."""
 
     name: str
@@ -43,14 +43,14 @@ def split_denoising(outputs: Outputs, denoising: Denoising | None) -> tuple[Outp
     return own, extra
 
 
-def extra_sets(
+def auxiliary_outputs(
     outputs: Outputs,
     noisy: Outputs | None,
     targets: Sequence[Target],
     denoising: Denoising | None,
     matcher: Matcher,
     boxes: Tensor,
-) -> list[ExtraSet]:
+) -> list[AuxiliaryOutputs]:
     """The sets that these outputs hold besides the model's own queries.
 
     Args:
@@ -66,20 +66,22 @@ def extra_sets(
     if proposals is not None:
         one = Outputs(proposals.logits[None].float(), proposals.boxes_cxcywh[None].float())
         wanted = _of_one_class(targets) if proposals.any_class else targets
-        found.append(ExtraSet("proposals", one, wanted, matcher(one, wanted), boxes))
+        found.append(AuxiliaryOutputs("proposals", one, wanted, matcher(one, wanted), boxes))
         if proposals.dense_logits is not None and proposals.dense_boxes_cxcywh is not None:
             many = Outputs(proposals.dense_logits[None].float(), proposals.dense_boxes_cxcywh[None].float())
             pairs = one_to_many(proposals.centres, targets)
             here = max(1, sum(len(target.labels) for target in targets))
             # Pairs of the whole step, taken to be as many a box as here: passes and devices then add up.
-            found.append(ExtraSet("dense", many, targets, pairs, boxes * max(1, len(pairs.images)) / here))
+            found.append(
+                AuxiliaryOutputs("dense", many, targets, pairs, boxes * max(1, len(pairs.images)) / here)
+            )
     if noisy is not None and denoising is not None:
         real = torch.zeros(denoising.labels.shape, dtype=torch.bool, device=boxes.device)
         real[denoising.images, denoising.queries] = True  # [B, E]
-        logits = noisy.logits.masked_fill(~real[None, ..., None], SILENT)
+        logits = noisy.logits.masked_fill(~real[None, ..., None], IGNORED_LOGIT)
         pairs = denoising.matches(len(logits))
         boxes = boxes * denoising.groups
-        found.append(ExtraSet("denoising", replace(noisy, logits=logits), targets, pairs, boxes))
+        found.append(AuxiliaryOutputs("denoising", replace(noisy, logits=logits), targets, pairs, boxes))
     return found
 
 

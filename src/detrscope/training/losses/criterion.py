@@ -19,18 +19,18 @@ from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.types import Outputs, Target
 from detrscope.training.denoising import Denoising
 from detrscope.training.iou import iou_and_giou
-from detrscope.training.losses.auxiliary import extra_sets, split_denoising
+from detrscope.training.losses.auxiliary import auxiliary_outputs, split_denoising
 from detrscope.training.matcher import Matcher, Matches
 
 TERMS = ("loss_class", "loss_box", "loss_giou")
 MONITORS = ("class_error", "cardinality_error", "matched_iou")
 PAIRS = "pairs"  # beside them: how many pairs of a query and a box two of the means are over
 WEIGHTED = ("class_error", "matched_iou")
-NO_OBJECT = -1  # in `Assigned.labels`
+NO_OBJECT = -1  # in `AssignedTargets.labels`
 
 
 @dataclass(frozen=True)
-class Totals:
+class LossNormalizers:
     """What the terms are divided by: counted over all images that share one optimiser step, per device."""
 
     boxes: Tensor  # [] at least 1
@@ -39,18 +39,18 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class Assigned:
+class AssignedTargets:
     """What every query should say, after matching."""
 
     labels: Tensor  # [N, B, Q] int64, class index, or NO_OBJECT
     iou: Tensor  # [N, B, Q] with the box it answers for, 0 where there is none; no gradient
-    totals: Totals
+    totals: LossNormalizers
 
 
 class ClassLoss(Protocol):
     """The classification term."""
 
-    def __call__(self, logits: Tensor, assigned: Assigned) -> Tensor:
+    def __call__(self, logits: Tensor, assigned: AssignedTargets) -> Tensor:
         """The loss of each layer: logits [N, B, Q, K] -> [N]."""
         ...
 
@@ -68,7 +68,7 @@ class CrossEntropy:
 
     no_object: float = 0.1  # weight of a query that should say "no object" (section 3.1)
 
-    def __call__(self, logits: Tensor, assigned: Assigned) -> Tensor:
+    def __call__(self, logits: Tensor, assigned: AssignedTargets) -> Tensor:
         """The loss of each layer: logits [N, B, Q, K] -> [N]."""
         layers, _, _, classes = logits.shape
         empty = assigned.labels == NO_OBJECT  # [N, B, Q]
@@ -150,7 +150,7 @@ class SetCriterion(nn.Module):
         table, assigned = self._judge(own, targets, self.matcher(own, targets), totals)  # [3, N]
         terms = _named(table.detach())
         total = table.sum()
-        for extra in extra_sets(own, noisy, targets, denoising, self.matcher, totals.boxes):
+        for extra in auxiliary_outputs(own, noisy, targets, denoising, self.matcher, totals.boxes):
             rows, _ = self._judge(
                 extra.outputs, extra.targets, extra.matches, replace(totals, boxes=extra.boxes)
             )
@@ -161,8 +161,8 @@ class SetCriterion(nn.Module):
         return Losses(total, terms, self._monitors(own.logits[-1], assigned, targets))
 
     def _judge(
-        self, outputs: Outputs, targets: Sequence[Target], matches: Matches, totals: Totals
-    ) -> tuple[Tensor, Assigned]:
+        self, outputs: Outputs, targets: Sequence[Target], matches: Matches, totals: LossNormalizers
+    ) -> tuple[Tensor, AssignedTargets]:
         """The weighted terms of a set of predictions, [3, N] with rows as in TERMS, and what each query should say."""
         found, wanted = self._pairs(outputs.boxes_cxcywh, targets, matches)  # [N, P, 4] each
         iou, giou = iou_and_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))  # [N, P]
@@ -183,15 +183,17 @@ class SetCriterion(nn.Module):
         wanted = torch.cat([t.boxes_cxcywh for t in targets]).float()  # [all M, 4]
         return boxes[layer, matches.images, matches.queries], wanted[matches.targets]
 
-    def _totals(self, counts: Sequence[int], logits: Tensor) -> Totals:
+    def _totals(self, counts: Sequence[int], logits: Tensor) -> LossNormalizers:
         queries = logits.shape[2]
         boxes, matched = sum(counts), sum(min(count, queries) for count in counts)
         local = logits.new_tensor([boxes, matched, len(counts) * queries - matched])
         shared = self.mean_over_ranks(local)
-        return Totals(shared[0].clamp(min=1), shared[1], shared[2])
+        return LossNormalizers(shared[0].clamp(min=1), shared[1], shared[2])
 
     @torch.no_grad()
-    def _monitors(self, logits: Tensor, assigned: Assigned, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def _monitors(
+        self, logits: Tensor, assigned: AssignedTargets, targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
         """Percent of matched queries with a wrong class, error in the number of objects, mean IoU."""
         labels, iou = assigned.labels[-1], assigned.iou[-1]  # [B, Q]
         matched = labels != NO_OBJECT
@@ -204,8 +206,8 @@ class SetCriterion(nn.Module):
 
 
 def _assign(
-    matches: Matches, targets: Sequence[Target], iou: Tensor, shape: Sequence[int], totals: Totals
-) -> Assigned:
+    matches: Matches, targets: Sequence[Target], iou: Tensor, shape: Sequence[int], totals: LossNormalizers
+) -> AssignedTargets:
     """Spread pairs over the queries. iou [N, P], shape (N, B, Q)."""
     layer = torch.arange(shape[0], device=iou.device)[:, None]  # [N, 1]
     where = (layer, matches.images.expand_as(matches.queries), matches.queries)
@@ -213,7 +215,7 @@ def _assign(
     labels[where] = torch.cat([t.labels for t in targets])[matches.targets]
     overlap = torch.zeros(tuple(shape), device=iou.device)  # [N, B, Q]
     overlap[where] = iou
-    return Assigned(labels, overlap, totals)
+    return AssignedTargets(labels, overlap, totals)
 
 
 def _named(table: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.training.losses.criterion import NO_OBJECT, Assigned
+from detrscope.training.losses.criterion import NO_OBJECT, AssignedTargets
 
 EPS = 1e-8
 
@@ -37,7 +37,7 @@ class FocalLoss:
     alpha: float = 0.25
     gamma: float = 2.0
 
-    def __call__(self, logits: Tensor, assigned: Assigned) -> Tensor:
+    def __call__(self, logits: Tensor, assigned: AssignedTargets) -> Tensor:
         """The loss of each layer divided by the number of boxes: logits [N, B, Q, K] -> [N]."""
         wanted = _one_hot(assigned.labels, logits)  # [N, B, Q, K]
         p = logits.sigmoid()
@@ -51,7 +51,7 @@ class FocalLoss:
 
 
 @dataclass(frozen=True)
-class OverlapLoss:
+class MatchabilityLoss:
     """Matchability-aware: a matched query shall score its class as high as its box overlaps the true one.
 
     DEIM (Huang et al. 2024, arXiv:2412.04234, section 3.3), with the overlap itself as the target and a query without
@@ -61,7 +61,7 @@ class OverlapLoss:
     negatives: float = 0.75
     least: float = 0.01  # no matched query is told that it sees nothing
 
-    def __call__(self, logits: Tensor, assigned: Assigned) -> Tensor:
+    def __call__(self, logits: Tensor, assigned: AssignedTargets) -> Tensor:
         """The loss of each layer divided by the number of boxes: logits [N, B, Q, K] -> [N]."""
         matched = _one_hot(assigned.labels, logits)  # [N, B, Q, K]
         wanted = matched * assigned.iou.clamp(min=self.least)[..., None]

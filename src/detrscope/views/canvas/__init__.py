@@ -1,7 +1,7 @@
 """The only place that draws; everything else in `views` says what to draw and where.
 
-`Scene` is pixels with boxes and labels; `Sheet` is panels placed by the pixel; `Plot` is charts beside each other. All
-are a `Picture`: saved as PNG, JPEG, WebP, SVG or PDF, shown in a notebook as they are.
+`ImageOverlay`: an image with boxes and labels. `PixelFigure`: panels with absolute pixel layout. `Plot`: charts.
+All are a `Drawing`: saved as PNG, JPEG, WebP, SVG or PDF, displayed inline in a notebook.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from detrscope.views.canvas.colours import (
     line_colour,
     line_style,
 )
-from detrscope.views.canvas.drawing import DPI, ENDINGS, Picture
-from detrscope.views.canvas.figure import Sheet, strips
+from detrscope.views.canvas.drawing import DPI, ENDINGS, Drawing
+from detrscope.views.canvas.figure import PixelFigure, strips
 from detrscope.views.canvas.fonts import class_label
-from detrscope.views.canvas.image_overlay import Box, Label, Scene, resized
+from detrscope.views.canvas.image_overlay import Box, ImageOverlay, Label, resized
 from detrscope.views.canvas.panel import Panel
 from detrscope.views.canvas.plot import Chart, Plot
 from detrscope.views.canvas.text import shortened, text_size, wrapped
@@ -34,13 +34,13 @@ __all__ = [
     "Box",
     "Chart",
     "Colour",
+    "Drawing",
+    "ImageOverlay",
     "Label",
     "Panel",
-    "Picture",
+    "PixelFigure",
     "Plot",
     "Scale",
-    "Scene",
-    "Sheet",
     "class_colours",
     "class_label",
     "ink_on",

@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from detrscope.console import written_whole
+from detrscope.console import atomic_write
 from detrscope.core.errors import UserError, nearest
 from detrscope.views.canvas.fonts import letter
 
@@ -22,7 +22,7 @@ DPI = 100  # of every figure: a size in pixels divided by this is its size in in
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
 
 
-class Picture(ABC):
+class Drawing(ABC):
     """Something drawn: shown in a notebook as it is, saved as PNG, JPEG, WebP, SVG or PDF."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Picture(ABC):
         ending = path.suffix.lower()
         if ending not in ENDINGS:
             raise UserError(f"{path}: cannot save a picture as '{ending}'; {nearest(ending, ENDINGS)}")
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             if ending in (".svg", ".pdf"):
                 # Without a date equal pictures are equal files; publishers want TrueType fonts, and text as text.
                 with rc_context({"pdf.fonttype": 42}):

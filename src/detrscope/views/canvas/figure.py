@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from detrscope.views.canvas.colours import BLACK, Colour, Scale, unit
-from detrscope.views.canvas.drawing import DPI, Picture
+from detrscope.views.canvas.drawing import DPI, Drawing
 from detrscope.views.canvas.panel import POINTS, Extent, Panel
 from detrscope.views.canvas.plot import Chart, painted
 from detrscope.views.canvas.text import NAME, TEXT, TITLE, text_size, wrapped
@@ -40,7 +40,7 @@ class Row(Protocol):
         """By column."""
 
 
-class Sheet(Picture):
+class PixelFigure(Drawing):
     """Nothing on it overlaps by chance: whoever draws says where each thing is, in pixels of the body.
 
     Args:

@@ -19,7 +19,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
 from detrscope.console import log
-from detrscope.core.safe_text import visible
+from detrscope.core.safe_text import escape_text
 
 HOUSE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 # Looked at first, as they are made for running text and have most characters: of Linux, macOS and Windows.
@@ -51,7 +51,7 @@ def runs(text: str) -> Iterator[tuple[str, Path]]:
 
 def class_label(name: str, category_id: int) -> str:
     """Return the name of a class, or its id where no typeface has the characters of the name."""
-    missing = [c for c in visible(name) if not c.isascii() and _is_lost(c)]
+    missing = [c for c in escape_text(name) if not c.isascii() and _is_lost(c)]
     for character in missing:
         _warn(character)
     return f"class {category_id}" if missing else name
@@ -59,7 +59,7 @@ def class_label(name: str, category_id: int) -> str:
 
 def drawn(text: str, *, keep: str = "") -> str:
     """Return the text as it can be drawn: controls and characters that no typeface has are spelt out."""
-    shown = visible(text, keep=keep)
+    shown = escape_text(text, keep=keep)
     return shown if shown.isascii() else "".join(_spelt(c) if c not in keep else c for c in shown)
 
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
 from detrscope.views.canvas.colours import BLACK, Colour, unit
-from detrscope.views.canvas.drawing import DPI, Picture
+from detrscope.views.canvas.drawing import DPI, Drawing
 from detrscope.views.canvas.text import text_size, write
 
 
@@ -36,7 +36,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Scene(Picture):
+class ImageOverlay(Drawing):
     """Pixels with boxes and labels: painted pixel by pixel, or as vectors over the image in SVG and PDF."""
 
     background: np.ndarray  # uint8 [H, W, 3]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from detrscope.views.canvas.colours import Colour, line_style, unit
-from detrscope.views.canvas.drawing import DPI, Picture
+from detrscope.views.canvas.drawing import DPI, Drawing
 from detrscope.views.canvas.fonts import drawn, letter, letter_text
 
 Where = Literal["best", "lower left", "upper left", "upper right", "lower right"]
@@ -171,7 +171,7 @@ class Chart:
         return not self._axes.lines
 
 
-class Plot(Picture):
+class Plot(Drawing):
     """Charts beside each other, `width` x `height` pixels."""
 
     def __init__(self, width: int, height: int, heading: str = "") -> None:

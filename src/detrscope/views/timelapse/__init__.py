@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from detrscope.core.snapshot import Watched
+from detrscope.core.snapshot import Recording
 from detrscope.views.timelapse.features import feature_reels
-from detrscope.views.timelapse.film_spec import Choice, Reel
+from detrscope.views.timelapse.film_spec import FilmOptions, FilmSpec
 from detrscope.views.timelapse.final import final_reels
 from detrscope.views.timelapse.maps import boxes_reels, merged_reels, plain_reels
 from detrscope.views.timelapse.queries import query_reels
 
-FILMS: dict[str, Callable[[Watched, Choice], Iterator[Reel]]] = {
+FILMS: dict[str, Callable[[Recording, FilmOptions], Iterator[FilmSpec]]] = {
     "final": final_reels,
     "boxes": boxes_reels,
     "merged": merged_reels,
@@ -24,4 +24,4 @@ FILMS: dict[str, Callable[[Watched, Choice], Iterator[Reel]]] = {
     "features": feature_reels,
 }
 
-__all__ = ["FILMS", "Choice", "Reel"]
+__all__ = ["FILMS", "FilmOptions", "FilmSpec"]

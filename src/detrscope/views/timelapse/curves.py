@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from detrscope.core.snapshot import Watched
-from detrscope.views.canvas import Sheet, line_colour, text_size
+from detrscope.core.snapshot import Recording
+from detrscope.views.canvas import PixelFigure, line_colour, text_size
 from detrscope.views.canvas.figure import INK, LINE
 from detrscope.views.canvas.text import TEXT
 from detrscope.views.part_curves import on_objects
@@ -37,7 +37,7 @@ class Curves:
     last: float  # epoch of the last moment
 
     @classmethod
-    def of(cls, watched: Watched) -> Curves:
+    def of(cls, watched: Recording) -> Curves:
         """AP, losses, learning rates, and attention on objects where truth is known."""
         end = watched.moments[-1]
         epochs = end.epoch / max(end.step, 1)  # of a step
@@ -62,7 +62,7 @@ class Curves:
             charts[title] = [Line("attention", mass.x, mass.y), Line("area", area.x, area.y, dashed=True)]
         return cls(charts, line("all", TOTAL, metrics), end.epoch)
 
-    def draw(self, sheet: Sheet, title: str, rect: Rect, epoch: float) -> None:
+    def draw(self, sheet: PixelFigure, title: str, rect: Rect, epoch: float) -> None:
         """A chart up to an epoch; above it its title, and its lines' names and values in their colours."""
         x, y = rect[:2]
         chart = sheet.chart(*rect)

@@ -8,18 +8,18 @@ from functools import partial
 import numpy as np
 
 from detrscope.core.errors import UserError
-from detrscope.core.snapshot import FeatureMaps, Watched
+from detrscope.core.snapshot import FeatureMaps, Recording
 from detrscope.core.trace_data import TraceData
-from detrscope.views.canvas import Scale, Sheet, shortened, strips
+from detrscope.views.canvas import PixelFigure, Scale, shortened, strips
 from detrscope.views.canvas.figure import MARGIN
-from detrscope.views.timelapse.film_spec import Choice, Reel, grid_of, heading, picture_panel
+from detrscope.views.timelapse.film_spec import FilmOptions, FilmSpec, grid_of, heading, picture_panel
 
 WIDTH, HEIGHT = 1280, 720  # pixels
 NAME = 11  # pixels, of titles
 GAP = 8  # pixels between panels
 
 
-def feature_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
+def feature_reels(watched: Recording, choice: FilmOptions) -> Iterator[FilmSpec]:
     """For each picture: every convolution, its channels merged; or the kept channels of one convolution.
 
     Raises:
@@ -30,14 +30,14 @@ def feature_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
         if not features:
             raise UserError(f"{watched.name}: no features were kept; train with --train.watch.features=4")
         if choice.site is None:
-            yield Reel(f"{name}-features", len(watched.moments), partial(_sites, watched, name))
+            yield FilmSpec(f"{name}-features", len(watched.moments), partial(_sites, watched, name))
         else:
             short = choice.site.removeprefix("backbone.")
             draw = partial(_channels, watched, name, choice.site)
-            yield Reel(f"{name}-features-{short}", len(watched.moments), draw)
+            yield FilmSpec(f"{name}-features-{short}", len(watched.moments), draw)
 
 
-def _sites(watched: Watched, name: str, index: int) -> Sheet:
+def _sites(watched: Recording, name: str, index: int) -> PixelFigure:
     features = watched.moments[index].looks[name].features
     titles = [f"{site.removeprefix('backbone.')} {_size(maps)}" for site, maps in features.items()]
     values = [maps.values()[0].numpy() for maps in features.values()]
@@ -48,7 +48,7 @@ def _sites(watched: Watched, name: str, index: int) -> Sheet:
     return _sheet(watched, name, index, "features", titles, values, caption)
 
 
-def _channels(watched: Watched, name: str, site: str, index: int) -> Sheet:
+def _channels(watched: Recording, name: str, site: str, index: int) -> PixelFigure:
     maps = watched.moments[index].looks[name].features[site]
     titles = ["all channels", *(f"channel {channel}" for channel in maps.channels)]
     caption = (
@@ -59,21 +59,21 @@ def _channels(watched: Watched, name: str, site: str, index: int) -> Sheet:
 
 
 def _sheet(
-    watched: Watched,
+    watched: Recording,
     name: str,
     index: int,
     what: str,
     titles: list[str],
     values: list[np.ndarray],
     caption: str,
-) -> Sheet:
+) -> PixelFigure:
     """The picture, then maps."""
     trace: TraceData = watched.images[name]
     above = heading(watched, index, f"{name}, {what}")
     height = HEIGHT - sum(strips(WIDTH, above, caption))
     aspect = trace.geometry.height / trace.geometry.width
     places = grid_of(len(values) + 1, aspect, WIDTH - 2 * MARGIN, height, GAP, above=NAME + 8)
-    sheet = Sheet(WIDTH, round(max(y + down for _, y, _, down in places)), above, caption)
+    sheet = PixelFigure(WIDTH, round(max(y + down for _, y, _, down in places)), above, caption)
     left = (WIDTH - max(x + width for x, _, width, _ in places)) / 2
     for i, (x, y, across, down) in enumerate(places):
         title = titles[i - 1] if i else "picture"

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, Selection, parts_of
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.snapshot import Look, Watched
+from detrscope.core.snapshot import ProbeSnapshot, Recording
 from detrscope.core.trace_data import TraceData
-from detrscope.views.canvas import WHITE, Panel, Picture, Sheet, class_colours, ink_on, text_size
+from detrscope.views.canvas import WHITE, Drawing, Panel, PixelFigure, class_colours, ink_on, text_size
 from detrscope.views.label_placement import place_labels
 
 TYPE = 12  # pixels, of labels on pictures
@@ -25,7 +25,7 @@ Rect = tuple[float, float, float, float]  # x, y, width, height
 
 
 @dataclass(frozen=True)
-class Choice:
+class FilmOptions:
     """What the films of a run are about.
 
     Attributes:
@@ -47,14 +47,14 @@ class Choice:
     @classmethod
     def of(
         cls,
-        watched: Watched,
+        watched: Recording,
         image: str | None = None,
         layer: int = -1,
         over: Over = "found",
         threshold: float = 0.4,
         query: int | None = None,
         site: str | None = None,
-    ) -> Choice:
+    ) -> FilmOptions:
         """A choice that this run can satisfy; all images where none is named.
 
         Raises:
@@ -82,15 +82,15 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Reel:
+class FilmSpec:
     """One film: its frames by the number of the moment, all of one size."""
 
     name: str  # of its file
     frames: int
-    draw: Callable[[int], Picture]
+    draw: Callable[[int], Drawing]
 
 
-def heading(watched: Watched, index: int, about: str = "") -> str:
+def heading(watched: Recording, index: int, about: str = "") -> str:
     """What moment a frame shows."""
     moment = watched.moments[index]
     trace = next(iter(watched.images.values()))
@@ -98,18 +98,18 @@ def heading(watched: Watched, index: int, about: str = "") -> str:
     return f"{trace.card.variant}{f', {about}' if about else ''}: {when} of {watched.moments[-1].step}"
 
 
-def site_name(layer: int, look: Look) -> str:
+def site_name(layer: int, look: ProbeSnapshot) -> str:
     """The attention site of a decoder layer."""
     return f"decoder.{layer % len(look.attention)}.cross"
 
 
-def found_queries(look: Look, trace: TraceData, choice: Choice) -> list[int]:
+def found_queries(look: ProbeSnapshot, trace: TraceData, choice: FilmOptions) -> list[int]:
     """Places of the queries that found something, best first."""
     best = look.scores(trace.card.scoring, choice.layer).amax(1)  # [n]
     return [i for i in best.argsort(descending=True).tolist() if best[i] >= choice.threshold]
 
 
-def merged_row(look: Look, trace: TraceData, choice: Choice) -> Tensor:
+def merged_row(look: ProbeSnapshot, trace: TraceData, choice: FilmOptions) -> Tensor:
     """Attention merged over heads and queries: [S]."""
     if choice.over == "all":
         return look.everyone(choice.layer)
@@ -118,7 +118,7 @@ def merged_row(look: Look, trace: TraceData, choice: Choice) -> Tensor:
     return look.rows(choice.layer)[found or [best]].mean(0)
 
 
-def merging(choice: Choice) -> str:
+def merging(choice: FilmOptions) -> str:
     """How `merged_row` merges, in words."""
     if choice.over == "all":
         return "mean over heads and all queries"
@@ -138,7 +138,7 @@ def size_in(trace: TraceData, width: float, height: float) -> tuple[float, float
     return trace.geometry.width * scale, trace.geometry.height * scale
 
 
-def picture_panel(sheet: Sheet, rect: Rect, trace: TraceData, *, grey: bool = True) -> Panel:
+def picture_panel(sheet: PixelFigure, rect: Rect, trace: TraceData, *, grey: bool = True) -> Panel:
     """A probe image in the middle of a rectangle, in pixels of the original."""
     x, y, width, height = rect
     across, down = size_in(trace, width, height)
@@ -162,7 +162,9 @@ def draw_truth(panel: Panel, trace: TraceData) -> None:
             panel.box(box, WHITE, dashed=True, width=2.0 if len(boxes) <= CROWD else 1.0)
 
 
-def draw_found(panel: Panel, look: Look, trace: TraceData, layer: int, places: Sequence[int]) -> None:
+def draw_found(
+    panel: Panel, look: ProbeSnapshot, trace: TraceData, layer: int, places: Sequence[int]
+) -> None:
     """The boxes of some queries with class and score, best first."""
     if not places:
         return

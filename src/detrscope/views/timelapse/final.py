@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from functools import partial
 
 from detrscope.console import log
-from detrscope.core.snapshot import Watched
-from detrscope.views.canvas import Scale, Sheet, strips
+from detrscope.core.snapshot import Recording
+from detrscope.views.canvas import PixelFigure, Scale, strips
 from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.part_curves import draw_ratios
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
 from detrscope.views.timelapse.film_spec import (
-    Choice,
+    FilmOptions,
+    FilmSpec,
     Rect,
-    Reel,
     dashed,
     draw_found,
     draw_truth,
@@ -39,16 +39,18 @@ NAMES = 130  # pixels for the names of parts
 UNDER = (LOSS, RATES)  # charts that go under the pictures if they can
 
 
-def final_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
+def final_reels(watched: Recording, choice: FilmOptions) -> Iterator[FilmSpec]:
     """One film with all pictures (the first nine) and the metrics of the run."""
     names = choice.images[:MOST]
     if len(names) < len(choice.images):
         log.info("the final film shows the first %d of %d pictures", len(names), len(choice.images))
     name = "final" if len(choice.images) == len(watched.images) else f"{names[0]}-final"
-    yield Reel(name, len(watched.moments), partial(_frame, watched, choice, names, Curves.of(watched)))
+    yield FilmSpec(name, len(watched.moments), partial(_frame, watched, choice, names, Curves.of(watched)))
 
 
-def _frame(watched: Watched, choice: Choice, names: tuple[str, ...], curves: Curves, index: int) -> Sheet:
+def _frame(
+    watched: Recording, choice: FilmOptions, names: tuple[str, ...], curves: Curves, index: int
+) -> PixelFigure:
     above = heading(watched, index)
     first = watched.moments[index].looks[names[0]]
     truth = dashed(*(watched.images[name] for name in names))
@@ -61,7 +63,7 @@ def _frame(watched: Watched, choice: Choice, names: tuple[str, ...], curves: Cur
             " last layer) gives to a part, divided by the mean share of the image that the part has"
         )
     height = HEIGHT - sum(strips(WIDTH, above, caption))
-    sheet = Sheet(WIDTH, height, above, caption)
+    sheet = PixelFigure(WIDTH, height, above, caption)
     aspect = max(watched.images[name].geometry.height / watched.images[name].geometry.width for name in names)
     places = grid_of(len(names), aspect, PICTURES - 2 * MARGIN, height, GAP)
     for name, (x, y, across, down) in zip(names, places, strict=True):
@@ -75,7 +77,9 @@ def _frame(watched: Watched, choice: Choice, names: tuple[str, ...], curves: Cur
     return sheet
 
 
-def _draw_picture(sheet: Sheet, rect: Rect, watched: Watched, choice: Choice, name: str, index: int) -> None:
+def _draw_picture(
+    sheet: PixelFigure, rect: Rect, watched: Recording, choice: FilmOptions, name: str, index: int
+) -> None:
     trace, look = watched.images[name], watched.moments[index].looks[name]
     panel = picture_panel(sheet, rect, trace)
     values = map_values(merged_row(look, trace, choice), trace)

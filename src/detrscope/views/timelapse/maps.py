@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from detrscope.core.snapshot import Watched
-from detrscope.views.canvas import Scale, Sheet
+from detrscope.core.snapshot import Recording
+from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.canvas.figure import MARGIN, SCALE
 from detrscope.views.timelapse.film_spec import (
-    Choice,
-    Reel,
+    FilmOptions,
+    FilmSpec,
     dashed,
     draw_found,
     draw_truth,
@@ -28,37 +28,41 @@ WIDTH, TALLEST = 720, 720  # pixels
 OWN_PEAK = "colours from 0 to the map's own peak at each moment"
 
 
-def boxes_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
+def boxes_reels(watched: Recording, choice: FilmOptions) -> Iterator[FilmSpec]:
     """For each picture: attention merged over queries, with the boxes that are found and the true ones."""
     for name in choice.images:
-        yield Reel(f"{name}-boxes", len(watched.moments), partial(_over_picture, watched, choice, name, True))
+        yield FilmSpec(
+            f"{name}-boxes", len(watched.moments), partial(_over_picture, watched, choice, name, True)
+        )
 
 
-def merged_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
+def merged_reels(watched: Recording, choice: FilmOptions) -> Iterator[FilmSpec]:
     """For each picture: attention merged over queries, without boxes."""
     for name in choice.images:
-        yield Reel(
+        yield FilmSpec(
             f"{name}-merged", len(watched.moments), partial(_over_picture, watched, choice, name, False)
         )
 
 
-def plain_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
+def plain_reels(watched: Recording, choice: FilmOptions) -> Iterator[FilmSpec]:
     """For each picture: attention merged over queries as a plain map with its scale, the same at all moments."""
     for name in choice.images:
         trace = watched.images[name]
         maps = [map_values(merged_row(look, trace, choice), trace) for look in watched.looks(name)]
         unit = "attention in a cell" if len(trace.levels) > 1 else "attention of a token"
         scale = Scale.amounts(*maps, label=unit)
-        yield Reel(f"{name}-plain", len(maps), partial(_plain, watched, choice, name, scale))
+        yield FilmSpec(f"{name}-plain", len(maps), partial(_plain, watched, choice, name, scale))
 
 
-def _over_picture(watched: Watched, choice: Choice, name: str, with_boxes: bool, index: int) -> Sheet:
+def _over_picture(
+    watched: Recording, choice: FilmOptions, name: str, with_boxes: bool, index: int
+) -> PixelFigure:
     trace, look = watched.images[name], watched.moments[index].looks[name]
     marks = f"{dashed(trace)}; boxes: predicted by queries" if with_boxes else ""
     caption = f"{site_name(choice.layer, look)}: {merging(choice)}; {OWN_PEAK}{marks}"
     above = heading(watched, index, name)
     _, down = size_in(trace, WIDTH - 2 * MARGIN, TALLEST)
-    sheet = Sheet(WIDTH, round(down), above, caption)
+    sheet = PixelFigure(WIDTH, round(down), above, caption)
     panel = picture_panel(sheet, (MARGIN, 0, WIDTH - 2 * MARGIN, down), trace)
     values = map_values(merged_row(look, trace, choice), trace)
     panel.heat(values, Scale.amounts(values))
@@ -68,7 +72,7 @@ def _over_picture(watched: Watched, choice: Choice, name: str, with_boxes: bool,
     return sheet
 
 
-def _plain(watched: Watched, choice: Choice, name: str, scale: Scale, index: int) -> Sheet:
+def _plain(watched: Recording, choice: FilmOptions, name: str, scale: Scale, index: int) -> PixelFigure:
     trace, look = watched.images[name], watched.moments[index].looks[name]
     values = map_values(merged_row(look, trace, choice), trace)
     sizes = " + ".join(f"{level.height}x{level.width}" for level in trace.levels)
@@ -78,7 +82,7 @@ def _plain(watched: Watched, choice: Choice, name: str, scale: Scale, index: int
     )
     inner = WIDTH - 3 * MARGIN - SCALE
     across, down = size_in(trace, inner, TALLEST)
-    sheet = Sheet(WIDTH, round(down), heading(watched, index, name), caption)
+    sheet = PixelFigure(WIDTH, round(down), heading(watched, index, name), caption)
     window = (0.0, 0.0, float(values.shape[1]), float(values.shape[0]))
     left = MARGIN + (inner - across) / 2
     panel = sheet.panel(left, 0, across, down, window, smooth=False)

@@ -8,15 +8,15 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from detrscope.core.snapshot import KeptPoints, Look, Watched
+from detrscope.core.snapshot import ProbeSnapshot, Recording, SampledPoints
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.query_tracks import follow
-from detrscope.views.canvas import Panel, Scale, Sheet, strips
+from detrscope.views.canvas import Panel, PixelFigure, Scale, strips
 from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.timelapse.film_spec import (
-    Choice,
+    FilmOptions,
+    FilmSpec,
     Rect,
-    Reel,
     dashed,
     draw_found,
     draw_truth,
@@ -35,7 +35,7 @@ GAP = 10  # pixels between panels
 FOLLOWED = "queries followed by box, class and attention from the last look backwards"
 
 
-def query_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
+def query_reels(watched: Recording, choice: FilmOptions) -> Iterator[FilmSpec]:
     """For each picture: the queries that score best in the end; or one query through the decoder layers."""
     for name in choice.images:
         looks, trace = watched.looks(name), watched.images[name]
@@ -43,14 +43,16 @@ def query_reels(watched: Watched, choice: Choice) -> Iterator[Reel]:
         if choice.query is not None:
             track = tracks[:, looks[-1].query_ids.tolist().index(choice.query)]
             draw = partial(_layers, watched, choice, name, track)
-            yield Reel(f"{name}-query-{choice.query}", len(looks), draw)
+            yield FilmSpec(f"{name}-query-{choice.query}", len(looks), draw)
             continue
         scores = looks[-1].scores(trace.card.scoring, choice.layer).amax(1)
         best = scores.argsort(descending=True)[:PANELS]
-        yield Reel(f"{name}-queries", len(looks), partial(_panels, watched, choice, name, tracks[:, best]))
+        yield FilmSpec(
+            f"{name}-queries", len(looks), partial(_panels, watched, choice, name, tracks[:, best])
+        )
 
 
-def _panels(watched: Watched, choice: Choice, name: str, tracks: Tensor, index: int) -> Sheet:
+def _panels(watched: Recording, choice: FilmOptions, name: str, tracks: Tensor, index: int) -> PixelFigure:
     """Tracks [T, m] as panels."""
     trace, look = watched.images[name], watched.moments[index].looks[name]
     caption = f"{site_name(choice.layer, look)}: mean over heads; {OWN_PEAK}{dashed(trace)}; {FOLLOWED}"
@@ -62,11 +64,11 @@ def _panels(watched: Watched, choice: Choice, name: str, tracks: Tensor, index: 
     return sheet
 
 
-def _layers(watched: Watched, choice: Choice, name: str, track: Tensor, index: int) -> Sheet:
+def _layers(watched: Recording, choice: FilmOptions, name: str, track: Tensor, index: int) -> PixelFigure:
     """One track [T] through the layers of the decoder."""
     trace, look = watched.images[name], watched.moments[index].looks[name]
     place = int(track[index])
-    points = any(isinstance(kept, KeptPoints) for kept in look.attention)
+    points = any(isinstance(kept, SampledPoints) for kept in look.attention)
     marks = "; dots: sampling points of all heads, larger with more weight" if points else ""
     caption = f"decoder.*.cross: mean over heads; {OWN_PEAK}{dashed(trace)}{marks}; {FOLLOWED}"
     sheet, places = _grid(watched, index, name, trace, caption, len(look.attention))
@@ -80,32 +82,32 @@ def _layers(watched: Watched, choice: Choice, name: str, track: Tensor, index: i
 
 
 def _grid(
-    watched: Watched, index: int, name: str, trace: TraceData, caption: str, count: int
-) -> tuple[Sheet, list[Rect]]:
+    watched: Recording, index: int, name: str, trace: TraceData, caption: str, count: int
+) -> tuple[PixelFigure, list[Rect]]:
     above = heading(watched, index, name)
     height = HEIGHT - sum(strips(WIDTH, above, caption))
     aspect = trace.geometry.height / trace.geometry.width
     places = grid_of(count, aspect, WIDTH - 2 * MARGIN, height, GAP, above=NAME + 8)
     left = (WIDTH - max(x + width for x, _, width, _ in places)) / 2
     body = round(max(y + h for _, y, _, h in places))
-    return Sheet(WIDTH, body, above, caption), [(x + left, y, w, h) for x, y, w, h in places]
+    return PixelFigure(WIDTH, body, above, caption), [(x + left, y, w, h) for x, y, w, h in places]
 
 
-def _map_and_box(panel: Panel, look: Look, trace: TraceData, place: int, layer: int) -> None:
+def _map_and_box(panel: Panel, look: ProbeSnapshot, trace: TraceData, place: int, layer: int) -> None:
     values = map_values(look.rows(layer)[place], trace)
     panel.heat(values, Scale.amounts(values))
     draw_truth(panel, trace)
     draw_found(panel, look, trace, layer, [place])
 
 
-def _title(look: Look, trace: TraceData, place: int, layer: int) -> str:
+def _title(look: ProbeSnapshot, trace: TraceData, place: int, layer: int) -> str:
     score, label = look.scores(trace.card.scoring, layer)[place].max(0)
     return f"query {int(look.query_ids[place])}, {trace.classes.names[int(label)]} {float(score):.2f}"
 
 
-def _draw_points(panel: Panel, look: Look, trace: TraceData, place: int, layer: int) -> None:
+def _draw_points(panel: Panel, look: ProbeSnapshot, trace: TraceData, place: int, layer: int) -> None:
     kept = look.attention[layer]
-    if isinstance(kept, KeptPoints):
+    if isinstance(kept, SampledPoints):
         xy = trace.geometry.points_of(kept.points[:, place].float()).flatten(0, 1).numpy()  # [h * P, 2]
         weights = kept.weights[:, place].float().flatten().numpy()
         colours = Scale.amounts(weights).colours(weights)
