@@ -69,8 +69,9 @@ def __getattr__(name: str) -> Any:
 
 
 def _public() -> dict[str, Any]:
-    """The public classes, which annotations name."""
-    return {name: getattr(importlib.import_module(home), name) for name, home in _HOMES.items()}
+    """Return what annotations of public functions name, to check arguments against."""
+    homes = {**_HOMES, "TraceData": "detrscope.core.trace_data"}
+    return {name: getattr(importlib.import_module(home), name) for name, home in homes.items()}
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from detrscope.core.argument_check import checked_methods
+from detrscope.core.argument_check import checked_arguments, checked_methods
 from detrscope.core.attention_map import AttentionMap, Merge, QueryAttention
 from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_file import load_trace, save_trace
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from detrscope.views.options import ViewOptions
 
 
+@checked_methods
 class _Displayed:
     """Display methods of a map: a notebook shows it inline. Drawing is imported when something is drawn."""
 
@@ -208,8 +209,10 @@ class Trace(TraceData):
             UserError: an unknown view, a choice that does not fit this trace, or a trace without what the view shows.
         """
         from detrscope.views import draw
+        from detrscope.views.options import ViewOptions
 
-        return draw(self, view, choice)
+        types = {"TraceData": TraceData, "ViewOptions": ViewOptions}
+        return checked_arguments(draw, name="Trace.draw", names=lambda: types)(self, view, choice)
 
     def show(self, view: str = "columns", choice: ViewOptions | None = None) -> None:
         """Show a figure: inline in a notebook, else in the system's image viewer; arguments as for `draw`."""

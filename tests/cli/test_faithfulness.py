@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from detrscope.cli import main
+from detrscope.commands import faithfulness as command
 from detrscope.data.drawn_dogs import write_drawn
-from detrscope.explain import faithfulness as workflow
 from detrscope.explain import sanity
 
 
@@ -34,15 +34,15 @@ def test_tables_and_json(
     """One real run on one dog, shown both ways; of the stages of the sanity check the first and the last."""
     every = sanity.stages
     monkeypatch.setattr(sanity, "stages", lambda model: [[*every(model)][i] for i in (0, -1)])
-    real, found = workflow.faithfulness, []
-    monkeypatch.setattr(workflow, "faithfulness", lambda *a, **k: found.append(real(*a, **k)) or found[-1])
+    real, found = command.faithfulness, []
+    monkeypatch.setattr(command, "faithfulness", lambda *a, **k: found.append(real(*a, **k)) or found[-1])
     few = ("--data", str(dogs), "--split", "train", "--steps", "2", "--method", "rollout", "--sanity", "1")
     assert run(monkeypatch, *few, "--json") == 0
     tree = json.loads(capsys.readouterr().out)
     assert {s["method"] for s in tree["summaries"]} == {"rollout", "random"}
     assert all(len(s["scores"]) == 3 for s in tree["summaries"])
     assert [s["method"] for s in tree["sanity"]] == ["rollout"]
-    monkeypatch.setattr(workflow, "faithfulness", lambda *a, **k: found[0])
+    monkeypatch.setattr(command, "faithfulness", lambda *a, **k: found[0])
     assert run(monkeypatch, *few) == 0
     shown = capsys.readouterr().out
     assert "rollout" in shown and "keys, deletion" in shown and "random" in shown and "backbone" in shown

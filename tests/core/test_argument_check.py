@@ -51,6 +51,9 @@ def public_callables() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "evaluate": (ds.evaluate, {"model": detector(), "data": "coco:nowhere"}),
         "train": (ds.train, {"preset": "drawn-dogs", "data": "coco:nowhere", "out": "nowhere/run"}),
         "timelapse": (ds.timelapse, {"run": "nowhere"}),
+        "detect": (ds.detect, {"sources": image}),
+        "trace": (ds.trace, {"source": image, "model": detector()}),
+        "faithfulness": (ds.faithfulness, {"model": detector(), "data": "coco:nowhere"}),
         "ViewOptions": (ds.ViewOptions, {}),
         "Gain": (Gain, {"site": "decoder.0.cross"}),
         "Bias": (Bias, {"site": "decoder.0.cross", "scores": torch.zeros(1)}),
@@ -85,6 +88,9 @@ INSIDE = ("map_of_rows", "map_of_row", "check_index")  # for views: they take wh
 NAMES = (
     *(
         "load",
+        "detect",
+        "trace",
+        "faithfulness",
         "draw",
         "draw_attention",
         "see",
@@ -108,6 +114,9 @@ NAMES = (
     ),
     *(
         "Trace.site",
+        "Trace.incoming_attention",
+        "Trace.rollout",
+        "Trace.relevance",
         "Trace.sites_of",
         "Trace.token_at",
         "Map.on_image",
@@ -186,7 +195,7 @@ def test_wrong_types_are_one_error_that_names_the_argument(
         (lambda: trace().detections(7), "threshold 7: expected a score between 0 and 1"),
         (lambda: trace().token_at((1, 1), level=3), "level 3: there are 1"),
         (lambda: trace().query_name(99), "query 99"),
-        (lambda: ds.draw(5), "draw: trace: expected Trace, found 5"),
+        (lambda: ds.draw(5), "draw: trace: expected TraceData, found 5"),
         (lambda: ds.train(preset=3), "train: preset: expected text or None, found 3"),
     ],
 )  # fmt: skip

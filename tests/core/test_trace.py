@@ -269,7 +269,9 @@ def test_values_are_kept_when_asked_for(variant: str) -> None:
 def test_a_model_that_is_being_trained_can_be_traced() -> None:
     """Parameters that learn, norms not folded: the same maps as the detector's."""
     loaded = tiny("sprint-dense-n")
-    trained = trace_picture(loaded.model.eval(), loaded.card, picture(), Wanted(sites=["decoder.*"]))
+    trained = Trace.of(
+        trace_picture(loaded.model.eval(), loaded.card, picture(), Wanted(sites=["decoder.*"]))
+    )
     assert not trained.logits.requires_grad and all(p.requires_grad for p in loaded.model.parameters())
     detector = Detector(copy.deepcopy(loaded.model), loaded.card, torch.device("cpu"), torch.float32)
     seen = detector.trace(picture(), sites=["decoder.*"])

@@ -13,6 +13,7 @@ from detrscope.core.attention_map import Selection
 from detrscope.core.edits import Gain
 from detrscope.core.errors import UserError
 from detrscope.core.types import Level
+from detrscope.lens.maps import map_of_rows
 from detrscope.views import VIEWS
 from detrscope.views.attention import draw_attention
 from detrscope.views.by_layer import draw_by_layer
@@ -337,5 +338,5 @@ def test_only_what_was_looked_at_is_shown_of_a_crop_without_its_original() -> No
     assert Viewport.of(trace).window == (20, 0, 80, 40)
     original = torch.zeros(3, 40, 100, dtype=torch.uint8)
     assert Viewport.of(replace(trace, original=original)).window == (0, 0, 100, 40)
-    attention = trace.map_of_rows(Selection("decoder.1.cross", (2,)), "query 2")
+    attention = map_of_rows(trace, Selection("decoder.1.cross", (2,)), "query 2")
     assert plane(attention)[1] == (20, 0, 80, 40)

@@ -25,6 +25,7 @@ from detrscope.ops.kernels.simd import (
     prefetch,
     store,
     times,
+    zeros,
 )
 
 FORWARD_BLOCK = 32  # queries of a task of the forward kernel, all heads
