@@ -51,7 +51,7 @@ def public_callables() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "evaluate": (ds.evaluate, {"model": detector(), "data": "coco:nowhere"}),
         "train": (ds.train, {"preset": "drawn-dogs", "data": "coco:nowhere", "out": "nowhere/run"}),
         "timelapse": (ds.timelapse, {"run": "nowhere"}),
-        "detect": (ds.detect, {"sources": image}),
+        "detect": (ds.detect, {"model": detector(), "sources": image}),
         "trace": (ds.trace, {"source": image, "model": detector()}),
         "faithfulness": (ds.faithfulness, {"model": detector(), "data": "coco:nowhere"}),
         "ViewOptions": (ds.ViewOptions, {}),
