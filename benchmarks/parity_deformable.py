@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from tests.support.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
+from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 from torch import nn
 
 from benchmarks.published import nested, stacked

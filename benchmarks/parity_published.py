@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from tests.support.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
+from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 from benchmarks.published import build_published, import_published, nested, stacked
 from detrscope.checkpoints.load import load_model

@@ -132,7 +132,7 @@ def known(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     deformable = detector_of("sprint-deformable-n").trace(picture(), values=True)
     record = deformable.record("decoder.1.cross")
     assert isinstance(record, DeformableRecord)
-    short = {key: value for key, value in TINY.items() if "watch" not in key}
+    short = {key: value for key, value in TINY.items() if "recording" not in key}
     yield {
         **{"detector": ds.load("sprint-dense-n"), "record": record, "other": record, "level": 0},
         **{

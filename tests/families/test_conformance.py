@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detrscope.blocks import deformable_attention as deformable
-from detrscope.blocks.queries import PointQueries, TwoStageQueries
+from detrscope.blocks.queries import PointQueries
 from detrscope.checkpoints.native import load_checkpoint, save_checkpoint
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError
@@ -276,17 +276,18 @@ def test_feature_maps_of_every_convolution(variant: str) -> None:
 @every_variant
 def test_gradients_reach_what_shall_learn(variant: str) -> None:
     model = tiny(variant).model.train()
-    queries = model.queries
+    support = model.training_support
     extra = None
-    if isinstance(queries, TwoStageQueries):
+    if support.denoising is not None:
         labels = torch.zeros(2, 3, dtype=torch.int64)
-        extra = queries.from_labels(labels, torch.rand(2, 3, 4), torch.zeros(3, 3, dtype=torch.bool))
+        extra = support.denoising.queries(labels, torch.rand(2, 3, 4), torch.zeros(3, 3, dtype=torch.bool))
     outputs = model(padded_batch(), extra=extra)
     parts = [outputs.logits, outputs.boxes_cxcywh]
     if (proposals := outputs.proposals) is not None:
         parts += [proposals.logits, proposals.boxes_cxcywh]
         parts += [p for p in (proposals.dense_logits, proposals.dense_boxes_cxcywh) if p is not None]
-        assert len(parts) == (6 if isinstance(queries, TwoStageQueries) else 4)
+        assert proposals.any_class == (support.proposals == "any-class")
+    assert len(parts) == 2 + 2 * (support.proposals is not None) + 2 * support.one_to_many
     torch.stack([part.sum() for part in parts]).sum().backward()
     silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not silent

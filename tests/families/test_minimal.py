@@ -14,7 +14,7 @@ import torch
 from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch
 from tests.conftest import ROOT
-from tests.support.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
+from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 
 def example() -> Any:

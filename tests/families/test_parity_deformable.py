@@ -16,7 +16,7 @@ from detrscope.core.types import Batch, Outputs, Target
 from detrscope.training.losses.criterion import LossWeights, SetCriterion
 from detrscope.training.losses.sigmoid import FocalCost, FocalLoss
 from detrscope.training.matcher import Matcher
-from tests.support.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
+from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 HEIGHT, WIDTH = 128, 160
 VARIANTS = {
