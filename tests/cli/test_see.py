@@ -98,7 +98,7 @@ def test_without_choices_everything_of_a_picture_is_in_one_folder(
     rows = list(csv.DictReader((folder / "measures.csv").read_text().splitlines()))
     assert {(r["kind"], r["layer"]) for r in rows} >= {("encoder.self", "1"), ("decoder.cross", "0")}
     shapes = (folder / "shapes.txt").read_text()
-    assert "[1, 3, 53, 96]" in shapes and "backbone." not in shapes, "what the trace beside it holds"
+    assert "[1, 3, 53, 95]" in shapes and "backbone." not in shapes, "what the trace beside it holds"
     trace = Trace.load(folder / "photo.trace")
     assert trace.sites == trace.model_sites and not trace.features
     for name in apply:
