@@ -47,7 +47,7 @@ class Size:
 
 
 FULL = Size(2000, 300, 12, 200.0, 1300, 800, {})
-QUICK = Size(240, 60, 6, 30.0, 100, 60, {"train.evaluate_every": 3, "train.watch.every": 10})
+QUICK = Size(240, 60, 6, 30.0, 100, 60, {"train.evaluate_every": 3, "train.recording.every": 10})
 BATCH = 16  # of the preset
 
 
