@@ -14,9 +14,9 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Batch, Outputs, Queries, Target
-from detrscope.training.config import TrainConfig
 from detrscope.training.loop import Outcome, train_model
 from detrscope.training.run_folder import RunFolder
+from detrscope.training.train_config import TrainConfig
 from detrscope.training.train_state import seed_all
 from detrscope.training.train_step import MicroBatch
 

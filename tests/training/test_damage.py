@@ -16,8 +16,8 @@ from detrscope.core import cpu as cores
 from detrscope.core import file_lock as lock
 from detrscope.core.errors import UserError
 from detrscope.core.files import sweep
-from detrscope.training.config import TrainConfig
 from detrscope.training.run_folder import METRICS_JSONL, PREVIOUS, STATE, RunFolder
+from detrscope.training.train_config import TrainConfig
 from detrscope.training.train_state import Averages
 from tests.support.tiny_training import cpu, run
 

@@ -24,7 +24,7 @@ from detrscope.ops.kernels.machine import DTYPES
 from detrscope.ops.kernels.threads import use_threads
 from detrscope.recording.recorder import make_recorder
 from detrscope.training.config import RunConfig
-from detrscope.training.devices import make_fabric, same_precision, settle_devices, settle_precision
+from detrscope.training.launch import check_same_precision, make_fabric, resolve_precision, resolve_processes
 from detrscope.training.loop import Outcome, Scores, train_model
 from detrscope.training.memory_estimate import check_memory
 from detrscope.training.run_folder import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to
@@ -36,7 +36,7 @@ from detrscope.training.setup import (
     warn_of_crowded_images,
 )
 from detrscope.training.train_state import seed_all
-from detrscope.training.train_step import check_learning
+from detrscope.training.train_step import check_support
 from detrscope.views.training_curves import draw_curves
 
 
@@ -97,7 +97,7 @@ def train(
     )
     if not config.data.source:
         raise UserError("no dataset: give --data, such as --data coco:path/to/coco")
-    config = settle_precision(settle_devices(config))
+    config = resolve_precision(resolve_processes(config))
     use_threads(config.train.threads)
     fabric = make_fabric(config.train)
     fabric.launch()
@@ -120,7 +120,7 @@ def train(
 
 def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -> Outcome:
     """What every process does."""
-    same_precision(config.train, fabric)
+    check_same_precision(config.train)
     dataset, val = open_data(config)
     seed_all(config.train.seed)  # the same first weights in every process
     if not config.model.start_from:
@@ -130,7 +130,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
     loaded, config = make_model(config, dataset, fresh=not going_on, saved=saved)
     warn_of_crowded_images(config, dataset)
     loader = make_train_loader(config, dataset, loaded.card, fabric)
-    check_learning(loaded.model, config.train)
+    check_support(loaded.model, config.train)
     evaluate = None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric)
     recorder = make_recorder(config, loaded, folder, dataset, val)
     if fabric.is_global_zero:  # all that can be wrong with the settings is known by now

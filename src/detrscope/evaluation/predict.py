@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from detrscope.console import progress as progress_bar
+from detrscope.core.distributed import gather_objects, rank_and_world
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, postprocess
 from detrscope.core.types import Batch
@@ -73,7 +74,7 @@ def predict_dataset(
                     found[info.image_id] = _as_coco(one, info.image_id, card)
     finally:
         model.train(was_training)
-    for part in _gathered(found, world):
+    for part in gather_objects(found):
         found.update(part)
     return [result for image in dataset.images for result in found.get(image.id, ())]
 
@@ -108,19 +109,3 @@ def _as_coco(scored: Scored, image_id: Any, card: ModelCard) -> list[Result]:
         {"image_id": image_id, "category_id": card.classes.ids[index], "bbox": box, "score": score}
         for box, score, index in rows
     ]
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's rank and how many there are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _gathered(found: dict[Any, list[Result]], world: int) -> list[dict[Any, list[Result]]]:
-    """What each process found, on every process."""
-    if world == 1:
-        return [found]
-    parts: list[dict[Any, list[Result]]] = [{} for _ in range(world)]
-    torch.distributed.all_gather_object(parts, found)
-    return parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -18,7 +18,7 @@ from detrscope.blocks.neck import DeformableNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import SinePosition
 from detrscope.blocks.queries import PointQueries, ProposedQueries
-from detrscope.config import section, setting
+from detrscope.config import require, section, setting, settings
 from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.deformable_detr import HUGGING_FACE, PUBLISHED
 from detrscope.families.keys.key_map import Shapes
@@ -27,10 +27,9 @@ from detrscope.families.settings import (
     MOST_LEVELS,
     MOST_POINTS,
     MOST_QUERIES,
+    WIDEST,
     BackboneConfig,
     LayersConfig,
-    require,
-    require_range,
     require_stacks,
 )
 
@@ -40,43 +39,38 @@ SMALL = -2.0  # logit of a box's size at the start, where no reference has a siz
 References = Literal["fixed", "refined", "two-stage"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SamplingLayersConfig(LayersConfig):
     """A stack of transformer layers with deformable attention."""
 
-    feedforward: int = setting(1024, "hidden width of the feed-forward")
-    points: int = setting(4, "sampling points of each head on each map")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_range("points", self.points, 1, MOST_POINTS)
+    feedforward: int = setting(1024, "hidden width of the feed-forward", ge=1, le=WIDEST)
+    points: int = setting(4, "sampling points of each head on each map", ge=1, le=MOST_POINTS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DeformableDetrConfig:
     """Settings of the family `deformable_detr`."""
 
     width: int = setting(256, "model width D")
-    queries: int = setting(300, "object queries")
+    queries: int = setting(300, "object queries", ge=1, le=MOST_QUERIES)
     stages: tuple[int, ...] = setting(
         (2, 3, 4), "which stages of the backbone give maps (strides 4, 8, 16, 32)"
     )
-    extra_levels: int = setting(1, "coarser maps made of the last one, each of half the size")
+    extra_levels: int = setting(
+        1, "coarser maps made of the last one, each of half the size", ge=0, le=MOST_LEVELS
+    )
     references: References = setting(
         "fixed",
         "learned reference points (fixed), each layer refining them to boxes (refined), or boxes that the encoder"
         " proposes and layers refine (two-stage)",
     )
-    box_layers: int = setting(3, "linear layers of the box heads")
+    box_layers: int = setting(3, "linear layers of the box heads", ge=1, le=MOST_BOX_LAYERS)
     backbone: BackboneConfig = section(BackboneConfig)
     encoder: SamplingLayersConfig = section(SamplingLayersConfig)
     decoder: SamplingLayersConfig = section(SamplingLayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require_range("queries", self.queries, 1, MOST_QUERIES)
-        require_range("box_layers", self.box_layers, 1, MOST_BOX_LAYERS)
-        require_range("extra_levels", self.extra_levels, 0, MOST_LEVELS)
         ordered = list(self.stages) == sorted(set(self.stages)) and len(self.stages) > 0
         fine = ordered and all(1 <= stage <= 4 for stage in self.stages)
         require(fine, "stages", list(self.stages), "some of 1 to 4, in order")

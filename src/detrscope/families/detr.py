@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
@@ -15,7 +15,7 @@ from detrscope.blocks.neck import ProjectionNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import LearnedPosition, SinePosition
 from detrscope.blocks.queries import LearnedQueries
-from detrscope.config import section, setting
+from detrscope.config import section, setting, settings
 from detrscope.families.family import Family, Published, Variant
 from detrscope.families.keys.key_map import HF_BACKBONES, HF_TRANSFORMER, TORCH_TRANSFORMER, KeyLayout, Shapes
 from detrscope.families.settings import (
@@ -24,7 +24,6 @@ from detrscope.families.settings import (
     BackboneConfig,
     LayersConfig,
     NormPlace,
-    require_range,
     require_stacks,
 )
 from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
@@ -35,23 +34,21 @@ POSITIONS: dict[str, type[SinePosition] | type[LearnedPosition]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DetrConfig:
     """Settings of the family `detr`."""
 
     width: int = setting(256, "model width D")
-    queries: int = setting(100, "object queries")
+    queries: int = setting(100, "object queries", ge=1, le=MOST_QUERIES)
     position: Literal["sine", "learned"] = setting("sine", "positional encoding of the tokens")
     norm: NormPlace = setting("post", "norm after (post) or before (pre) each sublayer")
-    box_layers: int = setting(3, "linear layers of the box head")
+    box_layers: int = setting(3, "linear layers of the box head", ge=1, le=MOST_BOX_LAYERS)
     backbone: BackboneConfig = section(BackboneConfig)
     encoder: LayersConfig = section(LayersConfig)
     decoder: LayersConfig = section(LayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require_range("queries", self.queries, 1, MOST_QUERIES)
-        require_range("box_layers", self.box_layers, 1, MOST_BOX_LAYERS)
 
 
 def build(config: DetrConfig, classes: int) -> DetectionTransformer:

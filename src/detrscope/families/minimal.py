@@ -5,8 +5,6 @@ Carion et al. 2020, arXiv:2005.12872, appendix A.6, and the `detr_demo` weights 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import nn
 
 from detrscope.blocks.backbone import NormKind
@@ -17,7 +15,7 @@ from detrscope.blocks.neck import SummedNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import LearnedPosition
 from detrscope.blocks.queries import LearnedContent
-from detrscope.config import section, setting
+from detrscope.config import section, setting, settings
 from detrscope.families.family import Family, Published, Variant
 from detrscope.families.keys.key_map import TORCH_TRANSFORMER, KeyLayout, Shapes
 from detrscope.families.settings import (
@@ -25,35 +23,34 @@ from detrscope.families.settings import (
     WIDEST,
     BackboneConfig,
     LayersConfig,
-    require_range,
     require_stacks,
 )
 from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TrainedNorms(BackboneConfig):
     """The listing's backbone: a plain ResNet that learns whole."""
 
     norm: NormKind = setting("trainable", "frozen or trainable batch norm")
-    trainable_stages: int = setting(5, "how many of stem and 4 stages learn, from the last; 5 is all")
+    trainable_stages: int = setting(
+        5, "how many of stem and 4 stages learn, from the last; 5 is all", ge=0, le=5
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class MinimalConfig:
     """Settings of the family `minimal`."""
 
     width: int = setting(256, "model width D")
-    queries: int = setting(100, "object queries")
-    positions: int = setting(50, "learned rows and columns")
+    queries: int = setting(100, "object queries", ge=1, le=MOST_QUERIES)
+    positions: int = setting(50, "learned rows and columns", ge=1, le=WIDEST)
     backbone: TrainedNorms = section(TrainedNorms)
     encoder: LayersConfig = section(LayersConfig)
     decoder: LayersConfig = section(LayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=2)
-        require_range("queries", self.queries, 1, MOST_QUERIES)
-        require_range("positions", self.positions, 1, WIDEST)
 
 
 def build(config: MinimalConfig, classes: int) -> DetectionTransformer:

@@ -8,8 +8,10 @@ and a loss that ties class scores to overlap (DEIM, arXiv:2412.04234).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
 from detrscope.blocks.backbone import SlimBackbone
@@ -22,71 +24,68 @@ from detrscope.blocks.layers import MLP, Attention, FeedForward, PreNorm
 from detrscope.blocks.neck import PyramidNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.queries import PRIOR_LOGIT, TwoStageQueries
-from detrscope.config import section, setting
+from detrscope.config import require, section, setting, settings
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.family import Family, Variant
 from detrscope.families.keys.key_map import Shapes
 from detrscope.families.settings import (
+    MOST_HEADS,
     MOST_LAYERS,
     MOST_LEVELS,
     MOST_POINTS,
     MOST_QUERIES,
     WIDEST,
     LayersConfig,
-    require,
-    require_range,
     require_stacks,
 )
 from detrscope.families.stacks import dense_encoder_layers
 
 START_SHARPNESS = 3.0
 
+Width = Annotated[int, Field(ge=1, le=WIDEST)]
+Depth = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 
-@dataclass(frozen=True, kw_only=True)
+
+@settings
 class SlimConfig:
     """Image to maps."""
 
-    stem: int = setting(16, "channels of the stem, stride 2")
-    widths: tuple[int, ...] = setting((32, 64, 128), "channels of the stages, strides 4, 8, 16 ...")
-    depths: tuple[int, ...] = setting((1, 2, 2), "residual blocks of the stages")
+    stem: Width = setting(16, "channels of the stem, stride 2")
+    widths: tuple[Width, ...] = setting(
+        (32, 64, 128), "channels of the stages, strides 4, 8, 16 ...", min_length=1, max_length=MOST_LEVELS
+    )
+    depths: tuple[Depth, ...] = setting((1, 2, 2), "residual blocks of the stages")
     stages: tuple[int, ...] = setting((3,), "which stages give tokens")
 
-    def __post_init__(self) -> None:
-        require_range("backbone.stem", self.stem, 1, WIDEST)
-        fine = 1 <= len(self.widths) <= MOST_LEVELS and all(1 <= width <= WIDEST for width in self.widths)
-        require(fine, "backbone.widths", list(self.widths), f"1 to {MOST_LEVELS} numbers from 1 to {WIDEST}")
-        fine = all(1 <= depth <= MOST_LAYERS for depth in self.depths)
-        require(fine, "backbone.depths", list(self.depths), f"numbers from 1 to {MOST_LAYERS}")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings
 class EncoderConfig(LayersConfig):
     """The encoder; it may have no layer at all."""
 
-    layers: int = setting(1, "number of layers, 0 or more")
-    heads: int = setting(4, "attention heads")
-    feedforward: int = setting(256, "hidden width of the feed-forward")
-    dropout: float = setting(0.0, "dropout in training")
+    layers: int = setting(1, "number of layers, 0 or more", ge=0, le=MOST_LAYERS)
+    heads: int = setting(4, "attention heads", ge=1, le=MOST_HEADS)
+    feedforward: int = setting(256, "hidden width of the feed-forward", ge=1, le=WIDEST)
+    dropout: float = setting(0.0, "dropout in training", ge=0, lt=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DecoderConfig(EncoderConfig):
     """The decoder."""
 
-    layers: int = setting(3, "number of layers")
+    layers: int = setting(3, "number of layers", ge=0, le=MOST_LAYERS)
     points: tuple[int, ...] = setting(
         (), "deformable cross-attention: sampling points of a head on each stage used; none for dense"
     )
     sharpness: float = setting(START_SHARPNESS, "dense cross-attention: how local it starts")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SprintConfig:
     """Settings of the family `sprint`."""
 
     width: int = setting(128, "model width D")
-    queries: int = setting(10, "object queries")
-    sizes: tuple[float, ...] = setting(
+    queries: int = setting(10, "object queries", ge=1, le=MOST_QUERIES)
+    sizes: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = setting(
         (0.25,), "side of a proposed box at the start, 0..1, for each stage used"
     )
     backbone: SlimConfig = section(SlimConfig)
@@ -95,7 +94,6 @@ class SprintConfig:
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4 * self.decoder.heads)
-        require_range("queries", self.queries, 1, MOST_QUERIES)
         slim = self.backbone
         have = len(slim.widths)
         require(
@@ -105,7 +103,6 @@ class SprintConfig:
         fine = ordered and all(1 <= stage <= have for stage in slim.stages)
         require(fine, "backbone.stages", slim.stages, f"some of 1 to {have}, in order")
         require(len(self.sizes) == len(slim.stages), "sizes", self.sizes, "one for each of backbone.stages")
-        require(all(0 < size < 1 for size in self.sizes), "sizes", self.sizes, "numbers between 0 and 1")
         self._check_cross(self.decoder)
 
     def _check_cross(self, decoder: DecoderConfig) -> None:

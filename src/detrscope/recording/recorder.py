@@ -26,10 +26,11 @@ from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
 from detrscope.recording.part_attention import PartMeter, attention_row
 from detrscope.recording.probe_images import AnnotatedImage, open_probe_images
-from detrscope.training.config import RunConfig, TrainConfig
+from detrscope.training.config import RunConfig
 from detrscope.training.loop import TrainPlan
 from detrscope.training.run_folder import SNAPSHOTS, TRACES, RunFolder
-from detrscope.training.train_step import make_matcher
+from detrscope.training.train_config import TrainConfig
+from detrscope.training.losses.recipe import make_matcher
 
 TRACE = ".trace"
 
