@@ -15,8 +15,8 @@ from torch import nn
 
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Batch, Outputs, Queries
-from detrscope.training.schedule import constant
 from detrscope.training.run_folder import BEST, LAST, STATE, RunFolder
+from detrscope.training.schedule import constant
 from detrscope.training.train_config import EmaConfig, ScheduleConfig, TrainConfig
 from detrscope.training.train_step import StepFailed, TrainStep
 from tests.support.tiny_training import TinyDetector, TinyLoader, cpu, made_up_pass, run

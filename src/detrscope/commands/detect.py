@@ -19,7 +19,8 @@ from detrscope.core.errors import UserError, WorkFailed, nearest
 from detrscope.core.safe_text import csv_row
 from detrscope.core.types import Detections
 from detrscope.data.image_reader import ImageSource, read_image
-from detrscope.inference.detector import Detector, Precision, load
+from detrscope.inference.detector import Detector, load
+from detrscope.inference.engine import Precision
 from detrscope.inference.media import MediaSource, Video, VideoFrame, expand, is_url, warn_of_other_frames
 from detrscope.views.canvas import ENDINGS, Drawing
 from detrscope.views.detection_image import draw_detections
@@ -170,9 +171,19 @@ def write_csv(file: TextIO, found: Sequence[ImageDetections]) -> None:
 
 
 def to_supervision(detections: Detections) -> supervision.Detections:
-    """The same detections for the tools of `supervision`; class ids are the original category ids."""
+    """Return the detections as those of `supervision`; class ids are the original category ids.
+
+    Raises:
+        UserError: supervision is not installed.
+    """
     import numpy as np
-    import supervision
+
+    try:
+        import supervision
+    except ImportError:
+        raise UserError(
+            "supervision is not installed; it comes with `pip install 'detrscope[supervision]'`"
+        ) from None
 
     return supervision.Detections(
         xyxy=detections.boxes_xyxy.numpy().astype(np.float32).reshape(-1, 4),

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from detrscope.blocks.backbone import Backbone, NormKind, build_backbone
 from detrscope.config import require, setting, settings
 
-# Far above any published model, far below what a machine cannot hold: a typing error or a hostile file is refused
-# before memory is taken.
-MOST_LAYERS, MOST_HEADS, WIDEST, MOST_QUERIES = 100, 256, 16384, 100_000
-MOST_POINTS, MOST_LEVELS, MOST_BOX_LAYERS = 256, 8, 16
+# Far above any published model and far below what exhausts a machine: a typing error or a hostile file is refused
+# before memory is allocated.
+MAX_LAYERS, MAX_HEADS, MAX_WIDTH, MAX_QUERIES = 100, 256, 16384, 100_000
+MAX_POINTS, MAX_LEVELS, MAX_BOX_LAYERS = 256, 8, 16
 
-NormPlace = Literal["post", "pre"]
+Layers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
+Heads = Annotated[int, Field(ge=1, le=MAX_HEADS)]
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+Queries = Annotated[int, Field(ge=1, le=MAX_QUERIES)]
+BoxLayers = Annotated[int, Field(ge=1, le=MAX_BOX_LAYERS)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+TrainableStages = Annotated[int, Field(ge=0, le=5)]
+
+NormPosition = Literal["post", "pre"]
 
 
 @settings
 class BackboneConfig:
-    """Image to maps."""
+    """Backbone: image to feature maps."""
 
     name: str = setting("resnet50", "resnet18, resnet34, resnet50, resnet101 or timm:NAME")
     dilate_last: bool = setting(False, "DC5: the last stage keeps stride 16 and dilates")
     norm: NormKind = setting("frozen", "frozen or trainable batch norm")
-    trainable_stages: int = setting(
-        3, "how many of stem and 4 stages learn, from the last; 5 is all", ge=0, le=5
+    trainable_stages: TrainableStages = setting(
+        3, "trained parts of stem and 4 stages, counted from the last; 5 is all"
     )
 
     def build(self, stages: tuple[int, ...]) -> Backbone:
-        """The backbone with random weights, giving the maps of `stages` (1 to 4)."""
+        """Build the backbone with random weights; it gives the maps of `stages` (1 to 4)."""
         backbone = build_backbone(self.name, stages=stages, dilate_last=self.dilate_last, norm=self.norm)
         backbone.train_stages(self.trainable_stages)
         return backbone
@@ -37,20 +47,22 @@ class BackboneConfig:
 class LayersConfig:
     """A stack of transformer layers."""
 
-    layers: int = setting(6, "number of layers", ge=0, le=MOST_LAYERS)
-    heads: int = setting(8, "attention heads", ge=1, le=MOST_HEADS)
-    feedforward: int = setting(2048, "hidden width of the feed-forward", ge=1, le=WIDEST)
-    dropout: float = setting(0.1, "dropout in training", ge=0, lt=1)
+    layers: Layers = setting(6, "number of layers")
+    heads: Heads = setting(8, "attention heads")
+    feedforward: Width = setting(2048, "hidden width of the feed-forward")
+    dropout: Dropout = setting(0.1, "dropout in training")
+
+
+def require_stages(name: str, stages: tuple[int, ...], count: int) -> None:
+    """Raise unless backbone stages are some of 1 to `count`, in ascending order."""
+    ordered = list(stages) == sorted(set(stages)) and len(stages) > 0
+    valid = ordered and all(1 <= stage <= count for stage in stages)
+    require(valid, name, list(stages), f"some of 1 to {count}, in order")
 
 
 def require_stacks(width: int, encoder: LayersConfig, decoder: LayersConfig, multiple: int) -> None:
-    """Refuse a width that heads or positional encodings cannot divide, or a decoder without layers."""
-    require(
-        1 <= width <= WIDEST and width % multiple == 0,
-        "width",
-        width,
-        f"a multiple of {multiple} up to {WIDEST}",
-    )
+    """Raise unless heads and positional encodings divide the width and the decoder has layers."""
+    require(width % multiple == 0, "width", width, f"a multiple of {multiple}")
     require(decoder.layers >= 1, "decoder.layers", decoder.layers, "1 or more")
     for name, stack in (("encoder", encoder), ("decoder", decoder)):
         require(width % stack.heads == 0, f"{name}.heads", stack.heads, f"a divisor of the width {width}")

@@ -46,15 +46,14 @@ def resolve_processes(config: RunConfig) -> RunConfig:
     world, local = (os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if not (world.isdecimal() and local.isdecimal()):  # not started by a launcher
         return config
-    started = {"nodes": int(world) // int(local), "devices": int(local)}
-    for name, count in started.items():
-        configured = getattr(config.train, name)
+    train, nodes, devices = config.train, int(world) // int(local), int(local)
+    for name, configured, count in (("nodes", train.nodes, nodes), ("devices", train.devices, devices)):
         if configured not in (1, count):
             raise UserError(
                 f"train.{name} is {configured}, but the launcher started {world} processes, {local} on each node:"
                 f" leave the setting out, or set it to {count}"
             )
-    return replace(config, train=replace(config.train, **started))
+    return replace(config, train=replace(train, nodes=nodes, devices=devices))
 
 
 def resolve_precision(config: RunConfig) -> RunConfig:

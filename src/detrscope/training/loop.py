@@ -12,7 +12,6 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from detrscope.blocks.path import DetectionTransformer
-
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.console import console, log, progress
 from detrscope.core.distributed import any_rank

@@ -24,6 +24,7 @@ from detrscope.training.nonfinite import NonFinite
 EPS = 1e-8  # keeps the logarithms of the focal cost finite
 MIDDLE = 0.3  # of the box's size on each side of its centre
 
+
 @dataclass(frozen=True)
 class Matches:
     """Pairs of query and box, as many in every layer."""
@@ -116,7 +117,9 @@ class Matcher:
         wanted = boxes[:, :, None]  # [B, M, 1, 4]
         classes = self.class_cost(outputs.logits.float(), labels)  # [N, B, M, Q]
         distance = torch.zeros_like(classes)
-        for a, b in zip(predicted.unbind(-1), wanted.unbind(-1), strict=True):  # no [N, B, M, Q, 4] is ever made
+        for a, b in zip(
+            predicted.unbind(-1), wanted.unbind(-1), strict=True
+        ):  # no [N, B, M, Q, 4] is ever made
             distance += (a - b).abs_()
         _, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
         return (

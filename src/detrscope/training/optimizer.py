@@ -44,7 +44,7 @@ def freeze_backbone(model: nn.Module) -> None:
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
-    """Group the trainable parameters by rate: `base`, `backbone`, `muon`, `muon.backbone`, each pattern of `lr_factors`.
+    """Group the trainable parameters by rate: `base`, `backbone`, `muon`, `muon.backbone`, patterns of `lr_factors`.
 
     The first pattern that fits a name wins, also over `backbone`. Where `decay_1d` is off, biases and norms of a group
     form another one, `NAME.1d`, without weight decay.
@@ -84,7 +84,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[ParameterGro
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Return whether Muon suits a parameter: a matrix or convolution between hidden layers, not of heads, queries or embeddings."""
+    """Return whether Muon suits: a matrix or convolution between hidden layers, not of heads, queries or embeddings."""
     if parameter.ndim < 2 or name.startswith(("heads.", "queries.", "neck.position.", "neck.level")):
         return False
     return min(parameter.shape[0], parameter[0].numel()) >= SMALLEST_MATRIX

@@ -40,7 +40,7 @@ Values = dict[str, float]
 
 
 class Opaque:
-    """A value that Fabric returns as it is: Fabric takes collections of tensors apart and refuses frozen dataclasses."""
+    """Outputs that Fabric passes on unchanged: it takes collections of tensors apart and refuses frozen dataclasses."""
 
     def __init__(self, outputs: Outputs) -> None:
         self.outputs = outputs
@@ -105,9 +105,7 @@ class TrainStep:
         self.config = config
         self.fabric = fabric
         self.criterion = make_criterion(config, model.scoring)
-        self.wrapped, self.optimizer = fabric.setup(
-            FabricForward(model), make_optimizer(self.groups, config)
-        )
+        self.wrapped, self.optimizer = fabric.setup(FabricForward(model), make_optimizer(self.groups, config))
 
     @property
     def eval_model(self) -> nn.Module:

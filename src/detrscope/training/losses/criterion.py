@@ -169,11 +169,14 @@ def _monitors(matched: MatchedPredictions, targets: Sequence[Target], scoring: S
     has_box = labels != NO_OBJECT
     pairs = has_box.sum()
     wrong = ((logits.argmax(-1) != labels) & has_box).sum()
-    if scoring == "softmax":  # the last class is "no object"
-        predicted = logits.argmax(-1) != logits.shape[-1] - 1  # [B, Q]
-    else:
-        predicted = logits.amax(-1) > 0
     present = torch.tensor([len(target.labels) for target in targets], device=logits.device)
-    miscounted = (predicted.sum(-1) - present).abs().float().mean()
+    miscounted = (_predicted_objects(logits, scoring) - present).abs().float().mean()
     values = (100 * wrong / pairs, miscounted, iou.sum() / pairs, pairs.float())
     return dict(zip((*MONITORS, PAIRS), values, strict=True))
+
+
+def _predicted_objects(logits: Tensor, scoring: Scoring) -> Tensor:
+    """Count the queries that predict an object rather than none: logits [B, Q, K] -> [B]."""
+    if scoring == "softmax":  # the last class is "no object"
+        return (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)
+    return (logits.amax(-1) > 0).sum(-1)

@@ -78,9 +78,7 @@ def _denoising_set(noised: Outputs, targets: Sequence[Target], denoising: Denois
     real[denoising.images, denoising.queries] = True  # [B, E]
     logits = noised.logits.masked_fill(~real[None, ..., None], IGNORED_LOGIT)
     matches = denoising.matches(len(logits))
-    return QuerySet(
-        "denoising", replace(noised, logits=logits), targets, matches, Fraction(denoising.groups)
-    )
+    return QuerySet("denoising", replace(noised, logits=logits), targets, matches, Fraction(denoising.groups))
 
 
 def _one_layer(logits: Tensor, boxes_cxcywh: Tensor) -> Outputs:

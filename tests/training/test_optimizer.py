@@ -13,10 +13,10 @@ from detrscope.training.optimizer import (
     freeze_backbone,
     groups_table,
     make_optimizer,
-    make_schedule,
     parameter_groups,
     set_rates,
 )
+from detrscope.training.schedule import make_schedule
 from detrscope.training.train_config import EmaConfig, ScheduleConfig, TrainConfig
 from tests.support.tiny_training import TinyDetector
 
