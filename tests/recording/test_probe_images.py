@@ -146,7 +146,7 @@ def test_what_cannot_be_meant_is_refused(dogs: Path, tmp_path: Path) -> None:
         probes_of(asked(tmp_path / "nowhere"), training)
     with pytest.raises(UserError, match=r"no pictures or videos in this folder.*such as coco:DIR"):
         probes_of(asked(dogs), training)
-    with pytest.raises(UserError, match=r"train\.recording\.split is for a dataset"):
+    with pytest.raises(UserError, match=r"train\.recording\.split is test: expected val"):
         resolve(overrides={"train.recording.split": "test"})
     with pytest.raises(UserError, match=r"those of data\.val_split, and there is none"):
         probes_of(resolve(overrides={"train.recording.count": 2}), training)

@@ -108,10 +108,8 @@ class RecordingConfig:
     )
 
     def __post_init__(self) -> None:
-        no_dataset = self.images is None and self.split != "val"
-        require(
-            not no_dataset, "split", self.split, "val, since images, which it is a split of, is not given"
-        )
+        expected = "val; it names a split of the dataset in images, which is not given"
+        require(self.images is not None or self.split == "val", "split", self.split, expected)
 
 
 @settings
