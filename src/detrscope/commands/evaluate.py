@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrscope.console import atomic_write, log
+from detrscope.console import log
 from detrscope.core.distributed import rank_and_world
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
-from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.predict import predict_dataset
+from detrscope.evaluation.evaluator import Evaluator
+from detrscope.evaluation.report import write_class_csv, write_curve_csv, write_json
 from detrscope.evaluation.results_file import read_results, write_results
-from detrscope.evaluation.tables import write_class_csv, write_curve_csv
 from detrscope.inference.detector import Detector, load
 from detrscope.inference.engine import Precision
 from detrscope.inference.torch_engine import require_torch
@@ -69,15 +67,12 @@ def evaluate(
         if isinstance(model, str | Path)
         else model
     )
-    with_boxes = {a.category_id for rows in dataset.annotations.values() for a in rows}
-    ids = match_classes(detector.card.classes, dataset.classes, with_boxes)
     engine = require_torch(detector.engine, "evaluation")
-    found = predict_dataset(
-        engine.model, detector.card, dataset, batch_size=batch_size, device=engine.device, workers=workers
+    evaluator = Evaluator(
+        dataset, detector.card, batch_size=batch_size, device=engine.device, workers=workers
     )
-    _warn_of_crowded_images(dataset, found)
-    results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
-    evaluation = average_precision(dataset.coco_json(), results)
+    evaluation, results, most = evaluator(engine.model)
+    _warn_of_crowded_images(dataset, most)
     if rank_and_world()[0] == 0:
         _write(evaluation, results, json_file, results_file, out)
     return evaluation
@@ -116,7 +111,7 @@ def evaluate_results(
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> None:
     """Write `evaluation.json`, `per_class.csv`, `precision_recall.csv`, `precision_recall.png`."""
     out = Path(out)
-    _write_json(evaluation, out / "evaluation.json")
+    write_json(out / "evaluation.json", evaluation)
     write_class_csv(out / "per_class.csv", evaluation)
     write_curve_csv(out / "precision_recall.csv", evaluation)
     curves = {curve.name: (curve.precision_50, curve.precision_75) for curve in evaluation.curves}
@@ -131,7 +126,7 @@ def _write(
     out: str | Path | None,
 ) -> None:
     if json_file is not None:
-        _write_json(evaluation, Path(json_file))
+        write_json(json_file, evaluation)
     if results is not None and results_file is not None:
         write_results(results_file, results)
     if out is not None:
@@ -140,24 +135,13 @@ def _write(
             write_results(Path(out) / "results.json", results)
 
 
-def _write_json(evaluation: Evaluation, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
-
-
-def _warn_of_crowded_images(dataset: DetectionDataset, results: list[dict[str, Any]]) -> None:
-    """Say when an image has more objects than the model can ever find in one."""
-    if not results:
-        return
-    found: dict[int, int] = {}
-    for result in results:
-        found[result["image_id"]] = found.get(result["image_id"], 0) + 1
-    most = max(found.values())
+def _warn_of_crowded_images(dataset: DetectionDataset, most: int) -> None:
+    """Warn of images with more objects than the model predicts in any image."""
     objects = {i: sum(not a.iscrowd for a in rows) for i, rows in dataset.annotations.items()}
     crowded = {i: count for i, count in objects.items() if count > most}
-    if crowded:
+    if most and crowded:
         worst = max(crowded, key=crowded.__getitem__)
         log.warning(
-            f"{len(crowded)} images have more objects than the {most} that the model finds at most, such as "
+            f"{len(crowded)} images have more objects than the {most} that the model predicts at most, such as "
             f"image {worst} with {crowded[worst]}: AP cannot reach 100"
         )

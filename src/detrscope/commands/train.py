@@ -16,10 +16,8 @@ from detrscope.console import log
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.model_card import ModelCard
 from detrscope.data.dataset import DetectionDataset
-from detrscope.evaluation.class_matching import match_classes
-from detrscope.evaluation.coco_ap import average_precision
-from detrscope.evaluation.predict import predict_dataset
-from detrscope.evaluation.tables import write_class_csv
+from detrscope.evaluation.evaluator import Evaluator
+from detrscope.evaluation.report import write_class_csv
 from detrscope.ops.kernels.machine import DTYPES
 from detrscope.ops.kernels.threads import use_threads
 from detrscope.recording.recorder import make_recorder
@@ -159,24 +157,20 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
 def _make_evaluate(
     config: RunConfig, card: ModelCard, val: DetectionDataset, folder: RunFolder, fabric: Fabric
 ) -> Callable[[nn.Module], Scores]:
-    """AP on the validation images; the table of classes is left in the run folder."""
-    ids = match_classes(card.classes, val.classes, needed=())
-    truth = val.coco_json()
+    """Make the function that computes AP on the validation images, and writes that of each class."""
     precision = config.train.precision
     assert precision != "auto"
+    evaluator = Evaluator(
+        val,
+        card,
+        batch_size=config.images_per_pass,
+        device=fabric.device,
+        autocast=None if precision == "fp32" else DTYPES[precision],
+        workers=config.data.workers,
+    )
 
     def evaluate(model: nn.Module) -> Scores:
-        found = predict_dataset(
-            model,
-            card,
-            val,
-            batch_size=config.images_per_pass,
-            device=fabric.device,
-            autocast=None if precision == "fp32" else DTYPES[precision],
-            workers=config.data.workers,
-        )
-        results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
-        evaluation = average_precision(truth, results)
+        evaluation = evaluator(model).evaluation
         if fabric.is_global_zero:
             write_class_csv(folder / PER_CLASS, evaluation)
         return evaluation.summary()
