@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from detrscope.views.by_layer import draw_by_layer
+from detrscope.views.sampling_points import points_of
 from matplotlib.collections import PathCollection
 
 from detrscope.core.attention_map import Selection
@@ -16,11 +18,10 @@ from detrscope.core.types import Level
 from detrscope.lens.maps import map_of_rows
 from detrscope.views import VIEWS
 from detrscope.views.attention import draw_attention
-from detrscope.views.by_layer import draw_by_layer
 from detrscope.views.canvas import PixelFigure, class_colours
 from detrscope.views.compare import draw_comparison
 from detrscope.views.encoder import draw_encoder
-from detrscope.views.features import Feature, draw_features
+from detrscope.views.features import FeatureMaps, draw_features
 from detrscope.views.heads import draw_heads
 from detrscope.views.incoming import draw_incoming
 from detrscope.views.mean import draw_mean
@@ -28,8 +29,7 @@ from detrscope.views.options import ViewOptions
 from detrscope.views.per_query import draw_per_query
 from detrscope.views.points import draw_levels
 from detrscope.views.query_self_attention import draw_query_self_attention
-from detrscope.views.sampling_points import points_of
-from detrscope.views.viewport import Viewport, plane
+from detrscope.views.viewport import Viewport, visible_cells
 from tests.support.figures import CELL, COARSE, FINE, GEOMETRY, made, peaked, sampled, texts
 
 PLACES = [(2, 5), (0, 0), (9, 14), (6, 2)]  # row, column of cells on the picture, corners among them
@@ -238,7 +238,7 @@ def test_features_are_ranked_by_their_mean_and_cut_to_the_picture() -> None:
         maps[channel, 3, 7] = strength
     maps[2, 11, 17] = 100  # on padding
     trace = made({}, features={"backbone.conv1": maps})
-    feature = Feature.of(trace, "backbone.conv1")
+    feature = FeatureMaps.of(trace, "backbone.conv1")
     assert feature.strongest(4) == [1, 4, 3, 0] and feature.size.shape == (5, 10, 15)
     assert feature.extent == (0, 0, 60, 40)
     titles = [t for t in texts(draw_features(trace)) if t.startswith("channel ")]
@@ -328,7 +328,7 @@ def test_an_attention_map_shows_itself() -> None:
     picture, veil = images(sheet)[:2]
     assert brightest(*veil, picture[1]) == pytest.approx(middle((2, 5)), abs=0.3)
     assert attention.caption in sheet.caption and attention._repr_png_().startswith(b"\x89PNG")
-    values, extent = plane(attention)
+    values, extent = visible_cells(attention)
     assert values.shape == (10, 15) and extent == (0, 0, 60, 40)
 
 
@@ -339,4 +339,4 @@ def test_only_what_was_looked_at_is_shown_of_a_crop_without_its_original() -> No
     original = torch.zeros(3, 40, 100, dtype=torch.uint8)
     assert Viewport.of(replace(trace, original=original)).window == (0, 0, 100, 40)
     attention = map_of_rows(trace, Selection("decoder.1.cross", (2,)), "query 2")
-    assert plane(attention)[1] == (20, 0, 80, 40)
+    assert visible_cells(attention)[1] == (20, 0, 80, 40)

@@ -145,7 +145,7 @@ def _point(text: str) -> tuple[float, float]:
 
 
 def _print(seen: list[SeeResult], out: Path) -> None:
-    from detrscope.lens.report import in_words, on_what
+    from detrscope.lens.report import describe_differences, describe_parts
 
     if len(seen) > DETAILED:
         console.print_table(_overview(seen))
@@ -154,7 +154,7 @@ def _print(seen: list[SeeResult], out: Path) -> None:
             console.print_table(_files(one))
             if one.measures:
                 console.print_table(_measures(one))
-                for line in [*in_words(one.measures), *on_what(one.measures)]:
+                for line in [*describe_differences(one.measures), *describe_parts(one.measures)]:
                     console.say(line)
     console.log.info(f"written to {out}")
 
@@ -179,7 +179,7 @@ def _measures(one: SeeResult) -> Table:
     """A line for each layer: means over heads and rows."""
     from rich.table import Table
 
-    from detrscope.lens.report import by_layer
+    from detrscope.lens.report import layer_means
 
     columns = (
         "attention",
@@ -194,7 +194,7 @@ def _measures(one: SeeResult) -> Table:
     table = Table(
         *columns, title="means over heads, queries and tokens; measures.csv has each head and query"
     )
-    for m in by_layer(one.measures):
+    for m in layer_means(one.measures):
         table.add_row(
             m.kind,
             str(m.layer),

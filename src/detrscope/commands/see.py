@@ -24,7 +24,7 @@ from detrscope.core.files import atomic_write
 from detrscope.core.trace_file import trace_bytes
 from detrscope.inference.detector import Detector, Precision, load
 from detrscope.inference.media import MediaSource, warn_of_other_frames
-from detrscope.lens.measure import Measure
+from detrscope.lens.measure import Measurement
 from detrscope.lens.report import write_csv
 from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, View, view_of
@@ -58,7 +58,7 @@ class SeeResult:
     pictures: dict[str, PixelFigure] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     nothing_found: str = ""
-    measures: list[Measure] = field(default_factory=list)
+    measures: list[Measurement] = field(default_factory=list)
     trace: Trace | None = None
     files: dict[str, Path] = field(default_factory=dict)
 
@@ -199,7 +199,7 @@ def _draw(
             one.nothing_found = str(reason)
         return
     one.pictures[name] = sheet
-    one.measures += [row for row in sheet.numbers if isinstance(row, Measure)]
+    one.measures += [row for row in sheet.numbers if isinstance(row, Measurement)]
 
 
 def _warn_of_points(trace: Trace, choice: ViewOptions, drawn: Mapping[str, View]) -> None:

@@ -13,9 +13,9 @@ from detrscope.data.image_reader import ImageSource
 from detrscope.inference.detector import Detector
 from detrscope.inference.media import MediaSource, UniqueNames, expand
 from detrscope.trace_interface import Trace
-from detrscope.views.features import stage_ends
+from detrscope.views.features import last_of_each_stage
 from detrscope.views.options import ViewOptions
-from detrscope.views.relevance import rested_on
+from detrscope.views.relevance import queries_to_explain
 
 SUFFIX = ".trace"
 TraceInput = ImageSource | Trace
@@ -71,7 +71,7 @@ class TraceProvider:
         self.features = wanted.feature_sites
         if detector is not None:
             wanted.check(detector.model.sites, detector.model.feature_sites)
-            self.features = self.features or stage_ends(detector.model.feature_sites)
+            self.features = self.features or last_of_each_stage(detector.model.feature_sites)
 
     def look(self, look: TraceInput) -> Trace:
         """The trace of a picture, or of a file.
@@ -101,7 +101,7 @@ class TraceProvider:
             NothingFound: no query was chosen and none scores high enough.
         """
         assert self.detector is not None and trace.original is not None, "a model has looked at a picture"
-        queries = [one.query for one in rested_on(trace, choice)]
+        queries = [one.query for one in queries_to_explain(trace, choice)]
         again = self.detector.trace(trace.original, explain=queries)
         return replace(again, source=trace.source, notes=trace.notes, targets=trace.targets)
 
