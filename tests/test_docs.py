@@ -23,9 +23,9 @@ from detrscope.core.records import DeformableRecord
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.training.setup import resolve_run
 from detrscope.views.mp4 import film
-from tests.core.test_trace import detector_of, picture
 from tests.support.recorded_run import SOURCE, TINY
 from tests.support.tiny_models import tiny
+from tests.support.traces import detector_of, picture
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -132,7 +132,7 @@ def known(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     deformable = detector_of("sprint-deformable-n").trace(picture(), values=True)
     record = deformable.record("decoder.1.cross")
     assert isinstance(record, DeformableRecord)
-    short = {key: value for key, value in TINY.items() if "watch" not in key}
+    short = {key: value for key, value in TINY.items() if "recording" not in key}
     yield {
         **{"detector": ds.load("sprint-dense-n"), "record": record, "other": record, "level": 0},
         **{

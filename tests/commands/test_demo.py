@@ -19,7 +19,7 @@ from detrscope.training.time_budget import steps_within
 from tests.conftest import ROOT
 
 WEIGHTS = ROOT / "src" / "detrscope" / "weights"
-SMALLEST = module.Size(16, 4, 2, 60.0, 4, 2, {"train.evaluate_every": 2, "train.watch.every": 2})
+SMALLEST = module.Size(16, 4, 2, 60.0, 4, 2, {"train.evaluate_every": 2, "train.recording.every": 2})
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ def watched(run: Path) -> Recording:
 @pytest.fixture(scope="module")
 def deformable(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     folder = tmp_path_factory.mktemp("deformable")
-    settings = {"model__variant": "sprint-deformable-n", "train__epochs": 1, "train__watch__features": 0}
+    settings = {"model__variant": "sprint-deformable-n", "train__epochs": 1, "train__recording__features": 0}
     return load_recording(watched_run(folder, "run", **settings))
 
 
@@ -248,7 +248,7 @@ def test_wrong_input_is_one_clear_line_and_writes_nothing(
 def test_runs_without_looks_or_features_say_what_to_train_with(tmp_path: Path, deformable: Recording) -> None:
     with pytest.raises(UserError, match="holds no looks; train with --probe-images DIR"):
         ds.timelapse(tmp_path)
-    with pytest.raises(UserError, match=r"no features were kept; train with --train\.watch\.features=4"):
+    with pytest.raises(UserError, match=r"no features were kept; train with --train\.recording\.features=4"):
         list(FILMS["features"](deformable, FilmOptions.of(deformable)))
 
 

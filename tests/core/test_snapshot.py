@@ -15,7 +15,8 @@ from detrscope.core.records import DeformableRecord
 from detrscope.core.snapshot import SIDE, ProbeSnapshot, SnapshotStep, compress_features
 from detrscope.core.snapshot_file import HEADER, load_snapshot, save_snapshot, snapshot_paths
 from detrscope.core.types import Level
-from tests.core.test_trace import detector_of, picture, same
+from tests.support.equality import same
+from tests.support.traces import detector_of, picture
 
 
 @pytest.mark.parametrize("variant", ["minimal-r50", "detr-r18", "sprint-dense-n", "sprint-deformable-n"])

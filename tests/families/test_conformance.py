@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detrscope.blocks import deformable_attention as deformable
-from detrscope.blocks.queries import PointQueries, TwoStageQueries
+from detrscope.blocks.queries import PointQueries
 from detrscope.checkpoints.native import load_checkpoint, save_checkpoint
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError
@@ -18,6 +18,7 @@ from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.types import Batch, Outputs
 from detrscope.families import FAMILIES, VARIANTS, build, family_of, query_count
 from detrscope.inference.detector import Detector
+from detrscope.inference.torch_engine import TorchEngine
 from detrscope.ops import attention
 from tests.support.tiny_models import CLASSES, built, padded_batch, tiny
 
@@ -242,7 +243,7 @@ def test_folding_norms_keeps_the_numbers(variant: str) -> None:
                 module.running_var.uniform_(0.5, 2.0)
                 module.running_mean.uniform_(-0.5, 0.5)
         plain = loaded.model(padded_batch())
-    detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.float32)
+    detector = Detector(TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.float32), loaded.card)
     batch = padded_batch()
     folded = detector.predict(batch.images, batch.padding)
     torch.testing.assert_close(folded.logits, plain.logits, atol=1e-4, rtol=1e-4)
@@ -253,7 +254,7 @@ def test_bf16_boxes_stay_close(variant: str) -> None:
     loaded = tiny(variant)
     with torch.no_grad():
         plain = loaded.model(padded_batch())
-    detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.bfloat16)
+    detector = Detector(TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.bfloat16), loaded.card)
     batch = padded_batch()
     rough = detector.predict(batch.images, batch.padding)
     assert rough.boxes_cxcywh.dtype == torch.float32
@@ -268,24 +269,25 @@ def test_feature_maps_of_every_convolution(variant: str) -> None:
     model = built(variant).model
     probe = Probe(sites=[], features=["backbone.*"])
     run(variant, padded_batch(), probe)
-    assert tuple(sorted(probe.features)) == tuple(sorted(model.feature_sites))
-    assert probe.features["backbone.conv1"].shape[2:] == (32, 48)
+    assert tuple(sorted(probe.feature_maps)) == tuple(sorted(model.feature_sites))
+    assert probe.feature_maps["backbone.conv1"].shape[2:] == (32, 48)
 
 
 @every_variant
 def test_gradients_reach_what_shall_learn(variant: str) -> None:
     model = tiny(variant).model.train()
-    queries = model.queries
+    support = model.training_support
     extra = None
-    if isinstance(queries, TwoStageQueries):
+    if support.denoising is not None:
         labels = torch.zeros(2, 3, dtype=torch.int64)
-        extra = queries.from_labels(labels, torch.rand(2, 3, 4), torch.zeros(3, 3, dtype=torch.bool))
+        extra = support.denoising.queries(labels, torch.rand(2, 3, 4), torch.zeros(3, 3, dtype=torch.bool))
     outputs = model(padded_batch(), extra=extra)
     parts = [outputs.logits, outputs.boxes_cxcywh]
     if (proposals := outputs.proposals) is not None:
         parts += [proposals.logits, proposals.boxes_cxcywh]
         parts += [p for p in (proposals.dense_logits, proposals.dense_boxes_cxcywh) if p is not None]
-        assert len(parts) == (6 if isinstance(queries, TwoStageQueries) else 4)
+        assert proposals.any_class == (support.proposals == "any-class")
+    assert len(parts) == 2 + 2 * (support.proposals is not None) + 2 * support.one_to_many
     torch.stack([part.sum() for part in parts]).sum().backward()
     silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not silent

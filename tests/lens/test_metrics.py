@@ -139,7 +139,7 @@ def test_every_layer_and_head_is_measured(variant: str) -> None:
 
 
 def test_a_large_encoder_is_measured_at_some_tokens() -> None:
-    trace = detector_of("detr-r18", 256).trace(picture(), sites=["encoder.0.self"])
+    trace = detector_of("detr-r18", 256, 512).trace(picture(), sites=["encoder.0.self"])
     every, some = measure(trace)[-1], measure(trace, tokens=40)[-1]
     assert every.rows == every.keys == 8 * 15 and some.rows == 40 and some.keys == every.keys
     assert some.entropy == pytest.approx(every.entropy, rel=0.05)
@@ -153,7 +153,7 @@ def test_tables_are_written(tmp_path: Path) -> None:
     with open(tmp_path / "m.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     tree = json.loads((tmp_path / "m.json").read_text())
-    assert len(lines) == len(measures) == len(tree["measures"]) and len(tree["in_words"]) == 4
+    assert len(lines) == len(measures) == len(tree["measurements"]) and len(tree["summary"]) == 4
     for line, m in zip(lines, measures, strict=True):
         assert float(line["entropy"]) == m.entropy and line["kind"] == m.kind
         assert line["on all"] == (str(m.parts["all"]) if m.parts else "")

@@ -26,7 +26,7 @@ from detrscope.synthetic.parts import read_parts
 from detrscope.trace_interface import Trace
 from detrscope.training.config import RunConfig, resolve
 from detrscope.training.setup import resolve_run
-from tests.core.test_trace import detector_of
+from tests.support.traces import detector_of
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def probes_of(config: RunConfig, training: DetectionDataset) -> list[AnnotatedIm
 
 
 def asked(images: Any, **more: Any) -> RunConfig:
-    return resolve(overrides={"train.watch": {"images": str(images), **more}})
+    return resolve(overrides={"train.recording": {"images": str(images), **more}})
 
 
 def other_pictures(folder: Path, count: int = 3) -> Path:
@@ -66,13 +66,13 @@ def test_a_plain_folder_gives_its_pictures_without_truth(dogs: Path, tmp_path: P
     probes = probes_of(asked(pictures), training_set(dogs))
     assert [p.name for p in probes] == ["p0", "p1", "p2"]
     assert all(len(p.boxes_xyxy) == 0 and p.image.shape == (3, 20, 30) for p in probes)
-    assert len(probes_of(asked(pictures, pictures=2), training_set(dogs))) == 2
+    assert len(probes_of(asked(pictures, count=2), training_set(dogs))) == 2
     assert probes_of(resolve(), training_set(dogs)) == [], "nothing asked for, nothing watched"
 
 
 def test_a_dataset_gives_boxes_classes_and_parts(dogs: Path) -> None:
     training = training_set(dogs)
-    probes = probes_of(asked(f"coco:{dogs}", pictures=4), training)
+    probes = probes_of(asked(f"coco:{dogs}", count=4), training)
     assert len(probes) == 4 and all(len(p.boxes_xyxy) for p in probes), "those with an object first"
     for probe in probes:
         image = next(i for i in training.images if i.path == probe.path)
@@ -138,32 +138,32 @@ def test_what_cannot_be_meant_is_refused(dogs: Path, tmp_path: Path) -> None:
     training = training_set(dogs)
     many = other_pictures(tmp_path / "many", MOST + 1)
     with pytest.raises(
-        UserError, match=rf"has {MOST + 1} pictures; say how many .* --train\.watch\.pictures=4"
+        UserError, match=rf"has {MOST + 1} pictures; say how many .* --train\.recording\.count=4"
     ):
         probes_of(asked(many), training)
-    assert len(probes_of(asked(many, pictures=MOST + 1), training)) == MOST + 1
-    with pytest.raises(UserError, match=r"train\.watch\.images: .*nowhere: no such file or folder"):
+    assert len(probes_of(asked(many, count=MOST + 1), training)) == MOST + 1
+    with pytest.raises(UserError, match=r"train\.recording\.images: .*nowhere: no such file or folder"):
         probes_of(asked(tmp_path / "nowhere"), training)
     with pytest.raises(UserError, match=r"no pictures or videos in this folder.*such as coco:DIR"):
         probes_of(asked(dogs), training)
-    with pytest.raises(UserError, match=r"train\.watch\.split is for a dataset"):
-        resolve(overrides={"train.watch.split": "test"})
+    with pytest.raises(UserError, match=r"train\.recording\.split is for a dataset"):
+        resolve(overrides={"train.recording.split": "test"})
     with pytest.raises(UserError, match=r"those of data\.val_split, and there is none"):
-        probes_of(resolve(overrides={"train.watch.pictures": 2}), training)
+        probes_of(resolve(overrides={"train.recording.count": 2}), training)
 
 
 def test_the_alias_watches_all_of_the_folder_whatever_the_preset_says() -> None:
-    preset = resolve_run(preset="drawn-dogs").train.watch
-    assert preset.pictures == 6 and preset.images is None
-    watch = resolve_run(preset="drawn-dogs", probe_images="folder").train.watch
-    assert (watch.images, watch.pictures, watch.every) == ("folder", 0, preset.every)
-    some = resolve_run(preset="drawn-dogs", probe_images="x", overrides={"train.watch.pictures": 3})
-    assert some.train.watch.pictures == 3
+    preset = resolve_run(preset="drawn-dogs").train.recording
+    assert preset.count == 6 and preset.images is None
+    watch = resolve_run(preset="drawn-dogs", probe_images="folder").train.recording
+    assert (watch.images, watch.count, watch.every) == ("folder", 0, preset.every)
+    some = resolve_run(preset="drawn-dogs", probe_images="x", overrides={"train.recording.count": 3})
+    assert some.train.recording.count == 3
 
 
 def test_mass_on_parts_is_what_counting_pixels_gives(dogs: Path) -> None:
     """Cells are squares of sixteen pixels here: each pixel has a 256th of its cell's weight."""
-    probes = probes_of(asked(f"coco:{dogs}", pictures=3), training_set(dogs))
+    probes = probes_of(asked(f"coco:{dogs}", count=3), training_set(dogs))
     meter = PartMeter(probes)
     trace = _trace_of_size(64)
     rows = torch.rand(5, 16, generator=torch.Generator().manual_seed(0)).softmax(-1).half()

@@ -15,9 +15,9 @@ from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.recording.recorder import load_recording
 from detrscope.trace_interface import Trace
-from detrscope.training.run_folder import ATTENTION_CSV, LOOKS, TRACES, RunFolder
+from detrscope.training.run_folder import ATTENTION_CSV, SNAPSHOTS, TRACES, RunFolder
 from detrscope.views.options import ViewOptions
-from tests.core.test_trace import same
+from tests.support.equality import same
 from tests.support.recorded_run import SOURCE, TINY, watched_run
 
 
@@ -31,7 +31,7 @@ def log_reaches_pytest(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("watched")
     watched_run(folder, "seen")
-    watched_run(folder, "blind", train__watch__pictures=0)
+    watched_run(folder, "blind", train__recording__count=0)
     return folder
 
 
@@ -50,15 +50,15 @@ def same_training(one: Path, other: Path) -> None:
 
 
 def test_looking_changes_nothing_of_what_is_learned(runs: Path) -> None:
-    assert (runs / "seen" / LOOKS).exists() and not (runs / "blind" / LOOKS).exists()
+    assert (runs / "seen" / SNAPSHOTS).exists() and not (runs / "blind" / SNAPSHOTS).exists()
     same_training(runs / "seen", runs / "blind")
 
 
 def test_nor_where_the_weights_in_training_are_looked_at_with_norms_that_are_frozen(tmp_path: Path) -> None:
     """Without an average the live model is put into evaluation mode and back, module by module."""
     settings = {"train__ema__enabled": False, "train__lr_backbone": 0, "train__muon__enabled": False}
-    one = watched_run(tmp_path, "seen", train__watch__every=1, **settings)
-    other = watched_run(tmp_path, "blind", train__watch__pictures=0, **settings)
+    one = watched_run(tmp_path, "seen", train__recording__every=1, **settings)
+    other = watched_run(tmp_path, "blind", train__recording__count=0, **settings)
     same_training(one, other)
 
 
@@ -68,7 +68,7 @@ def test_looks_begin_before_training_and_are_taken_each_epoch(runs: Path) -> Non
     assert len(watched.images) == 2
     for name, trace in watched.images.items():
         assert trace.image.shape == (3, 64, 64) and trace.targets is not None and len(trace.targets.labels)
-        assert Trace.load(runs / "seen" / LOOKS / f"{name}.trace").source.endswith(f"{name}.png")
+        assert Trace.load(runs / "seen" / SNAPSHOTS / f"{name}.trace").source.endswith(f"{name}.png")
         first, last = watched.looks(name)[0], watched.looks(name)[-1]
         assert len(first.attention) == 3 and first.rows().shape == (10, 16)
         torch.testing.assert_close(first.rows().sum(1), torch.ones(10), rtol=0, atol=5e-3)
@@ -142,14 +142,14 @@ def test_the_size_is_told_before_training_and_is_what_the_files_have(
         r.getMessage() for r in caplog.records[:first_epoch]
     ]
     told = float(line.split("about ")[1].split(" MB")[0])
-    there = sum(path.stat().st_size for path in (run / LOOKS).glob("step_*")) / 1e6
+    there = sum(path.stat().st_size for path in (run / SNAPSHOTS).glob("step_*")) / 1e6
     assert there == pytest.approx(told, rel=0.02)
 
 
 def test_whole_traces_are_kept_of_some_looks_for_every_view(
     runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = watched_run(tmp_path, "run", train__watch__every=1, train__watch__traces=3)
+    run = watched_run(tmp_path, "run", train__recording__every=1, train__recording__traces=3)
     kept = sorted((run / TRACES).iterdir())
     names = load_recording(run).images
     assert [path.name for path in kept] == [f"{n}-step_000000{s}.trace" for n in names for s in (0, 3, 4)]
@@ -172,7 +172,7 @@ def test_whole_traces_are_kept_of_some_looks_for_every_view(
 
 
 def test_a_new_run_in_the_folder_forgets_the_looks_of_the_old_one(tmp_path: Path) -> None:
-    run = watched_run(tmp_path, "run", train__watch__every=1, train__watch__traces=1)
+    run = watched_run(tmp_path, "run", train__recording__every=1, train__recording__traces=1)
     assert len(load_recording(run).moments) == 5 and len(list((run / TRACES).iterdir())) == 10
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETRSCOPE_CACHE", str(tmp_path / "cache"))
@@ -185,7 +185,7 @@ def test_a_new_run_in_the_folder_forgets_the_looks_of_the_old_one(tmp_path: Path
 
 
 def test_deformable_attention_is_watched_like_dense(tmp_path: Path) -> None:
-    run = watched_run(tmp_path, "run", model__variant="sprint-deformable-n", train__watch__queries=4)
+    run = watched_run(tmp_path, "run", model__variant="sprint-deformable-n", train__recording__queries=4)
     watched = load_recording(run)
     look = next(iter(watched.moments[-1].looks.values()))
     assert look.rows().shape == (4, 8 * 8 + 4 * 4) and len(look.query_ids) == 4
@@ -196,7 +196,7 @@ def test_deformable_attention_is_watched_like_dense(tmp_path: Path) -> None:
 def test_a_look_without_the_model_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no looks; train with --probe-images"):
         load_recording(tmp_path)
-    (tmp_path / LOOKS).mkdir()
-    (tmp_path / LOOKS / "step_0000050.npz").touch()
+    (tmp_path / SNAPSHOTS).mkdir()
+    (tmp_path / SNAPSHOTS / "step_0000050.npz").touch()
     with pytest.raises(UserError, match=r"those of an older one are \.npz"):
         load_recording(tmp_path)

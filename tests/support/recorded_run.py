@@ -17,9 +17,9 @@ TINY: dict[str, Any] = {
     "train.epochs": 2,
     "train.precision": "fp32",  # what the film shows is compared with what the saved model sees
     "train.evaluate_every": 2,
-    "train.watch.every": None,
-    "train.watch.pictures": 2,
-    "train.watch.features": 2,
+    "train.recording.every": None,
+    "train.recording.count": 2,
+    "train.recording.features": 2,
 }
 
 

@@ -161,7 +161,7 @@ def test_denoising_and_own_queries_do_not_see_each_other() -> None:
     assert noisy is not None
     batch = Batch(torch.randn(3, 3, 64, 64))
     with torch.no_grad():
-        extra = model.queries.from_labels(noisy.labels, noisy.boxes_cxcywh, noisy.mask)
+        extra = model.training_support.denoising.queries(noisy.labels, noisy.boxes_cxcywh, noisy.mask)
         with_them, without = model(batch, extra=extra), model(batch)
     own = with_them.logits[:, :, noisy.labels.shape[1] :]
     torch.testing.assert_close(own, without.logits, atol=1e-5, rtol=1e-5)

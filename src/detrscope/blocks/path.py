@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from detrscope.blocks.backbone import Backbone
+from detrscope.blocks.queries import QueryModule, TrainingSupport
 from detrscope.core.model_card import Scoring
 from detrscope.core.probe import Probe
 from detrscope.core.types import Batch, Outputs, Queries
@@ -29,7 +30,7 @@ class DetectionTransformer(nn.Module):
         backbone: Backbone,
         neck: nn.Module,
         encoder: nn.Module,
-        queries: nn.Module,
+        queries: QueryModule,
         decoder: nn.Module,
         heads: nn.Module,
         scoring: Scoring,
@@ -63,6 +64,11 @@ class DetectionTransformer(nn.Module):
         queries = self.queries(pyramid).join(extra)
         states = self.decoder(queries, pyramid, self.heads.refine, probe)
         return self.heads(states)
+
+    @property
+    def training_support(self) -> TrainingSupport:
+        """Training techniques that the model supports beside the set loss."""
+        return self.queries.training_support
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -1,6 +1,9 @@
-"""Where the decoder's queries come from."""
+"""Query modules: tokens to the decoder's queries, and what they let training ask of them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +20,49 @@ SMALLEST = 0.05  # side of the boxes that the finest map's tokens propose, 0..1;
 EDGE = 0.01  # tokens whose proposed box has a number nearer to 0 or 1 propose nothing
 
 
-class LearnedQueries(nn.Module):
+class LabelEmbedding(nn.Embedding):
+    """Denoising queries: content embeds a class, the box is a noised ground-truth box (DN-DETR, arXiv:2203.01305)."""
+
+    def queries(self, labels: Tensor, boxes_cxcywh: Tensor, mask: Tensor) -> Queries:
+        """Return extra queries for `DetectionTransformer.forward`.
+
+        Args:
+            labels: class indices [B, E], 0..`num_embeddings` - 1.
+            boxes_cxcywh: reference boxes [B, E, 4].
+            mask: [E, E], True between queries of different groups, which must not attend to each other.
+        """
+        content = self(labels)  # [B, E, D]
+        return Queries(content, torch.zeros_like(content), boxes_cxcywh, mask)
+
+
+@dataclass(frozen=True)
+class TrainingSupport:
+    """Training techniques that a model supports beside the set loss on its predictions.
+
+    The training step reads these fields and never asks for a class, so a new family needs no change there.
+
+    Attributes:
+        denoising: makes denoising queries; None where the model takes none.
+        proposals: class logits of the encoder's proposals: one per class, or logit 0 for an object of any class; None
+            where the encoder proposes nothing.
+        one_to_many: whether `Outputs.proposals` has dense predictions in training mode, several for each object.
+    """
+
+    denoising: LabelEmbedding | None = None
+    proposals: Literal["per-class", "any-class"] | None = None
+    one_to_many: bool = False
+
+
+class QueryModule(nn.Module):
+    """Base of all query modules: tokens [B, S, D] to queries."""
+
+    @property
+    def training_support(self) -> TrainingSupport:
+        """Training techniques that these queries support."""
+        return TrainingSupport()
+
+
+class LearnedQueries(QueryModule):
     """DETR's object queries: learned positions, content zero (DETR, section 3.2)."""
 
     def __init__(self, count: int, width: int) -> None:
@@ -30,7 +75,7 @@ class LearnedQueries(nn.Module):
         return Queries(content=torch.zeros_like(position), position=position)
 
 
-class LearnedContent(nn.Module):
+class LearnedContent(QueryModule):
     """Learned vectors that are the queries' content; no position (the minimal DETR)."""
 
     def __init__(self, count: int, width: int) -> None:
@@ -43,7 +88,7 @@ class LearnedContent(nn.Module):
         return Queries(content=content, position=content.new_zeros(1, 1, 1))
 
 
-class TwoStageQueries(nn.Module):
+class TwoStageQueries(QueryModule):
     """Every token proposes a class and a box; the best proposals become the queries' reference boxes.
 
     Two-stage selection as in Deformable DETR (arXiv:2010.04159, section 4) and DINO (arXiv:2203.03605, section 3.4):
@@ -66,7 +111,7 @@ class TwoStageQueries(nn.Module):
         self.dense_class_head = nn.Linear(width, classes)
         self.dense_box_head = MLP(width, width, 4)
         self.content = nn.Parameter(torch.randn(count, width) * 0.02)
-        self.label_embedding = nn.Embedding(classes, width)
+        self.label_embedding = LabelEmbedding(classes, width)
         for class_head in (self.class_head, self.dense_class_head):
             nn.init.constant_(class_head.bias, PRIOR_LOGIT)
         for box_head in (self.box_head, self.dense_box_head):
@@ -89,8 +134,12 @@ class TwoStageQueries(nn.Module):
 
     def from_labels(self, labels: Tensor, boxes_cxcywh: Tensor, mask: Tensor) -> Queries:
         """Extra queries, told a class [B, E] and a box [B, E, 4] each; mask [E, E] is True between strangers."""
-        content = self.label_embedding(labels)  # [B, E, D]
-        return Queries(content, torch.zeros_like(content), boxes_cxcywh, mask)
+        return self.label_embedding.queries(labels, boxes_cxcywh, mask)
+
+    @property
+    def training_support(self) -> TrainingSupport:
+        """Denoising, proposals scored per class, one-to-many proposals."""
+        return TrainingSupport(self.label_embedding, proposals="per-class", one_to_many=True)
 
     def _propose(self, pyramid: Pyramid) -> Proposals:
         assert pyramid.centres is not None, "the neck must say where tokens are"
@@ -108,7 +157,7 @@ class TwoStageQueries(nn.Module):
         )
 
 
-class PointQueries(nn.Module):
+class PointQueries(QueryModule):
     """Learned content and positions; each position gives its reference point by a linear layer.
 
     Deformable DETR (arXiv:2010.04159, section 4.1, "deformable transformer decoder").
@@ -135,7 +184,7 @@ class PointQueries(nn.Module):
         )
 
 
-class ProposedQueries(nn.Module):
+class ProposedQueries(QueryModule):
     """Every token proposes a box, told apart from background; the best become reference boxes.
 
     Two-stage Deformable DETR (arXiv:2010.04159, section 4.2 and appendix A.4). Content and positions are made of the
@@ -170,6 +219,11 @@ class ProposedQueries(nn.Module):
         place = self.place_norm(_exact(self.place, sine_boxes(boxes, self.width // 2)))  # [B, Q, 2D]
         position, content = place.chunk(2, dim=-1)  # [B, Q, D] each
         return Queries(content, position, boxes, proposals=proposals)
+
+    @property
+    def training_support(self) -> TrainingSupport:
+        """Proposals told apart from background, one-to-one."""
+        return TrainingSupport(proposals="any-class")
 
     def _propose(self, pyramid: Pyramid) -> Proposals:
         tokens = pyramid.tokens

@@ -75,8 +75,8 @@ def train(
     probe_images: Annotated[
         str | None,
         typer.Option(
-            help="Pictures to look at while the model learns, for `detrscope timelapse`: a folder of them, or"
-            " coco:DIR, drawn-dogs:, ... with their truth."
+            help="Probe images to record during training, for `detrscope timelapse`: a folder of images, or"
+            " coco:DIR, drawn-dogs:, ... with ground truth."
         ),
     ] = None,
     resume: Annotated[

@@ -29,7 +29,13 @@ from detrscope.views.options import ViewOptions
 MODEL = "sprint-dense-n"
 PRESET = "drawn-dogs"
 THRESHOLD = 0.4
-FIGURES = ("columns", "encoder", "heads", "relevance", "measures")  # of all that are drawn, those on the page
+FIGURES = (
+    "per-query",
+    "encoder",
+    "heads",
+    "relevance",
+    "metrics",
+)  # of all that are drawn, those on the page
 MARKER = "demo.json"  # says which options made a folder
 
 
@@ -47,7 +53,7 @@ class Size:
 
 
 FULL = Size(2000, 300, 12, 200.0, 1300, 800, {})
-QUICK = Size(240, 60, 6, 30.0, 100, 60, {"train.evaluate_every": 3, "train.watch.every": 10})
+QUICK = Size(240, 60, 6, 30.0, 100, 60, {"train.evaluate_every": 3, "train.recording.every": 10})
 BATCH = 16  # of the preset
 
 
@@ -84,8 +90,8 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     (seen,) = see(
         richest,
         detector,
-        choice=ViewOptions(threshold=THRESHOLD),
-        truth=source,
+        options=ViewOptions(threshold=THRESHOLD),
+        ground_truth=source,
         split="test",
         out=out / "seen",
     )
@@ -100,7 +106,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         pictures=[str(path.relative_to(out)) for path in pictures],
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
         figures=[str(seen.files[name].relative_to(out)) for name in FIGURES],
-        words=[*describe_differences(seen.measures), *describe_parts(seen.measures)],
+        words=[*describe_differences(seen.measurements), *describe_parts(seen.measurements)],
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",
         shipped=_row(shipped),

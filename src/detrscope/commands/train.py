@@ -63,8 +63,8 @@ def train(
         out: the run folder.
         from_: fine-tune this model: a variant name, checkpoint, run folder, or Hugging Face id. Its weights
             only; the heads are reset where the classes differ.
-        probe_images: pictures to look at while the model learns, for `timelapse`: a folder of them, or a dataset such
-            as coco:DIR. All of them, unless `overrides` has `train.watch.pictures`.
+        probe_images: probe images to record during training, for `timelapse`: a folder of images, or a dataset such
+            as coco:DIR. All of them, unless `overrides` has `train.recording.count`.
         resume: continue the run in `out` as if it had not been interrupted.
         overwrite: replace a run that is in `out`.
         overrides: single settings, such as `{"train.epochs": 10}`.
@@ -132,7 +132,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
     loader = make_train_loader(config, dataset, loaded.card, fabric)
     check_learning(loaded.model, config.train)
     evaluate = None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric)
-    watch = make_recorder(config, loaded, folder, dataset, val)
+    recorder = make_recorder(config, loaded, folder, dataset, val)
     if fabric.is_global_zero:  # all that can be wrong with the settings is known by now
         if not resume:
             folder.clear()
@@ -150,7 +150,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
             fabric,
             evaluate=evaluate,
             after_epoch=[lambda path: draw_curves([path], path / CURVES)],
-            watch=watch,
+            recorder=recorder,
             name_of=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
             evaluation_passes=0 if val is None else -(-len(val) // config.images_per_pass),
         )

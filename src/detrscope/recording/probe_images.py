@@ -68,7 +68,7 @@ def open_probe_images(
     """The probe images that the config asks for; none where it asks for none.
 
     Args:
-        config: see `train.watch`.
+        config: see `train.recording`.
         classes: of the model.
         training: what is learned from; a probe image that is in it is warned of.
         val: the split to take pictures from where none are named.
@@ -76,22 +76,22 @@ def open_probe_images(
     Raises:
         UserError: there are none, too many to be meant, or they cannot be read.
     """
-    watch = config.train.watch
+    watch = config.train.recording
     if watch.images is not None:
-        probes = _named(watch.images, watch.split, watch.pictures, classes)
-    elif watch.pictures:
+        probes = _named(watch.images, watch.split, watch.count, classes)
+    elif watch.count:
         if val is None:
             raise UserError(
-                "train.watch.pictures: the pictures are those of data.val_split, and there is none;"
+                "train.recording.count: the pictures are those of data.val_split, and there is none;"
                 " name others with --probe-images"
             )
         source, split = config.data.val_source or config.data.source, config.data.val_split or ""
         with_objects = [image.id for image in val.images if val.annotations[image.id]]
         if not with_objects:
-            raise UserError("train.watch.pictures: no validation picture has an object to look at")
+            raise UserError("train.recording.count: no validation picture has an object to look at")
         # Read again, since evaluation needs no masks and `val` has none.
         masked = read(source, split, ValidationLog(split), details=True)
-        probes = probe_images(masked.subset(with_objects[: watch.pictures]), classes)
+        probes = probe_images(masked.subset(with_objects[: watch.count]), classes)
     else:
         return []
     _warn_of_training_images(probes, training)
@@ -112,9 +112,11 @@ def _named(source: str, split: str, pictures: int, classes: ClassTable) -> list[
     try:
         found = [one for one in expand([source]) if not one.is_clip]
     except UserError as error:
-        raise UserError(f"train.watch.images: {error}; of a dataset say its kind, such as coco:DIR") from None
+        raise UserError(
+            f"train.recording.images: {error}; of a dataset say its kind, such as coco:DIR"
+        ) from None
     if not found:
-        raise UserError(f"train.watch.images: {source}: no pictures")
+        raise UserError(f"train.recording.images: {source}: no pictures")
     _refuse_crowd(source, len(found), pictures)
     none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     return [
@@ -126,8 +128,8 @@ def _named(source: str, split: str, pictures: int, classes: ClassTable) -> list[
 def _refuse_crowd(source: str, count: int, pictures: int) -> None:
     if not pictures and count > MOST:
         raise UserError(
-            f"train.watch.images: {source} has {count} pictures; say how many of them to watch,"
-            " such as --train.watch.pictures=4"
+            f"train.recording.images: {source} has {count} pictures; say how many of them to watch,"
+            " such as --train.recording.count=4"
         )
 
 

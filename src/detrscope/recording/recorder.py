@@ -28,7 +28,7 @@ from detrscope.recording.part_attention import PartMeter, attention_row
 from detrscope.recording.probe_images import AnnotatedImage, open_probe_images
 from detrscope.training.config import RunConfig, TrainConfig
 from detrscope.training.loop import TrainPlan
-from detrscope.training.run_folder import LOOKS, TRACES, RunFolder
+from detrscope.training.run_folder import SNAPSHOTS, TRACES, RunFolder
 from detrscope.training.train_step import make_matcher
 
 TRACE = ".trace"
@@ -41,7 +41,7 @@ class SnapshotRecorder:
         folder: of the run.
         probes: the images, at least one.
         card: of the model that learns.
-        config: how it learns: the costs of matching, and `watch`.
+        config: how it learns: the costs of matching, and `recording`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class SnapshotRecorder:
         self.folder = folder
         self.probes = tuple(probes)
         self.card = card
-        self.config = config.watch
+        self.config = config.recording
         self._matcher = make_matcher(config, card.scoring)
         self._meter = PartMeter(probes)
         self._channels: dict[str, tuple[int, ...]] = {}  # of features, by site
@@ -62,7 +62,7 @@ class SnapshotRecorder:
         assert isinstance(model, DetectionTransformer)
         start = time.perf_counter()
         if self._since is None:
-            self._channels = _channels_on_disk(self.folder / LOOKS)
+            self._channels = _channels_on_disk(self.folder / SNAPSHOTS)
         looks, masses, whole = {}, [], []
         epoch = step / plan.steps_per_epoch
         keeps_whole = self._keeps_whole(step, plan)
@@ -74,10 +74,10 @@ class SnapshotRecorder:
                 matched = self._matched(trace)
                 look = looks[probe.name] = self._cut(trace, list(matched.values()))
                 masses += self._meter.measure(probe.name, trace, look, matched)
-                image = self.folder / LOOKS / f"{probe.name}{TRACE}"
+                image = self.folder / SNAPSHOTS / f"{probe.name}{TRACE}"
                 if not image.is_file():
                     save_trace(replace(trace, records={}, features={}), image)
-        path = save_snapshot(SnapshotStep(step, epoch, looks), self.folder / LOOKS)
+        path = save_snapshot(SnapshotStep(step, epoch, looks), self.folder / SNAPSHOTS)
         if masses:
             self.folder.add_attention_row(attention_row(step, epoch, masses))
         if self._since is None:
@@ -135,7 +135,7 @@ class SnapshotRecorder:
 
     def _tell_size(self, path: Path, whole: Sequence[Path], step: int, plan: TrainPlan) -> None:
         """Say how much disk the looks that are to come will take, as much as the first one each."""
-        rest = [s for s in range(step + 1, plan.total_steps + 1) if plan.is_look(s, self.config.every)]
+        rest = [s for s in range(step + 1, plan.total_steps + 1) if plan.snapshot_due(s, self.config.every)]
         each = path.stat().st_size / 1e6
         log.info(
             "%d probe images x %d looks: about %.3g MB in %s (%.3g MB a look)",
@@ -166,8 +166,8 @@ def make_recorder(
         UserError: see `open_probe_images`; or features are asked of a backbone that gives none.
     """
     probes = open_probe_images(config, loaded.card.classes, training, val)
-    if probes and config.train.watch.features and not loaded.model.feature_sites:
-        raise UserError("train.watch.features: this backbone does not give the maps of its convolutions")
+    if probes and config.train.recording.features and not loaded.model.feature_sites:
+        raise UserError("train.recording.features: this backbone does not give the maps of its convolutions")
     return SnapshotRecorder(folder, probes, loaded.card, config.train) if probes else None
 
 
@@ -180,7 +180,7 @@ def load_recording(run: str | Path) -> Recording:
     folder = RunFolder(run)
     if not folder.path.is_dir():
         raise UserError(f"{folder.path}: no such folder; expected a run")
-    looks = folder / LOOKS
+    looks = folder / SNAPSHOTS
     images = {path.stem: load_trace(path) for path in sorted(looks.glob(f"*{TRACE}"))}
     moments = [load_snapshot(path) for path in snapshot_paths(looks)]
     if not moments or not images:

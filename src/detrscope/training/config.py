@@ -146,39 +146,43 @@ class MuonConfig:
 
 
 @dataclass(frozen=True)
-class WatchConfig:
-    """Probe images, looked at again and again while the model learns, for films of its attention."""
+class RecordingConfig:
+    """Probe images, and how often snapshots of them are taken while a model trains."""
 
     images: str | None = setting(
         None,
-        "probe images that are not trained on: a folder of pictures, or a dataset such as coco:DIR or drawn-dogs:"
+        "probe images that are not trained on: a folder of images, or a dataset such as coco:DIR or drawn-dogs:"
         " (also --probe-images); null: those of data.val_split",
     )
-    split: str = setting("val", "which split, where train.watch.images is a dataset")
-    pictures: int = setting(
-        0, "how many, those with objects first; 0: none, or all of train.watch.images where it is given"
+    split: str = setting("val", "split of the dataset, where train.recording.images is a dataset")
+    count: int = setting(
+        0,
+        "number of probe images, those with objects first; 0: none, or all of train.recording.images where it is"
+        " given",
     )
-    every: int | None = setting(None, "steps between looks; null: at the end of each epoch")
+    every: int | None = setting(None, "steps between snapshots; null: at the end of each epoch")
     queries: int = setting(
-        32, "queries kept of each image: those that answer for its objects, then the best-scoring"
+        32, "queries stored for each image: those matched with its objects, then the best-scoring"
     )
     features: int = setting(
         0,
-        "channels kept of every convolution of the backbone, the strongest of the first look, beside the root mean"
-        " square of all; 0: no features",
+        "channels stored of every convolution of the backbone, the strongest of the first snapshot, beside the root"
+        " mean square of all; 0: no features",
     )
     traces: int = setting(
         0,
-        "keep the whole trace too, every layer and head, of the first look, every so many looks and the last, for"
-        " `detrscope see`; 0: none",
+        "also store the full trace, every layer and head, at the first snapshot, every this many snapshots and the"
+        " last, for `detrscope see`; 0: none",
     )
 
     def __post_init__(self) -> None:
-        _at_least(0, train__watch__pictures=self.pictures, train__watch__features=self.features)
-        _at_least(0, train__watch__traces=self.traces)
-        _at_least(1, train__watch__every=self.every, train__watch__queries=self.queries)
-        if self.images is None and self.split != WatchConfig.split:
-            raise UserError("train.watch.split is for a dataset in train.watch.images, and there is none")
+        _at_least(0, train__recording__count=self.count, train__recording__features=self.features)
+        _at_least(0, train__recording__traces=self.traces)
+        _at_least(1, train__recording__every=self.every, train__recording__queries=self.queries)
+        if self.images is None and self.split != RecordingConfig.split:
+            raise UserError(
+                "train.recording.split is for a dataset in train.recording.images, and there is none"
+            )
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ class TrainConfig:
     loss: LossConfig = section(LossConfig)
     denoising: DenoisingConfig = section(DenoisingConfig)
     muon: MuonConfig = section(MuonConfig)
-    watch: WatchConfig = section(WatchConfig)
+    recording: RecordingConfig = section(RecordingConfig)
     ema: EmaConfig = section(EmaConfig)
     accumulate: int = setting(1, "passes that one optimiser step is divided into, to save memory")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(

@@ -57,12 +57,12 @@ class TrainPlan:
         total = steps * config.epochs
         return cls(passes, steps, min(total, config.max_steps or total))
 
-    def is_look(self, step: int, every: int | None) -> bool:
-        """Whether probe images are looked at after `step` steps: every so many, or each epoch, and at the end."""
+    def snapshot_due(self, step: int, every: int | None) -> bool:
+        """Return whether a snapshot is due after `step` steps; `every` None means each epoch."""
         return step % (every or self.steps_per_epoch) == 0 or step >= self.total_steps
 
 
-Watch = Callable[[nn.Module, int, TrainPlan], object]
+Recorder = Callable[[nn.Module, int, TrainPlan], object]
 """Called with the weights that would be saved, the number of steps taken, and the plan."""
 
 
@@ -87,7 +87,7 @@ def train_model(
     *,
     evaluate: Callable[[nn.Module], Scores] | None = None,
     after_epoch: Sequence[Callable[[Path], object]] = (),
-    watch: Watch | None = None,
+    recorder: Recorder | None = None,
     name_of: Callable[[int], str] = str,
     evaluation_passes: int = 0,
 ) -> Outcome:
@@ -102,7 +102,7 @@ def train_model(
         fabric: devices and precision, launched.
         evaluate: model -> scores; called by every process. None: no evaluation.
         after_epoch: called with the folder after each epoch, by the first process.
-        watch: called before the first step, and after steps as `config.watch` says, by the first process.
+        recorder: called before the first step and after the steps that `config.recording` gives, by rank 0.
         name_of: what to call an image id in an error.
         evaluation_passes: forward passes of one evaluation, for the estimate of the time left.
 
@@ -121,10 +121,10 @@ def train_model(
     if position.step >= plan.total_steps and not position.passes:
         log.info("%s is finished already: %d epochs, %d steps", folder.path, position.epoch, position.step)
         return _outcome(folder, position)
-    if watch and fabric.is_global_zero and not position.step:
-        watch(learner.eval_model, 0, plan)
+    if recorder and fabric.is_global_zero and not position.step:
+        recorder(learner.eval_model, 0, plan)
     while position.step < plan.total_steps or position.passes:
-        _train_epoch(learner, loader, schedule, plan, position, folder, clock, watch, name_of)
+        _train_epoch(learner, loader, schedule, plan, position, folder, clock, recorder, name_of)
         row = _row(learner, schedule, position)
         ends = position.step >= plan.total_steps
         if evaluate and (ends or (position.epoch + 1) % config.evaluate_every == 0):
@@ -151,13 +151,13 @@ def train_model(
 
 
 def _make_clock(plan: TrainPlan, config: TrainConfig, *, evaluates: bool, passes: int) -> Clock:
-    """The clock, told how often the run will still evaluate, look at probe images and end an epoch."""
+    """The clock, told how many evaluations, snapshots and ends of epochs are left."""
 
     def epochs(step: int) -> int:
         return -(-(plan.total_steps - step) // plan.steps_per_epoch)
 
     def snapshots(step: int) -> int:
-        return -(-(plan.total_steps - step) // (config.watch.every or plan.steps_per_epoch))
+        return -(-(plan.total_steps - step) // (config.recording.every or plan.steps_per_epoch))
 
     def evaluations(step: int) -> int:
         return (
@@ -178,7 +178,7 @@ def _train_epoch(
     position: TrainProgress,
     folder: RunFolder,
     clock: Clock,
-    watch: Watch | None,
+    recorder: Recorder | None,
     name_of: Callable[[int], str],
 ) -> None:
     """The steps of one epoch, or those that are left of it."""
@@ -207,9 +207,9 @@ def _train_epoch(
             bar.update(task, advance=1, description=text)
             if fabric.is_global_zero:
                 clock.log_estimate(position.step)
-                if watch and plan.is_look(position.step, config.watch.every):
+                if recorder and plan.snapshot_due(position.step, config.recording.every):
                     with clock.other("snapshot"):
-                        watch(learner.eval_model, position.step, plan)
+                        recorder(learner.eval_model, position.step, plan)
             if position.step >= plan.total_steps or any_rank(fabric, interruption.requested):
                 break
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:

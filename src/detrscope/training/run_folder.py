@@ -7,9 +7,9 @@ previous.pt                       the one before, should last.pt be damaged
 last.safetensors                  the model after the last epoch
 best.safetensors                  the model with the highest AP so far
 curves.png, per_class.csv         drawn and counted anew after each epoch and each evaluation
-attention.csv, attention.jsonl    one row per look at the probe images, the same in both, where their truth is known
-looks/                            what was seen of the probe images, for `detrscope timelapse`
-traces/                           whole traces of them at some moments, for `detrscope see`, where asked for
+attention.csv, attention.jsonl    one row per snapshot, the same in both, where the probe images have ground truth
+snapshots/                        snapshots of the probe images, for `detrscope timelapse`
+traces/                           full traces of the probe images at some snapshots, for `detrscope see`
 log.txt                           what the terminal said
 """
 
@@ -43,9 +43,8 @@ PREVIOUS = "previous.pt"
 METRICS_CSV, METRICS_JSONL, CURVES, LOG = "metrics.csv", "metrics.jsonl", "curves.png", "log.txt"
 PER_CLASS = "per_class.csv"
 ATTENTION_CSV, ATTENTION_JSONL = "attention.csv", "attention.jsonl"
-LOOKS = "looks"  # folder of what a watch has seen
-TRACES = "traces"  # folder of the whole traces of some of it
-LOOK_FILES = ("step_*.safetensors", "*.trace", "step_*.npz")  # the last are those of earlier versions
+SNAPSHOTS, TRACES = "snapshots", "traces"  # folders: compact snapshots, full traces
+SNAPSHOT_FILES = ("step_*.safetensors", "*.trace")
 TABLES = (METRICS_CSV, METRICS_JSONL, ATTENTION_CSV, ATTENTION_JSONL)
 FILES = (CONFIG, STATE, PREVIOUS, LAST, BEST, *TABLES, CURVES, PER_CLASS, LOG)
 
@@ -117,10 +116,10 @@ class RunFolder:
         """Remove what an earlier run has left; other files stay."""
         for name in FILES:
             (self / name).unlink(missing_ok=True)
-        for folder in (LOOKS, TRACES):
-            for pattern in LOOK_FILES:
-                for look in (self / folder).glob(pattern):
-                    look.unlink()
+        for folder in (SNAPSHOTS, TRACES):
+            for pattern in SNAPSHOT_FILES:
+                for path in (self / folder).glob(pattern):
+                    path.unlink()
 
     def write_config(self, config: RunConfig) -> None:
         """Write the settings, under a comment that names the versions that read them."""
@@ -194,7 +193,7 @@ class RunFolder:
         return self._read(METRICS_JSONL, "epoch")
 
     def attention_rows(self) -> list[Row]:
-        """Attention on the parts of the probe images so far, one row per look."""
+        """Return the attention on the parts of the probe images so far, one row per snapshot."""
         return self._read(ATTENTION_JSONL, "step")
 
     def add_row(self, row: Row) -> None:
@@ -202,7 +201,7 @@ class RunFolder:
         self._add(METRICS_JSONL, METRICS_CSV, row, "epoch")
 
     def add_attention_row(self, row: Row) -> None:
-        """Write what was measured in a look, in place of rows of that step or later."""
+        """Write what was measured in a snapshot, in place of rows of that step or later."""
         self._add(ATTENTION_JSONL, ATTENTION_CSV, row, "step")
 
     def _read(self, name: str, key: str) -> list[Row]:

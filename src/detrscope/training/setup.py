@@ -44,8 +44,8 @@ def resolve_run(
     if data is not None:
         given = merge(given, {"data": {"source": str(data)}})
     if probe_images is not None:
-        given = merge({"train": {"watch": {"pictures": 0}}}, given)  # all of them, whatever a preset says
-        given = merge(given, {"train": {"watch": {"images": str(probe_images)}}})
+        given = merge({"train": {"recording": {"count": 0}}}, given)  # all of them, whatever a preset says
+        given = merge(given, {"train": {"recording": {"images": str(probe_images)}}})
     if from_ is not None:
         if "model" in given:
             raise UserError(f"--from brings its own model: leave out model.{', model.'.join(given['model'])}")

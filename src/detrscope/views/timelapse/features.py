@@ -28,7 +28,7 @@ def feature_reels(watched: Recording, choice: FilmOptions) -> Iterator[FilmSpec]
     for name in choice.images:
         features = watched.moments[-1].looks[name].features
         if not features:
-            raise UserError(f"{watched.name}: no features were kept; train with --train.watch.features=4")
+            raise UserError(f"{watched.name}: no features were kept; train with --train.recording.features=4")
         if choice.site is None:
             yield FilmSpec(f"{name}-features", len(watched.moments), partial(_sites, watched, name))
         else:

@@ -83,7 +83,9 @@ class FilmOptions:
                 raise UserError(f"query {query} is not among those kept in the last look at '{name}': {kept}")
         if site is not None and site not in look.features:
             known = (
-                nearest(site, look.features) if look.features else "none: train with --train.watch.features=4"
+                nearest(site, look.features)
+                if look.features
+                else "none: train with --train.recording.features=4"
             )
             raise UserError(f"site '{site}': no features of it were kept; {known}")
         return cls(names, layer, over, threshold, query, site)
