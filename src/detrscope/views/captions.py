@@ -19,7 +19,7 @@ def model(trace: TraceData) -> str:
     """Which model looked at what, and what was changed."""
     name = trace.card.variant
     where = f" on {Path(trace.source).name}" if trace.source else ""
-    edits = "; ".join(edit.says for edit in trace.edits)
+    edits = "; ".join(edit.describe() for edit in trace.edits)
     notes = ", ".join(str(value) if key == NOTE else f"{key} {value}" for key, value in trace.notes.items())
     return f"{name}{where}" + (f", {notes}" if notes else "") + (f", edited ({edits})" if edits else "")
 
