@@ -85,9 +85,7 @@ def on_this_machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["avx2", "plain"])
-def test_results_agree_between_machines(
-    name: str, on_this_machine: dict[str, Any], tmp_path: Path
-) -> None:
+def test_results_agree_between_machines(name: str, on_this_machine: dict[str, Any], tmp_path: Path) -> None:
     lines = run(["-c", EVERY_FAMILY, str(tmp_path), "fp32", ""], MACHINES[name], tmp_path).splitlines()
     found = json.loads(next(line for line in lines if line.startswith("{")))
     assert found.keys() == on_this_machine.keys()

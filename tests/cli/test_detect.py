@@ -197,9 +197,7 @@ def test_unreadable_named_file_stops_before_writing(
     assert not (tmp_path / "out").exists()
 
 
-def test_unreadable_files_in_a_folder_are_skipped(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreadable_files_in_a_folder_are_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "1.png").write_bytes(b"")
     (folder / "clip.mp4").write_bytes(b"no video")
     with caplog.at_level(logging.WARNING, logger="detrscope"):
@@ -404,9 +402,7 @@ def test_unread_frames_of_animations_are_reported(
     assert f"a{ending}: only the first of its 3 frames" in said
 
 
-def test_skipped_files_of_a_folder_are_reported(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_skipped_files_of_a_folder_are_reported(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "._0.png").write_bytes(b"\0\5\x16\7")
     with caplog.at_level(logging.INFO, logger="detrscope"):
         assert len(detect(DETECTOR, folder)) == 3
@@ -504,6 +500,12 @@ def test_supervision_gets_the_same_detections(folder: Path) -> None:
     assert theirs.data["class_name"].tolist() == ["sky", "ruby"]
     assert theirs[theirs.data["query_id"] == 1].xyxy.tolist() == [box_of(2)]
     assert len(to_supervision(detect(DETECTOR, picture(0), threshold=0.99)[0].detections)) == 0
+
+
+def test_supervision_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(UserError, match=r"pip install 'detrscope\[supervision\]'"):
+        to_supervision(detect(DETECTOR, picture(0))[0].detections)
 
 
 def test_overview_counts_classes_of_many_images(

@@ -179,9 +179,7 @@ class Rust(Exception):
         (FileNotFoundError(errno.ENOENT, "No such file", "input.png"), None),
     ],
 )
-def test_write_errors_name_the_file(
-    tmp_path: Path, raised: Exception, number: int | None
-) -> None:
+def test_write_errors_name_the_file(tmp_path: Path, raised: Exception, number: int | None) -> None:
     path = tmp_path / "model.safetensors"
     with pytest.raises(type(raised) if number is None else OSError) as caught, atomic_write(path):
         raise raised

@@ -32,9 +32,7 @@ def test_steps_fit_into_the_time_budget(each: float, steps: int) -> None:
     assert steps_within(200, each, most=1300, least=800) == steps
 
 
-def test_demo_resumes_after_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_demo_resumes_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUICK", SMALLEST)
     real = module._film
 

@@ -44,9 +44,7 @@ def test_drawings_are_recognised_by_metadata(drawn: Path, tmp_path: Path) -> Non
     assert not is_drawn(tmp_path / "again.png"), "saved by another program"
 
 
-def test_drawings_are_recognised_by_annotations(
-    drawn: Path, tmp_path: Path
-) -> None:
+def test_drawings_are_recognised_by_annotations(drawn: Path, tmp_path: Path) -> None:
     folder = tmp_path / "old" / "images"
     folder.mkdir(parents=True)
     with Image.open(next(drawn.iterdir())) as image:

@@ -17,9 +17,9 @@ from detrscope.data import drawn_dogs as drawn
 from detrscope.data.check import check
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset, splits_of
+from detrscope.data.part_masks import read_part_mask
 from detrscope.data.subset import Counts, cut_subset
 from detrscope.synthetic import parts as part
-from detrscope.synthetic.parts import read_parts
 from detrscope.synthetic.scene import LEAST_VISIBLE, VERSION, Scene, draw_scene
 from detrscope.synthetic.sketch import Sketch, blob, tube
 
@@ -120,9 +120,9 @@ def test_numbers_out_of_range(seed: int, index: int, size: int) -> None:
 
 def test_a_pattern_stays_on_its_part() -> None:
     sketch = Sketch()
-    sketch.solid(blob(0, 0, 1, 0.5), part=part.BODY, colour=(200, 100, 50))
+    sketch.solid(part.BODY, (200, 100, 50), blob(0, 0, 1, 0.5))
     before = sketch.render(80)
-    sketch.pattern(tube([(-2, 0), (2, 0)], [0.1, 0.1]), on=part.BODY, part=part.FUR, colour=(0, 0, 255))
+    sketch.pattern(part.BODY, part.FUR, (0, 0, 255), tube([(-2, 0), (2, 0)], [0.1, 0.1]))
     wide = sketch.render(80 * 4.2 / 2.06)  # the pattern reaches out of the blob, so the scale differs
     rows, columns = np.nonzero(wide.parts == part.FUR)
     assert len(rows) > 200 and (wide.parts > 0).sum() == pytest.approx((before.parts > 0).sum(), rel=0.1)
@@ -133,8 +133,8 @@ def test_a_pattern_stays_on_its_part() -> None:
 
 def test_a_mirrored_sketch_is_the_mirror_image() -> None:
     sketch = Sketch(light=(0, -1))
-    sketch.solid(blob(0, 0, 1, 1), part=1, colour=(200, 100, 50))
-    sketch.solid(blob(1.5, -0.5, 0.5, 0.5), part=2, colour=(50, 100, 200))
+    sketch.solid(1, (200, 100, 50), blob(0, 0, 1, 1))
+    sketch.solid(2, (50, 100, 200), blob(1.5, -0.5, 0.5, 0.5))
     right, left = sketch.render(100), sketch.render(100, mirror=True)
     assert (right.parts[:, ::-1] != left.parts).mean() < 0.03
     columns = np.nonzero(right.parts == 2)[1]
@@ -145,7 +145,7 @@ def test_draw_writes_what_can_be_opened_and_checked(tmp_path: Path) -> None:
     out = tmp_path / "dogs"
     result = run("draw", "--count", 12, "--seed", 5, "--size", 64, "--out", out)
     assert result.exit_code == 0, result.exception
-    assert {p.name for p in out.iterdir()} == {"images", "annotations.json", "parts", "parts.json"}
+    assert {p.name for p in out.iterdir()} == {"images", "annotations.json", "parts"}
     dataset = open_dataset(str(out), "train", details=True)
     dogs = sum(map(len, dataset.annotations.values()))
     assert f"12 images, {dogs} dogs" in result.stdout and dogs > 5
@@ -155,7 +155,8 @@ def test_draw_writes_what_can_be_opened_and_checked(tmp_path: Path) -> None:
     for image in dataset.images:
         scene = draw_scene(5, image.id, 64)
         assert np.array_equal(read_image(image.path).permute(1, 2, 0).numpy(), scene.image)
-        parts, instance = read_parts(image.path)
+        parts, instance, names = read_part_mask(image.path)
+        assert names == tuple(part.NAMES.values()) and names[3] == "muzzle"
         assert np.array_equal(parts, scene.parts) and np.array_equal(instance, scene.instance)
         for row, annotation in enumerate(dataset.annotations[image.id]):
             mask = scene.instance == row + 1
@@ -168,7 +169,7 @@ def test_draw_writes_what_can_be_opened_and_checked(tmp_path: Path) -> None:
             assert np.array_equal(values.reshape(64, 64, order="F"), mask)
             x, y, w, h = annotation.bbox_xywh
             assert [x, y, x + w, y + h] == scene.boxes_xyxy[row].tolist()
-    assert json.loads((out / "parts.json").read_text())["parts"]["4"] == "muzzle"
+    assert json.loads((out / "parts" / "names.json").read_text())["parts"][3] == "muzzle"
     assert json.loads((out / "annotations.json").read_text())["info"]["version"] == VERSION
 
 
@@ -191,11 +192,6 @@ def test_draw_refuses(tmp_path: Path) -> None:
         error = run("draw", "--count", 2, *arguments).exception
         assert isinstance(error, UserError) and message in str(error)
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
-
-
-def test_part_masks_are_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"parts.a\.png: no part mask"):
-        read_parts(tmp_path / "images" / "a.png")
 
 
 SMALL = "drawn-dogs:count=6,val=4,test=3,size=48"

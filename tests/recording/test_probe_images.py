@@ -20,9 +20,9 @@ from detrscope.core.types import Level
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.data.open_dataset import open_dataset
+from detrscope.data.part_masks import read_part_mask
 from detrscope.recording.part_attention import PartAttention, PartMeter, attention_row
 from detrscope.recording.probe_images import MOST, AnnotatedImage, open_probe_images
-from detrscope.synthetic.parts import read_parts
 from detrscope.trace_interface import Trace
 from detrscope.training.config import RunConfig, resolve
 from detrscope.training.setup import resolve_run
@@ -172,7 +172,7 @@ def test_mass_on_parts_is_what_counting_pixels_gives(dogs: Path) -> None:
         ids, torch.zeros(1, 5, 2).half(), torch.zeros(1, 5, 4), (DenseRows(rows, rows.mean(0)),)
     )
     for probe in probes:
-        parts, instance = read_parts(probe.path)
+        parts, instance, _ = read_part_mask(probe.path)
         matched = {index: int(ids[-1 - index]) for index in range(len(probe.labels))}
         found = meter.measure(probe.name, trace, look, matched)
         for index in matched:

@@ -19,7 +19,7 @@ from detrscope.core.errors import UserError, nearest
 from detrscope.core.model_card import ModelCard
 from detrscope.core.text_files import parse_json
 from detrscope.families import FAMILIES, config_of
-from detrscope.families.keys.key_map import compare, listed
+from detrscope.families.keys.shapes import compare, listed
 
 HEADER = "detrscope"
 

@@ -1,4 +1,4 @@
-"""Training images as the model will see them, on one sheet."""
+"""Show images of a dataset as the model sees them, on one sheet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.dataset import TransformedDataset
 from detrscope.data.open_dataset import open_dataset
-from detrscope.data.transforms import AugmentConfig, eval_transform, train_transform
+from detrscope.data.transforms import AugmentConfig, EvalTransform, TrainTransform
 from detrscope.views.canvas import class_label
 from detrscope.views.contact_sheet import Tile, contact_sheet
 
@@ -29,25 +29,25 @@ def show(
     seed: int = 0,
     columns: int = 4,
 ) -> list[Tile]:
-    """Writes a picture of images after their transforms, with boxes and class names.
+    """Write a contact sheet of images after their transforms, with boxes and class names.
 
     Args:
-        source: as in `open_dataset`.
-        out: the picture to write, PNG or whatever its suffix says.
-        split: which split.
-        count: how many images, drawn by `seed`; fewer where there are fewer.
-        augment: what training draws at random; None shows images as in evaluation.
-        preprocessing: the size that the model sees; the default is DETR's.
-        annotations: as in `open_dataset`.
-        image_ids: show these and no others.
-        seed: of the choice of images and of the augmentation.
-        columns: tiles in a row.
+        source: Dataset, as in `open_dataset`.
+        out: Image file to write, PNG or as its suffix says.
+        split: Split of the dataset.
+        count: Number of images, drawn by `seed`; all of them where there are fewer.
+        augment: Augmentation of training; None shows images as in evaluation.
+        preprocessing: Input size and normalisation; the default is DETR's.
+        annotations: COCO JSON, as in `open_dataset`.
+        image_ids: Ids of the images to show, in place of `count` drawn ones.
+        seed: Random seed of the choice of images and of the augmentation.
+        columns: Images in a row.
 
     Returns:
-        The tiles of the picture.
+        The tiles of the sheet.
 
     Raises:
-        UserError: the source cannot be read, or an image of it.
+        UserError: the source or an image of it cannot be read.
     """
     preprocessing = preprocessing or Preprocessing()
     dataset = open_dataset(source, split, annotations=annotations)
@@ -55,7 +55,7 @@ def show(
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
         image_ids = [dataset.images[i].id for i in order[:count].tolist()]
     dataset = dataset.subset(image_ids)
-    transform = train_transform(augment, preprocessing) if augment else eval_transform(preprocessing)
+    transform = TrainTransform(augment, preprocessing) if augment else EvalTransform(preprocessing)
     samples = TransformedDataset(dataset, transform)
     classes = dataset.classes
     labels = [class_label(name, id_) for name, id_ in zip(classes.names, classes.ids, strict=True)]

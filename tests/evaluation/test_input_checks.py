@@ -13,7 +13,7 @@ import pytest
 from detrscope.core.errors import UserError
 from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.results_file import read_results
-from tests.evaluation.test_coco_ap import SUMMARY, oracle, random_problem
+from tests.support.coco_problems import SUMMARY, pycocotools_evaluation, random_problem
 
 TRUTH: dict[str, Any] = {
     "images": [{"id": 1}],
@@ -67,7 +67,7 @@ def test_wrong_results_are_named_in_python_and_in_files(
     ],
 )
 def test_wrong_ground_truth_is_named(edit: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=f"truth: .*{message}"):
+    with pytest.raises(UserError, match=f"^ground truth: .*{message}"):
         average_precision({**TRUTH, **edit}, [RESULT])
 
 
@@ -101,11 +101,11 @@ def test_results_that_are_no_json_are_one_line(text: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("seed", range(8))
 def test_classes_evaluated_in_parts_equal_pycocotools(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detrscope.evaluation.accumulate.AT_ONCE", 2)
+    monkeypatch.setattr("detrscope.evaluation.accumulate.CLASSES_AT_ONCE", 2)
     truth, results = random_problem(seed)
     found = average_precision(truth, results)
     ours = [-1.0 if found.summary()[key] is None else found.summary()[key] for key in SUMMARY]
-    np.testing.assert_allclose(ours, oracle(truth, results).stats, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours, pycocotools_evaluation(truth, results).stats, rtol=0, atol=1e-9)
 
 
 def test_thirty_thousand_classes_take_seconds() -> None:
