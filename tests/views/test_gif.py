@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from detrscope.views.canvas import PALETTE
-from detrscope.views.gif import gif
+from detrscope.views.gif import write_gif
 
 
 def frame(i: int, width: int = 64) -> np.ndarray:
@@ -20,7 +20,7 @@ def frame(i: int, width: int = 64) -> np.ndarray:
 
 def test_frames_rate_and_colours_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.gif"
-    with gif(path, 5) as add:
+    with write_gif(path, 5) as add:
         for i in range(6):
             add(frame(i))
     with Image.open(path) as image:
@@ -32,14 +32,14 @@ def test_frames_rate_and_colours_are_kept(tmp_path: Path) -> None:
 
 
 def test_wide_frames_are_scaled_down(tmp_path: Path) -> None:
-    with gif(tmp_path / "a.gif", 5, widest=32) as add:
+    with write_gif(tmp_path / "a.gif", 5, max_width=32) as add:
         add(frame(1))
     with Image.open(tmp_path / "a.gif") as image:
         assert image.size == (32, 20)
 
 
 def test_a_gif_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stop"), gif(tmp_path / "a.gif", 5) as add:
+    with pytest.raises(RuntimeError, match="stop"), write_gif(tmp_path / "a.gif", 5) as add:
         add(frame(1))
         raise RuntimeError("stop")
     assert not list(tmp_path.iterdir())
@@ -50,7 +50,7 @@ def test_thin_lines_keep_the_colours_by_which_a_chart_tells_them_apart(tmp_path:
     pixels[..., 0] = np.linspace(0, 255, 300).astype(np.uint8)  # a picture that needs many colours
     for i, colour in enumerate(PALETTE):
         pixels[180, 30 * i : 30 * i + 8] = colour
-    with gif(tmp_path / "a.gif", 5) as add:
+    with write_gif(tmp_path / "a.gif", 5) as add:
         add(pixels)
         add(pixels)
     with Image.open(tmp_path / "a.gif") as image:

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from detrscope.views.mp4 import film
+from detrscope.views.mp4 import write_mp4
 
 
 def frames_of(path: Path) -> tuple[Fraction, list[np.ndarray], list[Fraction]]:
@@ -21,7 +21,7 @@ def frames_of(path: Path) -> tuple[Fraction, list[np.ndarray], list[Fraction]]:
 @pytest.mark.parametrize("rate", [Fraction(30000, 1001), 25, 7, 12.5])
 def test_rate_frames_and_colours_are_kept(tmp_path: Path, rate: Fraction | float) -> None:
     path = tmp_path / "a.mp4"
-    with film(path, rate) as add:
+    with write_mp4(path, rate) as add:
         for i in range(9):
             add(np.full((50, 64, 3), 20 * i + 20, dtype=np.uint8))
     found, frames, times = frames_of(path)
@@ -34,7 +34,7 @@ def test_rate_frames_and_colours_are_kept(tmp_path: Path, rate: Fraction | float
 def test_times_of_a_camera_with_an_uneven_rate_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     wanted = [Fraction(0), Fraction(1, 10), Fraction(1, 2), Fraction(3, 5)]
-    with film(path, 10) as add:
+    with write_mp4(path, 10) as add:
         for time in wanted:
             add(np.zeros((32, 32, 3), dtype=np.uint8), time)
     assert frames_of(path)[2] == wanted
@@ -42,13 +42,13 @@ def test_times_of_a_camera_with_an_uneven_rate_are_kept(tmp_path: Path) -> None:
 
 def test_odd_sizes_are_evened(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
-    with film(path, 5) as add:
+    with write_mp4(path, 5) as add:
         add(np.zeros((31, 45, 3), dtype=np.uint8))
     assert frames_of(path)[1][0].shape == (32, 46, 3)
 
 
 def test_a_film_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stop"), film(tmp_path / "a.mp4", 5) as add:
+    with pytest.raises(RuntimeError, match="stop"), write_mp4(tmp_path / "a.mp4", 5) as add:
         add(np.zeros((32, 32, 3), dtype=np.uint8))
         raise RuntimeError("stop")
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.data.open_dataset import read
 from detrscope.data.validation_log import ValidationLog
-from detrscope.recording.probe_images import AnnotatedImage, probe_images
+from detrscope.recording.probe_images import AnnotatedImage, annotated_images
 from detrscope.trace_interface import Trace
 
 
@@ -46,7 +46,7 @@ class GroundTruthIndex:
             raise UserError(
                 f"{trace.source}: has {g.width} x {g.height} pixels, and {width} x {height} in {self.source}"
             )
-        return replace(trace, targets=probe.targets, regions=probe.overview)
+        return replace(trace, targets=probe.targets, regions=probe.regions)
 
     def _probe(self, source: str, classes: ClassTable) -> AnnotatedImage:
         path = Path(source)
@@ -56,4 +56,4 @@ class GroundTruthIndex:
         if len(found) != 1:
             what = f"{len(found)} pictures of this name" if found else "no such picture"
             raise UserError(f"{source or 'a picture in memory'}: {self.source} has {what}; check the split")
-        return probe_images(self._dataset.subset(found), classes)[0]
+        return annotated_images(self._dataset.subset(found), classes)[0]
