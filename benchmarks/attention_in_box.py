@@ -18,7 +18,6 @@ import detrscope as ds
 from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.geometry import Geometry
 from detrscope.core.probe import Probe
-from detrscope.core.types import Batch
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.lens.metrics import mass_in
@@ -29,8 +28,7 @@ def masses(detector: ds.Detector, image: Tensor, boxes_xyxy: Tensor) -> dict[str
     """The part of attention inside each of M boxes [M, 4] in pixels of the image [3, H, W], by site: [M] each."""
     probe = Probe(sites=["decoder.*.cross"])
     seen = detector.card.preprocessing.apply(image)
-    with torch.no_grad():
-        outputs = detector.model(Batch(seen[None]), probe=probe)
+    outputs = detector.engine.predict(seen[None], probe=probe)
     truth_xyxy = scale_boxes(boxes_xyxy, 1 / image.shape[2], 1 / image.shape[1])
     queries = box_iou(truth_xyxy, cxcywh_to_xyxy(outputs.boxes_cxcywh[-1, 0].float())).argmax(1)  # [M]
     geometry = Geometry.of_resize(image.shape[1], image.shape[2], (seen.shape[1], seen.shape[2]))

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 from torch import nn
 
 from benchmarks.published import nested, stacked
 from benchmarks.published_deformable import VARIANTS, arguments_of, build_published, import_published
+from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch, Target
 from detrscope.training.losses.criterion import LossWeights, SetCriterion

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 from benchmarks.published import build_published, import_published, nested, stacked
+from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch
 

@@ -23,9 +23,9 @@ from detrscope.core.records import DeformableRecord
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.training.setup import resolve_run
 from detrscope.views.mp4 import write_mp4
-from tests.core.test_trace import detector_of, picture
 from tests.support.recorded_run import SOURCE, TINY
 from tests.support.tiny_models import tiny
+from tests.support.traces import detector_of, picture
 
 ROOT = Path(__file__).parent.parent
 PAGES = {

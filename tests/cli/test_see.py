@@ -24,6 +24,7 @@ from detrscope.commands.trace_provider import expand_inputs
 from detrscope.core.errors import UserError
 from detrscope.core.trace_file import trace_bytes
 from detrscope.inference.detector import Detector
+from detrscope.inference.torch_engine import TorchEngine
 from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, features
 from detrscope.views.options import ViewOptions
@@ -97,7 +98,7 @@ def test_without_choices_everything_of_a_picture_is_in_one_folder(
     rows = list(csv.DictReader((folder / "measures.csv").read_text().splitlines()))
     assert {(r["kind"], r["layer"]) for r in rows} >= {("encoder.self", "1"), ("decoder.cross", "0")}
     shapes = (folder / "shapes.txt").read_text()
-    assert "[1, 3, 64, 115]" in shapes and "backbone." not in shapes, "what the trace beside it holds"
+    assert "[1, 3, 53, 95]" in shapes and "backbone." not in shapes, "what the trace beside it holds"
     trace = Trace.load(folder / "photo.trace")
     assert trace.sites == trace.model_sites and not trace.features
     for name in apply:
@@ -242,7 +243,7 @@ def test_a_point_where_the_encoder_samples_nothing_shows_the_query(
     settings = tiny_settings("sprint-deformable-n")
     settings["encoder"] = {**settings["encoder"], "layers": encoder_layers}  # softmax attention, or none
     loaded = random_model("sprint-deformable-n", settings, CLASSES)
-    detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.float32)
+    detector = Detector(TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.float32), loaded.card)
     choice = ViewOptions(points=((20.0, 20.0),), threshold=0)
     with caplog.at_level("WARNING", logger="detrscope"):
         (seen,) = ds.see(picture(), detector, choice=choice)

@@ -22,7 +22,7 @@ from detrscope.lens.measure import measure
 from detrscope.synthetic.parts import NAMES, read_parts
 from detrscope.trace_interface import Trace
 from detrscope.views.options import ViewOptions
-from tests.core.test_trace import same
+from tests.support.equality import same
 from tests.support.tiny_models import CLASSES
 
 QUERY = ViewOptions(queries=(1,))

@@ -22,9 +22,9 @@ from detrscope.core.errors import UserError
 from detrscope.core.snapshot import Recording
 from detrscope.core.types import Target
 from detrscope.recording.recorder import load_recording
+from detrscope.views.grid import largest_grid
 from detrscope.views.timelapse import FILMS, FilmOptions, FilmSpec, final
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
-from detrscope.views.grid import largest_grid
 from detrscope.views.timelapse.film_spec import ProbeFilm
 from tests.support.recorded_run import record_run
 
@@ -249,7 +249,9 @@ def test_runs_without_snapshots_or_features_say_how_to_train(tmp_path: Path, def
         list(FILMS["features"](deformable, FilmOptions()))
 
 
-def test_the_command_prints_the_paths_it_wrote(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_the_paths_it_wrote(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = next(iter(load_recording(run).images))
     out = tmp_path / "films"
     arguments = ["timelapse", str(run), "--out", str(out), "--view", "plain", "--image", name, "--quiet"]

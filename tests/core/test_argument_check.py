@@ -21,7 +21,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Target
-from tests.core.test_trace import detector_of, picture
+from tests.support.traces import detector_of, picture
 
 ODD: tuple[object, ...] = (
     *(5, -1.5, float("nan"), True, None, "odd", b"odd", [], [1.5], ["a"], {"a": 1}, {1}, object(), int, len),

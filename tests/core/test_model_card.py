@@ -18,6 +18,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.families import FAMILIES, config_of, resolve
 from detrscope.inference.detector import load
+from detrscope.inference.torch_engine import require_torch
 from tests.support.tiny_models import CLASSES, built
 
 
@@ -132,10 +133,9 @@ def test_random_weights_are_the_same_each_time() -> None:
     state = torch.random.get_rng_state()
     one, other = (load("sprint-deformable-n", weights="random", device="cpu") for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state), "the caller's random numbers go on"
-    for (key, first), second in zip(
-        one.model.state_dict().items(), other.model.state_dict().values(), strict=True
-    ):
+    first_state, second_state = (require_torch(d.engine, "test").model.state_dict() for d in (one, other))
+    for (key, first), second in zip(first_state.items(), second_state.values(), strict=True):
         assert torch.equal(first, second), key
     assert one.card.source == "random weights of seed 0"
     heads = [load("sprint-dense-n", classes=list(CLASSES.names), device="cpu") for _ in range(2)]
-    assert torch.equal(*(head.model.heads.class_head.weight for head in heads))
+    assert torch.equal(*(require_torch(head.engine, "test").model.heads.class_head.weight for head in heads))

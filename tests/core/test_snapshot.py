@@ -17,7 +17,8 @@ from detrscope.core.snapshot_file import HEADER, load_snapshot, save_snapshot, s
 from detrscope.core.trace_file import load_trace, save_trace
 from detrscope.core.types import Level
 from detrscope.lens.maps import cross_attention
-from tests.core.test_trace import detector_of, picture, same
+from tests.support.equality import same
+from tests.support.traces import detector_of, picture
 
 
 @pytest.mark.parametrize("variant", ["minimal-r50", "detr-r18", "sprint-dense-n", "sprint-deformable-n"])
@@ -33,9 +34,7 @@ def test_stored_rows_are_those_of_the_full_trace(variant: str) -> None:
         # sampling points in float16 move a little weight
         tolerance = 2e-2 if isinstance(trace.record(site), DeformableRecord) else 1e-3
         torch.testing.assert_close(rows, whole[ids], rtol=0, atol=tolerance)
-        torch.testing.assert_close(
-            snapshot.mean_rows[site].float(), whole.mean(0), rtol=0, atol=1e-3
-        )
+        torch.testing.assert_close(snapshot.mean_rows[site].float(), whole.mean(0), rtol=0, atol=1e-3)
     torch.testing.assert_close(few.boxes_cxcywh[-1], trace.boxes_cxcywh[-1, ids])
     torch.testing.assert_close(few.scores(), trace.scores()[ids], rtol=0, atol=1e-3)
 

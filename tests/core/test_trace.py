@@ -6,7 +6,7 @@ import copy
 import json
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 import detrscope as ds
 from detrscope.checkpoints.native import save_checkpoint
@@ -27,25 +26,16 @@ from detrscope.core.trace_file import HEADER
 from detrscope.core.types import Detections, Level, Outputs, Target
 from detrscope.families import VARIANTS
 from detrscope.inference.detector import Detector
-from detrscope.inference.tracing import Wanted, trace_picture
+from detrscope.inference.torch_engine import TorchEngine
+from detrscope.inference.tracing import trace_image
 from detrscope.lens.incoming_attention import IncomingAttention
 from detrscope.ops.deformable import sample
 from detrscope.trace_interface import Trace
+from tests.support.equality import same
 from tests.support.tiny_models import built, padded_batch, tiny
+from tests.support.traces import detector_of, picture
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
-
-
-def detector_of(variant: str) -> Detector:
-    loaded = tiny(variant)
-    card = replace(loaded.card, preprocessing=replace(loaded.card.preprocessing, short_side=64, long_side=96))
-    return Detector(loaded.model, card, torch.device("cpu"), torch.float32)
-
-
-def picture(height: int = 50, width: int = 90) -> Tensor:
-    return torch.randint(
-        0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
 
 
 @cache
@@ -64,21 +54,6 @@ def trace() -> Trace:
         targets=Target(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]])),
         explain=[2],
     )
-
-
-def same(one: object, other: object) -> bool:
-    """Equal, tensors to the last bit, whatever is nested in what."""
-    if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, tuple | list):
-        return len(one) == len(other) and all(map(same, one, other))
-    if hasattr(one, "__dataclass_fields__"):
-        return type(one) is type(other) and all(
-            same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)
-        )
-    return one == other
 
 
 @every_variant
@@ -147,7 +122,7 @@ def test_a_row_is_the_row_of_the_written_out_map(trace: Trace) -> None:
 def test_rows_of_a_bf16_model_are_exact() -> None:
     """What was kept has eight bits; what is made of it has 24."""
     loaded = tiny("detr-r18")
-    detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.bfloat16)
+    detector = Detector(TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.bfloat16), loaded.card)
     trace = detector.trace(picture())
     record = trace.record("decoder.1.cross")
     assert record.query.dtype == torch.bfloat16
@@ -270,10 +245,12 @@ def test_a_model_that_is_being_trained_can_be_traced() -> None:
     """Parameters that learn, norms not folded: the same maps as the detector's."""
     loaded = tiny("sprint-dense-n")
     trained = Trace.of(
-        trace_picture(loaded.model.eval(), loaded.card, picture(), Wanted(sites=["decoder.*"]))
+        trace_image(TorchEngine(loaded.model.eval()), loaded.card, picture(), Probe(["decoder.*"]))
     )
     assert not trained.logits.requires_grad and all(p.requires_grad for p in loaded.model.parameters())
-    detector = Detector(copy.deepcopy(loaded.model), loaded.card, torch.device("cpu"), torch.float32)
+    detector = Detector(
+        TorchEngine.optimised(copy.deepcopy(loaded.model), torch.device("cpu"), torch.float32), loaded.card
+    )
     seen = detector.trace(picture(), sites=["decoder.*"])
     torch.testing.assert_close(trained.logits, seen.logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(

@@ -19,7 +19,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.trace_file import HEADER
 from detrscope.core.types import Target
 from detrscope.trace_interface import Trace
-from tests.core.test_trace import detector_of, picture
+from tests.support.traces import detector_of, picture
 
 WRONG = (
     None,

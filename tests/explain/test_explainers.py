@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from detrscope.core.types import Batch
-from detrscope.explain.explainers import EXPLAINERS, ExplainInput, explain_inputs_of
+from detrscope.explain.explainers import EXPLAINERS, ExplainInput, explain_inputs
+from detrscope.inference.torch_engine import require_torch
 from detrscope.lens.faithfulness import Detected
 from tests.support.traces import detector_of, picture
 
@@ -17,7 +18,7 @@ def case_of(variant: str) -> ExplainInput:
     detector = detector_of(variant)
     trace = detector.trace(picture(), explain=[QUERY])
     index = trace.gradients[0].class_index
-    (case,) = explain_inputs_of(detector, trace, [Detected(QUERY, index, trace.boxes_cxcywh[-1, QUERY])])
+    (case,) = explain_inputs(detector, trace, [Detected(QUERY, index, trace.boxes_cxcywh[-1, QUERY])])
     return case
 
 
@@ -38,7 +39,7 @@ def test_the_input_gradient_is_the_slope() -> None:
     detector = detector_of("detr-r18")
     case = case_of("detr-r18")
     direction = case.image_gradient.double() / case.image_gradient.double().norm()
-    model = detector.model.double()
+    model = require_torch(detector.engine, "test").model.double()
 
     def logit(image: torch.Tensor) -> float:
         with torch.no_grad():

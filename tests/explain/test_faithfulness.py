@@ -17,10 +17,11 @@ from detrscope.core.edits import Bias, Gain
 from detrscope.core.errors import UserError
 from detrscope.core.types import Outputs
 from detrscope.data.drawn_dogs import write_drawn
-from detrscope.explain.explainers import EXPLAINERS, explain_inputs_in, explain_inputs_of
+from detrscope.explain.explainers import EXPLAINERS, detect_and_explain, explain_inputs
 from detrscope.explain.faithfulness import PerturbationRunner
 from detrscope.explain.sanity import sanity_check, stages
 from detrscope.inference.detector import Detector, load
+from detrscope.inference.torch_engine import require_torch
 from detrscope.lens.faithfulness import Detected, detection_score
 from tests.support.traces import detector_of, picture
 
@@ -40,10 +41,10 @@ def shipped() -> Detector:
 def test_hidden_keys_are_the_edits_of_a_trace(shipped: Detector, dogs: Path) -> None:
     """A point of both curves made again with one edited trace, and the ends of the curves."""
     path = dogs / "images" / "10000004.png"
-    case = next(iter(explain_inputs_in(shipped, path, 0.5)))
-    hide = PerturbationRunner(shipped, case)
+    case = next(iter(detect_and_explain(shipped, path, 0.5)))
+    runner = PerturbationRunner(shipped, case)
     weights = EXPLAINERS["attention, last layer"](case)
-    deletion, insertion = hide.keys(weights, 8)
+    deletion, insertion = runner.keys(weights, 8)
     order = weights.argsort(descending=True, stable=True)
     count = round(3 / 8 * (len(order) - 1))
     for found, hidden in ((deletion[3], order[:count]), (insertion[3], order[count + 1 :])):
@@ -56,20 +57,20 @@ def test_hidden_keys_are_the_edits_of_a_trace(shipped: Detector, dogs: Path) -> 
         assert edited.record("decoder.1.cross").rows()[..., hidden].abs().max() == 0
     assert (
         float(deletion[0])
-        == pytest.approx(hide.whole, rel=1e-4)
+        == pytest.approx(runner.undisturbed, rel=1e-4)
         == pytest.approx(float(insertion[-1]), rel=1e-4)
     )
-    assert float(deletion[4]) < 0.8 * hide.whole and float(insertion[4]) > 0.8 * hide.whole
+    assert float(deletion[4]) < 0.8 * runner.undisturbed and float(insertion[4]) > 0.8 * runner.undisturbed
 
 
 def test_hidden_keys_of_deformable_attention_are_gains_on_tokens() -> None:
     detector = detector_of("sprint-deformable-n")
     trace = detector.trace(picture(), explain=[2])
     detected = Detected(2, trace.gradients[0].class_index, trace.boxes_cxcywh[-1, 2])
-    (case,) = explain_inputs_of(detector, trace, [detected])
-    hide = PerturbationRunner(detector, case)
+    (case,) = explain_inputs(detector, trace, [detected])
+    runner = PerturbationRunner(detector, case)
     weights = EXPLAINERS["attention, mean of layers"](case)
-    deletion, insertion = hide.keys(weights, 4)
+    deletion, insertion = runner.keys(weights, 4)
     hidden = weights.argsort(descending=True, stable=True)[: round(2 / 4 * (len(weights) - 1))]
     edited = detector.trace(picture(), edits=[Gain("decoder.*.cross", 0.0, keys=tuple(hidden.tolist()))])
     expected = detection_score(
@@ -77,14 +78,16 @@ def test_hidden_keys_of_deformable_attention_are_gains_on_tokens() -> None:
     )
     torch.testing.assert_close(deletion[2], expected[0], atol=1e-5, rtol=1e-4)
     assert edited.record("decoder.0.cross").rows()[..., hidden].abs().max() == 0
-    assert len(set(deletion.tolist())) > 1 and float(insertion[-1]) == pytest.approx(hide.whole, rel=1e-4)
+    assert len(set(deletion.tolist())) > 1 and float(insertion[-1]) == pytest.approx(
+        runner.undisturbed, rel=1e-4
+    )
 
 
 def test_hidden_pixels_are_those_of_the_map(
     shipped: Detector, dogs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = next(iter(explain_inputs_in(shipped, dogs / "images" / "10000004.png", 0.5)))
-    hide = PerturbationRunner(shipped, case)
+    case = next(iter(detect_and_explain(shipped, dogs / "images" / "10000004.png", 0.5)))
+    runner = PerturbationRunner(shipped, case)
     weights = torch.zeros(64)
     weights[:32] = 1 + torch.rand(32)  # the upper half of an 8x8 map
     images: list[torch.Tensor] = []
@@ -93,24 +96,25 @@ def test_hidden_pixels_are_those_of_the_map(
         images.append(x)
         return torch.zeros(len(x))
 
-    monkeypatch.setattr(hide, "_scores", watched)
-    hide.pixels(weights, 4)
+    monkeypatch.setattr(runner, "_scores", watched)
+    runner.pixels(weights, 4)
     deleted, inserted = images[0][2, 0], images[1][2, 0]  # at one half
     assert deleted[:60].abs().max() == 0 and deleted[68:].abs().min() > 0
-    torch.testing.assert_close(inserted[:60], hide.images[0, 0, :60])
-    torch.testing.assert_close(inserted[68:], hide.blurred[0, 0, 68:])
-    torch.testing.assert_close(images[0][0], hide.images[0])
-    torch.testing.assert_close(images[1][0], hide.blurred[0])
-    torch.testing.assert_close(hide.blurred.mean(), hide.images.mean(), atol=0.1, rtol=0)
-    assert hide.blurred.std() < hide.images.std()
+    torch.testing.assert_close(inserted[:60], runner.images[0, 0, :60])
+    torch.testing.assert_close(inserted[68:], runner.blurred[0, 0, 68:])
+    torch.testing.assert_close(images[0][0], runner.images[0])
+    torch.testing.assert_close(images[1][0], runner.blurred[0])
+    torch.testing.assert_close(runner.blurred.mean(), runner.images.mean(), atol=0.1, rtol=0)
+    assert runner.blurred.std() < runner.images.std()
 
 
 def test_all_of_it_on_the_shipped_model(shipped: Detector, dogs: Path, tmp_path: Path) -> None:
-    before = {name: tensor.clone() for name, tensor in shipped.model.state_dict().items()}
+    model = require_torch(shipped.engine, "test").model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     some = ["attention, last layer", "relevance", "input gradient", "middle of the box"]
     settings = {"split": "train", "count": 2, "steps": 4, "sanity": 1, "methods": some}
     found = faithfulness(shipped, f"coco:{dogs}", out=tmp_path, **settings)  # type: ignore[arg-type]
-    now = shipped.model.state_dict()
+    now = model.state_dict()
     assert all(torch.equal(now[name], tensor) for name, tensor in before.items()), (
         "the model is left as it was"
     )
@@ -144,14 +148,14 @@ def test_pictures_without_a_detection_leave_the_sanity_check_out(
 ) -> None:
     monkeypatch.setattr(log, "propagate", True)
     assert sanity_check(shipped, [dogs / "images" / "10000004.png"], ["rollout"], threshold=1.0) == []
-    assert "nothing is found in its 1 pictures" in caplog.text
+    assert "nothing is detected in its 1 images" in caplog.text
 
 
 @pytest.mark.parametrize(
     "variant", ["detr-r18", "minimal-r50", "sprint-deformable-n", "deformable-detr-r50-two-stage"]
 )
 def test_stages_hold_every_parameter_once(variant: str) -> None:
-    model = detector_of(variant).model
+    model = require_torch(detector_of(variant).engine, "test").model
     held = [id(p) for _, part in stages(model) for p in part]
     assert len(held) == len(set(held)) and set(held) == {id(p) for p in model.parameters()}
     names = [name for name, _ in stages(model)]
@@ -168,7 +172,7 @@ def test_wrong_settings_are_one_line(shipped: Detector, dogs: Path) -> None:
         ({"count": 0}, "count 0: expected 1 or more"),
         ({"steps": 1}, "steps 1: expected 2 or more"),
         ({"methods": ["rolout"]}, "method 'rolout' is not known; did you mean 'rollout'"),
-        ({"threshold": 1.0, "split": "train"}, "nothing was found with a score of 1.0 or more in 3 images"),
+        ({"threshold": 1.0, "split": "train"}, "nothing is detected with a score of 1.0 or more in 3 images"),
     ):
         with pytest.raises(UserError, match=message):
             faithfulness(shipped, source, **settings)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.types import Batch, Outputs
 from detrscope.families import FAMILIES, VARIANTS, build, family_of, query_count
 from detrscope.inference.detector import Detector
+from detrscope.inference.torch_engine import TorchEngine
 from detrscope.ops import attention
 from tests.support.tiny_models import CLASSES, built, padded_batch, tiny
 
@@ -242,7 +243,7 @@ def test_folding_norms_keeps_the_numbers(variant: str) -> None:
                 module.running_var.uniform_(0.5, 2.0)
                 module.running_mean.uniform_(-0.5, 0.5)
         plain = loaded.model(padded_batch())
-    detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.float32)
+    detector = Detector(TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.float32), loaded.card)
     batch = padded_batch()
     folded = detector.predict(batch.images, batch.padding)
     torch.testing.assert_close(folded.logits, plain.logits, atol=1e-4, rtol=1e-4)
@@ -253,7 +254,7 @@ def test_bf16_boxes_stay_close(variant: str) -> None:
     loaded = tiny(variant)
     with torch.no_grad():
         plain = loaded.model(padded_batch())
-    detector = Detector(loaded.model, loaded.card, torch.device("cpu"), torch.bfloat16)
+    detector = Detector(TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.bfloat16), loaded.card)
     batch = padded_batch()
     rough = detector.predict(batch.images, batch.padding)
     assert rough.boxes_cxcywh.dtype == torch.float32
@@ -268,8 +269,8 @@ def test_feature_maps_of_every_convolution(variant: str) -> None:
     model = built(variant).model
     probe = Probe(sites=[], features=["backbone.*"])
     run(variant, padded_batch(), probe)
-    assert tuple(sorted(probe.features)) == tuple(sorted(model.feature_sites))
-    assert probe.features["backbone.conv1"].shape[2:] == (32, 48)
+    assert tuple(sorted(probe.feature_maps)) == tuple(sorted(model.feature_sites))
+    assert probe.feature_maps["backbone.conv1"].shape[2:] == (32, 48)
 
 
 @every_variant

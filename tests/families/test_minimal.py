@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch
 from tests.conftest import ROOT
-from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 
 def example() -> Any:

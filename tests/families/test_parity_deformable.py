@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 from torch import Tensor, nn
 
 from detrscope.checkpoints.load import load_model
@@ -16,7 +17,6 @@ from detrscope.core.types import Batch, Outputs, Target
 from detrscope.training.losses.criterion import LossWeights, SetCriterion
 from detrscope.training.losses.sigmoid import FocalCost, FocalLoss
 from detrscope.training.matcher import Matcher
-from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 HEIGHT, WIDTH = 128, 160
 VARIANTS = {

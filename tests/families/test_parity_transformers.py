@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 from torch import Tensor
 
 from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch
-from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 
 VARIANTS = {
     "detr-r50": {"backbone": "resnet50"},

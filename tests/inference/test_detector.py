@@ -19,8 +19,9 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.postprocess import TOP, postprocess
 from detrscope.core.types import Outputs
-from detrscope.inference import detector as detector_module
-from detrscope.inference.detector import Detector, choose_device, load
+from detrscope.inference import torch_engine
+from detrscope.inference.detector import Detector, load
+from detrscope.inference.torch_engine import choose_device, require_torch
 from tests.support.tiny_models import tiny
 
 
@@ -107,7 +108,7 @@ def test_softmax_leaves_out_no_object_and_sigmoid_pairs() -> None:
 def test_bad_settings_are_one_line(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="threshold 7: expected a score between 0 and 1"):
         detector.detect(picture(), threshold=7)
-    with pytest.raises(UserError, match=r"engine 'tensorrt' is not known; valid: torch"):
+    with pytest.raises(UserError, match=r"engine 'tensorrt' is not known; valid: auto, torch"):
         load("detr-r18", weights="random", engine="tensorrt")
     with pytest.raises(UserError, match=r"device 'gpu'.*use auto, cpu"):
         choose_device("gpu")
@@ -139,7 +140,8 @@ def test_a_used_detector_can_be_copied_and_follows_its_weights(detector: Detecto
     twin = copy.deepcopy(detector)
     assert torch.equal(twin.predict(images).logits, before.logits)
     with torch.no_grad():
-        twin.model.backbone.get_submodule("body.conv1").get_parameter("weight").mul_(0)
+        model = require_torch(twin.engine, "test").model
+        model.backbone.get_submodule("body.conv1").get_parameter("weight").mul_(0)
     assert not torch.equal(twin.predict(images).logits, before.logits), "a weight laid out before was used"
     assert torch.equal(detector.predict(images).logits, before.logits)
 
@@ -147,22 +149,22 @@ def test_a_used_detector_can_be_copied_and_follows_its_weights(detector: Detecto
 @pytest.mark.parametrize(
     ("trained", "fastest", "expected"),
     [
-        ("bf16", "bf16", torch.bfloat16),
-        ("bf16", "fp32", torch.float32),
-        ("fp32", "bf16", torch.float32),
-        (None, "bf16", torch.float32),
+        ("bf16", "bf16", "bf16"),
+        ("bf16", "fp32", "fp32"),
+        ("fp32", "bf16", "fp32"),
+        (None, "bf16", "fp32"),
     ],
 )
 def test_auto_precision_is_that_of_the_figures_where_it_is_native(
     trained: Literal["fp32", "bf16"] | None,
     fastest: str,
-    expected: torch.dtype,
+    expected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(detector_module, "fastest_precision", lambda device: fastest)
+    monkeypatch.setattr(torch_engine, "fastest_precision", lambda device: fastest)
     made = tiny("sprint-dense-n")
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, made.model, replace(made.card, precision=trained))
-    assert load(path, device="cpu").dtype == expected
-    assert load(path, device="cpu", precision="fp32").dtype == torch.float32
+    assert load(path, device="cpu").engine.precision == expected
+    assert load(path, device="cpu", precision="fp32").engine.precision == "fp32"

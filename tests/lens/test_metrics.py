@@ -137,7 +137,7 @@ def test_every_layer_and_head_is_measured(variant: str) -> None:
 
 
 def test_a_large_encoder_is_measured_at_some_tokens() -> None:
-    trace = detector_of("detr-r18", 256).trace(picture(), sites=["encoder.0.self"])
+    trace = detector_of("detr-r18", 256, 512).trace(picture(), sites=["encoder.0.self"])
     every, some = measure(trace)[-1], measure(trace, tokens=40)[-1]
     assert every.rows == every.keys == 8 * 15 and some.rows == 40 and some.keys == every.keys
     assert some.entropy == pytest.approx(every.entropy, rel=0.05)

@@ -27,7 +27,7 @@ from detrscope.synthetic.parts import read_parts
 from detrscope.trace_interface import Trace
 from detrscope.training.config import RunConfig, resolve
 from detrscope.training.setup import resolve_run
-from tests.core.test_trace import detector_of
+from tests.support.traces import detector_of
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from detrscope.recording.recorder import load_recording
 from detrscope.trace_interface import Trace
 from detrscope.training.run_folder import ATTENTION_CSV, SNAPSHOTS, TRACES, RunFolder
 from detrscope.views.options import ViewOptions
-from tests.core.test_trace import same
+from tests.support.equality import same
 from tests.support.recorded_run import SOURCE, TINY, record_run
 
 

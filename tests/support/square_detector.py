@@ -11,6 +11,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Batch, Detections, Outputs
+from detrscope.inference.torch_engine import TorchEngine
 
 NAMES = ("ruby", "leaf", "sky")  # red, green, blue
 IDS = (1, 7, 900)
@@ -95,8 +96,7 @@ class SquareDetector:
     """What `detect` asks of a Detector, for pictures of this world."""
 
     card = card()
-    model = SeesSquares()
-    device = torch.device("cpu")
+    engine = TorchEngine(SeesSquares())  # type: ignore[arg-type]
 
     def detect(self, source: Tensor, threshold: float = 0.7) -> Detections:
         """The rectangle with score 0.9 and, below it, the whole picture with score 0.4."""

@@ -13,6 +13,7 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import Record
 from detrscope.core.types import Level
 from detrscope.inference.detector import Detector
+from detrscope.inference.torch_engine import TorchEngine
 from detrscope.ops.attention import attend
 from detrscope.ops.deformable import sample
 from detrscope.trace_interface import Trace
@@ -22,11 +23,12 @@ LEVELS = (Level(5, 7), Level(3, 4))
 TOKENS = 5 * 7 + 3 * 4
 
 
-def detector_of(variant: str, short_side: int = 64) -> Detector:
+def detector_of(variant: str, short_side: int = 64, long_side: int = 96) -> Detector:
     loaded = tiny(variant)
-    preprocessing = replace(loaded.card.preprocessing, short_side=short_side, long_side=2 * short_side)
+    preprocessing = replace(loaded.card.preprocessing, short_side=short_side, long_side=long_side)
     return Detector(
-        loaded.model, replace(loaded.card, preprocessing=preprocessing), torch.device("cpu"), torch.float32
+        TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.float32),
+        replace(loaded.card, preprocessing=preprocessing),
     )
 
 

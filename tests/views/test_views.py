@@ -19,8 +19,8 @@ from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, draw, features
 from detrscope.views.canvas import PixelFigure
 from detrscope.views.options import NoDetections, NotInTrace, ViewOptions
-from tests.core.test_trace import detector_of, picture
 from tests.support.figures import QUERIES, VARIANTS, content, texts, trace_of
+from tests.support.traces import detector_of, picture
 
 DEFORMABLE = "deformable-detr-r50-two-stage"
 every_view = pytest.mark.parametrize("name", VIEWS)

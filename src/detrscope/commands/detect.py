@@ -19,7 +19,8 @@ from detrscope.core.errors import UserError, WorkFailed, nearest
 from detrscope.core.safe_text import csv_row
 from detrscope.core.types import Detections
 from detrscope.data.image_reader import ImageSource, read_image
-from detrscope.inference.detector import Detector, Precision, load
+from detrscope.inference.detector import Detector, load
+from detrscope.inference.engine import Precision
 from detrscope.inference.media import MediaSource, Video, VideoFrame, expand, is_url, warn_of_other_frames
 from detrscope.views.canvas import ENDINGS, Drawing
 from detrscope.views.detection_image import draw_detections

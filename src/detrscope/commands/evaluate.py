@@ -16,7 +16,9 @@ from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.predict import predict_dataset, rank_and_world
 from detrscope.evaluation.results_file import read_results, write_results
 from detrscope.evaluation.tables import write_class_csv, write_curve_csv
-from detrscope.inference.detector import Detector, Precision, load
+from detrscope.inference.detector import Detector, load
+from detrscope.inference.engine import Precision
+from detrscope.inference.torch_engine import require_torch
 from detrscope.views.precision_recall import draw_precision_recall
 
 
@@ -68,8 +70,9 @@ def evaluate(
     )
     with_boxes = {a.category_id for rows in dataset.annotations.values() for a in rows}
     ids = match_classes(detector.card.classes, dataset.classes, with_boxes)
+    engine = require_torch(detector.engine, "evaluation")
     found = predict_dataset(
-        detector.model, detector.card, dataset, batch_size=batch_size, device=detector.device, workers=workers
+        engine.model, detector.card, dataset, batch_size=batch_size, device=engine.device, workers=workers
     )
     _warn_of_crowded_images(dataset, found)
     results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]

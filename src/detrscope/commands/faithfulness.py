@@ -14,7 +14,8 @@ from detrscope.core.safe_text import csv_cell
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.explain.faithfulness import Faithfulness, check_arguments, measure_faithfulness
-from detrscope.inference.detector import Detector, Precision, load
+from detrscope.inference.detector import Detector, load
+from detrscope.inference.engine import Precision
 from detrscope.views.faithfulness import draw_faithfulness
 
 

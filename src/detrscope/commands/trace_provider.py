@@ -67,11 +67,11 @@ class TraceProvider:
         truth: GroundTruthIndex | None = None,
     ) -> None:
         self.detector, self.against, self.truth = detector, against, truth
-        wanted = Probe((), (), features)
-        self.features = wanted.feature_sites
+        probe = Probe((), (), features)
+        self.features = probe.features
         if detector is not None:
-            wanted.check(detector.model.sites, detector.model.feature_sites)
-            self.features = self.features or stage_ends(detector.model.feature_sites)
+            probe.check(detector.engine.sites, detector.engine.feature_sites)
+            self.features = self.features or stage_ends(detector.engine.feature_sites)
 
     def look(self, look: TraceInput) -> Trace:
         """The trace of a picture, or of a file.

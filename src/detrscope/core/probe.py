@@ -1,4 +1,4 @@
-"""A look: which sites to keep records of, and which edits to make while looking."""
+"""The request to record attention during a forward pass, and what was recorded."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ from torch import Tensor
 
 from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError, nearest_site
-from detrscope.core.records import Record
+from detrscope.core.records import Gradient, Record
 from detrscope.core.types import Level
 
 
 class Probe:
-    """Handed to one `forward`; afterwards `records` holds what the doors kept, by site.
+    """Request for one forward pass; afterwards it holds the records.
 
     Sites are named after the path, such as `encoder.3.self`, `decoder.5.cross`, `backbone.layer4.2.conv3`. A pattern
-    with `*` stands for all that match.
+    with `*` stands for every site that matches.
 
     Args:
-        sites: names or patterns of the attention sites to record; None records every one.
-        edits: changes to make, each at its own site.
-        features: names or patterns of backbone convolutions whose feature maps to keep.
-        gradients: make what the recorded sites give out the leaves of a graph, so that the gradient of a prediction
-            with respect to it can be asked for (`outputs`). The gradient of a weight follows: with out = A @ V, that
-            of A is the one of out @ V^T.
-        values: keep the values too, about a third of a record; they rebuild a layer's output, but no map needs them.
+        sites: names or patterns of the attention sites to record; None records all of them.
+        edits: interventions to apply, each at its own site.
+        features: names or patterns of the backbone convolutions whose feature maps are recorded.
+        explain: queries, or pairs of query and class index, whose gradients are recorded; without an index, that of
+            the best class. One image only.
+        values: record the attention values too, a third of a record. They rebuild a layer's output; no map needs
+            them. Always recorded with `explain`.
+
+    Attributes:
+        records: attention records by site.
+        feature_maps: feature maps [B, C, H, W] by site.
+        gradients: one for each entry of `explain`.
+        levels: sizes of the feature maps that the tokens come from.
+        shapes: shapes of the tensors along the path by name, such as `feature map 0`.
+        taps: zeros [B, Q, h * dv] added to the output of each recorded site; the leaves of the graph for `explain`.
     """
 
     def __init__(
@@ -35,62 +43,69 @@ class Probe:
         sites: str | Sequence[str] | None = None,
         edits: Sequence[Edit] = (),
         features: str | Sequence[str] = (),
-        gradients: bool = False,
+        explain: Sequence[int | tuple[int, int]] = (),
         values: bool = True,
     ) -> None:
-        self.sites = None if sites is None else _several(sites)
+        self.sites = None if sites is None else _as_tuple(sites)
         self.edits = tuple(edits)
-        self.feature_sites = _several(features)
-        self.gradients = gradients
-        self.values = values
+        self.features = _as_tuple(features)
+        self.explain = tuple(explain)
+        self.values = values or bool(explain)
         self.records: dict[str, Record] = {}
-        self.outputs: dict[str, Tensor] = {}  # [B, Q, h*dv] zeros added to what each site gives out, by site
-        self.features: dict[str, Tensor] = {}  # [B, C, H, W] by site
-        self.levels: tuple[Level, ...] = ()  # sizes of the maps that the tokens come from
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of what flowed along the path, by name
+        self.feature_maps: dict[str, Tensor] = {}
+        self.gradients: tuple[Gradient, ...] = ()
+        self.levels: tuple[Level, ...] = ()
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.taps: dict[str, Tensor] = {}
 
-    def check(self, attention: Iterable[str], features: Iterable[str] = ()) -> None:
-        """Refuse sites that the model does not have, rather than record nothing in silence.
+    def check(self, attention_sites: Iterable[str], feature_sites: Iterable[str] = ()) -> None:
+        """Check that every site and pattern occurs in the model.
 
         Raises:
             UserError: a pattern that matches no site; the nearest name and the known ones are given.
         """
-        wanted = [(p, tuple(attention)) for p in (*(self.sites or ()), *(e.site for e in self.edits))]
-        wanted += [(p, tuple(features)) for p in self.feature_sites]
-        for pattern, known in wanted:
+        attention_sites, feature_sites = tuple(attention_sites), tuple(feature_sites)
+        patterns = [(p, attention_sites) for p in (*(self.sites or ()), *(e.site for e in self.edits))]
+        patterns += [(p, feature_sites) for p in self.features]
+        for pattern, known in patterns:
             if not any(fnmatchcase(site, pattern) for site in known):
                 raise UserError(f"site '{pattern}' is not in this model; {nearest_site(pattern, known)}")
 
     def wants(self, site: str) -> bool:
-        """Whether the record of this attention site is kept."""
-        return self.sites is None or any(fnmatchcase(site, pattern) for pattern in self.sites)
+        """Return whether this attention site is to be recorded."""
+        return self.sites is None or _matches(site, self.sites)
 
     def wants_features(self, site: str) -> bool:
-        """Whether the feature map of this convolution is kept."""
-        return any(fnmatchcase(site, pattern) for pattern in self.feature_sites)
+        """Return whether the feature map of this convolution is to be recorded."""
+        return _matches(site, self.features)
 
     def edits_at(self, site: str) -> list[Edit]:
-        """The edits asked for at this site, in order."""
+        """Return the edits at this site, in order."""
         return [edit for edit in self.edits if fnmatchcase(site, edit.site)]
 
     def keep(self, site: str, record: Record) -> None:
-        """Called by the doors."""
+        """Store the record of an attention site."""
         self.records[site] = record
 
-    def tap(self, site: str, out: Tensor) -> Tensor:
-        """Called by the doors with what they give out: the same values, as part of a graph where one is wanted.
-
-        The graph begins here, so that nothing before the first site takes part in it.
-        """
-        if not (self.gradients and self.wants(site)):
-            return out
-        self.outputs[site] = torch.zeros_like(out, requires_grad=True)
-        return out + self.outputs[site]
-
     def keep_features(self, site: str, features: Tensor) -> None:
-        """Called by the backbone. [B, C, H, W]."""
-        self.features[site] = features.detach().clone()
+        """Store the feature map [B, C, H, W] of a convolution."""
+        self.feature_maps[site] = features.detach().clone()
+
+    def tap(self, site: str, out: Tensor) -> Tensor:
+        """Return the output of a site, with a leaf of zeros added where gradients are recorded.
+
+        With out = A @ V, the gradient of A is that of out @ V^T. The graph begins at the leaves, so nothing before
+        the first site takes part in it.
+        """
+        if not (self.explain and self.wants(site)):
+            return out
+        self.taps[site] = torch.zeros_like(out, requires_grad=True)
+        return out + self.taps[site]
 
 
-def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+def _as_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _matches(site: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(site, pattern) for pattern in patterns)

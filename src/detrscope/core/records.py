@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -168,6 +169,17 @@ class DeformableRecord:
 
 
 Record = DenseRecord | DeformableRecord
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Gradient of one query's logit of one class with respect to the outputs of the attention sites."""
+
+    query: int
+    class_index: int
+    sites: Mapping[
+        str, Tensor
+    ]  # by site: [1, Q or S, h * dv], with respect to the input of the output projection
 
 
 def to_float32(record: Record) -> Record:

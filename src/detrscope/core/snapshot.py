@@ -42,7 +42,9 @@ class FeatureMaps:
         """Return feature maps [C, H, W] reduced to some channels in 8 bits."""
         maps = maps.float()
         size = Level(*maps.shape[-2:])
-        chosen = torch.cat([maps.square().mean(0, keepdim=True).sqrt(), maps[list(channels)]])  # [1 + c, H, W]
+        chosen = torch.cat(
+            [maps.square().mean(0, keepdim=True).sqrt(), maps[list(channels)]]
+        )  # [1 + c, H, W]
         if max(size) > SIDE:
             height, width = (max(1, round(side * SIDE / max(size))) for side in size)
             chosen = torch.nn.functional.adaptive_avg_pool2d(chosen[None], (height, width))[0]
@@ -168,7 +170,9 @@ def _reduced(record: Record, query_ids: Tensor) -> tuple[Record, Tensor]:
         return record_of_rows(rows[query_ids]), rows.mean(0).half()
     tokens, weights = (entries.flatten() for entries in record.footprint())  # [h * Q * 4P]
     heads, queries, count = record.shape
-    total = weights.new_zeros(count).scatter_add_(0, tokens, weights)  # without the [h, Q, S] of `record.rows()`
+    total = weights.new_zeros(count).scatter_add_(
+        0, tokens, weights
+    )  # without the [h, Q, S] of `record.rows()`
     few = replace(
         record,
         points=record.points[:, :, query_ids].half(),

@@ -18,19 +18,10 @@ from detrscope.core.geometry import Geometry
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import class_scores, postprocess
 from detrscope.core.probe import Probe
-from detrscope.core.records import Record
+from detrscope.core.records import Gradient, Record
 from detrscope.core.types import Detections, Level, Outputs, Regions, Target
 
 Kind = Literal["encoder.self", "decoder.self", "decoder.cross"]
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """How one query's logit of one class changes with what the attention sites give out."""
-
-    query: int
-    class_index: int
-    sites: Mapping[str, Tensor]  # [1, Q or S, h * dv] by site: of what it gives to the output projection
 
 
 @checked_methods
@@ -112,8 +103,9 @@ class TraceData:
             levels=probe.levels,
             model_sites=tuple(model_sites),
             records={site: _one_of(record, index, batch) for site, record in probe.records.items()},
-            features={site: kept[index].cpu() for site, kept in probe.features.items()},
+            features={site: maps[index].cpu() for site, maps in probe.feature_maps.items()},
             edits=probe.edits,
+            gradients=probe.gradients,
             shapes=dict(probe.shapes),
             picked=outputs.proposals is not None,
         )

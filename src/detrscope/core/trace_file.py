@@ -25,8 +25,8 @@ from detrscope.core.geometry import Geometry
 from detrscope.core.json_schema import parse_json, short_repr, type_name
 from detrscope.core.model_card import ModelCard
 from detrscope.core.packing import check_fields, own_storage, pack, unpack
-from detrscope.core.records import DeformableRecord, DenseRecord
-from detrscope.core.trace_data import Gradient, TraceData
+from detrscope.core.records import DeformableRecord, DenseRecord, Gradient
+from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_validation import find_problem
 from detrscope.core.types import Regions, Target
 

@@ -1,4 +1,4 @@
-"""Faithfulness measured on a model and a dataset: hide what a map ranks highest and see whether the detection goes."""
+"""Faithfulness measured on a model and a dataset: hide what a map ranks highest and follow the detection's score."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from detrscope.core.errors import UserError, nearest
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord
 from detrscope.core.trace_data import TraceData
-from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset
-from detrscope.explain.explainers import EXPLAINERS, RANDOM, ExplainInput, explain_inputs_in
+from detrscope.explain.explainers import EXPLAINERS, RANDOM, ExplainInput, detect_and_explain
 from detrscope.explain.sanity import sanity_check
 from detrscope.inference.detector import Detector
 from detrscope.lens.faithfulness import (
@@ -35,24 +34,24 @@ from detrscope.lens.faithfulness import (
 )
 
 SITES = "decoder.*.cross"  # where keys are hidden
-RANDOM_ORDERS = 3  # for each detection
-BLUR = 0.08  # standard deviation of the blur that insertion starts from, as a part of the image's longer side
+RANDOM_ORDERS = 3  # per detection
+BLUR = 0.08  # standard deviation of the blur that insertion starts from, relative to the image's longer side
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """What was measured.
+    """Results of a faithfulness measurement.
 
     Attributes:
-        model: its variant.
-        data: the name of the dataset.
-        images: how many were looked at.
-        detections: how many were followed.
-        steps: of every curve.
-        threshold: least score of a detection that is followed.
-        summaries: a line for each method, place and direction.
-        muted: mean score, as a part of the undisturbed one, with all cross-attention muted.
-        sanity: rank correlations after shuffling parameters; empty where not asked for.
+        model: variant of the model.
+        data: name of the dataset.
+        images: number of images.
+        detections: number of detections followed.
+        steps: number of steps of every curve.
+        threshold: minimum score of a followed detection.
+        muted: mean score with all cross-attention muted, relative to the undisturbed one.
+        summaries: one for each method, place and direction.
+        sanity: rank correlations after shuffling parameters; empty where the check was skipped.
     """
 
     model: str
@@ -66,7 +65,7 @@ class Faithfulness:
     sanity: tuple[Sanity, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
@@ -106,28 +105,27 @@ def measure_faithfulness(
     with progress() as bar:
         task = bar.add_task("images, hiding what each method ranks highest", total=len(paths))
         for done, path in enumerate(paths, start=1):
-            cases = [*explain_inputs_in(detector, path, threshold)]
+            cases = detect_and_explain(detector, path, threshold)
             part = 1 / (max(1, len(cases)) * (len(chosen) + RANDOM_ORDERS))
             for case in cases:
-                hide = PerturbationRunner(detector, case)
-                curves += _curves(hide, chosen, steps, len(muted), partial(bar.advance, task, part))
-                muted.append(hide.muted)
+                runner = PerturbationRunner(detector, case)
+                curves += _curves(runner, chosen, steps, len(muted), partial(bar.advance, task, part))
+                muted.append(runner.muted)
             bar.update(task, completed=done)
     if not muted:
         raise UserError(
-            f"{dataset.name}: nothing was found with a score of {threshold} or more in {len(paths)} images"
+            f"{dataset.name}: nothing is detected with a score of {threshold} or more in {len(paths)} images"
         )
-    checked = sanity_check(detector, paths[:sanity], chosen, threshold) if sanity else ()
     return Faithfulness(
         model=detector.card.variant,
         data=dataset.name,
         images=len(paths),
         detections=len(muted),
-        muted=fmean(muted),
         steps=steps,
         threshold=threshold,
+        muted=fmean(muted),
         summaries=tuple(summarise(curves, RANDOM)),
-        sanity=tuple(checked),
+        sanity=tuple(sanity_check(detector, paths[:sanity], chosen, threshold)) if sanity else (),
     )
 
 
@@ -146,32 +144,30 @@ def check_arguments(count: int, steps: int, sanity: int, methods: Sequence[str])
 
 
 def _curves(
-    hide: PerturbationRunner, methods: Sequence[str], steps: int, number: int, on_method: Callable[[], None]
+    runner: PerturbationRunner, methods: Sequence[str], steps: int, number: int, on_method: Callable[[], None]
 ) -> list[Curve]:
     """Return the curves of every method for one detection; `on_method` is called after each method."""
     generator = torch.Generator().manual_seed(number)
-    weights = [(method, EXPLAINERS[method](hide.case)) for method in methods]
-    weights += [
-        (RANDOM, torch.rand(hide.case.trace.tokens, generator=generator)) for _ in range(RANDOM_ORDERS)
-    ]
+    weights = [(method, EXPLAINERS[method](runner.case)) for method in methods]
+    tokens = runner.case.trace.tokens
+    weights += [(RANDOM, torch.rand(tokens, generator=generator)) for _ in range(RANDOM_ORDERS)]
     curves = []
-    for method, one in weights:
-        for where, deletion, insertion in (
-            ("keys", *hide.keys(one, steps)),
-            ("pixels", *hide.pixels(one, steps)),
-        ):
-            curves.append(Curve(method, where, "deletion", number, _relative(deletion, hide.whole)))
-            curves.append(Curve(method, where, "insertion", number, _relative(insertion, hide.whole)))
+    for method, ranking in weights:
+        for where, perturb in (("keys", runner.keys), ("pixels", runner.pixels)):
+            for direction, scores in zip(("deletion", "insertion"), perturb(ranking, steps), strict=True):
+                relative = tuple((scores / runner.undisturbed).tolist())
+                curves.append(Curve(method, where, direction, number, relative))
         on_method()
     return curves
 
 
-def _relative(scores: Tensor, whole: float) -> tuple[float, ...]:
-    return tuple((scores / whole).tolist())
-
-
 class PerturbationRunner:
-    """Runs the model on one image with parts of it hidden, and follows one detection."""
+    """Model on one image with parts of it hidden; follows the score of one detection.
+
+    Attributes:
+        undisturbed: score with nothing hidden.
+        muted: score with all cross-attention muted, relative to `undisturbed`.
+    """
 
     def __init__(self, detector: Detector, case: ExplainInput) -> None:
         self.detector = detector
@@ -179,61 +175,53 @@ class PerturbationRunner:
         self.images = case.normalised[None]  # [1, 3, h, w]
         record = case.trace.record(case.trace.site("decoder.cross"))
         self.dense = isinstance(record, DenseRecord)
-        self.whole = float(self._scores(self.images))
-        self.muted = float(self._scores(self.images, [Gain(SITES, 0.0)])) / self.whole
-        side = max(self.images.shape[-2:])
-        self.blurred = _blur(self.images, BLUR * side)
+        self.undisturbed = float(self._scores(self.images))
+        self.muted = float(self._scores(self.images, [Gain(SITES, 0.0)])) / self.undisturbed
+        self.blurred = _blur(self.images, BLUR * max(self.images.shape[-2:]))
 
     def keys(self, weights: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Scores with keys hidden, and shown, the highest first: [steps + 1] each.
+        """Return the scores with keys deleted, and inserted, highest weight first: [steps + 1] each.
 
-        One key is always left: a softmax over none has no meaning.
+        One key is always left: a softmax over no keys is undefined.
         """
         counts = (fractions(steps) * (len(weights) - 1)).round()
         hidden = torch.cat(
             [first_of(weights, counts), ~first_of(weights, counts + 1)]
         )  # [2 * (steps + 1), S]
         if self.dense:
-            scores = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))[
-                :, None, None
-            ]  # [n, 1, 1, S]
-            images = self.images.expand(len(hidden), -1, -1, -1)
-            found = self._scores(images, [Bias(SITES, scores)])
+            bias = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))[:, None, None]  # [n, 1, 1, S]
+            scores = self._scores(self.images.expand(len(hidden), -1, -1, -1), [Bias(SITES, bias)])
         else:
-            edits = [Gain(SITES, 0.0, keys=tuple(one.nonzero()[:, 0].tolist())) for one in hidden]
-            found = torch.cat([self._scores(self.images, [edit]) for edit in edits])
-        deletion, insertion = found.split(steps + 1)
-        return deletion, insertion
+            edits = [Gain(SITES, 0.0, keys=tuple(row.nonzero()[:, 0].tolist())) for row in hidden]
+            scores = torch.cat([self._scores(self.images, [edit]) for edit in edits])
+        return scores[: steps + 1], scores[steps + 1 :]
 
     def pixels(self, weights: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Scores with pixels hidden, and shown, the highest first: [steps + 1] each."""
-        importance = _over_seen(self.case.trace, weights)  # [h, w]
+        """Return the scores with pixels deleted, and inserted, highest weight first: [steps + 1] each."""
+        importance = _over_pixels(self.case.trace, weights)  # [h, w]
         counts = (fractions(steps) * importance.numel()).round()
         first = first_of(importance.flatten(), counts).view(-1, 1, *importance.shape)  # [steps + 1, 1, h, w]
         deletion = self._scores(torch.where(first, 0.0, self.images))  # 0 is the mean colour
         insertion = self._scores(torch.where(first, self.images, self.blurred))
         return deletion, insertion
 
-    @torch.no_grad()
     def _scores(self, images: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
-        """[B] on the CPU."""
-        detector = self.detector
-        batch = Batch(images.to(device=detector.device, dtype=detector.dtype))
-        outputs: Outputs = detector.model(batch, probe=Probe(sites=[], edits=edits))
-        return detection_score(outputs, self.case.detected, detector.card.scoring).float().cpu()
+        """Return the score of the detection in each image, [B] on the CPU."""
+        outputs = self.detector.engine.predict(images, probe=Probe(sites=[], edits=edits))
+        return detection_score(outputs, self.case.detected, self.detector.card.scoring).float().cpu()
 
 
-def _over_seen(trace: TraceData, weights: Tensor) -> Tensor:
-    """Weights of tokens [S] as a smooth map over the pixels of what the model saw: [h, w]."""
+def _over_pixels(trace: TraceData, weights: Tensor) -> Tensor:
+    """Return weights of tokens [S] as a smooth map over the pixels of the model's input, [h, w]."""
     parts = parts_of(weights.float(), trace.levels)
-    seen = AttentionMap(
-        parts, tuple(range(len(parts))), trace.geometry.of_seen(), trace.image, Selection("weights")
-    )
-    return seen.on_image()
+    geometry = trace.geometry.of_seen()
+    return AttentionMap(
+        parts, tuple(range(len(parts))), geometry, trace.image, Selection("weights")
+    ).on_image()
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur, [B, 3, H, W] -> [B, 3, H, W]."""
+    """Return the images after a Gaussian blur, [B, 3, H, W]."""
     reach = int(3 * sigma) + 1
     offset = torch.arange(-reach, reach + 1, dtype=images.dtype)
     kernel = (-0.5 * (offset / sigma) ** 2).exp()

@@ -1,8 +1,8 @@
-"""The sanity check of Adebayo et al. 2018 (arXiv:1810.03292, section 3): a map must depend on what was learned.
+"""The sanity check of Adebayo et al. 2018 (arXiv:1810.03292, section 3): a map must depend on the parameters.
 
-Parameters are destroyed from the predictions down to the pixels, stage by stage and never restored (cascading
-randomisation); a map that stays as it was shows the picture, not the model. Each parameter's entries are shuffled, so
-that their distribution stays.
+Parameters are randomised from the predictions down to the pixels, stage by stage and never restored (cascading
+randomisation); a map that does not change shows the image, not the model. Each parameter's entries are shuffled, so
+that their distribution is kept.
 """
 
 from __future__ import annotations
@@ -16,72 +16,73 @@ import torch
 from torch import nn
 
 from detrscope.console import log, progress
-from detrscope.explain.explainers import EXPLAINERS, explain_inputs_in, explain_inputs_of
+from detrscope.explain.explainers import EXPLAINERS, detect_and_explain, explain_inputs
 from detrscope.inference.detector import Detector
+from detrscope.inference.torch_engine import require_torch
 from detrscope.lens.faithfulness import Sanity, rank_correlation
 
 
 def sanity_check(
     detector: Detector, paths: Sequence[Path], methods: Sequence[str], threshold: float, seed: int = 0
 ) -> list[Sanity]:
-    """Rank correlation of every method's map with its true one, after each stage.
+    """Return, for every method and stage, the rank correlation of its maps with those of the trained model.
 
-    The map is that of the query with the same number and of the same class, whatever it finds by then. After each
-    stage the model is another one; in two-stage families, queries start from other tokens once the encoder is
-    shuffled.
+    Maps are compared for the same query index and class, whatever the query detects by then. After each stage it is
+    another model: in two-stage families, queries start from other tokens once the encoder is shuffled.
 
     Args:
-        detector: left as it is; a copy is shuffled.
-        paths: pictures.
+        detector: not changed; a copy is shuffled.
+        paths: images.
         methods: names of `EXPLAINERS`.
-        threshold: least score of a detection.
-        seed: of the shuffling.
+        threshold: minimum score of a detection.
+        seed: random seed of the shuffling.
 
     Returns:
-        A line for each method; none, with a warning, where nothing is found in the pictures.
+        One result for each method; empty, with a warning, where nothing is detected in the images.
+
+    Raises:
+        UserError: PyTorch does not run this detector.
     """
-    true = [[*explain_inputs_in(detector, path, threshold)] for path in paths]
-    if not any(true):
-        log.warning("no check with shuffled parameters: nothing is found in its %d pictures", len(paths))
+    cases_by_path = [
+        (path, cases) for path in paths if (cases := detect_and_explain(detector, path, threshold))
+    ]
+    if not cases_by_path:
+        log.warning("no check with shuffled parameters: nothing is detected in its %d images", len(paths))
         return []
-    maps = [[{m: EXPLAINERS[m](case) for m in methods} for case in found] for found in true]
+    trained = [[{m: EXPLAINERS[m](case) for m in methods} for case in cases] for _, cases in cases_by_path]
     shuffled = copy.deepcopy(detector)
+    model = require_torch(shuffled.engine, "the check with shuffled parameters").model
     generator = torch.Generator().manual_seed(seed)
     correlations: dict[str, dict[str, float]] = {method: {} for method in methods}
     with progress() as bar:
-        task = bar.add_task("stages, shuffling parameters", total=len([*stages(shuffled.model)]))
-        for name, parameters in stages(shuffled.model):
+        task = bar.add_task("stages, shuffling parameters", total=len([*stages(model)]))
+        for stage, parameters in stages(model):
             _shuffle(parameters, generator)
-            now: dict[str, list[float]] = {method: [] for method in methods}
-            for path, found, known in zip(paths, true, maps, strict=True):
-                if not found:
-                    continue
-                detected = [case.detected for case in found]
-                trace = shuffled.trace(path, explain=[(one.query, one.class_index) for one in detected])
-                for case, before in zip(explain_inputs_of(shuffled, trace, detected), known, strict=True):
+            values: dict[str, list[float]] = {method: [] for method in methods}
+            for (path, cases), maps in zip(cases_by_path, trained, strict=True):
+                detected = [case.detected for case in cases]
+                trace = shuffled.trace(path, explain=[(d.query, d.class_index) for d in detected])
+                for case, before in zip(explain_inputs(shuffled, trace, detected), maps, strict=True):
                     for method in methods:
-                        now[method].append(rank_correlation(EXPLAINERS[method](case), before[method]))
-            for method, values in now.items():
-                correlations[method][name] = fmean(values)
+                        values[method].append(rank_correlation(EXPLAINERS[method](case), before[method]))
+            for method in methods:
+                correlations[method][stage] = fmean(values[method])
             bar.advance(task)
-    return [Sanity(method, values) for method, values in correlations.items()]
+    return [Sanity(method, by_stage) for method, by_stage in correlations.items()]
 
 
 def stages(model: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:
-    """Parameters from the predictions down to the pixels: heads, decoder layers from the last, ... backbone."""
+    """Yield the parameters of each stage from predictions to pixels: heads, last decoder layer, ... backbone."""
     for name in ("heads", "decoder", "queries", "encoder", "neck", "backbone"):
         part = model.get_submodule(name)
         rest = {id(p): p for p in part.parameters()}
-        layers = (
-            [*part.layers]
-            if name in ("decoder", "encoder") and isinstance(part.layers, nn.ModuleList)
-            else []
-        )
-        inside = [[rest.pop(id(p)) for p in layer.parameters() if id(p) in rest] for layer in layers]
+        stack = part.layers if name in ("decoder", "encoder") else None
+        layers = [*stack] if isinstance(stack, nn.ModuleList) else []
+        by_layer = [[rest.pop(id(p)) for p in layer.parameters() if id(p) in rest] for layer in layers]
         if not layers and rest:
             yield name, [*rest.values()]
-        for index, own in reversed([*enumerate(inside)]):
-            yield f"{name}.{index}", [*rest.values(), *own]  # norms and the like go with the last layer
+        for index, own in reversed([*enumerate(by_layer)]):
+            yield f"{name}.{index}", [*rest.values(), *own]  # what no layer owns goes with the last layer
             rest = {}
 
 

@@ -1,68 +1,59 @@
-"""The Detector: a model ready to look at pictures, its class names and its preprocessing."""
+"""The Detector: a model that runs on images, with its class names and its preprocessing."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints.load import RANDOM_SEED, load_model, seeded
 from detrscope.console import log
 from detrscope.core.argument_check import checked_arguments, checked_methods
 from detrscope.core.classes import ClassTable
+from detrscope.core.download import is_url, shown_url
 from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import postprocess
-from detrscope.core.types import Batch, Detections, Outputs, Target
-from detrscope.data.image_reader import Channels, ImageSource, read_image
-from detrscope.inference.tracing import Wanted, source_name, trace_picture
-from detrscope.ops.kernels.machine import DTYPES, fastest_precision, warn_if_emulated
+from detrscope.core.probe import Probe
+from detrscope.core.types import Detections, Outputs, Target
+from detrscope.data.image_reader import Channels, ImageSource, read_image, read_upright
+from detrscope.inference.engine import Engine, Precision
+from detrscope.inference.torch_engine import TorchEngine, check_precision, choose_device, choose_dtype
+from detrscope.inference.tracing import trace_image
 from detrscope.trace_interface import Trace
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-ENGINES = ("torch",)
+ENGINES = ("auto", "torch")
 
 
 @checked_methods
 class Detector:
-    """Finds objects in pictures. Made by `load`.
+    """A model that detects objects in images. Made by `load`.
 
     Attributes:
-        model: the network in evaluation mode, norms folded into convolutions, channels last.
-        card: classes, preprocessing, config.
-        device: where it runs.
-        dtype: of weights and activations; the heads stay in float32.
+        engine: runs the model; gives device, precision and attention sites.
+        card: classes, preprocessing and config of the model.
     """
 
-    def __init__(
-        self, model: DetectionTransformer, card: ModelCard, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        model.eval().requires_grad_(False)
-        model.backbone.fold_norms()
-        model.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
-        model.heads.float()  # eight bits of mantissa would round boxes to two pixels
-        self.model = model
+    def __init__(self, engine: Engine, card: ModelCard) -> None:
+        self.engine = engine
         self.card = card
-        self.device = device
-        self.dtype = dtype
 
     def __repr__(self) -> str:
-        return f"Detector({self.card.variant}, {len(self.classes)} classes, {self.device}, {self.dtype})"
+        engine = f"{self.engine.name}, {self.engine.device}, {self.engine.precision}"
+        return f"Detector({self.card.variant}, {len(self.classes)} classes, {engine})"
 
     @property
     def classes(self) -> ClassTable:
         """Class names and original category ids."""
         return self.card.classes
 
-    @torch.inference_mode()
     def predict(self, images: Tensor, padding: Tensor | None = None) -> Outputs:
-        """Raw predictions of a normalised batch.
+        """Return the raw predictions of a normalised batch.
 
         Args:
             images: [B, 3, H, W] float, normalised as the card says.
@@ -75,9 +66,7 @@ class Detector:
             UserError: images or padding of another shape or type.
         """
         _check_batch(images, padding)
-        images = images.to(device=self.device, dtype=self.dtype)
-        padding = None if padding is None else padding.to(self.device)
-        return self.model(Batch(images, padding))
+        return self.engine.predict(images, padding)
 
     @overload
     def detect(
@@ -100,34 +89,35 @@ class Detector:
         *,
         channels: Channels = "rgb",
     ) -> Detections | list[Detections]:
-        """Objects in one picture, or in each of a list of pictures.
+        """Detect objects in one image, or in each of a list of images.
 
         Args:
             source: path, URL, bytes, PIL image, array [H, W, 3], tensor [3, H, W], or a list of these. Each image
-                goes through on its own, so that none is padded.
-            threshold: the least score kept, 0 to 1; 0.0 gives every query (with sigmoid scores, the best 100 pairs of
+                is a batch of its own, so that none is padded.
+            threshold: minimum score, 0 to 1; 0.0 returns every query (with sigmoid scores, the best 100 pairs of
                 query and class).
             channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
 
         Returns:
-            `Detections` with boxes in pixels of the upright original, best first; a list of them for a list.
+            Detections with boxes in pixels of the upright original, best first; a list of them for a list.
 
         Raises:
-            UserError: a picture that cannot be read, or a threshold outside 0..1.
+            UserError: an image that cannot be read, or a threshold outside 0..1.
         """
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold {threshold}: expected a score between 0 and 1")
         if isinstance(source, list | tuple):
-            return [self._detect_one(one, threshold, channels) for one in source]
-        return self._detect_one(source, threshold, channels)
+            return [self._detect_in(image, threshold, channels) for image in source]
+        return self._detect_in(source, threshold, channels)
 
-    def _detect_one(self, source: ImageSource, threshold: float, channels: Channels) -> Detections:
+    def _detect_in(self, source: ImageSource, threshold: float, channels: Channels) -> Detections:
         image = read_image(source, channels=channels)  # [3, H, W] uint8
         height, width = image.shape[-2:]
-        outputs = self.predict(self.card.preprocessing.apply(image)[None])
+        outputs = self.engine.predict(self.card.preprocessing.apply(image)[None])
         (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
-        name = source_name(source)
-        return scored.detections(self.classes, threshold, height=height, width=width, source=name)
+        return scored.detections(
+            self.classes, threshold, height=height, width=width, source=_source_name(source)
+        )
 
     def trace(
         self,
@@ -142,28 +132,38 @@ class Detector:
         crop_xyxy: tuple[int, int, int, int] | None = None,
         channels: Channels = "rgb",
     ) -> Trace:
-        """Look at one picture and keep where attention went.
+        """Run the model on one image and record its attention.
 
         Args:
             source: path, URL, bytes, PIL image, array [H, W, 3] or tensor [3, H, W].
-            sites: names or patterns (`decoder.*.cross`) of the attention sites to record; None records every one.
-            edits: changes to make while looking.
-            features: names or patterns of the backbone's convolutions whose maps to keep, such as `backbone.layer4.*`.
-            targets: the truth, where known, kept beside what was seen; boxes 0..1 of the whole upright image.
-            explain: queries whose best class's gradient is kept, as the lens's relevance needs it; a pair of query and
-                class index for another class.
-            values: keep the values of softmax attention too, which rebuild each layer's output; with `explain` always.
-            crop_xyxy: look at this part of the upright image only, pixels.
+            sites: names or patterns (`decoder.*.cross`) of the attention sites to record; None records all of them.
+            edits: interventions to apply in the forward pass.
+            features: names or patterns of backbone convolutions whose feature maps are recorded, such as
+                `backbone.layer4.*`.
+            targets: ground truth to store in the trace, where known; boxes 0..1 of the whole upright image.
+            explain: queries whose best class's gradient is recorded, for `Trace.relevance`; a pair of query and class
+                index for another class.
+            values: record the values of softmax attention too, which rebuild each layer's output; always recorded
+                with `explain`.
+            crop_xyxy: part of the upright image to run the model on, in pixels; None is all of it.
             channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
 
         Raises:
-            UserError: a picture that cannot be read, a crop outside of it, a site, edit or query that does not fit
+            UserError: an image that cannot be read, a crop outside of it, or a site, edit or query that does not fit
                 this model; the known ones are named.
         """
-        wanted = Wanted(sites, edits, features, explain, values, crop_xyxy)
-        return Trace.of(
-            trace_picture(self.model, self.card, source, wanted, targets=targets, channels=channels)
+        image, orientation = read_upright(source, channels=channels)  # [3, H, W] uint8
+        data = trace_image(
+            self.engine,
+            self.card,
+            image,
+            Probe(sites, edits, features, explain, values),
+            orientation=orientation,
+            crop_xyxy=crop_xyxy,
+            targets=targets,
+            source=_source_name(source),
         )
+        return Trace.of(data)
 
 
 @checked_arguments
@@ -174,28 +174,28 @@ def load(
     classes: ClassTable | Sequence[str] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
-    engine: str = "torch",
+    engine: str = "auto",
 ) -> Detector:
-    """A detector by variant name, checkpoint, run folder, Hugging Face folder or id.
+    """Load a detector by variant name, checkpoint, run folder, Hugging Face folder or id.
 
     Args:
         name_or_path: such as `detr-r50`, `run/`, `best.safetensors`, `detr-r50-e632da11.pth`,
             `facebook/detr-resnet-50`.
-        weights: for a variant name: a file of its weights instead of the published one, or "random".
+        weights: for a variant name: a weights file instead of the published one, or "random".
         classes: class names (ids 0, 1, ...) or a ClassTable; where they are not the checkpoint's own, the class head is
-            reset and what was kept is logged.
+            reset and the rows that were kept are logged.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
         precision: "fp32", "bf16", "fp16" (GPU only); "auto" is the one that the model was trained and measured in
             where the device computes it natively, else fp32: published models keep the figures of their papers.
-        engine: what runs the model; "torch".
+        engine: engine that runs the model: "torch"; "auto" is the one that fits the file.
 
     Raises:
         UserError: unknown name, device, precision or engine, or weights that do not fit.
     """
     if engine not in ENGINES:
         raise UserError(f"engine '{engine}' is not known; {nearest(engine, ENGINES)}")
-    place = choose_device(device)
-    _refuse_precision(precision, place)
+    torch_device = choose_device(device)
+    check_precision(precision, torch_device)
     if classes is not None and not isinstance(classes, ClassTable):
         name, count = next(iter(Counter(classes).most_common(1)), ("", 0))
         if count > 1:
@@ -207,58 +207,25 @@ def load(
         loaded = load_model(name_or_path, weights=weights, classes=classes)
     for line in loaded.report.lines():
         log.info(line)
-    return Detector(loaded.model, loaded.card, place, _dtype_for(precision, loaded.card, place))
+    dtype = choose_dtype(precision, loaded.card, torch_device)
+    return Detector(TorchEngine.optimised(loaded.model, torch_device, dtype), loaded.card)
+
+
+def _source_name(source: ImageSource) -> str:
+    """Return the name of a source in results: a path, or a URL without passwords; empty for images in memory."""
+    if isinstance(source, str) and is_url(source):
+        return shown_url(source)
+    return str(source) if isinstance(source, str | Path) else ""
 
 
 def _check_batch(images: Tensor, padding: Tensor | None) -> None:
-    """Refuse a batch that is not one.
-
-    Raises:
-        UserError: the argument, its shape and what was expected.
-    """
+    """Check the shapes and types of a batch."""
     if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
         raise UserError(
             f"predict: images: expected floating-point [B, 3, H, W], found {list(images.shape)} of {images.dtype}"
         )
-    if padding is not None and (
-        padding.shape != (len(images), *images.shape[2:]) or padding.dtype != torch.bool
-    ):
-        expected = [len(images), *images.shape[2:]]
+    expected = (len(images), *images.shape[2:])
+    if padding is not None and (padding.shape != expected or padding.dtype != torch.bool):
         raise UserError(
-            f"predict: padding: expected bool {expected}, found {list(padding.shape)} of {padding.dtype}"
+            f"predict: padding: expected bool {list(expected)}, found {list(padding.shape)} of {padding.dtype}"
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """A device by name; "auto" takes a GPU where there is one.
-
-    Raises:
-        UserError: not a device, or not one of this machine.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device '{name}': {reason[:120]}; use auto, cpu, cuda, cuda:N or mps") from None
-    return device
-
-
-def _refuse_precision(precision: str, device: torch.device) -> None:
-    if precision not in (*DTYPES, "auto"):
-        raise UserError(f"precision '{precision}' is not known; {nearest(precision, (*DTYPES, 'auto'))}")
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
-
-
-def _dtype_for(precision: Precision, card: ModelCard, device: torch.device) -> torch.dtype:
-    """The type to compute in: that of the figures on the card where the device computes it natively, else float32."""
-    if precision == "auto":
-        native = card.precision == "bf16" and fastest_precision(device) == "bf16"
-        return torch.bfloat16 if native else torch.float32
-    warn_if_emulated(precision, device)
-    return DTYPES[precision]

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
-from detrscope.core.trace_data import Gradient, TraceData
+from detrscope.core.records import Gradient
+from detrscope.core.trace_data import TraceData
 from detrscope.lens.attention_product import AttentionProduct, from_queries
 from detrscope.lens.maps import map_of_row
 

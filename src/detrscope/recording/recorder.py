@@ -15,15 +15,16 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints.load import Loaded
 from detrscope.console import log
 from detrscope.core.errors import UserError
-from detrscope.core.geometry import Geometry
 from detrscope.core.model_card import ModelCard
 from detrscope.core.probe import Probe
 from detrscope.core.snapshot import CROSS, ProbeSnapshot, Recording, SnapshotStep
 from detrscope.core.snapshot_file import load_snapshot, save_snapshot, snapshot_paths
 from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_file import load_trace, save_trace
-from detrscope.core.types import Batch, Outputs
+from detrscope.core.types import Outputs
 from detrscope.data.dataset import DetectionDataset
+from detrscope.inference.torch_engine import TorchEngine
+from detrscope.inference.tracing import trace_image
 from detrscope.recording.part_attention import PartMeter, attention_row
 from detrscope.recording.probe_images import AnnotatedImage, open_probe_images
 from detrscope.training.config import RunConfig, TrainConfig
@@ -66,9 +67,19 @@ class SnapshotRecorder:
         snapshots, parts, full_traces = {}, [], []
         epoch = step / plan.steps_per_epoch
         is_full = self._is_full(step, plan)
+        features = "*" if self.config.features else ()
         with _in_evaluation(model):
             for image in self.images:
-                trace = self._trace(model, image, "*" if is_full else CROSS)
+                probe = Probe(None if is_full else CROSS, features=features, values=is_full)
+                trace = trace_image(
+                    TorchEngine(model),
+                    self.card,
+                    image.image,
+                    probe,
+                    orientation=image.orientation,
+                    targets=image.targets,
+                    source=str(image.path),
+                )
                 if is_full:
                     full_traces.append(self._save_full(image, trace, step, epoch))
                 matched = self._matched(trace)
@@ -76,7 +87,7 @@ class SnapshotRecorder:
                 parts += self._meter.measure(image.name, trace, matched)
                 path = self.folder / SNAPSHOTS / f"{image.name}{TRACE}"
                 if not path.is_file():
-                    save_trace(replace(trace, records={}, features={}), path)
+                    save_trace(replace(trace, records={}, features={}, original=None), path)
         path = save_snapshot(SnapshotStep(step, epoch, snapshots), self.folder / SNAPSHOTS)
         if parts:
             self.folder.add_attention_row(attention_row(step, epoch, parts))
@@ -98,27 +109,7 @@ class SnapshotRecorder:
     def _save_full(self, image: AnnotatedImage, trace: TraceData, step: int, epoch: float) -> Path:
         notes = {"epoch": round(epoch, 2), "step": step}
         path = self.folder / TRACES / f"{image.name}-step_{step:07d}{TRACE}"
-        full = replace(trace, features={}, original=image.image, regions=image.regions, notes=notes)
-        return save_trace(full, path)
-
-    def _trace(self, model: DetectionTransformer, image: AnnotatedImage, sites: str) -> TraceData:
-        resized = self.card.preprocessing.resize(image.image)
-        height, width = image.image.shape[-2:]
-        probe = Probe([sites], features=["*"] if self.config.features else ())
-        device = next(model.parameters()).device
-        with torch.no_grad():
-            outputs = model(Batch(self.card.preprocessing.normalise(resized)[None].to(device)), probe=probe)
-        trace = TraceData.of_probe(
-            probe,
-            outputs,
-            card=self.card,
-            geometry=Geometry.of_resize(
-                height, width, (resized.shape[1], resized.shape[2]), image.orientation
-            ),
-            image=resized,
-            model_sites=model.sites,
-        )
-        return replace(trace, targets=image.targets, source=str(image.path))
+        return save_trace(replace(trace, features={}, regions=image.regions, notes=notes), path)
 
     def _matched(self, trace: TraceData) -> dict[int, int]:
         """Return the query that training would match with each object, in the last layer."""
@@ -130,9 +121,7 @@ class SnapshotRecorder:
     def _snapshot(self, trace: TraceData, matched: Sequence[int]) -> ProbeSnapshot:
         """Return the trace reduced to the matched queries, then the best-scoring."""
         if not self._channels:
-            self._channels = {
-                site: _strongest(trace, site, self.config.features) for site in trace.features
-            }
+            self._channels = {site: _strongest(trace, site, self.config.features) for site in trace.features}
         best = trace.scores().amax(1).argsort(descending=True, stable=True).tolist()
         queries = list(dict.fromkeys([*matched, *best]))[: max(len(matched), self.config.queries)]
         return ProbeSnapshot.of_trace(trace, torch.tensor(sorted(queries)), self._channels)

@@ -1,0 +1,184 @@
+"""The PyTorch engine: a model, the device it is on and the precision it computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detrscope.blocks.path import DetectionTransformer
+from detrscope.core.errors import UserError, nearest
+from detrscope.core.model_card import ModelCard
+from detrscope.core.postprocess import class_scores
+from detrscope.core.probe import Probe
+from detrscope.core.records import Gradient
+from detrscope.core.types import Batch, Outputs
+from detrscope.inference.engine import Engine, Precision
+from detrscope.ops.kernels.machine import DTYPES, fastest_precision, warn_if_emulated
+
+
+class TorchEngine:
+    """A model that PyTorch runs as it is: in training or made ready by `optimised`.
+
+    Args:
+        model: the network; the caller sets its mode, device and precision.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: DetectionTransformer) -> None:
+        self.model = model
+
+    @classmethod
+    def optimised(cls, model: DetectionTransformer, device: torch.device, dtype: torch.dtype) -> TorchEngine:
+        """Return an engine for inference only; the model is changed in place.
+
+        Evaluation mode, no gradients of parameters, norms folded into convolutions, channels last.
+
+        Args:
+            model: the network.
+            device: device to move it to.
+            dtype: type of weights and activations.
+        """
+        model.eval().requires_grad_(False)
+        model.backbone.fold_norms()
+        model.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        model.heads.float()  # bf16 has 8 bits of mantissa: boxes would be rounded to two pixels
+        return cls(model)
+
+    @property
+    def _parameter(self) -> Tensor:
+        return next(self.model.backbone.parameters())  # not of the heads, which stay in float32
+
+    @property
+    def device(self) -> str:
+        """The device that the model is on."""
+        return str(self._parameter.device)
+
+    @property
+    def precision(self) -> str:
+        """The precision of weights and activations; the heads compute in float32."""
+        dtype = self._parameter.dtype
+        return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The attention sites of the model, in the order of the path."""
+        return self.model.sites
+
+    @property
+    def feature_sites(self) -> tuple[str, ...]:
+        """The convolutions of the backbone whose feature maps can be recorded."""
+        return self.model.feature_sites
+
+    def predict(self, images: Tensor, padding: Tensor | None = None, probe: Probe | None = None) -> Outputs:
+        """Return the predictions of a normalised batch, and record what a probe asks for; see `Engine.predict`."""
+        batch = Batch(self._to_model(images), None if padding is None else padding.to(self.device))
+        if probe is None:
+            with torch.inference_mode():
+                return self._forward(batch)
+        with torch.set_grad_enabled(
+            bool(probe.explain)
+        ):  # records are ordinary tensors, not inference tensors
+            outputs = self._forward(batch, probe)
+            probe.gradients = tuple(self._gradient(entry, outputs, probe) for entry in probe.explain)
+        return outputs
+
+    def image_gradients(self, images: Tensor, logits: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Return the gradients of logits with respect to the normalised image.
+
+        Args:
+            images: [1, 3, H, W] float.
+            logits: pairs of query and class index.
+
+        Returns:
+            A gradient [3, H, W] in float32 on the CPU for each pair.
+        """
+        images = self._to_model(images).requires_grad_()
+        with torch.enable_grad():
+            table = self._forward(Batch(images)).logits[-1, 0]  # [Q, K]
+        gradients = [torch.autograd.grad(table[pair], images, retain_graph=True)[0] for pair in logits]
+        return [gradient[0].float().cpu() for gradient in gradients]
+
+    def _to_model(self, images: Tensor) -> Tensor:
+        return images.to(device=self._parameter.device, dtype=self._parameter.dtype)
+
+    def _forward(self, batch: Batch, probe: Probe | None = None) -> Outputs:
+        outputs: Outputs = self.model(batch) if probe is None else self.model(batch, probe=probe)
+        return outputs
+
+    def _gradient(self, entry: int | tuple[int, int], outputs: Outputs, probe: Probe) -> Gradient:
+        """Return the gradient of a query's logit with respect to the output of each recorded site."""
+        logits = outputs.logits[-1, 0]  # [Q, K]
+        query, index = entry if isinstance(entry, tuple) else (entry, None)
+        if not 0 <= query < len(logits):
+            raise UserError(f"query {query}: this model has queries 0 to {len(logits) - 1}")
+        scores = class_scores(logits[query], self.model.scoring)  # [classes]
+        index = int(scores.argmax()) if index is None else index
+        if not 0 <= index < len(scores):
+            raise UserError(f"class index {index}: this model has classes 0 to {len(scores) - 1}")
+        gradients = torch.autograd.grad(
+            logits[query, index], list(probe.taps.values()), retain_graph=True, materialize_grads=True
+        )
+        return Gradient(query, index, {site: g.cpu() for site, g in zip(probe.taps, gradients, strict=True)})
+
+
+def require_torch(engine: Engine, purpose: str) -> TorchEngine:
+    """Return the engine if PyTorch runs the model.
+
+    Args:
+        engine: the engine of a detector.
+        purpose: what needs it, for the message.
+
+    Raises:
+        UserError: another engine runs the model.
+    """
+    if not isinstance(engine, TorchEngine):
+        raise UserError(
+            f"{purpose} needs PyTorch, but engine '{engine.name}' runs this model; load it with engine='torch'"
+        )
+    return engine
+
+
+def choose_device(name: str) -> torch.device:
+    """Return a device by name; "auto" takes a GPU where there is one.
+
+    Raises:
+        UserError: not a device, or not one of this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}': {reason[:120]}; use auto, cpu, cuda, cuda:N or mps") from None
+    return device
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Check that a device computes in a precision.
+
+    Raises:
+        UserError: an unknown precision, or one that the device does not compute in.
+    """
+    if precision not in (*DTYPES, "auto"):
+        raise UserError(f"precision '{precision}' is not known; {nearest(precision, (*DTYPES, 'auto'))}")
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
+
+
+def choose_dtype(precision: Precision, card: ModelCard, device: torch.device) -> torch.dtype:
+    """Return the type to compute in.
+
+    "auto" takes that of the figures on the card where the device computes it natively, else float32.
+    """
+    if precision == "auto":
+        native = card.precision == "bf16" and fastest_precision(device) == "bf16"
+        return torch.bfloat16 if native else torch.float32
+    warn_if_emulated(precision, device)
+    return DTYPES[precision]
