@@ -1,10 +1,10 @@
-"""What watching costs, looks and a film of 60 epochs of 4 pictures, and what following queries is for.
+"""Cost of recording: snapshots, and films of 60 snapshots of 4 images; and how much tracking queries helps.
 
-    python benchmarks/watching.py looks           # the demo's training for two epochs: its own looks, in one process
-    python benchmarks/watching.py film RUN        # a film of RUN's looks, repeated to 60 moments, of 4 pictures
-    python benchmarks/watching.py tracks RUN      # how often a query's box jumps, by its number and followed
+    python benchmarks/recording.py snapshots      # the demo's training for two epochs with its own snapshots
+    python benchmarks/recording.py film RUN       # films of RUN's snapshots, repeated to 60, of 4 images
+    python benchmarks/recording.py tracks RUN     # how often a query's box jumps, by its index and tracked
 
-The first two count seconds of CPU of the one process, which a busy machine stretches less than the clock on the wall.
+The first two count seconds of CPU of the one process, which a busy machine stretches less than the wall clock.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,35 +22,28 @@ import torch
 
 import detrscope as ds
 from detrscope.commands import timelapse as films
-from detrscope.lens.query_tracks import follow
+from detrscope.lens.query_tracks import track_queries
 from detrscope.recording.recorder import SnapshotRecorder, load_recording
+from detrscope.training.train_step import TrainStep
 
-EPOCHS, PICTURES = 60, 4
+SNAPSHOTS, IMAGES = 60, 4
 
 
-def looks() -> None:
-    spent = {"looks": 0.0, "count": 0.0}
-    real = SnapshotRecorder.__call__
-
-    def timed(self: SnapshotRecorder, *args: Any) -> None:
+def timed(method: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
         start = time.process_time()
-        real(self, *args)
-        spent["looks"] += time.process_time() - start
-        spent["count"] += 1
+        result = method(*args)
+        seconds.append(time.process_time() - start)
+        return result
 
-    SnapshotRecorder.__call__ = timed  # type: ignore[method-assign]
-    steps: list[float] = []
-    from detrscope.training.train_step import TrainStep
+    return call
 
-    step = TrainStep.step
 
-    def timed_step(self: TrainStep, *args: Any) -> Any:
-        start = time.process_time()
-        values = step(self, *args)
-        steps.append(time.process_time() - start)
-        return values
-
-    TrainStep.step = timed_step  # type: ignore[method-assign]
+def snapshots() -> None:
+    snapshot_times: list[float] = []
+    step_times: list[float] = []
+    SnapshotRecorder.__call__ = timed(SnapshotRecorder.__call__, snapshot_times)  # type: ignore[method-assign]
+    TrainStep.step = timed(TrainStep.step, step_times)  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         ds.train(
             preset="drawn-dogs",
@@ -57,22 +51,21 @@ def looks() -> None:
             out=Path(folder) / "run",
             overrides={"train.max_steps": 250, "data.val_split": "val", "train.evaluate_every": 100},
         )
-    each, a_step = spent["looks"] / spent["count"], sum(steps) / len(steps)
-    per_epoch = each * 125 / 50
+    snapshot, step = (sum(times) / len(times) for times in (snapshot_times, step_times))
+    per_epoch = snapshot * 125 / 50
     print(
-        f"{torch.get_num_threads()} threads; a look at 6 pictures {each:.3f} s, a step {a_step:.3f} s of CPU"
+        f"{torch.get_num_threads()} threads; a snapshot of 6 images {snapshot:.3f} s, a step {step:.3f} s of CPU"
     )
     print(
-        f"an epoch: 125 steps {125 * a_step:.1f} s, 2.5 looks {per_epoch:.2f} s: {per_epoch / a_step / 1.25:.1f}%"
+        f"an epoch: 125 steps {125 * step:.1f} s, 2.5 snapshots {per_epoch:.2f} s: {per_epoch / step / 1.25:.1f}%"
     )
 
 
 def film(run: str) -> None:
-    watched = load_recording(run)
-    names = list(watched.images)[:PICTURES]
-    moments = [watched.moments[i * len(watched.moments) // EPOCHS] for i in range(EPOCHS)]
-    images = {name: watched.images[name] for name in names}
-    sixty = replace(watched, images=images, moments=moments)
+    recording = load_recording(run)
+    images = {name: recording.images[name] for name in list(recording.images)[:IMAGES]}
+    steps = [recording.steps[i * len(recording.steps) // SNAPSHOTS] for i in range(SNAPSHOTS)]
+    sixty = replace(recording, images=images, steps=steps)
     films.load_recording = lambda run: sixty  # type: ignore[assignment]
     for view in ("final", "boxes", "plain", "queries"):
         with tempfile.TemporaryDirectory() as folder:
@@ -80,36 +73,33 @@ def film(run: str) -> None:
             paths = ds.timelapse(run, folder, view=view)
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         count = sum(path.suffix == ".mp4" for path in paths)
-        print(f"{view}: {count} film(s) of {EPOCHS} moments: {cpu:.1f} s of CPU, {wall:.1f} s on the wall")
+        print(f"{view}: {count} film(s) of {SNAPSHOTS} snapshots: {cpu:.1f} s of CPU, {wall:.1f} s wall clock")
 
 
 def tracks(run: str) -> None:
-    """Moves of the middle of a box by more than a fifth of the image between two looks, of the four best queries."""
-    watched = load_recording(run)
-    jumps: dict[str, list[bool]] = {"by number": [], "followed": []}
-    for name, image in watched.images.items():
-        seen, scoring = watched.looks(name), image.card.scoring
-        followed = follow(seen, scoring)  # [T, n]
-        for track in seen[-1].scores(scoring).amax(1).argsort(descending=True)[:4].tolist():
-            number = seen[-1].query_ids[track]
-            same = [
-                (look.query_ids == number).nonzero().flatten()[:1] for look in seen
-            ]  # none where it was not kept
-            for kind, places in (("by number", same), ("followed", followed[:, track, None])):
-                middles = [look.boxes()[place, :2] for look, place in zip(seen, places, strict=True)]
-                jumps[kind] += [bool((b - a).norm() > 0.2) for a, b in pairwise(middles) if len(a) and len(b)]
-    for kind, found in jumps.items():
-        print(f"{kind}: {sum(found)} of {len(found)} moves, {100 * sum(found) / len(found):.0f}%")
+    """Moves of a box's centre by more than a fifth of the image between two snapshots, of the four best queries."""
+    recording = load_recording(run)
+    jumps: dict[str, list[bool]] = {"by index": [], "tracked": []}
+    for name in recording.images:
+        traces, ids = recording.traces(name), [s.query_ids for s in recording.snapshots(name)]
+        tracked = track_queries(traces)  # [T, n]
+        for track in traces[-1].scores().amax(1).argsort(descending=True)[:4].tolist():
+            same_index = [(i == ids[-1][track]).nonzero().flatten()[:1] for i in ids]  # none where not stored
+            for kind, queries in (("by index", same_index), ("tracked", tracked[:, track, None])):
+                centres = [t.boxes_cxcywh[-1, query, :2] for t, query in zip(traces, queries, strict=True)]
+                jumps[kind] += [bool((b - a).norm() > 0.2) for a, b in pairwise(centres) if len(a) and len(b)]
+    for kind, moves in jumps.items():
+        print(f"{kind}: {sum(moves)} of {len(moves)} moves, {100 * sum(moves) / len(moves):.0f}%")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["looks", "film", "tracks"])
+    parser.add_argument("part", choices=["snapshots", "film", "tracks"])
     parser.add_argument("run", nargs="?", default="")
     given = parser.parse_args()
-    if given.what == "looks":
-        looks()
+    if given.part == "snapshots":
+        snapshots()
     else:
-        {"film": film, "tracks": tracks}[given.what](given.run)
+        {"film": film, "tracks": tracks}[given.part](given.run)

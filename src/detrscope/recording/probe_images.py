@@ -129,9 +129,9 @@ def _from_source(source: str, split: str, count: int, classes: ClassTable) -> li
     if not files:
         raise UserError(f"train.recording.images: {source}: no images")
     _check_count(source, len(files), count)
-    no_objects = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), ()
+    boxes, labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     return [
-        AnnotatedImage(file.stem, Path(str(file.content)), *read_upright(file.content), *no_objects)
+        AnnotatedImage(file.stem, Path(str(file.content)), *read_upright(file.content), boxes, labels, ())
         for file in files[: count or None]
     ]
 
