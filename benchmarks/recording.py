@@ -73,7 +73,9 @@ def film(run: str) -> None:
             paths = ds.timelapse(run, folder, view=view)
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         count = sum(path.suffix == ".mp4" for path in paths)
-        print(f"{view}: {count} film(s) of {SNAPSHOTS} snapshots: {cpu:.1f} s of CPU, {wall:.1f} s wall clock")
+        print(
+            f"{view}: {count} film(s) of {SNAPSHOTS} snapshots: {cpu:.1f} s of CPU, {wall:.1f} s wall clock"
+        )
 
 
 def tracks(run: str) -> None:

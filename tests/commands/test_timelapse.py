@@ -175,7 +175,7 @@ def test_a_run_without_ground_truth_or_metrics_is_filmed(recording: Recording) -
     for view in ("final", "boxes", "queries"):
         for run, has_boxes in ((recording, True), (bare, False), (unknown, False)):
             figure = next(iter(FILMS[view](run, FilmOptions()))).draw(0)
-            assert ("dashed: ground truth" in figure.caption) == has_boxes, view
+            assert ("white, dashed: ground truth" in figure.caption) == has_boxes, view
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 9])

@@ -56,7 +56,9 @@ def test_a_snapshot_is_a_trace_for_maps_and_files(variant: str, tmp_path: Path) 
     wanted = cross_attention(full, 3).values
     torch.testing.assert_close(cross_attention(few, 1).values, wanted, rtol=0, atol=2e-2)
     again = load_trace(save_trace(few, tmp_path / "few.trace"))
-    assert same(again.records, few.records) and again.queries == 2
+    assert again.queries == 2
+    for site in few.sites:
+        torch.testing.assert_close(again.record(site).rows(), few.record(site).rows())
 
 
 def test_files_are_bit_equal_and_in_order(tmp_path: Path) -> None:

@@ -157,16 +157,16 @@ class ProbeFilm:
 
     @property
     def averaged(self) -> str:
-        """How `attention` averages, in words."""
+        """Heads and queries that `attention` averages over, in words."""
         if self.options.queries == "all":
             return "mean over heads and all queries"
         return f"mean over heads and the queries that score at least {self.options.threshold:g} (else the best one)"
 
     @property
     def dashed_note(self) -> str:
-        """The meaning of dashed boxes, for a caption; empty without annotated boxes."""
+        """Meaning of dashed boxes, for a caption; empty without annotated boxes."""
         targets = self.recording.images[self.name].targets_xyxy
-        return "; dashed: ground truth" if targets is not None and len(targets) else ""
+        return "; white, dashed: ground truth" if targets is not None and len(targets) else ""
 
     def _best_scores(self, index: int) -> Tensor:
         trace = self.traces[index]

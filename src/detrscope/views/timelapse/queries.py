@@ -22,6 +22,7 @@ from detrscope.views.timelapse.film_spec import (
 )
 
 MAX_PANELS = 8  # queries in a film
+MARKERS = "; markers: sampling points of all heads, coloured by weight, shaped by level; blue: the reference"
 TRACKED = "queries tracked by box, class and attention from the last snapshot backwards"
 
 
@@ -57,8 +58,8 @@ def _draw_layers(film: ProbeFilm, track: Tensor, index: int) -> PixelFigure:
     trace, query = film.traces[index], int(track[index])
     sites = list(trace.records)
     deformable = isinstance(trace.records[sites[-1]], DeformableRecord)
-    points_note = "; markers: sampling points of all heads, coloured by weight" if deformable else ""
-    caption = f"decoder.*.cross: mean over heads; {OWN_PEAK}{film.dashed_note}{points_note}; {TRACKED}"
+    note = MARKERS if deformable else ""
+    caption = f"decoder.*.cross: mean over heads; {OWN_PEAK}{film.dashed_note}{note}; {TRACKED}"
     titles = [f"layer {layer}: {film.title(index, query, layer)}" for layer in range(len(sites))]
     figure, rects = grid_figure(film.heading(index), caption, titles, film.viewport)
     for layer, (site, rect) in enumerate(zip(sites, rects, strict=True)):
