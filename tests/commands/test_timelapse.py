@@ -23,7 +23,7 @@ from detrscope.core.snapshot import Recording
 from detrscope.core.types import Target
 from detrscope.recording.recorder import load_recording
 from detrscope.views.grid import largest_grid
-from detrscope.views.timelapse import FILMS, FilmOptions, FilmSpec, final
+from detrscope.views.timelapse import NAMES, FilmOptions, FilmSpec, films, final
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
 from detrscope.views.timelapse.film_spec import ProbeFilm
 from tests.support.recorded_run import record_run
@@ -66,8 +66,8 @@ def test_a_film_shows_every_snapshot_and_holds_the_last(run: Path, tmp_path: Pat
 
 def test_every_view_has_frames_of_one_size_and_its_own_files(recording: Recording) -> None:
     names: list[str] = []
-    for view, films in FILMS.items():
-        for film in films(recording, FilmOptions()):
+    for view in NAMES:
+        for film in films(view, recording, FilmOptions()):
             first, last = (film.draw(i).pixels() for i in (0, film.frames - 1))
             assert first.shape == last.shape and film.frames == 3, view
             assert first.std() > 5 and (first != last).any(), f"{film.name} shows nothing, or nothing moves"
@@ -80,7 +80,7 @@ def test_every_view_has_frames_of_one_size_and_its_own_files(recording: Recordin
 
 
 def only(recording: Recording, view: str, **options: Any) -> FilmSpec:
-    (film,) = FILMS[view](recording, FilmOptions(next(iter(recording.images)), **options))
+    (film,) = films(view, recording, FilmOptions(next(iter(recording.images)), **options))
     return film
 
 
@@ -113,10 +113,10 @@ def test_the_final_film_says_which_images_it_leaves_out(
 ) -> None:
     monkeypatch.setattr(log, "propagate", True)
     caplog.set_level("INFO", log.name)
-    (whole,) = FILMS["final"](recording, FilmOptions())
+    (whole,) = films("final", recording, FilmOptions())
     assert "images" not in whole.draw(0).caption.split("attention relative")[0]
     monkeypatch.setattr(final, "MAX_IMAGES", 1)
-    (cut,) = FILMS["final"](recording, FilmOptions())
+    (cut,) = films("final", recording, FilmOptions())
     assert "the first 1 of 2 images" in cut.draw(0).caption and "the first 1 of 2 images" in caplog.text
 
 
@@ -166,7 +166,7 @@ def test_a_run_without_ground_truth_or_metrics_is_filmed(recording: Recording) -
         metrics=[],
         attention=[],
     )
-    (film,) = FILMS["final"](bare, FilmOptions())
+    (film,) = films("final", bare, FilmOptions())
     assert film.draw(0).pixels().shape == (810, 1440, 3)
     nothing = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     unknown = replace(
@@ -174,7 +174,7 @@ def test_a_run_without_ground_truth_or_metrics_is_filmed(recording: Recording) -
     )
     for view in ("final", "boxes", "queries"):
         for run, has_boxes in ((recording, True), (bare, False), (unknown, False)):
-            figure = next(iter(FILMS[view](run, FilmOptions()))).draw(0)
+            figure = films(view, run, FilmOptions())[0].draw(0)
             assert ("white, dashed: ground truth" in figure.caption) == has_boxes, view
 
 
@@ -201,8 +201,8 @@ def test_an_interrupt_leaves_no_half_written_film(
 ) -> None:
     drawn: list[int] = []
 
-    def films(recording: Recording, options: FilmOptions) -> list[FilmSpec]:
-        (real,) = FILMS["final"](recording, options)
+    def interrupted(view: str, recording: Recording, options: FilmOptions) -> list[FilmSpec]:
+        (real,) = films("final", recording, options)
 
         def draw(index: int) -> object:
             drawn.append(index)
@@ -212,7 +212,7 @@ def test_an_interrupt_leaves_no_half_written_film(
 
         return [replace(real, name=name, draw=draw) for name in ("first", "second")]
 
-    monkeypatch.setitem(module.FILMS, "mean", films)
+    monkeypatch.setattr(module, "films", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ds.timelapse(run, tmp_path, view="mean", gif=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first.gif", "first.mp4"], "finished films stay"
@@ -246,7 +246,7 @@ def test_runs_without_snapshots_or_features_say_how_to_train(tmp_path: Path, def
     with pytest.raises(UserError, match="holds no snapshots; train with --probe-images DIR"):
         ds.timelapse(tmp_path)
     with pytest.raises(UserError, match=r"features: none were: train with train\.recording\.features=4"):
-        list(FILMS["features"](deformable, FilmOptions()))
+        films("features", deformable, FilmOptions())
 
 
 def test_the_command_prints_the_paths_it_wrote(

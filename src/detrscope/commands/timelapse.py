@@ -12,7 +12,7 @@ from detrscope.recording.recorder import load_recording
 from detrscope.views.gif import write_gif
 from detrscope.views.mp4 import write_mp4
 from detrscope.views.part_curves import draw_part_curves
-from detrscope.views.timelapse import FILMS, FilmOptions, FilmSpec
+from detrscope.views.timelapse import FINAL, NAMES, FilmOptions, FilmSpec, films
 from detrscope.views.timelapse.film_spec import AveragedQueries
 
 FOLDER = "timelapse"  # in the run folder
@@ -69,16 +69,16 @@ def timelapse(
     folder = Path(out) if out is not None else Path(run) / FOLDER
     if ALL in views:
         has_features = any(snapshot.features for snapshot in recording.steps[-1].snapshots.values())
-        views = [name for name in FILMS if name != "features" or has_features]
-    films = [film for name in views for film in FILMS[name](recording, options)]
+        views = [name for name in NAMES if name != "features" or has_features]
+    specs = [spec for name in views for spec in films(name, recording, options)]
     rate = fps or min(MAX_RATE, max(MIN_RATE, len(recording.steps) / SECONDS))
     paths = []
     with progress() as bar:
-        task = bar.add_task("filming", total=sum(film.frames for film in films))
-        for film in films:
-            bar.update(task, description=f"filming {film.name}")
-            paths += _write(film, folder, rate, gif, lambda: bar.advance(task))
-    if recording.attention and "final" in views:
+        task = bar.add_task("filming", total=sum(spec.frames for spec in specs))
+        for spec in specs:
+            bar.update(task, description=f"filming {spec.name}")
+            paths += _write(spec, folder, rate, gif, lambda: bar.advance(task))
+    if recording.attention and FINAL in views:
         path = folder / "parts.png"
         draw_part_curves(recording.attention, path, name=recording.name)
         paths.append(path)
@@ -88,16 +88,16 @@ def timelapse(
 
 
 def _write(
-    film: FilmSpec, folder: Path, rate: float, gif: bool, on_frame: Callable[[], object]
+    spec: FilmSpec, folder: Path, rate: float, gif: bool, on_frame: Callable[[], object]
 ) -> list[Path]:
     """Write one film, and its GIF, atomically."""
-    path = folder / f"{film.name}.mp4"
+    path = folder / f"{spec.name}.mp4"
     with ExitStack() as stack:
         add = stack.enter_context(write_mp4(path, rate))
         add_gif = stack.enter_context(write_gif(path.with_suffix(".gif"), rate)) if gif else None
-        for index in range(film.frames):
-            pixels = film.draw(index).pixels()
-            for _ in range(1 if index + 1 < film.frames else 1 + round(HOLD * rate)):
+        for index in range(spec.frames):
+            pixels = spec.draw(index).pixels()
+            for _ in range(1 if index + 1 < spec.frames else 1 + round(HOLD * rate)):
                 add(pixels)
                 if add_gif is not None:
                     add_gif(pixels)
@@ -107,6 +107,6 @@ def _write(
 
 def _check_views(views: Sequence[str]) -> list[str]:
     for name in views:
-        if name not in (*FILMS, ALL):
-            raise UserError(f"view '{name}' is not known; {nearest(name, (*FILMS, ALL))}")
+        if name not in (*NAMES, ALL):
+            raise UserError(f"view '{name}' is not known; {nearest(name, (*NAMES, ALL))}")
     return list(dict.fromkeys(views))

@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 from detrscope.core.errors import UserError
-from detrscope.core.snapshot import FeatureMaps, Recording
+from detrscope.core.snapshot import FeatureMaps
 from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.timelapse.film_spec import (
     NO_FEATURES,
     OWN_PEAK,
-    FilmOptions,
     FilmSpec,
     ProbeFilm,
     grid_figure,
-    probe_films,
 )
 
 AFTER = "after norm and ReLU"
 
 
-def feature_films(recording: Recording, options: FilmOptions) -> Iterator[FilmSpec]:
-    """Yield for each image: every convolution averaged over channels, or the stored channels of one convolution.
+def features_film(film: ProbeFilm) -> FilmSpec:
+    """Return every convolution averaged over channels, or the stored channels of one convolution.
 
     Raises:
         UserError: no features were recorded.
     """
-    for film in probe_films(recording, options):
-        if not film.snapshots[-1].features:
-            raise UserError(f"{recording.name}: features: {NO_FEATURES}")
-        if options.site is None:
-            name, draw = f"{film.name}-features", partial(_draw_sites, film)
-        else:
-            name = f"{film.name}-features-{options.site.removeprefix('backbone.')}"
-            draw = partial(_draw_channels, film, options.site)
-        yield FilmSpec(name, len(recording.steps), draw)
+    site = film.options.site
+    if not film.snapshots[-1].features:
+        raise UserError(f"{film.recording.name}: features: {NO_FEATURES}")
+    if site is None:
+        return film.spec("features", partial(_draw_sites, film))
+    return film.spec(f"features-{site.removeprefix('backbone.')}", partial(_draw_channels, film, site))
 
 
 def _draw_sites(film: ProbeFilm, index: int) -> PixelFigure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,6 +107,10 @@ class ProbeFilm:
         self.viewport = Viewport.of(recording.images[name])
         self.site = self.traces[-1].site("decoder.cross", options.layer)
 
+    def spec(self, view: str, draw: Callable[[int], Drawing]) -> FilmSpec:
+        """Return the film of this image that a function draws frame by frame."""
+        return FilmSpec(f"{self.name}-{view}", len(self.traces), draw)
+
     def heading(self, index: int, about: str = "") -> str:
         """Return the heading of a frame about this image."""
         return heading(self.recording, index, self.name + (f", {about}" if about else ""))
@@ -171,12 +175,6 @@ class ProbeFilm:
     def _best_scores(self, index: int) -> Tensor:
         trace = self.traces[index]
         return trace.scores(trace.prediction_layer(self.options.layer)).amax(1)  # [n]
-
-
-def probe_films(recording: Recording, options: FilmOptions) -> Iterator[ProbeFilm]:
-    """Yield each image to show."""
-    for name in options.images(recording):
-        yield ProbeFilm(recording, name, options)
 
 
 def heading(recording: Recording, index: int, about: str = "") -> str:

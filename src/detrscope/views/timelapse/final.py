@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import islice
 
 from detrscope.console import log
 from detrscope.core.snapshot import Recording
@@ -19,7 +18,6 @@ from detrscope.views.timelapse.film_spec import (
     FilmSpec,
     ProbeFilm,
     heading,
-    probe_films,
 )
 from detrscope.views.viewport import Rect
 
@@ -33,16 +31,16 @@ NAMES = 130  # pixels for the names of parts
 BELOW_IMAGES = (LOSS, RATES)  # charts that go below the images where there is room
 
 
-def final_films(recording: Recording, options: FilmOptions) -> Iterator[FilmSpec]:
-    """Yield one film with all images (the first nine) and the metrics of the run."""
-    count = len(options.images(recording))
-    films = list(islice(probe_films(recording, options), MAX_IMAGES))
-    if len(films) < count:
-        log.info("the final film shows the first %d of %d images", len(films), count)
-    name = "final" if count == len(recording.images) else f"{films[0].name}-final"
-    left_out = f"; the first {len(films)} of {count} images" if len(films) < count else ""
+def final_film(recording: Recording, options: FilmOptions) -> FilmSpec:
+    """Return one film with all images (the first nine) and the metrics of the run."""
+    names = options.images(recording)
+    left_out = f"the first {MAX_IMAGES} of {len(names)} images" if len(names) > MAX_IMAGES else ""
+    if left_out:
+        log.info("the final film shows %s", left_out)
+    films = [ProbeFilm(recording, name, options) for name in names[:MAX_IMAGES]]
+    name = "final" if len(names) == len(recording.images) else f"{names[0]}-final"
     draw = partial(_draw, recording, films, left_out, Curves.of(recording))
-    yield FilmSpec(name, len(recording.steps), draw)
+    return FilmSpec(name, len(recording.steps), draw)
 
 
 def _draw(
@@ -50,7 +48,9 @@ def _draw(
 ) -> PixelFigure:
     first = films[0]
     dashed = next((film.dashed_note for film in films if film.dashed_note), "")
-    caption = f"{first.site}: {first.averaged}; {OWN_PEAK}{dashed}; boxes: predicted{left_out}"
+    caption = f"{first.site}: {first.averaged}; {OWN_PEAK}{dashed}; boxes: predicted"
+    if left_out:
+        caption += f"; {left_out}"
     if recording.attention:
         caption += (
             "; attention relative to area: mean over objects of what the query matched with one (mean over heads of the"

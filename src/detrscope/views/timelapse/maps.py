@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
-from detrscope.core.snapshot import Recording
 from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.canvas.figure import COLOUR_BAR_WIDTH, MARGIN
-from detrscope.views.timelapse.film_spec import OWN_PEAK, FilmOptions, FilmSpec, ProbeFilm, probe_films
+from detrscope.views.timelapse.film_spec import OWN_PEAK, FilmSpec, ProbeFilm
 from detrscope.views.viewport import visible_cells
 
 WIDTH, MAX_HEIGHT = 720, 720  # pixels
 
 
-def boxes_films(recording: Recording, options: FilmOptions) -> Iterator[FilmSpec]:
-    """Yield for each image: averaged attention with predicted and annotated boxes."""
-    for film in probe_films(recording, options):
-        yield FilmSpec(f"{film.name}-boxes", len(recording.steps), partial(_draw_over_image, film, True))
+def boxes_film(film: ProbeFilm) -> FilmSpec:
+    """Return the averaged attention with predicted and annotated boxes."""
+    return film.spec("boxes", partial(_draw_over_image, film, True))
 
 
-def mean_films(recording: Recording, options: FilmOptions) -> Iterator[FilmSpec]:
-    """Yield for each image: averaged attention without boxes."""
-    for film in probe_films(recording, options):
-        yield FilmSpec(f"{film.name}-mean", len(recording.steps), partial(_draw_over_image, film, False))
+def mean_film(film: ProbeFilm) -> FilmSpec:
+    """Return the averaged attention without boxes."""
+    return film.spec("mean", partial(_draw_over_image, film, False))
 
 
-def plain_films(recording: Recording, options: FilmOptions) -> Iterator[FilmSpec]:
-    """Yield for each image: averaged attention as a plain map on one colour scale."""
-    for film in probe_films(recording, options):
-        maps = [visible_cells(film.attention(index))[0] for index in range(len(recording.steps))]
-        levels = recording.images[film.name].levels
-        scale = Scale.from_zero(
-            *maps, label="attention in a cell" if len(levels) > 1 else "attention of a token"
-        )
-        yield FilmSpec(f"{film.name}-plain", len(maps), partial(_draw_plain, film, scale))
+def plain_film(film: ProbeFilm) -> FilmSpec:
+    """Return the averaged attention as a plain map, all frames on one colour scale."""
+    maps = [visible_cells(film.attention(index))[0] for index in range(len(film.traces))]
+    unit = "attention in a cell" if len(film.traces[-1].levels) > 1 else "attention of a token"
+    return film.spec("plain", partial(_draw_plain, film, Scale.from_zero(*maps, label=unit)))
 
 
 def _draw_over_image(film: ProbeFilm, with_boxes: bool, index: int) -> PixelFigure:

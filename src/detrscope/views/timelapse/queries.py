@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 from torch import Tensor
 
 from detrscope.core.records import DeformableRecord
-from detrscope.core.snapshot import Recording
 from detrscope.lens.query_tracks import track_queries
 from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.sampling_points import draw_points, points_of
-from detrscope.views.timelapse.film_spec import (
-    OWN_PEAK,
-    FilmOptions,
-    FilmSpec,
-    ProbeFilm,
-    grid_figure,
-    probe_films,
-)
+from detrscope.views.timelapse.film_spec import OWN_PEAK, FilmSpec, ProbeFilm, grid_figure
 
 MAX_PANELS = 8  # queries in a film
 MARKERS = "; markers: sampling points of all heads, coloured by weight, shaped by level; blue: the reference"
 TRACKED = "queries tracked by box, class and attention from the last snapshot backwards"
 
 
-def query_films(recording: Recording, options: FilmOptions) -> Iterator[FilmSpec]:
-    """Yield for each image: the queries that score best in the end, or one query through the decoder layers."""
-    for film in probe_films(recording, options):
-        tracks = track_queries(film.traces, options.layer)  # [T, n]
-        if options.query is not None:
-            track = tracks[:, film.snapshots[-1].query_ids.tolist().index(options.query)]
-            name, draw = f"{film.name}-query-{options.query}", partial(_draw_layers, film, track)
-        else:
-            trace = film.traces[-1]
-            scores = trace.scores(trace.prediction_layer(options.layer)).amax(1)
-            best = scores.argsort(descending=True)[:MAX_PANELS]
-            name, draw = f"{film.name}-queries", partial(_draw_queries, film, tracks[:, best])
-        yield FilmSpec(name, len(recording.steps), draw)
+def queries_film(film: ProbeFilm) -> FilmSpec:
+    """Return the queries that score best in the end, or one query through the decoder layers."""
+    query, layer, last = film.options.query, film.options.layer, film.traces[-1]
+    tracks = track_queries(film.traces, layer)  # [T, n]
+    if query is not None:
+        track = tracks[:, film.snapshots[-1].query_ids.tolist().index(query)]
+        return film.spec(f"query-{query}", partial(_draw_layers, film, track))
+    best = last.scores(last.prediction_layer(layer)).amax(1).argsort(descending=True)[:MAX_PANELS]
+    return film.spec("queries", partial(_draw_queries, film, tracks[:, best]))
 
 
 def _draw_queries(film: ProbeFilm, tracks: Tensor, index: int) -> PixelFigure:
