@@ -39,7 +39,10 @@ def _draw_sites(film: ProbeFilm, index: int) -> PixelFigure:
     features = film.snapshots[index].features
     titles = [f"{site.removeprefix('backbone.')} {_size(maps)}" for site, maps in features.items()]
     values = [maps.values()[0].numpy() for maps in features.values()]
-    caption = f"feature maps of the backbone's convolutions, {AFTER} (shortcuts without): root mean square over channels; {OWN_PEAK}"
+    caption = (
+        f"feature maps of the backbone's convolutions, {AFTER} (shortcuts without): root mean square over channels;"
+        f" {OWN_PEAK}"
+    )
     return _draw_maps(film, film.heading(index, "features"), caption, titles, values)
 
 
