@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,9 +20,12 @@ from detrscope.core.types import Level, Pyramid
 LEVELS = (Level(5, 7), Level(3, 4))
 POINTS = (3, 1)  # ragged
 WIDTH, HEADS = 8, 2
+RATIOS = torch.tensor(
+    [[[1.0, 1.0], [1.0, 1.0]], [[1.0, 4 / 5], [3 / 4, 1.0]]]
+)  # [B, L, 2] of image in padded maps
 
 
-def made_up(padded: bool) -> Pyramid:
+def random_pyramid(padded: bool) -> Pyramid:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(2, 47, WIDTH, generator=generator)
     position = torch.randn(1, 47, WIDTH, generator=generator)
@@ -40,7 +44,7 @@ def randomised(block: DeformableAttention) -> DeformableAttention:
 
 
 @torch.no_grad()
-def written_out(block: DeformableAttention, query: Tensor, reference: Tensor, pyramid: Pyramid) -> Tensor:
+def by_definition(block: DeformableAttention, query: Tensor, reference: Tensor, pyramid: Pyramid) -> Tensor:
     """The block in float64, point by point: reference [B, Q, L, 2 or 4] of each map."""
     images, queries, _ = query.shape
     value = torch.nn.functional.linear(pyramid.tokens, block.value.weight, block.value.bias)
@@ -79,31 +83,29 @@ def written_out(block: DeformableAttention, query: Tensor, reference: Tensor, py
 @pytest.mark.parametrize("coordinates", [2, 4])
 def test_cross_attention_is_equation_3(padded: bool, coordinates: int) -> None:
     block = randomised(DeformableCrossAttention(WIDTH, HEADS, POINTS, "decoder.0.cross"))
-    pyramid = made_up(padded)
+    pyramid = random_pyramid(padded)
     generator = torch.Generator().manual_seed(2)
     x, position = torch.randn(2, 2, 6, WIDTH, generator=generator)
     boxes = torch.rand(2, 6, coordinates, generator=generator)
-    found = block(x, position, boxes, pyramid)
-    ratios = torch.ones(2, 2, 2)
-    if padded:
-        ratios[1] = torch.tensor([[1.0, 4 / 5], [3 / 4, 1.0]])
+    out = block(x, position, boxes, pyramid)
+    ratios = RATIOS if padded else torch.ones(2, 2, 2)
     reference = boxes[:, :, None] * ratios.repeat(1, 1, coordinates // 2)[:, None]
-    exact = written_out(block.double(), (x + position).double(), reference.double(), _double(pyramid))
-    torch.testing.assert_close(found.double(), exact, atol=1e-5, rtol=1e-5)
+    exact = by_definition(block.double(), (x + position).double(), reference.double(), _double(pyramid))
+    torch.testing.assert_close(out.double(), exact, atol=1e-5, rtol=1e-5)
 
 
-def test_self_attention_looks_from_positions_at_contents() -> None:
+def test_self_attention_samples_contents_around_token_centres() -> None:
     block = randomised(DeformableSelfAttention(WIDTH, HEADS, POINTS, "encoder.0.self"))
-    pyramid = made_up(padded=True)
-    reference = torch.rand(1, 47, 2, 2, generator=torch.Generator().manual_seed(3))
-    found = block(pyramid.tokens, pyramid, reference)
-    double = _double(pyramid)
+    centres = torch.rand(2, 47, 2, generator=torch.Generator().manual_seed(3))
+    pyramid = replace(random_pyramid(padded=True), centres=centres)
+    out = block(pyramid.tokens, pyramid)
+    reference = centres[:, :, None] * RATIOS[:, None]
     query = (pyramid.tokens + pyramid.position).double()
-    exact = written_out(block.double(), query, reference.expand(2, -1, -1, -1).double(), double)
-    torch.testing.assert_close(found.double(), exact, atol=1e-5, rtol=1e-5)
+    exact = by_definition(block.double(), query, reference.double(), _double(pyramid))
+    torch.testing.assert_close(out.double(), exact, atol=1e-5, rtol=1e-5)
 
 
-def test_points_start_as_arrows_of_one_direction_a_head() -> None:
+def test_points_start_in_one_direction_per_head() -> None:
     block = DeformableCrossAttention(32, 8, (4, 2), "decoder.0.cross")
     offsets = block.offsets.bias.detach().view(8, 6, 2)
     assert block.offsets.weight.abs().max() == 0 and block.weights.weight.abs().max() == 0
@@ -112,11 +114,11 @@ def test_points_start_as_arrows_of_one_direction_a_head() -> None:
     torch.testing.assert_close(offsets[1, 0], torch.tensor([1.0, 1.0]))  # an eighth: a corner of the square
 
 
-def test_places_stay_exact_under_autocast() -> None:
+def test_points_stay_float32_under_autocast() -> None:
     block = DeformableCrossAttention(
         WIDTH, HEADS, POINTS, "decoder.0.cross"
     )  # zero weights: offsets are the bias
-    pyramid, probes = made_up(padded=False), (Probe(), Probe())
+    pyramid, probes = random_pyramid(padded=False), (Probe(), Probe())
     x, boxes = torch.randn(2, 6, WIDTH), torch.rand(2, 6, 2)
     block(x, x, boxes, pyramid, probes[0])
     with torch.autocast("cpu", dtype=torch.bfloat16):

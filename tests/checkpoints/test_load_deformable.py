@@ -34,8 +34,8 @@ NAMES = {
     r"queries\.points": "transformer.reference_points",
     r"queries\.projection_norm": "transformer.enc_output_norm",
     r"queries\.projection": "transformer.enc_output",
-    r"queries\.place_norm": "transformer.pos_trans_norm",
-    r"queries\.place": "transformer.pos_trans",
+    r"queries\.box_projection_norm": "transformer.pos_trans_norm",
+    r"queries\.box_projection": "transformer.pos_trans",
     r"^(en|de)coder": r"transformer.\1coder",
     r"\.feedforward\.expand": ".linear1",
     r"\.feedforward\.contract": ".linear2",
@@ -131,7 +131,7 @@ def test_two_names_of_one_tensor_must_agree(tmp_path: Path) -> None:
     state["transformer.decoder.bbox_embed.1.layers.0.bias"] += 1
     state["bbox_embed.1.layers.0.bias"] = torch.zeros(32)
     torch.save({"model": state}, tmp_path / "broken.pth")
-    with pytest.raises(UserError, match=r"different content stand for heads.box_heads.1.layers.0.bias"):
+    with pytest.raises(UserError, match=r"different content for the same tensor: heads.box_heads.1.layers.0.bias"):
         load_model(tmp_path / "broken.pth")
 
 

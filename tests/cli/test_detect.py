@@ -506,6 +506,12 @@ def test_supervision_gets_the_same_detections(folder: Path) -> None:
     assert len(to_supervision(detect(DETECTOR, picture(0), threshold=0.99)[0].detections)) == 0
 
 
+def test_supervision_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(UserError, match=r"pip install 'detrscope\[supervision\]'"):
+        to_supervision(detect(DETECTOR, picture(0))[0].detections)
+
+
 def test_the_overview_counts_classes_of_many_pictures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

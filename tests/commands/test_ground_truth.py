@@ -18,8 +18,9 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.types import Regions
 from detrscope.data.drawn_dogs import write_drawn
+from detrscope.data.part_masks import read_part_mask
 from detrscope.lens.measure import measure
-from detrscope.synthetic.parts import NAMES, read_parts
+from detrscope.synthetic.parts import NAMES
 from detrscope.trace_interface import Trace
 from detrscope.views.options import ViewOptions
 from tests.support.equality import same
@@ -52,7 +53,7 @@ def test_boxes_and_parts_of_a_drawing_are_seen_and_measured(dogs: Path, tmp_path
     torch.testing.assert_close(trace.targets_xyxy, expected, atol=1e-3, rtol=0)
     assert f"the {len(boxes)} of the truth" in seen.pictures["detections"].caption
 
-    parts, _ = read_parts(picture)
+    parts, _, _ = read_part_mask(picture)
     assert trace.regions is not None
     masks = trace.regions.masks()
     assert set(masks) == {NAMES[n] for n in np.unique(parts) if n} | {"background"}

@@ -98,7 +98,7 @@ def test_everything_at_once(make_coco: MakeCoco) -> None:
         "image-without-boxes",
         *("box-like-xyxy", "box-like-fractions", "corners-reversed", "bad-label", "bad-value", "no-labels"),
         *("labels-in-two-places", "one-file-two-images", "unused-file", "left-out-file"),
-        *("one-label-two-images", "missing-split", "unused-pictures", "duplicate-class-name"),
+        *("one-label-two-images", "missing-split", "unused-images", "duplicate-class-name"),
         *("labels-like-pixels", "text-ids"),
     }  # those are tested with their readers
     assert covered == set(KINDS)

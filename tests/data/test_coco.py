@@ -25,8 +25,8 @@ def raw(image: torch.Tensor, boxes_xyxy: torch.Tensor, labels: torch.Tensor) -> 
 
 
 def lenient(source: Path, split: str = "train") -> tuple[DetectionDataset, ValidationLog]:
-    problems = ValidationLog(split, strict=False)
-    return read(source, split, problems), problems
+    validation = ValidationLog(split, strict=False)
+    return read(source, split, validation), validation
 
 
 def boxes_of(dataset: DetectionDataset, image_id: int) -> list[tuple[float, ...]]:
@@ -111,14 +111,14 @@ def test_boxes_are_cleaned_by_rule(
 ) -> None:
     good = box(1, 1, [1, 1, 5, 5], area=25)
     folder = make_coco([good, {"image_id": 1, "category_id": 7, "bbox": bbox, "area": 400}])
-    dataset, problems = lenient(folder)
+    dataset, validation = lenient(folder)
     assert boxes_of(dataset, 1)[1:] == ([] if left is None else [pytest.approx(left)])
-    assert [(p.kind, p.annotation, p.category) for p in problems.found] == (
+    assert [(p.kind, p.annotation, p.category) for p in validation.problems] == (
         [(kind, 2, "dog")] if kind else []
     )
     if kind == "box-clipped":
         assert dataset.annotations[1][1].area == 25  # the declared one is of more than is left
-    for problem in problems.found:
+    for problem in validation.problems:
         assert problem.file.endswith("1.png") and problem.fix and problem.reason
 
 
@@ -135,22 +135,22 @@ def test_what_was_dropped_is_counted_in_one_line(
 
 def test_corners_given_as_sizes_are_suspected(make_coco: MakeCoco) -> None:
     as_corners = [box(1, 1, [10, 10, 30, 25]), box(1, 1, [20, 5, 39, 20]), box(2, 1, [1, 1, 5, 5])]
-    _, problems = lenient(make_coco(as_corners))
-    assert "box-like-xyxy" in {p.kind for p in problems.found}
+    _, validation = lenient(make_coco(as_corners))
+    assert "box-like-xyxy" in {p.kind for p in validation.problems}
     sloppy = [box(1, 1, [10, 10, 35, 15]), box(1, 1, [30, 5, 5, 20]), box(2, 1, [20, 20, 5, 5])]
-    _, problems = lenient(make_coco(sloppy))
-    assert {p.kind for p in problems.found} == {"box-clipped", "missing-area"}
+    _, validation = lenient(make_coco(sloppy))
+    assert {p.kind for p in validation.problems} == {"box-clipped", "missing-area"}
 
 
 def test_annotation_ids(make_coco: MakeCoco) -> None:
     rows = [box(1, 1, [1, 1, 5, 5], id=0), box(1, 1, [9, 9, 5, 5], id=4)]
-    dataset, problems = lenient(make_coco(rows))
+    dataset, validation = lenient(make_coco(rows))
     assert [a.id for a in dataset.annotations[1]] == [0, 4]
     # A match with annotation 0 counts as none in COCO's evaluation.
     assert [a["id"] for a in dataset.coco_json()["annotations"]] == [1, 2]
     rows = [box(1, 1, [1, 1, 5, 5], id=4), box(2, 1, [9, 9, 5, 5], id=4)]
-    dataset, problems = lenient(make_coco(rows))
-    assert "duplicate-annotation-id" in {p.kind for p in problems.found}
+    dataset, validation = lenient(make_coco(rows))
+    assert "duplicate-annotation-id" in {p.kind for p in validation.problems}
     assert [a["id"] for a in dataset.coco_json()["annotations"]] == [1, 2]
 
 
@@ -193,11 +193,11 @@ def test_files_that_are_no_coco_json(tmp_path: Path) -> None:
 
 
 def test_an_annotation_of_an_unknown_image_is_dropped(make_coco: MakeCoco) -> None:
-    dataset, problems = lenient(
+    dataset, validation = lenient(
         make_coco([box(77, 1, [1, 1, 5, 5], area=1), box(1, 1, [1, 1, 5, 5], area=1)])
     )
     assert sum(map(len, dataset.annotations.values())) == 1
-    assert [(p.kind, p.annotation) for p in problems.found] == [("unknown-image", 1)]
+    assert [(p.kind, p.annotation) for p in validation.problems] == [("unknown-image", 1)]
 
 
 def test_a_missing_file_is_reported_and_named_when_read(
@@ -208,25 +208,25 @@ def test_a_missing_file_is_reported_and_named_when_read(
     dataset = open_dataset(folder, "train")
     assert any("1 x missing-image" in m and "2.png" in m for m in caplog.messages)
     samples = TransformedDataset(dataset, raw)
-    assert samples[0].size == (30, 40)
+    assert samples[0].info.size == (30, 40)
     with pytest.raises(UserError, match=r"2\.png: no such image file"):
         samples[1]
 
 
 def test_boxes_of_a_missing_file_without_a_size_are_kept(make_coco: MakeCoco) -> None:
     folder = make_coco([box(1, 1, [500, 400, 50, 60], area=3000)], images=[{"id": 1, "file_name": "no.jpg"}])
-    dataset, problems = lenient(folder)
+    dataset, validation = lenient(folder)
     assert boxes_of(dataset, 1) == [(500, 400, 50, 60)]
-    assert [p.kind for p in problems.found] == ["missing-image"]
+    assert [p.kind for p in validation.problems] == ["missing-image"]
 
 
 def test_the_size_of_the_file_is_used_where_none_is_declared_or_it_is_off_by_one(make_coco: MakeCoco) -> None:
     folder = make_coco()
     rows = [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png", "width": 41, "height": 30}]
     make_coco([box(2, 1, [1, 1, 39, 5])], images=rows, folder=folder)
-    dataset, problems = lenient(folder)
+    dataset, validation = lenient(folder)
     assert [(i.width, i.height) for i in dataset.images] == [(40, 30), (40, 30)]
-    assert "size-rounded" in {p.kind for p in problems.found}
+    assert "size-rounded" in {p.kind for p in validation.problems}
 
 
 def coloured(width: int, height: int, x: int, y: int, w: int, h: int) -> Image.Image:
@@ -252,12 +252,12 @@ def test_boxes_are_turned_where_the_size_is_that_of_the_stored_pixels(
     if orientation in (2, 3, 4):  # the size cannot tell: boxes are read as upright
         annotation["bbox"] = [8, 16, 24, 8]
     make_coco([annotation], images=rows, folder=folder)
-    problems = ValidationLog("train", strict=False)
-    dataset = read(folder, "train", problems, details=True)
+    validation = ValidationLog("train", strict=False)
+    dataset = read(folder, "train", validation, details=True)
     assert (dataset.images[0].width, dataset.images[0].height) == (64, 48)
     assert boxes_of(dataset, 1) == [(8, 16, 24, 8)]
     expected = [] if orientation == 1 else ["exif-ambiguous" if orientation < 5 else "exif-turned"]
-    assert [p.kind for p in problems.found] == expected
+    assert [p.kind for p in validation.problems] == expected
     if orientation >= 5:
         points = dataset.annotations[1][0].segmentation[0]
         assert (min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])) == (8, 16, 32, 24)
@@ -271,9 +271,11 @@ def test_upright_sizes_mean_upright_boxes(make_coco: MakeCoco, tmp_path: Path) -
     (folder / "train").mkdir(parents=True)
     with_orientation(picture(64, 48), folder / "train" / "a.jpg", 6)
     rows = [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}]
-    dataset, problems = lenient(make_coco([box(1, 1, [50, 40, 10, 5], area=50)], images=rows, folder=folder))
+    dataset, validation = lenient(
+        make_coco([box(1, 1, [50, 40, 10, 5], area=50)], images=rows, folder=folder)
+    )
     assert boxes_of(dataset, 1) == [(50, 40, 10, 5)]
-    assert [p.kind for p in problems.found] == ["exif-ambiguous"]
+    assert [p.kind for p in validation.problems] == ["exif-ambiguous"]
 
 
 def test_turning_four_times_is_no_turn() -> None:
@@ -300,9 +302,9 @@ def test_real_coco(shared_data: Path) -> None:
 
 
 def test_real_bccd(shared_data: Path) -> None:
-    dataset, problems = lenient(shared_data / "bccd", "val")
+    dataset, validation = lenient(shared_data / "bccd", "val")
     assert len(dataset) == 87
-    assert [(p.kind, Path(p.file).name, p.annotation) for p in problems.found] == [
+    assert [(p.kind, Path(p.file).name, p.annotation) for p in validation.problems] == [
         ("empty-box", "BloodImage_00338.jpg", 887)
     ]
 

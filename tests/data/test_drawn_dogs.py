@@ -17,9 +17,9 @@ from detrscope.data import drawn_dogs as drawn
 from detrscope.data.check import check
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset, splits_of
+from detrscope.data.part_masks import read_part_mask
 from detrscope.data.subset import Counts, cut_subset
 from detrscope.synthetic import parts as part
-from detrscope.synthetic.parts import read_parts
 from detrscope.synthetic.scene import LEAST_VISIBLE, VERSION, Scene, draw_scene
 from detrscope.synthetic.sketch import Sketch, blob, tube
 
@@ -145,7 +145,7 @@ def test_draw_writes_what_can_be_opened_and_checked(tmp_path: Path) -> None:
     out = tmp_path / "dogs"
     result = run("draw", "--count", 12, "--seed", 5, "--size", 64, "--out", out)
     assert result.exit_code == 0, result.exception
-    assert {p.name for p in out.iterdir()} == {"images", "annotations.json", "parts", "parts.json"}
+    assert {p.name for p in out.iterdir()} == {"images", "annotations.json", "parts"}
     dataset = open_dataset(str(out), "train", details=True)
     dogs = sum(map(len, dataset.annotations.values()))
     assert f"12 images, {dogs} dogs" in result.stdout and dogs > 5
@@ -155,7 +155,8 @@ def test_draw_writes_what_can_be_opened_and_checked(tmp_path: Path) -> None:
     for image in dataset.images:
         scene = draw_scene(5, image.id, 64)
         assert np.array_equal(read_image(image.path).permute(1, 2, 0).numpy(), scene.image)
-        parts, instance = read_parts(image.path)
+        parts, instance, names = read_part_mask(image.path)
+        assert names == tuple(part.NAMES.values()) and names[3] == "muzzle"
         assert np.array_equal(parts, scene.parts) and np.array_equal(instance, scene.instance)
         for row, annotation in enumerate(dataset.annotations[image.id]):
             mask = scene.instance == row + 1
@@ -168,7 +169,7 @@ def test_draw_writes_what_can_be_opened_and_checked(tmp_path: Path) -> None:
             assert np.array_equal(values.reshape(64, 64, order="F"), mask)
             x, y, w, h = annotation.bbox_xywh
             assert [x, y, x + w, y + h] == scene.boxes_xyxy[row].tolist()
-    assert json.loads((out / "parts.json").read_text())["parts"]["4"] == "muzzle"
+    assert json.loads((out / "parts" / "names.json").read_text())["parts"][3] == "muzzle"
     assert json.loads((out / "annotations.json").read_text())["info"]["version"] == VERSION
 
 
@@ -191,11 +192,6 @@ def test_draw_refuses(tmp_path: Path) -> None:
         error = run("draw", "--count", 2, *arguments).exception
         assert isinstance(error, UserError) and message in str(error)
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
-
-
-def test_part_masks_are_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"parts.a\.png: no part mask"):
-        read_parts(tmp_path / "images" / "a.png")
 
 
 SMALL = "drawn-dogs:count=6,val=4,test=3,size=48"

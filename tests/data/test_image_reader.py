@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from detrscope.core.errors import UserError
-from detrscope.data.image_reader import read_image, read_size
+from detrscope.data.image_header import read_size
+from detrscope.data.image_reader import read_image
 from tests.support.datasets import picture, with_orientation
 
 

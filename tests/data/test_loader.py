@@ -13,11 +13,11 @@ from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Target
 from detrscope.data import pixel_cache as cache
-from detrscope.data.dataset import DetectionDataset, Sample, TransformedDataset
+from detrscope.data.dataset import DetectionDataset, Sample, SampleInfo, TransformedDataset
 from detrscope.data.image_reader import read_image
 from detrscope.data.loader import Collated, DetectionLoader, collate, make_loader
 from detrscope.data.open_dataset import open_dataset
-from detrscope.data.transforms import AugmentConfig, eval_transform, train_transform
+from detrscope.data.transforms import AugmentConfig, EvalTransform, TrainTransform
 from tests.support.datasets import MakeCoco, box
 
 SMALL = Preprocessing(32, 64)
@@ -30,7 +30,7 @@ def opened(make_coco: MakeCoco, images: int = 11) -> DetectionDataset:
 
 
 def trained_on(dataset: DetectionDataset) -> TransformedDataset:
-    return TransformedDataset(dataset, train_transform(AUGMENT, SMALL))
+    return TransformedDataset(dataset, TrainTransform(AUGMENT, SMALL))
 
 
 def epoch_of(loader: DetectionLoader, epoch: int, skip: int = 0) -> list[Collated]:
@@ -50,7 +50,8 @@ def test_padding_is_at_the_right_and_the_bottom() -> None:
     sizes = [(4, 6), (5, 3)]
     empty = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     samples = [
-        Sample(torch.full((3, h, w), i + 1.0), empty, 10 + i, (h, w)) for i, (h, w) in enumerate(sizes)
+        Sample(torch.full((3, h, w), i + 1.0), empty, SampleInfo(10 + i, (h, w)))
+        for i, (h, w) in enumerate(sizes)
     ]
     batch, targets, infos = collate(samples)
     assert batch.images.shape == (2, 3, 5, 6)
@@ -108,8 +109,8 @@ def test_a_transform_that_writes_to_its_input_does_not_change_the_truth(make_coc
 
     samples = TransformedDataset(opened(make_coco), spoil)
     assert samples[0].target.labels.tolist() == [0]
-    assert samples.truth(0)[1].tolist() == [1]
-    assert samples.truth(0)[0].tolist() == [[1, 2, 21, 14]]
+    assert samples.ground_truth(0)[1].tolist() == [1]
+    assert samples.ground_truth(0)[0].tolist() == [[1, 2, 21, 14]]
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -196,34 +197,34 @@ def test_the_cache_holds_the_same_pixels_and_says_its_size(
 ) -> None:
     dataset = opened(make_coco)
     with caplog.at_level(logging.INFO, "detrscope"):
-        cached = TransformedDataset(dataset, eval_transform(SMALL), cache=True)
+        cached = TransformedDataset(dataset, EvalTransform(SMALL), cache=True)
     assert "caching 11 images takes 39.6 kB of memory" in caplog.messages[-1]
     for index, image in enumerate(dataset.images):
         assert torch.equal(cached.pixels(index), read_image(image.path))
-    plain = TransformedDataset(dataset, eval_transform(SMALL))
+    plain = TransformedDataset(dataset, EvalTransform(SMALL))
     before = [plain[i].image for i in range(11)]
     for image in dataset.images:
         image.path.unlink()
     assert all(torch.equal(cached[i].image, before[i]) for i in range(11))
     monkeypatch.setattr(cache, "free_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"needs 39\.6 kB of memory but only 1\.0 kB is free"):
-        TransformedDataset(dataset, eval_transform(SMALL), cache=True)
+        TransformedDataset(dataset, EvalTransform(SMALL), cache=True)
 
 
 def test_augmenting_does_not_change_the_cache(make_coco: MakeCoco) -> None:
     dataset = opened(make_coco)
-    cached = TransformedDataset(dataset, train_transform(AUGMENT, SMALL), cache=True)
+    cached = TransformedDataset(dataset, TrainTransform(AUGMENT, SMALL), cache=True)
     before = cached.pixels(0).clone()
-    boxes = cached.truth(0)[0].clone()
+    boxes = cached.ground_truth(0)[0].clone()
     for epoch in range(20):
         cached[epoch, 0]
     assert torch.equal(cached.pixels(0), before)
-    assert torch.equal(cached.truth(0)[0], boxes)
+    assert torch.equal(cached.ground_truth(0)[0], boxes)
 
 
 def test_sizes_are_those_of_the_original(make_coco: MakeCoco) -> None:
-    sample = TransformedDataset(opened(make_coco), eval_transform(SMALL))[0]
-    assert sample.size == (30, 40) and sample.image.shape == (3, 32, 42)
+    sample = TransformedDataset(opened(make_coco), EvalTransform(SMALL))[0]
+    assert sample.info.size == (30, 40) and sample.image.shape == (3, 32, 42)
 
 
 def test_wrong_numbers(make_coco: MakeCoco) -> None:
@@ -247,7 +248,7 @@ def test_fixed_batches(make_coco: MakeCoco) -> None:
 def test_real_images(shared_data: Path) -> None:
     dataset = open_dataset(shared_data / "bccd", "train").subset(range(1, 5))
     preprocessing = Preprocessing(240, 320)
-    samples = TransformedDataset(dataset, eval_transform(preprocessing))
+    samples = TransformedDataset(dataset, EvalTransform(preprocessing))
     ((batch, targets, _),) = make_loader(samples, 4, shuffle=False)
     assert batch.images.shape == (4, 3, 240, 320) and batch.padding is None
     assert torch.isfinite(batch.images).all()

@@ -100,10 +100,14 @@ def test_wrong_sources(make_coco: MakeCoco, tmp_path: Path) -> None:
     for source, split, message in (
         (tmp_path / "nothing", "train", "nothing: no such folder"),
         (f"coco:{tmp_path}/nothing", "train", "no such folder"),
-        (tmp_path / "empty", "train", "no layout that is known here. coco: .* yolo: .* voc: "),
+        (
+            tmp_path / "empty",
+            "train",
+            "the layout is not recognised; expected one of: coco: .* yolo: .* voc: ",
+        ),
         (f"voc:{folder}", "train", "not the layout of voc; expected Annotations"),
         (f"yolo:{folder}", "train", "not the layout of yolo; expected data.yaml"),
-        (f"cocco:{folder}", "train", "'cocco:' is not a known kind of dataset; did you mean 'coco'"),
+        (f"cocco:{folder}", "train", "'cocco:' is not a known dataset format; did you mean 'coco'"),
         ("C:\\data", "train", "no such folder"),  # a drive is no prefix
         (folder, "trian", "no split 'trian'; did you mean 'train'"),
         (folder, "val", "no split 'val'"),
@@ -121,7 +125,7 @@ def test_ambiguity_is_refused(make_coco: MakeCoco) -> None:
         open_dataset(folder, "training")
     (folder / "images" / "train").mkdir(parents=True)
     (folder / "classes.txt").write_text("cat\n")
-    with pytest.raises(UserError, match="may be coco or yolo; say which, such as coco:"):
+    with pytest.raises(UserError, match="may be coco or yolo; choose one, such as coco:"):
         open_dataset(folder, "train")
     assert len(open_dataset(f"coco:{folder}", "train")) == 2
 

@@ -9,33 +9,34 @@ import numpy as np
 import pytest
 from pycocotools import mask as oracle
 
+from detrscope.data.coco_masks import decode_mask
 from detrscope.data.dataset import Annotation, ImageInfo
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.data.open_dataset import open_dataset
-from detrscope.data.segmentation import BACKGROUND, OBJECT, OTHERS, box_regions, read_mask, segmentation_of
-from detrscope.synthetic.parts import read_parts
+from detrscope.data.part_masks import read_part_mask
+from detrscope.data.segmentation import BACKGROUND, OBJECT, OTHERS, box_regions, segmentation_of
 
 HEIGHT, WIDTH = 30, 40
 STAR = [[3.0, 4.0, 30.0, 6.0, 24.5, 25.0, 9.0, 22.0], [31.0, 20.0, 38.0, 20.0, 38.0, 28.0]]
 
 
 def annotation(number: int, segmentation: Any, area: float) -> Annotation:
-    return Annotation(number, 1, (0.0, 0.0, 5.0, 5.0), area, False, segmentation)
+    return Annotation(number, 1, 1, (0.0, 0.0, 5.0, 5.0), area, False, segmentation)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 def test_polygons_and_run_lengths_are_the_masks_that_pycocotools_reads() -> None:
     wanted = oracle.decode(oracle.merge(oracle.frPyObjects(STAR, HEIGHT, WIDTH))).astype(bool)
-    found = read_mask(STAR, HEIGHT, WIDTH)
+    found = decode_mask(STAR, HEIGHT, WIDTH)
     assert found is not None and wanted.any() and (found == wanted).all()
     packed = oracle.encode(np.asfortranarray(wanted.astype(np.uint8)))
-    again = read_mask(packed, HEIGHT, WIDTH)
+    again = decode_mask(packed, HEIGHT, WIDTH)
     assert again is not None and (again == wanted).all()
     flat = wanted.T.ravel()
     edges = np.flatnonzero(np.diff(flat)) + 1
     counts = np.diff([0, *edges, flat.size]).tolist()
     plain = {"size": [HEIGHT, WIDTH], "counts": counts if not flat[0] else [0, *counts]}
-    whole = read_mask(plain, HEIGHT, WIDTH)
+    whole = decode_mask(plain, HEIGHT, WIDTH)
     assert whole is not None and (whole == wanted).all()
 
 
@@ -54,7 +55,7 @@ def test_polygons_and_run_lengths_are_the_masks_that_pycocotools_reads() -> None
     ],
 )
 def test_what_is_no_mask_of_the_image_is_none(wrong: Any) -> None:
-    assert read_mask(wrong, HEIGHT, WIDTH) is None
+    assert decode_mask(wrong, HEIGHT, WIDTH) is None
 
 
 def test_the_smaller_object_lies_on_top_and_the_regions_share_the_image(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_parts_of_a_drawn_dog_make_up_the_dog(tmp_path: Path) -> None:
     assert len(rows) >= 2
     ground = segmentation_of(image, rows)
     assert ground is not None
-    _, instance = read_parts(image.path)
+    _, instance, _ = read_part_mask(image.path)
     for place in range(len(rows)):
         names, masks = ground.regions(place)
         region = dict(zip(names, masks, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,8 @@ from detrscope.data.convert import convert
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.subset import Counts, cut_subset
-from tests.data.test_voc import PAGES, SPLITS
-from tests.data.test_voc import lay_out as voc_layout
 from tests.support.datasets import MakeCoco, box, picture
+from tests.support.voc_folders import PAGES, SPLITS, write_voc
 
 
 def names(dataset: DetectionDataset) -> set[str]:
@@ -98,7 +98,7 @@ def test_real_coco_keeps_licences_and_masks(shared_data: Path, tmp_path: Path) -
 
 
 def test_voc_converts_by_one_call(tmp_path: Path) -> None:
-    voc_layout(tmp_path / "BCCD", PAGES, SPLITS)
+    write_voc(tmp_path / "BCCD", PAGES, SPLITS)
     convert(f"voc:{tmp_path}", tmp_path / "out")
     assert {p.name for p in (tmp_path / "out" / "annotations").iterdir()} == {
         "instances_train.json",
@@ -140,15 +140,15 @@ def test_links(farm: Path, tmp_path: Path, files: write.Files) -> None:
 
 
 def test_written_whole_or_not_at_all(farm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, calls = write._place, []
+    copyfile, calls = shutil.copyfile, []
 
     def interrupted(*arguments: object) -> None:
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        place(*arguments)
+        copyfile(*arguments)
 
-    monkeypatch.setattr(write, "_place", interrupted)
+    monkeypatch.setattr(shutil, "copyfile", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(farm, tmp_path / "deep" / "out")
     assert list((tmp_path / "deep").iterdir()) == []

@@ -15,7 +15,7 @@ from detrscope.config import build
 from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.data.transforms import AugmentConfig, eval_transform, train_transform
+from detrscope.data.transforms import AugmentConfig, EvalTransform, TrainTransform
 
 SMALL = Preprocessing(short_side=96, long_side=160)
 
@@ -70,7 +70,7 @@ def test_boxes_stay_on_their_pixels(
     width, height, box = scene
     torch.manual_seed(seed)
     boxes = torch.tensor([box], dtype=torch.float32)
-    image, target = train_transform(augment, SMALL)(drawn(width, height, box), boxes, torch.tensor([3]))
+    image, target = TrainTransform(augment, SMALL)(drawn(width, height, box), boxes, torch.tensor([3]))
     found = seen(image, SMALL)
     h, w = image.shape[1:]
     assert image.dtype == target.boxes_cxcywh.dtype == torch.float32
@@ -92,16 +92,16 @@ def test_boxes_stay_on_their_pixels(
 def test_evaluation_is_exactly_the_preprocessing(width: int, height: int) -> None:
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     boxes = torch.tensor([[0.0, 0.0, width, height]])
-    ready, target = eval_transform(SMALL)(image, boxes, torch.tensor([0]))
+    ready, target = EvalTransform(SMALL)(image, boxes, torch.tensor([0]))
     assert torch.equal(ready, SMALL.apply(image))
     torch.testing.assert_close(target.boxes_cxcywh, torch.tensor([[0.5, 0.5, 1.0, 1.0]]))
-    plain, same = train_transform(AugmentConfig.none(), SMALL)(image, boxes, torch.tensor([0]))
+    plain, same = TrainTransform(AugmentConfig.none(), SMALL)(image, boxes, torch.tensor([0]))
     assert torch.equal(plain, ready)
     torch.testing.assert_close(same.boxes_cxcywh, target.boxes_cxcywh)
 
 
 def test_the_defaults_are_the_papers_recipe() -> None:
-    transform = train_transform(AugmentConfig(), Preprocessing())
+    transform = TrainTransform(AugmentConfig(), Preprocessing())
     image = drawn(640, 480, (10, 10, 100, 100))
     boxes = torch.tensor([[10.0, 10.0, 100.0, 100.0]])
     sizes, left = set(), 0
@@ -123,7 +123,7 @@ def test_the_defaults_are_the_papers_recipe() -> None:
 def test_the_long_side_is_limited() -> None:
     augment = AugmentConfig(flip=0.0, sizes=(800,), crop=0.0)
     boxes = torch.zeros(0, 4)
-    ready, _ = train_transform(augment, Preprocessing())(
+    ready, _ = TrainTransform(augment, Preprocessing())(
         drawn(300, 100, (0, 0, 5, 5)), boxes, torch.zeros(0).long()
     )
     assert ready.shape == (3, 444, 1332)
@@ -131,7 +131,7 @@ def test_the_long_side_is_limited() -> None:
 
 def test_no_boxes_and_boxes_that_are_all_cropped_away_give_an_empty_target() -> None:
     augment = AugmentConfig(flip=0.5, sizes=(64,), crop=1.0, crop_sizes=(), crop_min=10, crop_max=10)
-    transform = train_transform(augment, SMALL)
+    transform = TrainTransform(augment, SMALL)
     image = drawn(200, 200, (0, 0, 2, 2))
     lost = 0
     for seed in range(20):
@@ -146,7 +146,7 @@ def test_no_boxes_and_boxes_that_are_all_cropped_away_give_an_empty_target() -> 
 
 def test_labels_follow_the_boxes_that_are_left() -> None:
     augment = AugmentConfig(flip=0.5, sizes=(), crop=1.0, crop_sizes=(), crop_min=100, crop_max=100)
-    transform = train_transform(augment, SMALL)
+    transform = TrainTransform(augment, SMALL)
     boxes = torch.tensor([[x, 0.0, x + 10, 200.0] for x in range(0, 200, 10)])
     image = (torch.arange(200) // 10 * 12).to(torch.uint8).expand(3, 200, 200)  # label i is of colour 12 * i
     for seed in range(8):
@@ -166,8 +166,8 @@ def test_colour_changes_pixels_and_no_boxes() -> None:
     boxes = torch.tensor([[10.0, 10.0, 50.0, 50.0]])
     image = drawn(100, 96, (10, 10, 50, 50))
     torch.manual_seed(1)
-    changed, target = train_transform(augment, SMALL)(image, boxes, torch.tensor([0]))
-    plain, same = eval_transform(SMALL)(image, boxes, torch.tensor([0]))
+    changed, target = TrainTransform(augment, SMALL)(image, boxes, torch.tensor([0]))
+    plain, same = EvalTransform(SMALL)(image, boxes, torch.tensor([0]))
     assert (changed - plain).abs().max() > 0.1
     assert torch.equal(target.boxes_cxcywh, same.boxes_cxcywh)
 
@@ -176,7 +176,7 @@ def test_a_seed_decides_everything_and_the_transform_can_be_sent_to_a_worker() -
     augment = AugmentConfig(
         zoom=(0.7, 1.2), aspect=1.2, hue=0.1, sizes=(64, 96, 128), crop_min=40, crop_max=60
     )
-    transform = train_transform(augment, SMALL)
+    transform = TrainTransform(augment, SMALL)
     image, boxes = drawn(120, 100, (10, 10, 60, 60)), torch.tensor([[10.0, 10.0, 60.0, 60.0]])
     results = []
     for chosen in (transform, pickle.loads(pickle.dumps(transform))):

@@ -11,12 +11,11 @@ import pytest
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.data.check import check
-from detrscope.data.image_files import Directory, scan
+from detrscope.data.image_files import FileIndex, scan_folder
 from detrscope.data.open_dataset import open_dataset, splits_of
-from tests.data.test_foreign_datasets import coco, yolo
-from tests.data.test_voc import PAGES, SPLITS
-from tests.data.test_voc import lay_out as voc
+from tests.support.dataset_folders import write_coco_json, write_yolo
 from tests.support.datasets import MakeCoco, box, picture
+from tests.support.voc_folders import PAGES, SPLITS, write_voc
 
 
 def kinds(source: object) -> dict[str, list[str]]:
@@ -31,8 +30,8 @@ def test_pictures_in_no_split_are_counted_once_for_their_folder(make_coco: MakeC
     folder = make_coco([box(i, c, [1, 1, 9, 9]) for i, c in ((1, 1), (1, 7), (2, 900))])
     for i in range(3):
         picture(9, 9, seed=90 + i).save(folder / "train" / f"more{i}.png")
-    (problem,) = [p for p in check(folder).problems if p.kind == "unused-pictures"]
-    assert problem.reason == "3 pictures are in no split, such as more0.png"
+    (problem,) = [p for p in check(folder).problems if p.kind == "unused-images"]
+    assert problem.reason == "3 images are in no split, such as more0.png"
 
 
 def test_labels_of_another_split_in_a_shared_folder_are_not_unused(tmp_path: Path) -> None:
@@ -57,7 +56,7 @@ def test_labels_of_another_split_in_a_shared_folder_are_not_unused(tmp_path: Pat
 
 
 def test_xml_in_no_list_and_other_pictures_of_an_xml_are_named(tmp_path: Path) -> None:
-    voc(tmp_path, {**PAGES, "z": PAGES["a"]}, SPLITS)
+    write_voc(tmp_path, {**PAGES, "z": PAGES["a"]}, SPLITS)
     picture(40, 30, seed=5).save(tmp_path / "JPEGImages" / "a.bmp")
     found = kinds(tmp_path)
     assert sorted(found["unused-file"]) == ["a.png", "z.xml"]
@@ -65,7 +64,7 @@ def test_xml_in_no_list_and_other_pictures_of_an_xml_are_named(tmp_path: Path) -
 
 
 def test_a_split_without_xml_is_an_error_and_a_test_split_may_have_none(tmp_path: Path) -> None:
-    voc(tmp_path, PAGES, {"train": "d\n", "val": "a.png\n", "test": "d\n"})
+    write_voc(tmp_path, PAGES, {"train": "d\n", "val": "a.png\n", "test": "d\n"})
     with pytest.raises(UserError, match=r"no XML for any of its 1 images, such as d\.png"):
         open_dataset(tmp_path, "train")
     assert len(open_dataset(tmp_path, "val").annotations[1]) == 2  # listed with its ending
@@ -76,7 +75,7 @@ def test_a_split_without_xml_is_an_error_and_a_test_split_may_have_none(tmp_path
 def test_a_coco_json_without_annotations_is_an_error_but_for_a_test_split(name: str, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     picture(64, 48).save(tmp_path / "images" / "a.png")
-    path = coco(tmp_path / name, ["a.png"])
+    path = write_coco_json(tmp_path / name, ["a.png"])
     tree = json.loads(path.read_text())
     del tree["annotations"]
     path.write_text(json.dumps(tree))
@@ -98,7 +97,7 @@ def test_two_annotation_files_of_one_split_are_refused(
     first: str, second: str, split: str, tmp_path: Path
 ) -> None:
     for name in (first, second):
-        coco(tmp_path / name, ["a.png"])
+        write_coco_json(tmp_path / name, ["a.png"])
     with pytest.raises(UserError, match=f"may be {first} or {second}"):
         open_dataset(f"coco:{tmp_path}", split)
     (tmp_path / second).unlink()
@@ -106,13 +105,13 @@ def test_two_annotation_files_of_one_split_are_refused(
 
 
 def test_two_yaml_that_list_classes_are_refused_and_other_yaml_is_no_matter(tmp_path: Path) -> None:
-    folder = yolo(tmp_path)
+    folder = write_yolo(tmp_path)
     (folder / "compose.yaml").write_text("x: !Ref y\n")
     (folder / "data.yaml").rename(folder / "mine.yaml")
     assert splits_of(folder) == ("train",)
     (folder / "yours.yaml").write_text("names: [cat]\n")
     with pytest.raises(
-        UserError, match=r"may be those of mine\.yaml or yours\.yaml; say which, such as yolo:"
+        UserError, match=r"may be those of mine\.yaml or yours\.yaml; choose one, such as yolo:"
     ):
         open_dataset(folder, "train")
     (folder / "yours.yaml").rename(folder / "data.yaml")  # an exact name wins
@@ -122,20 +121,20 @@ def test_two_yaml_that_list_classes_are_refused_and_other_yaml_is_no_matter(tmp_
 def test_two_files_that_differ_in_letter_case_only_are_refused(tmp_path: Path) -> None:
     for name in ("A.png", "a.PNG"):
         (tmp_path / name).touch()
-    directory = Directory()
-    assert directory.find(tmp_path / "A.png") == tmp_path / "A.png"  # an exact name wins
+    index = FileIndex()
+    assert index.find(tmp_path / "A.png") == tmp_path / "A.png"  # an exact name wins
     with pytest.raises(UserError, match=r"may be A\.png or a\.PNG"):
-        directory.find(tmp_path / "a.png")
+        index.find(tmp_path / "a.png")
 
 
 def test_one_label_of_two_pictures_is_reported(tmp_path: Path) -> None:
-    folder = yolo(tmp_path)
+    folder = write_yolo(tmp_path)
     picture(9, 9, seed=7).save(folder / "train" / "images" / "0.bmp")
     assert kinds(folder) == {"one-label-two-images": ["0.txt"]}
 
 
 def test_folders_that_are_hidden_or_links_are_left_out_and_said(tmp_path: Path) -> None:
-    folder = yolo(tmp_path / "set")
+    folder = write_yolo(tmp_path / "set")
     images = folder / "train" / "images"
     (images / ".ipynb_checkpoints").mkdir()
     (images / ".ipynb_checkpoints" / "0-checkpoint.png").write_bytes((images / "0.png").read_bytes())
@@ -144,7 +143,7 @@ def test_folders_that_are_hidden_or_links_are_left_out_and_said(tmp_path: Path) 
     assert kinds(folder) == {"left-out-file": [".ipynb_checkpoints", "loop", "notes.docx"]}
     (statistics,) = check(folder).statistics
     assert statistics.left_out == "3 x left-out-file (such as .ipynb_checkpoints)"
-    assert [path.name for path in scan(images).pictures] == ["0.png", "1.png"]
+    assert [path.name for path in scan_folder(images).images] == ["0.png", "1.png"]
 
 
 @pytest.mark.parametrize("name", ["._a.xml", "__MACOSX/a.xml", ".x/a.xml"])
@@ -182,7 +181,7 @@ def test_folders_are_found_in_another_letter_case(layout: str, tmp_path: Path) -
     image, label = "Images/Train/A.PNG", "Labels/Train/a.TXT"
     if layout == "coco":
         image = "TRAIN/A.PNG"
-        coco(tmp_path / "Annotations" / "Instances_Train.JSON", ["a.png"])
+        write_coco_json(tmp_path / "Annotations" / "Instances_Train.JSON", ["a.png"])
     elif layout == "voc":
         image, label = "Images/A.PNG", "annotations/a.xml"
         (tmp_path / label).parent.mkdir()
@@ -200,7 +199,7 @@ def test_folders_are_found_in_another_letter_case(layout: str, tmp_path: Path) -
 
 
 def test_lists_written_on_other_machines(tmp_path: Path) -> None:
-    folder = yolo(tmp_path)
+    folder = write_yolo(tmp_path)
     lines = ["/content/drive/set/train/images/0.png", "C:\\set\\train\\images\\1.png", "train/images/._0.png"]
     (folder / "list.txt").write_text("\r\n".join(lines), encoding="utf-8-sig")
     (folder / "data.yaml").write_text("names: [dog]\ntrain: list.txt\n")
@@ -217,7 +216,7 @@ def test_one_name_in_two_folders_is_refused_unless_the_files_are_equal(
     for seed, name in enumerate((first, second)):
         (tmp_path / name).parent.mkdir()
         picture(64, 48, seed=seed).save(tmp_path / name)
-    coco(tmp_path / "annotations" / "instances_train.json", ["a.png"])
+    write_coco_json(tmp_path / "annotations" / "instances_train.json", ["a.png"])
     with pytest.raises(UserError, match=f"a.png may be .*{first} or .*{second}"):
         open_dataset(tmp_path, "train")
     (tmp_path / second).write_bytes((tmp_path / first).read_bytes())
@@ -232,11 +231,11 @@ def test_ids_as_text_are_said(make_coco: MakeCoco) -> None:
 
 @pytest.mark.parametrize("kind", ["coco", "yolo"])
 def test_hidden_annotations_are_left_out_and_said_once(kind: str, tmp_path: Path) -> None:
-    folder = yolo(tmp_path)
+    folder = write_yolo(tmp_path)
     hidden = folder / "train" / "labels" / "._0.txt"
     if kind == "coco":
-        coco(folder / "annotations" / "instances_train.json", ["0.png", "1.png"])
-        coco(folder / "annotations" / "instances_val.json", ["0.png", "1.png"])
+        write_coco_json(folder / "annotations" / "instances_train.json", ["0.png", "1.png"])
+        write_coco_json(folder / "annotations" / "instances_val.json", ["0.png", "1.png"])
         hidden = folder / "annotations" / "._instances_train.json"
         (folder / "data.yaml").unlink()
     hidden.write_bytes(b"\0\5\26\7")

@@ -13,42 +13,12 @@ from detrscope.data import voc
 from detrscope.data.open_dataset import open_dataset, read, splits_of
 from detrscope.data.validation_log import ValidationLog
 from tests.support.datasets import picture
-
-
-def xml(*objects: tuple[str, tuple[float, float, float, float]], difficult: int = 0, source: str = "") -> str:
-    items = "".join(
-        f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{b[0]}</xmin><ymin>{b[1]}</ymin>"
-        f"<xmax>{b[2]}</xmax><ymax>{b[3]}</ymax></bndbox></object>"
-        for name, b in objects
-    )
-    size = "<size><width>40</width><height>30</height><depth>3</depth></size>"
-    return f"<annotation><source><annotation>{source}</annotation></source>{size}{items}</annotation>"
-
-
-def lay_out(root: Path, pages: dict[str, str | None], splits: dict[str, str] | None = None) -> Path:
-    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    for stem, text in pages.items():
-        picture(40, 30).save(root / "JPEGImages" / f"{stem}.png")
-        if text is not None:
-            (root / "Annotations" / f"{stem}.xml").write_text(text)
-    for name, text in (splits or {}).items():
-        (root / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
-    return root
-
-
-PAGES = {
-    "a": xml(("dog", (1, 2, 11, 22)), ("cat", (5, 5, 9, 9))),
-    "b": xml(("cow", (3.5, 4.5, 13, 14))),
-    "c": xml(),
-    "d": None,
-}
-SPLITS = {"train": "a\nc\n", "val": "b\nd\n", "trainval": "a\nb\nc\nd\n", "dog_train": "a  1\nc -1\n"}
+from tests.support.voc_folders import PAGES, SPLITS, write_voc, xml
 
 
 @pytest.mark.parametrize("inside", ["", "BCCD", "VOCdevkit/VOC2012"])
 def test_image_sets(tmp_path: Path, inside: str) -> None:
-    lay_out(tmp_path / inside, PAGES, SPLITS)
+    write_voc(tmp_path / inside, PAGES, SPLITS)
     for source in (f"voc:{tmp_path}", tmp_path):
         assert splits_of(source) == ("train", "val")
         train = open_dataset(source, "train")
@@ -66,7 +36,7 @@ def test_image_sets(tmp_path: Path, inside: str) -> None:
 
 
 def test_without_image_sets_and_with_a_list_of_classes(tmp_path: Path) -> None:
-    lay_out(tmp_path, PAGES)
+    write_voc(tmp_path, PAGES)
     (tmp_path / "labels.txt").write_text("dog\ncat\ncow\n")
     dataset = open_dataset(tmp_path, "any")
     assert [i.path.stem for i in dataset.images] == ["a", "b", "c", "d"]
@@ -87,12 +57,12 @@ def test_a_folder_per_split(tmp_path: Path) -> None:
 
 
 def test_difficult_objects_become_crowds(tmp_path: Path) -> None:
-    lay_out(tmp_path, {"a": xml(("dog", (1, 2, 11, 22)), difficult=1)})
+    write_voc(tmp_path, {"a": xml(("dog", (1, 2, 11, 22)), difficult=1)})
     assert open_dataset(tmp_path, "x").annotations[1][0].iscrowd
 
 
 def test_pascals_own_boxes_count_from_one_and_include_the_last_pixel(tmp_path: Path) -> None:
-    lay_out(tmp_path, {"a": xml(("dog", (1, 1, 40, 30)), source="PASCAL VOC2012")})
+    write_voc(tmp_path, {"a": xml(("dog", (1, 1, 40, 30)), source="PASCAL VOC2012")})
     assert open_dataset(tmp_path, "x").annotations[1][0].bbox_xywh == (0, 0, 40, 30)
 
 
@@ -109,17 +79,17 @@ def test_pascals_own_boxes_count_from_one_and_include_the_last_pixel(tmp_path: P
     ],
 )
 def test_wrong_pages_are_named(tmp_path: Path, text: str, message: str) -> None:
-    lay_out(tmp_path, {"a": text, "b": PAGES["b"]})
+    write_voc(tmp_path, {"a": text, "b": PAGES["b"]})
     with pytest.raises(UserError, match=message):
         open_dataset(tmp_path, "x")
-    problems = ValidationLog("x", strict=False)
-    assert len(read(tmp_path, "x", problems)) == 2
-    assert [p.severity for p in problems.found] == ["error"]
+    validation = ValidationLog("x", strict=False)
+    assert len(read(tmp_path, "x", validation)) == 2
+    assert [p.severity for p in validation.problems] == ["error"]
 
 
 def test_several_voc_folders_are_refused(tmp_path: Path) -> None:
     for year in ("VOC2007", "VOC2012"):
-        lay_out(tmp_path / year, PAGES)
+        write_voc(tmp_path / year, PAGES)
     with pytest.raises(UserError, match="holds several VOC folders"):
         open_dataset(f"voc:{tmp_path}", "train")
 
@@ -128,7 +98,7 @@ def test_agrees_with_supervision(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import supervision as sv
-    lay_out(tmp_path, PAGES)
+    write_voc(tmp_path, PAGES)
     ours = open_dataset(tmp_path, "x")
     theirs = sv.DetectionDataset.from_pascal_voc(str(tmp_path / "JPEGImages"), str(tmp_path / "Annotations"))
     for image in ours.images:

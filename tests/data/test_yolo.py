@@ -117,9 +117,9 @@ def test_wrong_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     with pytest.raises(UserError, match=message):
         open_dataset(tmp_path, "train")
-    problems = ValidationLog("train", strict=False)
-    assert len(read(tmp_path, "train", problems).annotations[1]) == 1
-    assert [(p.severity, p.annotation) for p in problems.found] == [("error", 2)]
+    validation = ValidationLog("train", strict=False)
+    assert len(read(tmp_path, "train", validation).annotations[1]) == 1
+    assert [(p.severity, p.annotation) for p in validation.problems] == [("error", 2)]
 
 
 def test_wrong_yaml_is_named(tmp_path: Path) -> None:
@@ -172,6 +172,6 @@ def test_agrees_with_supervision(tmp_path: Path) -> None:
 def test_labels_in_pixels_are_suspected(tmp_path: Path) -> None:
     lay_out(tmp_path, "images/train/a.png", "labels/train/a.txt", "0 40 20 10 10\n1 30 20 8 8\n")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    problems = ValidationLog("train", strict=False)
-    read(tmp_path, "train", problems)
-    assert [p.kind for p in problems.found] == ["box-outside", "box-outside", "labels-like-pixels"]
+    validation = ValidationLog("train", strict=False)
+    read(tmp_path, "train", validation)
+    assert [p.kind for p in validation.problems] == ["box-outside", "box-outside", "labels-like-pixels"]

@@ -7,7 +7,7 @@ import math
 import torch
 
 from detrscope.core.types import Level
-from detrscope.ops.position import as_boxes, inverse_sigmoid, sine_boxes, token_places, valid_ratios
+from detrscope.ops.position import as_boxes, inverse_sigmoid, pyramid_centres, sine_boxes, valid_ratios
 
 LEVELS = (Level(4, 6), Level(2, 3))
 
@@ -27,9 +27,9 @@ def test_valid_ratios_are_x_and_y_of_the_image_in_each_map() -> None:
     assert valid_ratios(None, LEVELS, torch.zeros(())).tolist() == [[[1, 1], [1, 1]]]
 
 
-def test_token_places_are_cell_centres_of_the_unpadded_image() -> None:
-    places = token_places(padding(), LEVELS, torch.zeros(()))
-    assert places.shape == (2, 30, 2)
+def test_pyramid_centres_are_cell_centres_of_the_unpadded_image() -> None:
+    centres = pyramid_centres(padding(), LEVELS, torch.zeros(()))
+    assert centres.shape == (2, 30, 2)
     for image, sizes in enumerate((((6, 4), (3, 2)), ((4, 3), (2, 1)))):
         expected = [
             ((x + 0.5) / inside[0], (y + 0.5) / inside[1])
@@ -37,9 +37,9 @@ def test_token_places_are_cell_centres_of_the_unpadded_image() -> None:
             for y in range(level.height)
             for x in range(level.width)
         ]
-        torch.testing.assert_close(places[image], torch.tensor(expected))
-    torch.testing.assert_close(token_places(None, LEVELS, torch.zeros(())), places[:1])
-    assert token_places(None, LEVELS, torch.zeros((), dtype=torch.bfloat16)).dtype == torch.float32
+        torch.testing.assert_close(centres[image], torch.tensor(expected))
+    torch.testing.assert_close(pyramid_centres(None, LEVELS, torch.zeros(())), centres[:1])
+    assert pyramid_centres(None, LEVELS, torch.zeros((), dtype=torch.bfloat16)).dtype == torch.float32
 
 
 def test_sine_boxes_interleave_sines_and_cosines_of_each_number() -> None:

@@ -21,9 +21,9 @@ from detrscope.core.types import Level
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.data.open_dataset import open_dataset
+from detrscope.data.part_masks import read_part_mask
 from detrscope.recording.part_attention import PartAttention, PartMeter, attention_row
 from detrscope.recording.probe_images import MAX_UNCOUNTED, AnnotatedImage, open_probe_images
-from detrscope.synthetic.parts import read_parts
 from detrscope.trace_interface import Trace
 from detrscope.training.config import RunConfig, resolve
 from detrscope.training.setup import resolve_run
@@ -172,7 +172,7 @@ def test_mass_on_parts_equals_counted_pixels(dogs: Path) -> None:
     every[ids] = rows.float()
     trace = trace_of_rows(64, every)
     for probe in probes:
-        parts, instance = read_parts(probe.path)
+        parts, instance, _ = read_part_mask(probe.path)
         matched = {index: int(ids[-1 - index]) for index in range(len(probe.labels))}
         measured = meter.measure(probe.name, trace, matched)
         for index in matched:

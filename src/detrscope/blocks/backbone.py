@@ -1,4 +1,4 @@
-"""Backbones: an image to feature maps. ResNets are torchvision's modules; the walk through them is ours."""
+"""Backbones: an image to feature maps. ResNets are torchvision's modules, run block by block here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,78 @@ NormKind = Literal["frozen", "trainable"]
 NORMS: dict[str, type[nn.Module]] = {"frozen": FrozenBatchNorm2d, "trainable": nn.BatchNorm2d}
 
 
-class ResNetBackbone(nn.Module):
+class ResidualBackbone(nn.Module):
+    """Base of residual networks: a strided stem, then stages of residual blocks.
+
+    Attributes:
+        stages: which stages give a feature map, 1 being the first.
+        channels: of these maps.
+    """
+
+    stages: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    def stem(self) -> nn.Module:
+        """Return the module with the stem as `conv1` and `bn1`."""
+        raise NotImplementedError
+
+    def all_stages(self) -> list[nn.Module]:
+        """Return the stages, each a sequence of residual blocks."""
+        raise NotImplementedError
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Pool the map of the stem, where the network does."""
+        return x
+
+    def forward(self, images: Tensor, probe: Probe | None = None) -> list[Tensor]:
+        """[B, 3, H, W] -> [B, C_l, H_l, W_l] of each requested stage; strides 4, 8, 16 ... (the last kept by DC5)."""
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = self.pool(_step("conv1", x, *self._stem(), probe))  # [B, C, H/2, W/2], pooled to H/4, W/4
+        maps = []
+        for number, stage in enumerate(self.all_stages()[: max(self.stages)], start=1):
+            for index, block in enumerate(_blocks(stage)):
+                x = _residual_block(f"layer{number}.{index}", block, x, probe)
+            if number in self.stages:
+                maps.append(x)
+        return maps
+
+    def train_stages(self, count: int) -> None:
+        """Leave gradients on in the last `count` of stem and stages; freeze the rest."""
+        parts = [self._stem(), *((stage,) for stage in self.all_stages())]
+        for number, part in enumerate(parts):
+            for module in part:
+                module.requires_grad_(number >= len(parts) - count)
+
+    def fold_norms(self) -> None:
+        """Multiply every norm into its convolution for good; for inference, since the state dict changes."""
+        stem = self.stem()
+        stem.conv1, stem.bn1 = fold(*self._stem()), nn.Identity()
+        for block in (block for stage in self.all_stages() for block in _blocks(stage)):
+            for conv, norm in _pairs(block):
+                setattr(block, conv, fold(getattr(block, conv), getattr(block, norm)))
+                setattr(block, norm, nn.Identity())
+            if block.downsample is not None:
+                block.downsample[0] = fold(block.downsample[0], block.downsample[1])
+                block.downsample[1] = nn.Identity()
+
+    @property
+    def feature_sites(self) -> tuple[str, ...]:
+        """Convolutions whose feature maps a probe can keep, in order."""
+        sites = ["backbone.conv1"]
+        for number, stage in enumerate(self.all_stages()[: max(self.stages)], start=1):
+            for index, block in enumerate(_blocks(stage)):
+                convs = [conv for conv, _ in _pairs(block)]
+                if block.downsample is not None:
+                    convs.insert(0, "downsample")
+                sites += [f"backbone.layer{number}.{index}.{conv}" for conv in convs]
+        return tuple(sites)
+
+    def _stem(self) -> tuple[Any, Any]:
+        stem = self.stem()
+        return stem.conv1, stem.bn1
+
+
+class ResNetBackbone(ResidualBackbone):
     """A torchvision ResNet without its classifier (He et al. 2015, arXiv:1512.03385).
 
     Args:
@@ -35,51 +106,23 @@ class ResNetBackbone(nn.Module):
         body.fc = nn.Identity()
         self.body = body
         self.stages = stages
-        widths = {1: 64, 2: 128, 3: 256, 4: 512}
-        expansion = body.layer4[0].expansion
-        self.channels = tuple(widths[s] * expansion for s in stages)
+        self.channels = tuple(64 * 2 ** (stage - 1) * body.layer4[0].expansion for stage in stages)
 
-    def forward(self, images: Tensor, probe: Probe | None = None) -> list[Tensor]:
-        """[B, 3, H, W] -> one [B, C_l, H_l, W_l] a stage asked for; strides 4, 8, 16, 32 (16 twice with DC5)."""
-        body = self.body
-        x = images.contiguous(memory_format=torch.channels_last)
-        x = _step("conv1", x, body.conv1, body.bn1, probe)  # [B, 64, H/2, W/2]
-        x = body.maxpool(x)  # [B, 64, H/4, W/4]
-        maps = []
-        for number, stage in enumerate((body.layer1, body.layer2, body.layer3, body.layer4), start=1):
-            if number > max(self.stages):
-                break
-            for index, block in enumerate(_blocks(stage)):
-                x = _walk(f"layer{number}.{index}", block, x, probe)
-            if number in self.stages:
-                maps.append(x)
-        return maps
+    def stem(self) -> nn.Module:
+        """Return the network itself."""
+        return self.body
 
-    def train_stages(self, count: int) -> None:
-        """Leave gradients on in the last `count` of the five parts (stem, stages 1 to 4); the rest is frozen."""
-        body = self.body
-        parts = [(body.conv1, body.bn1), (body.layer1,), (body.layer2,), (body.layer3,), (body.layer4,)]
-        for number, part in enumerate(parts):
-            for module in part:
-                module.requires_grad_(number >= len(parts) - count)
+    def all_stages(self) -> list[nn.Module]:
+        """Return the four stages."""
+        return [self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4]
 
-    def fold_norms(self) -> None:
-        """Multiply every norm into its convolution for good. For inference: the state dict changes with it."""
-        body = self.body
-        body.conv1, body.bn1 = fold(body.conv1, body.bn1), nn.Identity()
-        for stage in (body.layer1, body.layer2, body.layer3, body.layer4):
-            _fold_blocks(stage)
-
-    @property
-    def feature_sites(self) -> tuple[str, ...]:
-        """The convolutions whose feature maps a probe can keep, in order."""
-        sites = ["backbone.conv1"]
-        for number in range(1, max(self.stages) + 1):
-            sites += _sites_of(f"backbone.layer{number}", getattr(self.body, f"layer{number}"))
-        return tuple(sites)
+    def pool(self, x: Tensor) -> Tensor:
+        """Pool [B, C, H, W] -> [B, C, H/2, W/2]."""
+        out: Tensor = self.body.maxpool(x)
+        return out
 
 
-class SlimBackbone(nn.Module):
+class SlimBackbone(ResidualBackbone):
     """A narrow residual network for small images: a 3x3 stem of stride 2, then stages at strides 4, 8, 16 and so on.
 
     Args:
@@ -103,49 +146,23 @@ class SlimBackbone(nn.Module):
         self.stages = stages
         self.channels = tuple(widths[s - 1] for s in stages)
 
-    def forward(self, images: Tensor, probe: Probe | None = None) -> list[Tensor]:
-        """[B, 3, H, W] -> one [B, C_l, H_l, W_l] a stage asked for; strides 4, 8, 16 ..."""
-        x = images.contiguous(memory_format=torch.channels_last)
-        x = _step("conv1", x, self.conv1, self.bn1, probe)  # [B, C, H/2, W/2]
-        maps = []
-        for number, stage in enumerate(self.layers, start=1):
-            for index, block in enumerate(_blocks(stage)):
-                x = _walk(f"layer{number}.{index}", block, x, probe)
-            if number in self.stages:
-                maps.append(x)
-        return maps
+    def stem(self) -> nn.Module:
+        """Return the backbone itself."""
+        return self
 
-    def train_stages(self, count: int) -> None:
-        """Leave gradients on in the last `count` of stem and stages."""
-        parts = [(self.conv1, self.bn1), *((stage,) for stage in self.layers)]
-        for number, part in enumerate(parts):
-            for module in part:
-                module.requires_grad_(number >= len(parts) - count)
-
-    def fold_norms(self) -> None:
-        """Multiply every norm into its convolution for good. For inference: the state dict changes with it."""
-        self.conv1 = fold(self.conv1, self.bn1)
-        self.bn1 = nn.Identity()
-        for stage in self.layers:
-            _fold_blocks(stage)
-
-    @property
-    def feature_sites(self) -> tuple[str, ...]:
-        """The convolutions whose feature maps a probe can keep, in order."""
-        sites = ["backbone.conv1"]
-        for number, stage in enumerate(self.layers, start=1):
-            sites += _sites_of(f"backbone.layer{number}", stage)
-        return tuple(sites)
+    def all_stages(self) -> list[nn.Module]:
+        """Return every stage."""
+        return list(self.layers)
 
 
 class TimmBackbone(nn.Module):
-    """Any backbone of the timm library that gives feature maps (`timm:NAME`; pip install detrscope[timm])."""
+    """A backbone of the timm library that gives feature maps (`timm:NAME`; pip install detrscope[timm])."""
 
     def __init__(self, name: str, stages: tuple[int, ...], norm: NormKind) -> None:
         super().__init__()
         try:
             import timm
-            from timm.utils.model import freeze_batch_norm_2d
+            from timm.utils import model as timm_model
         except ImportError:
             raise UserError(f"backbone timm:{name} needs timm: pip install 'detrscope[timm]'") from None
         if name not in timm.list_models():
@@ -156,30 +173,31 @@ class TimmBackbone(nn.Module):
         have = info.reduction()
         missing = [stride for stride in wanted if stride not in have]
         if missing:
-            raise UserError(f"timm:{name} has maps at strides {have}; {missing} asked for")
+            raise UserError(f"backbone timm:{name}: stages of strides {missing} are requested; it has {have}")
         self.keep = tuple(have.index(stride) for stride in wanted)
         self.channels = tuple(info.channels()[i] for i in self.keep)
-        self.body = freeze_batch_norm_2d(body) if norm == "frozen" else body
+        freeze: Any = timm_model.__dict__["freeze_batch_norm_2d"]
+        self.body = freeze(body) if norm == "frozen" else body
         self.feature_sites: tuple[str, ...] = ()
 
     def forward(self, images: Tensor, probe: Probe | None = None) -> list[Tensor]:
-        """[B, 3, H, W] -> one [B, C_l, H_l, W_l] a stage asked for."""
+        """[B, 3, H, W] -> [B, C_l, H_l, W_l] of each requested stage."""
         maps = self.body(images.contiguous(memory_format=torch.channels_last))
         return [maps[i] for i in self.keep]
 
     def train_stages(self, count: int) -> None:
-        """All (count 1 to 5) or nothing (0): timm's stages have no common names."""
+        """Train everything (count 1 to 5) or nothing (0): timm's stages have no common names."""
         self.body.requires_grad_(count > 0)
 
     def fold_norms(self) -> None:
-        """Left to timm's own modules."""
+        """Do nothing: norms are left to timm's own modules."""
 
 
 Backbone = ResNetBackbone | SlimBackbone | TimmBackbone
 
 
 def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, norm: NormKind) -> Backbone:
-    """A backbone by name, weights random.
+    """Build a backbone by name, with random weights.
 
     Args:
         name: one of `RESNETS`, or `timm:NAME`.
@@ -188,7 +206,7 @@ def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, nor
         norm: "frozen" batch norm (fixed statistics and affine) or "trainable".
 
     Raises:
-        UserError: unknown name, or dilation asked of a network that has none.
+        UserError: unknown name, or dilation of a network that has none.
     """
     if name.startswith("timm:"):
         if dilate_last:
@@ -205,27 +223,8 @@ def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, nor
 
 
 def _blocks(stage: nn.Module) -> list[Any]:
-    """The residual blocks of a stage; torch's types do not know what a Sequential holds."""
+    """Return the residual blocks of a stage, untyped: torch's types do not know what a Sequential holds."""
     return list(stage.children())
-
-
-def _fold_blocks(stage: nn.Module) -> None:
-    for block in _blocks(stage):
-        for conv, norm in _pairs(block):
-            setattr(block, conv, fold(getattr(block, conv), getattr(block, norm)))
-            setattr(block, norm, nn.Identity())
-        if block.downsample is not None:
-            block.downsample[0] = fold(block.downsample[0], block.downsample[1])
-            block.downsample[1] = nn.Identity()
-
-
-def _sites_of(name: str, stage: nn.Module) -> list[str]:
-    sites = []
-    for index, block in enumerate(_blocks(stage)):
-        if block.downsample is not None:
-            sites.append(f"{name}.{index}.downsample")
-        sites += [f"{name}.{index}.{conv}" for conv, _ in _pairs(block)]
-    return sites
 
 
 def _pairs(block: BasicBlock | Bottleneck) -> tuple[tuple[str, str], ...]:
@@ -233,8 +232,8 @@ def _pairs(block: BasicBlock | Bottleneck) -> tuple[tuple[str, str], ...]:
     return pairs if isinstance(block, Bottleneck) else pairs[:2]
 
 
-def _walk(name: str, block: BasicBlock | Bottleneck, x: Tensor, probe: Probe | None) -> Tensor:
-    """One residual block: convolutions with norm and ReLU, the shortcut added before the last ReLU."""
+def _residual_block(name: str, block: BasicBlock | Bottleneck, x: Tensor, probe: Probe | None) -> Tensor:
+    """Run a residual block: convolutions with norm and ReLU, the shortcut added before the last ReLU."""
     shortcut = x
     if block.downsample is not None:
         conv, norm = block.downsample

@@ -1,9 +1,8 @@
-"""Conditional cross-attention: what a query looks for and where it looks are compared apart.
+"""Conditional cross-attention: scores are the sum of a content term and a spatial term.
 
 Conditional DETR (Meng et al. 2021, arXiv:2108.06152, section 3.2), with reference boxes as in DAB-DETR
-(arXiv:2201.12329): the content halves and the spatial halves of query and key are concatenated within each head, so
-that the score is the sum of the two. The spatial projections start equal: from the first step on, a query attends
-around its reference box.
+(arXiv:2201.12329): content and spatial halves of query and key are concatenated within each head. The spatial
+projections of queries and keys start equal, so that a query attends around its reference box from the first step on.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ class ConditionalCrossAttention(nn.Module):
     Args:
         width: D, divisible by 4 * heads.
         heads: h.
-        site: the name of this place along the path.
-        sharpness: scale of the scores between places at the start; attention begins local around the box's centre.
+        site: name of the attention site, such as `decoder.0.cross`.
+        sharpness: initial scale of the spatial scores; the greater, the more local attention starts.
     """
 
     def __init__(self, width: int, heads: int, site: str, sharpness: float = 3.0) -> None:
@@ -42,9 +41,9 @@ class ConditionalCrossAttention(nn.Module):
         self._start_local(sharpness)
 
     def _start_local(self, sharpness: float) -> None:
-        """Deal the frequencies of both coordinates to the heads evenly, sines with their cosines, on both sides alike.
+        """Deal the frequencies of both coordinates to the heads evenly, sines with their cosines.
 
-        Then the score between two places is a sum of cosines of their distance, greatest at distance 0.
+        The spatial score of two positions is then a sum of cosines of their distance, greatest at distance 0.
         """
         width = self.where_query.out_features
         quarter = torch.arange(width // 4)  # the encoding is sin x, cos x, sin y, cos y, a quarter each
@@ -64,24 +63,29 @@ class ConditionalCrossAttention(nn.Module):
             self.where_scale.last.bias.fill_(1.0)
 
     def forward(
-        self, x: Tensor, position: Tensor, boxes: Tensor, pyramid: Pyramid, probe: Probe | None = None
+        self, x: Tensor, position: Tensor, reference: Tensor, pyramid: Pyramid, probe: Probe | None = None
     ) -> Tensor:
-        """Queries [B, Q, D] with boxes_cxcywh [B, Q, 4] over the pyramid's tokens [B, S, D] -> [B, Q, D]."""
-        place = sine_coordinates(boxes[..., :2], x.shape[-1] // 2).to(x.dtype)  # [B, Q, D]
-        where_query = self.where_query(place * self.where_scale(x))  # [B, Q, D]
+        """Queries [B, Q, D] with reference boxes_cxcywh [B, Q, 4] over tokens [B, S, D] -> [B, Q, D].
+
+        `position` is not used: the spatial half of the score takes its place.
+        """
+        centre = sine_coordinates(reference[..., :2], x.shape[-1] // 2).to(x.dtype)  # [B, Q, D]
+        where_query = self.where_query(centre * self.where_scale(x))  # [B, Q, D]
         where_key = self.where_key(pyramid.position).expand_as(pyramid.tokens)  # [B, S, D]
         mixed = attend(
-            self._both(self.query(x), where_query),
-            self._both(self.key(pyramid.tokens), where_key),
+            self._concatenate(self.query(x), where_query),
+            self._concatenate(self.key(pyramid.tokens), where_key),
             self.value(pyramid.tokens),
             heads=self.heads,
             site=self.site,
             padding=pyramid.padding,
             probe=probe,
         )
-        return self.output(mixed)
+        out: Tensor = self.output(mixed)
+        return out
 
-    def _both(self, content: Tensor, where: Tensor) -> Tensor:
-        """Content and place side by side within each head: twice [B, n, h*d] -> [B, n, h*2d]."""
-        parts = [part.unflatten(-1, (self.heads, -1)) for part in (content, where)]  # [B, n, h, d]
+    def _concatenate(self, content: Tensor, where: Tensor) -> Tensor:
+        """Concatenate content and spatial halves within each head: twice [B, n, h*d] -> [B, n, h*2d]."""
+        shape = (*content.shape[:2], self.heads, -1)
+        parts = [part.reshape(shape) for part in (content, where)]  # [B, n, h, d]
         return torch.cat(parts, dim=-1).flatten(-2)

@@ -1,4 +1,4 @@
-"""Decoders: queries look at each other and at the tokens."""
+"""Decoders: queries attend to one another and to the tokens, layer by layer."""
 
 from __future__ import annotations
 
@@ -7,22 +7,31 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from detrscope.blocks.layers import Attention, FeedForward, Residual
+from detrscope.blocks.attention import QuerySelfAttention
+from detrscope.blocks.layers import FeedForward, Residual
 from detrscope.core.probe import Probe
 from detrscope.core.types import Pyramid, Queries, States
 from detrscope.ops.position import as_boxes, sine_coordinates
 
 Refine = Callable[[int, Tensor, Tensor | None], Tensor | None]
-"""(layer index, content [B, Q, D], boxes_cxcywh [B, Q, 4], reference points [B, Q, 2] or None) -> what the next layer
-starts from."""
+"""(layer index, content [B, Q, D], reference points [B, Q, 2] or boxes_cxcywh [B, Q, 4] or None) -> the next layer's
+reference."""
 
 
-class Sublayers(nn.Module):
-    """The parts that every decoder layer has; how they are called is the layer's own."""
+class DecoderLayer(nn.Module):
+    """Self-attention of queries, cross-attention to tokens, feed-forward; each with its residual.
+
+    Args:
+        self_attention: of the queries.
+        cross_attention: dense, conditional or deformable: (content [B, Q, D], position [B, Q, D], reference, pyramid,
+            probe) -> [B, Q, D].
+        feedforward: [B, Q, D] -> [B, Q, D].
+        residuals: of self-attention, cross-attention and feed-forward.
+    """
 
     def __init__(
         self,
-        self_attention: Attention,
+        self_attention: QuerySelfAttention,
         cross_attention: nn.Module,
         feedforward: FeedForward,
         residuals: tuple[Residual, Residual, Residual],
@@ -33,133 +42,88 @@ class Sublayers(nn.Module):
         self.feedforward = feedforward
         self.self_residual, self.cross_residual, self.feedforward_residual = residuals
 
-
-class DecoderLayer(Sublayers):
-    """Self-attention among queries, cross-attention to tokens, feed-forward; each with its residual."""
-
     def forward(
-        self, x: Tensor, queries: Queries, pyramid: Pyramid, where: Tensor, probe: Probe | None
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor | None,
+        mask: Tensor | None,
+        pyramid: Pyramid,
+        probe: Probe | None,
     ) -> Tensor:
-        """[B, Q, D] -> [B, Q, D]; `where` is tokens + position [B, S, D], the same for every layer."""
+        """[B, Q, D] -> [B, Q, D].
+
+        Args:
+            x: content [B, Q, D].
+            position: positional encoding of the queries [B, Q, D].
+            reference: points [B, Q, 2] or boxes_cxcywh [B, Q, 4], where the family has them.
+            mask: [Q, Q], True where a query must not attend to another.
+            pyramid: tokens to attend to.
+            probe: records and edits; None in training.
+        """
         y = self.self_residual.enter(x)
-        asking = y + queries.position
-        x = self.self_residual.leave(
-            x, self.self_attention(asking, asking, y, mask=queries.mask, probe=probe)
-        )
-        asking = self.cross_residual.enter(x) + queries.position
-        seen = self.cross_attention(asking, where, pyramid.tokens, padding=pyramid.padding, probe=probe)
-        x = self.cross_residual.leave(x, seen)
+        x = self.self_residual.leave(x, self.self_attention(y, position, mask, probe))
+        y = self.cross_residual.enter(x)
+        x = self.cross_residual.leave(x, self.cross_attention(y, position, reference, pyramid, probe))
         return self.feedforward_residual.leave(x, self.feedforward(self.feedforward_residual.enter(x)))
 
 
 class Decoder(nn.Module):
-    """Layers one after the other; one norm reads the state out after each (DETR, auxiliary decoding losses)."""
+    """A stack of layers whose every state is normalised and read out (auxiliary losses: DETR, section 3.2).
+
+    Reference points or boxes go along where the queries have them, and the heads may refine them after each layer
+    (Deformable DETR, arXiv:2010.04159, section 4.1 and appendix A.4).
+    """
 
     def __init__(self, layers: list[DecoderLayer], norm: nn.Module) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
-    def forward(
-        self, queries: Queries, pyramid: Pyramid, refine: Refine, probe: Probe | None = None
-    ) -> States:
-        """Every layer's state: content [N, B, Q, D], and the boxes each prediction refines, where there are any."""
-        x = queries.content
-        boxes = queries.boxes_cxcywh
-        where = pyramid.tokens + pyramid.position
-        contents, references = [], []
-        for index, layer in enumerate(self.layers):
-            x = layer(x, queries, pyramid, where, probe)
-            contents.append(self.norm(x))
-            if boxes is not None:
-                references.append(boxes)
-            boxes = refine(index, contents[-1], boxes)
-        return States(torch.stack(contents), torch.stack(references) if references else None)
-
-
-class LastStateDecoder(Decoder):
-    """The same, read out after the last layer only (nn.TransformerDecoder)."""
+    def position_of(self, queries: Queries, reference: Tensor | None) -> Tensor:
+        """Return the positional encoding [B, Q, D] of queries in a layer: here the queries' own."""
+        return queries.position
 
     def forward(
         self, queries: Queries, pyramid: Pyramid, refine: Refine, probe: Probe | None = None
     ) -> States:
-        """The last layer's state: content [1, B, Q, D]."""
-        x = queries.content
-        where = pyramid.tokens + pyramid.position
-        for layer in self.layers:
-            x = layer(x, queries, pyramid, where, probe)
-        return States(self.norm(x)[None])
-
-
-class RefiningDecoderLayer(Sublayers):
-    """A decoder layer whose cross-attention knows where each query's reference box is.
-
-    The cross-attention is any module that maps (content, position, boxes, pyramid, probe) to content.
-    """
-
-    def forward(
-        self,
-        x: Tensor,
-        position: Tensor,
-        boxes: Tensor,
-        mask: Tensor | None,
-        pyramid: Pyramid,
-        probe: Probe | None,
-    ) -> Tensor:
-        """Content and position [B, Q, D], boxes_cxcywh [B, Q, 4] (or points [B, Q, 2]) -> [B, Q, D]."""
-        y = self.self_residual.enter(x)
-        asking = y + position
-        x = self.self_residual.leave(x, self.self_attention(asking, asking, y, mask=mask, probe=probe))
-        y = self.cross_residual.enter(x)
-        x = self.cross_residual.leave(x, self.cross_attention(y, position, boxes, pyramid, probe))
-        return self.feedforward_residual.leave(x, self.feedforward(self.feedforward_residual.enter(x)))
-
-
-class RefiningDecoder(nn.Module):
-    """Reference boxes that every layer refines, and positions made of them (DAB-DETR, arXiv:2201.12329, section 4)."""
-
-    def __init__(self, layers: list[RefiningDecoderLayer], norm: nn.Module, position: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-        self.position = position
-
-    def forward(
-        self, queries: Queries, pyramid: Pyramid, refine: Refine, probe: Probe | None = None
-    ) -> States:
-        """Every layer's state [N, B, Q, D] and the boxes it starts from [N, B, Q, 4]."""
-        x, boxes = queries.content, queries.boxes_cxcywh
-        assert boxes is not None, "this decoder starts from reference boxes"
-        contents, references = [], []
-        for index, layer in enumerate(self.layers):
-            position = self.position(sine_coordinates(boxes, x.shape[-1] // 2).to(x.dtype))  # [B, Q, D]
-            x = layer(x, position, boxes, queries.mask, pyramid, probe)
-            contents.append(self.norm(x))
-            references.append(boxes)
-            refined = refine(index, contents[-1], boxes)
-            boxes = boxes if refined is None else refined
-        return States(torch.stack(contents), torch.stack(references), queries.proposals)
-
-
-class ReferenceDecoder(nn.Module):
-    """Reference points or boxes that tell each layer where to look, beside learned positions (Deformable DETR, 4.1)."""
-
-    def __init__(self, layers: list[RefiningDecoderLayer], norm: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-
-    def forward(
-        self, queries: Queries, pyramid: Pyramid, refine: Refine, probe: Probe | None = None
-    ) -> States:
-        """Every layer's state [N, B, Q, D] and the boxes it starts from [N, B, Q, 4]."""
+        """Return every layer's state [N, B, Q, D] and the boxes it starts from [N, B, Q, 4], where there are any."""
         x = queries.content
         reference = queries.points if queries.boxes_cxcywh is None else queries.boxes_cxcywh
         contents, references = [], []
         for index, layer in enumerate(self.layers):
-            assert reference is not None, "this decoder starts from reference points or boxes"
-            x = layer(x, queries.position, reference, queries.mask, pyramid, probe)
+            position = self.position_of(queries, reference)
+            x = layer(x, position, reference, queries.mask, pyramid, probe)
             contents.append(self.norm(x))
-            references.append(as_boxes(reference))
+            if reference is not None:
+                references.append(as_boxes(reference))
             reference = refine(index, contents[-1], reference)
-        return States(torch.stack(contents), torch.stack(references), queries.proposals)
+        boxes = torch.stack(references) if references else None
+        return States(torch.stack(contents), boxes, queries.proposals)
+
+
+class BoxPositionDecoder(Decoder):
+    """Decoder whose positions encode each layer's reference boxes (DAB-DETR, arXiv:2201.12329, section 4)."""
+
+    def __init__(self, layers: list[DecoderLayer], norm: nn.Module, position: nn.Module) -> None:
+        super().__init__(layers, norm)
+        self.position = position
+
+    def position_of(self, queries: Queries, reference: Tensor | None) -> Tensor:
+        """Return the encoding [B, Q, D] of reference boxes [B, Q, 4]."""
+        assert reference is not None, "this decoder starts from reference boxes"
+        content = queries.content
+        position: Tensor = self.position(
+            sine_coordinates(reference, content.shape[-1] // 2).to(content.dtype)
+        )
+        return position
+
+
+class LastStateDecoder(Decoder):
+    """Decoder that reads out the last layer only, as nn.TransformerDecoder does."""
+
+    def forward(
+        self, queries: Queries, pyramid: Pyramid, refine: Refine, probe: Probe | None = None
+    ) -> States:
+        """Return the last layer's state [1, B, Q, D]."""
+        return States(super().forward(queries, pyramid, refine, probe).content[-1:])

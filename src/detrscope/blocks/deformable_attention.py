@@ -19,13 +19,13 @@ from detrscope.ops.position import valid_ratios
 
 
 class DeformableAttention(nn.Module):
-    """What self- and cross-attention share: where to look, how much, at what.
+    """Projections of deformable attention: sampling offsets, weights, values, output.
 
     Args:
         width: D, divisible by heads.
         heads: h.
-        points: sampling points of each head on each map, finest map first; any number of them, also none.
-        site: the name of this place along the path.
+        points: sampling points of each head on each map, finest map first; 0 or more.
+        site: name of the attention site, such as `encoder.0.self`.
     """
 
     def __init__(self, width: int, heads: int, points: tuple[int, ...], site: str) -> None:
@@ -47,23 +47,23 @@ class DeformableAttention(nn.Module):
         with torch.no_grad():
             self.offsets.bias.copy_(_star(heads, points).flatten())
 
-    def look(self, query: Tensor, reference: Tensor, pyramid: Pyramid, probe: Probe | None) -> Tensor:
-        """Mix what the points find: [B, Q, D] -> [B, Q, D].
+    def attend(self, query: Tensor, reference: Tensor, pyramid: Pyramid, probe: Probe | None) -> Tensor:
+        """Sum the values at the sampling points by weight: [B, Q, D] -> [B, Q, D].
 
         Args:
             query: [B, Q, D] content and position.
             reference: [B or 1, Q, L, 2 or 4] points or boxes, 0..1 of each level's map with its padding.
-            pyramid: the maps looked at; padding counts as zero.
-            probe: keeps the record of this site and makes its edits.
+            pyramid: tokens to sample; padding counts as zero.
+            probe: records and edits of this site.
         """
         value = self.value(pyramid.tokens)  # [B, S, D]
         if pyramid.padding is not None:
             value = value.masked_fill(pyramid.padding[..., None], 0.0)
         shape = (*query.shape[:2], self.heads, len(self.point_levels))
-        exact = torch.promote_types(value.dtype, torch.float32)  # bf16 places would be off by a quarter cell
+        exact = torch.promote_types(value.dtype, torch.float32)  # bf16 points would be off by a quarter cell
         offsets = self.offsets(query).view(*shape, 2).to(exact)
         mixed = sample(
-            value.unflatten(-1, (self.heads, -1)),
+            value.reshape(*value.shape[:2], self.heads, -1),
             self._points(offsets, reference.to(exact), pyramid),
             self.weights(query).view(shape),
             levels=pyramid.levels,
@@ -72,46 +72,54 @@ class DeformableAttention(nn.Module):
             site=self.site,
             probe=probe,
         )
-        return self.output(mixed)
+        out: Tensor = self.output(mixed)
+        return out
 
     def _points(self, offsets: Tensor, reference: Tensor, pyramid: Pyramid) -> Tensor:
-        """Offsets [B, Q, h, P, 2] around references -> places [B, Q, h, P, 2], 0..1 of each point's own map."""
-        place = reference[:, :, None, list(self.point_levels)]  # [B or 1, Q, 1, P, 2 or 4]
-        if place.shape[-1] == 2:
+        """Offsets [B, Q, h, P, 2] around references -> points [B, Q, h, P, 2], 0..1 of each point's own map."""
+        around = reference[:, :, None, list(self.point_levels)]  # [B or 1, Q, 1, P, 2 or 4]
+        if around.shape[-1] == 2:
             sizes = [pyramid.levels[level] for level in self.point_levels]
-            step = place.new_tensor([[1 / width, 1 / height] for height, width in sizes])  # [P, 2]
+            step = around.new_tensor([[1 / width, 1 / height] for height, width in sizes])  # [P, 2]
         else:
-            step = place[..., 2:] * place.new_tensor(self.shares)[:, None]  # [B, Q, 1, P, 2]
-        return torch.addcmul(place[..., :2], offsets, step)
+            step = around[..., 2:] * around.new_tensor(self.shares)[:, None]  # [B, Q, 1, P, 2]
+        return torch.addcmul(around[..., :2], offsets, step)
 
 
 class DeformableSelfAttention(DeformableAttention):
-    """Tokens look at points of all maps around their own place."""
+    """Self-attention of tokens, each sampling all maps around its own centre."""
 
-    def forward(self, x: Tensor, pyramid: Pyramid, reference: Tensor, probe: Probe | None = None) -> Tensor:
-        """Tokens [B, S, D], also the values, with reference points [B or 1, S, L, 2] -> [B, S, D]."""
-        return self.look(x + pyramid.position, reference, pyramid.with_tokens(x), probe)
+    def forward(self, x: Tensor, pyramid: Pyramid, probe: Probe | None = None) -> Tensor:
+        """Tokens [B, S, D], also the values, with the pyramid's positions and centres -> [B, S, D]."""
+        assert pyramid.centres is not None, "the neck must give the centres of the tokens"
+        reference = _on_each_map(pyramid.centres, pyramid)  # [B or 1, S, L, 2]
+        return self.attend(x + pyramid.position, reference, pyramid.with_tokens(x), probe)
 
 
 class DeformableCrossAttention(DeformableAttention):
-    """Queries look at points of all maps around their reference points or boxes."""
+    """Cross-attention of queries, sampling all maps around their reference points or boxes."""
 
     def forward(
-        self, x: Tensor, position: Tensor, boxes: Tensor, pyramid: Pyramid, probe: Probe | None = None
+        self, x: Tensor, position: Tensor, reference: Tensor, pyramid: Pyramid, probe: Probe | None = None
     ) -> Tensor:
         """Queries [B, Q, D] with reference boxes_cxcywh [B, Q, 4] (or points [B, Q, 2]) -> [B, Q, D].
 
-        Boxes are 0..1 of the unpadded image.
+        References are 0..1 of the unpadded image.
         """
-        ratios = valid_ratios(pyramid.padding, pyramid.levels, boxes)  # [B or 1, L, 2]
-        ratios = torch.cat([ratios] * (boxes.shape[-1] // 2), dim=-1)  # [B or 1, L, 2 or 4]
-        return self.look(x + position, boxes[:, :, None] * ratios[:, None], pyramid, probe)
+        return self.attend(x + position, _on_each_map(reference, pyramid), pyramid, probe)
+
+
+def _on_each_map(reference: Tensor, pyramid: Pyramid) -> Tensor:
+    """Scale references [B, Q, 2 or 4] of the unpadded image to every padded map: [B, Q, L, 2 or 4]."""
+    ratios = valid_ratios(pyramid.padding, pyramid.levels, reference)  # [B or 1, L, 2]
+    ratios = torch.cat([ratios] * (reference.shape[-1] // 2), dim=-1)  # [B or 1, L, 2 or 4]
+    return reference[:, :, None] * ratios[:, None]
 
 
 def _star(heads: int, points: tuple[int, ...]) -> Tensor:
-    """Offsets at the start: each head in a direction of its own, its points 1, 2, 3 ... steps away. [h, P, 2].
+    """Return the initial offsets [h, P, 2]: each head in its own direction, its points 1, 2, 3 ... cells away.
 
-    Arrow heads around the reference, on the border of a square (appendix A.4).
+    Directions point to the border of a square (appendix A.4).
     """
     angle = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
     direction = torch.stack([angle.cos(), angle.sin()], dim=-1)  # [h, 2] x, y

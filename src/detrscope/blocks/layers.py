@@ -1,84 +1,35 @@
-"""The small modules that encoders, decoders and heads are made of."""
+"""Small modules of encoders, decoders and heads: linear layers, dropout, feed-forward, residuals."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from detrscope.core.probe import Probe
-from detrscope.ops.attention import attend
 from detrscope.ops.convolution import is_learning, may_leave_torch
 from detrscope.ops.dropout import dropout
 from detrscope.ops.linear import linear, two_linear
 
 
 class Linear(nn.Linear):
-    """torch's, multiplied as `ops.linear` does."""
+    """Linear layer that multiplies by `ops.linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
         return linear(x, self.weight, self.bias)
 
 
-class Attention(nn.Module):
-    """Multi-head attention: four projections around door 1.
-
-    Args:
-        width: D, divisible by heads.
-        heads: h.
-        dropout: of attention weights, in training.
-        site: the name of this place along the path.
-    """
-
-    def __init__(self, width: int, heads: int, dropout: float, site: str) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.site = site
-        self.query = Linear(width, width)
-        self.key = Linear(width, width)
-        self.value = Linear(width, width)
-        self.output = Linear(width, width)
-        for projection in (self.query, self.key, self.value, self.output):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        padding: Tensor | None = None,
-        mask: Tensor | None = None,
-        probe: Probe | None = None,
-    ) -> Tensor:
-        """[B, Q, D] queries over [B, S, D] keys and values -> [B, Q, D]."""
-        mixed = attend(
-            self.query(query),
-            self.key(key),
-            self.value(value),
-            heads=self.heads,
-            site=self.site,
-            padding=padding,
-            mask=mask,
-            dropout=self.dropout if self.training else 0.0,
-            probe=probe,
-        )
-        return self.output(mixed)
-
-
 class Dropout(nn.Module):
-    """`ops.dropout` in training, nothing otherwise."""
+    """`ops.dropout` in training, the identity in evaluation."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape, kept."""
+        """Return a tensor of the same shape."""
         return dropout(x, self.probability) if self.training else x
 
 
@@ -99,7 +50,8 @@ class FeedForward(nn.Module):
         if not self.training and may_leave_torch(tokens) and not is_learning(tokens, first.weight):
             return two_linear(tokens, first.weight, first.bias, second.weight, second.bias)
         hidden = linear(tokens, first.weight, first.bias, relu=True)  # [B, S, H]
-        return self.contract(self.dropout(hidden))
+        out: Tensor = self.contract(self.dropout(hidden))
+        return out
 
 
 class MLP(nn.Module):
@@ -111,22 +63,37 @@ class MLP(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer that gives the output."""
+        """Output layer."""
         return cast(nn.Linear, self.layers[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., widths[0]] -> [..., widths[-1]]."""
-        return self.last(self.hidden(x))
+        out: Tensor = self.last(self.hidden(x))
+        return out
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What the last layer reads: [..., widths[0]] -> [..., widths[-2]]."""
+        """Return the input of the last layer: [..., widths[0]] -> [..., widths[-2]]."""
         for layer in self.layers[:-1]:
             x = linear(x, layer.get_parameter("weight"), layer.get_parameter("bias"), relu=True)
         return x
 
 
-class PostNorm(nn.Module):
-    """Residual with the norm after the sum, as in the original transformer and DETR."""
+def zero_last(box_head: MLP) -> MLP:
+    """Set the last layer to zero, so that a box head moves no box at the start of training."""
+    nn.init.zeros_(box_head.last.weight)
+    nn.init.zeros_(box_head.last.bias)
+    return box_head
+
+
+def apply_exact(head: nn.Module, x: Tensor) -> Tensor:
+    """Apply a head in the precision of its weights: boxes and scores need more bits than bfloat16 has."""
+    with torch.autocast(x.device.type, enabled=False):
+        out: Tensor = head(x.to(next(head.parameters()).dtype))
+        return out
+
+
+class Residual(nn.Module):
+    """Norm, dropout and residual connection around a sublayer: `leave(x, sublayer(enter(x)))`."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -134,30 +101,39 @@ class PostNorm(nn.Module):
         self.dropout = Dropout(dropout)
 
     def enter(self, x: Tensor) -> Tensor:
-        """What the sublayer sees."""
+        """Return the input of the sublayer."""
+        raise NotImplementedError
+
+    def leave(self, x: Tensor, update: Tensor) -> Tensor:
+        """Add the output of the sublayer to the residual stream."""
+        raise NotImplementedError
+
+
+class PostNorm(Residual):
+    """Residual with the norm after the sum, as in the original transformer and DETR."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Return `x` itself."""
         return x
 
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
-        """What goes on to the next sublayer."""
-        return self.norm(x + self.dropout(update))
+        """Add and normalise."""
+        out: Tensor = self.norm(x + self.dropout(update))
+        return out
 
 
-class PreNorm(nn.Module):
-    """Residual with the norm before the sublayer: the stream itself is never normalised."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+class PreNorm(Residual):
+    """Residual with the norm before the sublayer: the residual stream itself is never normalised."""
 
     def enter(self, x: Tensor) -> Tensor:
-        """What the sublayer sees."""
-        return self.norm(x)
+        """Normalise."""
+        out: Tensor = self.norm(x)
+        return out
 
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
-        """What goes on to the next sublayer."""
-        return x + self.dropout(update)
+        """Add."""
+        out: Tensor = x + self.dropout(update)
+        return out
 
 
-Residual = PostNorm | PreNorm
-RESIDUALS: dict[str, type[PostNorm] | type[PreNorm]] = {"post": PostNorm, "pre": PreNorm}
+RESIDUALS: dict[str, type[Residual]] = {"post": PostNorm, "pre": PreNorm}

@@ -1,8 +1,9 @@
-"""Necks: feature maps to one row of tokens of the model's width, each knowing its place."""
+"""Necks: feature maps to one sequence of tokens of the model's width, with their positions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 from detrscope.blocks.position import Position
 from detrscope.core.types import Level, Pyramid
 from detrscope.ops.convolution import conv_norm
-from detrscope.ops.position import sine_coordinates, token_centres
+from detrscope.ops.position import pyramid_centres, sine_coordinates, token_centres
 
 
 class ProjectionNeck(nn.Module):
-    """DETR's: a 1x1 convolution of the last map to width D; positions go along to every layer."""
+    """Neck of DETR: a 1x1 convolution of the last map to width D; positions go along to every layer."""
 
     def __init__(self, channels: int, width: int, position: Position) -> None:
         super().__init__()
@@ -27,16 +28,11 @@ class ProjectionNeck(nn.Module):
         """Maps [B, C_l, H_l, W_l] and padding [B, H, W] -> tokens [B, H_L*W_L, D] of the last map."""
         x = self.projection(maps[-1])  # [B, D, H, W]
         padding = shrink_padding(padding, x)
-        return Pyramid(
-            tokens=x.flatten(2).transpose(1, 2),
-            position=self.position(x, padding),
-            levels=(Level(*x.shape[-2:]),),
-            padding=None if padding is None else padding.flatten(1),
-        )
+        return flatten_maps([x], [self.position(x, padding)], [padding])
 
 
 class SummedNeck(ProjectionNeck):
-    """The minimal DETR's: the position is added to the tokens once, a tenth of the projected map beside it."""
+    """Neck of the minimal DETR: the position is added to a tenth of the projected map, once."""
 
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
         """Maps [B, C_l, H_l, W_l] -> tokens [B, H_L*W_L, D]; position is zero from here on."""
@@ -45,18 +41,10 @@ class SummedNeck(ProjectionNeck):
         return replace(pyramid, tokens=tokens, position=tokens.new_zeros(1, 1, 1))
 
 
-def shrink_padding(padding: Tensor | None, features: Tensor) -> Tensor | None:
-    """Padding [B, H, W] of the image at the size of a map [B, C, h, w]: nearest pixel, [B, h, w]."""
-    if padding is None:
-        return None
-    small = F.interpolate(padding[:, None].float(), size=features.shape[-2:])  # [B, 1, h, w]
-    return small[:, 0].bool()
-
-
 class PyramidNeck(nn.Module):
-    """A 1x1 convolution and a norm for each map, all tokens in one row, coarse maps after fine ones.
+    """A 1x1 convolution and a batch norm for each map.
 
-    Each token knows its centre; its position is the sine encoding of that, and a learned vector tells its level.
+    The position of a token is the sine encoding of its centre; a learned vector tells its level.
     """
 
     def __init__(self, channels: tuple[int, ...], width: int) -> None:
@@ -67,39 +55,29 @@ class PyramidNeck(nn.Module):
         self.level = nn.Parameter(torch.zeros(len(channels), width))
 
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
-        """Maps [B, C_l, H_l, W_l] and padding [B, H, W] -> tokens [B, S, D] of all of them."""
-        tokens, centres, paddings, levels = [], [], [], []
+        """Maps [B, C_l, H_l, W_l] and padding [B, H, W] -> tokens [B, S, D] of all levels."""
+        projected, paddings, centres = [], [], []
         for x, projection, norm, level in zip(maps, self.projections, self.norms, self.level, strict=True):
             x = norm(projection(x))  # [B, D, H_l, W_l]
-            height, width = x.shape[-2:]
-            small = shrink_padding(padding, x)  # [B, H_l, W_l]
-            tokens.append(x.flatten(2).transpose(1, 2) + level.to(x.dtype))
-            centres.append(token_centres(small, height, width, x))
-            levels.append(Level(height, width))
-            if small is not None:
-                paddings.append(small.flatten(1))
-        where = torch.cat(centres, dim=1)  # [B or 1, S, 2]
-        row = torch.cat(tokens, dim=1)  # [B, S, D]
-        return Pyramid(
-            tokens=row,
-            position=sine_coordinates(where, self.width // 2).to(row.dtype),
-            levels=tuple(levels),
-            padding=torch.cat(paddings, dim=1) if paddings else None,
-            centres=where,
-        )
+            projected.append(x + level.to(x.dtype)[:, None, None])
+            paddings.append(shrink_padding(padding, x))
+            centres.append(token_centres(paddings[-1], x.shape[-2], x.shape[-1], x))
+        positions = [sine_coordinates(c, self.width // 2).to(projected[0].dtype) for c in centres]
+        return replace(flatten_maps(projected, positions, paddings), centres=torch.cat(centres, dim=1))
 
 
 class DeformableNeck(nn.Module):
-    """A 1x1 convolution and a group norm for each map, then maps of half the size each, made by 3x3 convolutions.
+    """A 1x1 convolution and a group norm for each map, then coarser levels by strided 3x3 convolutions.
 
     Positions are sines plus a learned vector for each level (Deformable DETR, arXiv:2010.04159, section 4.1 and
-    appendix A.2). Tokens of all maps stand in one row, coarse maps after fine ones.
+    appendix A.2).
 
     Args:
-        channels: of each map that comes in.
+        channels: channels of each incoming map.
         width: D.
-        extra: coarser maps to make; the first from the last map as it came, the others from one another.
-        position: gives each map's encoding.
+        extra: number of coarser levels, each of half the size; the first is made of the last map as it came, the
+            others of one another.
+        position: positional encoding of a map.
     """
 
     def __init__(self, channels: tuple[int, ...], width: int, extra: int, position: Position) -> None:
@@ -118,23 +96,44 @@ class DeformableNeck(nn.Module):
 
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
         """Maps [B, C_l, H_l, W_l] and padding [B, H, W] -> tokens [B, S, D] of all levels."""
-        tokens, positions, paddings, levels = [], [], [], []
-        x = maps[-1]
+        projected: list[Tensor] = []
+        positions, paddings = [], []
         for index, (projection, norm, level) in enumerate(
             zip(self.projections, self.norms, self.level, strict=True)
         ):
-            source = maps[index] if index < len(maps) else maps[-1] if index == len(maps) else x
+            source = maps[index] if index < len(maps) else maps[-1] if index == len(maps) else projected[-1]
             assert isinstance(projection, nn.Conv2d)
             x = norm(conv_norm(source, projection, nn.Identity(), relu=False))  # [B, D, H_l, W_l]
-            small = shrink_padding(padding, x)  # [B, H_l, W_l]
-            tokens.append(x.flatten(2).transpose(1, 2))
-            positions.append(self.position(x, small) + level.to(x.dtype))  # [B or 1, H_l*W_l, D]
-            levels.append(Level(*x.shape[-2:]))
-            if small is not None:
-                paddings.append(small.flatten(1))
-        return Pyramid(
-            tokens=torch.cat(tokens, dim=1),
-            position=torch.cat(positions, dim=1),
-            levels=tuple(levels),
-            padding=torch.cat(paddings, dim=1) if paddings else None,
-        )
+            projected.append(x)
+            paddings.append(shrink_padding(padding, x))
+            positions.append(self.position(x, paddings[-1]) + level.to(x.dtype))  # [B or 1, H_l*W_l, D]
+        pyramid = flatten_maps(projected, positions, paddings)
+        centres = pyramid_centres(pyramid.padding, pyramid.levels, pyramid.tokens)
+        return replace(pyramid, centres=centres)
+
+
+def shrink_padding(padding: Tensor | None, features: Tensor) -> Tensor | None:
+    """Scale the padding [B, H, W] of images to the size of a map [B, C, h, w]: nearest pixel, [B, h, w]."""
+    if padding is None:
+        return None
+    small = F.interpolate(padding[:, None].float(), size=features.shape[-2:])  # [B, 1, h, w]
+    return small[:, 0].bool()
+
+
+def flatten_maps(
+    maps: Sequence[Tensor], positions: Sequence[Tensor], paddings: Sequence[Tensor | None]
+) -> Pyramid:
+    """Concatenate the tokens of all levels.
+
+    Args:
+        maps: [B, D, H_l, W_l] of each level.
+        positions: [B or 1, H_l*W_l, D] of each level.
+        paddings: [B, H_l, W_l] of each level, all None where no image is padded.
+    """
+    padded = [padding.flatten(1) for padding in paddings if padding is not None]
+    return Pyramid(
+        tokens=torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1),
+        position=torch.cat(list(positions), dim=1),
+        levels=tuple(Level(*x.shape[-2:]) for x in maps),
+        padding=torch.cat(padded, dim=1) if padded else None,
+    )

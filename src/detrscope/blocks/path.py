@@ -12,16 +12,18 @@ from detrscope.core.types import Batch, Outputs, Queries
 
 
 class DetectionTransformer(nn.Module):
-    """backbone, neck, encoder, queries, decoder, heads: training, evaluation, looking and export all call this forward.
+    """A detection transformer: backbone, neck, encoder, queries, decoder, heads.
+
+    Training, evaluation, attention capture and export all call this one forward.
 
     Args:
-        backbone: images -> maps.
-        neck: maps -> tokens.
+        backbone: images -> feature maps.
+        neck: feature maps -> tokens.
         encoder: tokens -> tokens.
         queries: tokens -> queries.
         decoder: queries, tokens -> states.
-        heads: states -> outputs; its `refine` is called between decoder layers.
-        scoring: how the logits are to be read.
+        heads: states -> outputs; their `refine` is called between decoder layers.
+        scoring: how logits become scores.
     """
 
     def __init__(
@@ -48,9 +50,9 @@ class DetectionTransformer(nn.Module):
         """Images [B, 3, H, W] -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4].
 
         Args:
-            batch: normalised images and where they are padded.
-            extra: denoising queries, joined in front of the model's own in training.
-            probe: keeps records and makes edits at the doors; changes nothing of what is returned without an edit.
+            batch: normalised images and their padding.
+            extra: denoising queries, put in front of the model's own in training.
+            probe: records attention and applies edits; without an edit the outputs stay the same to the last bit.
         """
         if probe is not None:
             probe.check(self.sites, self.feature_sites)
@@ -63,7 +65,8 @@ class DetectionTransformer(nn.Module):
         pyramid = self.encoder(pyramid, probe)
         queries = self.queries(pyramid).join(extra)
         states = self.decoder(queries, pyramid, self.heads.refine, probe)
-        return self.heads(states)
+        outputs: Outputs = self.heads(states)
+        return outputs
 
     @property
     def training_support(self) -> TrainingSupport:
@@ -72,10 +75,10 @@ class DetectionTransformer(nn.Module):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The attention sites in the order of the path."""
+        """Attention sites in the order of the path."""
         return tuple(site for m in self.modules() if isinstance(site := getattr(m, "site", None), str))
 
     @property
     def feature_sites(self) -> tuple[str, ...]:
-        """The convolutions of the backbone whose maps a probe can keep."""
+        """Convolutions of the backbone whose feature maps a probe can keep."""
         return self.backbone.feature_sites

@@ -1,4 +1,4 @@
-"""Positional encodings as modules: fixed sine, or learned rows and columns."""
+"""Positional encodings as modules: fixed sines, or learned rows and columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from detrscope.ops.position import sine_position
 
 
 class SinePosition(nn.Module):
-    """The fixed sine encoding of `ops.position.sine_position`."""
+    """Fixed sine encoding (`ops.position.sine_position`)."""
 
     def __init__(self, width: int, offset: float = 0.0) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class SinePosition(nn.Module):
 
 
 class LearnedPosition(nn.Module):
-    """A learned vector per column and per row, side by side (DETR, table 4), for maps of at most `size` a side."""
+    """A learned vector per column and per row, concatenated (DETR, table 4), for maps of at most `size` a side."""
 
     def __init__(self, width: int, size: int = 50) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class LearnedPosition(nn.Module):
     def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
         """Map [B, D, H, W] -> [1, H*W, D]: columns first, then rows.
 
-        A map beyond the learned size repeats the last row or column.
+        A map larger than `size` repeats the last row or column.
         """
         height, width = features.shape[-2:]
         y = torch.arange(height, device=features.device).clamp(max=len(self.rows) - 1)

@@ -22,7 +22,7 @@ from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import VARIANTS, config_of, family_of
 from detrscope.families.family import Family
-from detrscope.families.keys.key_map import Shapes, compare, listed, some
+from detrscope.families.keys.shapes import Shapes, compare, listed, some
 
 
 def convert_checkpoint(

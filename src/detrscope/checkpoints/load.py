@@ -35,7 +35,7 @@ from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import VARIANTS, family_of, resolve
 from detrscope.families.family import OnHub
-from detrscope.families.keys.key_map import Shapes, compare
+from detrscope.families.keys.shapes import Shapes, compare
 
 CLASS_HEADS = re.compile(r".*(class_heads?|label_embedding)\..*")
 RANDOM_SEED = 0  # of weights that nobody trained, so that a name stands for the same model each time

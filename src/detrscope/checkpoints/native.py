@@ -19,7 +19,7 @@ from detrscope.core.errors import UserError, nearest
 from detrscope.core.json_schema import parse_json
 from detrscope.core.model_card import ModelCard
 from detrscope.families import FAMILIES, config_of
-from detrscope.families.keys.key_map import compare, listed
+from detrscope.families.keys.shapes import compare, listed
 
 HEADER = "detrscope"
 

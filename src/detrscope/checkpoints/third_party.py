@@ -34,7 +34,8 @@ from detrscope.core.json_schema import validate
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import FAMILIES
 from detrscope.families.family import Family
-from detrscope.families.keys.key_map import KeyLayout, Shapes
+from detrscope.families.keys.key_map import KeyLayout
+from detrscope.families.keys.shapes import Shapes
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")

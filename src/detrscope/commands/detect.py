@@ -171,9 +171,19 @@ def write_csv(file: TextIO, found: Sequence[ImageDetections]) -> None:
 
 
 def to_supervision(detections: Detections) -> supervision.Detections:
-    """The same detections for the tools of `supervision`; class ids are the original category ids."""
+    """Return the detections as those of `supervision`; class ids are the original category ids.
+
+    Raises:
+        UserError: supervision is not installed.
+    """
     import numpy as np
-    import supervision
+
+    try:
+        import supervision
+    except ImportError:
+        raise UserError(
+            "supervision is not installed; it comes with `pip install 'detrscope[supervision]'`"
+        ) from None
 
     return supervision.Detections(
         xyxy=detections.boxes_xyxy.numpy().astype(np.float32).reshape(-1, 4),

@@ -20,6 +20,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "numba", "numpy", "scipy", "fas
 OPTIONAL = (
     ("transformers", "parity tests against Hugging Face models", 'pip install "detrscope[test]"'),
     ("pycocotools", "AP tests against the reference", 'pip install "detrscope[test]"'),
+    ("supervision", "detections for its trackers and annotators", 'pip install "detrscope[supervision]"'),
     ("triton", "kernels of deformable attention on a GPU", "comes with torch on Linux"),
 )
 VARIABLES = (

@@ -11,7 +11,7 @@ from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.dataset import TransformedDataset
 from detrscope.data.open_dataset import open_dataset
-from detrscope.data.transforms import AugmentConfig, eval_transform, train_transform
+from detrscope.data.transforms import AugmentConfig, EvalTransform, TrainTransform
 from detrscope.views.canvas import class_label
 from detrscope.views.contact_sheet import Tile, contact_sheet
 
@@ -55,7 +55,7 @@ def show(
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
         image_ids = [dataset.images[i].id for i in order[:count].tolist()]
     dataset = dataset.subset(image_ids)
-    transform = train_transform(augment, preprocessing) if augment else eval_transform(preprocessing)
+    transform = TrainTransform(augment, preprocessing) if augment else EvalTransform(preprocessing)
     samples = TransformedDataset(dataset, transform)
     classes = dataset.classes
     labels = [class_label(name, id_) for name, id_ in zip(classes.names, classes.ids, strict=True)]

@@ -104,12 +104,22 @@ def raise_first_error(
     raise UserError(f"{name}: {_short(key)}: {plain}, found {short_repr(first.get('input'))}")
 
 
-def short_repr(value: object) -> str:
-    """A value as it is put in messages: one short line, whatever it is."""
+def short_repr(value: object, limit: int = LONGEST_SHOWN) -> str:
+    """Return a value as messages show it: one line of at most `limit` characters, whatever it is."""
     try:
-        return _short(repr(value))
+        return _short(repr(_beginning(value)), limit)
     except Exception:  # repr runs foreign code, and refuses integers of thousands of digits
         return f"a {type_name(value)}"
+
+
+def _beginning(value: object, depth: int = 3) -> object:
+    """Return the first items of nested lists and objects: with YAML's aliases their whole text may be endless."""
+    if type(value) is dict:
+        return {k: _beginning(v, depth - 1) for k, v in [*value.items()][:8]} if depth else {}
+    if type(value) in (list, tuple):
+        items: Any = value
+        return type(items)(_beginning(v, depth - 1) for v in items[:8] if depth)
+    return value
 
 
 def type_name(value: object) -> str:

@@ -1,10 +1,10 @@
-"""The rules that every reader shares: image sizes, which boxes are kept, the frame they are in."""
+"""Rules that every reader shares: image sizes, the frame of the boxes, and which boxes are learned from."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,226 +12,182 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import Annotation, Box, DetectionDataset, ImageInfo
 from detrscope.data.image_files import exists
-from detrscope.data.image_reader import FileSize, read_size
-from detrscope.data.parse_values import number
+from detrscope.data.image_header import FileSize, read_size
 from detrscope.data.validation_log import ValidationLog
 
 MIN_SIDE = 0.01  # pixels; a box thinner than this is empty
-NOTHING = (0.0, 0.0, 0.0, 0.0)  # the box of an annotation from which nothing can be learned
+EMPTY = (0.0, 0.0, 0.0, 0.0)  # box of an annotation from which nothing can be learned
 ROUNDING = 0.5  # pixels that a box may stick out of the image without being reported
-
-
-@dataclass(frozen=True, slots=True)
-class RawImage:
-    """An image as a format declares it."""
-
-    id: int
-    path: Path
-    width: int | None = None  # None where the format does not say
-    height: int | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RawBox:
-    """An annotation as a format declares it, nothing checked."""
-
-    id: int
-    image_id: int
-    category_id: int
-    bbox_xywh: Any
-    area: Any = None
-    iscrowd: bool = False
-    segmentation: Any = None
 
 
 def clean_dataset(
     name: str,
-    images: Iterable[RawImage],
-    boxes: Iterable[RawBox],
+    images: Iterable[ImageInfo],
+    annotations: Iterable[Annotation],
     classes: ClassTable,
-    problems: ValidationLog,
+    validation: ValidationLog,
     *,
     source: Path,
     details: dict[str, Any] | None = None,
 ) -> DetectionDataset:
-    """A dataset from what a format declares, by these rules.
+    """Return the dataset that a source declares, checked and cleaned by these rules.
 
-    Sizes. The header of the file decides. Where the declared size fits only the pixels before the turn that
-    EXIF asks for, boxes are turned with the pixels. A difference of one pixel is rounding; a larger one
-    stops. A file that is missing or damaged is kept with its declared size and fails when it is read.
+    Sizes: the header of the file decides. Where the declared size fits only the pixels before the EXIF turn, boxes are
+    turned with the pixels. A difference of one pixel is rounding; a larger one stops. A file that is missing or damaged
+    is kept with its declared size and fails when it is read.
 
-    Boxes to learn from. Not four finite numbers: dropped. Cut to the image; a side left under 0.01 pixels: not
-    learned from. Reported when more than half a pixel was cut. Area: the declared one, else that of the box; that
-    of the box too where it was cut. AP is computed on the boxes as declared, these included.
+    A box that is not finite is dropped. Boxes are cut to the image; one with a side under 0.01 pixels left is not
+    learned from. A cut of more than half a pixel is reported. The area is the declared one, else that of the box; that
+    of the box too where it was cut. AP is computed on the boxes as declared, empty ones included.
 
     Args:
-        name: of the dataset, for messages.
-        images: in order.
-        boxes: in any order.
-        classes: what is declared.
-        problems: where to report.
-        source: the file or folder of the annotations, for messages about no image in particular.
-        details: kept with the dataset.
+        name: Name of the dataset, for messages.
+        images: Images as declared, in order.
+        annotations: Annotations as declared, in any order.
+        classes: Declared classes.
+        validation: Log to report to.
+        source: File or folder of the annotations, for messages about no image in particular.
+        details: Other fields to keep with the dataset.
 
     Raises:
-        UserError: something that stops, when `problems` is strict.
+        UserError: a problem that stops, when `validation` is strict.
     """
     infos: dict[int, ImageInfo] = {}
     files: dict[Path, int] = {}
     turns: dict[int, FileSize] = {}
-    for raw in images:
-        if raw.id in infos:
-            problems.add(
-                "duplicate-image-id", raw.path, f"image id {raw.id} is also that of {infos[raw.id].path.name}"
-            )
+    for image in images:
+        if image.id in infos:
+            reason = f"image id {image.id} is also that of {infos[image.id].path.name}"
+            validation.add("duplicate-image-id", image.path, reason)
             continue
-        info, turn = _sized(raw, problems)
-        infos[raw.id] = info
-        if (other := files.setdefault(raw.path, raw.id)) != raw.id:
-            reason = f"image ids {other} and {raw.id} are both this file"
-            problems.add("one-file-two-images", raw.path, reason)
+        infos[image.id], turn = _with_upright_size(image, validation)
+        if (other := files.setdefault(image.path, image.id)) != image.id:
+            reason = f"image ids {other} and {image.id} are both this file"
+            validation.add("one-file-two-images", image.path, reason)
         if turn is not None:
-            turns[raw.id] = turn
+            turns[image.id] = turn
 
-    kept: dict[int, list[Annotation]] = {i: [] for i in infos}
+    usable: dict[int, list[Annotation]] = {i: [] for i in infos}
     unusable: dict[int, list[Annotation]] = {}
-    declared = dict(zip(classes.ids, classes.names, strict=True))
-    suspicions = _Suspicions()
-    seen: set[int] = set()
-    for box in boxes:
-        image = infos.get(box.image_id)
-        if box.category_id not in declared:
-            where = image.path if image else source
-            reason = (
-                f"category id {box.category_id} (image id {box.image_id}) is not declared in {source.name}"
-            )
-            problems.add("undeclared-category", where, reason, box.id, str(box.category_id))
+    names = dict(zip(classes.ids, classes.names, strict=True))
+    formats = _BoxFormatStatistics()
+    ids: set[int] = set()
+    for a in annotations:
+        info = infos.get(a.image_id)
+        if a.category_id not in names:
+            where = info.path if info else source
+            reason = f"category id {a.category_id} (image id {a.image_id}) is not declared in {source.name}"
+            validation.add("undeclared-category", where, reason, a.id, str(a.category_id))
             continue
-        category = declared[box.category_id]
-        if image is None:
-            problems.add(
-                "unknown-image", source, f"image id {box.image_id} is not declared", box.id, category
-            )
+        category = names[a.category_id]
+        if info is None:
+            validation.add("unknown-image", source, f"image id {a.image_id} is not declared", a.id, category)
             continue
-        if box.id in seen:
-            problems.add("duplicate-annotation-id", image.path, "the id is used twice", box.id, category)
-        seen.add(box.id)
-        annotation = _cleaned(box, image, turns.get(image.id), category, suspicions, problems)
-        if annotation is None:
+        if a.id in ids:
+            validation.add("duplicate-annotation-id", info.path, "the id is used twice", a.id, category)
+        ids.add(a.id)
+        if not all(map(math.isfinite, a.bbox_xywh)):  # products of large numbers overflow
+            reason = f"the box is {list(a.bbox_xywh)}, not four finite numbers"
+            validation.add("bad-box", info.path, reason, a.id, category)
             continue
-        if annotation.bbox_xywh == NOTHING:
-            unusable.setdefault(image.id, []).append(annotation)
-        else:
-            kept[image.id].append(annotation)
-    suspicions.report(source, problems)
-    if problems.strict:
-        problems.log_summary(name)
-    annotations, outside = ({i: tuple(rows) for i, rows in part.items()} for part in (kept, unusable))
-    return DetectionDataset(tuple(infos.values()), annotations, classes, name, details or {}, outside)
+        cleaned = _cleaned(a, info, turns.get(info.id), category, formats, validation)
+        rows = unusable.setdefault(info.id, []) if cleaned.bbox_xywh == EMPTY else usable[info.id]
+        rows.append(cleaned)
+    formats.report(source, validation)
+    if validation.strict:
+        validation.log_summary(name)
+    return DetectionDataset(
+        tuple(infos.values()),
+        {i: tuple(rows) for i, rows in usable.items()},
+        classes,
+        name,
+        details or {},
+        {i: tuple(rows) for i, rows in unusable.items()},
+    )
 
 
-def _sized(raw: RawImage, problems: ValidationLog) -> tuple[ImageInfo, FileSize | None]:
-    """The image with its upright size; and the turn that its boxes still need, if any."""
-    declared = (raw.width, raw.height) if raw.width and raw.height else None
+def _with_upright_size(image: ImageInfo, validation: ValidationLog) -> tuple[ImageInfo, FileSize | None]:
+    """Return the image with its upright size, and the size whose EXIF turn its boxes still need, if any."""
+    declared = (image.width, image.height) if image.width and image.height else None
     try:
-        size = read_size(raw.path)
+        size = read_size(image.path)
     except UserError as error:
-        kind = "unreadable-image" if exists(raw.path) else "missing-image"
-        problems.add(kind, raw.path, str(error).removeprefix(f"{raw.path}: "))
-        width, height = declared or (0, 0)
-        return ImageInfo(raw.id, raw.path, width, height, raw.details), None
-    info = ImageInfo(raw.id, raw.path, size.width, size.height, raw.details)
+        kind = "unreadable-image" if exists(image.path) else "missing-image"
+        validation.add(kind, image.path, str(error).removeprefix(f"{image.path}: "))
+        return (image if declared else replace(image, width=0, height=0)), None
     upright = (size.width, size.height)
+    info = replace(image, width=size.width, height=size.height)
     if declared is None:
         return info, None
     if declared == upright:
         if size.orientation != 1:
-            reason = f"EXIF orientation {size.orientation}, and the declared size fits the upright picture"
-            problems.add("exif-ambiguous", raw.path, reason)
+            reason = f"EXIF orientation {size.orientation}, and the declared size fits the upright image"
+            validation.add("exif-ambiguous", image.path, reason)
         return info, None
-    says = f"declared as {declared[0]}x{declared[1]}"
+    prefix = f"declared as {declared[0]}x{declared[1]}"
     if declared == size.raw:
-        reason = f"{says}, but EXIF orientation {size.orientation} makes it {upright[0]}x{upright[1]}"
-        problems.add("exif-turned", raw.path, reason)
+        reason = f"{prefix}, but EXIF orientation {size.orientation} makes it {upright[0]}x{upright[1]}"
+        validation.add("exif-turned", image.path, reason)
         return info, size
     near = max(abs(declared[0] - upright[0]), abs(declared[1] - upright[1])) <= 1
-    reason = f"{says}, the file has {upright[0]}x{upright[1]} pixels"
-    problems.add("size-rounded" if near else "size-mismatch", raw.path, reason)
+    reason = f"{prefix}, the file has {upright[0]}x{upright[1]} pixels"
+    validation.add("size-rounded" if near else "size-mismatch", image.path, reason)
     return info, None
 
 
 def _cleaned(
-    raw: RawBox,
+    a: Annotation,
     image: ImageInfo,
     turn: FileSize | None,
     category: str,
-    suspicions: _Suspicions,
-    problems: ValidationLog,
-) -> Annotation | None:
-    """The annotation by the rules of `clean_dataset`; None where it is dropped."""
-    box = _numbers(raw.bbox_xywh)
-    if box is None:
-        reason = f"the box is {repr(raw.bbox_xywh)[:80]}, not four finite numbers"
-        problems.add("bad-box", image.path, reason, raw.id, category)
-        return None
-    declared = box if turn is None else turned(box, *turn.raw, turn.orientation)
-    area = raw.area if isinstance(raw.area, int | float) and math.isfinite(raw.area) else None
-    if raw.area is None:
-        problems.add("missing-area", image.path, "no area", raw.id, category)
-    segmentation = raw.segmentation if turn is None else _turned_polygons(raw.segmentation, turn)
-    declared_area = box[2] * box[3] if area is None else float(area)
-    unusable = Annotation(
-        raw.id, raw.category_id, NOTHING, 0.0, raw.iscrowd, segmentation, declared, declared_area
-    )
+    formats: _BoxFormatStatistics,
+    validation: ValidationLog,
+) -> Annotation:
+    """Return the annotation by the rules of `clean_dataset`, with the box `EMPTY` where nothing can be learned."""
+    box = a.bbox_xywh
+    if math.isnan(a.area):
+        validation.add("missing-area", image.path, "no area", a.id, category)
+    declared_area = box[2] * box[3] if math.isnan(a.area) else a.area
+    declared = box
+    if turn is not None:
+        declared = turned(box, *turn.raw, turn.orientation)
+        a = replace(a, segmentation=_turned_polygons(a.segmentation, turn))
+    unusable = replace(a, bbox_xywh=EMPTY, area=0.0, declared_xywh=declared, declared_area=declared_area)
     if box[2] < MIN_SIDE or box[3] < MIN_SIDE:
         what = "a negative width or height" if min(box[2:]) < 0 else "no width or no height"
-        problems.add("empty-box", image.path, f"{_shown(box)} has {what}", raw.id, category)
+        validation.add("empty-box", image.path, f"{_text(box)} has {what}", a.id, category)
         return unusable
     left, top, width, height = declared
     x0, y0, x1, y1 = left, top, left + width, top + height
-    if image.width and image.height:  # else nothing is known to cut it to
+    if image.width and image.height:  # else there is no size to cut it to
         x0, y0 = max(0.0, left), max(0.0, top)
         x1, y1 = min(float(image.width), x1), min(float(image.height), y1)
-        suspicions.see(declared, image)
+        formats.count(declared, image)
     if x1 - x0 < MIN_SIDE or y1 - y0 < MIN_SIDE:
-        reason = f"{_shown(box)} is outside the {image.width}x{image.height} image"
-        problems.add("box-outside", image.path, reason, raw.id, category)
+        reason = f"{_text(box)} is outside the {image.width}x{image.height} image"
+        validation.add("box-outside", image.path, reason, a.id, category)
         return unusable
     cut = max(x0 - left, y0 - top, left + width - x1, top + height - y1)
     if cut > ROUNDING:
-        reason = f"{_shown(box)} sticks {cut:.4g} pixels out of the {image.width}x{image.height} image"
-        problems.add("box-clipped", image.path, reason, raw.id, category)
+        reason = f"{_text(box)} sticks {cut:.4g} pixels out of the {image.width}x{image.height} image"
+        validation.add("box-clipped", image.path, reason, a.id, category)
     usable = (x0, y0, x1 - x0, y1 - y0) if cut > 0 else declared
-    whole = area is not None and area > 0 and cut <= ROUNDING
-    learned_area = declared_area if whole else usable[2] * usable[3]
-    return Annotation(
-        raw.id,
-        raw.category_id,
-        usable,
-        learned_area,
-        raw.iscrowd,
-        segmentation,
-        declared if cut > 0 else None,
-        declared_area if declared_area != learned_area else None,
+    area = a.area if a.area > 0 and cut <= ROUNDING else usable[2] * usable[3]
+    return replace(
+        a,
+        bbox_xywh=usable,
+        area=area,
+        declared_xywh=declared if cut > 0 else None,
+        declared_area=declared_area if declared_area != area else None,
     )
 
 
-def _shown(box: Box) -> str:
+def _text(box: Box) -> str:
     return f"box [{', '.join(f'{v:g}' for v in box)}]"
 
 
-def _numbers(values: Any) -> Box | None:
-    if not isinstance(values, list | tuple) or len(values) != 4:
-        return None
-    left, top, width, height = map(number, values)
-    if left is None or top is None or width is None or height is None:
-        return None
-    return left, top, width, height
-
-
 def turned(box: Box, width: int, height: int, orientation: int) -> Box:
-    """A box of the stored `width` x `height` pixels in the upright frame of an EXIF orientation 5..8."""
+    """Return a box of the stored `width` x `height` pixels in the upright frame of an EXIF orientation 5..8."""
     left, top, w, h = box
     right, bottom = left + w, top + h
     x, y = {
@@ -244,7 +200,7 @@ def turned(box: Box, width: int, height: int, orientation: int) -> Box:
 
 
 def _turned_polygons(segmentation: Any, size: FileSize) -> Any:
-    """Polygons in the upright frame. A run-length mask cannot be turned by its numbers and is left out."""
+    """Return polygons in the upright frame. Run lengths cannot be turned by their numbers and are left out."""
     if not isinstance(segmentation, list):
         return None
     width, height = size.raw
@@ -258,8 +214,8 @@ def _turned_polygons(segmentation: Any, size: FileSize) -> Any:
     ]
 
 
-class _Suspicions:
-    """Do the boxes look like two corners taken for corner and size, or like fractions taken for pixels?
+class _BoxFormatStatistics:
+    """Counts that show boxes of another format: two corners taken for corner and size, fractions taken for pixels.
 
     Two corners: as [x, y, width, height] a tenth of them or more leave the image, and as [left, top, right, bottom]
     nearly all are proper boxes inside it. Fractions: nearly all lie within the first pixel of a larger image.
@@ -268,7 +224,7 @@ class _Suspicions:
     def __init__(self) -> None:
         self.boxes = self.overhanging = self.proper = self.fractions = 0
 
-    def see(self, box: Box, image: ImageInfo) -> None:
+    def count(self, box: Box, image: ImageInfo) -> None:
         left, top, width, height = box
         self.boxes += 1
         self.overhanging += left + width > image.width + 1 or top + height > image.height + 1
@@ -276,13 +232,13 @@ class _Suspicions:
         within = left >= 0 and top >= 0 and left + width <= 1.001 and top + height <= 1.001
         self.fractions += within and min(image.width, image.height) > 2
 
-    def report(self, source: Path, problems: ValidationLog) -> None:
+    def report(self, source: Path, validation: ValidationLog) -> None:
         if self.boxes and self.overhanging >= 0.1 * self.boxes and self.proper >= 0.95 * self.boxes:
             reason = (
                 f"{self.overhanging} of {self.boxes} boxes leave their image as x, y, width, height, "
                 "and all would fit as two corners (xyxy)"
             )
-            problems.add("box-like-xyxy", source, reason)
+            validation.add("box-like-xyxy", source, reason)
         if self.boxes and self.fractions >= 0.95 * self.boxes:
             reason = f"{self.fractions} of {self.boxes} boxes lie within one pixel: meant as fractions of the image?"
-            problems.add("box-like-fractions", source, reason)
+            validation.add("box-like-fractions", source, reason)

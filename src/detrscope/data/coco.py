@@ -1,7 +1,8 @@
-"""COCO's JSON, in the folder layouts that it is found in."""
+"""Read COCO JSON in its usual folder layouts."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,21 +10,22 @@ from typing import Any
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
+from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_json as load_json
-from detrscope.data.clean import RawBox, RawImage, clean_dataset
-from detrscope.data.dataset import DetectionDataset
+from detrscope.data.clean import EMPTY, clean_dataset
+from detrscope.data.coco_masks import mask_box
+from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
 from detrscope.data.image_files import is_hidden
 from detrscope.data.image_finder import ImageFinder
-from detrscope.data.parse_values import boolean, integer, number, shown
-from detrscope.data.segmentation import mask_box
+from detrscope.data.parse_values import boolean, box_xywh, integer, number
 from detrscope.data.splits import ANY, canonical_split, find_split
 from detrscope.data.validation_log import ValidationLog
 
 LAYOUT = (
     "annotations/instances_SPLIT.json + SPLIT/, SPLIT/_annotations.coco.json, or annotations.json + images/"
 )
-# The first line of these that matches something decides; what later ones match is refused where it is the same split,
-# and reported where it is another. Official folders also have captions_*.json and the like.
+# The first pattern that matches a file decides. A match of a later one is refused where it is the same split, and
+# reported where it is another. Official folders also have captions_*.json and the like.
 _PER_SPLIT = (
     "annotations/instances_(?P<split>[^/]+).json",
     "annotations/(?P<split>(?:train|val|valid|test)[^/]*).json",
@@ -33,24 +35,25 @@ _PER_SPLIT = (
     "(?P<split>[^/]+)/annotations.json",
     "(?P<split>train|val|valid|test).json",
 )
+ROW_LENGTH = 160  # characters of a row in a message
 _SINGLE = ("annotations.json", "_annotations.coco.json", "labels.json", "instances.json", "result.json")
 
 
 def splits(folder: Path) -> dict[str, Path]:
-    """The annotation file of each split; empty where the folder is not of a COCO layout."""
+    """Return the annotation file of each split; empty where the folder is not of a COCO layout."""
     return {split: paths[0] for split, paths in _candidates(folder)[0].items()}
 
 
 def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    """The annotation files that may be meant by each split, and those of other layouts that are not read."""
+    """Return the annotation files that each split may mean, and those of other layouts, which are not read."""
     files = [p for pattern in ("*", "*/*") for p in folder.glob(pattern)]
     files = [p for p in files if p.suffix.casefold() == ".json" and not is_hidden(p)]
-    found = {p.relative_to(folder).as_posix(): p for p in files if not is_hidden(p.parent)}
+    by_name = {p.relative_to(folder).as_posix(): p for p in files if not is_hidden(p.parent)}
     splits: dict[str, list[Path]] = {}
     unused: list[Path] = []
     for pattern in _PER_SPLIT:
         regex = re.compile(pattern.replace(".json", r"\.json"), re.IGNORECASE)
-        matches = {m["split"]: found[name] for name in sorted(found) if (m := regex.fullmatch(name))}
+        matches = {m["split"]: by_name[name] for name in sorted(by_name) if (m := regex.fullmatch(name))}
         taken = [path for paths in splits.values() for path in paths]
         if not splits:
             splits = {split: [path] for split, path in matches.items()}
@@ -62,7 +65,7 @@ def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
                 splits[split].append(path)
             else:
                 unused.append(path)
-    singles = [found[name] for name in sorted(found, key=_single_rank) if name.casefold() in _SINGLE]
+    singles = [by_name[name] for name in sorted(by_name, key=_single_rank) if name.casefold() in _SINGLE]
     if not splits and singles:
         splits = {ANY: singles}
     return splits, list(dict.fromkeys(unused))
@@ -72,18 +75,20 @@ def _single_rank(name: str) -> int:
     return _SINGLE.index(name.casefold()) if name.casefold() in _SINGLE else len(_SINGLE)
 
 
-def read_split(folder: Path, split: str, problems: ValidationLog, details: bool = False) -> DetectionDataset:
-    """One split of a folder.
+def read_split(
+    folder: Path, split: str, validation: ValidationLog, details: bool = False
+) -> DetectionDataset:
+    """Read one split of a folder.
 
     Raises:
-        UserError: no such split, two files may be meant by it, or see `read_json`.
+        UserError: there is no such split, it may mean two files, or as `read_json`.
     """
     files, unused = _candidates(folder)
     for path in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
         if is_hidden(path):
-            problems.add("left-out-file", path, "hidden, or the system's")
+            validation.add("left-out-file", path, "hidden, or the system's")
     for path in unused:
-        problems.add("unused-file", path, "not read: the folder has annotations of another layout too")
+        validation.add("unused-file", path, "not read: the folder has annotations of another layout too")
     name = find_split(split, files, str(folder))
     path, *others = files[name]
     if others:
@@ -91,58 +96,57 @@ def read_split(folder: Path, split: str, problems: ValidationLog, details: bool 
         raise UserError(
             f"{folder}: the annotations of '{split}' may be {named}; remove one, or give its path"
         )
-    return read_json(path, problems, name=f"{folder.name} {split}", details=details)
+    return read_json(path, validation, name=f"{folder.name} {split}", details=details)
 
 
 def read_json(
     path: Path,
-    problems: ValidationLog,
+    validation: ValidationLog,
     *,
     name: str | None = None,
     images: Path | None = None,
     details: bool = False,
 ) -> DetectionDataset:
-    """An annotation file with its images, which are looked for beside it.
+    """Read an annotation file and find its images around it.
 
     Args:
-        path: the JSON.
-        problems: where to report.
-        name: of the dataset; the file's own by default.
-        images: the folder of the images, looked into first.
-        details: keep segmentation, licences and the other fields of images, which detection does not use.
+        path: Annotation file.
+        validation: Log to report to.
+        name: Name of the dataset; that of the file by default.
+        images: Folder of the images, searched first.
+        details: Whether to keep segmentation, licences and other fields, which detection does not use.
 
     Raises:
-        UserError: the file is not COCO's JSON, or something stops (see `clean_dataset`).
+        UserError: the file is not COCO's JSON, or a problem stops (see `clean_dataset`).
     """
-    tree = _load(path, problems)
-    _report_text_ids(tree, path, problems)
+    tree = _load(path, validation)
+    _report_text_ids(tree, path, validation)
     classes = _classes(tree["categories"], path)
     find = ImageFinder(path, images, single=path.name in _SINGLE)
+    infos = list(_images(tree["images"], find, path, validation, details))
     more: dict[str, Any] = {k: tree[k] for k in ("info", "licenses") if k in tree} if details else {}
     return clean_dataset(
         name or path.stem,
-        _images(tree["images"], find, path, problems, details),
-        _boxes(tree["annotations"], path, problems, details),
+        infos,
+        _annotations(tree["annotations"], infos, classes, path, validation, details),
         classes,
-        problems,
+        validation,
         source=path,
         details=more,
     )
 
 
-def _load(path: Path, problems: ValidationLog) -> dict[str, Any]:
+def _load(path: Path, validation: ValidationLog) -> dict[str, Any]:
     tree = load_json(path)
     if not isinstance(tree, dict):
         what = "a results file?" if isinstance(tree, list) else type(tree).__name__
         raise UserError(
-            f"{path}: expected COCO's dictionary of images, annotations, categories; found {what}"
+            f"{path}: expected a COCO dictionary of images, annotations, categories; found {what}"
         )
     if "annotations" not in tree:
-        of_test = canonical_split(problems.split) == "test" or path.stem.startswith(
-            ("image_info", "test", "instances_test")
-        )
-        if not of_test:  # the lists of test images have none
-            problems.add("no-labels", path, "no 'annotations'")
+        test_list = path.stem.startswith(("image_info", "test", "instances_test"))
+        if not test_list and canonical_split(validation.split) != "test":  # lists of test images have none
+            validation.add("no-labels", path, "no 'annotations'")
         tree["annotations"] = []
     for key in ("images", "annotations", "categories"):
         rows = tree.get(key)
@@ -151,13 +155,13 @@ def _load(path: Path, problems: ValidationLog) -> dict[str, Any]:
     return tree
 
 
-def _report_text_ids(tree: dict[str, Any], path: Path, problems: ValidationLog) -> None:
-    """Say when ids are texts: they come out as numbers."""
+def _report_text_ids(tree: dict[str, Any], path: Path, validation: ValidationLog) -> None:
+    """Report ids that are written as text: they are read as numbers."""
     for key in ("images", "annotations", "categories"):
         texts = [row["id"] for row in tree[key] if isinstance(row.get("id"), str)]
         if texts:
-            reason = f"{len(texts)} ids of {key} are written as text, such as {shown(texts[0], 40)}"
-            problems.add("text-ids", path, reason)
+            reason = f"{len(texts)} ids of {key} are written as text, such as {short_repr(texts[0], 40)}"
+            validation.add("text-ids", path, reason)
 
 
 def _classes(rows: list[dict[str, Any]], path: Path) -> ClassTable:
@@ -165,9 +169,8 @@ def _classes(rows: list[dict[str, Any]], path: Path) -> ClassTable:
     for row in rows:
         category = integer(row.get("id"))
         if category is None or not isinstance(row.get("name"), str | int | float):
-            raise UserError(
-                f"{path}: category {shown(row)}: expected an integer 'id' of 64 bits and a 'name'"
-            )
+            row_text = short_repr(row, ROW_LENGTH)
+            raise UserError(f"{path}: category {row_text}: expected an integer 'id' of 64 bits and a 'name'")
         if category in table:
             raise UserError(f"{path}: category id {category} is declared twice")
         table[category] = str(row["name"])
@@ -175,33 +178,31 @@ def _classes(rows: list[dict[str, Any]], path: Path) -> ClassTable:
 
 
 def _images(
-    rows: list[dict[str, Any]], find: ImageFinder, path: Path, problems: ValidationLog, details: bool
-) -> Iterator[RawImage]:
+    rows: list[dict[str, Any]], find: ImageFinder, path: Path, validation: ValidationLog, details: bool
+) -> Iterator[ImageInfo]:
     names = [_file_name(row) for row in rows]
     find.expect(name for name in names if name is not None)
     for row, name in zip(rows, names, strict=True):
         image_id = integer(row.get("id"))
         if image_id is None or name is None:
-            keys = {k: row.get(k) for k in ("id", "file_name")}
-            problems.add(
-                "bad-id", path, f"image {shown(keys)}: expected an integer 'id' of 64 bits and a 'file_name'"
-            )
+            keys = short_repr({k: row.get(k) for k in ("id", "file_name")}, ROW_LENGTH)
+            reason = f"image {keys}: expected an integer 'id' of 64 bits and a 'file_name'"
+            validation.add("bad-id", path, reason)
             continue
         sides = []
         for key in ("width", "height"):
             side = integer(row.get(key))
             if row.get(key) is not None and (side is None or side < 0):
-                problems.add(
-                    "bad-value", path, f"image id {image_id}: {key} is {shown(row[key])}, not pixels"
-                )
-            sides.append(side if side is not None and side >= 1 else None)
+                reason = f"image id {image_id}: {key} is {short_repr(row[key])}, expected pixels"
+                validation.add("bad-value", path, reason)
+            sides.append(max(0, side or 0))
         known = ("id", "file_name", "width", "height")
         more = {k: v for k, v in row.items() if k not in known} if details else {}
-        yield RawImage(image_id, find(name), sides[0], sides[1], more)
+        yield ImageInfo(image_id, find(name), sides[0], sides[1], more)
 
 
 def _file_name(row: dict[str, Any]) -> str | None:
-    """The name of an image's file; LVIS tells only its URL, whose last two parts are its place in COCO."""
+    """Return the file name of an image; LVIS has only its URL, whose last two parts are its path in COCO."""
     name = row.get("file_name")
     if name is None and isinstance(row.get("coco_url"), str):
         name = "/".join(row["coco_url"].split("/")[-2:])
@@ -209,42 +210,45 @@ def _file_name(row: dict[str, Any]) -> str | None:
     return name if isinstance(name, str) and valid else None
 
 
-def _boxes(
-    rows: list[dict[str, Any]], path: Path, problems: ValidationLog, details: bool
-) -> Iterator[RawBox]:
+def _annotations(
+    rows: list[dict[str, Any]],
+    images: list[ImageInfo],
+    classes: ClassTable,
+    path: Path,
+    validation: ValidationLog,
+    details: bool,
+) -> Iterator[Annotation]:
+    paths = {image.id: image.path for image in images}
+    names = dict(zip(classes.ids, classes.names, strict=True))
     for position, row in enumerate(rows, start=1):
         own, image, category = (integer(row.get(k)) for k in ("id", "image_id", "category_id"))
         if "id" not in row:
             own = position
         if own is None or image is None or category is None:
-            keys = {k: row.get(k) for k in ("id", "image_id", "category_id")}
-            problems.add("bad-id", path, f"annotation {shown(keys)}: expected integers of 64 bits")
+            keys = short_repr({k: row.get(k) for k in ("id", "image_id", "category_id")}, ROW_LENGTH)
+            validation.add("bad-id", path, f"annotation {keys}: expected integers of 64 bits")
             continue
         crowd = boolean(row.get("iscrowd"))
         if crowd is None:
-            problems.add("bad-value", path, f"iscrowd is {shown(row['iscrowd'])}, expected 0 or 1", own)
+            reason = f"iscrowd is {short_repr(row['iscrowd'])}, expected 0 or 1"
+            validation.add("bad-value", path, reason, own)
             continue
         area = number(row.get("area"))
-        if area is None and not isinstance(row.get("area"), float | None):  # NaN is no area, which is derived
-            problems.add("bad-value", path, f"area is {shown(row['area'])}, expected a number of pixels", own)
+        if area is None and not isinstance(
+            row.get("area"), float | None
+        ):  # NaN: no area, derived from the box
+            reason = f"area is {short_repr(row['area'])}, expected a number of pixels"
+            validation.add("bad-value", path, reason, own)
             continue
-        segmentation = row.get("segmentation")
-        box = row.get("bbox")
-        if (box is None or box == []) and segmentation:
-            box = polygon_box(segmentation)
-        yield RawBox(own, image, category, box, area, crowd, segmentation if details else None)
-
-
-def polygon_box(mask: Any) -> list[float] | None:
-    """[x, y, width, height] around polygons [[x1, y1, x2, y2, ...], ...] or run lengths; None for anything else."""
-    try:
-        if isinstance(mask, dict):
-            height, width = mask["size"]
-            return mask_box(mask, height, width)
-        points = [[number(v) for v in polygon] for polygon in mask]
-        xs, ys = ([v for p in points for v in p[start::2] if v is not None] for start in (0, 1))
-        if sum(map(len, points)) > len(xs) + len(ys):
-            return None
-        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    except (TypeError, ValueError, KeyError):
-        return None
+        segmentation, declared = row.get("segmentation"), row.get("bbox")
+        if (declared is None or declared == []) and segmentation:
+            declared = mask_box(segmentation)
+        box = box_xywh(declared)
+        if (
+            box is None and image in paths and category in names
+        ):  # else `clean_dataset` reports what is not declared
+            reason = f"the box is {short_repr(declared)}, not four finite numbers"
+            validation.add("bad-box", paths[image], reason, own, names[category])
+            continue
+        kept = segmentation if details else None
+        yield Annotation(own, image, category, box or EMPTY, math.nan if area is None else area, crowd, kept)

@@ -1,4 +1,4 @@
-"""Any dataset that can be read -> a folder in COCO's layout, all splits at once."""
+"""Convert a dataset of any readable format to a folder in COCO's layout, all splits at once."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def convert(
     files: Files = "copy",
     skip_unreadable: bool = False,
 ) -> dict[str, DetectionDataset]:
-    """Writes a dataset in COCO's layout, boxes as they are read: cut to the image, empty ones dropped.
+    """Write a dataset in COCO's layout, boxes as they are declared.
 
     Args:
-        source: as in `open_dataset`.
-        out: the folder to make.
-        splits: which splits; all by default. A source without splits becomes `train`.
-        files: copy the images, or link to them.
-        skip_unreadable: leave out images that cannot be decoded.
+        source: Dataset, as in `open_dataset`.
+        out: Folder to make.
+        splits: Splits to write; all by default. A source without splits becomes `train`.
+        files: Whether to copy the images or link to them.
+        skip_unreadable: Whether to leave out images that cannot be decoded.
 
     Returns:
-        What was written, by split.
+        The datasets that were written, by split.
 
     Raises:
         UserError: the source cannot be read, or `out` is in use.
     """
-    found = {
+    datasets = {
         "train" if split == ANY else split: open_dataset(
             source, split, skip_unreadable=skip_unreadable, details=True
         )
         for split in splits or splits_of(source)
     }
-    write_coco(found, Path(out), files)
-    return found
+    write_coco(datasets, Path(out), files)
+    return datasets

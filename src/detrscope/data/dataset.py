@@ -1,4 +1,4 @@
-"""A detection dataset as plain data, whatever it was read from, and as the torch dataset of samples."""
+"""A detection dataset: plain data, the same for every source format, and the torch dataset of its samples."""
 
 from __future__ import annotations
 
@@ -25,38 +25,40 @@ Transform = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Target]]
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """One image: its original id, its file, its size when upright (0 where neither file nor annotations tell it)."""
+    """One image: its original id, its file and its upright size.
+
+    A reader gives the size that the source declares; `clean_dataset` replaces it by that of the file.
+    """
 
     id: int
     path: Path
-    width: int
-    height: int
-    details: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # such as the licence; kept when a reader is asked to
+    width: int = 0  # pixels; 0 where it is not known
+    height: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)  # such as the licence; read on request
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """One object.
 
-    `bbox_xywh` is inside the upright image and not empty: what a model learns from. AP is computed on what was
-    declared, as pycocotools does.
+    A reader gives box and area as declared. `clean_dataset` cuts the box to the upright image, which is what a model
+    learns from, and keeps what was declared for AP, as pycocotools does.
     """
 
     id: int
+    image_id: int
     category_id: int  # original
     bbox_xywh: Box  # left, top, width, height in pixels
-    area: float  # of the mask where the source knows it, else of the box
+    area: float  # pixels, of the mask where the source has one, else of the box; NaN: not declared
     iscrowd: bool = False
-    segmentation: Any = None  # as COCO writes it; kept when a reader is asked to
+    segmentation: Any = None  # as COCO writes it; read on request
     declared_xywh: Box | None = None  # in the upright image's frame, where it differs from bbox_xywh
     declared_area: float | None = None  # where it differs from area
 
 
 @dataclass(frozen=True)
 class DetectionDataset:
-    """Images in order, their annotations by image id (every image has an entry, maybe empty), the classes."""
+    """Images in order, annotations by image id (every image has an entry), classes."""
 
     images: tuple[ImageInfo, ...]
     annotations: dict[int, tuple[Annotation, ...]]
@@ -74,7 +76,7 @@ class DetectionDataset:
         return {image.id: image for image in self.images}
 
     def image(self, image_id: int) -> ImageInfo:
-        """The image of an id.
+        """Return the image with an id.
 
         Raises:
             UserError: there is none.
@@ -84,7 +86,7 @@ class DetectionDataset:
         return self._by_id[image_id]
 
     def subset(self, image_ids: Iterable[int]) -> DetectionDataset:
-        """Some of the images, in the order given, with all classes.
+        """Return a dataset of some images, in the order given, with all classes.
 
         Raises:
             UserError: an id is not in the dataset.
@@ -98,7 +100,7 @@ class DetectionDataset:
         )
 
     def coco_json(self) -> dict[str, Any]:
-        """COCO's dictionary of the ground truth: original image and category ids, crowds included, boxes as declared.
+        """Return the ground truth as a COCO dictionary: original ids, crowds included, boxes as declared.
 
         Annotation ids are the original ones unless two are equal or one is not positive (COCO's evaluation
         takes a match with annotation 0 as no match); then they count from 1.
@@ -128,46 +130,53 @@ class DetectionDataset:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image as the model sees it, with its truth."""
+class SampleInfo:
+    """Origin of a sample."""
 
-    image: Tensor  # [3, H, W] float32, normalised
-    target: Target
     image_id: int
     size: tuple[int, int]  # height, width of the original upright image
 
 
-class TransformedDataset(torch.utils.data.Dataset[Sample]):
-    """Samples: decoded, transformed, crowds left out.
+@dataclass(frozen=True)
+class Sample:
+    """One image as the model sees it, with its ground truth."""
 
-    An item is asked for by its index, or by `(epoch seed, index)`: then whatever is random in the transform
-    depends on these two only, not on the worker, the order or what was read before.
+    image: Tensor  # [3, H, W] float32, normalised
+    target: Target
+    info: SampleInfo
+
+
+class TransformedDataset(torch.utils.data.Dataset[Sample]):
+    """Samples of a dataset: decoded, transformed, crowds left out.
+
+    Boxes and ids are flat arrays, which worker processes share without copying.
+
+    Indexed by an image's index or by `(epoch seed, index)`: then all randomness of the transform depends on these two
+    only, not on the worker, the order or what was read before.
+
+    Args:
+        dataset: Dataset to read.
+        transform: Transform from the pixels of the file to the input of the model.
+        cache: Whether to decode every image now and keep its pixels in memory.
+
+    Raises:
+        UserError: the cache does not fit into memory, or an image cannot be read.
     """
 
     def __init__(self, dataset: DetectionDataset, transform: Transform, cache: bool = False) -> None:
-        """Takes the dataset apart into flat arrays, which worker processes share without copying.
-
-        Args:
-            dataset: what to read.
-            transform: from the pixels of the file to what the model sees.
-            cache: decode every image now and keep its pixels in memory.
-
-        Raises:
-            UserError: the cache does not fit into memory, or an image cannot be read.
-        """
         self.name = dataset.name
         self.classes = dataset.classes
         self.transform = transform
         self._paths = [str(i.path) for i in dataset.images]
         self._ids = np.array([i.id for i in dataset.images], dtype=np.int64)
         self._sizes = np.array([(i.height, i.width) for i in dataset.images], dtype=np.int64).reshape(-1, 2)
-        kept = [[a for a in dataset.annotations[i.id] if not a.iscrowd] for i in dataset.images]
+        objects = [[a for a in dataset.annotations[i.id] if not a.iscrowd] for i in dataset.images]
         index_of = {category: index for index, category in enumerate(dataset.classes.ids)}
-        self._starts = np.cumsum([0, *map(len, kept)])
-        boxes = np.array([a.bbox_xywh for row in kept for a in row], dtype=np.float64).reshape(-1, 4)
+        self._starts = np.cumsum([0, *map(len, objects)])
+        boxes = np.array([a.bbox_xywh for row in objects for a in row], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         self._boxes_xyxy = torch.from_numpy(boxes).float()  # [all, 4] pixels
-        labels = [index_of[a.category_id] for row in kept for a in row]
+        labels = [index_of[a.category_id] for row in objects for a in row]
         self._labels = torch.tensor(labels, dtype=torch.int64)  # [all]
         self._cache = PixelCache.filled(self.name, self._sizes, self._read) if cache else None
 
@@ -180,18 +189,17 @@ class TransformedDataset(torch.utils.data.Dataset[Sample]):
         epoch_seed, index = key
         with torch.random.fork_rng(devices=[]):
             seed = np.random.SeedSequence([epoch_seed, index]).generate_state(1, np.uint64)[0]
-            torch.default_generator.manual_seed(
-                int(seed)
-            )  # not torch.manual_seed, which would reseed the GPU too
+            # torch.manual_seed would reseed the GPU too.
+            torch.default_generator.manual_seed(int(seed))
             return self._sample(index)
 
-    def truth(self, index: int) -> tuple[Tensor, Tensor]:
-        """Boxes [M, 4] in pixels of the original image and labels [M], before the transform."""
+    def ground_truth(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return boxes [M, 4] in pixels of the original image and labels [M], before the transform."""
         rows = slice(self._starts[index], self._starts[index + 1])
         return self._boxes_xyxy[rows], self._labels[rows]
 
     def pixels(self, index: int) -> Tensor:
-        """The image before the transform, uint8 [3, H, W].
+        """Return the image before the transform, uint8 [3, H, W].
 
         Raises:
             UserError: it cannot be read, or is not of the size that the annotations are for.
@@ -199,10 +207,10 @@ class TransformedDataset(torch.utils.data.Dataset[Sample]):
         return self._read(index) if self._cache is None else self._cache[index]
 
     def _sample(self, index: int) -> Sample:
-        boxes, labels = self.truth(index)
+        boxes, labels = self.ground_truth(index)
         image, target = self.transform(self.pixels(index), boxes.clone(), labels.clone())
         height, width = self._sizes[index].tolist()
-        return Sample(image, target, int(self._ids[index]), (height, width))
+        return Sample(image, target, SampleInfo(int(self._ids[index]), (height, width)))
 
     def _read(self, index: int) -> Tensor:
         image = read_image(self._paths[index])

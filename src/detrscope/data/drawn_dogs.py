@@ -1,4 +1,4 @@
-"""Drawn dogs as a dataset: written in COCO's layout, or drawn into a cache the first time it is asked for."""
+"""Drawn dogs as a dataset: written to a folder in COCO's layout, or drawn into a cache on first use."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ from detrscope.core.errors import UserError
 from detrscope.core.user_cache import cache_folder
 from detrscope.data import coco
 from detrscope.data.dataset import DetectionDataset
+from detrscope.data.part_masks import VALUES_PER_OBJECT, encode_part_mask, write_part_names
 from detrscope.data.splits import find_split
 from detrscope.data.validation_log import ValidationLog
 from detrscope.data.write_coco import atomic_folder
-from detrscope.synthetic.parts import NAMES, PER_DOG
+from detrscope.synthetic.parts import NAMES
 from detrscope.synthetic.scene import MAX_SIZE, MIN_SIZE, VERSION, Scene, draw_scene
 
 LAYOUT = "nothing, or options such as count=2000,val=300,seed=0,size=160"
 STARTS = {"train": 0, "val": 10_000_000, "test": 20_000_000}  # index of the first image of each split
 MAX_COUNT = 10_000_000
 DOG = {"id": 1, "name": "dog"}
-MARK = ("Software", "detrscope drawn dogs")  # a text of each PNG file
-DRAWN_START = '{"info": {"description": "drawn dogs"'  # of annotations.json
+FILE_VERSION = 2  # of the files that are written; caches of another version are drawn again
+SOFTWARE = "detrscope drawn dogs"  # `Software` text of each PNG file
+_DESCRIPTION = '{"info": {"description": "drawn dogs"'  # start of annotations.json
 
 
 @dataclass(frozen=True)
 class Options:
-    """What may follow `drawn-dogs:`."""
+    """Options after `drawn-dogs:`."""
 
     count: int = setting(2000, "images for training")
     val: int = setting(300, "images for validation")
-    test: int = setting(300, "images for a last test")
-    seed: int = setting(0, "of everything")
+    test: int = setting(300, "images for testing")
+    seed: int = setting(0, "random seed")
     size: int = setting(160, "width and height of an image in pixels")
 
     def __post_init__(self) -> None:
@@ -55,7 +57,7 @@ class Options:
 
     @classmethod
     def parsed(cls, text: str) -> Options:
-        """From `count=2000,seed=0`; empty for the defaults.
+        """Parse `count=2000,seed=0`; empty for the defaults.
 
         Raises:
             UserError: an unknown key (the nearest is named) or a wrong value.
@@ -71,25 +73,24 @@ class Options:
         return build(cls, tree, source=f"drawn-dogs:{text}")
 
     def count_of(self, split: str) -> int:
-        """How many images a split has."""
+        """Return the number of images of a split."""
         return {"train": self.count, "val": self.val, "test": self.test}[split]
 
 
 def splits(options: Path) -> dict[str, int]:
-    """The index of the first image of each split. `options` is what follows the prefix."""
+    """Return the index of the first image of each split. `options` is the text after the prefix."""
     Options.parsed(str(options))
     return STARTS
 
 
 def read_split(options: Path, split: str, problems: ValidationLog, details: bool = False) -> DetectionDataset:
-    """One split, from the cache; drawn into it first where it is not there.
+    """Read one split from the cache; draw it first where it is missing.
 
     Raises:
-        UserError: wrong options, no such split, or the cache cannot be written.
+        UserError: an option is wrong, there is no such split, or the cache cannot be written.
     """
-    chosen = Options.parsed(str(options))
     name = find_split(split, STARTS, "drawn-dogs")
-    folder = _cached(chosen, name)
+    folder = _cached(Options.parsed(str(options)), name)
     return coco.read_json(
         folder / "annotations.json",
         problems,
@@ -100,17 +101,17 @@ def read_split(options: Path, split: str, problems: ValidationLog, details: bool
 
 
 def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start: int = 0) -> int:
-    """Draws images `start` to `start + count` into a folder: images/, annotations.json, parts/, parts.json.
+    """Draw images `start` to `start + count` into a folder: images/, annotations.json, parts/.
 
     Args:
-        out: the folder to make; must not exist, or be empty.
-        count: how many images.
-        seed: of everything.
-        size: width and height in pixels.
-        start: index of the first image. The splits of `drawn-dogs:` begin at `STARTS`.
+        out: Folder to make; must not exist, or be empty.
+        count: Number of images.
+        seed: Random seed.
+        size: Width and height in pixels.
+        start: Index of the first image. The splits of `drawn-dogs:` begin at `STARTS`.
 
     Returns:
-        How many dogs are annotated.
+        The number of annotated dogs.
 
     Raises:
         UserError: a value is out of range, or `out` is in use.
@@ -118,6 +119,8 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
     Options(count=count, seed=seed, size=size)
     if start < 0:
         raise UserError(f"start={start}: expected 0 or more")
+    text = PngInfo()
+    text.add_text("Software", SOFTWARE)
     with atomic_folder(out) as folder, progress() as bar:
         for name in ("images", "parts"):
             (folder / name).mkdir()
@@ -127,7 +130,7 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
         for index in range(start, start + count):
             scene = draw_scene(seed, index, size)
             name = f"{index:06d}.png"
-            Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1, pnginfo=_mark())
+            Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1, pnginfo=text)
             _part_mask(scene).save(folder / "parts" / name, compress_level=1)
             images.append({"id": index, "file_name": name, "width": size, "height": size})
             annotations += _rows(scene, index, first_id=len(annotations) + 1)
@@ -144,53 +147,40 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
             "categories": [DOG],
         }
         (folder / "annotations.json").write_text(json.dumps(tree), encoding="utf-8")
-        key = {
-            "value": "16 x dog + part; 0 is no dog",
-            "dog": "place of its annotation among those of the image, from 0",
-            "parts": {str(number): part for number, part in NAMES.items()},
-        }
-        (folder / "parts.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
+        write_part_names(folder / "parts", tuple(NAMES.values()))
     return len(annotations)
 
 
 def is_drawn(image: Path | Image.Image) -> bool:
-    """Whether an image is known to be a drawing of ours.
+    """Return whether an image is known to be one of these drawings.
 
-    Our PNG files say so in their `Software` text; so does the annotation file beside their folder, which drawings have
-    that were made before. A drawing that was saved again by another program is no longer known.
+    Their PNG files have `SOFTWARE` as their `Software` text. Older drawings have none and are known by the annotation
+    file beside their folder. A drawing that was saved again by another program is no longer known.
     """
     if isinstance(image, Image.Image):
-        return image.info.get(MARK[0]) == MARK[1]
+        return image.info.get("Software") == SOFTWARE
     try:
         with Image.open(image, formats=["PNG"]) as opened:
-            if opened.info.get(MARK[0]) == MARK[1]:
+            if opened.info.get("Software") == SOFTWARE:
                 return True
         with (image.parent.parent / "annotations.json").open(encoding="utf-8") as text:
-            return text.read(len(DRAWN_START)) == DRAWN_START and image.parent.name == "images"
-    except (OSError, ValueError, SyntaxError):  # no PNG, or damaged: whoever reads it says so
+            return text.read(len(_DESCRIPTION)) == _DESCRIPTION and image.parent.name == "images"
+    except (OSError, ValueError, SyntaxError):  # not a PNG, or damaged: the reader of the image reports it
         return False
 
 
-def _mark() -> PngInfo:
-    """Return what our PNG files say of themselves."""
-    info = PngInfo()
-    info.add_text(*MARK)
-    return info
-
-
 def _cached(options: Options, split: str) -> Path:
-    """The folder of a split. It is renamed into place, so it is whole, also where two processes draw at once."""
+    """Return the folder of a split. It is renamed into place: whole, also where two processes draw at once."""
     count = options.count_of(split)
-    folder = (
-        cache_folder() / "drawn-dogs" / f"v{VERSION}-seed{options.seed}-size{options.size}-{split}-{count}"
-    )
-    if _is_there(folder):
+    name = f"v{VERSION}.{FILE_VERSION}-seed{options.seed}-size{options.size}-{split}-{count}"
+    folder = cache_folder() / "drawn-dogs" / name
+    if (folder / "annotations.json").is_file():
         return folder
     log.info("drawing %d images into %s, once", count, folder)
     try:
         write_drawn(folder, count=count, seed=options.seed, size=options.size, start=STARTS[split])
     except (OSError, UserError) as error:
-        if _is_there(folder):  # another process was faster
+        if (folder / "annotations.json").is_file():  # another process was faster
             return folder
         if isinstance(error, UserError):
             raise
@@ -200,12 +190,8 @@ def _cached(options: Options, split: str) -> Path:
     return folder
 
 
-def _is_there(folder: Path) -> bool:
-    return (folder / "annotations.json").is_file()
-
-
 def _rows(scene: Scene, index: int, first_id: int) -> Iterator[dict[str, Any]]:
-    """COCO's annotations of a scene."""
+    """Yield the COCO annotations of a scene."""
     for dog, (box, visible) in enumerate(zip(scene.boxes_xyxy.tolist(), scene.visible.tolist(), strict=True)):
         x0, y0, x1, y1 = (int(v) for v in box)
         mask = scene.instance == dog + 1
@@ -222,7 +208,7 @@ def _rows(scene: Scene, index: int, first_id: int) -> Iterator[dict[str, Any]]:
 
 
 def _run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's run lengths: column by column, the first of pixels that are not in the mask."""
+    """Return COCO's run lengths: column by column, the first of pixels outside the mask."""
     flat = mask.T.ravel()
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff([0, *edges.tolist(), flat.size]).tolist()
@@ -230,9 +216,8 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def _part_mask(scene: Scene) -> Image.Image:
-    values = np.where(scene.instance > 0, PER_DOG * (scene.instance - 1) + scene.parts, 0).astype(np.uint8)
-    image = Image.fromarray(values)
-    image.putpalette(_palette())  # only for people who open the file
+    image = Image.fromarray(encode_part_mask(scene.parts, scene.instance))
+    image.putpalette(_palette())  # colours for people who open the file
     return image
 
 
@@ -242,7 +227,7 @@ def _palette() -> bytes:
                (130, 200, 110), (160, 100, 200))  # fmt: skip
     values = bytearray(768)
     for value in range(1, 256):
-        dog, part = divmod(value, PER_DOG)
+        dog, part = divmod(value, VALUES_PER_OBJECT)
         if part in NAMES:
             r, g, b = (round(c * (1 - 0.18 * (dog % 4))) for c in colours[part - 1])
             values[3 * value : 3 * value + 3] = bytes((r, g, b))

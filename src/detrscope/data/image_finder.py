@@ -1,35 +1,34 @@
-"""Finds the image files that an annotation file of COCO names."""
+"""Find the image files that a COCO annotation file names."""
 
 from __future__ import annotations
 
 import filecmp
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
 from detrscope.core.errors import UserError
-from detrscope.data.image_files import Directory, child, exists, is_inside, refuse_outside
+from detrscope.data.image_files import FileIndex, exists, is_inside, refuse_outside, subfolder
 from detrscope.data.splits import canonical_split
 
 _SUBFOLDERS = ("images", "data")
 
 
 class ImageFinder:
-    """Finds image files around an annotation file.
+    """Search of the folders around an annotation file for its images.
 
     Folders named as the split come first, then those that mean it (train2017/ for train), then those without a
     split's name. In the first group that has a file of the name there may be only one, or copies of it.
+
+    Args:
+        path: Annotation file.
+        images: Folder of the images, where it was given.
+        single: Whether the name of the file tells no split; then that of its folder may.
     """
 
     def __init__(self, path: Path, images: Path | None, *, single: bool) -> None:
-        """Look at the folders around.
-
-        Args:
-            path: the annotation file.
-            images: the folder of the images, where it was given.
-            single: whether the file's name tells no split; then its folder's name may.
-        """
         own = path.parent
         in_annotations = own.name.casefold() == "annotations"
         base = own.parent if in_annotations else own
@@ -37,7 +36,7 @@ class ImageFinder:
         if not in_annotations and single:
             base, split = own.parent, own.name
         given = [images] if images else []
-        parents = [*given, base, child(base, "images"), own, child(own, "images")]
+        parents = [*given, base, subfolder(base, "images"), own, subfolder(own, "images")]
         named = [d for parent in dict.fromkeys(parents) if parent for d in _folders(parent)]
         exact = [d for d in named if d.name == split]
         meant = [d for d in named if canonical_split(d.name) == canonical_split(split) and d not in exact]
@@ -48,17 +47,15 @@ class ImageFinder:
         self.roots = [base if siblings else own, *given]
         self.annotations = path
         self.shared_names: set[str] = set()
-        self.directory = Directory()
+        self.files = FileIndex()
 
     def expect(self, names: Iterable[str]) -> None:
-        """Tell all names beforehand: a file is found by its last part only where no other image has the same."""
-        seen: set[str] = set()
-        for name in dict.fromkeys(names):
-            last = _last(name)
-            (self.shared_names if last in seen else seen).add(last)
+        """Declare all names beforehand: a file is found by its last part only where no other image has the same."""
+        counts = Counter(map(_last, dict.fromkeys(names)))
+        self.shared_names = {last for last, count in counts.items() if count > 1}
 
     def __call__(self, file_name: str) -> Path:
-        """The file of an image: by its whole name in any folder, else by the last part of it.
+        """Return the file of an image: by its whole name in any folder, else by the last part of it.
 
         Raises:
             UserError: the name leads out of the dataset's folder, or two different files have it.
@@ -69,9 +66,8 @@ class ImageFinder:
         lasts = () if last in self.shared_names else dict.fromkeys((last, unquote(last)))
         for tries in (wholes, lasts):
             for group in self.groups:
-                found = self._in(group, tries)
-                if found:
-                    return self._only(file_name, found)
+                if matches := self._matches(group, tries):
+                    return self._single(file_name, matches)
         missing = self.groups[0][0] / name
         if any(is_inside(missing, root) for root in self.roots):
             return missing
@@ -79,18 +75,19 @@ class ImageFinder:
             refuse_outside(missing, self.roots[0], self.annotations)
         return self.groups[0][0] / last
 
-    def _in(self, folders: list[Path], names: Iterable[str]) -> list[Path]:
-        found = [path for folder in folders for name in names if (path := self.directory.find(folder / name))]
-        inside = [path for path in found if any(is_inside(path, root) for root in self.roots)]
+    def _matches(self, folders: list[Path], names: Iterable[str]) -> list[Path]:
+        paths = [path for folder in folders for name in names if (path := self.files.find(folder / name))]
+        inside = [path for path in paths if any(is_inside(path, root) for root in self.roots)]
         return list(dict.fromkeys(inside))
 
-    def _only(self, file_name: str, found: list[Path]) -> Path:
-        for other in found[1:]:
-            if not filecmp.cmp(found[0], other):
+    def _single(self, file_name: str, matches: list[Path]) -> Path:
+        first = matches[0]
+        for other in matches[1:]:
+            if not filecmp.cmp(first, other):
                 raise UserError(
-                    f"{self.annotations}: {file_name} may be {found[0]} or {other}; remove the one that is not meant"
+                    f"{self.annotations}: {file_name} may be {first} or {other}; remove the one that is not meant"
                 )
-        return found[0]
+        return first
 
 
 def _last(name: str) -> str:
@@ -105,8 +102,8 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _with_subfolders(folder: Path) -> list[Path]:
-    return [folder, *(inner for name in _SUBFOLDERS if (inner := child(folder, name)))]
+    return [folder, *(inner for name in _SUBFOLDERS if (inner := subfolder(folder, name)))]
 
 
 def _flat(folders: list[Path]) -> list[Path]:
-    return [one for folder in folders for one in _with_subfolders(folder)]
+    return [path for folder in folders for path in _with_subfolders(folder)]

@@ -1,9 +1,8 @@
-"""Batches in an order, and with an augmentation, that depend on seed, epoch and index only."""
+"""Batches whose order and augmentation depend on seed, epoch and index only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -12,31 +11,23 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detrscope.core.errors import UserError
 from detrscope.core.types import Batch, Target
-from detrscope.data.dataset import Sample, TransformedDataset
+from detrscope.data.dataset import Sample, SampleInfo, TransformedDataset
 
 Key = int | tuple[int, int]  # index, or (epoch seed, index)
-
-
-@dataclass(frozen=True)
-class SampleInfo:
-    """Where a sample came from."""
-
-    image_id: int
-    size: tuple[int, int]  # height, width of the original upright image
 
 
 Collated = tuple[Batch, list[Target], list[SampleInfo]]
 
 
 def collate(samples: Sequence[Sample]) -> Collated:
-    """Images of different sizes as one batch, the smaller ones padded with zeros at the right and the bottom.
+    """Stack images of different sizes into one batch, padded with zeros at the right and the bottom.
 
     Args:
-        samples: at least one, images float32 [3, H_i, W_i].
+        samples: At least one sample, images float32 [3, H_i, W_i].
 
     Returns:
         The batch, images [B, 3, max H_i, max W_i], padding True at padding or None where there is none; the
-        targets; ids and original sizes.
+        targets; the origin of each sample.
     """
     heights = [s.image.shape[1] for s in samples]
     widths = [s.image.shape[2] for s in samples]
@@ -49,12 +40,11 @@ def collate(samples: Sequence[Sample]) -> Collated:
         images[i, :, :h, :w] = sample.image
         if padding is not None:
             padding[i, :h, :w] = False
-    infos = [SampleInfo(s.image_id, s.size) for s in samples]
-    return Batch(images, padding), [s.target for s in samples], infos
+    return Batch(images, padding), [s.target for s in samples], [s.info for s in samples]
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """The keys of every batch of an epoch, for one of `world` processes.
+    """Keys of every batch of an epoch, for one of `world` processes.
 
     Shuffled (training): every process gets the same number of batches; where the images do not divide by
     `world` some are repeated. Not shuffled (evaluation): every image exactly once over all processes.
@@ -94,23 +84,22 @@ class EpochBatches(Sampler[list[Key]]):
 
     @property
     def _padded(self) -> int:
-        """Images of a shuffled epoch over all processes."""
+        """Return the images of a shuffled epoch over all processes."""
         return -(-self.length // self.world) * self.world
 
 
 class DetectionLoader:
-    """Reads batches of samples, in `workers` processes; an unreadable image is a UserError from any."""
+    """Loader of batches; an unreadable image is a UserError, whichever process reads it.
+
+    Args:
+        dataset: Samples to read.
+        batches: Keys of each batch.
+        workers: Number of processes that read; 0 reads in this one.
+    """
 
     def __init__(
         self, dataset: TransformedDataset, batches: EpochBatches | Sequence[list[Key]], workers: int
     ) -> None:
-        """Wraps a dataset.
-
-        Args:
-            dataset: what to read.
-            batches: the keys of each batch.
-            workers: processes that read; 0 reads in this one.
-        """
         self.dataset = dataset
         self.batches = batches
         self.workers = workers
@@ -128,7 +117,7 @@ class DetectionLoader:
         )
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Say which epoch comes next, and how many of its batches were seen before an interruption.
+        """Set the next epoch, and how many of its batches were done before an interruption.
 
         Raises:
             TypeError: the loader was made from a fixed list of batches.
@@ -142,21 +131,21 @@ class DetectionLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Collated]:
-        """Batch, targets and infos.
+        """Yield batch, targets and origins of the samples.
 
         Raises:
             UserError: an image cannot be read.
         """
-        problem = None
+        error = None
         for batch in self._loader:
             if isinstance(batch, UserError):
-                problem = str(batch)
+                error = str(batch)
                 break
             yield batch
-        if problem is not None:
-            # Lets go of the workers now; held by a traceback they would take seconds to end.
+        if error is not None:
+            # Frees the workers before raising; held by a traceback they would take seconds to end.
             self._loader = self._started()
-            raise UserError(problem)
+            raise UserError(error)
 
 
 def make_loader(
@@ -170,22 +159,22 @@ def make_loader(
     world: int = 1,
     drop_last: bool = False,
 ) -> DetectionLoader:
-    """A loader whose order and augmentation depend on (seed, epoch, index) only, not on the workers.
+    """Return a loader whose order and augmentation depend on (seed, epoch, index) only, not on the workers.
 
     Call `loader.set_epoch(n)` before each epoch: a resumed epoch then equals the uninterrupted one.
 
     Args:
-        dataset: the samples.
-        batch_size: images in a batch of one process.
-        shuffle: a new order every epoch (training), or the order of the dataset (evaluation).
-        workers: processes that read images; 0 reads them in this one.
-        seed: of order and augmentation.
-        rank: this process's number among `world`.
-        world: how many processes share the dataset.
-        drop_last: leave out a last batch that is not full. By default no image is left out.
+        dataset: Samples to read.
+        batch_size: Images in a batch of one process.
+        shuffle: Whether to draw a new order every epoch (training) or keep that of the dataset (evaluation).
+        workers: Number of processes that read images; 0 reads them in this one.
+        seed: Random seed of order and augmentation.
+        rank: Rank of this process, from 0.
+        world: Number of processes that share the dataset.
+        drop_last: Whether to leave out a last batch that is not full.
 
     Raises:
-        UserError: the dataset is empty and should be shuffled, or a number is out of its range.
+        UserError: a dataset to shuffle is empty, or a number is out of range.
     """
     if batch_size < 1 or workers < 0 or seed < 0 or not 0 <= rank < world:
         raise UserError(
@@ -201,7 +190,7 @@ def make_loader(
 
 
 class _Guarded(Dataset[Any]):
-    """Hands a UserError on as a value: raised in a worker it would arrive wrapped in pages of traceback."""
+    """Dataset that returns a UserError as a value: raised in a worker it would arrive wrapped in a long traceback."""
 
     def __init__(self, dataset: TransformedDataset) -> None:
         self.dataset = dataset
@@ -217,7 +206,5 @@ class _Guarded(Dataset[Any]):
 
 
 def _collate_or_error(samples: Sequence[Sample | UserError]) -> Collated | UserError:
-    good = [s for s in samples if isinstance(s, Sample)]
-    return (
-        collate(good) if len(good) == len(samples) else next(s for s in samples if isinstance(s, UserError))
-    )
+    error = next((s for s in samples if isinstance(s, UserError)), None)
+    return error or collate([s for s in samples if isinstance(s, Sample)])

@@ -1,4 +1,4 @@
-"""Opens a dataset from what a user types: a folder or an annotation file, with or without its format."""
+"""Open a dataset from a source: a folder or an annotation file, with or without its format."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from detrscope.core.errors import UserError, nearest
 from detrscope.data import coco, voc, yolo
 from detrscope.data import drawn_dogs as drawn
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.decodable import without_unreadable
 from detrscope.data.image_files import exists, is_folder, is_regular
+from detrscope.data.image_reader import read_image
+from detrscope.data.parallel_decode import decode_all
 from detrscope.data.validation_log import ValidationLog
 
 
-class Source(NamedTuple):
-    """A format: how to list its splits, how to read one, and what it looks like on disk."""
+class SourceFormat(NamedTuple):
+    """Readers of a dataset format."""
 
-    splits: Callable[[Path], Mapping[str, Any]]
+    splits: Callable[[Path], Mapping[str, Any]]  # names of the splits of a folder; empty: another format
     read_split: Callable[[Path, str, ValidationLog, bool], DetectionDataset]
-    layout: str
-    is_folder: bool = True  # what follows the prefix; else it is options
+    layout: str  # files and folders, for messages
+    is_folder: bool = True  # whether a folder follows the prefix; else options do
 
 
 SOURCES = {
-    "coco": Source(coco.splits, coco.read_split, coco.LAYOUT),
-    "yolo": Source(yolo.splits, yolo.read_split, yolo.LAYOUT),
-    "voc": Source(voc.splits, voc.read_split, voc.LAYOUT),
-    "drawn-dogs": Source(drawn.splits, drawn.read_split, drawn.LAYOUT, is_folder=False),
+    "coco": SourceFormat(coco.splits, coco.read_split, coco.LAYOUT),
+    "yolo": SourceFormat(yolo.splits, yolo.read_split, yolo.LAYOUT),
+    "voc": SourceFormat(voc.splits, voc.read_split, voc.LAYOUT),
+    "drawn-dogs": SourceFormat(drawn.splits, drawn.read_split, drawn.LAYOUT, is_folder=False),
 }
 
 
@@ -41,67 +42,61 @@ def open_dataset(
     skip_unreadable: bool = False,
     details: bool = False,
 ) -> DetectionDataset:
-    """A split of a dataset.
+    """Open one split of a dataset.
 
     Args:
         source: `coco:DIR`, `yolo:DIR`, `voc:DIR`; a bare folder, whose layout is recognised; a COCO JSON; or
             `drawn-dogs:`, alone or with options (docs/drawn-dogs.md).
-        split: `train`, `val`, ...; `val` also finds `valid` and `val2017`. A source that has no splits takes
-            any.
-        annotations: a COCO JSON to use instead of the one of the split; `source` is then the folder of the
-            images.
-        skip_unreadable: decode every image now and leave out those that cannot be, with a warning that counts
-            and names them; every process that does so leaves out the same. Otherwise such an image stops the
+        split: Name of the split: `train`, `val`, ...; `val` also finds `valid` and `val2017`. A source that has no
+            splits takes any.
+        annotations: COCO JSON to use instead of that of the split; `source` is then the folder of the images.
+        skip_unreadable: Whether to decode every image now and leave out those that cannot be, with a warning that
+            counts and names them; every process that does so leaves out the same. Otherwise such an image stops the
             reading later.
-        details: keep segmentation and licences too, which detection does not use.
+        details: Whether to keep segmentation and licences too, which detection does not use.
 
     Raises:
-        UserError: there is no such source or split, or its annotations cannot be used; named, with what to
-            do.
+        UserError: there is no such source or split, or its annotations cannot be used.
     """
-    problems = ValidationLog(split)
-    dataset = read(source, split, problems, annotations=annotations, details=details)
+    validation = ValidationLog(split)
+    dataset = read(source, split, validation, annotations=annotations, details=details)
     boxes = sum(not a.iscrowd for rows in dataset.annotations.values() for a in rows)
     crowds = sum(map(len, dataset.annotations.values())) - boxes
-    took = f"{len(dataset)} images, {boxes} boxes, {crowds} crowds, {len(dataset.classes)} classes"
+    counts = f"{len(dataset)} images, {boxes} boxes, {crowds} crowds, {len(dataset.classes)} classes"
     only_scored = sum(map(len, dataset.unusable.values()))
     more = f"; AP counts {only_scored} of these boxes, as pycocotools does" if only_scored else ""
-    log.info("%s: %s; left out: %s%s", dataset.name, took, problems.left_out() or "nothing", more)
-    return without_unreadable(dataset) if skip_unreadable else dataset
+    log.info("%s: %s; left out: %s%s", dataset.name, counts, validation.left_out() or "nothing", more)
+    return _without_unreadable(dataset) if skip_unreadable else dataset
 
 
 def read(
     source: str | Path,
     split: str,
-    problems: ValidationLog,
+    validation: ValidationLog,
     *,
     annotations: str | Path | None = None,
     details: bool = False,
 ) -> DetectionDataset:
-    """As `open_dataset`, with the caller's list of problems.
+    """Open one split as `open_dataset` does, with the caller's log.
 
     Raises:
-        UserError: as `open_dataset`; what stops is only raised when `problems` is strict.
+        UserError: as `open_dataset`; problems that stop are raised only when `validation` is strict.
     """
     prefix, path = _parts(source)
     if annotations is not None:
         _require_folder(path, source)
         file = _json_of(Path(annotations).expanduser())
-        return coco.read_json(file, problems, name=f"{path.name} {split}", images=path, details=details)
+        return coco.read_json(file, validation, name=f"{path.name} {split}", images=path, details=details)
     if path.suffix.lower() == ".json" and prefix in (None, "coco"):
-        return coco.read_json(_json_of(path), problems, details=details)
-    return _format(prefix, path).read_split(path, split, problems, details)
-
-
-def _is_yaml(path: Path) -> bool:
-    return path.suffix.lower() in (".yaml", ".yml")
+        return coco.read_json(_json_of(path), validation, details=details)
+    return _format(prefix, path).read_split(path, split, validation, details)
 
 
 def splits_of(source: str | Path) -> tuple[str, ...]:
-    """The splits of a source; `("*",)` where it has one without a name.
+    """Return the splits of a source; `("*",)` where it has one without a name.
 
     Raises:
-        UserError: there is no such source, or its layout is not known.
+        UserError: there is no such source, or its layout is not recognised.
     """
     prefix, path = _parts(source)
     if path.suffix.lower() == ".json" and prefix in (None, "coco"):
@@ -110,37 +105,37 @@ def splits_of(source: str | Path) -> tuple[str, ...]:
 
 
 def _parts(source: str | Path) -> tuple[str | None, Path]:
-    """Prefix and path. One letter before a colon is a drive, not a prefix."""
+    """Split a source into prefix and path. One letter before a colon is a drive, not a prefix."""
     prefix, colon, rest = str(source).partition(":")
     if prefix in SOURCES and not SOURCES[prefix].is_folder and not colon and not exists(Path(source)):
         return prefix, Path()
     if not colon or len(prefix) < 2 or "/" in prefix or exists(Path(source)):
         return None, Path(source).expanduser()
     if prefix not in SOURCES:
-        raise UserError(f"{source}: '{prefix}:' is not a known kind of dataset; {nearest(prefix, SOURCES)}")
+        raise UserError(f"{source}: '{prefix}:' is not a known dataset format; {nearest(prefix, SOURCES)}")
     return prefix, Path(rest).expanduser()
 
 
-def _format(prefix: str | None, path: Path) -> Source:
+def _format(prefix: str | None, path: Path) -> SourceFormat:
     if prefix is not None and not SOURCES[prefix].is_folder:
         return SOURCES[prefix]
-    if _is_yaml(path) and prefix in (None, "yolo"):
+    if path.suffix.lower() in (".yaml", ".yml") and prefix in (None, "yolo"):
         if not is_regular(path):
             raise UserError(f"{path}: no such file")
         return SOURCES["yolo"]
     _require_folder(path, path)
-    folders = {name: source for name, source in SOURCES.items() if source.is_folder}
     if prefix is not None:
         if not SOURCES[prefix].splits(path):
             raise UserError(f"{path}: not the layout of {prefix}; expected {SOURCES[prefix].layout}")
         return SOURCES[prefix]
-    fitting = [name for name, source in folders.items() if source.splits(path)]
+    formats = {name: source for name, source in SOURCES.items() if source.is_folder}
+    fitting = [name for name, source in formats.items() if source.splits(path)]
     if len(fitting) == 1:
         return SOURCES[fitting[0]]
     if fitting:
-        raise UserError(f"{path}: may be {' or '.join(fitting)}; say which, such as {fitting[0]}:{path}")
-    known = "; ".join(f"{name}: {source.layout}" for name, source in folders.items())
-    raise UserError(f"{path}: no layout that is known here. {known}")
+        raise UserError(f"{path}: may be {' or '.join(fitting)}; choose one, such as {fitting[0]}:{path}")
+    known = "; ".join(f"{name}: {source.layout}" for name, source in formats.items())
+    raise UserError(f"{path}: the layout is not recognised; expected one of: {known}")
 
 
 def _require_folder(path: Path, source: str | Path) -> None:
@@ -154,3 +149,23 @@ def _json_of(path: Path) -> Path:
     if not is_regular(path):
         raise UserError(f"{path}: no such annotation file")
     return path
+
+
+def _without_unreadable(dataset: DetectionDataset) -> DetectionDataset:
+    """Return the dataset without the images that cannot be decoded; a warning counts and names them."""
+
+    def error_of(index: int) -> str | None:
+        try:
+            read_image(dataset.images[index].path)
+        except UserError as error:
+            return str(error)
+        return None
+
+    pixels = (image.width * image.height for image in dataset.images)
+    errors = list(decode_all(error_of, pixels, f"reading {dataset.name}"))
+    bad = [error for error in errors if error]
+    if not bad:
+        return dataset
+    examples = "; ".join(bad[:3]) + ("; ..." if len(bad) > 3 else "")
+    log.warning("%s: %d of %d images skipped: %s", dataset.name, len(bad), len(dataset), examples)
+    return dataset.subset(i.id for i, error in zip(dataset.images, errors, strict=True) if error is None)

@@ -1,4 +1,4 @@
-"""Values of foreign files: one meaning each, whatever type a tool has written them in."""
+"""Parse values of third-party files, whatever type a tool wrote them in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", r
 
 
 def integer(value: Any) -> int | None:
-    """An integer, also where it was written as 7.0, "7" or "-7"; None for anything else, and beyond 64 bits."""
+    """Return an integer that may be written as 7.0, "7" or "-7"; None for anything else, and beyond 64 bits."""
     if isinstance(value, str):
         text = value.strip()
         if not _INTEGER.fullmatch(text):
@@ -28,7 +28,7 @@ def integer(value: Any) -> int | None:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, also where it was written as a string; None for anything else."""
+    """Return a finite number that may be written as a string; None for anything else."""
     if isinstance(value, str):
         text = value.strip()
         if len(text) > 400 or not _NUMBER.fullmatch(text):
@@ -37,14 +37,24 @@ def number(value: Any) -> float | None:
     if type(value) not in (int, float):
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except OverflowError:
         return None
-    return found if math.isfinite(found) else None
+    return parsed if math.isfinite(parsed) else None
+
+
+def box_xywh(value: Any) -> tuple[float, float, float, float] | None:
+    """Return four finite numbers; None for anything else."""
+    if not isinstance(value, list | tuple) or len(value) != 4:
+        return None
+    left, top, width, height = map(number, value)
+    if left is None or top is None or width is None or height is None:
+        return None
+    return left, top, width, height
 
 
 def boolean(value: Any) -> bool | None:
-    """A truth value written as a boolean, a number 0 or 1, a string or null (no); None for anything else."""
+    """Return a boolean that may be written as a number 0 or 1, a string or null (no); None for anything else."""
     if value is None or isinstance(value, bool):
         return bool(value)
     if isinstance(value, int | float):
@@ -53,23 +63,3 @@ def boolean(value: Any) -> bool | None:
         text = value.strip().casefold()
         return True if text in TRUE else False if text in FALSE else None
     return None
-
-
-def shown(value: Any, most: int = 160) -> str:
-    """A foreign value in an error: on one line, and not longer than one."""
-    try:
-        text = repr(_short(value))
-    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
-        text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _short(value: Any, depth: int = 3) -> Any:
-    """The beginning of a value: what YAML's aliases refer to again and again may be endless when it is printed."""
-    if isinstance(value, str):
-        return value[:400]
-    if isinstance(value, dict):
-        return {k: _short(v, depth - 1) for k, v in [*value.items()][:8]} if depth else {}
-    if isinstance(value, list | tuple):
-        return [_short(v, depth - 1) for v in value[:8]] if depth else []
-    return value

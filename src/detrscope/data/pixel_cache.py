@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from detrscope.console import log, progress
+from detrscope.console import log
 from detrscope.core.errors import UserError
-from detrscope.data.decode_limit import PixelGate, usable_cores
+from detrscope.data.parallel_decode import decode_all
 
 
 @dataclass(frozen=True)
 class PixelCache:
-    """Every image of a dataset, uint8, in one block, so that forked workers share it."""
+    """Every image of a dataset, uint8, in one block of memory, so that forked workers share it."""
 
     pixels: Tensor  # [bytes] uint8
     starts: np.ndarray  # [images + 1]
@@ -25,13 +24,13 @@ class PixelCache:
 
     @classmethod
     def filled(cls, name: str, sizes: np.ndarray, read: Callable[[int], Tensor]) -> PixelCache:
-        """Reads every image once, on all cores; says first how much memory that takes.
+        """Decode every image once, on all cores, after logging the memory it takes.
 
         Raises:
             UserError: there is not enough memory, or an image cannot be read.
         """
         for index in np.flatnonzero(sizes.prod(axis=1) == 0):
-            read(int(index))  # of no known size: it cannot be read, which is said before memory is taken
+            read(int(index))  # an image of unknown size cannot be read: raise before memory is taken
         starts = np.concatenate([[0], np.cumsum(3 * sizes.prod(axis=1))]).astype(np.int64)
         needed, free = int(starts[-1]), free_memory()
         log.info("%s: caching %d images takes %s of memory", name, len(sizes), in_bytes(needed))
@@ -41,29 +40,21 @@ class PixelCache:
                 f"{in_bytes(free)} is free; switch the cache off"
             )
         cache = cls(torch.empty(needed, dtype=torch.uint8), starts, sizes)
-
-        gate = PixelGate()
-
-        def store(index: int) -> None:
-            with gate.room_for(int(sizes[index].prod())):
-                cache[index].copy_(read(index))
-
-        with ThreadPoolExecutor(usable_cores()) as pool, progress() as bar:
-            task = bar.add_task(f"caching {name}", total=len(sizes))
-            for _ in pool.map(store, range(len(sizes))):
-                bar.advance(task)
+        for _ in decode_all(
+            lambda index: cache[index].copy_(read(index)), sizes.prod(axis=1).tolist(), f"caching {name}"
+        ):
+            pass
         return cache
 
     def __getitem__(self, index: int) -> Tensor:
-        """The image itself, uint8 [3, H, W]: writing to it changes the cache."""
+        """Return the image, uint8 [3, H, W]: a view, so writing to it changes the cache."""
         height, width = self.sizes[index].tolist()
-        return (
-            self.pixels[self.starts[index] : self.starts[index + 1]].view(height, width, 3).permute(2, 0, 1)
-        )
+        block = self.pixels[self.starts[index] : self.starts[index + 1]]
+        return block.view(height, width, 3).permute(2, 0, 1)
 
 
 def free_memory() -> int | None:
-    """Bytes that can be taken without swapping; None where the system does not say."""
+    """Return the bytes that can be taken without swapping; None where the system does not tell."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             table = dict(line.split(":", 1) for line in lines)
@@ -73,7 +64,7 @@ def free_memory() -> int | None:
 
 
 def in_bytes(count: int) -> str:
-    """Such as 1.4 GB."""
+    """Return a number of bytes with its unit, such as 1.4 GB."""
     size = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:

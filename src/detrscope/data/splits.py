@@ -1,4 +1,4 @@
-"""Names of splits: `val` also finds `valid` and `val2017`."""
+"""Names of splits: `val` also matches `valid` and `val2017`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ALIASES = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "test
 
 
 def canonical_split(name: str) -> str:
-    """The usual name of a split: val2017 -> val, valid -> val."""
+    """Return the usual name of a split: val2017 -> val, valid -> val."""
     short = name.casefold().rstrip("0123456789") or name.casefold()
     return next((min(group, key=len) for group in ALIASES if short in group), short)
 
 
 def find_split(wanted: str, available: Iterable[str], where: str) -> str:
-    """The one of `available` that is meant.
+    """Return the name in `available` that `wanted` means.
 
     Raises:
-        UserError: none or several are meant.
+        UserError: none or several match; `where` is named.
     """
     names = list(available)
     if names == [ANY] or wanted in names:

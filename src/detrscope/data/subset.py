@@ -1,4 +1,4 @@
-"""A smaller dataset cut by category: so many images with it, so many without."""
+"""Cut a smaller dataset by category: a number of images with it and a number without."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from detrscope.data.write_coco import Files, write_coco
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images of a split."""
+    """Number of images of a split, with and without the categories."""
 
-    with_category: int | None  # None: all there are
+    with_category: int | None  # None: all of them
     without: int = 0
 
     def __post_init__(self) -> None:
@@ -39,29 +39,29 @@ def cut_subset(
     all_categories: bool = False,
     files: Files = "copy",
 ) -> dict[str, DetectionDataset]:
-    """Draws images by category and writes them in COCO's layout, as `train` and `val`.
+    """Draw images by category and write them in COCO's layout, as `train` and `val`.
 
     An image is *with* the categories if at least one object of them is annotated in it (a crowd alone does
-    not count), and *without* if none is, not even a crowd. What is drawn depends on the seed and the image
-    ids only; `train` stays the same whatever `val` asks for.
+    not count), and *without* if none is, not even a crowd. The draw depends on the seed and the image
+    ids only; `train` is the same whatever `val` asks for.
 
     Args:
-        source: as in `open_dataset`.
-        categories: names; one or more.
-        out: the folder to make.
-        train: how many images for training.
-        val: how many for validation, none of them in `train`; None for no such split.
-        split: the split of the source to draw from.
-        val_split: another split of the source to draw `val` from.
-        seed: of the draw.
-        all_categories: keep the annotations of the other categories too.
-        files: copy the images, or link to them.
+        source: Dataset, as in `open_dataset`.
+        categories: One or more category names.
+        out: Folder to make.
+        train: Number of images for training.
+        val: Number of images for validation, none of them in `train`; None for no such split.
+        split: Split of the source to draw from.
+        val_split: Other split of the source to draw `val` from.
+        seed: Random seed of the draw.
+        all_categories: Whether to keep the annotations of the other categories too.
+        files: Whether to copy the images or link to them.
 
     Returns:
-        What was written, by split.
+        The datasets that were written, by split.
 
     Raises:
-        UserError: a category is not in the source, there are fewer images than asked for, or `out` is in use.
+        UserError: a category is not in the source, there are too few images, or `out` is in use.
     """
     dataset = open_dataset(source, split, details=True)
     with_them, without = _shuffled(dataset, categories, seed)
@@ -74,20 +74,20 @@ def cut_subset(
         with_them, without = ([i for i in ids if i not in taken] for ids in (with_them, without))
         parts["val"] = _take(dataset, with_them, without, val, categories, " besides those for training")
     if not all_categories:
-        parts = {name: _only(part, categories) for name, part in parts.items()}
+        parts = {name: _only_categories(part, categories) for name, part in parts.items()}
     write_coco(parts, Path(out), files)
     return parts
 
 
 def _shuffled(dataset: DetectionDataset, categories: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
-    """Ids of the images with and without, each in the order in which they are drawn."""
+    """Return the ids of the images with and without the categories, each in the order of the draw."""
     wanted = {dataset.classes.ids[dataset.classes.index_of_name(name)] for name in categories}
     with_them, without = [], []
     for image_id in sorted(dataset.annotations):
-        found = [a for a in dataset.annotations[image_id] if a.category_id in wanted]
-        if any(not a.iscrowd for a in found):
+        rows = [a for a in dataset.annotations[image_id] if a.category_id in wanted]
+        if any(not a.iscrowd for a in rows):
             with_them.append(image_id)
-        elif not found:
+        elif not rows:
             without.append(image_id)
     generator = random.Random(seed)
     generator.shuffle(with_them)
@@ -104,31 +104,25 @@ def _take(
     besides: str = "",
 ) -> DetectionDataset:
     wanted = len(with_them) if counts.with_category is None else counts.with_category
-    for asked, there, word in (
+    for count, available, word in (
         (wanted, len(with_them), "with"),
         (counts.without, len(without), "without"),
     ):
-        if asked > there:
-            what = f"{word} {' or '.join(categories)}"
-            raise UserError(
-                f"{dataset.name}: {asked} images {what} are asked for, there are {there}{besides}"
-            )
+        if count > available:
+            images = f"{count} images {word} {' or '.join(categories)}"
+            raise UserError(f"{dataset.name}: {images} are asked for, there are {available}{besides}")
     drawn = {*with_them[:wanted], *without[: counts.without]}
     return dataset.subset(image.id for image in dataset.images if image.id in drawn)
 
 
-def _only(dataset: DetectionDataset, categories: Sequence[str]) -> DetectionDataset:
-    """The dataset as if the other categories had never been annotated."""
-    wanted = set(categories)
-    rows = [(i, n) for i, n in zip(dataset.classes.ids, dataset.classes.names, strict=True) if n in wanted]
+def _only_categories(dataset: DetectionDataset, categories: Sequence[str]) -> DetectionDataset:
+    """Return the dataset with the annotations of these categories only."""
+    rows = [
+        (i, n) for i, n in zip(dataset.classes.ids, dataset.classes.names, strict=True) if n in categories
+    ]
     classes = ClassTable(tuple(i for i, _ in rows), tuple(n for _, n in rows))
-    ids = set(classes.ids)
-    annotations = {
-        image_id: tuple(a for a in found if a.category_id in ids)
-        for image_id, found in dataset.annotations.items()
-    }
-    unusable = {
-        image_id: tuple(a for a in found if a.category_id in ids)
-        for image_id, found in dataset.unusable.items()
-    }
+    annotations, unusable = (
+        {image_id: tuple(a for a in part if a.category_id in classes.ids) for image_id, part in table.items()}
+        for table in (dataset.annotations, dataset.unusable)
+    )
     return replace(dataset, classes=classes, annotations=annotations, unusable=unusable)

@@ -1,6 +1,6 @@
-"""From decoded pixels and boxes to what the model sees, in training and in evaluation.
+"""Transforms of decoded images and boxes to the input of a model, in training and in evaluation.
 
-Random numbers come from torch's generator only, so that a seed decides what is drawn.
+Random numbers come from torch's generator only, so that a seed determines them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ZOOM_FILL = [124, 116, 104]  # ImageNet's mean colour: close to 0 once normalise
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is random about a training image. The defaults are DETR's (appendix A.4 and published code)."""
+    """Random augmentation of training images. The defaults are DETR's (appendix A.4 and published code)."""
 
     flip: float = setting(0.5, "chance to mirror left and right")
     vertical_flip: float = setting(
@@ -53,56 +53,44 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         for name in ("flip", "vertical_flip", "crop"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a chance in 0..1")
+            self._require(0 <= getattr(self, name) <= 1, name, "a chance in 0..1")
         for name in ("sizes", "crop_sizes"):
-            _require(
-                all(size > 0 for size in getattr(self, name)), name, getattr(self, name), "pixels above 0"
-            )
-        _require(self.long_side > 0, "long_side", self.long_side, "pixels above 0")
-        _require(
-            0 < self.crop_min <= self.crop_max, "crop_min", self.crop_min, f"1..crop_max ({self.crop_max})"
-        )
-        _require(
-            0 < self.zoom[0] <= self.zoom[1], "zoom", self.zoom, "two numbers above 0, the smaller first"
-        )
-        _require(self.aspect >= 1, "aspect", self.aspect, "1 or more")
+            self._require(all(size > 0 for size in getattr(self, name)), name, "pixels above 0")
+        self._require(self.long_side > 0, "long_side", "pixels above 0")
+        self._require(0 < self.crop_min <= self.crop_max, "crop_min", f"1..crop_max ({self.crop_max})")
+        self._require(0 < self.zoom[0] <= self.zoom[1], "zoom", "two numbers above 0, the smaller first")
+        self._require(self.aspect >= 1, "aspect", "1 or more")
         for name in ("brightness", "contrast", "saturation"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
-        _require(0 <= self.hue <= 0.5, "hue", self.hue, "0..0.5")
+            self._require(0 <= getattr(self, name) <= 1, name, "0..1")
+        self._require(0 <= self.hue <= 0.5, "hue", "0..0.5")
+
+    def _require(self, valid: bool, name: str, expected: str) -> None:
+        if not valid:
+            raise UserError(f"augment.{name}={getattr(self, name)}: expected {expected}")
 
     @classmethod
     def none(cls) -> AugmentConfig:
-        """Nothing random: training images are those of evaluation."""
+        """Return no augmentation: training images are those of evaluation."""
         return cls(flip=0.0, sizes=(), crop=0.0)
 
 
-def eval_transform(preprocessing: Preprocessing) -> EvalTransform:
-    """The transform of evaluation and detection: exactly `preprocessing.apply`."""
-    return EvalTransform(preprocessing)
-
-
-def train_transform(augment: AugmentConfig, preprocessing: Preprocessing) -> TrainTransform:
-    """The transform of training: what `augment` says, then normalised as `preprocessing` says."""
-    return TrainTransform(augment, preprocessing)
-
-
 class EvalTransform:
-    """Resize and normalise."""
+    """Resize and normalise, exactly as `preprocessing.apply`: the transform of evaluation and detection."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
 
     def __call__(self, image: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> tuple[Tensor, Target]:
-        """uint8 [3, H, W], [M, 4] pixels, [M] -> float32 [3, h, w], target."""
+        """Transform uint8 [3, H, W], [M, 4] pixels, [M] -> float32 [3, h, w], target."""
         target = _target(boxes_xyxy, labels, image.shape[-2], image.shape[-1])
         return self.preprocessing.apply(image), target
 
 
 class TrainTransform:
-    """Colour, flips, zoom, and a resize with or without a crop before it.
+    """Augment and normalise: colour, flips, zoom, and a resize with or without a crop before it.
 
-    Boxes follow the pixels and are cut at the border. One is kept as long as some of its area is left, as
-    DETR does; when none is left the target is empty, which is a valid target.
+    Boxes follow the pixels and are cut at the border. A box is kept as long as some of its area is left, as in
+    DETR; with none left the target is empty, which is valid.
     """
 
     def __init__(self, augment: AugmentConfig, preprocessing: Preprocessing) -> None:
@@ -110,27 +98,27 @@ class TrainTransform:
         self.steps = v2.Compose(_steps(augment, preprocessing))
 
     def __call__(self, image: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> tuple[Tensor, Target]:
-        """uint8 [3, H, W], [M, 4] pixels, [M] -> float32 [3, h, w], target with at most M boxes."""
+        """Transform uint8 [3, H, W], [M, 4] pixels, [M] -> float32 [3, h, w], target with at most M boxes."""
         canvas = (image.shape[-2], image.shape[-1])
         boxes = tv_tensors.BoundingBoxes(boxes_xyxy.float(), format="XYXY", canvas_size=canvas)
-        picture, boxes = self.steps(tv_tensors.Image(image), boxes)
-        pixels, xyxy = picture.as_subclass(Tensor), boxes.as_subclass(Tensor)
-        kept = (xyxy[:, 2:] > xyxy[:, :2]).all(dim=1)  # [M]
-        target = _target(xyxy[kept], labels[kept], pixels.shape[-2], pixels.shape[-1])
+        pixels, boxes = self.steps(tv_tensors.Image(image), boxes)
+        pixels, xyxy = pixels.as_subclass(Tensor), boxes.as_subclass(Tensor)
+        valid = (xyxy[:, 2:] > xyxy[:, :2]).all(dim=1)  # [M]
+        target = _target(xyxy[valid], labels[valid], pixels.shape[-2], pixels.shape[-1])
         # Resizing is fastest with the colours of a pixel side by side, everything after it plane by plane.
         return self.preprocessing.normalise(pixels.contiguous()), target
 
 
-def _steps(augment: AugmentConfig, preprocessing: Preprocessing) -> list[v2.Transform]:
+def _steps(augment: AugmentConfig, preprocessing: Preprocessing) -> list[Any]:
     resize = (
         _ShortSide(augment.sizes, augment.long_side)
         if augment.sizes
         else _ShortSide([preprocessing.short_side], preprocessing.long_side)
     )
-    cropped: list[v2.Transform] = [_Crop(augment.crop_min, augment.crop_max), resize]
+    cropped: list[Any] = [_Crop(augment.crop_min, augment.crop_max), resize]
     if augment.crop_sizes:
         cropped.insert(0, _ShortSide(augment.crop_sizes, None))
-    steps: list[v2.Transform] = []
+    steps: list[Any] = []
     if augment.brightness or augment.contrast or augment.saturation or augment.hue:
         steps.append(v2.ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue))
     if augment.flip:
@@ -146,72 +134,61 @@ def _steps(augment: AugmentConfig, preprocessing: Preprocessing) -> list[v2.Tran
     return steps
 
 
-class _ShortSide(v2.Transform):
-    """Resize to a short side drawn from a list, by the same rounding as evaluation."""
+# Plain callables in place of `v2.Transform`: all inputs of a sample share one draw, and the first one is the image.
+
+
+class _ShortSide:
+    """Resize to a short side drawn from a list, with the rounding of evaluation."""
 
     def __init__(self, sizes: Sequence[int], long_side: int | None) -> None:
-        super().__init__()
         self.sizes = tuple(sizes)
         self.long_side = long_side
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2.query_size(flat_inputs)
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        height, width = inputs[0].shape[-2:]
         short = self.sizes[_randint(len(self.sizes))]
         size = resized_size(height, width, short, self.long_side or short * max(height, width))
-        return {"size": list(size), "same": size == (height, width)}
+        if size == (height, width):
+            return inputs
+        return tuple(F.resize(part, list(size), antialias=True) for part in inputs)
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return inpt if params["same"] else F.resize(inpt, params["size"], antialias=True)
 
-
-class _Crop(v2.Transform):
-    """A window whose sides are drawn from `smallest` to `largest`, or to what the image has."""
+class _Crop:
+    """Crop to a window with sides drawn from `smallest` to `largest`, at most those of the image."""
 
     def __init__(self, smallest: int, largest: int) -> None:
-        super().__init__()
         self.smallest, self.largest = smallest, largest
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        size = v2.query_size(flat_inputs)
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        size = inputs[0].shape[-2:]
         window = []
         for side in size:
             low, high = min(self.smallest, side), min(self.largest, side)
             window.append(low + _randint(high - low + 1))
         top, left = (_randint(side - part + 1) for side, part in zip(size, window, strict=True))
-        return {"top": top, "left": left, "height": window[0], "width": window[1]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.crop(inpt, **params)
+        return tuple(F.crop(part, top, left, *window) for part in inputs)
 
 
-class _Zoom(v2.Transform):
-    """Magnify or shrink about a random place, stretched a little; the image keeps its size."""
+class _Zoom:
+    """Magnify or shrink about a random point, with a random stretch; the image keeps its size."""
 
     def __init__(self, zoom: tuple[float, float], aspect: float) -> None:
-        super().__init__()
         self.zoom, self.aspect = zoom, aspect
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2.query_size(flat_inputs)
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        height, width = inputs[0].shape[-2:]
         scale = math.exp(_uniform(math.log(self.zoom[0]), math.log(self.zoom[1])))
         stretch = math.exp(_uniform(-math.log(self.aspect), math.log(self.aspect)) / 2)
         window_h = max(1, round(height / scale * stretch))
         window_w = max(1, round(width / scale / stretch))
         top = math.floor(_uniform(min(0, height - window_h), max(0, height - window_h)) + 0.5)
         left = math.floor(_uniform(min(0, width - window_w), max(0, width - window_w)) + 0.5)
-        border = [
-            max(0, -left),
-            max(0, -top),
-            max(0, left + window_w - width),
-            max(0, top + window_h - height),
-        ]
-        window = [top + border[1], left + border[0], window_h, window_w]
-        return {"border": border, "window": window, "size": [height, width]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if any(params["border"]):
-            inpt = F.pad(inpt, params["border"], fill=ZOOM_FILL)
-        return F.resized_crop(inpt, *params["window"], params["size"], antialias=True)
+        outside = (-left, -top, left + window_w - width, top + window_h - height)
+        border = [max(0, side) for side in outside]
+        if any(border):
+            inputs = tuple(F.pad(part, border, fill=ZOOM_FILL) for part in inputs)
+        window = (top + border[1], left + border[0], window_h, window_w)
+        return tuple(F.resized_crop(part, *window, [height, width], antialias=True) for part in inputs)
 
 
 def _target(boxes_xyxy: Tensor, labels: Tensor, height: int, width: int) -> Target:
@@ -226,8 +203,3 @@ def _randint(count: int) -> int:
 
 def _uniform(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
-
-
-def _require(valid: bool, name: str, value: object, expected: str) -> None:
-    if not valid:
-        raise UserError(f"augment.{name}={value}: expected {expected}")

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset: one table of kinds, and a list that readers write to."""
+"""Problems of datasets: the table of their kinds, and the log that readers report to."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Severity = Literal["error", "warning", "info"]
 
 
 class Kind(NamedTuple):
-    """How bad a problem is and what to do about it."""
+    """Severity and remedy of a kind of problem."""
 
-    severity: Severity  # error: cannot be used; warning: used by a rule that may surprise
-    stops: bool  # nothing can be read until it is mended
-    fix: str
+    severity: Severity  # error: the data cannot be used; warning: it is used by a rule that may surprise
+    stops: bool  # whether nothing is read until it is mended
+    fix: str  # what to do
 
 
 KINDS = {
@@ -65,7 +65,7 @@ KINDS = {
     "one-file-two-images": Kind("warning", False, "give every image a file of its own"),
     "one-label-two-images": Kind("warning", False, "give every image a name of its own, endings apart"),
     "missing-split": Kind("info", False, "none needed: a split that is not there is not read"),
-    "unused-pictures": Kind(
+    "unused-images": Kind(
         "warning", False, "annotate them, declare them as images without boxes, or move them"
     ),
     "duplicate-class-name": Kind("warning", False, "give every category a name of its own"),
@@ -79,15 +79,15 @@ KINDS = {
     "more-objects-than-queries": Kind("warning", False, "use more queries: every object needs one"),
     "class-not-evaluated": Kind("info", False, "none needed: it will have no AP in this split"),
     "exif-ambiguous": Kind(
-        "info", False, "check a picture with `detrscope data show`: boxes are read as upright"
+        "info", False, "check an image with `detrscope data show`: boxes are read as upright"
     ),
     "text-ids": Kind("info", False, "none needed: they are read, and written, as numbers"),
     "missing-area": Kind("info", False, "none needed: the area of the box is used"),
-    "left-out-file": Kind("info", False, "none needed: a hidden or system file, or no picture, is no data"),
+    "left-out-file": Kind(
+        "info", False, "none needed: hidden and system files and other formats are not read"
+    ),
     "image-without-boxes": Kind("info", False, "none needed: images without objects are kept as negatives"),
 }
-
-
 # Kinds whose annotation or file is not used.
 LEFT_OUT = (
     "unknown-image",
@@ -102,23 +102,23 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, with where it is and what to do."""
+    """One problem and where it is."""
 
     kind: str  # a key of KINDS
     split: str
-    file: str  # of the image, or of the annotations where no image is meant
+    file: str  # path of the image, or of the annotations where no image is meant
     reason: str
     annotation: int | None = None  # id
     category: str | None = None  # name, or id where there is no name
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """Severity of its kind."""
         return KINDS[self.kind].severity
 
     @property
     def fix(self) -> str:
-        """What to do."""
+        """Remedy of its kind."""
         return KINDS[self.kind].fix
 
     def __str__(self) -> str:
@@ -126,51 +126,50 @@ class Problem:
         return f"{where}: {self.reason}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dict with severity and fix."""
+        """Return a plain dict with severity and fix."""
         return {**asdict(self), "severity": self.severity, "fix": self.fix}
 
 
 @dataclass
 class ValidationLog:
-    """Where a reader reports. Strict: what stops is raised as a UserError; else everything is collected."""
+    """Problems that a reader reports. Strict: one that stops is raised as a UserError; else all are collected."""
 
     split: str
     strict: bool = True
-    found: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def add(
         self, kind: str, file: object, reason: str, annotation: int | None = None, category: str | None = None
     ) -> None:
-        """Report one.
+        """Report a problem.
 
         Raises:
-            UserError: it stops the reading, and the list is strict.
+            UserError: it is of a kind that stops, and the log is strict.
         """
         problem = Problem(kind, self.split, str(file), reason, annotation, category)
         if self.strict and KINDS[kind].stops:
             raise UserError(f"{problem}; {KINDS[kind].fix}")
-        self.found.append(problem)
+        self.problems.append(problem)
 
     def left_out(self) -> str:
-        """What was left out, by kind, such as `2 x empty-box, 1 x left-out-file (.DS_Store)`; empty if nothing was."""
-        counts: dict[str, list[Problem]] = defaultdict(list)
-        for problem in self.found:
-            if problem.kind in LEFT_OUT:
-                counts[problem.kind].append(problem)
-        parts = [f"{len(rows)} x {kind} (such as {Path(rows[0].file).name})" for kind, rows in counts.items()]
+        """Return what was left out by kind, such as `2 x empty-box (such as 7.jpg)`; empty where nothing was."""
+        groups = self._by_kind()
+        parts = [
+            f"{len(groups[k])} x {k} (such as {Path(groups[k][0].file).name})"
+            for k in groups
+            if k in LEFT_OUT
+        ]
         return ", ".join(parts)
 
     def log_summary(self, name: str) -> None:
-        """One line for each kind of error or warning, with its count and the first example."""
-        groups: dict[str, list[Problem]] = defaultdict(list)
-        for problem in self.found:
-            groups[problem.kind].append(problem)
-        for kind, rows in groups.items():
+        """Log one line for each kind of error or warning, with its count and the first example."""
+        for kind, rows in self._by_kind().items():
             if KINDS[kind].severity != "info":
-                log.warning(
-                    "%s: %d x %s, such as %s; `detrscope data check` lists all",
-                    name,
-                    len(rows),
-                    kind,
-                    rows[0],
-                )
+                text = "%s: %d x %s, such as %s; `detrscope data check` lists all"
+                log.warning(text, name, len(rows), kind, rows[0])
+
+    def _by_kind(self) -> dict[str, list[Problem]]:
+        groups: dict[str, list[Problem]] = defaultdict(list)
+        for problem in self.problems:
+            groups[problem.kind].append(problem)
+        return groups

@@ -1,6 +1,6 @@
-"""PASCAL VOC's XML, in the folder layouts that it is found in.
+"""Read PASCAL VOC XML in its usual folder layouts.
 
-Read here and not by supervision, whose reader decodes every image to learn its size, forgets `difficult`,
+Not read by supervision, whose reader decodes every image to learn its size, forgets `difficult`,
 knows no ImageSets, numbers classes by the order in which files are met (another one in each split), and takes
 every box for 1-based, which only PASCAL's own are. The two agree on boxes up to that pixel, by test.
 """
@@ -17,17 +17,17 @@ from xml.etree import ElementTree
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_bytes, read_lines
-from detrscope.data.clean import RawBox, RawImage, clean_dataset
-from detrscope.data.dataset import DetectionDataset
+from detrscope.data.clean import clean_dataset
+from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
 from detrscope.data.image_files import (
-    Directory,
-    child,
+    FileIndex,
     is_hidden,
-    is_picture,
+    is_image_file,
     is_regular,
     name_key,
     refuse_outside,
-    scan,
+    scan_folder,
+    subfolder,
 )
 from detrscope.data.parse_values import boolean, integer, number
 from detrscope.data.splits import ANY, canonical_split, find_split
@@ -39,103 +39,104 @@ _NAMES = ("classes.txt", "labels.txt")
 
 
 def splits(folder: Path) -> dict[str, Path]:
-    """The list file or folder of each split; empty where the folder is not of a VOC layout.
+    """Return the list file or folder of each split; empty where the folder is not of a VOC layout.
 
     `trainval` is left out of a folder that has `train` and `val`; it can still be read by its name.
     """
-    found = _splits(folder)
-    return {n: p for n, p in found.items() if n != "trainval" or not {"train", "val"} <= found.keys()}
+    every = _splits(folder)
+    return {n: p for n, p in every.items() if n != "trainval" or not {"train", "val"} <= every.keys()}
 
 
-def read_split(folder: Path, split: str, problems: ValidationLog, details: bool = False) -> DetectionDataset:
-    """One split of a folder.
+def read_split(
+    folder: Path, split: str, validation: ValidationLog, details: bool = False
+) -> DetectionDataset:
+    """Read one split of a folder.
 
-    Classes are those of classes.txt or labels.txt where there is one, else all names found in any split in
-    alphabetical order; their category ids count from 1, as do image and annotation ids. Objects marked
-    `difficult` become crowds: left out of the targets and ignored in evaluation, as VOC does. Corners are
-    taken as written, except in PASCAL's own files (`<annotation>PASCAL VOC...`), where pixels count from 1
-    and the last one is included.
+    Classes are those of classes.txt or labels.txt where there is one, else all names in any split in alphabetical
+    order; their category ids count from 1, as do image and annotation ids. Objects marked `difficult` become crowds:
+    left out of the targets and ignored in evaluation, as in VOC. Corners are taken as written, except in PASCAL's own
+    files (`<annotation>PASCAL VOC...`), where pixels count from 1 and the last one is included.
 
     Args:
-        folder: with the layout, or the parent of one such folder.
-        split: name of a file in ImageSets/Main, or of a folder.
-        problems: where to report.
-        details: not used: VOC's XML has nothing more that COCO's JSON could hold.
+        folder: Folder with the layout, or the parent of one such folder.
+        split: Name of a file in ImageSets/Main, or of a folder.
+        validation: Log to report to.
+        details: Not used: VOC's XML has nothing more that COCO's JSON could hold.
 
     Raises:
-        UserError: no such split, or an XML that cannot be read.
+        UserError: there is no such split, or an XML cannot be read.
     """
-    found = _splits(folder)
-    name = find_split(split, found, str(folder))
+    splits = _splits(folder)
     root = _root(folder)
-    pages = {p: _page(p, problems) for p in _all_xml(root, found)}
+    path = splits[find_split(split, splits, str(folder))]
+    pages = {p: _read_page(p, validation) for p in _all_xml(root, splits)}
     classes = _classes(root, pages.values())
     index = {n: i for n, i in zip(classes.names, classes.ids, strict=True)}
-    images: list[RawImage] = []
-    boxes: list[RawBox] = []
-    members = list(_members(root, found[name], problems))
-    for position, (xml, image) in enumerate(members, start=1):
-        page = pages[xml] if xml else _Page(None, None, ())
-        images.append(RawImage(position, image, page.width, page.height))
+    images: list[ImageInfo] = []
+    annotations: list[Annotation] = []
+    members = list(_members(root, path, validation))
+    for image_id, (xml, image) in enumerate(members, start=1):
+        page = pages[xml] if xml else _Page()
+        images.append(ImageInfo(image_id, image, page.width, page.height))
         for item in page.objects:
-            own = len(boxes) + 1
+            own = len(annotations) + 1
             if not item.name:
-                problems.add("bad-label", xml, "an object without a name", own)
+                validation.add("bad-label", xml, "an object without a name", own)
                 continue
             if item.box is None:
-                problems.add("bad-label", xml, f"the bndbox of '{item.name}' lacks a number", own, item.name)
-                continue
-            if item.reversed:
-                problems.add("corners-reversed", xml, "xmin > xmax or ymin > ymax", own, item.name)
-            if item.difficult is None:
-                problems.add("bad-value", xml, "difficult is neither 0 nor 1", own, item.name)
-                continue
-            if item.name not in index:
-                problems.add(
-                    "undeclared-category", xml, f"'{item.name}' is not in the list of classes", own, item.name
+                validation.add(
+                    "bad-label", xml, f"the bndbox of '{item.name}' lacks a number", own, item.name
                 )
                 continue
-            boxes.append(
-                RawBox(own, position, index[item.name], item.box, item.box[2] * item.box[3], item.difficult)
-            )
-    _report_labels(root, found, images, members, problems)
-    return clean_dataset(f"{folder.name} {split}", images, boxes, classes, problems, source=root)
+            if item.reversed:
+                validation.add("corners-reversed", xml, "xmin > xmax or ymin > ymax", own, item.name)
+            if item.difficult is None:
+                validation.add("bad-value", xml, "difficult is neither 0 nor 1", own, item.name)
+                continue
+            if item.name not in index:
+                reason = f"'{item.name}' is not in the list of classes"
+                validation.add("undeclared-category", xml, reason, own, item.name)
+                continue
+            area = item.box[2] * item.box[3]
+            annotations.append(Annotation(own, image_id, index[item.name], item.box, area, item.difficult))
+    _report_labels(root, splits, images, members, validation)
+    return clean_dataset(f"{folder.name} {split}", images, annotations, classes, validation, source=root)
 
 
 @dataclass(frozen=True)
 class _Object:
     name: str
     box: tuple[float, float, float, float] | None  # x, y, width, height
-    difficult: bool | None  # None: not a value that can be understood
+    difficult: bool | None  # None: a value other than 0 and 1
     reversed: bool  # drawn from right to left, or from below
 
 
 @dataclass(frozen=True)
 class _Page:
-    """What one XML says."""
+    """Contents of one XML file."""
 
-    width: int | None
-    height: int | None
-    objects: tuple[_Object, ...]
+    width: int = 0  # pixels; 0 where it is not declared
+    height: int = 0
+    objects: tuple[_Object, ...] = ()
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses document types: entities that expand to gigabytes are declared there, and VOC needs none."""
+    """Builder that refuses document types: entities that expand to gigabytes are declared there, and VOC needs none."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
         raise UserError("a document type declaration is not allowed")
 
 
-def _page(path: Path, problems: ValidationLog) -> _Page:
+def _read_page(path: Path, validation: ValidationLog) -> _Page:
     try:
         root = ElementTree.XML(read_bytes(path), ElementTree.XMLParser(target=_NoDoctype()))
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError, UserError) as error:
         reason = str(error).removeprefix(f"{path}: ")
-        problems.add("bad-label", path, f"not valid XML ({reason})")
-        return _Page(None, None, ())
+        validation.add("bad-label", path, f"not valid XML ({reason})")
+        return _Page()
     if root.tag.rpartition("}")[2] != "annotation":
-        problems.add("bad-label", path, f"begins with <{root.tag[:40]}>, expected VOC's <annotation>")
-        return _Page(None, None, ())
+        validation.add("bad-label", path, f"begins with <{root.tag[:40]}>, expected VOC's <annotation>")
+        return _Page()
     one_based = (root.findtext("source/annotation") or "").strip().startswith("PASCAL VOC")
     objects = []
     for item in root.iter("object"):
@@ -156,8 +157,8 @@ def _page(path: Path, problems: ValidationLog) -> _Page:
         if text and text.strip() and side is None and number(text) is not None:
             side = round(number(text) or 0)
         if text and text.strip() and side is None:
-            problems.add("bad-value", path, f"{key} is {text.strip()[:40]!r}, not pixels")
-        sides.append(side or None)
+            validation.add("bad-value", path, f"{key} is {text.strip()[:40]!r}, expected pixels")
+        sides.append(side or 0)
     return _Page(sides[0], sides[1], tuple(objects))
 
 
@@ -172,11 +173,11 @@ def _classes(root: Path, pages: Iterable[_Page]) -> ClassTable:
 
 
 def _root(folder: Path) -> Path:
-    """The folder that has Annotations/: itself, or its only child or grandchild in VOCdevkit/ that does."""
-    if _annotations(folder):
+    """Return the folder that has Annotations/: itself, or its only child or grandchild in VOCdevkit/ that does."""
+    if _annotations_folder(folder):
         return folder
     below = [path for pattern in ("*", "VOCdevkit/*") for path in sorted(folder.glob(pattern))]
-    inner = [path for path in below if not is_hidden(path) and _annotations(path)]
+    inner = [path for path in below if not is_hidden(path) and _annotations_folder(path)]
     if len(inner) > 1:
         raise UserError(f"{folder}: holds several VOC folders; give one of {', '.join(map(str, inner))}")
     return inner[0] if inner else folder
@@ -184,26 +185,26 @@ def _root(folder: Path) -> Path:
 
 def _splits(folder: Path) -> dict[str, Path]:
     root = _root(folder)
-    if annotations := _annotations(root):
+    if annotations := _annotations_folder(root):
         lists = {p.stem: p for p in _lists(root) if _is_plain_list(p, annotations)}
         return lists or {ANY: annotations}
-    found = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not is_hidden(p) and _has_xml(p)}
-    return found or ({ANY: folder} if _has_xml(folder) else {})
+    folders = (p for p in sorted(folder.iterdir()) if p.is_dir() and not is_hidden(p))
+    return {p.name: p for p in folders if _has_xml(p)} or ({ANY: folder} if _has_xml(folder) else {})
 
 
-def _annotations(root: Path) -> Path | None:
-    """The folder Annotations/ with XML in it, or with JPEGImages/ beside it: COCO has one of that name, too."""
-    folder = child(root, "Annotations")
-    return folder if folder and (_has_xml(folder) or child(root, "JPEGImages")) else None
+def _annotations_folder(root: Path) -> Path | None:
+    """Return Annotations/ with XML in it, or with JPEGImages/ beside it: COCO has a folder of that name, too."""
+    folder = subfolder(root, "Annotations")
+    return folder if folder and (_has_xml(folder) or subfolder(root, "JPEGImages")) else None
 
 
-def _pictures(root: Path) -> Path | None:
-    return child(root, "JPEGImages") or child(root, "images")
+def _images_folder(root: Path) -> Path | None:
+    return subfolder(root, "JPEGImages") or subfolder(root, "images")
 
 
 def _lists(root: Path) -> list[Path]:
-    sets = child(root, "ImageSets")
-    folder = child(sets, "Main") if sets else None
+    sets = subfolder(root, "ImageSets")
+    folder = subfolder(sets, "Main") if sets else None
     return sorted(p for p in folder.glob("*.txt") if not is_hidden(p)) if folder else []
 
 
@@ -212,75 +213,75 @@ def _has_xml(folder: Path) -> bool:
 
 
 def _is_plain_list(path: Path, annotations: Path) -> bool:
-    """Not one of PASCAL's lists for one class, `dog_train.txt`, which have a second column of 1, 0 and -1."""
+    """Return whether a list is not of one class: PASCAL's `dog_train.txt` has a second column of 1, 0 and -1."""
     first = next(iter(read_lines(path)), "")
     return bool(first) and (not _OF_ONE_CLASS.fullmatch(first) or is_regular(annotations / f"{first}.xml"))
 
 
-def _all_xml(root: Path, found: dict[str, Path]) -> list[Path]:
-    annotations = _annotations(root)
-    folders = [annotations] if annotations else list(found.values())
+def _all_xml(root: Path, splits: dict[str, Path]) -> list[Path]:
+    annotations = _annotations_folder(root)
+    folders = [annotations] if annotations else list(splits.values())
     return sorted(p for folder in folders for p in folder.glob("*.xml") if not is_hidden(p))
 
 
 def _report_labels(
     root: Path,
-    found: dict[str, Path],
-    images: list[RawImage],
+    splits: dict[str, Path],
+    images: list[ImageInfo],
     members: list[tuple[Path | None, Path]],
-    problems: ValidationLog,
+    validation: ValidationLog,
 ) -> None:
     """Report a split whose images have no XML at all, and XML that no split uses."""
-    if members and all(xml is None for xml, _ in members) and canonical_split(problems.split) != "test":
+    if members and all(xml is None for xml, _ in members) and canonical_split(validation.split) != "test":
         reason = f"no XML for any of its {len(images)} images, such as {images[0].path.name}"
-        problems.add("no-labels", root, reason)
-    lists = [path for path in found.values() if path.suffix == ".txt"]
+        validation.add("no-labels", root, reason)
+    lists = [path for path in splits.values() if path.suffix == ".txt"]
     if lists:
         listed = {name_key(_stem(line)) for path in lists for line in read_lines(path)}
-        for path in _all_xml(root, found):
+        for path in _all_xml(root, splits):
             if name_key(path.stem) not in listed:
-                problems.add("unused-file", path, "in no list of ImageSets/Main")
+                validation.add("unused-file", path, "in no list of ImageSets/Main")
 
 
 def _stem(line: str) -> str:
-    """The name in a line of a list; some tools write it with the ending of the image."""
-    return line.rsplit(".", 1)[0] if is_picture(Path(line)) else line
+    """Return the name in a line of a list; some tools write it with the suffix of the image."""
+    return line.rsplit(".", 1)[0] if is_image_file(Path(line)) else line
 
 
-def _members(root: Path, split: Path, problems: ValidationLog) -> Iterator[tuple[Path | None, Path]]:
-    """XML (None where an image has none) and image of a split, in its order."""
-    directory = Directory()
+def _members(root: Path, split: Path, validation: ValidationLog) -> Iterator[tuple[Path | None, Path]]:
+    """Yield XML (None where an image has none) and image of a split, in its order."""
+    files = FileIndex()
     if split.suffix == ".txt":
-        annotations = _annotations(root) or root
-        images = _pictures(root) or root / "JPEGImages"
-        stems = directory.stems(images)
+        annotations = _annotations_folder(root) or root
+        images = _images_folder(root) or root / "JPEGImages"
+        stems = files.stems(images)
         for line in read_lines(split):
             stem = _stem(line)
             refuse_outside(annotations / stem, root, split)
             if is_hidden(Path(stem)):
-                problems.add("left-out-file", images / stem, "hidden, or the system's")
+                validation.add("left-out-file", images / stem, "hidden, or the system's")
                 continue
-            inside = stems if "/" not in stem else directory.stems((images / stem).parent)
-            pictures = inside.get(name_key(stem.rpartition("/")[2])) or [images / f"{stem}.jpg"]
-            yield directory.find(annotations / f"{stem}.xml"), _only(pictures, problems)
+            in_folder = stems if "/" not in stem else files.stems((images / stem).parent)
+            same_stem = in_folder.get(name_key(stem.rpartition("/")[2])) or [images / f"{stem}.jpg"]
+            yield files.find(annotations / f"{stem}.xml"), _first(same_stem, validation)
         return
-    images = (_pictures(root) if _annotations(root) else None) or split
+    images = (_images_folder(root) if _annotations_folder(root) else None) or split
     pages = {name_key(p.stem): p for p in sorted(split.glob("*.xml")) if not is_hidden(p)}
-    there = directory.stems(images)
-    below = scan(images)
-    for path, reason in below.left_out({".xml", ".txt"}):
-        problems.add("left-out-file", path, reason)
-    for path in below.pictures:
+    stems = files.stems(images)
+    contents = scan_folder(images)
+    for path, reason in contents.left_out({".xml", ".txt"}):
+        validation.add("left-out-file", path, reason)
+    for path in contents.images:
         if path.parent != images:
-            problems.add("left-out-file", path, "in a folder inside that of the images")
-    for stem in sorted(pages.keys() | there.keys()):
+            validation.add("left-out-file", path, "in a folder inside that of the images")
+    for stem in sorted(pages.keys() | stems.keys()):
         page = pages.get(stem)
         missing = images / f"{page.stem if page else stem}.jpg"
-        yield page, _only(there.get(stem) or [missing], problems)
+        yield page, _first(stems.get(stem) or [missing], validation)
 
 
-def _only(pictures: list[Path], problems: ValidationLog) -> Path:
-    """The picture of an XML; where several have its name, the first one, and the others are reported."""
-    for other in pictures[1:]:
-        problems.add("unused-file", other, f"{pictures[0].name} is the picture of {other.stem}.xml")
-    return pictures[0]
+def _first(images: list[Path], validation: ValidationLog) -> Path:
+    """Return the image of an XML: the first of those with its name; the others are reported."""
+    for other in images[1:]:
+        validation.add("unused-file", other, f"{images[0].name} is the image of {other.stem}.xml")
+    return images[0]

@@ -1,4 +1,4 @@
-"""Writes datasets as a folder in COCO's layout: whole or not at all."""
+"""Write datasets as a folder in COCO's layout: whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from detrscope.console import progress
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
 from detrscope.data.image_files import exists, name_key
-from detrscope.data.image_reader import read_size
+from detrscope.data.image_header import read_size
 
 Files = Literal["copy", "hardlink", "symlink"]
 
 
 def write_coco(splits: Mapping[str, DetectionDataset], out: Path, files: Files = "copy") -> None:
-    """`annotations/instances_SPLIT.json` and `SPLIT/` with the images, for each split.
+    """Write `annotations/instances_SPLIT.json` and `SPLIT/` with the images, for each split.
 
     Args:
-        splits: datasets by the name of their split.
-        out: the folder to make; must not exist, or be empty.
-        files: copy the images, or link to them.
+        splits: Datasets by the name of their split.
+        out: Folder to make; must not exist, or be empty.
+        files: Whether to copy the images or link to them.
 
     Raises:
-        UserError: `out` is in use, an image is missing, or cannot be linked.
+        UserError: `out` is in use, or an image is missing or cannot be linked.
     """
     with atomic_folder(out) as folder, progress() as bar:
         (folder / "annotations").mkdir()
@@ -41,7 +41,7 @@ def write_coco(splits: Mapping[str, DetectionDataset], out: Path, files: Files =
             task = bar.add_task(f"{files} {split}", total=len(dataset))
             for image, name, row in zip(dataset.images, names, tree["images"], strict=True):
                 row["file_name"] = name
-                _place(image, folder / split / name, files)
+                _copy_or_link(image, folder / split / name, files)
                 bar.advance(task)
             (folder / "annotations" / f"instances_{split}.json").write_bytes(_as_json(tree))
 
@@ -49,39 +49,39 @@ def write_coco(splits: Mapping[str, DetectionDataset], out: Path, files: Files =
 def _as_json(tree: dict[str, Any]) -> bytes:
     try:
         return json.dumps(tree, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half of a pair of surrogates in a name: UTF-8 cannot have it, an escape can
+    except UnicodeEncodeError:  # a lone surrogate in a name: not valid in UTF-8, valid as an escape
         return json.dumps(tree).encode()
 
 
 def _names(images: Sequence[ImageInfo]) -> list[str]:
-    """A file name for each image, its own where that is free: unique on file systems that ignore case, too."""
+    """Return a file name for each image, its own where that is free; unique on file systems that ignore case, too."""
     taken: set[str] = set()
-    own = {name_key(_written(image.path.name)) for image in images}  # no invented name may be one of these
+    own = {name_key(_valid_text(image.path.name)) for image in images}  # no new name may be one of these
     names = []
     for image in images:
-        name = _written(image.path.name)
+        name = _valid_text(image.path.name)
         if name_key(name) in taken:
-            tries = (f"{image.id}{'_' * n}{name}" for n in count(1))
-            name = next(one for one in tries if name_key(one) not in own and name_key(one) not in taken)
+            candidates = (f"{image.id}{'_' * n}{name}" for n in count(1))
+            name = next(c for c in candidates if name_key(c) not in own and name_key(c) not in taken)
         taken.add(name_key(name))
         names.append(name)
     return names
 
 
-def _written(name: str) -> str:
-    """The name as a text: bytes that are no UTF-8, which Python keeps as surrogates, become underscores."""
+def _valid_text(name: str) -> str:
+    """Return the name with underscores for bytes that are not UTF-8, which Python keeps as surrogates."""
     return "".join("_" if "\ud800" <= c <= "\udfff" else c for c in name)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, renamed to it when the block succeeds, removed when it does not.
+    """Yield a temporary folder beside `path`, renamed to it when the block succeeds, else removed.
 
     Raises:
         UserError: `path` exists and is not an empty folder.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: already there; choose another --out, or delete it first")
+        raise UserError(f"{path}: already there; choose another folder, or delete it first")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -94,9 +94,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _place(image: ImageInfo, target: Path, files: Files) -> None:
+def _copy_or_link(image: ImageInfo, target: Path, files: Files) -> None:
     if exists(image.path):
-        read_size(image.path)  # refuses what is no image, whatever its name
+        read_size(image.path)  # refuses a file that is not an image, whatever its name
     try:
         if files == "symlink":
             target.symlink_to(image.path.resolve(strict=True))
@@ -107,7 +107,6 @@ def _place(image: ImageInfo, target: Path, files: Files) -> None:
     except FileNotFoundError:
         raise UserError(f"{image.path}: no such image file") from None
     except OSError as error:
-        hint = "" if files == "copy" else "; use --files copy"
-        raise UserError(
-            f"{image.path}: cannot {files} it to {target.parent} ({error.strerror}){hint}"
-        ) from None
+        hint = "" if files == "copy" else "; copy the files instead (files=copy)"
+        reason = f"cannot {files} it to {target.parent} ({error.strerror}){hint}"
+        raise UserError(f"{image.path}: {reason}") from None

@@ -1,4 +1,4 @@
-"""Where a YOLO dataset keeps its images and the names of its classes: data.yaml, obj.data or classes.txt."""
+"""Find the images and class names of a YOLO dataset: data.yaml, obj.data or classes.txt."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detrscope.core.errors import UserError
+from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_lines, read_plain_yaml
 from detrscope.data.image_files import (
-    child,
     exists,
     is_folder,
     is_hidden,
+    is_image_file,
     is_inside,
-    is_picture,
     is_regular,
     refuse_outside,
-    scan,
+    scan_folder,
+    subfolder,
 )
-from detrscope.data.parse_values import integer, shown
+from detrscope.data.parse_values import integer
 from detrscope.data.splits import ANY
 from detrscope.data.validation_log import ValidationLog
 
@@ -29,30 +30,30 @@ LAYOUT = (
     "data.yaml, classes.txt or obj.data, with images/SPLIT/ + labels/SPLIT/ or SPLIT/images/ + SPLIT/labels/"
 )
 SPLITS = ("train", "val", "valid", "test")
+ROW_LENGTH = 160  # characters of a list in a message
 _USUAL = ("data.yaml", "data.yml", "dataset.yaml")
 _NAMES = ("classes.txt", "obj.names", "labels/classes.txt", "predefined_classes.txt")
-_BESIDE_IMAGES = frozenset(
-    {".txt", ".cache", ".json", ".xml", ".yaml", ".yml"}
-)  # no surprise in their folder
+# Suffixes that are expected in a folder of images, and not reported.
+_BESIDE_IMAGES = frozenset({".txt", ".cache", ".json", ".xml", ".yaml", ".yml"})
 _NULL = ("", "~", "null", "Null", "NULL")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The classes of a dataset and where the images of its splits are."""
+    """Class names of a dataset and the locations of its images."""
 
     names: list[str]
     splits: dict[str, list[Path]]  # folders of images, or list files
-    root: Path  # of the dataset
-    keypoints: int = 0  # numbers behind each box
-    missing: tuple[str, ...] = ()  # splits that are named and not there
+    root: Path  # folder of the dataset
+    keypoints: int = 0  # numbers after each box
+    missing: tuple[str, ...] = ()  # splits that are named but do not exist
 
 
 def find_layout(source: Path) -> Layout | None:
-    """The layout of a folder or of a data.yaml; None where it is not one of YOLO.
+    """Return the layout of a folder or of a data.yaml; None where it is not a YOLO layout.
 
     Raises:
-        UserError: it is one of YOLO, and cannot be understood.
+        UserError: it is a YOLO layout with contents that cannot be read.
     """
     if source.is_file():
         return _from_yaml(source, _read_yaml(source))
@@ -62,9 +63,9 @@ def find_layout(source: Path) -> Layout | None:
     trees = [(p, _tree_with_names(p)) for p in sorted(source.glob("*.y*ml"))]
     others = [(p, tree) for p, tree in trees if tree is not None]
     if len(others) > 1:
-        found = " or ".join(path.name for path, _ in others)
+        names = " or ".join(path.name for path, _ in others)
         raise UserError(
-            f"{source}: the classes may be those of {found}; say which, such as yolo:{others[0][0]}"
+            f"{source}: the classes may be those of {names}; choose one, such as yolo:{others[0][0]}"
         )
     if others:
         return _from_yaml(*others[0])
@@ -72,8 +73,8 @@ def find_layout(source: Path) -> Layout | None:
         return _from_darknet(source / "obj.data")
     for name in _NAMES:
         if (source / name).is_file():
-            found_splits = _conventional(source)
-            return Layout(read_lines(source / name), found_splits, source) if found_splits else None
+            splits = _conventional_splits(source)
+            return Layout(read_lines(source / name), splits, source) if splits else None
     return None
 
 
@@ -85,7 +86,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _tree_with_names(path: Path) -> dict[str, Any] | None:
-    """A YAML file of any name if it lists classes; another program's may be there too, in a form of its own."""
+    """Return a YAML file of any name if it lists classes; those of other programs may be there too."""
     if is_hidden(path) or path.name in _USUAL or not path.is_file():
         return None
     try:
@@ -96,41 +97,39 @@ def _tree_with_names(path: Path) -> dict[str, Any] | None:
 
 
 def _from_darknet(path: Path) -> Layout | None:
-    """Darknet's obj.data, as CVAT writes it ("YOLO 1.1"): `names = data/obj.names`, `train = data/train.txt`."""
+    """Return the layout of a Darknet obj.data (CVAT's "YOLO 1.1"): `names = obj.names`, `train = data/train.txt`."""
     pairs = (line.partition("=") for line in read_lines(path))
     settings = {key.strip(): value.strip() for key, equals, value in pairs if equals}
     if "names" not in settings:
         raise UserError(f"{path}: expected a line such as `names = data/obj.names`")
     lists = {split: [_entry(settings[split], [path.parent], path)] for split in SPLITS if split in settings}
-    there = {split: places for split, places in lists.items() if exists(places[0])}
+    existing = {split: paths for split, paths in lists.items() if exists(paths[0])}
     names = _entry(settings["names"], [path.parent], path)
-    missing = tuple(split for split in lists if split not in there)
-    return Layout(read_lines(names), there, path.parent, missing=missing)
+    missing = tuple(split for split in lists if split not in existing)
+    return Layout(read_lines(names), existing, path.parent, missing=missing)
 
 
-def _conventional(folder: Path) -> dict[str, list[Path]]:
+def _conventional_splits(folder: Path) -> dict[str, list[Path]]:
     for pattern in ("images/{}", "{}/images", "{}"):
-        places = {split: _nested(folder, pattern.format(split)) for split in SPLITS}
-        found = {split: [place] for split, place in places.items() if place}
-        if found:
-            return found
-    lists = {s: [folder / f"{s}.txt"] for s in SPLITS if _is_list_of_images(folder / f"{s}.txt")}
-    if lists:
+        folders = {split: _nested(folder, pattern.format(split)) for split in SPLITS}
+        if existing := {split: [path] for split, path in folders.items() if path}:
+            return existing
+    if lists := {s: [folder / f"{s}.txt"] for s in SPLITS if _is_list_of_images(folder / f"{s}.txt")}:
         return lists
-    images = child(folder, "images")
+    images = subfolder(folder, "images")
     return {ANY: [images]} if images else {}
 
 
 def _nested(folder: Path, path: str) -> Path | None:
-    """A folder by its path inside another one, letter case apart."""
+    """Return a folder by its path inside another one, letter case ignored."""
     inner: Path | None = folder
     for name in path.split("/"):
-        inner = child(inner, name) if inner else None
+        inner = subfolder(inner, name) if inner else None
     return inner
 
 
 def _is_list_of_images(path: Path) -> bool:
-    return is_regular(path) and any(is_picture(Path(line)) for line in read_lines(path)[:1])
+    return is_regular(path) and any(is_image_file(Path(line)) for line in read_lines(path)[:1])
 
 
 def _from_yaml(path: Path, tree: dict[str, Any]) -> Layout:
@@ -140,27 +139,26 @@ def _from_yaml(path: Path, tree: dict[str, Any]) -> Layout:
     keypoints = math.prod(side for side in sides if side is not None) if sides and None not in sides else 0
     entry = tree.get("path", "")
     if not isinstance(entry, str):
-        raise UserError(f"{path}: 'path' is {shown(entry)}, expected a folder")
+        raise UserError(f"{path}: 'path' is {short_repr(entry)}, expected a folder")
     root = path.parent if entry in _NULL else path.parent / entry
     root = root if is_folder(root) else path.parent  # a path of the machine that it was written on
     refuse_outside(root, path.parent, path)
-    found: dict[str, list[Path]] = {}
+    splits: dict[str, list[Path]] = {}
     missing = []
     for split in SPLITS:
         entries = tree.get(split, "")
         entries = entries if isinstance(entries, list) else [entries]
         if not all(isinstance(entry, str) for entry in entries):
-            raise UserError(
-                f"{path}: '{split}' is {shown(entries)}, expected a folder, a list file, or several"
-            )
-        places = [_place(entry, root, path) for entry in entries if entry not in _NULL]
-        if any(map(exists, places)):
-            found[split] = places
-        elif places:
+            value = short_repr(entries, ROW_LENGTH)
+            raise UserError(f"{path}: '{split}' is {value}, expected a folder, a list file, or several")
+        paths = [_resolve_yaml_entry(entry, root, path) for entry in entries if entry not in _NULL]
+        if any(map(exists, paths)):
+            splits[split] = paths
+        elif paths:
             missing.append(split)
-    return Layout(
-        names, found or _conventional(path.parent), root, keypoints, tuple(missing) if found else ()
-    )
+    if not splits:
+        return Layout(names, _conventional_splits(path.parent), root, keypoints)
+    return Layout(names, splits, root, keypoints, tuple(missing))
 
 
 def _names(path: Path, tree: dict[str, Any]) -> list[str]:
@@ -168,63 +166,68 @@ def _names(path: Path, tree: dict[str, Any]) -> list[str]:
     if isinstance(names, dict):
         numbered = {integer(key): name for key, name in names.items()}
         if set(numbered) != set(range(len(names))):
-            raise UserError(f"{path}: the keys of 'names' must be 0, 1, 2 ...; found {shown(list(names))}")
+            keys = short_repr(list(names), ROW_LENGTH)
+            raise UserError(f"{path}: the keys of 'names' must be 0, 1, 2 ...; found {keys}")
         names = [numbered[i] for i in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise UserError(f"{path}: 'names' must be a list of names, or a mapping from number to name")
     count = tree.get("nc", len(names))
     if integer(count) != len(names):
-        raise UserError(
-            f"{path}: 'nc' is {shown(count)}, but 'names' has {len(names)} names; correct one of them"
-        )
+        value = short_repr(count)
+        raise UserError(f"{path}: 'nc' is {value}, but 'names' has {len(names)} names; correct one of them")
     return names
 
 
-def _place(entry: str, root: Path, path: Path) -> Path:
-    """A folder or list file that a data.yaml names. Roboflow writes `../train/images` for `train/images`."""
+def _resolve_yaml_entry(entry: str, root: Path, path: Path) -> Path:
+    """Return a folder or list file that a data.yaml names. Roboflow writes `../train/images` for `train/images`."""
     entry = entry.replace("\\", "/")  # written on Windows
-    tries = [root / entry, path.parent / entry]
-    tries += [path.parent / entry.removeprefix("../"), root / entry / "images"]
-    there = [p for p in tries if exists(p)]
-    place = next((p for p in there if is_inside(p, root)), there[0] if there else tries[0])
-    if there:
-        refuse_outside(place, root, path)
-    return place
+    candidates = [
+        root / entry,
+        path.parent / entry,
+        path.parent / entry.removeprefix("../"),
+        root / entry / "images",
+    ]
+    existing = [p for p in candidates if exists(p)]
+    if not existing:
+        return candidates[0]
+    resolved = next((p for p in existing if is_inside(p, root)), existing[0])
+    refuse_outside(resolved, root, path)
+    return resolved
 
 
 def _entry(entry: str, folders: list[Path], where: Path) -> Path:
-    """A file that a list names, by its whole path or the end of it: lists are written on other machines, too.
+    """Return a file that a list names, by its whole path or the end of it: lists are written on other machines, too.
 
     Raises:
         UserError: the only file of that name is outside of the folders.
     """
     parts = PurePosixPath(entry.replace("\\", "/")).parts
-    tries = [folder / entry for folder in folders]
-    tries += [folder.joinpath(*parts[i:]) for i in range(len(parts)) for folder in folders]
-    there = [path for path in tries if exists(path)]
-    inside = next((p for p in there if any(is_inside(p, folder) for folder in folders)), None)
-    if inside is None and there:
-        refuse_outside(there[0], folders[0], where)
-    return inside or (there or tries)[0]
+    candidates = [folder / entry for folder in folders]
+    candidates += [folder.joinpath(*parts[i:]) for i in range(len(parts)) for folder in folders]
+    existing = [path for path in candidates if exists(path)]
+    inside = next((p for p in existing if any(is_inside(p, folder) for folder in folders)), None)
+    if inside is None and existing:
+        refuse_outside(existing[0], folders[0], where)
+    return inside or (existing or candidates)[0]
 
 
-def images_of(place: Path, layout: Layout, problems: ValidationLog) -> Iterator[Path]:
-    """The images of a folder or a list file; what is left out of a folder is reported.
+def images_of(path: Path, layout: Layout, validation: ValidationLog) -> Iterator[Path]:
+    """Yield the images of a folder or a list file; report files of a folder that are left out.
 
     Raises:
-        UserError: there is no such place, or it names a file outside of the dataset.
+        UserError: the path does not exist, or names a file outside of the dataset.
     """
-    if is_folder(place):
-        found = scan(place)
-        for path, reason in found.left_out(_BESIDE_IMAGES):
-            problems.add("left-out-file", path, reason)
-        yield from found.pictures
-    elif is_regular(place):
-        for line in read_lines(place):
-            path = _entry(line, [place.parent, layout.root], place)
-            if is_hidden(path):
-                problems.add("left-out-file", path, "hidden, or the system's")
+    if is_folder(path):
+        contents = scan_folder(path)
+        for other, reason in contents.left_out(_BESIDE_IMAGES):
+            validation.add("left-out-file", other, reason)
+        yield from contents.images
+    elif is_regular(path):
+        for line in read_lines(path):
+            image = _entry(line, [path.parent, layout.root], path)
+            if is_hidden(image):
+                validation.add("left-out-file", image, "hidden, or the system's")
             else:
-                yield path
+                yield image
     else:
-        raise UserError(f"{place}: no such folder or list of images")
+        raise UserError(f"{path}: no such folder or list of images")

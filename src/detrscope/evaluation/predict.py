@@ -14,7 +14,7 @@ from detrscope.core.postprocess import Scored, postprocess
 from detrscope.core.types import Batch
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import Collated, DetectionLoader, Key
-from detrscope.data.transforms import eval_transform
+from detrscope.data.transforms import EvalTransform
 
 Result = dict[str, Any]  # image_id, category_id, bbox (x, y, width, height in pixels), score
 
@@ -56,7 +56,7 @@ def predict_dataset(
     device = torch.device(device)
     rank, world = rank_and_world()
     mine = _batches_of_alike_size(dataset, card, batch_size)[rank::world]
-    samples = TransformedDataset(dataset, eval_transform(card.preprocessing), cache=False)
+    samples = TransformedDataset(dataset, EvalTransform(card.preprocessing), cache=False)
     loader = DetectionLoader(samples, mine, workers)
     dtype = next(model.parameters()).dtype  # of the backbone: a model may have been cast to bf16
 

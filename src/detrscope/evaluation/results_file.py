@@ -11,8 +11,9 @@ from typing import Any
 
 from detrscope.console import atomic_write
 from detrscope.core.errors import UserError
+from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_json
-from detrscope.data.parse_values import LARGEST_ID, integer, number, shown
+from detrscope.data.parse_values import LARGEST_ID, integer, number
 
 
 def write_results(path: str | Path, results: Sequence[Mapping[str, Any]]) -> Path:
@@ -63,13 +64,13 @@ def wrong_result(result: Any) -> str:
     if missing:
         return f"'{missing[0]}' is missing"
     if not _are_four_numbers(result["bbox"]):
-        return f"'bbox' must be four numbers [x, y, width, height], found {shown(result['bbox'])}"
+        return f"'bbox' must be four numbers [x, y, width, height], found {short_repr(result['bbox'])}"
     if not _is_number(result["score"]):
-        return f"'score' must be a number, found {shown(result['score'])}"
+        return f"'score' must be a number, found {short_repr(result['score'])}"
     if not _is_id(result["category_id"]):
-        return f"'category_id' must be a whole number of 64 bits, found {shown(result['category_id'])}"
+        return f"'category_id' must be a whole number of 64 bits, found {short_repr(result['category_id'])}"
     if not _is_id(result["image_id"]) and not isinstance(result["image_id"], str):
-        return f"'image_id' must be a whole number of 64 bits, found {shown(result['image_id'])}"
+        return f"'image_id' must be a whole number of 64 bits, found {short_repr(result['image_id'])}"
     return ""
 
 
@@ -103,12 +104,13 @@ def check_truth(truth: Any) -> None:
             if wrong:
                 raise UserError(
                     f"truth: {key}: row {number_of}: '{wrong[0]}' must be a whole number of 64 bits, "
-                    f"found {shown(row[wrong[0]])}"
+                    f"found {short_repr(row[wrong[0]])}"
                 )
             if key == "annotations" and not _is_truth(row):
+                values = short_repr({k: row.get(k) for k in ("bbox", "area", "iscrowd")}, 160)
                 raise UserError(
                     f"truth: {key}: row {number_of}: expected four finite numbers as 'bbox', a number as 'area', "
-                    f"0 or 1 as 'iscrowd', found {shown({k: row.get(k) for k in ('bbox', 'area', 'iscrowd')})}"
+                    f"0 or 1 as 'iscrowd', found {values}"
                 )
 
 

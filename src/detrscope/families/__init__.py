@@ -1,4 +1,4 @@
-"""One file per family; `FAMILIES` is the one table. To add a family: one file here, one line there."""
+"""Families of detection transformers, one file each; `FAMILIES` is the one table."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ VARIANTS: dict[str, Variant] = {v.name: v for f in FAMILIES.values() for v in f.
 
 
 def family_of(variant: str) -> Family:
-    """The family that a variant belongs to.
+    """Return the family of a variant.
 
     Raises:
-        UserError: no variant of that name; the nearest one is named.
+        UserError: no variant of that name; suggests the nearest.
     """
     for family in FAMILIES.values():
         if any(v.name == variant for v in family.variants):
@@ -31,12 +31,12 @@ def family_of(variant: str) -> Family:
 
 
 def resolve(variant: str, overrides: Mapping[str, Any], *, source: str = "model") -> Any:
-    """The family's config of a variant with settings laid over it.
+    """Return the config of a variant with some settings overridden.
 
     Args:
         variant: a name of `VARIANTS`.
         overrides: nested settings such as `{"decoder": {"layers": 3}}`.
-        source: what to call the overrides in errors.
+        source: name of the overrides in errors.
 
     Raises:
         UserError: unknown variant or setting, or a value of the wrong type.
@@ -46,25 +46,25 @@ def resolve(variant: str, overrides: Mapping[str, Any], *, source: str = "model"
 
 
 def config_of(family: Family, tree: Mapping[str, Any], *, source: str) -> Any:
-    """A family's config out of a file.
+    """Return a family's config read from a file.
 
     Args:
-        family: whose config.
+        family: the family.
         tree: nested settings; absent ones keep the family's default.
-        source: the file, for errors.
+        source: name of the file in errors.
 
     Raises:
-        UserError: an unknown setting, or a value of the wrong type or out of range; the file is named.
+        UserError: an unknown setting, or a value of the wrong type or out of range; names the file.
     """
     try:
         return build_config(family.config, tree, source=source)
-    except UserError as error:  # ranges are checked by the dataclasses, which know no file
+    except UserError as error:  # the dataclasses that check ranges do not know the file
         text = str(error)
         raise UserError(text if text.startswith(f"{source}: ") else f"{source}: {text}") from None
 
 
 def build(variant: str, overrides: Mapping[str, Any], classes: int) -> DetectionTransformer:
-    """A model with random weights for `classes` classes.
+    """Build a variant with random weights.
 
     Raises:
         UserError: unknown variant or setting.
@@ -73,5 +73,5 @@ def build(variant: str, overrides: Mapping[str, Any], classes: int) -> Detection
 
 
 def query_count(variant: str, overrides: Mapping[str, Any]) -> int:
-    """How many objects the model can find in one image at most."""
+    """Return the number of queries, the most objects a model can detect in an image."""
     return int(getattr(resolve(variant, overrides), family_of(variant).query_count))

@@ -9,33 +9,34 @@ from typing import Literal
 import torch
 from torch import nn
 
-from detrscope.blocks.decoder import ReferenceDecoder, RefiningDecoderLayer
+from detrscope.blocks.decoder import Decoder
 from detrscope.blocks.deformable_attention import DeformableCrossAttention, DeformableSelfAttention
-from detrscope.blocks.encoder import DeformableEncoder, DeformableEncoderLayer
-from detrscope.blocks.heads import LayeredHeads, ReferenceHeads
-from detrscope.blocks.layers import MLP, Attention, FeedForward, PostNorm
+from detrscope.blocks.encoder import Encoder
+from detrscope.blocks.heads import LayeredHeads, SetHeads
+from detrscope.blocks.layers import MLP, zero_last
 from detrscope.blocks.neck import DeformableNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import SinePosition
-from detrscope.blocks.queries import PointQueries, ProposedQueries
+from detrscope.blocks.queries import PointQueries, TwoStageQueries
 from detrscope.config import section, setting
 from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.deformable_detr import HUGGING_FACE, PUBLISHED
-from detrscope.families.keys.key_map import Shapes
+from detrscope.families.keys.shapes import Shapes
 from detrscope.families.settings import (
-    MOST_BOX_LAYERS,
-    MOST_LEVELS,
-    MOST_POINTS,
-    MOST_QUERIES,
+    MAX_BOX_LAYERS,
+    MAX_LEVELS,
+    MAX_POINTS,
+    MAX_QUERIES,
     BackboneConfig,
     LayersConfig,
-    require,
     require_range,
     require_stacks,
+    require_stages,
 )
+from detrscope.families.stacks import decoder_layers, encoder_layers
 
-PRIOR_LOGIT = -math.log(99)  # logit of probability 0.01: what a class starts from
-SMALL = -2.0  # logit of a box's size at the start, where no reference has a size
+PRIOR_LOGIT = -math.log(99)  # initial logit of a class: probability 0.01
+SMALL = -2.0  # initial logit of a box's size where references are points
 
 References = Literal["fixed", "refined", "two-stage"]
 
@@ -49,7 +50,7 @@ class SamplingLayersConfig(LayersConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_range("points", self.points, 1, MOST_POINTS)
+        require_range("points", self.points, 1, MAX_POINTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,9 @@ class DeformableDetrConfig:
     width: int = setting(256, "model width D")
     queries: int = setting(300, "object queries")
     stages: tuple[int, ...] = setting(
-        (2, 3, 4), "which stages of the backbone give maps (strides 4, 8, 16, 32)"
+        (2, 3, 4), "backbone stages that give feature maps (strides 4, 8, 16, 32)"
     )
-    extra_levels: int = setting(1, "coarser maps made of the last one, each of half the size")
+    extra_levels: int = setting(1, "number of coarser maps made from the last one, each of half the size")
     references: References = setting(
         "fixed",
         "learned reference points (fixed), each layer refining them to boxes (refined), or boxes that the encoder"
@@ -74,78 +75,57 @@ class DeformableDetrConfig:
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require_range("queries", self.queries, 1, MOST_QUERIES)
-        require_range("box_layers", self.box_layers, 1, MOST_BOX_LAYERS)
-        require_range("extra_levels", self.extra_levels, 0, MOST_LEVELS)
-        ordered = list(self.stages) == sorted(set(self.stages)) and len(self.stages) > 0
-        fine = ordered and all(1 <= stage <= 4 for stage in self.stages)
-        require(fine, "stages", list(self.stages), "some of 1 to 4, in order")
+        require_range("queries", self.queries, 1, MAX_QUERIES)
+        require_range("box_layers", self.box_layers, 1, MAX_BOX_LAYERS)
+        require_range("extra_levels", self.extra_levels, 0, MAX_LEVELS)
+        require_stages("stages", self.stages, 4)
 
     @property
     def levels(self) -> int:
-        """L, the maps that tokens come from."""
+        """L, the number of feature maps."""
         return len(self.stages) + self.extra_levels
 
 
 def build(config: DeformableDetrConfig, classes: int) -> DetectionTransformer:
-    """The model with random weights; K = classes, scored by sigmoids."""
+    """Build the model with random weights; K = classes, scored by sigmoids."""
     d = config.width
     backbone = config.backbone.build(stages=config.stages)
     class_heads, box_heads = _head_pairs(config, classes)
-    refining = config.references != "fixed"
+
+    def self_attention(site: str) -> nn.Module:
+        c = config.encoder
+        return DeformableSelfAttention(d, c.heads, (c.points,) * config.levels, site)
+
+    def cross_attention(site: str) -> nn.Module:
+        c = config.decoder
+        return DeformableCrossAttention(d, c.heads, (c.points,) * config.levels, site)
+
     return DetectionTransformer(
         backbone=backbone,
         neck=DeformableNeck(backbone.channels, d, config.extra_levels, SinePosition(d, offset=-0.5)),
-        encoder=DeformableEncoder(_encoder_layers(config), nn.Identity()),
-        queries=ProposedQueries(config.queries, d, class_heads.pop(), box_heads.pop())
+        encoder=Encoder(encoder_layers(d, config.encoder, "post", self_attention), nn.Identity()),
+        queries=TwoStageQueries(config.queries, d, class_heads.pop(), box_heads.pop())
         if config.references == "two-stage"
         else PointQueries(config.queries, d),
-        decoder=ReferenceDecoder(_decoder_layers(config), nn.Identity()),
-        heads=LayeredHeads(class_heads, box_heads)
-        if refining
-        else ReferenceHeads(class_heads[0], box_heads[0]),
+        decoder=Decoder(decoder_layers(d, config.decoder, "post", cross_attention), nn.Identity()),
+        heads=SetHeads(class_heads[0], box_heads[0])
+        if config.references == "fixed"
+        else LayeredHeads(class_heads, box_heads),
         scoring="sigmoid",
     )
 
 
-def _encoder_layers(config: DeformableDetrConfig) -> list[DeformableEncoderLayer]:
-    d, c = config.width, config.encoder
-    return [
-        DeformableEncoderLayer(
-            DeformableSelfAttention(d, c.heads, (c.points,) * config.levels, f"encoder.{i}.self"),
-            FeedForward(d, c.feedforward, c.dropout),
-            (PostNorm(d, c.dropout), PostNorm(d, c.dropout)),
-        )
-        for i in range(c.layers)
-    ]
-
-
-def _decoder_layers(config: DeformableDetrConfig) -> list[RefiningDecoderLayer]:
-    d, c = config.width, config.decoder
-    return [
-        RefiningDecoderLayer(
-            Attention(d, c.heads, c.dropout, f"decoder.{i}.self"),
-            DeformableCrossAttention(d, c.heads, (c.points,) * config.levels, f"decoder.{i}.cross"),
-            FeedForward(d, c.feedforward, c.dropout),
-            (PostNorm(d, c.dropout), PostNorm(d, c.dropout), PostNorm(d, c.dropout)),
-        )
-        for i in range(c.layers)
-    ]
-
-
 def _head_pairs(config: DeformableDetrConfig, classes: int) -> tuple[list[nn.Linear], list[MLP]]:
-    """Class and box heads: one pair, one for each decoder layer, or those and one more for the proposals.
+    """Build class and box heads: one pair, one per decoder layer, or those and one more for the proposals.
 
-    Boxes start where their reference is; where that is a point, they start small.
+    Boxes start at their reference; where that is a point, they start small.
     """
     layers = config.decoder.layers
     count = {"fixed": 1, "refined": layers, "two-stage": layers + 1}[config.references]
     class_heads = [nn.Linear(config.width, classes) for _ in range(count)]
-    boxes = [MLP(*[config.width] * config.box_layers, 4) for _ in range(count)]
-    for class_head, box_head in zip(class_heads, boxes, strict=True):
+    boxes = [zero_last(MLP(*[config.width] * config.box_layers, 4)) for _ in range(count)]
+    for class_head in class_heads:
         nn.init.constant_(class_head.bias, PRIOR_LOGIT)
-        nn.init.zeros_(box_head.last.weight)
-        nn.init.zeros_(box_head.last.bias)
     if config.references != "two-stage":
         with torch.no_grad():
             boxes[0].last.bias[2:] = SMALL
@@ -153,7 +133,7 @@ def _head_pairs(config: DeformableDetrConfig, classes: int) -> tuple[list[nn.Lin
 
 
 def infer(shapes: Shapes) -> dict[str, object]:
-    """The settings that a checkpoint's shapes tell; heads and dilation are not among them, points only for 8 heads."""
+    """Infer settings from a checkpoint's shapes; they do not tell heads and dilation, and points only for 8 heads."""
     levels, width = shapes.size("neck.level", 0), shapes.size("neck.level", 1)
     extra = sum(shapes.size(f"neck.projections.{n}.weight", -1) == 3 for n in range(levels))
     two_stage = shapes.has("queries.projection.weight")
@@ -175,15 +155,15 @@ def infer(shapes: Shapes) -> dict[str, object]:
 
 
 def _stack(shapes: Shapes, name: str, attention: str, levels: int) -> dict[str, int]:
-    found = shapes.stack(name)
-    if found["layers"]:
+    settings = shapes.stack(name)
+    if settings["layers"]:
         rows = shapes.size(f"{name}.layers.0.{attention}.weights.bias", 0)
-        found["points"] = max(1, rows // (8 * levels))
-    return found
+        settings["points"] = max(1, rows // (8 * levels))
+    return settings
 
 
 def count_classes(shapes: Shapes) -> int:
-    """How many classes a checkpoint knows."""
+    """Return the number of classes of a checkpoint."""
     return shapes.rows("heads.class_head.weight") or shapes.rows("heads.class_heads.0.weight")
 
 
@@ -192,9 +172,11 @@ SINGLE_SCALE = replace(BASE, stages=(4,), extra_levels=0)
 DC5 = replace(SINGLE_SCALE, backbone=BackboneConfig(dilate_last=True))
 
 
-def _variant(suffix: str, what: str, config: DeformableDetrConfig, repository: str, ap: float) -> Variant:
+def _variant(
+    suffix: str, description: str, config: DeformableDetrConfig, repository: str, ap: float
+) -> Variant:
     published = OnHub(f"SenseTime/deformable-detr{repository}", ap)
-    return Variant(f"deformable-detr-r50{suffix}", what, config, published)
+    return Variant(f"deformable-detr-r50{suffix}", description, config, published)
 
 
 FAMILY = Family(

@@ -17,17 +17,18 @@ from detrscope.blocks.position import LearnedPosition, SinePosition
 from detrscope.blocks.queries import LearnedQueries
 from detrscope.config import section, setting
 from detrscope.families.family import Family, Published, Variant
-from detrscope.families.keys.key_map import HF_BACKBONES, HF_TRANSFORMER, TORCH_TRANSFORMER, KeyLayout, Shapes
+from detrscope.families.keys.detr import HUGGING_FACE, PUBLISHED
+from detrscope.families.keys.shapes import Shapes
 from detrscope.families.settings import (
-    MOST_BOX_LAYERS,
-    MOST_QUERIES,
+    MAX_BOX_LAYERS,
+    MAX_QUERIES,
     BackboneConfig,
     LayersConfig,
-    NormPlace,
+    NormPosition,
     require_range,
     require_stacks,
 )
-from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
+from detrscope.families.stacks import decoder_layers, encoder_layers
 
 POSITIONS: dict[str, type[SinePosition] | type[LearnedPosition]] = {
     "sine": SinePosition,
@@ -40,40 +41,40 @@ class DetrConfig:
     """Settings of the family `detr`."""
 
     width: int = setting(256, "model width D")
-    queries: int = setting(100, "object queries")
+    queries: int = setting(100, "number of object queries")
     position: Literal["sine", "learned"] = setting("sine", "positional encoding of the tokens")
-    norm: NormPlace = setting("post", "norm after (post) or before (pre) each sublayer")
-    box_layers: int = setting(3, "linear layers of the box head")
+    norm: NormPosition = setting("post", "norm after (post) or before (pre) each sublayer")
+    box_layers: int = setting(3, "number of linear layers of the box head")
     backbone: BackboneConfig = section(BackboneConfig)
     encoder: LayersConfig = section(LayersConfig)
     decoder: LayersConfig = section(LayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require_range("queries", self.queries, 1, MOST_QUERIES)
-        require_range("box_layers", self.box_layers, 1, MOST_BOX_LAYERS)
+        require_range("queries", self.queries, 1, MAX_QUERIES)
+        require_range("box_layers", self.box_layers, 1, MAX_BOX_LAYERS)
 
 
 def build(config: DetrConfig, classes: int) -> DetectionTransformer:
-    """The model with random weights; K = classes + 1, the last logit is "no object"."""
+    """Build the model with random weights; K = classes + 1, the last logit is "no object"."""
     d = config.width
     backbone = config.backbone.build(stages=(4,))
     return DetectionTransformer(
         backbone=backbone,
         neck=ProjectionNeck(backbone.channels[-1], d, POSITIONS[config.position](d)),
         encoder=Encoder(
-            dense_encoder_layers(d, config.encoder, config.norm),
+            encoder_layers(d, config.encoder, config.norm),
             nn.LayerNorm(d) if config.norm == "pre" else nn.Identity(),
         ),
         queries=LearnedQueries(config.queries, d),
-        decoder=Decoder(dense_decoder_layers(d, config.decoder, config.norm), nn.LayerNorm(d)),
+        decoder=Decoder(decoder_layers(d, config.decoder, config.norm), nn.LayerNorm(d)),
         heads=SetHeads(nn.Linear(d, classes + 1), MLP(*[d] * config.box_layers, 4)),
         scoring="softmax",
     )
 
 
 def infer(shapes: Shapes) -> dict[str, object]:
-    """The settings that a checkpoint's shapes tell; heads, dilation and the place of norms are not among them."""
+    """Infer settings from a checkpoint's shapes; they do not tell heads and dilation."""
     return {
         "width": shapes.size("heads.class_head.weight", 1),
         "queries": shapes.size("queries.position.weight", 0),
@@ -86,36 +87,6 @@ def infer(shapes: Shapes) -> dict[str, object]:
     }
 
 
-PUBLISHED = KeyLayout(
-    name="published",
-    mark="class_embed.weight",
-    rules=(
-        (r"backbone\.0\.body\.(.*)", r"backbone.body.\1"),
-        (r"backbone\.1\.row_embed\.weight", r"neck.position.rows"),
-        (r"backbone\.1\.col_embed\.weight", r"neck.position.columns"),
-        (r"input_proj\.(weight|bias)", r"neck.projection.\1"),
-        (r"query_embed\.weight", r"queries.position.weight"),
-        (r"class_embed\.(.*)", r"heads.class_head.\1"),
-        (r"bbox_embed\.(.*)", r"heads.box_head.\1"),
-        *TORCH_TRANSFORMER,
-    ),
-)
-
-HUGGING_FACE = KeyLayout(
-    name="Hugging Face",
-    mark="class_labels_classifier.weight",
-    rules=(
-        *HF_BACKBONES,
-        (r"model\.input_projection\.(weight|bias)", r"neck.projection.\1"),
-        (r"model\.query_position_embeddings\.weight", r"queries.position.weight"),
-        (r"model\..*position_embedding\.row_embeddings\.weight", r"neck.position.rows"),
-        (r"model\..*position_embedding\.column_embeddings\.weight", r"neck.position.columns"),
-        (r"class_labels_classifier\.(.*)", r"heads.class_head.\1"),
-        (r"bbox_predictor\.(.*)", r"heads.box_head.\1"),
-        *HF_TRANSFORMER,
-    ),
-)
-
 _FILES = "https://dl.fbaipublicfiles.com/detr/"
 
 
@@ -123,8 +94,8 @@ def _variant(
     name: str, backbone: str, *, dc5: bool = False, file: str | None = None, ap: float | None = None
 ) -> Variant:
     config = replace(DetrConfig(), backbone=BackboneConfig(name=backbone, dilate_last=dc5))
-    text = f"{backbone}, stride {16 if dc5 else 32}"
-    return Variant(name, text, config, published=Published(_FILES + file, ap=ap) if file else None)
+    description = f"{backbone}, stride {16 if dc5 else 32}"
+    return Variant(name, description, config, published=Published(_FILES + file, ap=ap) if file else None)
 
 
 FAMILY = Family(

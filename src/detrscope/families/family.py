@@ -1,4 +1,4 @@
-"""What a family tells the rest of the house about itself: plain data, no registry."""
+"""Descriptions of families and their variants: plain data, no registry."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ from typing import Any
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.families.keys.key_map import KeyLayout, Shapes
+from detrscope.families.keys.key_map import KeyLayout
+from detrscope.families.keys.shapes import Shapes
 
 
 @dataclass(frozen=True)
 class Published:
-    """Released weights trained on COCO. The first digits of the file's SHA-256 stand in its name."""
+    """Released weights trained on COCO; the file's name ends in the first digits of its SHA-256."""
 
     url: str
     ap: float | None  # COCO val 2017, percent, as the authors report it
 
     @property
     def file_name(self) -> str:
-        """The last part of the address."""
+        """Last part of the address."""
         return self.url.rsplit("/", 1)[-1]
 
     @property
     def sha256_prefix(self) -> str:
-        """`e632da11` of `detr-r50-e632da11.pth`."""
+        """First digits of the SHA-256: `e632da11` of `detr-r50-e632da11.pth`."""
         return self.file_name.rsplit(".", 1)[0].rsplit("-", 1)[-1]
 
 
 @dataclass(frozen=True)
 class OnHub:
-    """Released weights trained on COCO, in a repository of the Hugging Face hub; its client checks what arrives."""
+    """Released weights trained on COCO, in a repository of the Hugging Face hub, whose client verifies downloads."""
 
     repository: str
     ap: float | None  # COCO val 2017, percent, as the authors report it
 
     @property
     def url(self) -> str:
-        """The page of the repository."""
+        """Page of the repository."""
         return f"https://huggingface.co/{self.repository}"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A name that `load` knows, and the settings behind it."""
+    """A model name and its settings."""
 
     name: str
     description: str
@@ -56,16 +57,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Family:
-    """One file of this folder.
+    """A family of architectures.
 
     Attributes:
-        config: its frozen dataclass of settings.
+        name: name of the family.
+        config: frozen dataclass of its settings.
         build: (config, number of classes) -> model with random weights.
-        infer: shapes of a renamed checkpoint -> the settings they tell.
-        classes: shapes of a renamed checkpoint -> how many classes it knows.
-        layouts: the key layouts its checkpoints come in.
-        query_count: the setting that says how many objects an image can have at most.
-        variants: the names.
+        infer: shapes of a renamed checkpoint -> settings.
+        classes: shapes of a renamed checkpoint -> number of classes.
+        layouts: key layouts of published checkpoints.
+        query_count: name of the setting that holds the number of queries.
+        variants: its variants.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The minimal DETR of the paper's listing: the teaching model of examples/minimal_detr.py, made of the house's blocks.
+"""Minimal DETR: the teaching model of examples/minimal_detr.py, from the blocks of the other families.
 
 Carion et al. 2020, arXiv:2005.12872, appendix A.6, and the `detr_demo` weights of the authors' notebook.
 """
@@ -19,24 +19,25 @@ from detrscope.blocks.position import LearnedPosition
 from detrscope.blocks.queries import LearnedContent
 from detrscope.config import section, setting
 from detrscope.families.family import Family, Published, Variant
-from detrscope.families.keys.key_map import TORCH_TRANSFORMER, KeyLayout, Shapes
+from detrscope.families.keys.minimal import PUBLISHED
+from detrscope.families.keys.shapes import Shapes
 from detrscope.families.settings import (
-    MOST_QUERIES,
-    WIDEST,
+    MAX_QUERIES,
+    MAX_WIDTH,
     BackboneConfig,
     LayersConfig,
     require_range,
     require_stacks,
 )
-from detrscope.families.stacks import dense_decoder_layers, dense_encoder_layers
+from detrscope.families.stacks import decoder_layers, encoder_layers
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedNorms(BackboneConfig):
-    """The listing's backbone: a plain ResNet that learns whole."""
+class TrainedBackboneConfig(BackboneConfig):
+    """Backbone of the paper's listing: a ResNet trained as a whole."""
 
     norm: NormKind = setting("trainable", "frozen or trainable batch norm")
-    trainable_stages: int = setting(5, "how many of stem and 4 stages learn, from the last; 5 is all")
+    trainable_stages: int = setting(5, "trained parts of stem and 4 stages, counted from the last; 5 is all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,35 +45,35 @@ class MinimalConfig:
     """Settings of the family `minimal`."""
 
     width: int = setting(256, "model width D")
-    queries: int = setting(100, "object queries")
-    positions: int = setting(50, "learned rows and columns")
-    backbone: TrainedNorms = section(TrainedNorms)
+    queries: int = setting(100, "number of object queries")
+    positions: int = setting(50, "number of learned rows and of columns")
+    backbone: TrainedBackboneConfig = section(TrainedBackboneConfig)
     encoder: LayersConfig = section(LayersConfig)
     decoder: LayersConfig = section(LayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=2)
-        require_range("queries", self.queries, 1, MOST_QUERIES)
-        require_range("positions", self.positions, 1, WIDEST)
+        require_range("queries", self.queries, 1, MAX_QUERIES)
+        require_range("positions", self.positions, 1, MAX_WIDTH)
 
 
 def build(config: MinimalConfig, classes: int) -> DetectionTransformer:
-    """The model with random weights; K = classes + 1."""
+    """Build the model with random weights; K = classes + 1."""
     d = config.width
     backbone = config.backbone.build(stages=(4,))
     return DetectionTransformer(
         backbone=backbone,
         neck=SummedNeck(backbone.channels[-1], d, LearnedPosition(d, config.positions)),
-        encoder=Encoder(dense_encoder_layers(d, config.encoder, "post"), nn.LayerNorm(d)),
+        encoder=Encoder(encoder_layers(d, config.encoder, "post"), nn.LayerNorm(d)),
         queries=LearnedContent(config.queries, d),
-        decoder=LastStateDecoder(dense_decoder_layers(d, config.decoder, "post"), nn.LayerNorm(d)),
+        decoder=LastStateDecoder(decoder_layers(d, config.decoder, "post"), nn.LayerNorm(d)),
         heads=SetHeads(nn.Linear(d, classes + 1), nn.Linear(d, 4)),
         scoring="softmax",
     )
 
 
 def infer(shapes: Shapes) -> dict[str, object]:
-    """The settings that a checkpoint's shapes tell."""
+    """Infer settings from a checkpoint's shapes."""
     return {
         "width": shapes.size("heads.class_head.weight", 1),
         "queries": shapes.size("queries.content", 0),
@@ -83,28 +84,13 @@ def infer(shapes: Shapes) -> dict[str, object]:
     }
 
 
-LAYOUT = KeyLayout(
-    name="published",
-    mark="linear_class.weight",
-    rules=(
-        (r"backbone\.(.*)", r"backbone.body.\1"),
-        (r"conv\.(weight|bias)", r"neck.projection.\1"),
-        (r"row_embed", r"neck.position.rows"),
-        (r"col_embed", r"neck.position.columns"),
-        (r"query_pos", r"queries.content"),
-        (r"linear_class\.(.*)", r"heads.class_head.\1"),
-        (r"linear_bbox\.(.*)", r"heads.box_head.\1"),
-        *TORCH_TRANSFORMER,
-    ),
-)
-
 FAMILY = Family(
     name="minimal",
     config=MinimalConfig,
     build=build,
     infer=infer,
     classes=Shapes.softmax_classes,
-    layouts=(LAYOUT,),
+    layouts=(PUBLISHED,),
     query_count="queries",
     variants=(
         Variant(

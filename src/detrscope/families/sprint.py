@@ -1,6 +1,6 @@
 """Sprint: small detection transformers that learn from scratch on a laptop's CPU in minutes.
 
-What makes them fast learners, each from its paper: reference boxes refined by every layer (DAB-DETR, arXiv:2201.12329;
+They combine, each from its paper: reference boxes refined by every layer (DAB-DETR, arXiv:2201.12329;
 Deformable DETR, arXiv:2010.04159), conditional cross-attention that starts local (arXiv:2108.06152), two-stage queries,
 denoising (DN-DETR, arXiv:2203.01305), a one-to-many head on the tokens in training (Group/H-DETR, arXiv:2207.13080),
 and a loss that ties class scores to overlap (DEIM, arXiv:2412.04234).
@@ -14,54 +14,57 @@ from torch import nn
 
 from detrscope.blocks.backbone import SlimBackbone
 from detrscope.blocks.conditional_attention import ConditionalCrossAttention
-from detrscope.blocks.decoder import RefiningDecoder, RefiningDecoderLayer
+from detrscope.blocks.decoder import BoxPositionDecoder
 from detrscope.blocks.deformable_attention import DeformableCrossAttention
 from detrscope.blocks.encoder import Encoder
 from detrscope.blocks.heads import RefiningHeads
-from detrscope.blocks.layers import MLP, Attention, FeedForward, PreNorm
+from detrscope.blocks.layers import MLP, zero_last
 from detrscope.blocks.neck import PyramidNeck
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.blocks.queries import PRIOR_LOGIT, TwoStageQueries
+from detrscope.blocks.queries import PRIOR_LOGIT, MixedQueries
 from detrscope.config import section, setting
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.family import Family, Variant
-from detrscope.families.keys.key_map import Shapes
+from detrscope.families.keys.shapes import Shapes
 from detrscope.families.settings import (
-    MOST_LAYERS,
-    MOST_LEVELS,
-    MOST_POINTS,
-    MOST_QUERIES,
-    WIDEST,
+    MAX_LAYERS,
+    MAX_LEVELS,
+    MAX_POINTS,
+    MAX_QUERIES,
+    MAX_WIDTH,
     LayersConfig,
     require,
     require_range,
     require_stacks,
+    require_stages,
 )
-from detrscope.families.stacks import dense_encoder_layers
+from detrscope.families.stacks import decoder_layers, encoder_layers
 
 START_SHARPNESS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlimConfig:
-    """Image to maps."""
+    """Backbone: image to feature maps."""
 
     stem: int = setting(16, "channels of the stem, stride 2")
     widths: tuple[int, ...] = setting((32, 64, 128), "channels of the stages, strides 4, 8, 16 ...")
     depths: tuple[int, ...] = setting((1, 2, 2), "residual blocks of the stages")
-    stages: tuple[int, ...] = setting((3,), "which stages give tokens")
+    stages: tuple[int, ...] = setting((3,), "stages that give tokens")
 
     def __post_init__(self) -> None:
-        require_range("backbone.stem", self.stem, 1, WIDEST)
-        fine = 1 <= len(self.widths) <= MOST_LEVELS and all(1 <= width <= WIDEST for width in self.widths)
-        require(fine, "backbone.widths", list(self.widths), f"1 to {MOST_LEVELS} numbers from 1 to {WIDEST}")
-        fine = all(1 <= depth <= MOST_LAYERS for depth in self.depths)
-        require(fine, "backbone.depths", list(self.depths), f"numbers from 1 to {MOST_LAYERS}")
+        require_range("backbone.stem", self.stem, 1, MAX_WIDTH)
+        valid = 1 <= len(self.widths) <= MAX_LEVELS and all(1 <= width <= MAX_WIDTH for width in self.widths)
+        require(
+            valid, "backbone.widths", list(self.widths), f"1 to {MAX_LEVELS} numbers from 1 to {MAX_WIDTH}"
+        )
+        valid = all(1 <= depth <= MAX_LAYERS for depth in self.depths)
+        require(valid, "backbone.depths", list(self.depths), f"numbers from 1 to {MAX_LAYERS}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(LayersConfig):
-    """The encoder; it may have no layer at all."""
+    """Encoder; it may have no layer."""
 
     layers: int = setting(1, "number of layers, 0 or more")
     heads: int = setting(4, "attention heads")
@@ -71,7 +74,7 @@ class EncoderConfig(LayersConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(EncoderConfig):
-    """The decoder."""
+    """Decoder."""
 
     layers: int = setting(3, "number of layers")
     points: tuple[int, ...] = setting(
@@ -85,7 +88,7 @@ class SprintConfig:
     """Settings of the family `sprint`."""
 
     width: int = setting(128, "model width D")
-    queries: int = setting(10, "object queries")
+    queries: int = setting(10, "number of object queries")
     sizes: tuple[float, ...] = setting(
         (0.25,), "side of a proposed box at the start, 0..1, for each stage used"
     )
@@ -95,15 +98,12 @@ class SprintConfig:
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4 * self.decoder.heads)
-        require_range("queries", self.queries, 1, MOST_QUERIES)
+        require_range("queries", self.queries, 1, MAX_QUERIES)
         slim = self.backbone
-        have = len(slim.widths)
-        require(
-            len(slim.depths) == have, "backbone.depths", slim.depths, f"one for each of the {have} widths"
-        )
-        ordered = list(slim.stages) == sorted(set(slim.stages)) and len(slim.stages) > 0
-        fine = ordered and all(1 <= stage <= have for stage in slim.stages)
-        require(fine, "backbone.stages", slim.stages, f"some of 1 to {have}, in order")
+        count = len(slim.widths)
+        one_each = f"one for each of the {count} widths"
+        require(len(slim.depths) == count, "backbone.depths", slim.depths, one_each)
+        require_stages("backbone.stages", slim.stages, count)
         require(len(self.sizes) == len(slim.stages), "sizes", self.sizes, "one for each of backbone.stages")
         require(all(0 < size < 1 for size in self.sizes), "sizes", self.sizes, "numbers between 0 and 1")
         self._check_cross(self.decoder)
@@ -112,43 +112,34 @@ class SprintConfig:
         points, name = decoder.points, "decoder.points"
         if points:
             require(len(points) == len(self.sizes), name, points, "none, or one for each of backbone.stages")
-            fine = min(points) >= 0 and 0 < sum(points) <= MOST_POINTS
-            require(fine, name, points, f"numbers of points, not all 0, {MOST_POINTS} in all at most")
-            only_dense = "as it was, since decoder.points makes the cross-attention deformable"
+            valid = min(points) >= 0 and 0 < sum(points) <= MAX_POINTS
+            require(valid, name, points, f"numbers of points, not all 0, {MAX_POINTS} in all at most")
+            default = f"{START_SHARPNESS}, the default: decoder.points makes the cross-attention deformable"
             sharpness = decoder.sharpness
-            require(sharpness == START_SHARPNESS, "decoder.sharpness", sharpness, only_dense)
+            require(sharpness == START_SHARPNESS, "decoder.sharpness", sharpness, default)
 
 
 def build(config: SprintConfig, classes: int) -> DetectionTransformer:
-    """The model with random weights; K = classes. The twins differ in the cross-attention of their decoder only."""
+    """Build the model with random weights; K = classes. Dense and deformable differ in the cross-attention only."""
     d, c = config.width, config.decoder
-    backbone = SlimBackbone(
-        config.backbone.stem, config.backbone.widths, config.backbone.depths, config.backbone.stages
-    )
-    layers = [
-        RefiningDecoderLayer(
-            Attention(d, c.heads, c.dropout, f"decoder.{i}.self"),
-            _cross_attention(d, c, f"decoder.{i}.cross"),
-            FeedForward(d, c.feedforward, c.dropout),
-            (PreNorm(d, c.dropout), PreNorm(d, c.dropout), PreNorm(d, c.dropout)),
-        )
-        for i in range(c.layers)
-    ]
+    slim = config.backbone
+    backbone = SlimBackbone(slim.stem, slim.widths, slim.depths, slim.stages)
+
+    def cross_attention(site: str) -> nn.Module:
+        if c.points:
+            return DeformableCrossAttention(d, c.heads, c.points, site)
+        return ConditionalCrossAttention(d, c.heads, site, c.sharpness)
+
+    layers = decoder_layers(d, c, "pre", cross_attention)
     return DetectionTransformer(
         backbone=backbone,
         neck=PyramidNeck(backbone.channels, d),
-        encoder=Encoder(dense_encoder_layers(d, config.encoder, "pre"), nn.LayerNorm(d)),
-        queries=TwoStageQueries(config.queries, d, classes, config.sizes),
-        decoder=RefiningDecoder(layers, nn.LayerNorm(d), MLP(2 * d, d, d)),
-        heads=RefiningHeads(_class_head(d, classes), [_still(MLP(d, d, 4)) for _ in range(c.layers)]),
+        encoder=Encoder(encoder_layers(d, config.encoder, "pre"), nn.LayerNorm(d)),
+        queries=MixedQueries(config.queries, d, classes, config.sizes),
+        decoder=BoxPositionDecoder(layers, nn.LayerNorm(d), MLP(2 * d, d, d)),
+        heads=RefiningHeads(_class_head(d, classes), [zero_last(MLP(d, d, 4)) for _ in range(c.layers)]),
         scoring="sigmoid",
     )
-
-
-def _cross_attention(width: int, config: DecoderConfig, site: str) -> nn.Module:
-    if config.points:
-        return DeformableCrossAttention(width, config.heads, config.points, site)
-    return ConditionalCrossAttention(width, config.heads, site, config.sharpness)
 
 
 def _class_head(width: int, classes: int) -> nn.Linear:
@@ -157,15 +148,8 @@ def _class_head(width: int, classes: int) -> nn.Linear:
     return head
 
 
-def _still(box_head: MLP) -> MLP:
-    """A box head that moves nothing at the start."""
-    nn.init.zeros_(box_head.last.weight)
-    nn.init.zeros_(box_head.last.bias)
-    return box_head
-
-
 def infer(shapes: Shapes) -> dict[str, object]:
-    """The settings that a checkpoint's shapes tell."""
+    """Infer settings from a checkpoint's shapes."""
     return {"width": shapes.size("heads.class_head.weight", 1), "queries": shapes.size("queries.content", 0)}
 
 

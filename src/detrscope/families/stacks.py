@@ -1,19 +1,33 @@
-"""Stacks of dense layers with their sites named, for the families that use them."""
+"""Stacks of encoder and decoder layers with named attention sites."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from torch import nn
+
+from detrscope.blocks.attention import CrossAttention, QuerySelfAttention, TokenSelfAttention
 from detrscope.blocks.decoder import DecoderLayer
 from detrscope.blocks.encoder import EncoderLayer
-from detrscope.blocks.layers import RESIDUALS, Attention, FeedForward
-from detrscope.families.settings import LayersConfig, NormPlace
+from detrscope.blocks.layers import RESIDUALS, FeedForward
+from detrscope.families.settings import LayersConfig, NormPosition
+
+MakeAttention = Callable[[str], nn.Module]
+"""Site name -> attention module."""
 
 
-def dense_encoder_layers(width: int, config: LayersConfig, norm: NormPlace) -> list[EncoderLayer]:
-    """Layers with the sites `encoder.N.self`."""
+def encoder_layers(
+    width: int, config: LayersConfig, norm: NormPosition, attention: MakeAttention | None = None
+) -> list[EncoderLayer]:
+    """Build layers with the sites `encoder.N.self`; dense attention unless another is given."""
+
+    def dense(site: str) -> nn.Module:
+        return TokenSelfAttention(width, config.heads, config.dropout, site)
+
     residual = RESIDUALS[norm]
     return [
         EncoderLayer(
-            Attention(width, config.heads, config.dropout, f"encoder.{i}.self"),
+            (attention or dense)(f"encoder.{i}.self"),
             FeedForward(width, config.feedforward, config.dropout),
             (residual(width, config.dropout), residual(width, config.dropout)),
         )
@@ -21,13 +35,19 @@ def dense_encoder_layers(width: int, config: LayersConfig, norm: NormPlace) -> l
     ]
 
 
-def dense_decoder_layers(width: int, config: LayersConfig, norm: NormPlace) -> list[DecoderLayer]:
-    """Layers with the sites `decoder.N.self` and `decoder.N.cross`."""
+def decoder_layers(
+    width: int, config: LayersConfig, norm: NormPosition, cross_attention: MakeAttention | None = None
+) -> list[DecoderLayer]:
+    """Build layers with the sites `decoder.N.self` and `decoder.N.cross`; cross-attention is dense unless given."""
+
+    def dense(site: str) -> nn.Module:
+        return CrossAttention(width, config.heads, config.dropout, site)
+
     residual = RESIDUALS[norm]
     return [
         DecoderLayer(
-            Attention(width, config.heads, config.dropout, f"decoder.{i}.self"),
-            Attention(width, config.heads, config.dropout, f"decoder.{i}.cross"),
+            QuerySelfAttention(width, config.heads, config.dropout, f"decoder.{i}.self"),
+            (cross_attention or dense)(f"decoder.{i}.cross"),
             FeedForward(width, config.feedforward, config.dropout),
             (
                 residual(width, config.dropout),

@@ -40,7 +40,7 @@ def token_centres(padding: Tensor | None, height: int, width: int, like: Tensor)
     return torch.stack([(x - 0.5) / inside_x, (y - 0.5) / inside_y], dim=-1).flatten(1, 2)
 
 
-def token_places(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
+def pyramid_centres(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
     """Middle of each cell of all maps as x, y of the unpadded image, beyond 1 in padding: [B or 1, S, 2] float32.
 
     Args:

@@ -19,7 +19,7 @@ from detrscope.core.model_card import ModelCard
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import DetectionLoader, make_loader
 from detrscope.data.open_dataset import open_dataset
-from detrscope.data.transforms import train_transform
+from detrscope.data.transforms import TrainTransform
 from detrscope.evaluation.class_matching import match_classes
 from detrscope.training.config import RunConfig, resolve, undotted
 from detrscope.training.run_folder import RunFolder, refuse_changes
@@ -125,7 +125,7 @@ def make_train_loader(
     config: RunConfig, dataset: DetectionDataset, card: ModelCard, fabric: Fabric
 ) -> DetectionLoader:
     """The batches of this process, augmented, in the order of the seed."""
-    transform = train_transform(config.augment, card.preprocessing)
+    transform = TrainTransform(config.augment, card.preprocessing)
     return make_loader(
         TransformedDataset(dataset, transform, cache=config.data.cache),
         config.images_per_pass,

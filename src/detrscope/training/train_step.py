@@ -11,7 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from detrscope.blocks.queries import TwoStageQueries
+from detrscope.blocks.queries import MixedQueries
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import Scoring
 from detrscope.core.types import Batch, Outputs, Proposals, Target
@@ -69,14 +69,14 @@ class AsTensors(nn.Module):
         }
 
 
-def two_stage_queries(model: nn.Module) -> TwoStageQueries:
+def two_stage_queries(model: nn.Module) -> MixedQueries:
     """The part of a model that takes denoising queries.
 
     Raises:
         UserError: the family has none.
     """
     queries = getattr(model, "queries", None)
-    if not isinstance(queries, TwoStageQueries):
+    if not isinstance(queries, MixedQueries):
         raise UserError("train.denoising.groups: this family takes no denoising queries; set it to 0")
     return queries
 

@@ -1,4 +1,4 @@
-"""Key layouts of Deformable DETR's checkpoints: the published one and Hugging Face's."""
+"""Key layouts of Deformable DETR's checkpoints: the authors' and Hugging Face's."""
 
 from __future__ import annotations
 
@@ -9,27 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrscope.families.keys.key_map import (
-    HF_BACKBONES,
-    HF_REST,
-    TORCH_FEEDFORWARD,
-    KeyLayout,
-    Rule,
-    Shapes,
-    hf_attention,
-    layer_rules,
-    torch_attention,
-)
+from detrscope.families.keys.hugging_face import HF_BACKBONES, HF_REST, hf_attention
+from detrscope.families.keys.key_map import KeyLayout, Rule, layer_rules
+from detrscope.families.keys.shapes import Shapes
+from detrscope.families.keys.torch_transformer import TORCH_FEEDFORWARD, torch_attention
 
 HEAD = re.compile(r"heads\.(class|box)_heads\.(\d+)\.(.*)")
 
 
 def finalize_heads(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The numbered heads of both layouts as the model has them.
+    """Assign the numbered heads of a checkpoint to the model's.
 
-    Files number a class and a box head for every decoder layer. Without refinement these are copies of one, and we have
-    one. With it each layer has its own, though a file may leave out copies that it holds to be the same. In two-stage
-    checkpoints one more, the last, belongs to the proposals.
+    Files number a class and a box head for every decoder layer. Without refinement these are copies of one, and the
+    model has one. With refinement each layer has its own, though a file may omit copies. In two-stage checkpoints one
+    more, the last, belongs to the proposals.
     """
     copies: dict[tuple[str, str], dict[int, Tensor]] = {}
     renamed = {}
@@ -40,25 +33,25 @@ def finalize_heads(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dic
             renamed[key] = tensor
     layers = Shapes(state).count("decoder.layers")
     two_stage = "queries.projection.weight" in state
-    if not two_stage and settings.get("references") != "refined" and all(map(_alike, copies.values())):
+    if not two_stage and settings.get("references") != "refined" and all(map(_identical, copies.values())):
         return renamed | {f"heads.{kind}_head.{rest}": of[min(of)] for (kind, rest), of in copies.items()}
     for (kind, rest), of in copies.items():
         if len(of) == 1:
             of = dict.fromkeys(range(layers + two_stage), *of.values())
         for number, tensor in of.items():
-            proposing = two_stage and number == layers
-            place = f"queries.{kind}_head" if proposing else f"heads.{kind}_heads.{number}"
-            renamed[f"{place}.{rest}"] = tensor
+            of_proposals = two_stage and number == layers
+            key = f"queries.{kind}_head" if of_proposals else f"heads.{kind}_heads.{number}"
+            renamed[f"{key}.{rest}"] = tensor
     return renamed
 
 
-def _alike(copies: Mapping[int, Tensor]) -> bool:
+def _identical(copies: Mapping[int, Tensor]) -> bool:
     first = copies[min(copies)]
     return all(torch.equal(first, other) for other in copies.values())
 
 
 def _sampling(name: str) -> tuple[Rule, ...]:
-    """Deformable attention, named alike in both layouts."""
+    """Build the rules of deformable attention, named the same in both layouts."""
     return (
         (rf"{name}\.value_proj\.(.*)", r"value.\2"),
         (rf"{name}\.sampling_offsets\.(.*)", r"offsets.\2"),
@@ -68,14 +61,14 @@ def _sampling(name: str) -> tuple[Rule, ...]:
 
 
 def _common(transformer: str) -> tuple[Rule, ...]:
-    """What both layouts name alike but for the prefix of the transformer."""
+    """Build the rules that both layouts share but for the prefix of the transformer."""
     return (
         (rf"{transformer}level_embed", r"neck.level"),
         (rf"{transformer}reference_points\.(.*)", r"queries.points.\1"),
         (rf"{transformer}enc_output\.(.*)", r"queries.projection.\1"),
         (rf"{transformer}enc_output_norm\.(.*)", r"queries.projection_norm.\1"),
-        (rf"{transformer}pos_trans\.(.*)", r"queries.place.\1"),
-        (rf"{transformer}pos_trans_norm\.(.*)", r"queries.place_norm.\1"),
+        (rf"{transformer}pos_trans\.(.*)", r"queries.box_projection.\1"),
+        (rf"{transformer}pos_trans_norm\.(.*)", r"queries.box_projection_norm.\1"),
         (rf"(?:{transformer}decoder\.)?class_embed\.(\d+)\.(.*)", r"heads.class_heads.\1.\2"),
         (rf"(?:{transformer}decoder\.)?bbox_embed\.(\d+)\.(.*)", r"heads.box_heads.\1.\2"),
     )

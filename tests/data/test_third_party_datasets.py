@@ -17,42 +17,13 @@ from detrscope.core.errors import UserError
 from detrscope.data.check import check
 from detrscope.data.convert import convert
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.image_files import OUTSIDE
-from detrscope.data.image_reader import MOST_PIXELS, read_image, read_size
+from detrscope.data.image_files import ALLOW_OUTSIDE
+from detrscope.data.image_header import MOST_PIXELS, read_size
+from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset, splits_of
 from detrscope.data.parse_values import boolean, integer, number
 from detrscope.evaluation.coco_ap import average_precision
-
-
-def picture(path: Path, seed: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-
-
-def coco(path: Path, names: list[str], **row: Any) -> Path:
-    """A COCO JSON of images with one box each, whose annotation has the fields of `row`."""
-    annotation = {"category_id": 1, "bbox": [4, 5, 20, 10], "area": 200, "iscrowd": 0, **row}
-    tree = {
-        "images": [
-            {"id": i, "file_name": n, "width": 64, "height": 48} for i, n in enumerate(names, start=1)
-        ],
-        "annotations": [{"id": i, "image_id": i, **annotation} for i in range(1, len(names) + 1)],
-        "categories": [{"id": 1, "name": "dog"}],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(tree), encoding="utf-8")
-    return path
-
-
-def yolo(folder: Path, images: str = "images", labels: str = "labels", count: int = 2) -> Path:
-    for i in range(count):
-        picture(folder / "train" / images / f"{i}.png", seed=i)
-        label = folder / "train" / labels / f"{i}.txt"
-        label.parent.mkdir(parents=True, exist_ok=True)
-        label.write_text("0 0.5 0.5 0.2 0.2\n")
-    (folder / "data.yaml").write_text(f"train: train/{images}\nnames: [dog]\n")
-    return folder
+from tests.support.dataset_folders import save_image, write_coco_json, write_yolo
 
 
 def boxes(dataset: DetectionDataset) -> int:
@@ -64,25 +35,25 @@ def boxes(dataset: DetectionDataset) -> int:
 def test_labels_are_found_whatever_the_folders_above_are_called(
     layout: tuple[str, str], above: str, tmp_path: Path
 ) -> None:
-    folder = yolo(tmp_path / above, *layout)
+    folder = write_yolo(tmp_path / above, *layout)
     assert boxes(open_dataset(f"yolo:{folder}", "train")) == 2
 
 
 def test_labels_that_are_not_found_are_not_taken_for_none(tmp_path: Path) -> None:
-    folder = yolo(tmp_path, labels="annotations")
+    folder = write_yolo(tmp_path, labels="annotations")
     with pytest.raises(UserError, match="no label file for any of its 2 images"):
         open_dataset(folder, "train")
 
 
 def test_labels_in_two_places_that_differ_are_refused(tmp_path: Path) -> None:
-    folder = yolo(tmp_path)
+    folder = write_yolo(tmp_path)
     (folder / "train" / "images" / "0.txt").write_text("0 0.1 0.1 0.1 0.1\n")
     with pytest.raises(UserError, match=r"labels/0\.txt and other ones in .*images/0\.txt"):
         open_dataset(folder, "train")
 
 
 def test_unused_labels_are_named(tmp_path: Path) -> None:
-    folder = yolo(tmp_path)
+    folder = write_yolo(tmp_path)
     (folder / "train" / "labels" / "gone.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     assert [Path(p.file).name for p in check(folder).problems if p.kind == "unused-file"] == ["gone.txt"]
 
@@ -91,15 +62,15 @@ def test_unused_labels_are_named(tmp_path: Path) -> None:
     "name", ["._0.png", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/._0.png", ".x/1.png"]
 )
 def test_hidden_files_are_no_data(name: str, tmp_path: Path) -> None:
-    folder = yolo(tmp_path)
-    picture(folder / "train" / "images" / name)
+    folder = write_yolo(tmp_path)
+    save_image(folder / "train" / "images" / name)
     (folder / "train" / "labels" / "._0.txt").write_bytes(b"\0\5\26\7")
     assert len(open_dataset(folder, "train")) == 2
 
 
 @pytest.mark.parametrize("kind", ["data.yaml", "yolo:data.yaml", "obj.data"])
 def test_a_layout_is_opened_by_what_names_it(kind: str, tmp_path: Path) -> None:
-    folder = yolo(tmp_path)
+    folder = write_yolo(tmp_path)
     if kind == "obj.data":
         (folder / "data.yaml").unlink()
         (folder / "obj.data").write_text("classes = 1\ntrain = data/train.txt\nnames = data/obj.names\n")
@@ -126,8 +97,8 @@ def test_a_layout_is_opened_by_what_names_it(kind: str, tmp_path: Path) -> None:
     ],
 )
 def test_crowds_are_what_they_say_in_any_type(value: Any, expected: bool, tmp_path: Path) -> None:
-    picture(tmp_path / "train" / "a.png")
-    coco(
+    save_image(tmp_path / "train" / "a.png")
+    write_coco_json(
         tmp_path / "annotations" / "instances_train.json",
         ["a.png"],
         iscrowd=value,
@@ -142,8 +113,8 @@ def test_crowds_are_what_they_say_in_any_type(value: Any, expected: bool, tmp_pa
     ("key", "value"), [("iscrowd", "maybe"), ("iscrowd", 7), ("area", "large"), ("area", [])]
 )
 def test_a_value_that_is_none_is_named(key: str, value: Any, tmp_path: Path) -> None:
-    picture(tmp_path / "train" / "a.png")
-    coco(tmp_path / "annotations" / "instances_train.json", ["a.png"], **{key: value})
+    save_image(tmp_path / "train" / "a.png")
+    write_coco_json(tmp_path / "annotations" / "instances_train.json", ["a.png"], **{key: value})
     with pytest.raises(UserError, match=rf"instances_train\.json: annotation 1: {key} is .*expected"):
         open_dataset(tmp_path, "train")
 
@@ -157,13 +128,13 @@ def test_foreign_values() -> None:
 
 
 def test_boxes_as_fractions_are_warned_about(tmp_path: Path) -> None:
-    picture(tmp_path / "train" / "a.png")
-    coco(tmp_path / "annotations" / "instances_train.json", ["a.png"], bbox=[0.1, 0.2, 0.5, 0.5])
+    save_image(tmp_path / "train" / "a.png")
+    write_coco_json(tmp_path / "annotations" / "instances_train.json", ["a.png"], bbox=[0.1, 0.2, 0.5, 0.5])
     assert "box-like-fractions" in {p.kind for p in check(tmp_path).problems}
 
 
 def test_corners_in_the_wrong_order_are_ordered_and_reported(tmp_path: Path) -> None:
-    picture(tmp_path / "train" / "a.png")
+    save_image(tmp_path / "train" / "a.png")
     corners = "<xmin>30</xmin><ymin>5</ymin><xmax>10</xmax><ymax>25</ymax>"
     (tmp_path / "train" / "a.xml").write_text(
         f"<annotation><object><name>dog</name><bndbox>{corners}</bndbox></object></annotation>"
@@ -179,8 +150,8 @@ def test_ap_is_computed_on_the_boxes_as_declared(tmp_path: Path) -> None:
 
     names = [f"{i}.png" for i in range(8)]
     for i, name in enumerate(names):
-        picture(tmp_path / "val" / name, seed=i)
-    path = coco(tmp_path / "annotations" / "instances_val.json", names)
+        save_image(tmp_path / "val" / name, seed=i)
+    path = write_coco_json(tmp_path / "annotations" / "instances_val.json", names)
     tree = json.loads(path.read_text())
     random = np.random.default_rng(0)
     for row in tree["annotations"]:
@@ -208,13 +179,13 @@ def test_ap_is_computed_on_the_boxes_as_declared(tmp_path: Path) -> None:
 
 
 def test_an_exact_name_of_a_split_wins_and_two_candidates_are_refused(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png")
+    save_image(tmp_path / "images" / "a.png")
     for name in ("train", "trainval", "train_fold1"):
-        coco(tmp_path / "annotations" / f"{name}.json", ["a.png"] * (1 if name == "train" else 2))
+        write_coco_json(tmp_path / "annotations" / f"{name}.json", ["a.png"] * (1 if name == "train" else 2))
     assert len(open_dataset(tmp_path, "train")) == 1
     (tmp_path / "annotations" / "train.json").unlink()
     assert len(open_dataset(tmp_path, "train")) == 2  # train_fold1, never trainval
-    coco(tmp_path / "annotations" / "train_fold2.json", ["a.png"])
+    write_coco_json(tmp_path / "annotations" / "train_fold2.json", ["a.png"])
     with pytest.raises(UserError, match="may be train_fold1 or train_fold2"):
         open_dataset(tmp_path, "train")
 
@@ -229,8 +200,8 @@ def test_written_names_are_unique_on_every_file_system(tmp_path: Path) -> None:
     ]
     names.append(f"six/{unicodedata.normalize('NFC', 'é')}.png")
     for i, name in enumerate(names):
-        picture(tmp_path / "set" / "images" / name, seed=i)
-    coco(tmp_path / "set" / "annotations.json", names)
+        save_image(tmp_path / "set" / "images" / name, seed=i)
+    write_coco_json(tmp_path / "set" / "annotations.json", names)
     convert(f"coco:{tmp_path / 'set'}", tmp_path / "out")
     tree = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
     written = [row["file_name"] for row in tree["images"]]
@@ -243,8 +214,8 @@ def test_written_names_are_unique_on_every_file_system(tmp_path: Path) -> None:
 
 
 def test_a_file_is_not_found_by_its_last_part_where_two_images_share_it(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png")
-    coco(tmp_path / "annotations.json", ["one/a.png", "two/a.png"])
+    save_image(tmp_path / "images" / "a.png")
+    write_coco_json(tmp_path / "annotations.json", ["one/a.png", "two/a.png"])
     assert [p.kind for p in check(tmp_path).problems if p.severity == "error"] == ["missing-image"] * 2
 
 
@@ -252,8 +223,8 @@ def test_a_file_is_not_found_by_its_last_part_where_two_images_share_it(tmp_path
     "name", ["A.PNG", "sub%20folder/a.png", "upload/1/a.png", "http://host/train2017/a.png"]
 )
 def test_files_are_found_by_names_that_tools_have_changed(name: str, tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png")
-    path = coco(tmp_path / "result.json", [name])
+    save_image(tmp_path / "images" / "a.png")
+    path = write_coco_json(tmp_path / "result.json", [name])
     if name.startswith("http"):
         tree = json.loads(path.read_text())
         tree["images"][0]["coco_url"] = tree["images"][0].pop("file_name")
@@ -265,13 +236,13 @@ def test_files_are_found_by_names_that_tools_have_changed(name: str, tmp_path: P
 def test_nothing_outside_the_folder_is_read_or_copied(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture(tmp_path / "secret.png")
-    picture(tmp_path / "deep" / "secret.png")
-    coco(tmp_path / "deep" / "set" / "annotations.json", [name])
+    save_image(tmp_path / "secret.png")
+    save_image(tmp_path / "deep" / "secret.png")
+    write_coco_json(tmp_path / "deep" / "set" / "annotations.json", [name])
     with pytest.raises(UserError, match="outside of the dataset's folder"):
         convert(tmp_path / "deep" / "set", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setenv(OUTSIDE, "1")
+    monkeypatch.setenv(ALLOW_OUTSIDE, "1")
     if name != "/etc/passwd":
         convert(tmp_path / "deep" / "set", tmp_path / "out")
         return
@@ -347,7 +318,7 @@ def test_foreign_yaml_is_one_line(text: bytes, reason: str, tmp_path: Path) -> N
 
 
 def test_class_names_are_the_text_that_was_written(tmp_path: Path) -> None:
-    folder = yolo(tmp_path)
+    folder = write_yolo(tmp_path)
     names = ["no", "1.10", "2024-01-01", "2020-99-99", "null", "1e3", "0x10"]
     (folder / "data.yaml").write_text(f"train: train/images\nnames: [{', '.join(names)}]\n")
     assert list(open_dataset(folder, "train").classes.names) == names
@@ -355,7 +326,7 @@ def test_class_names_are_the_text_that_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_names_in_any_unicode_encoding(encoding: str, tmp_path: Path) -> None:
-    folder = yolo(tmp_path)
+    folder = write_yolo(tmp_path)
     (folder / "data.yaml").unlink()
     (folder / "classes.txt").write_text("犬\n", encoding=encoding)
     assert open_dataset(folder, "train").classes.names == ("犬",)
@@ -381,7 +352,7 @@ def test_foreign_json_is_one_line(text: str, tmp_path: Path) -> None:
 
 
 def test_what_was_taken_and_left_out_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = yolo(tmp_path)
+    folder = write_yolo(tmp_path)
     (folder / "train" / "labels" / "0.txt").write_text("0 0.5 0.5 0.2 0.2\n0 0.5 0.5 0 0.2\n")
     (folder / "train" / "images" / "notes.docx").touch()
     with caplog.at_level("INFO", logger="detrscope"):

@@ -13,7 +13,7 @@ import pytest
 from detrscope.core.errors import UserError
 from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.results_file import read_results
-from tests.evaluation.test_coco_ap import SUMMARY, oracle, random_problem
+from tests.support.coco_problems import SUMMARY, pycocotools_evaluation, random_problem
 
 TRUTH: dict[str, Any] = {
     "images": [{"id": 1}],
@@ -105,7 +105,7 @@ def test_classes_evaluated_in_parts_equal_pycocotools(seed: int, monkeypatch: py
     truth, results = random_problem(seed)
     found = average_precision(truth, results)
     ours = [-1.0 if found.summary()[key] is None else found.summary()[key] for key in SUMMARY]
-    np.testing.assert_allclose(ours, oracle(truth, results).stats, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours, pycocotools_evaluation(truth, results).stats, rtol=0, atol=1e-9)
 
 
 def test_thirty_thousand_classes_take_seconds() -> None:
