@@ -79,7 +79,7 @@ def film(run: str) -> None:
 
 
 def tracks(run: str) -> None:
-    """Count moves of a box's centre by more than a fifth of the image between two snapshots, of the four best queries."""
+    """Count moves by more than a fifth of the image between two snapshots, of the four best queries."""
     recording = load_recording(run)
     jumps: dict[str, list[bool]] = {"by index": [], "tracked": []}
     for name in recording.images:

@@ -9,7 +9,7 @@ from torch import Tensor
 from detrscope.core.records import DeformableRecord
 from detrscope.lens.query_tracks import track_queries
 from detrscope.views.canvas import PixelFigure, Scale
-from detrscope.views.sampling_points import draw_points, points_of
+from detrscope.views.points import draw_markers, sampling_points
 from detrscope.views.timelapse.film_spec import OWN_PEAK, FilmSpec, ProbeFilm, grid_figure
 
 MAX_PANELS = 8  # queries in a film
@@ -53,6 +53,6 @@ def _draw_layers(film: ProbeFilm, track: Tensor, index: int) -> PixelFigure:
         panel = film.panel(figure, rect, film.query_attention(index, query, layer))
         film.draw_boxes(panel, index, [query], layer)
         if deformable:
-            points = points_of(trace, site, query)
-            draw_points(panel, points, Scale.from_zero(points.weights))
+            points = sampling_points(trace, site, query)
+            draw_markers(panel, points, Scale.from_zero(points.weights), 1.0)
     return figure
