@@ -172,8 +172,8 @@ def test_full_traces_of_some_snapshots_serve_every_view(
     image = last.original
     again = ds.load(run / "last.safetensors").trace(image)
     torch.testing.assert_close(last.logits, again.logits, rtol=1e-4, atol=1e-4)
-    (result,) = ds.see(traces[0], against=traces[2], views=["compare"], choice=ViewOptions(queries=(0,)))
-    caption = result.pictures["compare"].caption
+    (result,) = ds.see(traces[0], against=traces[2], views=["compare"], options=ViewOptions(queries=(0,)))
+    caption = result.figures["compare"].caption
     assert "epoch 0.0, step 0" in caption and "epoch 2.0, step 4" in caption
     assert "overlaps most" in caption, "the model picks its queries anew"
 
