@@ -120,9 +120,9 @@ def test_numbers_out_of_range(seed: int, index: int, size: int) -> None:
 
 def test_a_pattern_stays_on_its_part() -> None:
     sketch = Sketch()
-    sketch.solid(blob(0, 0, 1, 0.5), part=part.BODY, colour=(200, 100, 50))
+    sketch.solid(part.BODY, (200, 100, 50), blob(0, 0, 1, 0.5))
     before = sketch.render(80)
-    sketch.pattern(tube([(-2, 0), (2, 0)], [0.1, 0.1]), on=part.BODY, part=part.FUR, colour=(0, 0, 255))
+    sketch.pattern(part.BODY, part.FUR, (0, 0, 255), tube([(-2, 0), (2, 0)], [0.1, 0.1]))
     wide = sketch.render(80 * 4.2 / 2.06)  # the pattern reaches out of the blob, so the scale differs
     rows, columns = np.nonzero(wide.parts == part.FUR)
     assert len(rows) > 200 and (wide.parts > 0).sum() == pytest.approx((before.parts > 0).sum(), rel=0.1)
@@ -133,8 +133,8 @@ def test_a_pattern_stays_on_its_part() -> None:
 
 def test_a_mirrored_sketch_is_the_mirror_image() -> None:
     sketch = Sketch(light=(0, -1))
-    sketch.solid(blob(0, 0, 1, 1), part=1, colour=(200, 100, 50))
-    sketch.solid(blob(1.5, -0.5, 0.5, 0.5), part=2, colour=(50, 100, 200))
+    sketch.solid(1, (200, 100, 50), blob(0, 0, 1, 1))
+    sketch.solid(2, (50, 100, 200), blob(1.5, -0.5, 0.5, 0.5))
     right, left = sketch.render(100), sketch.render(100, mirror=True)
     assert (right.parts[:, ::-1] != left.parts).mean() < 0.03
     columns = np.nonzero(right.parts == 2)[1]

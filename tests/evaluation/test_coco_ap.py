@@ -9,7 +9,7 @@ import pytest
 
 from detrscope.core.errors import UserError
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.tables import percent
+from detrscope.evaluation.report import percent
 from tests.support.coco_problems import SUMMARY, pycocotools_evaluation, random_problem
 
 

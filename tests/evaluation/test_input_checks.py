@@ -67,7 +67,7 @@ def test_wrong_results_are_named_in_python_and_in_files(
     ],
 )
 def test_wrong_ground_truth_is_named(edit: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=f"truth: .*{message}"):
+    with pytest.raises(UserError, match=f"^ground truth: .*{message}"):
         average_precision({**TRUTH, **edit}, [RESULT])
 
 
@@ -101,7 +101,7 @@ def test_results_that_are_no_json_are_one_line(text: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("seed", range(8))
 def test_classes_evaluated_in_parts_equal_pycocotools(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detrscope.evaluation.accumulate.AT_ONCE", 2)
+    monkeypatch.setattr("detrscope.evaluation.accumulate.CLASSES_AT_ONCE", 2)
     truth, results = random_problem(seed)
     found = average_precision(truth, results)
     ours = [-1.0 if found.summary()[key] is None else found.summary()[key] for key in SUMMARY]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrscope.ops.convolution import FEW, PackedConv2d, conv_norm, fold
+from detrscope.ops.convolution import SMALL_MAP, PackedConv2d, conv_norm, fold
 from detrscope.ops.kernels.machine import onednn_convolves
 
 SMALL, LARGE = (7, 9), (24, 40)
@@ -47,7 +47,7 @@ def test_folded_it_gives_the_same_numbers(size: tuple[int, int], grad: bool) -> 
 def test_only_weights_of_small_maps_are_kept_twice() -> None:
     conv, norm = conv_and_norm()
     folded = fold(conv, norm)
-    assert isinstance(folded, PackedConv2d) and SMALL[0] * SMALL[1] <= FEW < LARGE[0] * LARGE[1]
+    assert isinstance(folded, PackedConv2d) and SMALL[0] * SMALL[1] <= SMALL_MAP < LARGE[0] * LARGE[1]
     with torch.no_grad():
         conv_norm(picture(LARGE), folded, nn.Identity(), relu=False)
         assert folded.packed is None

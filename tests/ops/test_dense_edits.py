@@ -47,8 +47,8 @@ def test_the_same_as_its_keys() -> None:
 @pytest.mark.parametrize(
     ("site", "edit", "tokens", "message"),
     [
-        ("decoder.0.self", Gain("*", levels=(0,)), 8, "the 8 keys there are not the tokens of the maps"),
-        ("decoder.0.cross", Gain("*", levels=(0,)), 7, "the 7 keys there are not the tokens of the maps"),
+        ("decoder.0.self", Gain("*", levels=(0,)), 8, "the 8 keys there are not tokens of the feature maps"),
+        ("decoder.0.cross", Gain("*", levels=(0,)), 7, "the 7 keys there are not tokens of the feature maps"),
         ("decoder.0.cross", Gain("*", levels=(2,)), 8, "level 2 is outside 0..1"),
         ("decoder.0.cross", Gain("*", points=(0,)), 8, "attends to all keys and has no points"),
         (

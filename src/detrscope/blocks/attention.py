@@ -88,6 +88,6 @@ class CrossAttention(Attention):
         pyramid: Pyramid,
         probe: Probe | None = None,
     ) -> Tensor:
-        """Queries [B, Q, D] over the pyramid's tokens [B, S, D] -> [B, Q, D]."""
+        """Attend from queries [B, Q, D] to the pyramid's tokens [B, S, D] -> [B, Q, D]."""
         located = pyramid.tokens + pyramid.position
         return self.attend(x + position, located, pyramid.tokens, padding=pyramid.padding, probe=probe)

@@ -110,7 +110,8 @@ class ResNetBackbone(ResidualBackbone):
 
     def stem(self) -> nn.Module:
         """Return the network itself."""
-        return self.body
+        body: nn.Module = self.body
+        return body
 
     def all_stages(self) -> list[nn.Module]:
         """Return the four stages."""

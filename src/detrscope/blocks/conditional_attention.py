@@ -65,7 +65,7 @@ class ConditionalCrossAttention(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, reference: Tensor, pyramid: Pyramid, probe: Probe | None = None
     ) -> Tensor:
-        """Queries [B, Q, D] with reference boxes_cxcywh [B, Q, 4] over tokens [B, S, D] -> [B, Q, D].
+        """Attend from queries [B, Q, D] with reference boxes_cxcywh [B, Q, 4] to tokens [B, S, D]: [B, Q, D].
 
         `position` is not used: the spatial half of the score takes its place.
         """

@@ -52,7 +52,7 @@ def evaluate(
         console.check_folder(out)
 
     from detrscope.commands import evaluate as command
-    from detrscope.evaluation.tables import class_table, summary_table
+    from detrscope.evaluation.report import class_table, summary_table
 
     if results_in is not None:
         evaluation = command.evaluate_results(results_in, data, split=split, json_file=json, out=out)

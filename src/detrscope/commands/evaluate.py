@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrscope.console import atomic_write, log
+from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.predict import predict_dataset, rank_and_world
+from detrscope.evaluation.report import write_class_csv, write_curve_csv, write_json
 from detrscope.evaluation.results_file import read_results, write_results
-from detrscope.evaluation.tables import write_class_csv, write_curve_csv
 from detrscope.inference.detector import Detector, load
 from detrscope.inference.engine import Precision
 from detrscope.inference.torch_engine import require_torch
@@ -115,7 +114,7 @@ def evaluate_results(
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> None:
     """Write `evaluation.json`, `per_class.csv`, `precision_recall.csv`, `precision_recall.png`."""
     out = Path(out)
-    _write_json(evaluation, out / "evaluation.json")
+    write_json(out / "evaluation.json", evaluation)
     write_class_csv(out / "per_class.csv", evaluation)
     write_curve_csv(out / "precision_recall.csv", evaluation)
     curves = {curve.name: (curve.precision_50, curve.precision_75) for curve in evaluation.curves}
@@ -130,18 +129,13 @@ def _write(
     out: str | Path | None,
 ) -> None:
     if json_file is not None:
-        _write_json(evaluation, Path(json_file))
+        write_json(json_file, evaluation)
     if results is not None and results_file is not None:
         write_results(results_file, results)
     if out is not None:
         write_evaluation(evaluation, out)
         if results is not None:
             write_results(Path(out) / "results.json", results)
-
-
-def _write_json(evaluation: Evaluation, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
 def _warn_of_crowded_images(dataset: DetectionDataset, results: list[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.predict import predict_dataset
-from detrscope.evaluation.tables import write_class_csv
+from detrscope.evaluation.report import write_class_csv
 from detrscope.ops.kernels.machine import DTYPES
 from detrscope.ops.kernels.threads import use_threads
 from detrscope.recording.recorder import make_recorder

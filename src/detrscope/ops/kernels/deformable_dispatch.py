@@ -22,7 +22,7 @@ from detrscope.console import log
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.types import Level
 from detrscope.ops.kernels import deformable_reference
-from detrscope.ops.kernels.deformable_reference import sample_reference, sums_of
+from detrscope.ops.kernels.deformable_reference import sample_reference, sum_dtype
 
 Engine = Literal["reference", "numba", "triton"]
 VARIABLE = "DETRSCOPE_DEFORMABLE"  # of the environment: the name of an engine
@@ -67,7 +67,7 @@ def run_engine(
     engine = WHEN_RUN if torch.compiler.is_compiling() else engine_for(value.device.type, value.dtype)
     if engine == "reference":
         return sample_reference(value, points, weights, levels, point_levels)
-    exact = sums_of(value.dtype)
+    exact = sum_dtype(value.dtype)
     sizes = [side for level in levels for side in level]
     return torch.ops.detrscope.deformable_sample(
         value, points.to(exact), weights.to(exact), sizes, list(point_levels), engine

@@ -30,7 +30,7 @@ def sample_reference(
         [B, Q, h*d] in the type of `value`.
     """
     b, _, h, _, _ = points.shape
-    exact = sums_of(value.dtype)
+    exact = sum_dtype(value.dtype)
     grid = (2 * points.to(exact) - 1).permute(0, 2, 1, 3, 4).flatten(0, 1)  # [B*h, Q, P, 2]
     mix = weights.to(exact).permute(0, 2, 1, 3).flatten(0, 1)[:, None]  # [B*h, 1, Q, P]
     out, start = None, 0
@@ -75,7 +75,7 @@ def _levels(sizes: Sequence[int]) -> list[Level]:
     return [Level(*size) for size in zip(sizes[::2], sizes[1::2], strict=True)]
 
 
-def sums_of(dtype: torch.dtype) -> torch.dtype:
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type that values of a type are added up in, and that points and weights have: float32 at least."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
