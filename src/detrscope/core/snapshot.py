@@ -151,6 +151,11 @@ class Recording:
         return [snapshot.trace(self.images[image]) for snapshot in self.snapshots(image)]
 
 
+def prediction_layer(trace: TraceData, layer: int) -> int:
+    """Return the index in `logits` of a decoder layer; -1 where only the last layer predicts."""
+    return layer if len(trace.logits) > 1 else -1
+
+
 def record_of_rows(rows: Tensor) -> DenseRecord:
     """Return a record of one head whose rows are given: [n, S].
 

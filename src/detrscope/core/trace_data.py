@@ -195,10 +195,6 @@ class TraceData:
             self.classes, threshold, height=g.height, width=g.width, source=self.source
         )
 
-    def prediction_layer(self, layer: int) -> int:
-        """Return the index in `logits` of a decoder layer; -1 where only the last layer predicts."""
-        return layer if len(self.logits) > 1 else -1
-
     def scores(self, layer: int = -1) -> Tensor:
         """Every query's score for every class: [Q, classes]."""
         self.check_index("layer", layer, len(self.logits))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.snapshot import ProbeSnapshot, Recording
+from detrscope.core.snapshot import ProbeSnapshot, Recording, prediction_layer
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.maps import map_of_row, map_of_rows
 from detrscope.views.canvas import Drawing, Panel, PixelFigure, Scale, header_and_footer, shortened
@@ -138,7 +138,7 @@ class ProbeFilm:
     def predictions(self, index: int, queries: Sequence[int], layer: int) -> list[QueryPrediction]:
         """Return what some stored queries predict in a decoder layer."""
         trace = self.traces[index]
-        return predictions(trace, queries, trace.prediction_layer(layer))
+        return predictions(trace, queries, prediction_layer(trace, layer))
 
     def title(self, index: int, query: int, layer: int) -> str:
         """Return index, class and score of a stored query, such as `query 37, dog 0.98`."""
@@ -174,7 +174,7 @@ class ProbeFilm:
 
     def _best_scores(self, index: int) -> Tensor:
         trace = self.traces[index]
-        return trace.scores(trace.prediction_layer(self.options.layer)).amax(1)  # [n]
+        return trace.scores(prediction_layer(trace, self.options.layer)).amax(1)  # [n]
 
 
 def heading(recording: Recording, index: int, about: str = "") -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from torch import Tensor
 
 from detrscope.core.records import DeformableRecord
+from detrscope.core.snapshot import prediction_layer
 from detrscope.lens.query_tracks import track_queries
 from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.points import draw_markers, sampling_points
@@ -24,7 +25,7 @@ def queries_film(film: ProbeFilm) -> FilmSpec:
     if query is not None:
         track = tracks[:, film.snapshots[-1].query_ids.tolist().index(query)]
         return film.spec(f"query-{query}", partial(_draw_layers, film, track))
-    best = last.scores(last.prediction_layer(layer)).amax(1).argsort(descending=True)[:MAX_PANELS]
+    best = last.scores(prediction_layer(last, layer)).amax(1).argsort(descending=True)[:MAX_PANELS]
     return film.spec("queries", partial(_draw_queries, film, tracks[:, best]))
 
 
