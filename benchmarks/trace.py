@@ -61,7 +61,9 @@ def main() -> None:
 
 def _drawn(trace: ds.Trace) -> None:
     with TemporaryDirectory() as folder:
-        ds.draw(trace, "per-query", ds.ViewOptions(queries=tuple(range(10)))).save(Path(folder) / "per-query.png")
+        ds.draw(trace, "per-query", ds.ViewOptions(queries=tuple(range(10)))).save(
+            Path(folder) / "per-query.png"
+        )
 
 
 def ask(name: str, trace: ds.Trace) -> None:

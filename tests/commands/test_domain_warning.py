@@ -77,7 +77,7 @@ def test_warning_is_in_figures_and_traces(
     photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        (seen,) = ds.see(photograph, views="encoder", out=tmp_path, keep="full", device="cpu")
+        (seen,) = ds.see(photograph, views="encoder", out=tmp_path, trace_format="full", device="cpu")
     assert "drawn dogs" in caplog.text
     trace = Trace.load(seen.files["giraffe.trace"])
     assert "knows drawn dogs only" in ds.draw(trace, "encoder").caption

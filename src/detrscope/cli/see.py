@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from detrscope.commands.see import SeeResult
 
 FOLDER = Path("seen")
-EPILOG = "Views: " + "; ".join(f"{name} ({view.shows})" for name, view in VIEWS.items())
+# Click rewraps paragraphs and breaks at the hyphens of names; lines after "\b" it keeps.
+EPILOG = "Views:\n\n\b\n" + "\n".join(f"{name} ({view.shows})" for name, view in VIEWS.items())
 
 
 def see(

@@ -22,7 +22,7 @@ def caption(*parts: str) -> str:
 def model_and_source(trace: TraceData) -> str:
     """Return model, image, notes and edits."""
     image = f" on {Path(trace.source).name}" if trace.source else ""
-    edits = "; ".join(edit.says for edit in trace.edits)
+    edits = "; ".join(edit.describe() for edit in trace.edits)
     notes = ", ".join(str(value) if key == NOTE else f"{key} {value}" for key, value in trace.notes.items())
     return (
         trace.card.variant
