@@ -16,7 +16,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.types import Regions, Target
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import read_upright
-from detrscope.data.open_dataset import SOURCES, read
+from detrscope.data.open_dataset import SOURCES, read_dataset
 from detrscope.data.segmentation import SegmentationMap, box_regions, segmentation_of
 from detrscope.data.validation_log import ValidationLog
 from detrscope.evaluation.class_matching import match_classes
@@ -90,7 +90,7 @@ def open_probe_images(
         if not with_objects:
             raise UserError("train.recording.count: no validation picture has an object to look at")
         # Read again, since evaluation needs no masks and `val` has none.
-        masked = read(source, split, ValidationLog(split), details=True)
+        masked = read_dataset(source, split, ValidationLog(split), details=True)
         probes = probe_images(masked.subset(with_objects[: watch.count]), classes)
     else:
         return []
@@ -103,7 +103,7 @@ def _named(source: str, split: str, pictures: int, classes: ClassTable) -> list[
     prefix = source.partition(":")[0]
     is_dataset = (prefix in SOURCES and not Path(source).exists()) or source.lower().endswith(".json")
     if is_dataset:
-        dataset = read(source, split, ValidationLog(split), details=True)
+        dataset = read_dataset(source, split, ValidationLog(split), details=True)
         _refuse_crowd(source, len(dataset), pictures)
         ids = [image.id for image in dataset.images]
         if pictures:
