@@ -74,7 +74,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(end.value.code or 0)
 
 
-def test_a_folder_gives_pictures_json_csv_and_a_table(
+def test_folder_gives_images_json_csv_and_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -105,7 +105,7 @@ def test_a_folder_gives_pictures_json_csv_and_a_table(
     assert (pixels[24 * scale - 1, 10 * scale] == class_colours(NAMES)["ruby"]).all()
 
 
-def test_without_out_pictures_go_to_the_folder_detections(
+def test_default_output_folder_is_detections(
     monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -130,7 +130,7 @@ def test_json_and_csv_go_to_standard_output_and_write_nothing(
     assert not (tmp_path / "detections").exists()
 
 
-def test_threshold_and_names_choose_what_is_kept(folder: Path) -> None:
+def test_threshold_and_names_select_detections(folder: Path) -> None:
     assert [len(f.detections) for f in detect(DETECTOR, folder)] == [1, 1, 1]
     assert [len(f.detections) for f in detect(DETECTOR, folder, threshold=0)] == [2, 2, 2]
     assert [len(f.detections) for f in detect(DETECTOR, folder, threshold=0.95)] == [0, 0, 0]
@@ -151,7 +151,7 @@ def test_globs_files_and_memory_can_be_mixed(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "out" / "image-4.png").is_file()
 
 
-def test_files_of_the_same_name_do_not_replace_each_other(folder: Path, tmp_path: Path) -> None:
+def test_files_of_the_same_name_get_unique_outputs(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     detect(DETECTOR, [folder / "0.png", other / "0.png"], out=tmp_path / "out")
@@ -160,7 +160,7 @@ def test_files_of_the_same_name_do_not_replace_each_other(folder: Path, tmp_path
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_boxes_are_in_upright_pixels_whatever_the_file(tmp_path: Path, mode: str, orientation: int) -> None:
+def test_boxes_are_in_upright_pixels(tmp_path: Path, mode: str, orientation: int) -> None:
     upright = picture(0)
     turns = {
         1: None,
@@ -187,7 +187,7 @@ def test_boxes_are_in_upright_pixels_whatever_the_file(tmp_path: Path, mode: str
         assert found.detections.names == ("ruby",)
 
 
-def test_a_named_file_that_cannot_be_read_stops_before_anything_is_written(
+def test_unreadable_named_file_stops_before_writing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
 ) -> None:
     (folder / "bad.png").write_bytes(picture(0).tobytes()[:50])
@@ -197,9 +197,7 @@ def test_a_named_file_that_cannot_be_read_stops_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_in_a_folder_what_cannot_be_read_is_skipped_and_named(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreadable_files_in_a_folder_are_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "1.png").write_bytes(b"")
     (folder / "clip.mp4").write_bytes(b"no video")
     with caplog.at_level(logging.WARNING, logger="detrscope"):
@@ -209,7 +207,7 @@ def test_in_a_folder_what_cannot_be_read_is_skipped_and_named(
     assert "2 of 4 pictures and videos could not be read and were skipped" in caplog.text
 
 
-def test_a_folder_in_which_nothing_can_be_read_is_a_failure(
+def test_folder_without_readable_files_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -241,14 +239,14 @@ def test_bad_input_is_named(
         detect(DETECTOR, paths, **options)
 
 
-def test_the_pictures_themselves_are_never_written_over(folder: Path) -> None:
+def test_source_images_are_never_overwritten(folder: Path) -> None:
     before = (folder / "0.png").read_bytes()
     with pytest.raises(UserError, match="would be written over; choose another --out"):
         detect(DETECTOR, folder, out=folder)
     assert (folder / "0.png").read_bytes() == before
 
 
-def test_a_video_comes_back_with_boxes_its_frames_and_its_rate(tmp_path: Path) -> None:
+def test_video_keeps_its_frames_and_rate(tmp_path: Path) -> None:
     rate = Fraction(30000, 1001)
     clip = write_clip(tmp_path / "clip.mp4", rate)
     found = detect(DETECTOR, clip, out=tmp_path / "out")
@@ -274,7 +272,7 @@ def test_a_video_comes_back_with_boxes_its_frames_and_its_rate(tmp_path: Path) -
     assert len((tmp_path / "out" / "detections.csv").read_text().splitlines()) == 9
 
 
-def test_a_video_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_video_leaves_no_file(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4")
 
     class Breaks(SquareDetector):
@@ -291,7 +289,7 @@ def test_a_video_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_frames_of_a_turned_camera_are_turned_upright() -> None:
+def test_rotated_video_frames_become_upright() -> None:
     """FFmpeg gives the turn, counter-clockwise, that makes the picture upright."""
     stored = np.zeros((2, 3, 3), dtype=np.uint8)
     stored[0, 2] = 255  # top right
@@ -329,7 +327,7 @@ def spoilt(path: Path, ending: str, packets: set[int]) -> Path:
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
-def test_damaged_frames_are_left_out_counted_and_named(
+def test_damaged_frames_are_skipped_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
     clip = spoilt(tmp_path / "clip", ending, {7, 8, 20})
@@ -345,7 +343,7 @@ def test_damaged_frames_are_left_out_counted_and_named(
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
-def test_a_cut_tail_is_said_and_what_is_there_is_kept(
+def test_truncated_video_is_read_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
     whole = spoilt(tmp_path / "clip", ending, set())
@@ -367,19 +365,19 @@ def test_a_cut_tail_is_said_and_what_is_there_is_kept(
     assert len((tmp_path / "out" / f"{whole.stem}.jsonl").read_text().splitlines()) == len(found)
 
 
-def test_a_whole_video_gives_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_intact_video_gives_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         assert len(detect(DETECTOR, write_clip(tmp_path / "clip.mp4", Fraction(30000, 1001)))) == 8
         assert len(detect(DETECTOR, spoilt(tmp_path / "b", ".mkv", set()))) == 30
     assert not caplog.records
 
 
-def test_a_video_of_damaged_frames_only_is_an_error(tmp_path: Path) -> None:
+def test_video_without_decodable_frames_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no frame of it can be decoded"):
         detect(DETECTOR, spoilt(tmp_path / "clip", ".mp4", set(range(30))))
 
 
-def test_a_video_that_changes_its_size_is_written_whole(tmp_path: Path) -> None:
+def test_video_that_changes_size_is_written(tmp_path: Path) -> None:
     with film(tmp_path / "a.mp4", 5) as add:
         for size in ((64, 80), (64, 80), (32, 40), (81, 121)):
             add(np.full((*size, 3), 200, np.uint8))
@@ -389,7 +387,7 @@ def test_a_video_that_changes_its_size_is_written_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".gif", ".tif", ".webp", ".png"])
-def test_frames_of_an_animation_that_are_not_looked_at_are_said(
+def test_unread_frames_of_animations_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
     path = tmp_path / f"a{ending}"
@@ -404,9 +402,7 @@ def test_frames_of_an_animation_that_are_not_looked_at_are_said(
     assert f"a{ending}: only the first of its 3 frames" in said
 
 
-def test_what_a_folder_leaves_out_is_named_and_hidden_files_are_no_pictures(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_skipped_files_of_a_folder_are_reported(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "._0.png").write_bytes(b"\0\5\x16\7")
     with caplog.at_level(logging.INFO, logger="detrscope"):
         assert len(detect(DETECTOR, folder)) == 3
@@ -431,7 +427,7 @@ def test_names_of_outputs_fit_every_file_system(tmp_path: Path) -> None:
     assert len(folded) == len(names) and max(len(stem.encode()) for stem in given) < 200
 
 
-def test_a_damaged_video_is_named(tmp_path: Path) -> None:
+def test_damaged_video_error_names_the_file(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4")
     clip.write_bytes(clip.read_bytes()[:300])
     with pytest.raises(UserError, match=r"clip\.mp4"):
@@ -439,7 +435,7 @@ def test_a_damaged_video_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_without_video_is_named(tmp_path: Path) -> None:
+def test_file_without_video_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
@@ -472,7 +468,7 @@ def server(folder: Path) -> Iterator[str]:
     assert fetched.count("/1.png") == 1
 
 
-def test_a_url_is_fetched_once(server: str, tmp_path: Path) -> None:
+def test_url_is_downloaded_once(server: str, tmp_path: Path) -> None:
     (found,) = detect(DETECTOR, f"{server}/1.png", out=tmp_path / "out")
     assert found.source == f"{server}/1.png"
     assert found.detections.boxes_xyxy.tolist() == [box_of(1)]
@@ -481,7 +477,7 @@ def test_a_url_is_fetched_once(server: str, tmp_path: Path) -> None:
         detect(DETECTOR, f"{server}/none.png")
 
 
-def test_expand_says_what_each_source_is(folder: Path) -> None:
+def test_expand_classifies_each_source(folder: Path) -> None:
     write_clip(folder / "clip.MP4")
     sources = expand([folder, "https://example.org/a%20b.jpg?x=1", np.zeros((4, 4, 3), np.uint8)])
     assert [(s.stem, s.is_clip, s.named) for s in sources] == [
@@ -512,7 +508,7 @@ def test_supervision_that_is_not_installed_names_its_extra(monkeypatch: pytest.M
         to_supervision(detect(DETECTOR, picture(0))[0].detections)
 
 
-def test_the_overview_counts_classes_of_many_pictures(
+def test_overview_counts_classes_of_many_images(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     clip = write_clip(tmp_path / "clip.mp4")
@@ -540,7 +536,7 @@ def test_models_are_listed_as_a_table_and_as_json(
     assert rows["detr-r18"]["weights"] is None
 
 
-def test_the_installed_command_says_what_is_wrong(tmp_path: Path) -> None:
+def test_installed_command_reports_errors(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from detrscope.cli import main; main()"]
     arguments = ["detect", "none.jpg", "--model", "detr-r18"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path)

@@ -214,5 +214,5 @@ def test_urls(shared_data: Path) -> None:
         server.shutdown()
         server.server_close()
         thread.join()
-    with pytest.raises(UserError, match=r"a\.jpg: cannot be fetched"):
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be downloaded"):
         read_image(f"{url}/a.jpg")

@@ -161,7 +161,7 @@ def test_duplicate_class_names_are_reported(
 ) -> None:
     folder = make_coco([box(1, 1, [1, 1, 9, 9])], categories=[{"id": i, "name": "dog"} for i in (1, 5)])
     assert "duplicate-class-name" in kinds(folder)
-    with pytest.raises(UserError, match="class 'dog' may be category 1, 5"):
+    with pytest.raises(UserError, match="class 'dog' is the name of categories 1, 5"):
         ClassTable((1, 5), ("dog", "dog")).index_of_name("dog")
 
 

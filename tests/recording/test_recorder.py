@@ -165,8 +165,8 @@ def test_whole_traces_are_kept_of_some_looks_for_every_view(
     image = last.original
     again = ds.load(run / "last.safetensors").trace(image)
     torch.testing.assert_close(last.logits, again.logits, rtol=1e-4, atol=1e-4)
-    (seen,) = ds.see(kept[0], against=kept[2], views=["compare"], choice=ViewOptions(queries=(0,)))
-    caption = seen.pictures["compare"].caption
+    (seen,) = ds.see(kept[0], against=kept[2], views=["compare"], options=ViewOptions(queries=(0,)))
+    caption = seen.figures["compare"].caption
     assert "epoch 0.0, step 0" in caption and "epoch 2.0, step 4" in caption
     assert "overlaps most" in caption, "the model picks its queries anew"
 

@@ -17,7 +17,7 @@ from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import Evaluation
 from detrscope.inference.detector import Detector, load
-from detrscope.lens.report import in_words, on_what
+from detrscope.lens.report import describe_differences, describe_parts
 from detrscope.recording.recorder import load_recording
 from detrscope.training.loop import Outcome
 from detrscope.training.run_folder import RunFolder
@@ -29,7 +29,13 @@ from detrscope.views.options import ViewOptions
 MODEL = "sprint-dense-n"
 PRESET = "drawn-dogs"
 THRESHOLD = 0.4
-FIGURES = ("columns", "encoder", "heads", "relevance", "measures")  # of all that are drawn, those on the page
+FIGURES = (
+    "per-query",
+    "encoder",
+    "heads",
+    "relevance",
+    "metrics",
+)  # of all that are drawn, those on the page
 MARKER = "demo.json"  # says which options made a folder
 
 
@@ -84,8 +90,8 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     (seen,) = see(
         richest,
         detector,
-        choice=ViewOptions(threshold=THRESHOLD),
-        truth=source,
+        options=ViewOptions(threshold=THRESHOLD),
+        ground_truth=source,
         split="test",
         out=out / "seen",
     )
@@ -100,7 +106,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         pictures=[str(path.relative_to(out)) for path in pictures],
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
         figures=[str(seen.files[name].relative_to(out)) for name in FIGURES],
-        words=[*in_words(seen.measures), *on_what(seen.measures)],
+        words=[*describe_differences(seen.measurements), *describe_parts(seen.measurements)],
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",
         shipped=_row(shipped),

@@ -11,7 +11,7 @@ from importlib import metadata
 import torch
 
 from detrscope._version import __version__
-from detrscope.core.user_cache import cache_folder
+from detrscope.core.files import cache_folder
 from detrscope.ops.kernels import machine
 from detrscope.ops.kernels.deformable_dispatch import FASTEST, engine_for, why_not
 

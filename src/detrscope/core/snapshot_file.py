@@ -11,9 +11,10 @@ from torch import Tensor
 
 from detrscope.core.errors import UserError
 from detrscope.core.files import atomic_write
-from detrscope.core.json_schema import parse_json, short_repr
+from detrscope.core.json_schema import short_repr
 from detrscope.core.packing import own_storage, pack, unpack
 from detrscope.core.snapshot import DenseRows, FeatureMaps, ProbeSnapshot, SampledPoints, SnapshotStep
+from detrscope.core.text_files import parse_json
 
 HEADER = "detrscope.moment"
 VERSION = 1

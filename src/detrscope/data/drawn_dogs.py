@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from detrscope.config import build, setting
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
-from detrscope.core.user_cache import cache_folder
+from detrscope.core.files import cache_folder
 from detrscope.data import coco
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.part_masks import VALUES_PER_OBJECT, encode_part_mask, write_part_names

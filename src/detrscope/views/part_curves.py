@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detrscope.views.canvas import Colour, Drawing, PixelFigure, line_colour
-from detrscope.views.canvas.figure import LINE
-from detrscope.views.canvas.text import TEXT
+from detrscope.views.canvas.figure import LINE_HEIGHT
+from detrscope.views.canvas.text import TEXT_SIZE
 
 Rows = Sequence[Mapping[str, float | None]]
 Rect = tuple[float, float, float, float]  # x, y, width, height
@@ -42,8 +42,14 @@ def draw_part_curves(rows: Rows, path: str | Path | None = None, *, name: str = 
         (50.0, False, "attention, %"),
         (WIDTH / 2 + 50.0, True, FOR_AREA),
     ):
-        sheet.text(title, x, 4, size=TEXT)
-        _draw(sheet, (x, 4 + TEXT * LINE + 8, wide, HEIGHT - 90), rows, rows[-1]["step"] or 0, ratio=ratio)
+        sheet.text(title, x, 4, size=TEXT_SIZE)
+        _draw(
+            sheet,
+            (x, 4 + TEXT_SIZE * LINE_HEIGHT + 8, wide, HEIGHT - 90),
+            rows,
+            rows[-1]["step"] or 0,
+            ratio=ratio,
+        )
     if path is not None:
         sheet.save(path)
     return sheet
@@ -51,7 +57,7 @@ def draw_part_curves(rows: Rows, path: str | Path | None = None, *, name: str = 
 
 def draw_ratios(sheet: PixelFigure, rect: Rect, rows: Rows, until: float) -> None:
     """Attention for its area, part by part up to a step, with names and values at the right of the rectangle."""
-    sheet.text(FOR_AREA, rect[0], rect[1] - TEXT * LINE, size=TEXT)
+    sheet.text(FOR_AREA, rect[0], rect[1] - TEXT_SIZE * LINE_HEIGHT, size=TEXT_SIZE)
     _draw(sheet, rect, rows, until, ratio=True)
 
 
@@ -78,7 +84,7 @@ def part_names(rows: Rows) -> list[str]:
 def _draw(sheet: PixelFigure, rect: Rect, rows: Rows, until: float, *, ratio: bool) -> None:
     chart = sheet.chart(*rect)
     if ratio:
-        chart.level(1, "")
+        chart.reference_line(1, "")
     names = [name for name in part_names(rows) if ratio or name not in REST]
     tops, ends = [0.0], []
     coloured = [name for name in names if name not in REST]
@@ -95,7 +101,7 @@ def _draw(sheet: PixelFigure, rect: Rect, rows: Rows, until: float, *, ratio: bo
             ends.append((past[-1][1], name, colour))
     top = max(tops) * 1.05 or 1.0
     chart.limits((0, (rows[-1]["epoch"] or 1.0)), (0, top))
-    chart.names(x="epoch")
+    chart.titles(x="epoch")
     _names(
         sheet,
         rect,
@@ -113,14 +119,14 @@ def _value(row: Mapping[str, float | None], name: str, ratio: bool) -> float | N
 def _names(sheet: PixelFigure, rect: Rect, ends: list[tuple[float, str, Colour]]) -> None:
     """Names of lines at the right of a chart, near their ends (0 at the bottom, 1 at the top) and apart."""
     x, y, width, height = rect
-    step = TEXT * 1.25
+    step = TEXT_SIZE * 1.25
     tops: list[float] = []
     for place, _, _ in sorted(ends, key=lambda end: -end[0]):
-        wanted = y + (1 - place) * height - TEXT / 2
-        tops.append(max(wanted, tops[-1] + step if tops else y - TEXT))
-    spill = tops[-1] - (y + height - TEXT / 2) if tops else 0.0
+        wanted = y + (1 - place) * height - TEXT_SIZE / 2
+        tops.append(max(wanted, tops[-1] + step if tops else y - TEXT_SIZE))
+    spill = tops[-1] - (y + height - TEXT_SIZE / 2) if tops else 0.0
     for i in range(len(tops) - 1, -1, -1):  # back up where they would run over the bottom
-        limit = y + height - TEXT / 2 if i + 1 == len(tops) else tops[i + 1] - step
+        limit = y + height - TEXT_SIZE / 2 if i + 1 == len(tops) else tops[i + 1] - step
         tops[i] = min(tops[i], limit) if spill > 0 else tops[i]
     for top, (_, text, colour) in zip(tops, sorted(ends, key=lambda end: -end[0]), strict=True):
-        sheet.text(text, x + width + 8, top, size=TEXT - 1, colour=colour)
+        sheet.text(text, x + width + 8, top, size=TEXT_SIZE - 1, colour=colour)

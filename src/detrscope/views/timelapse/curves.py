@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from detrscope.core.snapshot import Recording
 from detrscope.views.canvas import PixelFigure, line_colour, text_size
-from detrscope.views.canvas.figure import INK, LINE
-from detrscope.views.canvas.text import TEXT
+from detrscope.views.canvas.figure import CAPTION_COLOUR, LINE_HEIGHT
+from detrscope.views.canvas.text import TEXT_SIZE
 from detrscope.views.part_curves import on_objects
 from detrscope.views.timelapse.film_spec import Rect
 
@@ -66,19 +66,25 @@ class Curves:
         """A chart up to an epoch; above it its title, and its lines' names and values in their colours."""
         x, y = rect[:2]
         chart = sheet.chart(*rect)
-        sheet.text(title, x, y - 2 * TEXT * LINE, size=TEXT)
+        sheet.text(title, x, y - 2 * TEXT_SIZE * LINE_HEIGHT, size=TEXT_SIZE)
         at = x
         lines = [line for line in self.charts[title] if line.x]
         for i, line in enumerate(lines):
             past = [(e, value) for e, value in zip(line.x, line.y, strict=True) if e <= epoch + SAME]
             chart.line([e for e, _ in past], [v for _, v in past], i, dashed=line.dashed, dots=2.5)
             text = f"{line.label} {past[-1][1]:.3g}" if past else f"{line.label} -"
-            sheet.text(text, at, y - TEXT * LINE, size=TEXT - 1, colour=line_colour(i))
-            at += text_size(text, TEXT - 1)[0] + 4
+            sheet.text(text, at, y - TEXT_SIZE * LINE_HEIGHT, size=TEXT_SIZE - 1, colour=line_colour(i))
+            at += text_size(text, TEXT_SIZE - 1)[0] + 4
         if title == LOSS and (
             total := [v for e, v in zip(self.total.x, self.total.y, strict=True) if e <= epoch + SAME]
         ):
-            sheet.text(f"{self.total.label} {total[-1]:.3g}", at, y - TEXT * LINE, size=TEXT - 1, colour=INK)
+            sheet.text(
+                f"{self.total.label} {total[-1]:.3g}",
+                at,
+                y - TEXT_SIZE * LINE_HEIGHT,
+                size=TEXT_SIZE - 1,
+                colour=CAPTION_COLOUR,
+            )
         top = max((max(line.y) for line in lines), default=0.0)
         chart.limits((0, self.last or 1.0), (0, 100 if title.endswith("%") else 1.05 * top or 1.0))
 

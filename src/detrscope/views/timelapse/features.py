@@ -10,7 +10,7 @@ import numpy as np
 from detrscope.core.errors import UserError
 from detrscope.core.snapshot import FeatureMaps, Recording
 from detrscope.core.trace_data import TraceData
-from detrscope.views.canvas import PixelFigure, Scale, shortened, strips
+from detrscope.views.canvas import PixelFigure, Scale, header_and_footer, shortened
 from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.timelapse.film_spec import FilmOptions, FilmSpec, grid_of, heading, picture_panel
 
@@ -70,7 +70,7 @@ def _sheet(
     """The picture, then maps."""
     trace: TraceData = watched.images[name]
     above = heading(watched, index, f"{name}, {what}")
-    height = HEIGHT - sum(strips(WIDTH, above, caption))
+    height = HEIGHT - sum(header_and_footer(WIDTH, above, caption))
     aspect = trace.geometry.height / trace.geometry.width
     places = grid_of(len(values) + 1, aspect, WIDTH - 2 * MARGIN, height, GAP, above=NAME + 8)
     sheet = PixelFigure(WIDTH, round(max(y + down for _, y, _, down in places)), above, caption)
@@ -84,7 +84,7 @@ def _sheet(
         one = values[i - 1]
         window = (0.0, 0.0, float(one.shape[1]), float(one.shape[0]))
         panel = sheet.panel(x + left, y, across, down, window, smooth=False)
-        panel.heat(one, Scale.amounts(one), veil=False)
+        panel.heatmap(one, Scale.from_zero(one), transparent=False)
     return sheet
 
 

@@ -14,7 +14,15 @@ from detrscope.core.attention_map import AttentionMap, Selection, parts_of
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.snapshot import ProbeSnapshot, Recording
 from detrscope.core.trace_data import TraceData
-from detrscope.views.canvas import WHITE, Drawing, Panel, PixelFigure, class_colours, ink_on, text_size
+from detrscope.views.canvas import (
+    WHITE,
+    Drawing,
+    Panel,
+    PixelFigure,
+    class_colours,
+    text_colour_on,
+    text_size,
+)
 from detrscope.views.label_placement import place_labels
 
 TYPE = 12  # pixels, of labels on pictures
@@ -146,7 +154,7 @@ def picture_panel(sheet: PixelFigure, rect: Rect, trace: TraceData, *, grey: boo
     across, down = size_in(trace, width, height)
     window = (0.0, 0.0, float(trace.geometry.width), float(trace.geometry.height))
     panel = sheet.panel(x + (width - across) / 2, y + (height - down) / 2, across, down, window)
-    panel.picture(trace.image.permute(1, 2, 0).contiguous().numpy(), grey=grey)
+    panel.image(trace.image.permute(1, 2, 0).contiguous().numpy(), grey=grey)
     return panel
 
 
@@ -185,7 +193,9 @@ def draw_found(
     for text, name, place in zip(texts, names, where, strict=True):
         if place is not None:
             xy = (place[0] / panel.scale, place[1] / panel.scale)
-            panel.label(text, xy, size=TYPE, plate=colours[name], ink=ink_on(colours[name]))
+            panel.label(
+                text, xy, size=TYPE, background=colours[name], text_colour=text_colour_on(colours[name])
+            )
 
 
 def grid_of(

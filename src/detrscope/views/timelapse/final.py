@@ -7,7 +7,7 @@ from functools import partial
 
 from detrscope.console import log
 from detrscope.core.snapshot import Recording
-from detrscope.views.canvas import PixelFigure, Scale, strips
+from detrscope.views.canvas import PixelFigure, Scale, header_and_footer
 from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.part_curves import draw_ratios
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
@@ -62,7 +62,7 @@ def _frame(
             "; attention for its area: mean over objects of what the query that answers for one (mean over heads of the"
             " last layer) gives to a part, divided by the mean share of the image that the part has"
         )
-    height = HEIGHT - sum(strips(WIDTH, above, caption))
+    height = HEIGHT - sum(header_and_footer(WIDTH, above, caption))
     sheet = PixelFigure(WIDTH, height, above, caption)
     aspect = max(watched.images[name].geometry.height / watched.images[name].geometry.width for name in names)
     places = grid_of(len(names), aspect, PICTURES - 2 * MARGIN, height, GAP)
@@ -83,7 +83,7 @@ def _draw_picture(
     trace, look = watched.images[name], watched.moments[index].looks[name]
     panel = picture_panel(sheet, rect, trace)
     values = map_values(merged_row(look, trace, choice), trace)
-    panel.heat(values, Scale.amounts(values))
+    panel.heatmap(values, Scale.from_zero(values))
     draw_truth(panel, trace)
     draw_found(panel, look, trace, choice.layer, found_queries(look, trace, choice))
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from detrscope.core.snapshot import Recording
 from detrscope.views.canvas import PixelFigure, Scale
-from detrscope.views.canvas.figure import MARGIN, SCALE
+from detrscope.views.canvas.figure import COLOUR_BAR_WIDTH, MARGIN
 from detrscope.views.timelapse.film_spec import (
     FilmOptions,
     FilmSpec,
@@ -50,7 +50,7 @@ def plain_reels(watched: Recording, choice: FilmOptions) -> Iterator[FilmSpec]:
         trace = watched.images[name]
         maps = [map_values(merged_row(look, trace, choice), trace) for look in watched.looks(name)]
         unit = "attention in a cell" if len(trace.levels) > 1 else "attention of a token"
-        scale = Scale.amounts(*maps, label=unit)
+        scale = Scale.from_zero(*maps, label=unit)
         yield FilmSpec(f"{name}-plain", len(maps), partial(_plain, watched, choice, name, scale))
 
 
@@ -65,7 +65,7 @@ def _over_picture(
     sheet = PixelFigure(WIDTH, round(down), above, caption)
     panel = picture_panel(sheet, (MARGIN, 0, WIDTH - 2 * MARGIN, down), trace)
     values = map_values(merged_row(look, trace, choice), trace)
-    panel.heat(values, Scale.amounts(values))
+    panel.heatmap(values, Scale.from_zero(values))
     if with_boxes:
         draw_truth(panel, trace)
         draw_found(panel, look, trace, choice.layer, found_queries(look, trace, choice))
@@ -80,12 +80,12 @@ def _plain(watched: Recording, choice: FilmOptions, name: str, scale: Scale, ind
         f"{site_name(choice.layer, look)}: {merging(choice)}; {sizes} tokens, weights sum to {values.sum():.2f};"
         " one scale for all moments"
     )
-    inner = WIDTH - 3 * MARGIN - SCALE
+    inner = WIDTH - 3 * MARGIN - COLOUR_BAR_WIDTH
     across, down = size_in(trace, inner, TALLEST)
     sheet = PixelFigure(WIDTH, round(down), heading(watched, index, name), caption)
     window = (0.0, 0.0, float(values.shape[1]), float(values.shape[0]))
     left = MARGIN + (inner - across) / 2
     panel = sheet.panel(left, 0, across, down, window, smooth=False)
-    panel.heat(values, scale, veil=False)
-    sheet.scale(left + across + MARGIN, 0, down, scale, Scale.colours)
+    panel.heatmap(values, scale, transparent=False)
+    sheet.colour_bar(left + across + MARGIN, 0, down, scale, Scale.opaque)
     return sheet

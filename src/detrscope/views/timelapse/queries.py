@@ -11,7 +11,7 @@ from torch import Tensor
 from detrscope.core.snapshot import ProbeSnapshot, Recording, SampledPoints
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.query_tracks import follow
-from detrscope.views.canvas import Panel, PixelFigure, Scale, strips
+from detrscope.views.canvas import Panel, PixelFigure, Scale, header_and_footer
 from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.timelapse.film_spec import (
     FilmOptions,
@@ -85,7 +85,7 @@ def _grid(
     watched: Recording, index: int, name: str, trace: TraceData, caption: str, count: int
 ) -> tuple[PixelFigure, list[Rect]]:
     above = heading(watched, index, name)
-    height = HEIGHT - sum(strips(WIDTH, above, caption))
+    height = HEIGHT - sum(header_and_footer(WIDTH, above, caption))
     aspect = trace.geometry.height / trace.geometry.width
     places = grid_of(count, aspect, WIDTH - 2 * MARGIN, height, GAP, above=NAME + 8)
     left = (WIDTH - max(x + width for x, _, width, _ in places)) / 2
@@ -95,7 +95,7 @@ def _grid(
 
 def _map_and_box(panel: Panel, look: ProbeSnapshot, trace: TraceData, place: int, layer: int) -> None:
     values = map_values(look.rows(layer)[place], trace)
-    panel.heat(values, Scale.amounts(values))
+    panel.heatmap(values, Scale.from_zero(values))
     draw_truth(panel, trace)
     draw_found(panel, look, trace, layer, [place])
 
@@ -110,5 +110,5 @@ def _draw_points(panel: Panel, look: ProbeSnapshot, trace: TraceData, place: int
     if isinstance(kept, SampledPoints):
         xy = trace.geometry.points_of(kept.points[:, place].float()).flatten(0, 1).numpy()  # [h * P, 2]
         weights = kept.weights[:, place].float().flatten().numpy()
-        colours = Scale.amounts(weights).colours(weights)
+        colours = Scale.from_zero(weights).opaque(weights)
         panel.dots(xy, colours, 3 + 9 * np.sqrt(weights / max(float(weights.max()), 1e-9)))
