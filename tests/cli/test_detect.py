@@ -28,7 +28,7 @@ from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Detections
 from detrscope.inference.media import UniqueNames, Video, _upright, expand
 from detrscope.views.canvas import class_colours
-from detrscope.views.mp4 import film
+from detrscope.views.mp4 import write_mp4
 from tests.support.square_detector import NAMES, WORLD, SquareDetector, picture
 
 DETECTOR = SquareDetector()
@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 def write_clip(path: Path, rate: Fraction | int = 12) -> Path:
     """Eight frames of 80 x 64 in which a blue square moves to the right by 4 pixels a frame."""
-    with film(path, rate, quality=5) as add:
+    with write_mp4(path, rate, quality=5) as add:
         for i in range(8):
             frame = np.zeros((64, 80, 3), dtype=np.uint8)
             frame[16:40, 8 + 4 * i : 32 + 4 * i] = (0, 0, 255)
@@ -378,7 +378,7 @@ def test_video_without_decodable_frames_is_an_error(tmp_path: Path) -> None:
 
 
 def test_video_that_changes_size_is_written(tmp_path: Path) -> None:
-    with film(tmp_path / "a.mp4", 5) as add:
+    with write_mp4(tmp_path / "a.mp4", 5) as add:
         for size in ((64, 80), (64, 80), (32, 40), (81, 121)):
             add(np.full((*size, 3), 200, np.uint8))
     with av.open(str(tmp_path / "a.mp4")) as container:

@@ -159,8 +159,8 @@ def _train(run: RunFolder, source: str, size: Size, seed: int) -> Outcome:
 def _film(run: RunFolder, out: Path) -> list[Path]:
     """The film of the training, the figure of attention on parts, and the queries of one picture."""
     paths = timelapse(run.path, out / "films")
-    first = load_recording(run.path).moments[0].looks
-    return [*paths, *timelapse(run.path, out / "films", view="queries", image=next(iter(first)))]
+    image = next(iter(load_recording(run.path).images))
+    return [*paths, *timelapse(run.path, out / "films", view="queries", image=image)]
 
 
 def _row(evaluation: Evaluation) -> dict[str, float | None]:

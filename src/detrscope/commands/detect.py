@@ -24,7 +24,7 @@ from detrscope.inference.engine import Precision
 from detrscope.inference.media import MediaSource, Video, VideoFrame, expand, is_url, warn_of_other_frames
 from detrscope.views.canvas import ENDINGS, Drawing
 from detrscope.views.detection_image import draw_detections
-from detrscope.views.mp4 import film
+from detrscope.views.mp4 import write_mp4
 
 if TYPE_CHECKING:
     import supervision
@@ -278,7 +278,7 @@ class _Writer:
     ) -> Iterator[Callable[[VideoFrame, ImageDetections], None]]:
         """An mp4 with boxes and a line of JSON for each frame."""
         with (
-            film(self._path(source, ".mp4"), rate) as add,
+            write_mp4(self._path(source, ".mp4"), rate) as add,
             atomic_write(self._path(source, ".jsonl")) as temporary,
             open(temporary, "w", encoding="utf-8") as lines,
         ):
