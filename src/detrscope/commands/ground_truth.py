@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detrscope.console import log
 from detrscope.core.errors import UserError
-from detrscope.data.open_dataset import read
+from detrscope.data.open_dataset import read_dataset
 from detrscope.data.validation_log import ValidationLog
 from detrscope.recording.probe_images import annotated_images
 from detrscope.trace_interface import Trace
@@ -26,7 +26,7 @@ class GroundTruthIndex:
 
     def __init__(self, source: str | Path, split: str) -> None:
         self.source = str(source)
-        self._dataset = read(source, split, ValidationLog(split), details=True)
+        self._dataset = read_dataset(source, split, ValidationLog(split), details=True)
         self._by_path = {image.path.resolve(): [image.id] for image in self._dataset.images}
         self._by_name: dict[str, list[int]] = {}
         for image in self._dataset.images:

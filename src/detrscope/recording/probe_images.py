@@ -16,7 +16,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.types import Regions, Target
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import read_upright
-from detrscope.data.open_dataset import SOURCES, read
+from detrscope.data.open_dataset import SOURCES, read_dataset
 from detrscope.data.segmentation import SegmentationMap, box_regions, segmentation_of
 from detrscope.data.validation_log import ValidationLog
 from detrscope.evaluation.class_matching import match_classes
@@ -102,7 +102,7 @@ def open_probe_images(
         if not with_objects:
             raise UserError("train.recording.count: no validation image has an object")
         # Read again, since evaluation needs no masks and `val` has none.
-        masked = read(source, split, ValidationLog(split), details=True)
+        masked = read_dataset(source, split, ValidationLog(split), details=True)
         images = annotated_images(masked.subset(with_objects[: settings.count]), classes)
     else:
         return []
@@ -114,7 +114,7 @@ def _from_source(source: str, split: str, count: int, classes: ClassTable) -> li
     """Read `count` images of a dataset or a folder, or all of them where it is 0."""
     prefix = source.partition(":")[0]
     if (prefix in SOURCES and not Path(source).exists()) or source.lower().endswith(".json"):
-        dataset = read(source, split, ValidationLog(split), details=True)
+        dataset = read_dataset(source, split, ValidationLog(split), details=True)
         _check_count(source, len(dataset), count)
         ids = [image.id for image in dataset.images]
         if count:
