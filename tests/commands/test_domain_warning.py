@@ -1,4 +1,4 @@
-"""The model that ships knows drawn dogs only: photographs are warned about, drawings are not."""
+"""The shipped model knows drawn dogs only: photographs are warned about, drawings are not."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Device, Log, OptionalModel, PictureFormat, Precision, Quiet, Weights
+from detrscope.cli.options import Device, ImageFormat, Log, OptionalModel, Precision, Quiet, Weights
 from detrscope.core.errors import UserError
 from detrscope.views import VIEWS
 
@@ -72,7 +72,7 @@ def see(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Of that dataset.", show_default="val")] = None,
-    picture_format: Annotated[PictureFormat, typer.Option("--format", help="Of the figures.")] = "png",
+    picture_format: ImageFormat = "png",
     trace: Annotated[
         Literal["full", "half", "none"] | None,
         typer.Option(

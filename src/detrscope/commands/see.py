@@ -24,7 +24,7 @@ from detrscope.core.files import atomic_write
 from detrscope.core.trace_file import trace_bytes
 from detrscope.inference.detector import Detector, load
 from detrscope.inference.engine import Precision
-from detrscope.inference.media import MediaSource, warn_of_other_frames
+from detrscope.inference.media_sources import MediaSource, warn_of_other_frames
 from detrscope.lens.measure import Measure
 from detrscope.lens.report import write_csv
 from detrscope.trace_interface import Trace

@@ -11,7 +11,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.data.image_reader import ImageSource
 from detrscope.inference.detector import Detector
-from detrscope.inference.media import MediaSource, UniqueNames, expand
+from detrscope.inference.media_sources import MediaSource, UniqueNames, expand
 from detrscope.trace_interface import Trace
 from detrscope.views.features import stage_ends
 from detrscope.views.options import ViewOptions
@@ -41,7 +41,7 @@ def expand_inputs(looks: Sequence[TraceInput]) -> list[tuple[MediaSource, TraceI
         else:
             todo += [(source, source.content) for source in expand([look], stems, before=len(todo))]
     for source, _ in todo:
-        if source.is_clip:
+        if source.is_video:
             raise UserError(f"{source.name}: is a film; see looks at pictures, detect draws on films")
     return todo
 

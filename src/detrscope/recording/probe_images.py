@@ -20,7 +20,7 @@ from detrscope.data.open_dataset import SOURCES, read
 from detrscope.data.segmentation import SegmentationMap, box_regions, segmentation_of
 from detrscope.data.validation_log import ValidationLog
 from detrscope.evaluation.class_matching import match_classes
-from detrscope.inference.media import UniqueNames, expand
+from detrscope.inference.media_sources import UniqueNames, expand
 from detrscope.training.config import RunConfig
 
 MOST = 32  # pictures that are watched without being asked for by number
@@ -110,7 +110,7 @@ def _named(source: str, split: str, pictures: int, classes: ClassTable) -> list[
             ids.sort(key=lambda image_id: not dataset.annotations[image_id])  # those with an object first
         return probe_images(dataset.subset(ids[: pictures or None]), classes)
     try:
-        found = [one for one in expand([source]) if not one.is_clip]
+        found = [one for one in expand([source]) if not one.is_video]
     except UserError as error:
         raise UserError(
             f"train.recording.images: {error}; of a dataset say its kind, such as coco:DIR"
