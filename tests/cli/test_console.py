@@ -239,7 +239,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "detect data/val --model model.safetensors --threshold 0 --out OUT",
         "detect data/val --model model.safetensors --threshold 0 --csv",
         "detect data/val --model model.safetensors --threshold 0 --json",
-        "see data/val --model model.safetensors --threshold 0 --view detections --view queries --out OUT",
+        "see data/val --model model.safetensors --threshold 0 --view detections --view query-self-attention --out OUT",
         "evaluate --data coco:data --model model.safetensors --out OUT",
         "faithfulness --data coco:data --model model.safetensors --count 1 --threshold 0 --steps 2 --sanity 0 "
         "--method rollout --out OUT",

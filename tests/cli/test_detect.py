@@ -22,15 +22,15 @@ import torch
 from PIL import Image
 
 from detrscope.cli import main
-from detrscope.commands import detect as workflow
 from detrscope.commands.detect import detect
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Detections
+from detrscope.inference import detector as detector_module
 from detrscope.inference.image_detections import to_supervision
 from detrscope.inference.media_sources import UniqueNames, expand
 from detrscope.inference.video import Video, upright
 from detrscope.views.canvas import class_colours
-from detrscope.views.mp4 import film
+from detrscope.views.mp4 import write_mp4
 from tests.support.square_detector import NAMES, WORLD, SquareDetector, picture
 
 DETECTOR = SquareDetector()
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 def write_clip(path: Path, rate: Fraction | int = 12) -> Path:
     """Eight frames of 80 x 64 in which a blue square moves to the right by 4 pixels a frame."""
-    with film(path, rate, quality=5) as add:
+    with write_mp4(path, rate, quality=5) as add:
         for i in range(8):
             frame = np.zeros((64, 80, 3), dtype=np.uint8)
             frame[16:40, 8 + 4 * i : 32 + 4 * i] = (0, 0, 255)
@@ -69,7 +69,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         assert name == "squares"
         return DETECTOR
 
-    monkeypatch.setattr(workflow, "load", load)
+    monkeypatch.setattr(detector_module, "load", load)
     monkeypatch.setattr(sys, "argv", ["detrscope", "detect", *map(str, arguments), "--model", "squares"])
     with pytest.raises(SystemExit) as end:
         main()
@@ -243,7 +243,7 @@ def test_bad_input_is_named(
 
 def test_source_images_are_never_overwritten(folder: Path) -> None:
     before = (folder / "0.png").read_bytes()
-    with pytest.raises(UserError, match="would be written over; choose another --out"):
+    with pytest.raises(UserError, match="is a source and would be overwritten; choose another out"):
         detect(DETECTOR, folder, out=folder)
     assert (folder / "0.png").read_bytes() == before
 
@@ -338,7 +338,7 @@ def test_damaged_frames_are_skipped_and_reported(
     assert [one.frame for one in found] == [i for i in range(30) if i not in (7, 8, 20)]
     assert [one.time for one in found] == pytest.approx([one.frame / 10 for one in found], abs=2e-3)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "27 frames read; 3 damaged frames left out (number 7 to 8, 20)" in said
+    assert "27 frames read; 3 damaged frames skipped (number 7 to 8, 20)" in said
     assert len((tmp_path / "out" / "clip.jsonl").read_text().splitlines()) == 27
     with av.open(str(tmp_path / "out" / "clip.mp4")) as film_of_it:
         assert sum(1 for _ in film_of_it.decode(video=0)) == 27
@@ -380,7 +380,7 @@ def test_video_without_decodable_frames_is_an_error(tmp_path: Path) -> None:
 
 
 def test_video_that_changes_size_is_written(tmp_path: Path) -> None:
-    with film(tmp_path / "a.mp4", 5) as add:
+    with write_mp4(tmp_path / "a.mp4", 5) as add:
         for size in ((64, 80), (64, 80), (32, 40), (81, 121)):
             add(np.full((*size, 3), 200, np.uint8))
     with av.open(str(tmp_path / "a.mp4")) as container:
@@ -445,7 +445,7 @@ def test_file_without_video_is_an_error(tmp_path: Path) -> None:
         sound.sample_rate = 16000
         container.mux(stream.encode(sound))
         container.mux(stream.encode(None))
-    with pytest.raises(UserError, match="has no video in it"):
+    with pytest.raises(UserError, match="has no video stream"):
         Video(path)
 
 

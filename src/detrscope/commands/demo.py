@@ -17,7 +17,7 @@ from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import Evaluation
 from detrscope.inference.detector import Detector, load
-from detrscope.lens.report import in_words, on_what
+from detrscope.lens.report import describe_differences, describe_parts
 from detrscope.recording.recorder import load_recording
 from detrscope.training.loop import Outcome
 from detrscope.training.run_folder import RunFolder
@@ -29,7 +29,7 @@ from detrscope.views.options import ViewOptions
 MODEL = "sprint-dense-n"
 PRESET = "drawn-dogs"
 THRESHOLD = 0.4
-FIGURES = ("columns", "encoder", "heads", "relevance", "measures")  # on the page
+FIGURES = ("per-query", "encoder", "heads", "relevance", "metrics")  # on the page
 MARKER = "demo.json"  # holds the options of the demo in a folder
 
 
@@ -82,8 +82,8 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     (seen,) = see(
         richest,
         detector,
-        choice=ViewOptions(threshold=THRESHOLD),
-        truth=source,
+        options=ViewOptions(threshold=THRESHOLD),
+        ground_truth=source,
         split="test",
         out=out / "seen",
     )
@@ -98,7 +98,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         pictures=[str(path.relative_to(out)) for path in images],
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
         figures=[str(seen.files[name].relative_to(out)) for name in FIGURES],
-        words=[*in_words(seen.measures), *on_what(seen.measures)],
+        words=[*describe_differences(seen.measurements), *describe_parts(seen.measurements)],
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",
         shipped=_row(shipped),
@@ -151,8 +151,8 @@ def _train(run: RunFolder, source: str, size: DemoSize, seed: int) -> Outcome:
 def _film(run: RunFolder, out: Path) -> list[Path]:
     """Write the film of the training, the figure of attention on parts, and the film of one image's queries."""
     paths = timelapse(run.path, out / "films")
-    first = load_recording(run.path).moments[0].looks
-    return [*paths, *timelapse(run.path, out / "films", view="queries", image=next(iter(first)))]
+    image = next(iter(load_recording(run.path).images))
+    return [*paths, *timelapse(run.path, out / "films", view="queries", image=image)]
 
 
 def _row(evaluation: Evaluation) -> dict[str, float | None]:

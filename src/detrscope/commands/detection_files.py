@@ -17,7 +17,7 @@ from detrscope.inference.media_sources import MediaSource
 from detrscope.inference.video import VideoFrame
 from detrscope.views.canvas import ENDINGS, Drawing
 from detrscope.views.detection_image import draw_detections
-from detrscope.views.mp4 import film
+from detrscope.views.mp4 import write_mp4
 
 JSON, CSV = "detections.json", "detections.csv"
 
@@ -59,7 +59,7 @@ class DetectionWriter:
     ) -> Iterator[Callable[[VideoFrame, ImageDetections], None]]:
         """Yield a function that adds a frame to an mp4 with boxes and a line to a JSON-lines file."""
         with (
-            film(self._path(source, ".mp4"), rate) as add_frame,
+            write_mp4(self._path(source, ".mp4"), rate) as add_frame,
             atomic_write(self._path(source, ".jsonl")) as temporary,
             open(temporary, "w", encoding="utf-8") as lines,
         ):

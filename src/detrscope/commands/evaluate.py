@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detrscope.console import log
+from detrscope.core.distributed import rank_and_world
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
-from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.predict import predict_dataset, rank_and_world
+from detrscope.evaluation.evaluator import Evaluator
 from detrscope.evaluation.report import write_class_csv, write_curve_csv, write_json
 from detrscope.evaluation.results_file import read_results, write_results
 from detrscope.inference.detector import Detector, open_detector
@@ -61,15 +60,12 @@ def evaluate(
         raise UserError(f"batch size {batch_size}: expected 1 or more")
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
     detector = open_detector(model, weights=weights, device=device, precision=precision)
-    with_boxes = {a.category_id for rows in dataset.annotations.values() for a in rows}
-    ids = match_classes(detector.card.classes, dataset.classes, with_boxes)
     engine = require_torch(detector.engine, "evaluation")
-    predictions = predict_dataset(
-        engine.model, detector.card, dataset, batch_size=batch_size, device=engine.device, workers=workers
+    evaluator = Evaluator(
+        dataset, detector.card, batch_size=batch_size, device=engine.device, workers=workers
     )
-    _warn_of_crowded_images(dataset, predictions)
-    results = [{**r, "category_id": ids[r["category_id"]]} for r in predictions if r["category_id"] in ids]
-    evaluation = average_precision(dataset.coco_json(), results)
+    evaluation, results, most = evaluator(engine.model)
+    _warn_of_crowded_images(dataset, most)
     if rank_and_world()[0] == 0:
         _write(evaluation, results, json_file, results_file, out)
     return evaluation
@@ -129,16 +125,13 @@ def _write(
             write_results(Path(out) / "results.json", results)
 
 
-def _warn_of_crowded_images(dataset: DetectionDataset, results: list[dict[str, Any]]) -> None:
-    """Warn of images with more objects than the model can detect in one."""
-    if not results:
-        return
-    most = max(Counter(result["image_id"] for result in results).values())
+def _warn_of_crowded_images(dataset: DetectionDataset, most: int) -> None:
+    """Warn of images with more objects than the model predicts in any image."""
     objects = {i: sum(not a.iscrowd for a in rows) for i, rows in dataset.annotations.items()}
     crowded = {i: count for i, count in objects.items() if count > most}
-    if crowded:
+    if most and crowded:
         worst = max(crowded, key=crowded.__getitem__)
         log.warning(
-            f"{len(crowded)} images have more objects than the {most} that the model detects at most, such as "
+            f"{len(crowded)} images have more objects than the {most} that the model predicts at most, such as "
             f"image {worst} with {crowded[worst]}: AP cannot reach 100"
         )

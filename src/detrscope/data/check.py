@@ -15,7 +15,7 @@ from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
 from detrscope.data.image_files import is_folder, is_hidden, is_image_file
 from detrscope.data.image_reader import read_image
-from detrscope.data.open_dataset import read, splits_of
+from detrscope.data.open_dataset import read_dataset, splits_of
 from detrscope.data.parallel_decode import decode_all
 from detrscope.data.splits import ANY, canonical_split
 from detrscope.data.validation_log import Problem, Severity, ValidationLog
@@ -103,7 +103,7 @@ def check(
     same_pixels: dict[bytes, list[tuple[str, ImageInfo]]] = defaultdict(list)
     for split in splits or ((ANY,) if annotations else splits_of(source)):
         validation = ValidationLog(split, strict=False)
-        dataset = read(source, split, validation, annotations=annotations)
+        dataset = read_dataset(source, split, validation, annotations=annotations)
         if pixels:
             for digest, image in _decode(dataset, validation):
                 same_pixels[digest].append((split, image))

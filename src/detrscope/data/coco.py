@@ -15,7 +15,7 @@ from detrscope.core.text_files import read_json as load_json
 from detrscope.data.clean import EMPTY, clean_dataset
 from detrscope.data.coco_masks import mask_box
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
-from detrscope.data.image_files import is_hidden
+from detrscope.data.image_files import HIDDEN, is_hidden
 from detrscope.data.image_finder import ImageFinder
 from detrscope.data.parse_values import boolean, box_xywh, integer, number
 from detrscope.data.splits import ANY, canonical_split, find_split
@@ -86,7 +86,7 @@ def read_split(
     files, unused = _candidates(folder)
     for path in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
         if is_hidden(path):
-            validation.add("left-out-file", path, "hidden, or the system's")
+            validation.add("left-out-file", path, HIDDEN)
     for path in unused:
         validation.add("unused-file", path, "not read: the folder has annotations of another layout too")
     name = find_split(split, files, str(folder))
@@ -250,5 +250,5 @@ def _annotations(
             reason = f"the box is {short_repr(declared)}, not four finite numbers"
             validation.add("bad-box", paths[image], reason, own, names[category])
             continue
-        kept = segmentation if details else None
-        yield Annotation(own, image, category, box or EMPTY, math.nan if area is None else area, crowd, kept)
+        mask = segmentation if details else None
+        yield Annotation(own, image, category, box or EMPTY, math.nan if area is None else area, crowd, mask)

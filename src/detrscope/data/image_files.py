@@ -14,12 +14,13 @@ from PIL import Image
 from detrscope.core.errors import UserError
 
 ALLOW_OUTSIDE = "DETRSCOPE_ALLOW_OUTSIDE"  # environment variable: "1" reads files outside a dataset's folder
+HIDDEN = "hidden, or the system's"  # reason for a file that is left out
 _SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin", "lost+found"})
 # Formats that Pillow decodes by itself; others start programs (EPS), or are not photographs (PDF, WMF).
 _PHOTOGRAPHS = frozenset(
     ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"]
 )  # fmt: skip
-_ENDINGS = Image.registered_extensions()  # loads Pillow's readers; which there are depends on its build
+_ENDINGS = Image.registered_extensions()  # loads Pillow's readers, which depend on its build
 SUFFIXES = frozenset(ending for ending, name in _ENDINGS.items() if name in _PHOTOGRAPHS)  # lower case
 FORMATS = tuple(sorted(_PHOTOGRAPHS & Image.OPEN.keys()))
 
@@ -47,7 +48,7 @@ class FolderContents:
 
     def left_out(self, ignored: Collection[str] = ()) -> Iterator[tuple[Path, str]]:
         """Yield each path that is no image of the dataset, and why; other files of an `ignored` suffix are skipped."""
-        yield from ((path, "hidden, or the system's") for path in self.hidden)
+        yield from ((path, HIDDEN) for path in self.hidden)
         yield from ((path, "a link to a folder, which is not followed") for path in self.links)
         others = (path for path in self.others if path.suffix.lower() not in ignored)
         yield from ((path, "not the suffix of an image that can be read") for path in others)
@@ -80,7 +81,7 @@ class FileIndex:
     def __init__(self) -> None:
         self._listings: dict[Path, dict[str, list[str]]] = {}
         self._exact: dict[Path, set[str]] = {}
-        self._alike: dict[Path, Path | None] = {}  # of folders that are not there by exactly that name
+        self._similar: dict[Path, Path | None] = {}  # by the name of a folder that does not exist
 
     def find(self, path: Path) -> Path | None:
         """Return the file of a name; else the only one with the same `name_key`; else None.
@@ -115,16 +116,16 @@ class FileIndex:
         """Return a listed folder by its name, or the only one with the same `name_key`; None where there is none."""
         if folder in self._listings:
             return folder
-        if folder in self._alike:
-            return self._alike[folder]
+        if folder in self._similar:
+            return self._similar[folder]
         try:
             with os.scandir(folder) as entries:
                 names = [entry.name for entry in entries if not entry.is_dir()]
         except (OSError, ValueError):  # ValueError: a name with a NUL
             parent = self._folder(folder.parent) if folder.parent != folder else None
             alike = subfolder(parent, folder.name) if parent else None
-            self._alike[folder] = self._folder(alike) if alike and alike != folder else None
-            return self._alike[folder]
+            self._similar[folder] = self._folder(alike) if alike and alike != folder else None
+            return self._similar[folder]
         listing: dict[str, list[str]] = {}
         for name in names:
             listing.setdefault(name_key(name), []).append(name)

@@ -12,6 +12,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_lines, read_plain_yaml
 from detrscope.data.image_files import (
+    HIDDEN,
     exists,
     is_folder,
     is_hidden,
@@ -226,7 +227,7 @@ def images_of(path: Path, layout: Layout, validation: ValidationLog) -> Iterator
         for line in read_lines(path):
             image = _entry(line, [path.parent, layout.root], path)
             if is_hidden(image):
-                validation.add("left-out-file", image, "hidden, or the system's")
+                validation.add("left-out-file", image, HIDDEN)
             else:
                 yield image
     else:

@@ -223,9 +223,9 @@ def open_detector(
     Raises:
         UserError: see `load`.
     """
-    if isinstance(model, Detector):
-        return model
-    return load(model, weights=weights, device=device, precision=precision)
+    if isinstance(model, str | Path):
+        return load(model, weights=weights, device=device, precision=precision)
+    return model
 
 
 def _source_name(source: ImageSource) -> str:
