@@ -190,12 +190,12 @@ def test_seeded_transforms_repeat_after_pickling() -> None:
     ("tree", "message"),
     [
         ({"flp": 1}, "unknown key 'flp'; did you mean 'flip'"),
-        ({"flip": 1.5}, r"augment\.flip=1\.5: expected a chance"),
-        ({"sizes": [0]}, r"augment\.sizes"),
-        ({"crop_min": 700}, r"augment\.crop_min=700"),
-        ({"zoom": [1.2, 0.8]}, r"augment\.zoom"),
-        ({"aspect": 0.5}, r"augment\.aspect"),
-        ({"hue": 0.9}, r"augment\.hue"),
+        ({"flip": 1.5}, r"test: flip is 1\.5: expected 1 or less"),
+        ({"sizes": [0]}, r"test: sizes\.0 is 0: expected more than 0"),
+        ({"crop_min": 700}, r"test: crop_min is 700: expected 1\.\.crop_max \(600\)"),
+        ({"zoom": [1.2, 0.8]}, r"test: zoom is \(1\.2, 0\.8\): expected two numbers"),
+        ({"aspect": 0.5}, r"test: aspect is 0\.5: expected 1 or more"),
+        ({"hue": 0.9}, r"test: hue is 0\.9: expected 0\.5 or less"),
     ],
 )
 def test_wrong_settings_are_named(tree: dict[str, object], message: str) -> None:

@@ -147,7 +147,7 @@ def test_wrong_sources_and_counts_are_refused(dogs: Path, tmp_path: Path) -> Non
         probes_of(config_with(tmp_path / "nowhere"), training)
     with pytest.raises(UserError, match=r"no pictures or videos in this folder.*such as coco:DIR"):
         probes_of(config_with(dogs), training)
-    with pytest.raises(UserError, match=r"train\.recording\.split is for a dataset"):
+    with pytest.raises(UserError, match=r"train\.recording\.split is test: expected val"):
         resolve(overrides={"train.recording.split": "test"})
     with pytest.raises(UserError, match=r"taken from data\.val_split, and there is none"):
         probes_of(resolve(overrides={"train.recording.count": 2}), training)

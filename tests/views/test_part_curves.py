@@ -33,9 +33,7 @@ def rows_of(*names: str, steps: int = 4) -> list[dict[str, float | None]]:
         ((), [], ""),
     ],
 )
-def test_the_finest_known_parts_are_drawn(
-    measured: tuple[str, ...], drawn: list[str], whole: str
-) -> None:
+def test_the_finest_known_parts_are_drawn(measured: tuple[str, ...], drawn: list[str], whole: str) -> None:
     assert part_names(rows_of(*measured)) == drawn and whole_object(rows_of(*measured)) == whole
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from detrscope.console import log
+from detrscope.core.distributed import rank_and_world
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
-from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.predict import predict_dataset, rank_and_world
+from detrscope.evaluation.evaluator import Evaluator
 from detrscope.evaluation.report import write_class_csv, write_curve_csv, write_json
 from detrscope.evaluation.results_file import read_results, write_results
 from detrscope.inference.detector import Detector, load
@@ -67,15 +67,12 @@ def evaluate(
         if isinstance(model, str | Path)
         else model
     )
-    with_boxes = {a.category_id for rows in dataset.annotations.values() for a in rows}
-    ids = match_classes(detector.card.classes, dataset.classes, with_boxes)
     engine = require_torch(detector.engine, "evaluation")
-    found = predict_dataset(
-        engine.model, detector.card, dataset, batch_size=batch_size, device=engine.device, workers=workers
+    evaluator = Evaluator(
+        dataset, detector.card, batch_size=batch_size, device=engine.device, workers=workers
     )
-    _warn_of_crowded_images(dataset, found)
-    results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
-    evaluation = average_precision(dataset.coco_json(), results)
+    evaluation, results, most = evaluator(engine.model)
+    _warn_of_crowded_images(dataset, most)
     if rank_and_world()[0] == 0:
         _write(evaluation, results, json_file, results_file, out)
     return evaluation
@@ -138,19 +135,13 @@ def _write(
             write_results(Path(out) / "results.json", results)
 
 
-def _warn_of_crowded_images(dataset: DetectionDataset, results: list[dict[str, Any]]) -> None:
-    """Say when an image has more objects than the model can ever find in one."""
-    if not results:
-        return
-    found: dict[int, int] = {}
-    for result in results:
-        found[result["image_id"]] = found.get(result["image_id"], 0) + 1
-    most = max(found.values())
+def _warn_of_crowded_images(dataset: DetectionDataset, most: int) -> None:
+    """Warn of images with more objects than the model predicts in any image."""
     objects = {i: sum(not a.iscrowd for a in rows) for i, rows in dataset.annotations.items()}
     crowded = {i: count for i, count in objects.items() if count > most}
-    if crowded:
+    if most and crowded:
         worst = max(crowded, key=crowded.__getitem__)
         log.warning(
-            f"{len(crowded)} images have more objects than the {most} that the model finds at most, such as "
+            f"{len(crowded)} images have more objects than the {most} that the model predicts at most, such as "
             f"image {worst} with {crowded[worst]}: AP cannot reach 100"
         )

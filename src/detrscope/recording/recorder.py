@@ -27,10 +27,11 @@ from detrscope.inference.torch_engine import TorchEngine
 from detrscope.inference.tracing import trace_image
 from detrscope.recording.part_attention import PartMeter, attention_row
 from detrscope.recording.probe_images import AnnotatedImage, open_probe_images
-from detrscope.training.config import RunConfig, TrainConfig
+from detrscope.training.config import RunConfig
 from detrscope.training.loop import TrainPlan
+from detrscope.training.losses.recipe import make_matcher
 from detrscope.training.run_folder import SNAPSHOTS, TRACES, RunFolder
-from detrscope.training.train_step import make_matcher
+from detrscope.training.train_config import TrainConfig
 
 TRACE = ".trace"
 
