@@ -145,21 +145,20 @@ def _decode(dataset: DetectionDataset, validation: ValidationLog) -> list[tuple[
 def _duplicates(images: Sequence[tuple[str, ImageInfo]]) -> list[Problem]:
     """Return the problems of images with equal pixels, each compared with the first."""
     (split, first), *others = images
-    reason = f"the same pixels as {first.path.name} of {split}"
-    kinds = ["duplicate-image" if other == split else "image-in-two-splits" for other, _ in others]
-    return [
-        Problem(kind, other, str(image.path), reason)
-        for kind, (other, image) in zip(kinds, others, strict=True)
-    ]
+    problems = []
+    for other, image in others:
+        kind = "duplicate-image" if other == split else "image-in-two-splits"
+        problems.append(
+            Problem(kind, other, str(image.path), f"the same pixels as {first.path.name} of {split}")
+        )
+    return problems
 
 
 def _unused_images(used: set[Path]) -> list[Problem]:
     """Return one problem for each folder of the dataset with images that belong to none of its splits."""
     problems = []
     for folder in filter(is_folder, sorted({path.parent for path in used})):
-        unused = sorted(
-            p for p in folder.iterdir() if is_image_file(p) and not is_hidden(p) and p not in used
-        )
+        unused = sorted(p for p in {*folder.iterdir()} - used if is_image_file(p) and not is_hidden(p))
         if unused:
             reason = f"{len(unused)} images are in no split, such as {unused[0].name}"
             problems.append(Problem("unused-images", ANY, str(folder), reason))
