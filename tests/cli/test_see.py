@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -337,3 +338,19 @@ def test_help_is_fast_and_names_every_view() -> None:
     words = " ".join(done.stdout.split())
     assert words.endswith("set()"), words[-200:]
     assert all(f"{name} ({view.shows})" in words for name, view in VIEWS.items())
+
+
+def test_json_has_the_numbers_of_every_drawn_view(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    detector: Detector,
+    photo: Path,
+    tmp_path: Path,
+) -> None:
+    arguments = (photo, "--json", "--threshold", 0, "--out", tmp_path)
+    assert run(monkeypatch, detector, *arguments) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    drawn = [name for name in VIEWS if name in result["files"]]
+    assert result["source"] == str(photo) and sorted(result["views"]) == sorted(drawn) and len(drawn) == 12
+    assert set(result["left_out"]) == set(VIEWS) - set(drawn)
+    assert all(view["caption"] and len(view) > 2 for view in result["views"].values())

@@ -15,7 +15,7 @@ from detrscope.lens.faithfulness import (
     Detected,
     area_under,
     detection_score,
-    first_of,
+    first_by_weight,
     fractions,
     rank_correlation,
     summarise,
@@ -30,7 +30,7 @@ def test_area_is_numpys() -> None:
 
 def test_the_greatest_come_first() -> None:
     weights = torch.tensor([0.1, 0.5, 0.5, 0.0, 0.9])
-    first = first_of(weights, torch.tensor([0, 1, 2, 3, 5]))
+    first = first_by_weight(weights, torch.tensor([0, 1, 2, 3, 5]))
     assert [row.nonzero()[:, 0].tolist() for row in first] == [[], [4], [1, 4], [1, 2, 4], [0, 1, 2, 3, 4]]
     torch.testing.assert_close(fractions(4), torch.tensor([0, 0.25, 0.5, 0.75, 1]))
 
