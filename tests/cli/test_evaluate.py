@@ -166,7 +166,8 @@ def test_more_objects_than_queries_warns(world: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         evaluate(SquareDetector(), world)
     assert (
-        "1 images have more objects than the 2 that the model finds at most, such as image 50" in caplog.text
+        "1 images have more objects than the 2 that the model predicts at most, such as image 50"
+        in caplog.text
     )
 
 

@@ -73,7 +73,7 @@ def with_card(good: Path, out: Path, change: dict[str, Any] | str) -> Path:
         ({"config": []}, "config: expected a valid dict"),
         ({"config.width": "wide"}, "config: width"),
         ({"config.oddity": 1}, "config: unknown key 'oddity'"),
-        ({"config.decoder.layers": 20_000}, "config: layers is 20000: expected 100 or less"),
+        ({"config.decoder.layers": 20_000}, "config: decoder.layers is 20000: expected 100 or less"),
         ({"config.decoder.layers": 90}, "does not fit its card: missing decoder.layers.2"),
         ({"config.width": 16_384}, "does not fit its card"),
         ({"config.queries": 10**9}, "config: queries is 1000000000"),

@@ -180,7 +180,7 @@ def test_gradients_change_no_prediction(variant: str) -> None:
 
 
 @pytest.mark.parametrize("make", [relevance, gradient_attention])
-def test_what_is_missing_is_said(make: Callable[[Trace, int], object]) -> None:
+def test_missing_gradients_and_sites_are_named(make: Callable[[Trace, int], object]) -> None:
     with pytest.raises(
         UserError, match=r"no gradients of query 1 in this trace \(of 0\); make it with explain=\[1\]"
     ):

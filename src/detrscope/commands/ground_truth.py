@@ -7,9 +7,9 @@ from pathlib import Path
 
 from detrscope.console import log
 from detrscope.core.errors import UserError
-from detrscope.data.open_dataset import read
+from detrscope.data.open_dataset import read_dataset
 from detrscope.data.validation_log import ValidationLog
-from detrscope.recording.probe_images import probe_images
+from detrscope.recording.probe_images import annotated_images
 from detrscope.trace_interface import Trace
 
 
@@ -26,7 +26,7 @@ class GroundTruthIndex:
 
     def __init__(self, source: str | Path, split: str) -> None:
         self.source = str(source)
-        self._dataset = read(source, split, ValidationLog(split), details=True)
+        self._dataset = read_dataset(source, split, ValidationLog(split), details=True)
         self._by_path = {image.path.resolve(): [image.id] for image in self._dataset.images}
         self._by_name: dict[str, list[int]] = {}
         for image in self._dataset.images:
@@ -39,14 +39,14 @@ class GroundTruthIndex:
             UserError: the dataset has no such image, or one of another size.
         """
         image_id = self._image_id(trace.source)
-        annotated = probe_images(self._dataset.subset([image_id]), trace.classes)[0]
+        annotated = annotated_images(self._dataset.subset([image_id]), trace.classes)[0]
         height, width = annotated.image.shape[-2:]
         g = trace.geometry
         if (height, width) != (g.height, g.width):
             raise UserError(
                 f"{trace.source}: has {g.width} x {g.height} pixels, but {width} x {height} in {self.source}"
             )
-        return replace(trace, targets=annotated.targets, regions=annotated.overview)
+        return replace(trace, targets=annotated.targets, regions=annotated.regions)
 
     def _image_id(self, source: str) -> int:
         path = Path(source)

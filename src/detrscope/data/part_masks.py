@@ -29,9 +29,7 @@ class PartMask(NamedTuple):
     """The part and the object under each pixel of an image."""
 
     parts: np.ndarray  # [H, W] uint8, number of the part, 0 where there is no object
-    instance: (
-        np.ndarray
-    )  # [H, W] uint8, 1 + index of the object among the image's annotations, 0 where there is none
+    instance: np.ndarray  # [H, W] uint8, 1 + index of the annotation, 0 where there is no object
     names: tuple[str, ...]  # of the parts 1, 2, ...
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from detrscope.console import progress as progress_bar
+from detrscope.core.distributed import gather_objects, rank_and_world
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, postprocess
 from detrscope.core.types import Batch
@@ -74,7 +75,7 @@ def predict_dataset(
                     predicted[info.image_id] = _as_coco(image, info.image_id, card)
     finally:
         model.train(was_training)
-    for part in _gathered(predicted, world):
+    for part in gather_objects(predicted):
         predicted.update(part)
     return [result for image in dataset.images for result in predicted.get(image.id, ())]
 
@@ -109,19 +110,3 @@ def _as_coco(scored: Scored, image_id: Any, card: ModelCard) -> list[Result]:
         {"image_id": image_id, "category_id": card.classes.ids[index], "bbox": box, "score": score}
         for box, score, index in rows
     ]
-
-
-def rank_and_world() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _gathered(predicted: dict[Any, list[Result]], world: int) -> list[dict[Any, list[Result]]]:
-    """Return the results of each process, on every process."""
-    if world == 1:
-        return [predicted]
-    parts: list[dict[Any, list[Result]]] = [{} for _ in range(world)]
-    torch.distributed.all_gather_object(parts, predicted)
-    return parts

@@ -13,7 +13,7 @@ from detrscope.console import atomic_write
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_json
-from detrscope.data.parse_values import LARGEST_ID, integer
+from detrscope.data.parse_values import LARGEST_ID, ROW_LENGTH, integer
 from detrscope.data.parse_values import number as parse_number
 
 
@@ -103,7 +103,7 @@ def check_ground_truth(ground_truth: Any) -> None:
                     value = short_repr(row[field])
                     raise UserError(f"{where}: '{field}' must be a whole number of 64 bits, found {value}")
             if key == "annotations" and not _has_valid_values(row):
-                values = short_repr({k: row.get(k) for k in ("bbox", "area", "iscrowd")}, 160)
+                values = short_repr({k: row.get(k) for k in ("bbox", "area", "iscrowd")}, ROW_LENGTH)
                 raise UserError(
                     f"{where}: expected four finite numbers as 'bbox', a number as 'area', "
                     f"0 or 1 as 'iscrowd', found {values}"

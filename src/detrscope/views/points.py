@@ -190,7 +190,7 @@ def draw_points(data: PointsData) -> PixelFigure:
             draw_map(panel, shown.map)
         else:
             for points in shown.points:
-                _draw_markers(panel, points, scale, SMALL_MARKERS if shown.overview and is_zoomed else 1.0)
+                draw_markers(panel, points, scale, SMALL_MARKERS if shown.overview and is_zoomed else 1.0)
         draw_boxes(panel, shown.predictions)
     return figure
 
@@ -243,7 +243,7 @@ def _points_data(
     )
 
 
-def _draw_markers(panel: Panel, points: SamplingPoints, scale: Scale, size: float) -> None:
+def draw_markers(panel: Panel, points: SamplingPoints, scale: Scale, size: float) -> None:
     """Draw points, fine levels over coarse ones and the strongest on top, over the reference point and box."""
     if points.reference_xyxy is not None:
         panel.box(points.reference_xyxy, REFERENCE_COLOUR, dashed=True)
