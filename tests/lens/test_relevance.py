@@ -76,7 +76,7 @@ def written(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Maps [h, Q, S] and the gradient of the best class's logit of QUERY with respect to each."""
     doors = Written()
-    for module in ("layers", "conditional_attention"):
+    for module in ("attention", "conditional_attention"):
         monkeypatch.setattr(f"detrscope.blocks.{module}.attend", doors.attend)
     monkeypatch.setattr("detrscope.blocks.deformable_attention.sample", doors.sample)
     image = detector.card.preprocessing.apply(picture())[None]
