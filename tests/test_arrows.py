@@ -66,7 +66,7 @@ def part_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_imports_point_one_way(path: Path) -> None:
+def test_imports_follow_the_arrows(path: Path) -> None:
     part = part_of(path)
     if part in SEE_EVERYTHING:
         return
@@ -75,7 +75,7 @@ def test_imports_point_one_way(path: Path) -> None:
     assert not wrong, f"{part} must not import {sorted(wrong)}"
 
 
-def test_softmax_attention_happens_behind_one_door() -> None:
+def test_softmax_attention_is_in_one_file() -> None:
     for path in SOURCE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         if path != SOURCE / "ops" / "attention.py":
@@ -84,7 +84,7 @@ def test_softmax_attention_happens_behind_one_door() -> None:
             ), path
 
 
-def test_views_and_cli_start_light() -> None:
+def test_package_and_help_import_no_heavy_library() -> None:
     """Importing the package or asking for help must not import torch."""
     code = (
         "import sys, detrscope, detrscope.cli.app; "

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class _Displayed:
     """Display methods of a map: a notebook shows it inline. Drawing is imported when something is drawn."""
 
-    def picture(self: Any) -> Drawing:
+    def draw(self: Any) -> Drawing:
         """Return the map drawn over the image."""
         from detrscope.views.attention import draw_attention
 
@@ -32,7 +32,7 @@ class _Displayed:
 
     def show(self) -> None:
         """Show the map: inline in a notebook, else in the system's image viewer."""
-        self.picture().show()
+        self.draw().show()
 
     def save(self, path: str | Path) -> Path:
         """Write the map as an image, atomically; the suffix (png, jpg, webp, svg, pdf) gives the format.
@@ -40,10 +40,10 @@ class _Displayed:
         Raises:
             UserError: a suffix that is not an image format.
         """
-        return self.picture().save(path)
+        return self.draw().save(path)
 
     def _repr_png_(self) -> bytes:
-        return self.picture()._repr_png_()
+        return self.draw()._repr_png_()
 
 
 @checked_methods
@@ -198,25 +198,25 @@ class Trace(TraceData):
         """
         return _map(relevance.relevance(self, query))
 
-    def draw(self, view: str = "columns", choice: ViewOptions | None = None) -> PixelFigure:
+    def draw(self, view: str = "per-query", options: ViewOptions | None = None) -> PixelFigure:
         """Draw a figure.
 
         Args:
             view: a name of `detrscope.views.VIEWS`.
-            choice: queries, layer, head ... to show; what is left out the view chooses.
+            options: queries, layer, head ... to show; what is left out the view chooses.
 
         Raises:
-            UserError: an unknown view, a choice that does not fit this trace, or a trace without what the view shows.
+            UserError: an unknown view, options that do not fit this trace, or a trace without what the view shows.
         """
         from detrscope.views import draw
         from detrscope.views.options import ViewOptions
 
         types = {"TraceData": TraceData, "ViewOptions": ViewOptions}
-        return checked_arguments(draw, name="Trace.draw", names=lambda: types)(self, view, choice)
+        return checked_arguments(draw, name="Trace.draw", names=lambda: types)(self, view, options)
 
-    def show(self, view: str = "columns", choice: ViewOptions | None = None) -> None:
+    def show(self, view: str = "per-query", options: ViewOptions | None = None) -> None:
         """Show a figure: inline in a notebook, else in the system's image viewer; arguments as for `draw`."""
-        self.draw(view, choice).show()
+        self.draw(view, options).show()
 
     def describe(self) -> str:
         """Return the shapes of everything, step by step, as text."""

@@ -114,8 +114,8 @@ def test_images_are_prepared_as_transformers_does(
         ({"size_divisor": 32}, "size_divisor"),
         ("[" * 100_000, "nested too deep"),
         ('{"a": ' * 500 + "1" + "}" * 500, "nested more than"),
-        ("{", "cannot be read as JSON"),
-        ("", "cannot be read as JSON"),
+        ("{", "not valid JSON"),
+        ("", "not valid JSON"),
     ],
 )
 def test_a_processor_that_cannot_be_obeyed_is_refused_by_name(tree: object, key: str, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path, make_dataset: MakeDa
         (["--trian.epochs", "3"], "unknown option '--trian.epochs'"),
         (["--preset", "bcdd"], "preset 'bcdd' is not known; did you mean 'bccd'"),
         (["--train.precision=fp16", "--data", "x"], "needs a GPU"),
-        (["--train.accelerator=abacus", "--data", "x"], "train.accelerator: Input should be 'auto'"),
+        (["--train.accelerator=abacus", "--data", "x"], "train.accelerator is 'abacus': expected 'auto'"),
         ([], "no dataset: give --data"),
         (["--data", "coco:nowhere"], "nowhere"),
     ],

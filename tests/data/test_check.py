@@ -34,7 +34,7 @@ def test_a_clean_dataset(make_coco: MakeCoco) -> None:
     assert counted.boxes_per_image == {"mean": 1.5, "median": 1.5, "most": 2}
 
 
-def test_everything_at_once(make_coco: MakeCoco) -> None:
+def test_every_kind_of_problem_is_found(make_coco: MakeCoco) -> None:
     rows = [
         box(1, 1, [1, 1, 0, 9], area=1),
         box(1, 8, [1, 1, 5, 9], area=1),

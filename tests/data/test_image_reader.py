@@ -22,7 +22,7 @@ def pixels(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def test_one_picture_from_every_source_gives_equal_pixels(shared_data: Path) -> None:
+def test_every_source_type_gives_equal_pixels(shared_data: Path) -> None:
     path = next((shared_data / "bccd" / "train").iterdir())
     pil = Image.open(path)
     rgb = np.asarray(pil)
@@ -56,7 +56,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's own
-def test_broken_exif_does_not_hide_the_picture(tmp_path: Path) -> None:
+def test_broken_exif_does_not_stop_reading(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     picture(8, 6).save(path, exif=b"Exif\x00\x00MM\x00*broken")
     assert read_image(path).shape == (3, 6, 8)
@@ -214,5 +214,5 @@ def test_urls(shared_data: Path) -> None:
         server.shutdown()
         server.server_close()
         thread.join()
-    with pytest.raises(UserError, match=r"a\.jpg: cannot be fetched"):
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be downloaded"):
         read_image(f"{url}/a.jpg")

@@ -54,14 +54,14 @@ def test_coco_layouts(tmp_path: Path, annotations: str, image: str, split: str) 
         assert dataset.annotations[5][0].bbox_xywh == (1, 2, 3, 4)
 
 
-def test_the_images_of_the_split_are_taken_where_names_repeat(make_coco: MakeCoco) -> None:
+def test_repeated_names_resolve_to_the_folder_of_the_split(make_coco: MakeCoco) -> None:
     folder = make_coco(split="train")
     make_coco(split="val", folder=folder)
     for split in ("train", "val"):
         assert all(i.path.parent.name == split for i in open_dataset(folder, split).images)
 
 
-def test_captions_and_keypoints_beside_the_instances_are_no_splits(make_coco: MakeCoco) -> None:
+def test_captions_and_keypoints_are_not_splits(make_coco: MakeCoco) -> None:
     folder = make_coco()
     for name in ("captions_train", "person_keypoints_train"):
         (folder / "annotations" / f"{name}.json").write_text("{}")
@@ -130,6 +130,6 @@ def test_ambiguity_is_refused(make_coco: MakeCoco) -> None:
     assert len(open_dataset(f"coco:{folder}", "train")) == 2
 
 
-def test_every_source_says_its_layout() -> None:
+def test_every_format_describes_its_layout() -> None:
     assert set(SOURCES) >= {"coco", "yolo", "voc"}
     assert all(source.layout for source in SOURCES.values())

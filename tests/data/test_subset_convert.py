@@ -46,7 +46,7 @@ def test_counts_with_and_without(farm: Path, tmp_path: Path) -> None:
         assert image.path.read_bytes() == source.image(image.id).path.read_bytes()
 
 
-def test_the_seed_decides_and_val_does_not_change_train(farm: Path, tmp_path: Path) -> None:
+def test_draw_depends_on_seed_not_on_validation(farm: Path, tmp_path: Path) -> None:
     def cut(name: str, seed: int, val: Counts | None = None) -> set[str]:
         return names(cut_subset(farm, ["dog"], tmp_path / name, Counts(6, 5), val, seed=seed)["train"])
 
@@ -55,7 +55,7 @@ def test_the_seed_decides_and_val_does_not_change_train(farm: Path, tmp_path: Pa
     assert cut("d", 2) != first
 
 
-def test_all_of_them_several_categories_and_their_neighbours(farm: Path, tmp_path: Path) -> None:
+def test_several_categories_and_all_categories(farm: Path, tmp_path: Path) -> None:
     every = cut_subset(farm, ["dog", "cat"], tmp_path / "a", Counts(None, 5))["train"]
     assert len(every) == 22 + 5 and every.classes.names == ("cat", "dog")
     neighbours = cut_subset(farm, ["dog"], tmp_path / "b", Counts(None), all_categories=True)["train"]
@@ -155,7 +155,7 @@ def test_written_whole_or_not_at_all(farm: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.undo()
     (tmp_path / "deep" / "out").mkdir()
     convert(farm, tmp_path / "deep" / "out")
-    with pytest.raises(UserError, match="out: already there"):
+    with pytest.raises(UserError, match="out: already exists"):
         convert(farm, tmp_path / "deep" / "out")
     assert len(open_dataset(tmp_path / "deep" / "out", "train")) == 30
 

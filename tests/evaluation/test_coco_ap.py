@@ -9,7 +9,7 @@ import pytest
 
 from detrscope.core.errors import UserError
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.tables import percent
+from detrscope.evaluation.report import percent
 from tests.support.coco_problems import SUMMARY, pycocotools_evaluation, random_problem
 
 
@@ -82,7 +82,7 @@ def perfect() -> list[dict[str, Any]]:
     ]
 
 
-def test_perfect_results_score_one_with_annotation_id_zero_and_missing_fields() -> None:
+def test_perfect_results_score_one() -> None:
     found = average_precision(world(), perfect())
     assert (found.AP, found.AP50, found.AR_1) == (1, 1, 1)
     assert (found.AP_small, found.AP_medium, found.AP_large) == (1, 1, None)  # `area`, not the box, decides
@@ -142,7 +142,7 @@ def test_results_on_a_crowd_count_neither_way() -> None:
     assert pytest.approx(7 / 12) == average_precision(truth, perfect() + outside).AP  # 1/6 and 1
 
 
-def test_strange_categories_are_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_categories_are_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     strange = [{**perfect()[0], "category_id": c, "score": 1.0} for c in (2, 2, 3)]
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         assert average_precision(world(), perfect() + strange).AP == 1
@@ -151,7 +151,7 @@ def test_strange_categories_are_left_out_with_one_warning(caplog: pytest.LogCapt
     ]
 
 
-def test_results_that_are_not_finite_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_infinite_results_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     bad = [{**perfect()[0], "score": float("nan")}, {**perfect()[0], "bbox": [0, 0, float("inf"), 1]}]
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         assert average_precision(world(), bad + perfect()).AP == 1
@@ -163,7 +163,7 @@ def test_results_of_another_dataset_are_refused() -> None:
         average_precision(world(), [{**perfect()[0], "image_id": 99}])
 
 
-def test_json_has_the_keys_that_others_build_on() -> None:
+def test_json_has_the_documented_keys() -> None:
     tree = average_precision(world(), perfect()).to_json()
     assert list(tree) == [*SUMMARY, "images", "boxes", "per_class"]
     assert list(tree["per_class"][0]) == ["id", "name", *SUMMARY[:6], "boxes"]

@@ -38,9 +38,7 @@ RESULT: dict[str, Any] = {"image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4],
         ("image_id", {}, "'image_id' must be a whole number"),
     ],
 )
-def test_wrong_results_are_named_in_python_and_in_files(
-    key: str, value: Any, message: str, tmp_path: Path
-) -> None:
+def test_wrong_results_are_named(key: str, value: Any, message: str, tmp_path: Path) -> None:
     rows = [RESULT, {**RESULT, key: value}]
     with pytest.raises(UserError, match=f"results: result 2: {message}"):
         average_precision(TRUTH, rows)
@@ -67,11 +65,11 @@ def test_wrong_results_are_named_in_python_and_in_files(
     ],
 )
 def test_wrong_ground_truth_is_named(edit: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=f"truth: .*{message}"):
+    with pytest.raises(UserError, match=f"^ground truth: .*{message}"):
         average_precision({**TRUTH, **edit}, [RESULT])
 
 
-def test_other_types_of_numbers_and_names_as_ids_are_taken() -> None:
+def test_numpy_numbers_and_text_ids_are_accepted() -> None:
     result = {
         "image_id": np.int64(1),
         "category_id": np.int32(7),
@@ -91,7 +89,7 @@ def test_results_written_as_text_are_read_as_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" + "9" * 5000 + "]", "\0", "\udcff"])
-def test_results_that_are_no_json_are_one_line(text: str, tmp_path: Path) -> None:
+def test_results_that_are_not_json_raise_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=r"r\.json: ") as caught:
@@ -101,7 +99,7 @@ def test_results_that_are_no_json_are_one_line(text: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("seed", range(8))
 def test_classes_evaluated_in_parts_equal_pycocotools(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detrscope.evaluation.accumulate.AT_ONCE", 2)
+    monkeypatch.setattr("detrscope.evaluation.accumulate.CLASSES_AT_ONCE", 2)
     truth, results = random_problem(seed)
     found = average_precision(truth, results)
     ours = [-1.0 if found.summary()[key] is None else found.summary()[key] for key in SUMMARY]

@@ -18,7 +18,7 @@ from detrscope.core.types import Level
 from detrscope.families import VARIANTS
 from detrscope.lens.measure import measure
 from detrscope.lens.metrics import agreement, effective_tokens, entropy, mass_in, mean_distance, points_into
-from detrscope.lens.report import by_layer, in_words, write_csv, write_json
+from detrscope.lens.report import describe_differences, layer_means, write_csv, write_json
 from detrscope.lens.token_coverage import centres_of, cover_of_boxes, cover_of_masks
 from tests.support.traces import detector_of, picture, traced
 
@@ -133,7 +133,9 @@ def test_every_layer_and_head_is_measured(variant: str) -> None:
     cover = cover_of_boxes(trace.boxes_xyxy()[4:5], trace.geometry, trace.levels)[0]
     assert one.in_box == pytest.approx(float((row * cover).sum()), abs=1e-5)
     assert one.box_area == pytest.approx(float(cover.mean()), abs=1e-5)
-    assert len(in_words(measures)) == 4 and "nan" not in " ".join(in_words(measures)[:2])
+    assert len(describe_differences(measures)) == 4 and "nan" not in " ".join(
+        describe_differences(measures)[:2]
+    )
 
 
 def test_a_large_encoder_is_measured_at_some_tokens() -> None:
@@ -141,7 +143,7 @@ def test_a_large_encoder_is_measured_at_some_tokens() -> None:
     every, some = measure(trace)[-1], measure(trace, tokens=40)[-1]
     assert every.rows == every.keys == 8 * 15 and some.rows == 40 and some.keys == every.keys
     assert some.entropy == pytest.approx(every.entropy, rel=0.05)
-    assert in_words(measure(trace)) == [], "no decoder was recorded"
+    assert describe_differences(measure(trace)) == [], "no decoder was recorded"
 
 
 def test_tables_are_written(tmp_path: Path) -> None:
@@ -151,11 +153,11 @@ def test_tables_are_written(tmp_path: Path) -> None:
     with open(tmp_path / "m.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     tree = json.loads((tmp_path / "m.json").read_text())
-    assert len(lines) == len(measures) == len(tree["measures"]) and len(tree["in_words"]) == 4
+    assert len(lines) == len(measures) == len(tree["measurements"]) and len(tree["summary"]) == 4
     for line, m in zip(lines, measures, strict=True):
         assert float(line["entropy"]) == m.entropy and line["kind"] == m.kind
         assert line["on all"] == (str(m.parts["all"]) if m.parts else "")
         assert line["head"] == ("" if m.head is None else str(m.head))
-    assert [m.layer for m in by_layer(measures)] == [0, 1, 0, 1, 0, 1]
+    assert [m.layer for m in layer_means(measures)] == [0, 1, 0, 1, 0, 1]
     with pytest.raises(UserError, match="query 9: this model has queries 0 to 6"):
         measure(traced("detr-r18"), [9])

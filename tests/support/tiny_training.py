@@ -10,13 +10,14 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from detrscope.blocks.queries import TrainingSupport
 from detrscope.core.classes import ClassTable
-from detrscope.core.model_card import ModelCard
+from detrscope.core.model_card import ModelCard, Scoring
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Batch, Outputs, Queries, Target
-from detrscope.training.config import TrainConfig
 from detrscope.training.loop import Outcome, train_model
 from detrscope.training.run_folder import RunFolder
+from detrscope.training.train_config import TrainConfig
 from detrscope.training.train_state import seed_all
 from detrscope.training.train_step import MicroBatch
 
@@ -26,6 +27,9 @@ CLASSES = ClassTable((3, 70), ("left", "right"))
 
 class TinyDetector(nn.Module):
     """[B, 3, 16, 16] -> two layers of four queries; parameters are called backbone.* and heads.*."""
+
+    scoring: Scoring = "softmax"
+    training_support = TrainingSupport()
 
     def __init__(self, dropout: float = 0.1, layers: int = 2, queries: int = 4) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,10 @@ import pytest
 from detrscope import families
 from detrscope.config import describe, preset_names, to_yaml
 from detrscope.core.errors import UserError
-from detrscope.training.config import DataConfig, RunConfig, TrainConfig, flat, resolve, undotted
-from detrscope.training.optim import parameter_groups
+from detrscope.training.config import DataConfig, RunConfig, flat, resolve, undotted
+from detrscope.training.optimizer import parameter_groups
 from detrscope.training.run_folder import LAST, RunFolder, logged_to, refuse_changes
+from detrscope.training.train_config import EmaConfig, TrainConfig
 
 PRESETS = [
     "bccd-deformable-detr",
@@ -110,14 +113,34 @@ def test_a_config_survives_being_written(tmp_path: Path) -> None:
         ({"train.epochs": 0}, "train.epochs is 0: expected 1 or more"),
         ({"train.precision": "fp8"}, "train.precision"),
         ({"data.batch_size": 6, "train.accumulate": 4}, "data.batch_size is 6: expected a multiple of"),
-        ({"data.long_side": 100}, "data.long_side is 100: expected at least data.short_side"),
-        ({"train.ema.decay": 1.5}, "train.ema.decay is 1.5"),
+        ({"data.long_side": 100}, "data.long_side is 100: expected at least short_side (800)"),
+        ({"train.ema.decay": 1.5}, "train.ema.decay is 1.5: expected less than 1"),
+        ({"train.max_steps": 0}, "train.max_steps is 0: expected 1 or more"),
+        ({"train.lr": float("inf")}, "train.lr is inf: expected a finite number"),
+        ({"augment.crop_min": 700}, "augment.crop_min is 700: expected 1..crop_max (600)"),
+        ({"augment.sizes": [0]}, "augment.sizes.0 is 0: expected more than 0"),
+        ({"train": 5}, "train is 5: expected a dictionary"),
     ],
 )
 def test_a_wrong_setting_is_named(overrides: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as caught:
         resolve("detr-r50-coco", overrides=overrides)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EmaConfig(decay=2), "EmaConfig: decay is 2: expected less than 1"),
+        (lambda: DataConfig(long_side=100), r"DataConfig: long_side is 100: expected at least short_side"),
+        (lambda: TrainConfig(lr=float("nan")), "TrainConfig: lr is nan: expected a finite number"),
+        (lambda: TrainConfig(epoch=1), "TrainConfig: epoch is 1: Unexpected keyword argument"),  # type: ignore[call-arg]
+        (lambda: replace(TrainConfig(), epochs=0), "TrainConfig: epochs is 0: expected 1 or more"),
+    ],
+)
+def test_settings_made_in_python_are_checked(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 def test_an_error_in_a_file_names_the_file(tmp_path: Path) -> None:

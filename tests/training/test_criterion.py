@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
-from detrscope.core.types import Outputs, Target
-from detrscope.training.losses.criterion import CrossEntropy, Losses, LossWeights, SetCriterion
+from detrscope.core.types import Outputs, Proposals, Target
+from detrscope.training.losses.boxes import BoxGIoU, BoxL1
+from detrscope.training.losses.classes import CrossEntropy
+from detrscope.training.losses.criterion import Losses, LossTerm, MatchedPredictions, SetCriterion
 from detrscope.training.matcher import Matcher, SoftmaxCost
 
 LAYERS, QUERIES, CLASSES = 4, 12, 7
 
 
-def criterion() -> SetCriterion:
-    return SetCriterion(Matcher(SoftmaxCost()), CrossEntropy(), LossWeights())
+TERMS: tuple[LossTerm, ...] = (CrossEntropy(), BoxL1(), BoxGIoU())
+
+
+def criterion(*more: LossTerm) -> SetCriterion:
+    return SetCriterion(Matcher(SoftmaxCost()), (*TERMS, *more), "softmax")
 
 
 def made_up(*counts: int, seed: int = 0) -> tuple[Outputs, list[Target]]:
@@ -73,6 +79,35 @@ def test_the_names_are_the_documented_ones() -> None:
     layers = [f"loss_{term}_{n}" for n in range(LAYERS - 1) for term in ("class", "box", "giou")]
     assert list(losses.terms) == ["loss_class", "loss_box", "loss_giou", *layers]
     assert float(sum(losses.terms.values())) == pytest.approx(float(losses.total.detach()), rel=1e-6)
+
+
+@dataclass(frozen=True)
+class CentreDistance:
+    """A term of a family of its own: the distance of the centres of matched boxes."""
+
+    name: str = "loss_centre"
+    weight: float = 3.0
+
+    def __call__(self, matched: MatchedPredictions) -> torch.Tensor:
+        offset = matched.boxes_cxcywh[..., :2] - matched.target_boxes_cxcywh[..., :2]  # [N, P, 2]
+        return offset.norm(dim=-1).sum(1) / matched.normalizers.boxes
+
+
+def test_a_new_term_needs_no_change_of_the_criterion() -> None:
+    outputs, targets = made_up(3, 0, 5)
+    proposals = Proposals(outputs.logits[0], outputs.boxes_cxcywh[0], torch.rand(1, QUERIES, 2))
+    outputs = replace(outputs, proposals=proposals)
+    before, after = criterion()(outputs, targets), criterion(CentreDistance())(outputs, targets)
+    names = {"loss_centre", "loss_centre_proposals", *(f"loss_centre_{n}" for n in range(LAYERS - 1))}
+    assert set(after.terms) - set(before.terms) == names
+    assert all(after.terms[name] == value for name, value in before.terms.items())
+    added = sum(after.terms[name] for name in names)
+    torch.testing.assert_close(after.total.detach(), before.total.detach() + added)
+    matches = Matcher(SoftmaxCost())(outputs, targets)
+    last = outputs.boxes_cxcywh[-1, matches.images, matches.queries[-1], :2]
+    wanted = torch.cat([t.boxes_cxcywh for t in targets])[matches.targets[-1], :2]
+    expected = 3 * (last - wanted).norm(dim=-1).sum() / 8
+    torch.testing.assert_close(after.terms["loss_centre"], expected.detach())
 
 
 def test_one_decoder_layer_has_no_auxiliary_terms() -> None:

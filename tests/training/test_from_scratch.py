@@ -14,7 +14,7 @@ from detrscope.checkpoints.load import random_model
 from detrscope.config import load_preset, preset_names, to_yaml
 from detrscope.core.classes import ClassTable
 from detrscope.training.config import RunConfig, resolve
-from detrscope.training.optim import parameter_groups
+from detrscope.training.optimizer import parameter_groups
 
 
 @pytest.fixture(autouse=True)

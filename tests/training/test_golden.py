@@ -10,8 +10,8 @@ import torch
 
 from detrscope.config import merge
 from detrscope.training.config import RunConfig, resolve, undotted
-from detrscope.training.devices import make_fabric
-from detrscope.training.optim import Constant
+from detrscope.training.launch import make_fabric
+from detrscope.training.schedule import constant
 from detrscope.training.setup import make_model, make_train_loader, open_data
 from detrscope.training.train_step import TrainStep
 
@@ -40,8 +40,8 @@ def losses() -> list[float]:
     loader = make_train_loader(config, dataset, loaded.card, fabric)
     loader.set_epoch(0)
     learner = TrainStep(loaded.model, config.train, fabric)
-    learner.live.train()
-    return [learner.step([one], n, Constant())["loss"] for n, one in zip(range(STEPS), loader, strict=False)]
+    learner.wrapped.train()
+    return [learner.step([one], n, constant)["loss"] for n, one in zip(range(STEPS), loader, strict=False)]
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from torch import nn
 
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Batch, Outputs, Queries
-from detrscope.training.config import EmaConfig, ScheduleConfig, TrainConfig
-from detrscope.training.optim import Constant
 from detrscope.training.run_folder import BEST, LAST, STATE, RunFolder
+from detrscope.training.schedule import constant
+from detrscope.training.train_config import EmaConfig, ScheduleConfig, TrainConfig
 from detrscope.training.train_step import StepFailed, TrainStep
 from tests.support.tiny_training import TinyDetector, TinyLoader, cpu, made_up_pass, run
 
@@ -57,7 +57,7 @@ def test_one_batch_is_learned_by_heart() -> None:
     config = replace(CONFIG, lr=3e-3, lr_backbone=3e-3, clip=1.0)
     learner = TrainStep(TinyDetector(dropout=0.0), config, cpu())
     batch = made_up_pass([1, 2, 3, 5])
-    values = [learner.step([batch], number, Constant()) for number in range(250)]
+    values = [learner.step([batch], number, constant) for number in range(250)]
     assert values[0]["loss"] > 5 and values[-1]["loss"] < 0.5
     assert (
         values[-1]["matched_iou"] > 0.85 and values[-1]["class_error"] == values[-1]["cardinality_error"] == 0
@@ -202,7 +202,7 @@ def test_nan_of_one_image_names_that_image_only() -> None:
     model.backbone[1] = nn.GroupNorm(2, 8)  # batch statistics would hand the NaN on to the other images
     learner = TrainStep(model, CONFIG, cpu())
     with pytest.raises(StepFailed) as caught:
-        learner.step([made_up_pass([1, 7, 3])], 0, Constant())
+        learner.step([made_up_pass([1, 7, 3])], 0, constant)
     assert caught.value.image_ids == (7,)
 
 
@@ -223,7 +223,7 @@ def test_accumulation_equals_the_larger_batch() -> None:
         learner = TrainStep(model, replace(CONFIG, clip=0.0), cpu())
         for number in range(3):
             passes = [made_up_pass(ids[i : i + size]) for i in range(0, 8, size)]
-            values = learner.step(passes, number, Constant())
+            values = learner.step(passes, number, constant)
         weights.append((dict(model.named_parameters()), values))
     for name, parameter in weights[0][0].items():
         torch.testing.assert_close(parameter, weights[1][0][name], rtol=1e-4, atol=1e-6, msg=name)
@@ -243,7 +243,7 @@ def test_the_gradient_is_clipped_and_its_norm_is_that_of_before() -> None:
         real()
 
     learner.optimizer.step = spy
-    values = learner.step([made_up_pass([1, 2, 3])], 0, Constant())
+    values = learner.step([made_up_pass([1, 2, 3])], 0, constant)
     assert moved[0] == pytest.approx(0.01, rel=1e-3) and values["grad_norm"] > 0.1
 
 
@@ -308,5 +308,5 @@ def test_bf16_and_channels_last_train(tmp_path: Path) -> None:
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     learner = TrainStep(TinyDetector(), replace(CONFIG, precision="bf16", channels_last=True), fabric)
     assert learner.model.backbone[0].weight.is_contiguous(memory_format=torch.channels_last)
-    values = learner.step([made_up_pass([1, 2, 3])], 0, Constant())
+    values = learner.step([made_up_pass([1, 2, 3])], 0, constant)
     assert values["loss"] > 0

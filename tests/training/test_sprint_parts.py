@@ -11,17 +11,12 @@ from detrscope.core.types import Batch, Outputs, Proposals, Queries, Target
 from detrscope.families import sprint
 from detrscope.training import muon
 from detrscope.training.denoising import Noise, make_denoising
-from detrscope.training.losses.criterion import (
-    NO_OBJECT,
-    AssignedTargets,
-    LossNormalizers,
-    LossWeights,
-    SetCriterion,
-)
-from detrscope.training.losses.sigmoid import FocalCost, FocalLoss, MatchabilityLoss
-from detrscope.training.matcher import Matcher
+from detrscope.training.losses.boxes import BoxGIoU, BoxL1
+from detrscope.training.losses.classes import FocalLoss, MatchabilityLoss
+from detrscope.training.losses.criterion import NO_OBJECT, LossNormalizers, MatchedPredictions, SetCriterion
+from detrscope.training.losses.query_sets import QuerySet
+from detrscope.training.matcher import FocalCost, Matcher, Matches, one_to_many
 from detrscope.training.muon import Muon, orthogonalise
-from detrscope.training.one_to_many import one_to_many
 
 TARGETS = [
     Target(torch.tensor([0, 2]), torch.tensor([[0.25, 0.25, 0.3, 0.2], [0.7, 0.6, 0.4, 0.5]])),
@@ -30,9 +25,14 @@ TARGETS = [
 ]
 
 
-def assigned(labels: Tensor, iou: Tensor, boxes: float) -> AssignedTargets:
-    total = torch.tensor(boxes)
-    return AssignedTargets(labels, iou, LossNormalizers(total, total, total))
+def matched(logits: Tensor, labels: Tensor, iou: Tensor, boxes: float) -> MatchedPredictions:
+    """Predictions [N, B, Q, K] matched with `labels` [N, B, Q]; terms of classes read nothing else."""
+    total, empty = torch.tensor(boxes), torch.zeros(0, dtype=torch.int64)
+    query_set = QuerySet("", Outputs(logits, torch.zeros(0)), [], Matches(empty, empty, empty))
+    normalizers = LossNormalizers(total, total, total)
+    return MatchedPredictions(
+        logits, labels, iou, torch.zeros(0), torch.zeros(0), torch.zeros(0), normalizers, query_set
+    )
 
 
 def test_orthogonalise_gives_singular_values_near_one() -> None:
@@ -102,7 +102,7 @@ def test_focal_loss_equals_torchvision() -> None:
     wanted = torch.zeros_like(logits)
     wanted[0, 1, 2, 3], wanted[1, 0, 4, 0] = 1, 1
     expected = sigmoid_focal_loss(logits, wanted, alpha=0.25, gamma=2.0).sum((1, 2, 3)) / 2
-    torch.testing.assert_close(FocalLoss()(logits, assigned(labels, torch.zeros(2, 3, 5), 2.0)), expected)
+    torch.testing.assert_close(FocalLoss()(matched(logits, labels, torch.zeros(2, 3, 5), 2.0)), expected)
 
 
 def test_overlap_loss_is_least_where_the_score_is_the_overlap() -> None:
@@ -111,7 +111,7 @@ def test_overlap_loss_is_least_where_the_score_is_the_overlap() -> None:
 
     def loss(score: float, other: float) -> float:
         logits = torch.logit(torch.tensor([[[[score, 1e-6], [other, 1e-6]]]]))
-        return float(MatchabilityLoss()(logits, assigned(labels, iou, 1.0)))
+        return float(MatchabilityLoss()(matched(logits, labels, iou, 1.0)))
 
     assert loss(0.8, 0.01) < loss(0.7, 0.01) and loss(0.8, 0.01) < loss(0.9, 0.01)
     assert loss(0.8, 0.01) < loss(0.8, 0.5)
@@ -179,7 +179,9 @@ def test_join_masks_both_sides() -> None:
 @pytest.mark.parametrize("groups", [0, 2])
 def test_all_sets_are_judged_and_add_up(groups: int) -> None:
     torch.manual_seed(0)
-    criterion = SetCriterion(Matcher(FocalCost(), 2, 5, 2), MatchabilityLoss(), LossWeights(1, 5, 2))
+    criterion = SetCriterion(
+        Matcher(FocalCost(), 2, 5, 2), (MatchabilityLoss(), BoxL1(), BoxGIoU()), "sigmoid"
+    )
     noisy = make_denoising(TARGETS, Noise(groups, 0.4, 0.2), classes=3)
     extra = 0 if noisy is None else noisy.labels.shape[1]
     proposals = Proposals(

@@ -12,9 +12,10 @@ from torch import nn
 from detrscope.core.errors import UserError
 from detrscope.core.types import Batch, Target
 from detrscope.families import build
-from detrscope.training.config import DenoisingConfig, MuonConfig, TrainConfig
-from detrscope.training.optim import Constant, make_optimizer, parameter_groups
-from detrscope.training.train_step import TrainStep, check_learning
+from detrscope.training.optimizer import make_optimizer, parameter_groups
+from detrscope.training.schedule import constant
+from detrscope.training.train_config import DenoisingConfig, MuonConfig, TrainConfig
+from detrscope.training.train_step import TrainStep, check_support
 from tests.support.tiny_models import built, tiny, tiny_settings
 
 FABRIC = Fabric(accelerator="cpu", devices=1)
@@ -36,7 +37,7 @@ def one_pass(*targets: Target) -> tuple[Batch, list[Target], list[Sample]]:
 def test_passes_without_boxes_are_no_reason_to_stop(order: tuple[Target, Target]) -> None:
     config = TrainConfig(accumulate=2, denoising=DenoisingConfig(groups=2), lr_backbone=1e-4)
     learner = TrainStep(tiny("sprint-dense-n").model.train(), config, FABRIC)
-    values = learner.step([one_pass(order[0]), one_pass(order[1])], 0, Constant())
+    values = learner.step([one_pass(order[0]), one_pass(order[1])], 0, constant)
     assert torch.tensor(values["loss"]).isfinite()
     assert ("loss_class_denoising" in values) == any(target is BOXES for target in order)
 
@@ -79,6 +80,6 @@ def test_fp16_steps_can_be_skipped() -> None:
 
 def test_settings_are_checked_before_anything_is_written() -> None:
     with pytest.raises(UserError, match=r"this family takes no denoising queries"):
-        check_learning(built("detr-r18").model, TrainConfig(denoising=DenoisingConfig(groups=1)))
+        check_support(built("detr-r18").model, TrainConfig(denoising=DenoisingConfig(groups=1)))
     with pytest.raises(UserError, match=r"fits no trainable parameter"):
-        check_learning(built("detr-r18").model, TrainConfig(lr_factors={"*.nowhere.*": 0.1}))
+        check_support(built("detr-r18").model, TrainConfig(lr_factors={"*.nowhere.*": 0.1}))

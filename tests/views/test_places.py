@@ -14,22 +14,13 @@ from detrscope.core.edits import Gain
 from detrscope.core.errors import UserError
 from detrscope.core.types import Level
 from detrscope.lens.maps import map_of_rows
-from detrscope.views import VIEWS
+from detrscope.views import VIEWS, draw
 from detrscope.views.attention import draw_attention
-from detrscope.views.by_layer import draw_by_layer
 from detrscope.views.canvas import PixelFigure, class_colours
-from detrscope.views.compare import draw_comparison
-from detrscope.views.encoder import draw_encoder
-from detrscope.views.features import Feature, draw_features
-from detrscope.views.heads import draw_heads
-from detrscope.views.incoming import draw_incoming
-from detrscope.views.mean import draw_mean
+from detrscope.views.features import FeatureMaps
 from detrscope.views.options import ViewOptions
-from detrscope.views.per_query import draw_per_query
-from detrscope.views.points import draw_levels
-from detrscope.views.query_self_attention import draw_query_self_attention
-from detrscope.views.sampling_points import points_of
-from detrscope.views.viewport import Viewport, plane
+from detrscope.views.points import sampling_points
+from detrscope.views.viewport import Viewport, visible_cells
 from tests.support.figures import CELL, COARSE, FINE, GEOMETRY, made, peaked, sampled, texts
 
 PLACES = [(2, 5), (0, 0), (9, 14), (6, 2)]  # row, column of cells on the picture, corners among them
@@ -65,7 +56,7 @@ def brightest(values: np.ndarray, place: Rectangle, panel: Rectangle) -> tuple[f
 @pytest.mark.parametrize("cell", PLACES)
 def test_a_map_is_hottest_where_its_cell_lies_on_a_padded_and_resized_picture(cell: tuple[int, int]) -> None:
     trace = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), cell]] * 2)})
-    picture, veil = images(draw_per_query(trace))[:2]
+    picture, veil = images(draw(trace, "per-query"))[:2]
     x, y = brightest(*veil, picture[1])
     # At the edge the colour stays the same from the middle of the cell to the end of the picture.
     assert (x, y) == pytest.approx(middle(cell), abs=CELL / 2 + 0.1)
@@ -74,7 +65,7 @@ def test_a_map_is_hottest_where_its_cell_lies_on_a_padded_and_resized_picture(ce
 
 def test_the_plain_map_shows_the_numbers_of_its_colour_scale() -> None:
     trace = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)], [(0, 0), (0, 0), (7, 9)]])})
-    sheet = draw_mean(trace)
+    sheet = draw(trace, "mean")
     (alone, place), panel = images(sheet)[-1], images(sheet)[-2][1]
     assert panel[2] - panel[0] == pytest.approx(1.5 * (panel[3] - panel[1]), rel=0.01)
     across = (
@@ -91,7 +82,7 @@ def test_the_plain_map_shows_the_numbers_of_its_colour_scale() -> None:
 
 def test_columns_are_titled_by_query_and_hold_its_box() -> None:
     trace = made({"decoder.1.cross": peaked([[(1, 1), (2, 2), (3, 3)]])})
-    sheet = draw_per_query(trace, ViewOptions(queries=(2, 0)))
+    sheet = draw(trace, "per-query", ViewOptions(queries=(2, 0)))
     written = texts(sheet)
     assert written.index("query 2") < written.index("query 0") and "dog 0.90" in written
     panels = [place for values, place in images(sheet) if values.shape[-1] == 3]
@@ -115,7 +106,7 @@ def outlined(sheet: PixelFigure, colour: tuple[int, int, int]) -> list[np.ndarra
 
 def test_the_journey_shows_every_layer_and_where_the_box_was_before() -> None:
     record = peaked([[(1, 1), (2, 2), (3, 3)]])
-    sheet = draw_by_layer(made({"decoder.0.cross": record, "decoder.1.cross": record}))
+    sheet = draw(made({"decoder.0.cross": record, "decoder.1.cross": record}), "by-layer")
     written = texts(sheet)
     assert (
         written.index("layer 0")
@@ -137,7 +128,7 @@ def test_the_encoder_marks_the_point_and_shows_the_row_of_its_token() -> None:
     row, column = 6, 2
     looks = [(0, 0)] * (FINE.height * FINE.width)
     looks[row * FINE.width + column] = (1, 12)
-    sheet = draw_encoder(made({"encoder.0.self": peaked([looks])}), ViewOptions(points=((11.0, 25.0),)))
+    sheet = draw(made({"encoder.0.self": peaked([looks])}), "encoder", ViewOptions(points=((11.0, 25.0),)))
     middle_panel, small, veil = images(sheet)
     assert brightest(*veil, small[1]) == pytest.approx(middle((1, 12)), abs=0.5)
     (dots,) = (c for c in sheet.figure().axes[0].collections if isinstance(c, PathCollection))
@@ -155,7 +146,7 @@ def test_every_head_of_a_place_in_the_encoder_is_shown_where_a_point_is_chosen()
     for cell in looks_at:
         heads.append([(0, 0)] * (FINE.height * FINE.width))
         heads[-1][row * FINE.width + column] = cell
-    sheet = draw_heads(made({"encoder.0.self": peaked(heads)}), ViewOptions(points=((11.0, 25.0),)))
+    sheet = draw(made({"encoder.0.self": peaked(heads)}), "heads", ViewOptions(points=((11.0, 25.0),)))
     shown = images(sheet)  # a picture and a map for each head, and for their mean
     for head, cell in enumerate(looks_at):
         (_, panel), veil = shown[2 * head : 2 * head + 2]
@@ -169,18 +160,16 @@ def test_sampling_points_lie_where_they_were_taken_and_are_coloured_by_weight() 
     weights = torch.tensor([0.1, 0.6, 0.2, 0.1]).expand(1, 3, 4)
     record = sampled(points, weights, (0, 0, 1, 0))
     trace = made({"decoder.1.cross": record}, (FINE, COARSE))
-    found = points_of(trace, "decoder.1.cross", 2)
+    found = sampling_points(trace, "decoder.1.cross", 2)
     np.testing.assert_allclose(found.xy[0], points[0, 2], atol=1e-4)
-    sheet = draw_levels(trace)
+    sheet = draw(trace, "points")
     panel = images(sheet)[0][1]
     fine = sheet.figure().axes[0].collections[1]  # over the coarse one
     place = (np.asarray(fine.get_offsets()) - panel[:2]) / (panel[2] - panel[0]) * 60
     np.testing.assert_allclose(place, [[30, 20], [10, 6]], atol=1e-3)  # the weakest first, none outside
     lightness = fine.get_facecolor()[:, :3].sum(-1)
     assert lightness[1] > lightness[0] and fine.get_facecolor()[1, 3] > fine.get_facecolor()[0, 3]
-    assert "4 points, 1 beyond the picture" in texts(sheet) and "3 points, 1 beyond the picture" in texts(
-        sheet
-    )
+    assert "4 points, 1 outside the image" in texts(sheet) and "3 points, 1 outside the image" in texts(sheet)
     assert "level 1" in texts(sheet) and "level 1 (6x9 tokens)" in texts(sheet)
     assert "sums to 0.900" in texts(sheet), "one tenth fell outside; nothing is renormalised"
 
@@ -196,19 +185,19 @@ def test_close_points_are_seen_from_near() -> None:
         (FINE, COARSE),
     )
     whole = Viewport.of(trace)
-    near = whole.near(xy[0, 0].numpy())
+    near = whole.zoomed_to(xy[0, 0].numpy())
     x0, y0, x1, y1 = near.window
     assert (x1 - x0) / (y1 - y0) == pytest.approx(1.5) and 0.15 < (x1 - x0) / 60 < 0.3
     assert (x0 + x1) / 2 == pytest.approx(21, abs=0.1)
-    corner = whole.near(np.array([[0.0, 0.0], [1.0, 1.0]])).window
+    corner = whole.zoomed_to(np.array([[0.0, 0.0], [1.0, 1.0]])).window
     assert corner[:2] == (0, 0), "a window does not leave the picture"
-    assert whole.near(np.array([[0.0, 0.0], [60.0, 40.0]])) is whole
-    assert "seen from near" in VIEWS["points-heads"](trace, ViewOptions()).caption
+    assert whole.zoomed_to(np.array([[0.0, 0.0], [60.0, 40.0]])) is whole
+    assert "zoomed in" in VIEWS["points-heads"](trace, ViewOptions()).caption
 
 
 def test_who_looks_at_a_place_is_sorted_and_equals_the_rows() -> None:
     record = peaked([[(2, 5), (0, 0), (2, 5)], [(2, 5), (0, 0), (1, 1)]])
-    sheet = draw_incoming(made({"decoder.1.cross": record}), ViewOptions(points=(middle((2, 5)),)))
+    sheet = draw(made({"decoder.1.cross": record}), "incoming", ViewOptions(points=(middle((2, 5)),)))
     bars = sheet.figure().axes[1]
     names = [t.get_text() for t in bars.get_yticklabels()]
     assert [name.split(" (")[0] for name in names] == ["query 0", "query 2"], "query 1 looks away"
@@ -224,7 +213,7 @@ def test_queries_among_themselves_are_a_table_of_their_rows() -> None:
         replace(peaked([[(0, 0)] * 3], Level(1, 3)), query=query, bias=None),
     )
     trace = made({"decoder.1.self": among, "decoder.1.cross": cross})
-    sheet = draw_query_self_attention(trace, ViewOptions(queries=(2, 0)))
+    sheet = draw(trace, "query-self-attention", ViewOptions(queries=(2, 0)))
     expected = torch.eye(3).mul(torch.tensor([2.0, 1, 3])).softmax(-1)
     rows = [[expected[q, 2], expected[q, 0], expected[q, 1]] for q in (2, 0)]
     numbers = [t for t in texts(sheet) if t.startswith("0.") and " " not in t]
@@ -238,10 +227,10 @@ def test_features_are_ranked_by_their_mean_and_cut_to_the_picture() -> None:
         maps[channel, 3, 7] = strength
     maps[2, 11, 17] = 100  # on padding
     trace = made({}, features={"backbone.conv1": maps})
-    feature = Feature.of(trace, "backbone.conv1")
-    assert feature.strongest(4) == [1, 4, 3, 0] and feature.size.shape == (5, 10, 15)
+    feature = FeatureMaps.of(trace, "backbone.conv1", 4)
+    assert feature.channels == [1, 4, 3, 0] and feature.maps.shape == (4, 10, 15) and feature.count == 5
     assert feature.extent == (0, 0, 60, 40)
-    titles = [t for t in texts(draw_features(trace)) if t.startswith("channel ")]
+    titles = [t for t in texts(draw(trace, "features")) if t.startswith("channel ")]
     assert [t.split(":")[0] for t in titles] == [
         "channel 1",
         "channel 4",
@@ -256,9 +245,9 @@ def test_equal_traces_differ_by_nothing_and_unlike_ones_where_they_do() -> None:
     second = made(
         {"decoder.1.cross": peaked([[(0, 0), (0, 0), (7, 10)]])}, edits=(Gain("decoder.1.cross", 1.0),)
     )
-    same = images(draw_comparison(first, ViewOptions(against=first)))[-1][0]
+    same = images(draw(first, "compare", ViewOptions(against=first)))[-1][0]
     assert same[..., 3].max() == 0
-    sheet = draw_comparison(first, ViewOptions(against=second))
+    sheet = draw(first, "compare", ViewOptions(against=second))
     (values, place), panel = images(sheet)[-1], images(sheet)[-2][1]
     seen = values.astype(float) * (values[..., 3:] > 150)
     less, more = seen[..., 0] - seen[..., 2], seen[..., 2] - seen[..., 0]  # orange, purple
@@ -273,12 +262,12 @@ def test_other_pictures_are_not_compared_and_changed_ones_are() -> None:
     first = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)]])})
     hidden = first.image.clone()
     hidden[:, :40] = 255  # half of it
-    draw_comparison(first, ViewOptions(against=replace(first, image=hidden)))
+    draw(first, "compare", ViewOptions(against=replace(first, image=hidden)))
     other = replace(first, image=torch.full_like(first.image, 255), source="other.png")
     with pytest.raises(
-        UserError, match=r"looks at different pictures: the first and other.png differ in 100%"
+        UserError, match=r"traces of different images: the first and other.png differ in 100%"
     ):
-        draw_comparison(first, ViewOptions(against=other))
+        draw(first, "compare", ViewOptions(against=other))
 
 
 def test_many_detections_are_cut_to_the_best_and_chosen_queries_are_not() -> None:
@@ -286,12 +275,12 @@ def test_many_detections_are_cut_to_the_best_and_chosen_queries_are_not() -> Non
     logits = torch.full((2, 30, 4), 0.1)
     logits[:, :, 1] = torch.linspace(0.6, 0.9, 30)
     trace = made({"decoder.1.cross": record}, logits=logits.log(), boxes_cxcywh=torch.full((2, 30, 4), 0.4))
-    sheet = draw_per_query(trace)
+    sheet = draw(trace, "per-query")
     assert "the best 21 of 30 detections" in sheet.caption and "21 of 30 queries" in sheet.heading
     assert sum(t.startswith("query ") for t in texts(sheet)) == 21
-    chosen = draw_per_query(trace, ViewOptions(queries=tuple(range(24))))
+    chosen = draw(trace, "per-query", ViewOptions(queries=tuple(range(24))))
     assert "the best" not in chosen.caption and "24 of 30 queries" in chosen.heading
-    labels = [t for t in texts(draw_mean(trace)) if t.startswith("dog ")]
+    labels = [t for t in texts(draw(trace, "mean")) if t.startswith("dog ")]
     assert len(labels) <= 20
 
 
@@ -307,14 +296,14 @@ def test_a_number_is_the_same_query_only_where_the_model_did_not_pick_anew() -> 
         ({"picked": True, "edits": edited[1]}, alike[1]),
     ):
         second = replace(first, **changes)
-        assert expected in draw_comparison(first, ViewOptions(against=second)).caption, changes
+        assert expected in draw(first, "compare", ViewOptions(against=second)).caption, changes
 
 
 def test_maps_of_other_cells_are_compared_by_their_mass() -> None:
     first = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)]])})
     coarse = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (1, 2)]], COARSE)}, (COARSE,))
     card = replace(first.card, variant="another")
-    sheet = draw_comparison(first, ViewOptions(against=replace(coarse, card=card)))
+    sheet = draw(first, "compare", ViewOptions(against=replace(coarse, card=card)))
     fine, wide = (values for values, _ in images(sheet)[3::2][:2])
     assert fine.shape == wide.shape
     assert (fine[..., 3] > 20).sum() < (wide[..., 3] > 20).sum(), "the same mass over a larger cell"
@@ -328,7 +317,7 @@ def test_an_attention_map_shows_itself() -> None:
     picture, veil = images(sheet)[:2]
     assert brightest(*veil, picture[1]) == pytest.approx(middle((2, 5)), abs=0.3)
     assert attention.caption in sheet.caption and attention._repr_png_().startswith(b"\x89PNG")
-    values, extent = plane(attention)
+    values, extent = visible_cells(attention)
     assert values.shape == (10, 15) and extent == (0, 0, 60, 40)
 
 
@@ -339,4 +328,4 @@ def test_only_what_was_looked_at_is_shown_of_a_crop_without_its_original() -> No
     original = torch.zeros(3, 40, 100, dtype=torch.uint8)
     assert Viewport.of(replace(trace, original=original)).window == (0, 0, 100, 40)
     attention = map_of_rows(trace, Selection("decoder.1.cross", (2,)), "query 2")
-    assert plane(attention)[1] == (20, 0, 80, 40)
+    assert visible_cells(attention)[1] == (20, 0, 80, 40)

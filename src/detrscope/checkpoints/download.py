@@ -8,7 +8,7 @@ from pathlib import Path
 from detrscope.console import atomic_write, log, progress
 from detrscope.core.download import download, shown_url
 from detrscope.core.errors import UserError
-from detrscope.core.user_cache import cache_folder
+from detrscope.core.files import cache_folder
 
 MAX_BYTES = 8 << 30  # of a file of weights
 

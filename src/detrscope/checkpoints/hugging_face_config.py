@@ -10,7 +10,8 @@ from pydantic import Field
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import read_json, short_repr, validate
+from detrscope.core.json_schema import short_repr, validate
+from detrscope.core.text_files import read_json_config
 
 MAX_LISTED = 8  # unnamed classes that are listed one by one
 UNNAMED = ("N/A", "")  # names of COCO's unused ids
@@ -63,7 +64,7 @@ def read_config(path: Path) -> ConfigFields:
     Raises:
         UserError: not JSON, or a value of the wrong type or not supported; names the key.
     """
-    fields = validate(ConfigFields, read_json(path), str(path))
+    fields = validate(ConfigFields, read_json_config(path), str(path))
     for part in ("backbone_config", "backbone_kwargs"):
         if getattr(getattr(fields, part), "output_stride", None) == 8:
             raise UserError(f"{path}: {part}.output_stride: expected 16 or 32, found 8")

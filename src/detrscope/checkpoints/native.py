@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.console import atomic_write
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.json_schema import parse_json
 from detrscope.core.model_card import ModelCard
+from detrscope.core.text_files import parse_json
 from detrscope.families import FAMILIES, config_of
 from detrscope.families.keys.shapes import compare, listed
 

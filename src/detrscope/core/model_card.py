@@ -1,4 +1,4 @@
-"""What a checkpoint knows about itself."""
+"""Model card: what a checkpoint knows about its model."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ LONGEST_NAME = 1000  # characters
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Everything needed to build, feed and read a model, besides its weights."""
+    """Everything needed to build and run a model and read its outputs, besides the weights."""
 
     family: str
     variant: str
-    config: dict[str, Any]  # of the family's config dataclass, as resolved
+    config: dict[str, Any]  # resolved fields of the family's config dataclass
     classes: ClassTable
     preprocessing: Preprocessing
-    scoring: Scoring  # softmax: the last logit is "no object"; sigmoid: there is none
+    scoring: Scoring  # softmax: the last logit is "no object"; sigmoid has no such logit
     source: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
-    precision: Precision | None = None  # in which it was trained and its metrics were measured, where known
+    precision: Precision | None = None  # precision of training and of the metrics, where known
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dict for the header of a checkpoint. Metrics that are no numbers are left out: JSON has none."""
+        """Return a plain dict for the header of a checkpoint, without metrics that JSON cannot hold (NaN, infinity)."""
         return {
             "format": FORMAT,
             "family": self.family,
@@ -52,11 +52,11 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, tree: object, name: str = "model card") -> ModelCard:
-        """The inverse of `to_json`.
+        """Return the card that `to_json` wrote.
 
         Args:
             tree: parsed JSON.
-            name: what to call it in errors.
+            name: name of the card in messages.
 
         Raises:
             UserError: a format this version does not know, an unknown key, or a value of the wrong type or out of
@@ -84,21 +84,21 @@ class ModelCard:
 
 
 def _name(value: object) -> str:
-    """A class name, whatever characters it has: pydantic's own strings refuse lone surrogates."""
+    """Check a class name; it may have any characters, where pydantic's strings refuse lone surrogates."""
     if not isinstance(value, str) or len(value) > LONGEST_NAME:
         raise ValueError(f"expected a text of at most {LONGEST_NAME} characters")
     return value
 
 
 class ClassRow(StrictModel):
-    """One class: id and name as COCO writes categories."""
+    """Class id and name, as COCO writes categories."""
 
     id: Annotated[int, Field(ge=-LARGEST_ID, le=LARGEST_ID)]
     name: Annotated[str, PlainValidator(_name)]
 
 
 class CardFields(StrictModel):
-    """The card as JSON."""
+    """Model card as JSON."""
 
     format: int
     family: str

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from detrscope.config import build, setting
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
-from detrscope.core.user_cache import cache_folder
+from detrscope.core.files import cache_folder
 from detrscope.data import coco
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.part_masks import VALUES_PER_OBJECT, encode_part_mask, write_part_names
@@ -31,7 +31,7 @@ LAYOUT = "nothing, or options such as count=2000,val=300,seed=0,size=160"
 STARTS = {"train": 0, "val": 10_000_000, "test": 20_000_000}  # index of the first image of each split
 MAX_COUNT = 10_000_000
 DOG = {"id": 1, "name": "dog"}
-FILE_VERSION = 2  # of the files that are written; caches of another version are drawn again
+FILE_VERSION = 2  # version of the written files; caches of another version are drawn again
 SOFTWARE = "detrscope drawn dogs"  # `Software` text of each PNG file
 _DESCRIPTION = '{"info": {"description": "drawn dogs"'  # start of annotations.json
 
@@ -83,7 +83,9 @@ def splits(options: Path) -> dict[str, int]:
     return STARTS
 
 
-def read_split(options: Path, split: str, problems: ValidationLog, details: bool = False) -> DetectionDataset:
+def read_split(
+    options: Path, split: str, validation: ValidationLog, details: bool = False
+) -> DetectionDataset:
     """Read one split from the cache; draw it first where it is missing.
 
     Raises:
@@ -91,13 +93,8 @@ def read_split(options: Path, split: str, problems: ValidationLog, details: bool
     """
     name = find_split(split, STARTS, "drawn-dogs")
     folder = _cached(Options.parsed(str(options)), name)
-    return coco.read_json(
-        folder / "annotations.json",
-        problems,
-        name=f"drawn-dogs {name}",
-        images=folder / "images",
-        details=details,
-    )
+    annotations, images = folder / "annotations.json", folder / "images"
+    return coco.read_json(annotations, validation, name=f"drawn-dogs {name}", images=images, details=details)
 
 
 def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start: int = 0) -> int:
@@ -131,7 +128,9 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
             scene = draw_scene(seed, index, size)
             name = f"{index:06d}.png"
             Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1, pnginfo=text)
-            _part_mask(scene).save(folder / "parts" / name, compress_level=1)
+            mask = Image.fromarray(encode_part_mask(scene.parts, scene.instance))
+            mask.putpalette(_palette())  # colours for people who open the file
+            mask.save(folder / "parts" / name, compress_level=1)
             images.append({"id": index, "file_name": name, "width": size, "height": size})
             annotations += _rows(scene, index, first_id=len(annotations) + 1)
             bar.advance(task)
@@ -213,12 +212,6 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff([0, *edges.tolist(), flat.size]).tolist()
     return [0, *counts] if flat[0] else counts
-
-
-def _part_mask(scene: Scene) -> Image.Image:
-    image = Image.fromarray(encode_part_mask(scene.parts, scene.instance))
-    image.putpalette(_palette())  # colours for people who open the file
-    return image
 
 
 @cache

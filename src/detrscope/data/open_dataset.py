@@ -59,7 +59,7 @@ def open_dataset(
         UserError: there is no such source or split, or its annotations cannot be used.
     """
     validation = ValidationLog(split)
-    dataset = read(source, split, validation, annotations=annotations, details=details)
+    dataset = read_dataset(source, split, validation, annotations=annotations, details=details)
     boxes = sum(not a.iscrowd for rows in dataset.annotations.values() for a in rows)
     crowds = sum(map(len, dataset.annotations.values())) - boxes
     counts = f"{len(dataset)} images, {boxes} boxes, {crowds} crowds, {len(dataset.classes)} classes"
@@ -69,7 +69,7 @@ def open_dataset(
     return _without_unreadable(dataset) if skip_unreadable else dataset
 
 
-def read(
+def read_dataset(
     source: str | Path,
     split: str,
     validation: ValidationLog,

@@ -82,7 +82,7 @@ def incoming_from_tokens(
     who = f"who looks at ({point[0]:g}, {point[1]:g})" + (
         f" of level {level}" if len(trace.levels) > 1 else ""
     )
-    return map_of_row(trace, row, selection, who, heads=len(found))
+    return map_of_row(trace, row, selection, who)
 
 
 def incoming_from_queries(

@@ -44,7 +44,7 @@ def relevance(trace: TraceData, query: int) -> AttentionMap:
     gradient = gradient_of(trace, query)
     row = _through_encoder(trace, gradient, _on_tokens(trace, gradient, query))
     who = f"relevance for {_name(trace, gradient)}"
-    return map_of_row(trace, row[0], Selection("relevance", (query,)), who)
+    return map_of_row(trace, row[0], Selection("relevance", (query,)), who, of_site=False)
 
 
 def gradient_attention(trace: TraceData, query: int, layer: int = -1) -> AttentionMap:
@@ -64,7 +64,7 @@ def gradient_attention(trace: TraceData, query: int, layer: int = -1) -> Attenti
     one[0, query] = 1
     row = from_queries(trace.record(site), one, _at(gradient, site))
     who = f"gradient-weighted {site} for {_name(trace, gradient)}"
-    return map_of_row(trace, row[0], Selection(site, (query,)), who)
+    return map_of_row(trace, row[0], Selection(site, (query,)), who, of_site=False)
 
 
 def gradient_of(trace: TraceData, query: int) -> Gradient:

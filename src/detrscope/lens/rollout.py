@@ -62,7 +62,7 @@ def rollout(
             asking = residual * asking + (1 - residual) * among
     for layer in reversed(range(trace.layers("encoder.self"))):
         seen = residual * seen + (1 - residual) * _through(trace, trace.site("encoder.self", layer), seen)
-    return map_of_row(trace, seen[0], Selection("rollout", point=point), f"rollout of {who}")
+    return map_of_row(trace, seen[0], Selection("rollout", point=point), f"rollout of {who}", of_site=False)
 
 
 def _through(trace: TraceData, site: str, weights: Tensor) -> Tensor:

@@ -11,17 +11,19 @@ from typing import Protocol
 from lightning.fabric import Fabric
 from torch import nn
 
+from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.console import console, log, progress
+from detrscope.core.distributed import any_rank
 from detrscope.core.errors import WorkFailed
 from detrscope.core.model_card import ModelCard
-from detrscope.training.config import TrainConfig
-from detrscope.training.distributed import any_rank
 from detrscope.training.interrupt import Interruption
 from detrscope.training.losses.criterion import PAIRS, WEIGHTED
-from detrscope.training.optim import Schedule, groups_table, make_schedule
+from detrscope.training.optimizer import groups_table
 from detrscope.training.run_folder import BEST, LAST, Row, RunFolder
+from detrscope.training.schedule import Schedule, make_schedule
 from detrscope.training.timing import FORWARD, Clock, peak_memory_mb
+from detrscope.training.train_config import TrainConfig
 from detrscope.training.train_state import TrainProgress, capture, restore, seed_all, set_random_state
 from detrscope.training.train_step import MicroBatch, StepFailed, TrainStep
 
@@ -78,7 +80,7 @@ class Outcome:
 
 
 def train_model(
-    model: nn.Module,
+    model: DetectionTransformer,
     card: ModelCard,
     loader: Loader,
     config: TrainConfig,
@@ -210,11 +212,11 @@ def _train_epoch(
                 if recorder and plan.snapshot_due(position.step, config.recording.every):
                     with clock.other("snapshot"):
                         recorder(learner.eval_model, position.step, plan)
-            if position.step >= plan.total_steps or any_rank(fabric, interruption.requested):
+            if position.step >= plan.total_steps or any_rank(interruption.requested, fabric.device):
                 break
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:
                 _save_state(learner, position, folder)
-    if any_rank(fabric, interruption.requested):
+    if any_rank(interruption.requested, fabric.device):
         _save_state(learner, position, folder)
         log.info("stopped in epoch %d after step %d", position.epoch + 1, position.step)
         raise KeyboardInterrupt
@@ -272,7 +274,7 @@ def _row(learner: TrainStep, schedule: Schedule, position: TrainProgress) -> Row
     return {
         "epoch": position.epoch + 1,
         "step": position.step,
-        **{f"train/{name}": value for name, value in position.averages.means(learner.fabric).items()},
+        **{f"train/{name}": value for name, value in position.averages.means(learner.fabric.device).items()},
         **{f"lr/{group.name}": group.lr * rate for group in learner.groups},
         "seconds": round(position.seconds, 3),
         "images_per_second": round(position.images / max(position.seconds, 1e-9), 3),

@@ -61,6 +61,7 @@ CHANGEABLE = (
     "train.checkpoint_every",
     "train.accelerator",
     "train.devices",
+    "train.nodes",
     "train.threads",
 )
 Row = dict[str, Any]

@@ -8,9 +8,9 @@ from typing import Any
 
 from detrscope.console import log
 from detrscope.data.loader import DetectionLoader
-from detrscope.training.devices import make_fabric, settle_precision
+from detrscope.training.launch import make_fabric, resolve_precision
 from detrscope.training.loop import TrainPlan
-from detrscope.training.optim import make_schedule
+from detrscope.training.schedule import make_schedule
 from detrscope.training.setup import make_model, make_train_loader, open_data, resolve_run
 from detrscope.training.timing import COLD, MEASURED, Clock, in_words
 from detrscope.training.train_state import seed_all
@@ -24,7 +24,7 @@ def measure_step(preset: str, overrides: Mapping[str, Any]) -> float:
         preset: the recipe that would be trained.
         overrides: settings that differ from it; the data among them.
     """
-    config = settle_precision(resolve_run(preset=preset, overrides=overrides))
+    config = resolve_precision(resolve_run(preset=preset, overrides=overrides))
     fabric = make_fabric(config.train)
     fabric.launch()
     dataset, _ = open_data(config)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from detrscope.core.distributed import gather_objects, reduce_over_ranks
 from detrscope.core.errors import UserError
-from detrscope.training.distributed import mean_over_ranks
 from detrscope.training.ema import Ema
 
 FORMAT = 2
-T = TypeVar("T")
 
 
 @dataclass
@@ -44,14 +43,14 @@ class Averages:
                 whole.counts[name] = whole.counts.get(name, 0.0) + part.counts[name]
         return whole
 
-    def means(self, fabric: Fabric) -> dict[str, float]:
+    def means(self, device: torch.device) -> dict[str, float]:
         """The means, over all devices; one of them may not have met every name."""
-        names = sorted({name for part in gather_objects(fabric, list(self.sums)) for name in part})
+        names = sorted({name for part in gather_objects(list(self.sums)) for name in part})
         if not names:
             return {}
         columns = [[self.sums.get(name, 0.0) for name in names], [self.counts.get(name, 0) for name in names]]
-        table = torch.tensor(columns, device=fabric.device, dtype=torch.float64)
-        sums, counts = mean_over_ranks(fabric, table, "sum").tolist()
+        table = torch.tensor(columns, device=device, dtype=torch.float64)
+        sums, counts = reduce_over_ranks(table, "sum").tolist()
         means = {name: s / c if c else float("nan") for name, s, c in zip(names, sums, counts, strict=True)}
         order = [*self.sums, *(name for name in names if name not in self.sums)]
         return {name: means[name] for name in order}
@@ -93,12 +92,12 @@ def capture(
     return {
         "format": FORMAT,
         "position": asdict(position),
-        "averages": gather_objects(fabric, asdict(position.averages)),  # of each process
+        "averages": gather_objects(asdict(position.averages)),  # of each process
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "ema": ema.model.state_dict() if ema else None,
         "scaler": fabric.strategy.precision.state_dict(),
-        "random": gather_objects(fabric, random_state()),
+        "random": gather_objects(random_state()),
     }
 
 
@@ -166,12 +165,3 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def gather_objects(fabric: Fabric, mine: T) -> list[T]:
-    """Something of every process, on every process, in the order of their ranks."""
-    if fabric.world_size == 1:
-        return [mine]
-    parts: list[T] = [mine] * fabric.world_size
-    torch.distributed.all_gather_object(parts, mine)
-    return parts

@@ -18,9 +18,9 @@ from detrscope.views.canvas import (
     ImageOverlay,
     Label,
     class_colours,
-    ink_on,
     resized,
     shortened,
+    text_colour_on,
     text_size,
 )
 from detrscope.views.label_placement import place_labels
@@ -82,7 +82,8 @@ def contact_sheet(
             labels += more_labels
         top += row_height + GAP
     labels += [
-        Label(item.text, (item.xy[0], item.xy[1] + top), TYPE, item.colour, item.ink) for item in legend
+        Label(item.text, (item.xy[0], item.xy[1] + top), TYPE, item.background, item.text_colour)
+        for item in legend
     ]
     picture = ImageOverlay(sheet, boxes, labels)
     if path is not None:
@@ -130,7 +131,7 @@ class _Cell:
         sizes = [text_size(name, TYPE - 2) for name in names]
         places = place_labels(xyxy, sizes, (left, top, left + self.width, top + self.height))
         labels = [
-            Label(name, place, TYPE - 2, colours[name], ink_on(colours[name]))
+            Label(name, place, TYPE - 2, colours[name], text_colour_on(colours[name]))
             for name, place in zip(names, places, strict=True)
             if place is not None
         ]
@@ -148,7 +149,7 @@ def _legend(
         needed = text_size(text, TYPE)[0]
         if x + needed > width - GAP and x > GAP:
             x, y = GAP, y + strip + 4
-        labels.append(Label(text, (x, y), TYPE, colours[name], ink_on(colours[name])))
+        labels.append(Label(text, (x, y), TYPE, colours[name], text_colour_on(colours[name])))
         x += needed + 6
     return labels, y + strip + GAP if labels else 0
 

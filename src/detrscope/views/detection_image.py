@@ -19,7 +19,7 @@ from detrscope.views.canvas import (
     Label,
     class_colours,
     class_label,
-    ink_on,
+    text_colour_on,
     text_size,
     wrapped,
 )
@@ -82,7 +82,7 @@ def _in_frame(boxes: Tensor, scale: int, width: int, height: int) -> np.ndarray:
 
 
 def _label(text: str, place: tuple[float, float], size: int, colour: Colour) -> Label:
-    return Label(text, place, size, colour, ink_on(colour))
+    return Label(text, place, size, colour, text_colour_on(colour))
 
 
 def _with_title(scene: ImageOverlay, title: str, size: int) -> ImageOverlay:
@@ -97,6 +97,8 @@ def _with_title(scene: ImageOverlay, title: str, size: int) -> ImageOverlay:
         Box((b.xyxy[0], b.xyxy[1] + strip, b.xyxy[2], b.xyxy[3] + strip), b.colour, b.width)
         for b in scene.boxes
     ]
-    labels = [Label(t.text, (t.xy[0], t.xy[1] + strip), t.size, t.colour, t.ink) for t in scene.labels]
+    labels = [
+        Label(t.text, (t.xy[0], t.xy[1] + strip), t.size, t.background, t.text_colour) for t in scene.labels
+    ]
     titles = [Label(text, (0, i * line), size, WHITE, BLACK) for i, text in enumerate(lines)]
     return ImageOverlay(background, boxes, [*labels, *titles])

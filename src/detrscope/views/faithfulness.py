@@ -44,7 +44,7 @@ def draw_faithfulness(
             else:
                 chart.line(shown, s.scores, methods.index(s.method), label=label)
         what = "hidden" if kind[1] == "deletion" else "shown"
-        chart.names(TITLES[kind], x=f"part {what}", y="score, part of the undisturbed")
+        chart.titles(TITLES[kind], x=f"part {what}", y="score, part of the undisturbed")
         chart.limits((0, 1), (0, None))
         chart.legend(title="area under the curve")
     if path is not None:

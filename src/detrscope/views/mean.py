@@ -1,48 +1,76 @@
-"""The attention of all shown queries together: over the picture with boxes, without boxes, and as a plain map."""
+"""The mean attention of all shown queries: with boxes, without boxes, and as a plain map."""
 
 from __future__ import annotations
 
-from detrscope.core.attention_map import Selection
+from dataclasses import dataclass, field
+
+from detrscope.core.attention_map import AttentionMap
 from detrscope.core.trace_data import TraceData
+from detrscope.lens.captions import (
+    caption,
+    heads_used,
+    listed_queries,
+    model_and_source,
+    normalisation,
+    weight_sums,
+)
 from detrscope.lens.maps import map_of_rows
-from detrscope.views.attention import OF_CELLS, OF_TOKENS
+from detrscope.views.attention import map_scale
 from detrscope.views.canvas import PixelFigure, Scale
-from detrscope.views.canvas.figure import SCALE
-from detrscope.views.captions import caption, heads, model, numbers, over, sums
+from detrscope.views.canvas.figure import COLOUR_BAR_WIDTH
 from detrscope.views.grid import PanelGrid, panel_size
-from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions, shown_queries, site_of
-from detrscope.views.viewport import Viewport, outline, overlay, plane
+from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
+from detrscope.views.selection import QueryPrediction, recorded_site, shown_queries
+from detrscope.views.view_data import HIDDEN, ViewData
+from detrscope.views.viewport import Viewport, draw_boxes, draw_map
 
 SIDE = 400
-NAMED = 20  # boxes with their class and score, of the best
+MAX_LABELS = 20  # boxes with class and score, of the best
 
 
-def draw_mean(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
-    """The mean over the shown queries, three times on one colour scale.
+@dataclass(frozen=True)
+class MeanAttention(ViewData):
+    """Queries and the mean of their maps."""
+
+    queries: list[QueryPrediction]
+    map: AttentionMap
+    viewport: Viewport = field(metadata=HIDDEN)
+
+
+def mean_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> MeanAttention:
+    """Compute the mean cross-attention of the shown queries in one layer.
 
     Raises:
-        UserError: nothing was found, or the layer was not recorded.
+        UserError: no detections, or the layer was not recorded.
     """
-    shown = shown_queries(trace, choice)
-    _, site = site_of(trace, "decoder.cross", choice)
-    queries = tuple(one.query for one in shown)
-    who = f"mean of {numbers(queries)}"
-    selection = Selection(site, queries, choice.head, choice.merge, choice.level)
-    attention = map_of_rows(trace, selection, who)
-    frame = Viewport.of(trace, choice)
-    scale = Scale.amounts(plane(attention)[0], label=OF_TOKENS if len(attention.parts) == 1 else OF_CELLS)
-    tiles = PanelGrid(panel_size(frame, 3, SIDE, SCALE), 3, scale=scale)
-    about = caption(
-        model(trace),
-        f"cross-attention at {site}, {heads(trace, site, choice)}, {who}",
-        over(trace, site, choice),
-        sums([attention]),
+    queries = shown_queries(trace, options)
+    _, site = recorded_site(trace, "decoder.cross", options)
+    selection = options.selection(site, tuple(one.query for one in queries))
+    name = f"mean of {listed_queries(selection.queries)}"
+    attention = map_of_rows(trace, selection, name)
+    return MeanAttention(
+        heading="Mean cross-attention of the queries",
+        caption=caption(
+            model_and_source(trace),
+            f"cross-attention at {site}, {heads_used(trace, selection)}, {name}",
+            normalisation(trace, selection),
+            weight_sums([attention]),
+        ),
+        queries=queries,
+        map=attention,
+        viewport=Viewport.of(trace, options),
     )
-    sheet = tiles.sheet("Where the queries looked, merged", about, Scale.colours)
+
+
+def draw_mean(data: MeanAttention) -> PixelFigure:
+    """Draw the mean map three times on one colour scale: with boxes, without, and alone."""
+    scale = map_scale(data.map)
+    grid = PanelGrid(panel_size(data.viewport, 3, SIDE, COLOUR_BAR_WIDTH), 3, scale=scale)
+    figure = grid.figure(data.heading, data.caption, Scale.opaque)
     for column, title in enumerate(("with boxes", "without boxes", "the weights alone")):
-        tiles.title(sheet, 0, column, title)
-        panel = frame.panel(sheet, tiles.place(0, column), tiles.size, grey=True)
-        overlay(panel, attention, scale, veil=column < 2)
+        panel = grid.panel(figure, data.viewport, 0, column, title, grey=True)
+        draw_map(panel, data.map, scale, transparent=column < 2)
         if column == 0:
-            outline(panel, shown, [one.says if i < NAMED else "" for i, one in enumerate(shown)])
-    return sheet
+            labels = [one.label if i < MAX_LABELS else "" for i, one in enumerate(data.queries)]
+            draw_boxes(panel, data.queries, labels)
+    return figure

@@ -1,48 +1,74 @@
-"""For every detection a column: where its query looked, and what it found there."""
+"""Cross-attention of each query above its box and class."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+from detrscope.core.attention_map import AttentionMap
 from detrscope.core.trace_data import TraceData
+from detrscope.lens.captions import (
+    OWN_PEAK,
+    caption,
+    heads_used,
+    model_and_source,
+    normalisation,
+    weight_sums,
+)
 from detrscope.views.canvas import PixelFigure
-from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short, sums
-from detrscope.views.grid import PanelGrid, in_rows, panel_size
-from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions, maps_of, shown_queries, site_of
-from detrscope.views.viewport import Viewport, corner_text, outline, overlay
+from detrscope.views.grid import PanelGrid, panel_size, rows_and_columns
+from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
+from detrscope.views.selection import QueryPrediction, recorded_site, row_maps, shown_queries
+from detrscope.views.view_data import HIDDEN, ViewData
+from detrscope.views.viewport import Viewport, draw_boxes, draw_map
 
-MOST = 7  # columns beside each other
-BEST = 21  # detections that are shown, where no queries were chosen
+MAX_COLUMNS = 7
+MAX_DETECTIONS = 21  # shown where no queries were chosen
 
 
-def draw_per_query(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
-    """Above, the cross-attention of a query over the grey picture; below, its box and class; titled with its number.
+@dataclass(frozen=True)
+class PerQuery(ViewData):
+    """Queries with their maps."""
+
+    queries: list[QueryPrediction]
+    maps: list[AttentionMap]
+    viewport: Viewport = field(metadata=HIDDEN)
+
+
+def per_query_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> PerQuery:
+    """Compute the cross-attention of each query in one layer.
 
     Raises:
-        UserError: nothing was found, or the layer was not recorded.
+        UserError: no detections, or the layer was not recorded.
     """
-    found = shown_queries(trace, choice)
-    shown = found if choice.queries else found[:BEST]
-    _, site = site_of(trace, "decoder.cross", choice)
-    maps = maps_of(trace, site, [one.query for one in shown], choice)
-    blocks, columns = in_rows(shown, MOST)
-    frame = Viewport.of(trace, choice)
-    tiles = PanelGrid(panel_size(frame, columns, 300), columns, 2 * blocks)
-    about = caption(
-        model(trace),
-        f"cross-attention at {site}, {heads(trace, site, choice)}",
-        over(trace, site, choice),
-        sums(maps),
-        OWN_PEAK + ", given in its corner",
-        f"the best {len(shown)} of {len(found)} detections" if len(shown) < len(found) else "",
+    detections = shown_queries(trace, options)
+    queries = detections if options.queries else detections[:MAX_DETECTIONS]
+    _, site = recorded_site(trace, "decoder.cross", options)
+    maps, selection = row_maps(trace, site, [one.query for one in queries], options), options.selection(site)
+    return PerQuery(
+        heading=f"Cross-attention and prediction of each query: {len(queries)} of {trace.queries} queries",
+        caption=caption(
+            model_and_source(trace),
+            f"cross-attention at {site}, {heads_used(trace, selection)}",
+            normalisation(trace, selection),
+            weight_sums(maps),
+            OWN_PEAK,
+            f"the best {len(queries)} of {len(detections)} detections"
+            if len(queries) < len(detections)
+            else "",
+        ),
+        queries=queries,
+        maps=maps,
+        viewport=Viewport.of(trace, options),
     )
-    sheet = tiles.sheet(
-        f"Where each query looked, and what it found: {len(shown)} of {trace.queries} queries", about
-    )
-    for i, (one, attention) in enumerate(zip(shown, maps, strict=True)):
+
+
+def draw_per_query(data: PerQuery) -> PixelFigure:
+    """Draw each query's map over the grey image, and below it its box and class."""
+    blocks, columns = rows_and_columns(len(data.queries), MAX_COLUMNS)
+    grid = PanelGrid(panel_size(data.viewport, columns, 300), columns, 2 * blocks)
+    figure = grid.figure(data.heading, data.caption)
+    for i, (one, attention) in enumerate(zip(data.queries, data.maps, strict=True)):
         row, column = 2 * (i // columns), i % columns
-        over_picture = frame.panel(sheet, tiles.place(row, column), tiles.size, grey=True)
-        corner_text(over_picture, short(overlay(over_picture, attention)))
-        tiles.title(sheet, row, column, one.title)
-        picture = frame.panel(sheet, tiles.place(row + 1, column), tiles.size)
-        outline(picture, [one])
-        tiles.title(sheet, row + 1, column, one.says)
-    return sheet
+        draw_map(grid.panel(figure, data.viewport, row, column, one.title, grey=True), attention)
+        draw_boxes(grid.panel(figure, data.viewport, row + 1, column, one.label), [one])
+    return figure

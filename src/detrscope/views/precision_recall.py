@@ -35,7 +35,7 @@ def draw_precision_recall(
     ranked = sorted(curves, key=lambda name: -float(np.mean(curves[name][0])))
     for column, (chart, iou) in enumerate(zip(plot.grid(1, 2), ("IoU .50", "IoU .75"), strict=True)):
         _panel(chart, {name: np.asarray(curves[name][column]) for name in ranked})
-        chart.names(iou, x="recall", y="precision")
+        chart.titles(iou, x="recall", y="precision")
         chart.limits((0, 1), (0, 1.02))
     if path is not None:
         plot.save(path)

@@ -58,14 +58,14 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> D
         titles = ["loss, of validation dashed", "AP, AP50 dashed, %", "learning rate"]
         _several_runs(read, labels, losses, precision, rates)
     for chart, title in zip((losses, precision, rates), titles, strict=True):
-        chart.names(title, x="epoch")
+        chart.titles(title, x="epoch")
         chart.limits(y=(0, None))
-        chart.short_numbers()
+        chart.scientific_ticks()
         if chart.empty:
             chart.note("nothing yet")
         else:
             chart.legend()
-            chart.whole_steps()
+            chart.integer_ticks()
     if path is not None:
         plot.save(path)
     return plot

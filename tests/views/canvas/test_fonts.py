@@ -30,7 +30,7 @@ def one_other_typeface(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def forget() -> None:
         for cached in (module._face_of, module._opened):
             cached.cache_clear()
-        module._told.clear()
+        module._warned.clear()
 
     damaged = Path(__file__)
     files = (damaged, DATA / "LastResortHE-Regular.ttf", DATA / "DejaVuSansMono.ttf")
@@ -41,10 +41,10 @@ def one_other_typeface(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_system_typeface_is_found_for_what_ours_lacks() -> None:
-    assert list(module.runs(f"a{ARC}b")) == [
-        ("a", module.HOUSE),
+    assert list(module.font_runs(f"a{ARC}b")) == [
+        ("a", module.DEFAULT_FONT),
         (ARC, DATA / "DejaVuSansMono.ttf"),
-        ("b", module.HOUSE),
+        ("b", module.DEFAULT_FONT),
     ]
 
 
@@ -60,8 +60,8 @@ def test_pillow_and_matplotlib_draw_the_glyph_of_that_typeface() -> None:
 
 def test_what_no_typeface_has_is_spelt_out_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        assert module.drawn(CHINESE) == r"\u72ac\u72d7"
-        assert module.drawn("\u732b") == r"\u732b"
+        assert module.drawable_text(CHINESE) == r"\u72ac\u72d7"
+        assert module.drawable_text("\u732b") == r"\u732b"
     assert len(caplog.records) == 1 and "no typeface" in caplog.text and "Noto Sans CJK" in caplog.text
     assert text_size(CHINESE, 20) == text_size(r"\u72ac\u72d7", 20)
 

@@ -17,7 +17,7 @@ import numba
 from numba.core import caching, ccallback
 
 from detrscope.console import log
-from detrscope.core.user_cache import cache_folder
+from detrscope.core.files import cache_folder
 from detrscope.ops.kernels import deformable_numba_kernel, simd
 
 SOURCES = (deformable_numba_kernel, simd)

@@ -1,14 +1,16 @@
-"""An evaluation as tables: for the terminal and as CSV."""
+"""Reports of an evaluation: tables for the terminal, JSON and CSV files."""
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrscope.console import atomic_write
 from detrscope.core.safe_text import csv_cell, csv_row
-from detrscope.evaluation.coco_ap import RECALLS, Evaluation
+from detrscope.evaluation.accumulate import RECALLS
+from detrscope.evaluation.coco_ap import Evaluation
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,12 +19,12 @@ COLUMNS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
 def percent(value: float | None) -> str:
-    """`0.4205` -> `42.0`; `-` where the number is undefined."""
+    """Return a fraction in percent: 0.4205 -> `42.0`; `-` where it is undefined."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """AP and AR over all classes, in percent."""
+    """Return AP and AR over all classes as a table, in percent."""
     from rich.table import Table
 
     table = Table(
@@ -41,7 +43,7 @@ def summary_table(evaluation: Evaluation) -> Table:
 
 
 def class_table(evaluation: Evaluation) -> Table:
-    """A row for each class that has boxes, in percent."""
+    """Return a table with a row for each class that has boxes, in percent."""
     from rich.table import Table
 
     rows = [row for row in evaluation.per_class if row.boxes]
@@ -56,19 +58,24 @@ def class_table(evaluation: Evaluation) -> Table:
     return table
 
 
+def write_json(path: str | Path, evaluation: Evaluation) -> None:
+    """Write every number but the curves, as fractions; null where a number is undefined."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
 def write_class_csv(path: str | Path, evaluation: Evaluation) -> None:
-    """One line per class, as fractions; empty where a number is undefined."""
+    """Write one line per class, as fractions; empty where a number is undefined."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("id", "name", "boxes", *COLUMNS))
         for row in evaluation.per_class:
-            writer.writerow(
-                (row.id, csv_cell(row.name), row.boxes, *(getattr(row, column) for column in COLUMNS))
-            )
+            values = (getattr(row, column) for column in COLUMNS)
+            writer.writerow((row.id, csv_cell(row.name), row.boxes, *values))
 
 
 def write_curve_csv(path: str | Path, evaluation: Evaluation) -> None:
-    """Precision at 101 recalls: one line per recall, two columns per class that has truth."""
+    """Write precision at 101 recalls: one line per recall, two columns per class that has boxes."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = [f"{curve.name} {iou}" for curve in evaluation.curves for iou in ("AP50", "AP75")]

@@ -18,7 +18,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def test_check_says_what_is_wrong_and_exits_with_1(make_coco: MakeCoco, tmp_path: Path) -> None:
+def test_check_reports_errors_and_exits_with_1(make_coco: MakeCoco, tmp_path: Path) -> None:
     bad = make_coco([box(1, 1, [5, 5, 0, 9])])
     result = run("check", bad, "--out", tmp_path / "report.json")
     assert result.exit_code == 1

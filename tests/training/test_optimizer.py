@@ -8,16 +8,16 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from detrscope.core.errors import UserError
-from detrscope.training.config import EmaConfig, ScheduleConfig, TrainConfig
 from detrscope.training.ema import Ema
-from detrscope.training.optim import (
+from detrscope.training.optimizer import (
     freeze_backbone,
     groups_table,
     make_optimizer,
-    make_schedule,
     parameter_groups,
     set_rates,
 )
+from detrscope.training.schedule import make_schedule
+from detrscope.training.train_config import EmaConfig, ScheduleConfig, TrainConfig
 from tests.support.tiny_training import TinyDetector
 
 
