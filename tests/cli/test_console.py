@@ -20,11 +20,11 @@ from detrscope import console
 from detrscope.checkpoints.load import random_model
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
-from detrscope.commands.detect import ImageDetections, write_csv
 from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.safe_text import csv_cell, escape_text
 from detrscope.core.types import Detections
+from detrscope.inference.image_detections import ImageDetections, write_csv
 from detrscope.lens.report import write_csv as write_measures
 from tests.conftest import ROOT
 from tests.support.tiny_models import tiny_settings

@@ -22,11 +22,13 @@ import torch
 from PIL import Image
 
 from detrscope.cli import main
-from detrscope.commands import detect as workflow
-from detrscope.commands.detect import detect, to_supervision
+from detrscope.commands.detect import detect
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Detections
-from detrscope.inference.media import UniqueNames, Video, _upright, expand
+from detrscope.inference import detector as detector_module
+from detrscope.inference.image_detections import to_supervision
+from detrscope.inference.media_sources import UniqueNames, expand
+from detrscope.inference.video import Video, upright
 from detrscope.views.canvas import class_colours
 from detrscope.views.mp4 import write_mp4
 from tests.support.square_detector import NAMES, WORLD, SquareDetector, picture
@@ -67,7 +69,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         assert name == "squares"
         return DETECTOR
 
-    monkeypatch.setattr(workflow, "load", load)
+    monkeypatch.setattr(detector_module, "load", load)
     monkeypatch.setattr(sys, "argv", ["detrscope", "detect", *map(str, arguments), "--model", "squares"])
     with pytest.raises(SystemExit) as end:
         main()
@@ -204,7 +206,7 @@ def test_unreadable_files_in_a_folder_are_skipped(folder: Path, caplog: pytest.L
         found = detect(DETECTOR, folder)
     assert [Path(f.source).name for f in found] == ["0.png", "2.png"]
     assert "1.png: the file is empty" in caplog.text and "clip.mp4: cannot be read as a video" in caplog.text
-    assert "2 of 4 pictures and videos could not be read and were skipped" in caplog.text
+    assert "2 of 4 images and videos could not be read and were skipped" in caplog.text
 
 
 def test_folder_without_readable_files_fails(
@@ -215,7 +217,7 @@ def test_folder_without_readable_files_fails(
     with pytest.raises(WorkFailed, match="none of the 1"):
         detect(DETECTOR, tmp_path / "in")
     assert run(monkeypatch, tmp_path / "in", "--out", tmp_path / "out") == 1
-    assert "none of the 1 pictures and videos could be read" in capsys.readouterr().err
+    assert "none of the 1 images and videos could be read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -223,11 +225,11 @@ def test_folder_without_readable_files_fails(
     ("sources", "options", "message"),
     [
         (["none.png"], {}, "none.png: no such file or folder"),
-        (["*.gif"], {}, r"\*.gif: no pictures or videos match"),
-        ([""], {}, "no pictures or videos in this folder"),
+        (["*.gif"], {}, r"\*.gif: no images or videos match"),
+        ([""], {}, "no images or videos in this folder"),
         (["0.png"], {"threshold": 1.5}, "threshold 1.5"),
         (["0.png"], {"show_names": ["rubi"]}, "did you mean 'ruby'"),
-        (["0.png"], {"picture_format": "pgn", "out": "out"}, "did you mean 'png'"),
+        (["0.png"], {"image_format": "pgn", "out": "out"}, "did you mean 'png'"),
     ],
 )
 def test_bad_input_is_named(
@@ -241,7 +243,7 @@ def test_bad_input_is_named(
 
 def test_source_images_are_never_overwritten(folder: Path) -> None:
     before = (folder / "0.png").read_bytes()
-    with pytest.raises(UserError, match="would be written over; choose another --out"):
+    with pytest.raises(UserError, match="is a source and would be overwritten; choose another out"):
         detect(DETECTOR, folder, out=folder)
     assert (folder / "0.png").read_bytes() == before
 
@@ -289,7 +291,7 @@ def test_failed_video_leaves_no_file(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_rotated_video_frames_become_upright() -> None:
+def test_rotated_video_frames_becomeupright() -> None:
     """FFmpeg gives the turn, counter-clockwise, that makes the picture upright."""
     stored = np.zeros((2, 3, 3), dtype=np.uint8)
     stored[0, 2] = 255  # top right
@@ -297,11 +299,11 @@ def test_rotated_video_frames_become_upright() -> None:
     def frame(rotation: int) -> SimpleNamespace:
         return SimpleNamespace(rotation=rotation, to_ndarray=lambda format: stored)
 
-    assert _upright(frame(0)).shape == (3, 2, 3)
-    assert _upright(frame(90)).shape == (3, 3, 2)
-    assert _upright(frame(90))[0, 0, 0] == 255  # top left
-    assert _upright(frame(-90))[0, 2, 1] == 255  # bottom right
-    assert _upright(frame(180))[0, 1, 0] == 255  # bottom left
+    assert upright(frame(0)).shape == (3, 2, 3)
+    assert upright(frame(90)).shape == (3, 3, 2)
+    assert upright(frame(90))[0, 0, 0] == 255  # top left
+    assert upright(frame(-90))[0, 2, 1] == 255  # bottom right
+    assert upright(frame(180))[0, 1, 0] == 255  # bottom left
 
 
 def spoilt(path: Path, ending: str, packets: set[int]) -> Path:
@@ -336,7 +338,7 @@ def test_damaged_frames_are_skipped_and_reported(
     assert [one.frame for one in found] == [i for i in range(30) if i not in (7, 8, 20)]
     assert [one.time for one in found] == pytest.approx([one.frame / 10 for one in found], abs=2e-3)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "27 frames read; 3 damaged frames left out (number 7 to 8, 20)" in said
+    assert "27 frames read; 3 damaged frames skipped (number 7 to 8, 20)" in said
     assert len((tmp_path / "out" / "clip.jsonl").read_text().splitlines()) == 27
     with av.open(str(tmp_path / "out" / "clip.mp4")) as film_of_it:
         assert sum(1 for _ in film_of_it.decode(video=0)) == 27
@@ -407,7 +409,7 @@ def test_skipped_files_of_a_folder_are_reported(folder: Path, caplog: pytest.Log
     with caplog.at_level(logging.INFO, logger="detrscope"):
         assert len(detect(DETECTOR, folder)) == 3
         assert len(detect(DETECTOR, str(folder / "*.png"))) == 3
-    assert "left out 1 file that are no pictures or videos: notes.txt" in caplog.text
+    assert "left out 1 file that are not images or videos: notes.txt" in caplog.text
     assert "._0.png" not in caplog.text
 
 
@@ -443,7 +445,7 @@ def test_file_without_video_is_an_error(tmp_path: Path) -> None:
         sound.sample_rate = 16000
         container.mux(stream.encode(sound))
         container.mux(stream.encode(None))
-    with pytest.raises(UserError, match="has no video in it"):
+    with pytest.raises(UserError, match="has no video stream"):
         Video(path)
 
 
@@ -480,7 +482,7 @@ def test_url_is_downloaded_once(server: str, tmp_path: Path) -> None:
 def test_expand_classifies_each_source(folder: Path) -> None:
     write_clip(folder / "clip.MP4")
     sources = expand([folder, "https://example.org/a%20b.jpg?x=1", np.zeros((4, 4, 3), np.uint8)])
-    assert [(s.stem, s.is_clip, s.named) for s in sources] == [
+    assert [(s.stem, s.is_video, s.named) for s in sources] == [
         ("0", False, False),
         ("1", False, False),
         ("2", False, False),

@@ -1,4 +1,4 @@
-"""The demo at its smallest, interrupted and run again; and the model that ships."""
+"""The demo at its smallest, interrupted and run again; and the shipped model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detrscope.training.time_budget import steps_within
 from tests.conftest import ROOT
 
 WEIGHTS = ROOT / "src" / "detrscope" / "weights"
-SMALLEST = module.Size(16, 4, 2, 60.0, 4, 2, {"train.evaluate_every": 2, "train.recording.every": 2})
+SMALLEST = module.DemoSize(16, 4, 2, 60.0, 4, 2, {"train.evaluate_every": 2, "train.recording.every": 2})
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +43,10 @@ def test_demo_resumes_after_an_interruption(tmp_path: Path, monkeypatch: pytest.
     out, tmp_path = tmp_path, tmp_path / "demo"  # one of its own
     with pytest.raises(KeyboardInterrupt):
         module.demo(tmp_path, quick=True)
-    with pytest.raises(UserError, match=r"holds a demo with other options; give a new folder"):
+    with pytest.raises(UserError, match=r"holds a demo with other options; choose a new out folder"):
         module.demo(tmp_path, quick=False)
     (out / "precious.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is not empty and no demo of ours"):
+    with pytest.raises(UserError, match=r"is not empty and not a demo"):
         module.demo(out, quick=True)
     before = (tmp_path / "run" / "metrics.csv").read_text()
     assert not (tmp_path / "index.html").exists()

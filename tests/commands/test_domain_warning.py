@@ -1,4 +1,4 @@
-"""The model that ships knows drawn dogs only: photographs are warned about, drawings are not."""
+"""The shipped model knows drawn dogs only: photographs are warned about, drawings are not."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def test_warning_is_in_log_json_and_image(
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         found = detect(SHIPPED, [photograph, next(drawn.iterdir())], out=tmp_path / "out", device="cpu")
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "giraffe.jpg" in said and "drawn dogs" in said and f"--model {photograph_models()[0]}" in said
+    assert (
+        "giraffe.jpg" in said and "drawn dogs" in said and f"such as model {photograph_models()[0]}" in said
+    )
     first, second = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert "knows drawn dogs only" in first["note"] and "note" not in second
     assert found[0].note == first["note"] and not found[1].note
@@ -95,7 +97,7 @@ def test_drawings_and_other_models_give_no_warning(
 @pytest.mark.parametrize("model", ["detr-r50", "run/best.safetensors", object()])
 def test_other_weights_give_no_warning(model: object) -> None:
     domain = DomainWarning(model)
-    assert not domain.note("photo.jpg", "photo.jpg") and not domain.strangers
+    assert not domain.note("photo.jpg", "photo.jpg") and not domain.foreign
 
 
 def test_recommended_models_have_published_weights() -> None:

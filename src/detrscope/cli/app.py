@@ -1,4 +1,4 @@
-"""The tree of commands."""
+"""The typer application with all commands."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Device, Log, OptionalModel, PictureFormat, Precision, Quiet, Weights
+from detrscope.cli.options import Device, ImageFormat, Log, OptionalModel, Precision, Quiet, Weights
 from detrscope.core.errors import UserError
 from detrscope.views import VIEWS
 
@@ -77,7 +77,7 @@ def see(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of that dataset.", show_default="val")] = None,
-    image_format: Annotated[PictureFormat, typer.Option("--format", help="Format of the figures.")] = "png",
+    image_format: ImageFormat = "png",
     trace: Annotated[
         Literal["full", "half", "none"] | None,
         typer.Option(

@@ -1,4 +1,4 @@
-"""How good a model, or a file of results, is on a dataset."""
+"""Evaluate a model, or a file of results, on a dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.evaluator import Evaluator
 from detrscope.evaluation.report import write_class_csv, write_curve_csv, write_json
 from detrscope.evaluation.results_file import read_results, write_results
-from detrscope.inference.detector import Detector, load
+from detrscope.inference.detector import Detector, open_detector
 from detrscope.inference.engine import Precision
 from detrscope.inference.torch_engine import require_torch
 from detrscope.views.precision_recall import draw_precision_recall
@@ -35,26 +35,23 @@ def evaluate(
     results_file: str | Path | None = None,
     out: str | Path | None = None,
 ) -> Evaluation:
-    """COCO AP of a model on a dataset.
+    """Return the COCO AP of a model on a dataset.
 
-    Classes are those of the same name; where ids differ they are translated. Under torch.distributed the
-    images are divided among the processes; all of them return the same evaluation and the first one writes.
+    Classes are matched by name; where ids differ they are translated. Under torch.distributed the images are divided
+    among the processes; all of them return the same evaluation and the first one writes.
 
     Args:
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
-        data: what `open_dataset` understands, or a dataset.
-        split: of `data`.
-        weights: for a variant that is not loaded yet: a file in place of the published one, or "random".
-        batch_size: images that the model sees at once.
+        data: a dataset, or a source that `open_dataset` understands.
+        split: split of `data`.
+        weights: for a variant name: a weights file instead of the published one, or "random".
+        batch_size: images per batch.
         workers: processes that read images; 0 reads them in this one.
-        device: where to run, for a model that is not loaded yet.
-        precision: what to compute in, for a model that is not loaded yet.
-        json_file: where to write the numbers.
-        results_file: where to write the results in COCO's format, with the ids of the dataset.
-        out: folder for all of that and for tables and curves: see `write_evaluation`.
-
-    Returns:
-        The evaluation.
+        device: device to run on, for a model that is not loaded yet.
+        precision: precision to compute in, for a model that is not loaded yet.
+        json_file: file for the metrics.
+        results_file: file for the results in COCO's format, with the ids of the dataset.
+        out: folder for all of these and for tables and curves; see `write_evaluation`.
 
     Raises:
         UserError: a wrong argument, or a model that does not know the dataset's classes.
@@ -62,11 +59,7 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: expected 1 or more")
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
-    detector = (
-        load(model, weights=weights, device=device, precision=precision)
-        if isinstance(model, str | Path)
-        else model
-    )
+    detector = open_detector(model, weights=weights, device=device, precision=precision)
     engine = require_torch(detector.engine, "evaluation")
     evaluator = Evaluator(
         dataset, detector.card, batch_size=batch_size, device=engine.device, workers=workers
@@ -86,17 +79,14 @@ def evaluate_results(
     json_file: str | Path | None = None,
     out: str | Path | None = None,
 ) -> Evaluation:
-    """COCO AP of results that exist already, of whatever model, in COCO's format.
+    """Return the COCO AP of existing results in COCO's format, of any model.
 
     Args:
         results: a file, or the results.
-        data: what `open_dataset` understands, or a dataset.
-        split: of `data`.
-        json_file: where to write the numbers.
-        out: folder for that and for tables and curves: see `write_evaluation`.
-
-    Returns:
-        The evaluation.
+        data: a dataset, or a source that `open_dataset` understands.
+        split: split of `data`.
+        json_file: file for the metrics.
+        out: folder for the metrics, tables and curves; see `write_evaluation`.
 
     Raises:
         UserError: a file that does not hold results, or results of images that the dataset does not have.

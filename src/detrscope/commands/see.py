@@ -14,8 +14,9 @@ from detrscope.commands.ground_truth import GroundTruthIndex
 from detrscope.commands.trace_provider import TraceInput, TraceProvider, expand_inputs, is_trace
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
-from detrscope.inference.detector import Detector, Precision, load
-from detrscope.inference.media import MediaSource, warn_of_other_frames
+from detrscope.inference.detector import Detector, load
+from detrscope.inference.engine import Precision
+from detrscope.inference.media_sources import MediaSource, warn_of_other_frames
 from detrscope.lens.measure import Measurement
 from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, View, view_of

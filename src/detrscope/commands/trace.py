@@ -8,7 +8,7 @@ from pathlib import Path
 from detrscope.commands.domain_warning import SHIPPED
 from detrscope.core.edits import Edit
 from detrscope.data.image_reader import ImageSource
-from detrscope.inference.detector import Detector, load
+from detrscope.inference.detector import Detector, open_detector
 from detrscope.trace_interface import Trace
 
 
@@ -32,5 +32,4 @@ def trace(
     Raises:
         UserError: an image or model that cannot be read; a site, edit or query that does not fit the model.
     """
-    detector = model if isinstance(model, Detector) else load(model or SHIPPED)
-    return detector.trace(source, sites, edits, explain=explain)
+    return open_detector(model or SHIPPED).trace(source, sites, edits, explain=explain)

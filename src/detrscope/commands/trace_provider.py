@@ -12,7 +12,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.data.image_reader import ImageSource
 from detrscope.inference.detector import Detector
-from detrscope.inference.media import MediaSource, UniqueNames, expand
+from detrscope.inference.media_sources import MediaSource, UniqueNames, expand
 from detrscope.lens.captions import NOTE
 from detrscope.trace_interface import Trace
 from detrscope.views.features import last_of_each_stage
@@ -43,7 +43,7 @@ def expand_inputs(sources: Sequence[TraceInput]) -> list[tuple[MediaSource, Trac
         else:
             inputs += [(media, media.content) for media in expand([source], stems, before=len(inputs))]
     for media, _ in inputs:
-        if media.is_clip:
+        if media.is_video:
             raise UserError(f"{media.name}: is a video; see takes images, detect takes videos")
     return inputs
 

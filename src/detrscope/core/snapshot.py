@@ -42,9 +42,8 @@ class FeatureMaps:
         """Return feature maps [C, H, W] reduced to some channels in 8 bits."""
         maps = maps.float()
         size = Level(*maps.shape[-2:])
-        chosen = torch.cat(
-            [maps.square().mean(0, keepdim=True).sqrt(), maps[list(channels)]]
-        )  # [1 + c, H, W]
+        rms = maps.square().mean(0, keepdim=True).sqrt()
+        chosen = torch.cat([rms, maps[list(channels)]])  # [1 + c, H, W]
         if max(size) > SIDE:
             height, width = (max(1, round(side * SIDE / max(size))) for side in size)
             chosen = torch.nn.functional.adaptive_avg_pool2d(chosen[None], (height, width))[0]

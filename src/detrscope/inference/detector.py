@@ -211,6 +211,23 @@ def load(
     return Detector(TorchEngine.optimised(loaded.model, torch_device, dtype), loaded.card)
 
 
+def open_detector(
+    model: str | Path | Detector,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Detector:
+    """Return the detector that a name or path stands for, or the detector itself.
+
+    Raises:
+        UserError: see `load`.
+    """
+    if isinstance(model, str | Path):
+        return load(model, weights=weights, device=device, precision=precision)
+    return model
+
+
 def _source_name(source: ImageSource) -> str:
     """Return the name of a source in results: a path, or a URL without passwords; empty for images in memory."""
     if isinstance(source, str) and is_url(source):

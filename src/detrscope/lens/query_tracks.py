@@ -46,12 +46,13 @@ def track_queries(traces: Sequence[TraceData], layer: int = -1) -> Tensor:
 def query_distance(a: TraceData, b: TraceData, layer: int = -1) -> Tensor:
     """Return the distance of each query of one trace from each query of another: [n, m]."""
     (boxes_a, scores_a, rows_a), (boxes_b, scores_b, rows_b) = (_features(trace, layer) for trace in (a, b))
-    return (
+    distance: Tensor = (
         BOX * torch.cdist(boxes_a, boxes_b, p=1)
         + GIOU * (1 - generalized_box_iou(cxcywh_to_xyxy(boxes_a), cxcywh_to_xyxy(boxes_b)))
         + CLASS / 2 * torch.cdist(scores_a, scores_b, p=1)
         + ATTENTION / 2 * torch.cdist(rows_a, rows_b, p=1)
     )
+    return distance
 
 
 def _features(trace: TraceData, layer: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,7 +20,7 @@ from detrscope.data.open_dataset import SOURCE_FORMATS, read_dataset
 from detrscope.data.segmentation import SegmentationMap, box_regions, segmentation_of
 from detrscope.data.validation_log import ValidationLog
 from detrscope.evaluation.class_matching import match_classes
-from detrscope.inference.media import UniqueNames, expand
+from detrscope.inference.media_sources import UniqueNames, expand
 from detrscope.training.config import RunConfig
 
 MAX_UNCOUNTED = 32  # images of a source that are recorded without `count`
@@ -121,7 +121,7 @@ def _from_source(source: str, split: str, count: int, classes: ClassTable) -> li
             ids.sort(key=lambda image_id: not dataset.annotations[image_id])  # those with an object first
         return annotated_images(dataset.subset(ids[: count or None]), classes)
     try:
-        files = [file for file in expand([source]) if not file.is_clip]
+        files = [file for file in expand([source]) if not file.is_video]
     except UserError as error:
         raise UserError(
             f"train.recording.images: {error}; name a dataset with its kind, such as coco:DIR"
