@@ -65,7 +65,9 @@ def test_warning_is_in_log_json_and_image(
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         found = detect(SHIPPED, [photograph, next(drawn.iterdir())], out=tmp_path / "out", device="cpu")
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "giraffe.jpg" in said and "drawn dogs" in said and f"such as model {photograph_models()[0]}" in said
+    assert (
+        "giraffe.jpg" in said and "drawn dogs" in said and f"such as model {photograph_models()[0]}" in said
+    )
     first, second = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert "knows drawn dogs only" in first["note"] and "note" not in second
     assert found[0].note == first["note"] and not found[1].note
