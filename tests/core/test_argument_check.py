@@ -121,10 +121,10 @@ NAMES = (
         "Trace.token_at",
         "Map.on_image",
         "Map.peak",
-        "Map.picture",
+        "Map.draw",
         "Map.save",
     ),
-    *("Among.on_image", "Among.peak", "Among.picture", "Among.save"),
+    *("Among.on_image", "Among.peak", "Among.draw", "Among.save"),
 )
 
 

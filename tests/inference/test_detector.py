@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import detrscope
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
@@ -124,14 +123,6 @@ def test_load_takes_class_names() -> None:
     detector = load("detr-r18", weights="random", classes=["ant", "bee"], device="cpu")
     assert detector.classes == ClassTable((0, 1), ("ant", "bee"))
     assert detector.predict(torch.zeros(1, 3, 64, 64)).logits.shape[-1] == 3
-
-
-def test_public_names_exist() -> None:
-    assert detrscope.__all__ == sorted(detrscope.__all__)
-    for name in detrscope.__all__:
-        assert getattr(detrscope, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'Detecter'"):
-        _ = detrscope.Detecter
 
 
 def test_copied_detector_uses_its_own_weights(detector: Detector) -> None:
