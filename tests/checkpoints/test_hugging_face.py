@@ -15,7 +15,7 @@ from detrscope.checkpoints.hugging_face_processor import read_processor
 from detrscope.checkpoints.load import load_model
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
-from tests.checkpoints.test_load import official_state
+from tests.support.published_checkpoints import official_state
 
 HEADS = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
 

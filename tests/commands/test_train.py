@@ -79,7 +79,7 @@ def test_a_run_leaves_the_documented_folder(
     assert card.metrics["AP"] == rows[1]["val/AP"]
     assert RunFolder(out).config().train.epochs == 2
     state = torch.load(out / "last.pt", weights_only=True)
-    assert {"model", "optimizer", "ema", "scaler", "random", "position"} <= state.keys()
+    assert {"model", "optimizer", "ema", "scaler", "random", "progress"} <= state.keys()
 
     picture = tmp_path / "both.png"
     assert (

@@ -14,10 +14,10 @@ from detrscope.core import records
 from detrscope.core.edits import Gain
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
-from tests.support.deformable_inputs import SITE, Look, footprints, look
+from tests.support.deformable_inputs import SITE, SamplingInputs, footprints, random_inputs
 
 
-def record_of(of: Look, *edits: Gain) -> DeformableRecord:
+def record_of(of: SamplingInputs, *edits: Gain) -> DeformableRecord:
     probe = Probe(edits=edits)
     of.sample_with(probe)
     record = probe.records[SITE]
@@ -28,7 +28,7 @@ def record_of(of: Look, *edits: Gain) -> DeformableRecord:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.lists(st.integers(0, 2), min_size=1, max_size=5))
 def test_map_times_value_equals_output(seed: int, point_levels: list[int]) -> None:
-    of = look(seed, queries=5, point_levels=tuple(point_levels))
+    of = random_inputs(seed, queries=5, point_levels=tuple(point_levels))
     record, out = record_of(of), of.sample()
     expected = (record.weights.double()[..., None] * footprints(of)).sum(3)
     torch.testing.assert_close(record.rows().double(), expected, rtol=1e-5, atol=1e-6)
@@ -43,7 +43,7 @@ EDITS = (Gain(SITE, 0.5, keys=(3, 40), queries=(1, 2)), Gain(SITE, 0.0, points=(
 @pytest.mark.parametrize("edits", [(), EDITS, EDITS[:1]])
 @pytest.mark.parametrize("queries", [slice(None), slice(2, 4), torch.tensor([7, 1])])
 def test_splat_equals_rows_of_the_level(edits: tuple[Gain, ...], queries: slice | torch.Tensor) -> None:
-    record = record_of(look(3), *edits)
+    record = record_of(random_inputs(3), *edits)
     rows = record.rows(queries)
     assert torch.equal(rows, record.rows()[:, :, queries])
     parts = rows.split([35, 12, 2], dim=-1)
@@ -55,20 +55,20 @@ def test_splat_equals_rows_of_the_level(edits: tuple[Gain, ...], queries: slice 
 
 
 def test_level_without_points_has_zero_map() -> None:
-    record = record_of(look(4, point_levels=(0, 2)))
+    record = record_of(random_inputs(4, point_levels=(0, 2)))
     assert (record.splat(1) == 0).all()
     assert record.splat(1).shape == (2, 2, 11, 3, 4)
 
 
 def test_output_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = record_of(look(5))
+    record = record_of(random_inputs(5))
     whole = record.output()
     monkeypatch.setattr(records, "ROWS_AT_ONCE", 3 * 2 * 2 * 49)
     torch.testing.assert_close(record.output(), whole)
 
 
 def test_points_outside_lower_the_row_sum() -> None:
-    of = look(6, queries=3, heads=1, images=1, levels=((4, 4),), point_levels=(0, 0))
+    of = random_inputs(6, queries=3, heads=1, images=1, levels=((4, 4),), point_levels=(0, 0))
     of.points[:] = 0.5
     of.points[0, 1, 0, 0] = 2.0
     of.points[0, 2, 0, 0] = math.nan
@@ -79,7 +79,7 @@ def test_points_outside_lower_the_row_sum() -> None:
 
 
 def test_maps_are_float32_for_half_precision_records() -> None:
-    record = record_of(look(7))
+    record = record_of(random_inputs(7))
     half = replace(
         record, points=record.points.half(), weights=record.weights.half(), value=record.value.half()
     )
@@ -89,6 +89,6 @@ def test_maps_are_float32_for_half_precision_records() -> None:
 
 
 def test_records_without_queries() -> None:
-    record = record_of(look(8, queries=0))
+    record = record_of(random_inputs(8, queries=0))
     assert record.rows().shape == (2, 2, 0, 49)
     assert record.output().shape == (2, 0, 16)

@@ -17,7 +17,7 @@ from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset, read_dataset
 from detrscope.data.validation_log import ValidationLog
-from tests.support.datasets import CATEGORIES, MakeCoco, box, picture, with_orientation
+from tests.support.datasets import CATEGORIES, MakeCoco, box, noise_image, with_orientation
 
 
 def raw(image: torch.Tensor, boxes_xyxy: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, object]:
@@ -269,7 +269,7 @@ def test_boxes_turn_with_exif_when_sizes_match_stored_pixels(
 def test_upright_sizes_mean_upright_boxes(make_coco: MakeCoco, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     (folder / "train").mkdir(parents=True)
-    with_orientation(picture(64, 48), folder / "train" / "a.jpg", 6)
+    with_orientation(noise_image(64, 48), folder / "train" / "a.jpg", 6)
     rows = [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}]
     dataset, validation = lenient(
         make_coco([box(1, 1, [50, 40, 10, 5], area=50)], images=rows, folder=folder)

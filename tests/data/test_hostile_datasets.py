@@ -26,7 +26,7 @@ from detrscope.data.open_dataset import open_dataset
 from detrscope.data.parallel_decode import PixelGate
 from detrscope.data.pixel_cache import PixelCache
 from tests.support.dataset_folders import write_coco_json, write_yolo
-from tests.support.datasets import MakeCoco, picture
+from tests.support.datasets import MakeCoco, noise_image
 from tests.support.voc_folders import PAGES, write_voc, xml
 
 ODD = [
@@ -58,7 +58,7 @@ def spoil(tree: Any, generator: random.Random) -> None:
 def test_odd_values_are_read_or_raise_one_error(seed: int, tmp_path: Path) -> None:
     generator = random.Random(seed)
     (tmp_path / "train").mkdir()
-    picture(64, 48).save(tmp_path / "train" / "1.png")
+    noise_image(64, 48).save(tmp_path / "train" / "1.png")
     path = write_coco_json(
         tmp_path / "annotations" / "instances_train.json",
         ["1.png", "2.png"],
@@ -208,7 +208,7 @@ def test_64_bit_ids_survive_and_larger_ones_are_refused(key: str, make_coco: Mak
 
 def test_30_000_categories_are_checked_in_seconds(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    picture(64, 48).save(tmp_path / "train" / "a.png")
+    noise_image(64, 48).save(tmp_path / "train" / "a.png")
     path = write_coco_json(tmp_path / "annotations" / "instances_train.json", ["a.png"])
     tree = json.loads(path.read_text())
     tree["categories"] = [{"id": i, "name": f"class {i}"} for i in range(30_000)]
@@ -235,7 +235,7 @@ def test_every_decodable_suffix_counts_as_an_image(tmp_path: Path) -> None:
     ):
         assert ending in SUFFIXES
         path = tmp_path / f"a{ending}"
-        picture(8, 8).convert("L" if ending == ".pgm" else "RGB").save(
+        noise_image(8, 8).convert("L" if ending == ".pgm" else "RGB").save(
             path, format=Image.registered_extensions()[ending]
         )
         assert read_image(path).shape == (3, 8, 8)
@@ -250,7 +250,7 @@ def test_the_limit_of_pixels_can_be_raised_and_lowered(
     monkeypatch.setenv(MOST_PIXELS, "400000000")
     before = Image.MAX_IMAGE_PIXELS
     assert read_size(path).width == 20_000 and before == Image.MAX_IMAGE_PIXELS
-    picture(20, 20).save(path)
+    noise_image(20, 20).save(path)
     monkeypatch.setenv(MOST_PIXELS, "399")
     with pytest.raises(UserError, match=r"too many pixels: 20x20; the limit is 399; .*DETRSCOPE_MAX_PIXELS"):
         read_image(path)

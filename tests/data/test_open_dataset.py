@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from detrscope.core.errors import UserError
-from detrscope.data.open_dataset import SOURCES, open_dataset, splits_of
-from tests.support.datasets import MakeCoco, box, picture
+from detrscope.data.open_dataset import SOURCE_FORMATS, open_dataset, splits_of
+from tests.support.datasets import MakeCoco, box, noise_image
 
 TREE = {
     "images": [{"id": 5, "file_name": "a.png", "width": 40, "height": 30}],
@@ -22,7 +22,7 @@ def lay_out(root: Path, annotations: str, image: str) -> Path:
     for name in (annotations, image):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / annotations).write_text(json.dumps(TREE))
-    picture(40, 30).save(root / image)
+    noise_image(40, 30).save(root / image)
     return root
 
 
@@ -131,5 +131,5 @@ def test_ambiguity_is_refused(make_coco: MakeCoco) -> None:
 
 
 def test_every_format_describes_its_layout() -> None:
-    assert set(SOURCES) >= {"coco", "yolo", "voc"}
-    assert all(source.layout for source in SOURCES.values())
+    assert set(SOURCE_FORMATS) >= {"coco", "yolo", "voc"}
+    assert all(source.layout for source in SOURCE_FORMATS.values())

@@ -14,7 +14,7 @@ from detrscope.data.check import check
 from detrscope.data.image_files import FileIndex, scan_folder
 from detrscope.data.open_dataset import open_dataset, splits_of
 from tests.support.dataset_folders import write_coco_json, write_yolo
-from tests.support.datasets import MakeCoco, box, picture
+from tests.support.datasets import MakeCoco, box, noise_image
 from tests.support.voc_folders import PAGES, SPLITS, write_voc
 
 
@@ -29,7 +29,7 @@ def kinds(source: object) -> dict[str, list[str]]:
 def test_unused_images_are_reported_once_per_folder(make_coco: MakeCoco) -> None:
     folder = make_coco([box(i, c, [1, 1, 9, 9]) for i, c in ((1, 1), (1, 7), (2, 900))])
     for i in range(3):
-        picture(9, 9, seed=90 + i).save(folder / "train" / f"more{i}.png")
+        noise_image(9, 9, seed=90 + i).save(folder / "train" / f"more{i}.png")
     (problem,) = [p for p in check(folder).problems if p.kind == "unused-images"]
     assert problem.reason == "3 images are in no split, such as more0.png"
 
@@ -38,7 +38,7 @@ def test_shared_label_folder_reports_only_unused_labels(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     for name in ("a", "b", "c"):
-        picture(40, 30, seed=ord(name)).save(tmp_path / "images" / f"{name}.png")
+        noise_image(40, 30, seed=ord(name)).save(tmp_path / "images" / f"{name}.png")
         (tmp_path / "labels" / f"{name}.txt").write_text("0 .5 .5 .2 .2\n")
     (tmp_path / "labels" / "gone.txt").write_text("0 .5 .5 .2 .2\n")
     (tmp_path / "classes.txt").write_text("cat\n")
@@ -57,7 +57,7 @@ def test_shared_label_folder_reports_only_unused_labels(tmp_path: Path) -> None:
 
 def test_unlisted_xml_and_extra_images_are_reported(tmp_path: Path) -> None:
     write_voc(tmp_path, {**PAGES, "z": PAGES["a"]}, SPLITS)
-    picture(40, 30, seed=5).save(tmp_path / "JPEGImages" / "a.bmp")
+    noise_image(40, 30, seed=5).save(tmp_path / "JPEGImages" / "a.bmp")
     found = kinds(tmp_path)
     assert sorted(found["unused-file"]) == ["a.png", "z.xml"]
     assert len(open_dataset(tmp_path, "train")) == 2
@@ -74,7 +74,7 @@ def test_only_a_test_split_may_lack_xml(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["annotations/instances_train.json", "train.json"])
 def test_only_a_test_split_may_lack_annotations(name: str, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    picture(64, 48).save(tmp_path / "images" / "a.png")
+    noise_image(64, 48).save(tmp_path / "images" / "a.png")
     path = write_coco_json(tmp_path / name, ["a.png"])
     tree = json.loads(path.read_text())
     del tree["annotations"]
@@ -129,7 +129,7 @@ def test_names_differing_only_in_case_are_refused(tmp_path: Path) -> None:
 
 def test_one_label_of_two_images_is_reported(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path)
-    picture(9, 9, seed=7).save(folder / "train" / "images" / "0.bmp")
+    noise_image(9, 9, seed=7).save(folder / "train" / "images" / "0.bmp")
     assert kinds(folder) == {"one-label-two-images": ["0.txt"]}
 
 
@@ -150,7 +150,7 @@ def test_hidden_and_linked_folders_are_reported_as_left_out(tmp_path: Path) -> N
 def test_hidden_xml_makes_no_split(name: str, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.xml").write_text(PAGES["a"] or "")
-    picture(40, 30).save(tmp_path / "train" / "a.png")
+    noise_image(40, 30).save(tmp_path / "train" / "a.png")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("junk")
     assert splits_of(f"voc:{tmp_path}") == ("train",)
@@ -177,7 +177,7 @@ def test_boxes_are_derived_from_masks_of_both_kinds(make_coco: MakeCoco) -> None
 
 @pytest.mark.parametrize("layout", ["coco", "yolo", "voc", "yolo yaml"])
 def test_folders_are_found_in_another_letter_case(layout: str, tmp_path: Path) -> None:
-    picture(64, 48).save(tmp_path / "A.PNG")
+    noise_image(64, 48).save(tmp_path / "A.PNG")
     image, label = "Images/Train/A.PNG", "Labels/Train/a.TXT"
     if layout == "coco":
         image = "TRAIN/A.PNG"
@@ -213,7 +213,7 @@ def test_lists_written_on_other_machines(tmp_path: Path) -> None:
 def test_different_files_of_one_name_are_refused(first: str, second: str, tmp_path: Path) -> None:
     for seed, name in enumerate((first, second)):
         (tmp_path / name).parent.mkdir()
-        picture(64, 48, seed=seed).save(tmp_path / name)
+        noise_image(64, 48, seed=seed).save(tmp_path / name)
     write_coco_json(tmp_path / "annotations" / "instances_train.json", ["a.png"])
     with pytest.raises(UserError, match=f"a.png may be .*{first} or .*{second}"):
         open_dataset(tmp_path, "train")

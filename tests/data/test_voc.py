@@ -12,7 +12,7 @@ from detrscope.core.errors import UserError
 from detrscope.data import voc
 from detrscope.data.open_dataset import open_dataset, read_dataset, splits_of
 from detrscope.data.validation_log import ValidationLog
-from tests.support.datasets import picture
+from tests.support.datasets import noise_image
 from tests.support.voc_folders import PAGES, SPLITS, write_voc, xml
 
 
@@ -49,7 +49,7 @@ def test_without_image_sets_and_with_a_list_of_classes(tmp_path: Path) -> None:
 def test_a_folder_per_split(tmp_path: Path) -> None:
     for split, stem in (("train", "a"), ("valid", "b")):
         (tmp_path / split).mkdir()
-        picture(40, 30).save(tmp_path / split / f"{stem}.jpg")
+        noise_image(40, 30).save(tmp_path / split / f"{stem}.jpg")
         (tmp_path / split / f"{stem}.xml").write_text(PAGES[stem] or "")
     assert splits_of(tmp_path) == ("train", "valid")
     val = open_dataset(tmp_path, "val")

@@ -11,14 +11,14 @@ import pytest
 from detrscope.core.errors import UserError
 from detrscope.data.open_dataset import open_dataset, read_dataset, splits_of
 from detrscope.data.validation_log import ValidationLog
-from tests.support.datasets import picture, with_orientation
+from tests.support.datasets import noise_image, with_orientation
 
 LABELS = "0 0.5 0.5 0.25 0.5\n1 0.1 0.2 0.1 0.1 0.87\n"
 
 
 def lay_out(root: Path, image: str, labels: str | None, text: str = LABELS) -> None:
     (root / image).parent.mkdir(parents=True, exist_ok=True)
-    picture(80, 40).save(root / image)
+    noise_image(80, 40).save(root / image)
     if labels:
         (root / labels).parent.mkdir(parents=True, exist_ok=True)
         (root / labels).write_text(text)
@@ -98,7 +98,7 @@ def test_images_without_labels_are_negatives(tmp_path: Path) -> None:
 
 def test_boxes_are_of_the_upright_image(tmp_path: Path) -> None:
     lay_out(tmp_path, "images/train/a.png", "labels/train/a.txt", "0 0.5 0.5 1 0.5\n")
-    with_orientation(picture(80, 40), tmp_path / "images/train/a.png", 6)
+    with_orientation(noise_image(80, 40), tmp_path / "images/train/a.png", 6)
     (tmp_path / "classes.txt").write_text("cat\n")
     assert open_dataset(tmp_path, "train").annotations[1][0].bbox_xywh == (0, 10, 80, 20)
 

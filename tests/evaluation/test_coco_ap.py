@@ -19,9 +19,9 @@ def undefined_as_minus_one(values: list[float | None]) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(120))
 def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    truth, results = random_problem(seed)
-    expected = pycocotools_evaluation(truth, results)
-    found = average_precision(truth, results)
+    ground_truth, results = random_problem(seed)
+    expected = pycocotools_evaluation(ground_truth, results)
+    found = average_precision(ground_truth, results)
     assert capsys.readouterr().out == ""
     ours = undefined_as_minus_one([found.summary()[key] for key in SUMMARY])
     np.testing.assert_allclose(ours, expected.stats, rtol=0, atol=1e-9)
@@ -94,9 +94,9 @@ def test_perfect_results_score_one() -> None:
 
 
 def test_inputs_are_left_as_they_were() -> None:
-    truth, results = world(), perfect()
-    average_precision(truth, results)
-    assert (truth, results) == (world(), perfect())
+    ground_truth, results = world(), perfect()
+    average_precision(ground_truth, results)
+    assert (ground_truth, results) == (world(), perfect())
 
 
 def test_no_results_score_zero() -> None:
@@ -108,13 +108,13 @@ def test_no_results_score_zero() -> None:
 
 @pytest.mark.parametrize("missing", ["images", "annotations", "categories"])
 def test_nothing_to_measure_against_is_undefined(missing: str) -> None:
-    truth = {**world(), missing: []}
+    ground_truth = {**world(), missing: []}
     if missing == "images":
-        truth["annotations"] = []
+        ground_truth["annotations"] = []
     results = [] if missing == "images" else perfect()
     if missing == "categories":
-        truth["annotations"] = []
-    found = average_precision(truth, results)
+        ground_truth["annotations"] = []
+    found = average_precision(ground_truth, results)
     assert set(found.summary().values()) == {None}
     assert all(row.AP is None for row in found.per_class)
     assert json.loads(json.dumps(found.to_json()))["AP"] is None
@@ -122,24 +122,24 @@ def test_nothing_to_measure_against_is_undefined(missing: str) -> None:
 
 
 def test_only_crowds_is_undefined() -> None:
-    truth = world()
-    truth["annotations"] = [{**a, "iscrowd": 1} for a in truth["annotations"]]
-    found = average_precision(truth, perfect())
+    ground_truth = world()
+    ground_truth["annotations"] = [{**a, "iscrowd": 1} for a in ground_truth["annotations"]]
+    found = average_precision(ground_truth, perfect())
     assert found.AP is None
     assert found.boxes == 0
 
 
 def test_results_on_a_crowd_count_neither_way() -> None:
-    truth = world()
-    truth["annotations"].append(
+    ground_truth = world()
+    ground_truth["annotations"].append(
         {"id": 3, "image_id": 5, "category_id": 1, "bbox": [200, 200, 100, 100], "area": 10_000, "iscrowd": 1}
     )
     in_crowd = [
         {"image_id": 5, "category_id": 1, "bbox": [210 + i, 210, 20, 20], "score": 0.99} for i in range(5)
     ]
-    assert average_precision(truth, perfect() + in_crowd).AP == 1
+    assert average_precision(ground_truth, perfect() + in_crowd).AP == 1
     outside = [{**r, "bbox": [400, 400, 20, 20]} for r in in_crowd]
-    assert pytest.approx(7 / 12) == average_precision(truth, perfect() + outside).AP  # 1/6 and 1
+    assert pytest.approx(7 / 12) == average_precision(ground_truth, perfect() + outside).AP  # 1/6 and 1
 
 
 def test_unknown_categories_are_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -171,15 +171,15 @@ def test_json_has_the_documented_keys() -> None:
 
 
 def test_the_best_hundred_of_an_image_count() -> None:
-    truth = {
+    ground_truth = {
         "images": [{"id": 1}],
         "categories": [{"id": 1, "name": "a"}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}],
     }
     wrong = [{"image_id": 1, "category_id": 1, "bbox": [50, 50, 9, 9], "score": 0.9} for _ in range(100)]
     right = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.8}
-    assert average_precision(truth, [*wrong, right]).AP == 0
-    assert pytest.approx(0.01) == average_precision(truth, [*wrong[1:], right]).AP
+    assert average_precision(ground_truth, [*wrong, right]).AP == 0
+    assert pytest.approx(0.01) == average_precision(ground_truth, [*wrong[1:], right]).AP
 
 
 def test_evaluation_is_plain_data() -> None:

@@ -24,9 +24,9 @@ def test_predictions_have_original_pixels_and_ids(world: str, batch_size: int) -
     assert [r["image_id"] for r in results] == [image.id for image in dataset.images for _ in range(2)]
     best = results[::2]  # of the two queries of each image
     for result, image in zip(best, dataset.images, strict=True):
-        truth = dataset.annotations[image.id][0]
-        assert result["category_id"] == truth.category_id
-        assert result["bbox"] == pytest.approx(truth.bbox_xywh, abs=1.0)
+        ground_truth = dataset.annotations[image.id][0]
+        assert result["category_id"] == ground_truth.category_id
+        assert result["bbox"] == pytest.approx(ground_truth.bbox_xywh, abs=1.0)
         assert result["score"] > 0.9
     evaluation = average_precision(dataset.coco_json(), results)
     assert evaluation.AP50 == 1

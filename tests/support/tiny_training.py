@@ -15,7 +15,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.model_card import ModelCard, Scoring
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Batch, Outputs, Queries, Target
-from detrscope.training.loop import Outcome, train_model
+from detrscope.training.loop import Hooks, Outcome, train_model
 from detrscope.training.run_folder import RunFolder
 from detrscope.training.train_config import TrainConfig
 from detrscope.training.train_state import seed_all
@@ -108,5 +108,7 @@ def run(
     """A whole run, or the rest of one."""
     seed_all(config.seed)
     model = model or TinyDetector()
-    outcome = train_model(model, card(), loader or TinyLoader(), config, RunFolder(folder), cpu(), **options)
+    outcome = train_model(
+        model, card(), loader or TinyLoader(), config, RunFolder(folder), cpu(), Hooks(**options)
+    )
     return outcome, model

@@ -165,9 +165,9 @@ def test_every_setting_has_a_help_text() -> None:
     assert [s.key for s in settings if not s.help] == []
 
 
-def test_images_per_pass_keeps_the_step_the_same_whatever_the_machine() -> None:
+def test_a_micro_batch_is_a_share_of_the_batch() -> None:
     config = RunConfig(data=DataConfig(batch_size=16), train=TrainConfig(devices=2, accumulate=4))
-    assert config.images_per_pass == 2
+    assert config.images_per_micro_batch == 2
 
 
 def test_dotted_keys() -> None:

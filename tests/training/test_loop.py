@@ -110,7 +110,7 @@ def test_an_interrupt_ends_after_the_step_with_a_checkpoint(tmp_path: Path, numb
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", CONFIG, TinyLoader(before=interrupt), evaluate=fake_ap)
     state = RunFolder(tmp_path / "cut").load_state()
-    assert state is not None and (state["position"]["step"], state["position"]["passes"]) == (5, 2)
+    assert state is not None and (state["progress"]["step"], state["progress"]["micro_batches"]) == (5, 2)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     run(tmp_path / "cut", CONFIG, evaluate=fake_ap)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
@@ -188,12 +188,12 @@ class Poisoned(TinyDetector):
 
 def test_nan_stops_with_layer_module_and_images_named(tmp_path: Path) -> None:
     with pytest.raises(WorkFailed) as caught:
-        run(tmp_path, CONFIG, model=Poisoned(steps=5, part="weights"), name_of=lambda i: f"image-{i}.jpg")
+        run(tmp_path, CONFIG, model=Poisoned(steps=5, part="weights"), image_name=lambda i: f"image-{i}.jpg")
     text = str(caught.value)
     assert "matching cost of decoder layer 0, 1 is not finite in epoch 2, step 6" in text
     assert "module heads.0" in text and ".jpg" in text and str(tmp_path) in text
     state = RunFolder(tmp_path).load_state()
-    assert state is not None and state["position"]["step"] == 3
+    assert state is not None and state["progress"]["step"] == 3
     assert all(torch.isfinite(t).all() for t in state["model"].values())
 
 

@@ -41,9 +41,7 @@ def test_slow_first_steps_are_not_the_rate(time: Time) -> None:
 
 def test_evaluations_and_snapshots_are_counted(time: Time) -> None:
     evaluate_every, steps = 20, 200
-    clock = Clock(
-        10, steps, {"evaluation": lambda step: -(-(steps - step) // evaluate_every)}, {"evaluation": 2.0}
-    )
+    clock = Clock(10, steps, {"evaluation": evaluate_every}, {"evaluation": 2.0})
     estimates: dict[int, float] = {}
     for step in range(1, steps + 1):
         take(clock, time, 9.0 if step <= COLD else 1.0)

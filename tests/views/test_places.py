@@ -54,7 +54,7 @@ def brightest(values: np.ndarray, place: Rectangle, panel: Rectangle) -> tuple[f
 
 
 @pytest.mark.parametrize("cell", PLACES)
-def test_a_map_is_hottest_where_its_cell_lies_on_a_padded_and_resized_picture(cell: tuple[int, int]) -> None:
+def test_map_peaks_at_its_cell_on_a_padded_image(cell: tuple[int, int]) -> None:
     trace = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), cell]] * 2)})
     picture, veil = images(draw(trace, "per-query"))[:2]
     x, y = brightest(*veil, picture[1])
@@ -63,7 +63,7 @@ def test_a_map_is_hottest_where_its_cell_lies_on_a_padded_and_resized_picture(ce
     assert veil[0][..., 3].max() > 200 and np.median(veil[0][..., 3]) == 0
 
 
-def test_the_plain_map_shows_the_numbers_of_its_colour_scale() -> None:
+def test_mean_map_has_the_colours_of_its_scale() -> None:
     trace = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)], [(0, 0), (0, 0), (7, 9)]])})
     sheet = draw(trace, "mean")
     (alone, place), panel = images(sheet)[-1], images(sheet)[-2][1]
@@ -80,7 +80,7 @@ def test_the_plain_map_shows_the_numbers_of_its_colour_scale() -> None:
     assert "mean of 2 heads" in sheet.caption and "weights of a map sum to 1.000" in sheet.caption
 
 
-def test_columns_are_titled_by_query_and_hold_its_box() -> None:
+def test_per_query_columns_have_title_and_box() -> None:
     trace = made({"decoder.1.cross": peaked([[(1, 1), (2, 2), (3, 3)]])})
     sheet = draw(trace, "per-query", ViewOptions(queries=(2, 0)))
     written = texts(sheet)
@@ -104,7 +104,7 @@ def outlined(sheet: PixelFigure, colour: tuple[int, int, int]) -> list[np.ndarra
     return found
 
 
-def test_the_journey_shows_every_layer_and_where_the_box_was_before() -> None:
+def test_by_layer_shows_each_layer_and_the_previous_box() -> None:
     record = peaked([[(1, 1), (2, 2), (3, 3)]])
     sheet = draw(made({"decoder.0.cross": record, "decoder.1.cross": record}), "by-layer")
     written = texts(sheet)
@@ -124,7 +124,7 @@ def test_the_journey_shows_every_layer_and_where_the_box_was_before() -> None:
     assert second[0] < before[0], "it moved to the left by 4 pixels"
 
 
-def test_the_encoder_marks_the_point_and_shows_the_row_of_its_token() -> None:
+def test_encoder_shows_the_point_and_its_map() -> None:
     row, column = 6, 2
     looks = [(0, 0)] * (FINE.height * FINE.width)
     looks[row * FINE.width + column] = (1, 12)
@@ -140,7 +140,7 @@ def test_the_encoder_marks_the_point_and_shows_the_row_of_its_token() -> None:
     assert "1: token at (11, 25)" in texts(sheet) and "encoder.0.self" in sheet.caption
 
 
-def test_every_head_of_a_place_in_the_encoder_is_shown_where_a_point_is_chosen() -> None:
+def test_heads_of_a_point_are_encoder_heads() -> None:
     row, column, looks_at = 6, 2, [(1, 12), (8, 3)]
     heads = []
     for cell in looks_at:
@@ -155,7 +155,7 @@ def test_every_head_of_a_place_in_the_encoder_is_shown_where_a_point_is_chosen()
     assert {"head 0", "head 1", "mean of heads", "layer 0"} <= set(texts(sheet))
 
 
-def test_sampling_points_lie_where_they_were_taken_and_are_coloured_by_weight() -> None:
+def test_sampling_points_have_position_and_colour_of_weight() -> None:
     points = torch.tensor([[30.0, 20.0], [10.0, 6.0], [50.0, 35.0], [-20.0, 5.0]]).expand(1, 3, 4, 2)
     weights = torch.tensor([0.1, 0.6, 0.2, 0.1]).expand(1, 3, 4)
     record = sampled(points, weights, (0, 0, 1, 0))
@@ -174,7 +174,7 @@ def test_sampling_points_lie_where_they_were_taken_and_are_coloured_by_weight() 
     assert "sums to 0.900" in texts(sheet), "one tenth fell outside; nothing is renormalised"
 
 
-def test_close_points_are_seen_from_near() -> None:
+def test_close_points_are_zoomed_in() -> None:
     xy = torch.tensor([[20.0, 15.0], [22.0, 16.0]]).expand(1, 3, 2, 2)
     trace = made(
         {
@@ -195,7 +195,7 @@ def test_close_points_are_seen_from_near() -> None:
     assert "zoomed in" in VIEWS["points-heads"](trace, ViewOptions()).caption
 
 
-def test_who_looks_at_a_place_is_sorted_and_equals_the_rows() -> None:
+def test_incoming_queries_are_sorted_by_weight() -> None:
     record = peaked([[(2, 5), (0, 0), (2, 5)], [(2, 5), (0, 0), (1, 1)]])
     sheet = draw(made({"decoder.1.cross": record}), "incoming", ViewOptions(points=(middle((2, 5)),)))
     bars = sheet.figure().axes[1]
@@ -206,7 +206,7 @@ def test_who_looks_at_a_place_is_sorted_and_equals_the_rows() -> None:
     assert "1.5 in all" in sheet.caption
 
 
-def test_queries_among_themselves_are_a_table_of_their_rows() -> None:
+def test_query_table_holds_the_attention_rows() -> None:
     query = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, 3]])[None, None]
     cross, among = (
         peaked([[(1, 1)] * 3]),
@@ -221,7 +221,7 @@ def test_queries_among_themselves_are_a_table_of_their_rows() -> None:
     assert sorted(numbers) == sorted(f"{float(v):.2g}" for v in [*rest, *among])
 
 
-def test_features_are_ranked_by_their_mean_and_cut_to_the_picture() -> None:
+def test_features_are_ranked_by_mean_on_the_image() -> None:
     maps = torch.zeros(5, 12, 18)
     for channel, strength in enumerate((1.0, 5.0, 0.0, 3.0, -4.0)):
         maps[channel, 3, 7] = strength
@@ -240,7 +240,7 @@ def test_features_are_ranked_by_their_mean_and_cut_to_the_picture() -> None:
     ]
 
 
-def test_equal_traces_differ_by_nothing_and_unlike_ones_where_they_do() -> None:
+def test_comparison_shows_where_maps_differ() -> None:
     first = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)]])})
     second = made(
         {"decoder.1.cross": peaked([[(0, 0), (0, 0), (7, 10)]])}, edits=(Gain("decoder.1.cross", 1.0),)
@@ -258,7 +258,7 @@ def test_equal_traces_differ_by_nothing_and_unlike_ones_where_they_do() -> None:
     assert "edited (gain 1 at decoder.1.cross)" in sheet.caption and "the same query in both" in sheet.caption
 
 
-def test_other_pictures_are_not_compared_and_changed_ones_are() -> None:
+def test_traces_of_other_images_are_not_compared() -> None:
     first = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)]])})
     hidden = first.image.clone()
     hidden[:, :40] = 255  # half of it
@@ -270,7 +270,7 @@ def test_other_pictures_are_not_compared_and_changed_ones_are() -> None:
         draw(first, "compare", ViewOptions(against=other))
 
 
-def test_many_detections_are_cut_to_the_best_and_chosen_queries_are_not() -> None:
+def test_only_detections_are_cut_to_the_best() -> None:
     record = peaked([[(2, 5)] * 30])
     logits = torch.full((2, 30, 4), 0.1)
     logits[:, :, 1] = torch.linspace(0.6, 0.9, 30)
@@ -284,7 +284,7 @@ def test_many_detections_are_cut_to_the_best_and_chosen_queries_are_not() -> Non
     assert len(labels) <= 20
 
 
-def test_a_number_is_the_same_query_only_where_the_model_did_not_pick_anew() -> None:
+def test_picked_queries_are_paired_by_overlap() -> None:
     first = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)]])}, notes={"epoch": 10})
     alike = ("the same query in both", "whose box overlaps most")
     edited = (Gain("decoder.1.cross", 1.0),), (Gain("encoder.0.self", 1.0),)
@@ -299,7 +299,7 @@ def test_a_number_is_the_same_query_only_where_the_model_did_not_pick_anew() -> 
         assert expected in draw(first, "compare", ViewOptions(against=second)).caption, changes
 
 
-def test_maps_of_other_cells_are_compared_by_their_mass() -> None:
+def test_maps_on_other_grids_are_compared_by_mass() -> None:
     first = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)]])})
     coarse = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (1, 2)]], COARSE)}, (COARSE,))
     card = replace(first.card, variant="another")
@@ -310,7 +310,7 @@ def test_maps_of_other_cells_are_compared_by_their_mass() -> None:
     assert "whose box overlaps most" in sheet.caption and "query 2 (dog 0.90)" in texts(sheet)
 
 
-def test_an_attention_map_shows_itself() -> None:
+def test_attention_map_draws_itself() -> None:
     trace = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)]])})
     attention = trace.cross_attention(query=2)
     sheet = draw_attention(attention)
@@ -321,7 +321,7 @@ def test_an_attention_map_shows_itself() -> None:
     assert values.shape == (10, 15) and extent == (0, 0, 60, 40)
 
 
-def test_only_what_was_looked_at_is_shown_of_a_crop_without_its_original() -> None:
+def test_crop_without_original_shows_the_crop() -> None:
     geometry = replace(GEOMETRY, width=100, crop_xyxy=(20.0, 0.0, 80.0, 40.0))
     trace = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)]])}, geometry=geometry)
     assert Viewport.of(trace).window == (20, 0, 80, 40)

@@ -29,7 +29,7 @@ def test_of_many_classes_the_best_and_worst_are_named() -> None:
     assert len(ax.lines) == 21
 
 
-def test_no_truth_is_said() -> None:
+def test_missing_ground_truth_is_written() -> None:
     picture = draw_precision_recall({})
     assert "no truth" in picture.figure().axes[0].texts[0].get_text()
     assert picture.pixels().shape == (560, 1200, 3)

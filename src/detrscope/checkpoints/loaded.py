@@ -1,4 +1,4 @@
-"""A model out of a file, and what became of the file's parts."""
+"""A loaded model and the report of its loading."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from detrscope.core.model_card import ModelCard
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint's parts."""
+    """What was loaded of a checkpoint.
+
+    Attributes:
+        source: the checkpoint.
+        loaded: number of tensors loaded.
+        reset: the model's tensors that are left random.
+        skipped: the file's entries that are not used.
+        notes: remarks such as a prefix removed from the keys.
+    """
 
     source: str
-    loaded: int  # tensors
-    reset: tuple[str, ...] = ()  # our names, left random
-    skipped: tuple[str, ...] = ()  # the file's names, not used
-    notes: tuple[str, ...] = ()  # such as a prefix that was taken off the keys
+    loaded: int
+    reset: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """For the log: what was loaded, reset and skipped."""
-        about = "".join(f"; {note}" for note in self.notes)
-        lines = [f"{self.source}: loaded {self.loaded} tensors{about}"]
+        """Return the report as lines for the log."""
+        notes = "".join(f"; {note}" for note in self.notes)
+        lines = [f"{self.source}: loaded {self.loaded} tensors{notes}"]
         if self.reset:
-            lines.append(f"reset, to be learned anew: {', '.join(self.reset)}")
+            lines.append(f"reset to random weights: {', '.join(self.reset)}")
         if self.skipped:
             lines.append(f"skipped: {', '.join(self.skipped)}")
         return lines

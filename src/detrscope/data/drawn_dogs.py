@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import PIL
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from detrscope.config import build, setting
+from detrscope.config import build, setting, settings
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
 from detrscope.core.files import cache_folder
@@ -36,24 +35,15 @@ SOFTWARE = "detrscope drawn dogs"  # `Software` text of each PNG file
 _DESCRIPTION = '{"info": {"description": "drawn dogs"'  # start of annotations.json
 
 
-@dataclass(frozen=True)
+@settings
 class Options:
     """Options after `drawn-dogs:`."""
 
-    count: int = setting(2000, "images for training")
-    val: int = setting(300, "images for validation")
-    test: int = setting(300, "images for testing")
-    seed: int = setting(0, "random seed")
-    size: int = setting(160, "width and height of an image in pixels")
-
-    def __post_init__(self) -> None:
-        for key in ("count", "val", "test"):
-            if not 1 <= getattr(self, key) <= MAX_COUNT:
-                raise UserError(f"drawn-dogs: {key}={getattr(self, key)}: expected 1 to {MAX_COUNT}")
-        if self.seed < 0:
-            raise UserError(f"drawn-dogs: seed={self.seed}: expected 0 or more")
-        if not MIN_SIZE <= self.size <= MAX_SIZE:
-            raise UserError(f"drawn-dogs: size={self.size}: expected {MIN_SIZE} to {MAX_SIZE} pixels")
+    count: int = setting(2000, "images for training", ge=1, le=MAX_COUNT)
+    val: int = setting(300, "images for validation", ge=1, le=MAX_COUNT)
+    test: int = setting(300, "images for testing", ge=1, le=MAX_COUNT)
+    seed: int = setting(0, "random seed", ge=0)
+    size: int = setting(160, "width and height of an image in pixels", ge=MIN_SIZE, le=MAX_SIZE)
 
     @classmethod
     def parsed(cls, text: str) -> Options:
@@ -113,7 +103,7 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
     Raises:
         UserError: a value is out of range, or `out` is in use.
     """
-    Options(count=count, seed=seed, size=size)
+    build(Options, {"count": count, "seed": seed, "size": size}, source="drawn dogs")
     if start < 0:
         raise UserError(f"start={start}: expected 0 or more")
     text = PngInfo()

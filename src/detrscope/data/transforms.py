@@ -22,8 +22,6 @@ from detrscope.core.preprocessing import Preprocessing, resized_size
 from detrscope.core.types import Target
 
 ZOOM_FILL = [124, 116, 104]  # ImageNet's mean colour: close to 0 once normalised
-
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

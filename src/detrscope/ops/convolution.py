@@ -133,7 +133,7 @@ def is_learning(*tensors: Tensor | None) -> bool:
 
 def may_leave_torch(x: Tensor) -> bool:
     """Return whether private operators of oneDNN may be called on a tensor now, gradients aside."""
-    if torch._C._is_tracing() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return False  # an exported graph holds standard operators only
     return x.device.type == "cpu" and bool(torch.backends.mkldnn.enabled)
 

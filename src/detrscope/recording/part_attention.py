@@ -13,7 +13,7 @@ from detrscope.core.trace_data import TraceData
 from detrscope.lens.metrics import mass_in
 from detrscope.lens.token_coverage import area_of_masks, cover_of_masks
 from detrscope.recording.probe_images import AnnotatedImage
-from detrscope.training.run_folder import Row
+from detrscope.training.metrics_table import Row
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class DemoPage:
     seconds: float
 
     def html(self) -> str:
-        """The page as text."""
+        """Return the page as text."""
         images = "".join(f'<img src="{_address(path)}" alt="detections">' for path in self.pictures)
         rows = "".join(
             f"<tr><td>{_shown(name)}</td>"

@@ -57,4 +57,4 @@ def _overlaps(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
     low = np.maximum(labels[:, None, :2], others[None, :, :2])  # [n, m, 2]
     high = np.minimum(labels[:, None, 2:], others[None, :, 2:])  # [n, m, 2]
     area = np.prod(labels[:, 2:] - labels[:, :2], axis=1)[:, None]
-    return np.prod(np.clip(high - low, 0, None), axis=2) / area
+    return np.asarray(np.prod(np.clip(high - low, 0, None), axis=2) / area)
