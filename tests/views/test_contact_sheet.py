@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from detrscope.views.canvas import class_colours
-from detrscope.views.contact_sheet import GAP, MOST_LABELS, Tile, contact_sheet
+from detrscope.views.contact_sheet import GAP, MAX_LABELS, Tile, contact_sheet
 
 
 def tile(height: int, width: int, value: int, names: tuple[str, ...] = ("cat",)) -> Tile:
@@ -54,8 +54,8 @@ def test_no_tiles_and_no_boxes_are_drawn() -> None:
 
 
 def test_crowded_tiles_have_colours_and_no_names() -> None:
-    few = contact_sheet([tile(300, 300, 10, ("cat",) * MOST_LABELS)]).pixels()
-    many = contact_sheet([tile(300, 300, 10, ("cat",) * (MOST_LABELS + 1))]).pixels()
+    few = contact_sheet([tile(300, 300, 10, ("cat",) * MAX_LABELS)]).pixels()
+    many = contact_sheet([tile(300, 300, 10, ("cat",) * (MAX_LABELS + 1))]).pixels()
     colour = class_colours(["cat"])["cat"]
 
     def plates(pixels: np.ndarray) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detrscope.views.canvas import Box, Colour, Label, text_colour_on, text_size
+
 MAX_OVERLAP = 0.25  # a label with more than this share under other labels is left out: it could not be read
 
 
@@ -50,6 +52,38 @@ def place_labels(
         placed = np.concatenate([placed, labels[best : best + 1]])
         positions.append((float(corners[best, 0]), float(corners[best, 1])))
     return positions
+
+
+def labelled_boxes(
+    boxes_xyxy: np.ndarray,
+    texts: Sequence[str],
+    colours: Sequence[Colour],
+    frame: tuple[float, float, float, float],
+    *,
+    size: int,
+    line: int,
+) -> tuple[list[Box], list[Label]]:
+    """Return outlines of boxes and labels in their colours, best boxes first; labels without room are left out.
+
+    Args:
+        boxes_xyxy: [n, 4] pixels.
+        texts: n texts of the labels; empty for none at all.
+        colours: n colours.
+        frame: x0, y0, x1, y1 in pixels that no label leaves.
+        size: font size in pixels.
+        line: width of outlines in pixels.
+    """
+    boxes = [
+        Box((x0, y0, x1, y1), colour, line)
+        for (x0, y0, x1, y1), colour in zip(boxes_xyxy.tolist(), colours, strict=True)
+    ]
+    corners = place_labels(boxes_xyxy, [text_size(text, size) for text in texts], frame)
+    labels = [
+        Label(text, corner, size, colour, text_colour_on(colour))
+        for text, corner, colour in zip(texts, corners, colours, strict=False)
+        if corner is not None
+    ]
+    return boxes, labels
 
 
 def _overlaps(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
