@@ -1,4 +1,4 @@
-"""Cross-attention of each query, on traces whose numbers are known."""
+"""Cross-attention of each query, and the mean map, on traces whose numbers are known."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tests.support.figures import (
 
 CELLS = [(2, 5), (0, 0), (9, 14), (6, 2)]  # row, column of cells on the image, corners among them
 DOG = class_colours(["cell", "dog", "far"])["dog"]
+HOTTEST, COLDEST = (252, 255, 164), (0, 0, 4)  # of matplotlib's inferno
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -60,3 +61,20 @@ def test_only_detections_are_cut_to_the_best() -> None:
     assert "the best" not in chosen.caption and "24 of 30 queries" in chosen.heading
     labels = [t for t in texts(draw(trace, "mean")) if t.startswith("dog ")]
     assert len(labels) <= 20
+
+
+def test_mean_map_has_the_colours_of_its_scale() -> None:
+    trace = made({"decoder.1.cross": peaked([[(0, 0), (0, 0), (2, 5)], [(0, 0), (0, 0), (7, 9)]])})
+    sheet = draw(trace, "mean")
+    (alone, place), panel = images(sheet)[-1], images(sheet)[-2][1]
+    assert panel[2] - panel[0] == pytest.approx(1.5 * (panel[3] - panel[1]), rel=0.01)
+    across = (
+        alone.shape[1] / (place[2] - place[0]) * (panel[2] - panel[0]) / 60
+    )  # pixels of the map per original one
+    for cell in ((2, 5), (7, 9)):
+        x, y = middle(cell)
+        np.testing.assert_allclose(alone[int(y * across), int(x * across), :3], HOTTEST, atol=8)
+    np.testing.assert_allclose(alone[int(30 * across), int(10 * across), :3], COLDEST, atol=1)
+    ticks = [float(t.get_text()) for t in sheet.figure().axes[1].get_yticklabels()]
+    assert max(ticks) <= 0.5 < max(ticks) + 0.2, "two heads, one half each"
+    assert "mean of 2 heads" in sheet.caption and "weights of a map sum to 1.000" in sheet.caption
