@@ -73,10 +73,10 @@ class TinyLoader:
         order = torch.randperm(self.images, generator=torch.Generator().manual_seed(self.epoch)).tolist()
         for n in range(self.skip, self.images // self.batch_size):
             self.before(self.epoch * (self.images // self.batch_size) + n)
-            yield made_up_pass(order[n * self.batch_size : (n + 1) * self.batch_size], self.boxes)
+            yield made_up_micro_batch(order[n * self.batch_size : (n + 1) * self.batch_size], self.boxes)
 
 
-def made_up_pass(ids: list[int], boxes: int = 2) -> MicroBatch:
+def made_up_micro_batch(ids: list[int], boxes: int = 2) -> MicroBatch:
     """A pass of the images of these ids; every image has `boxes` boxes but those whose id divides by five."""
     images, targets = [], []
     for image_id in ids:

@@ -1,4 +1,4 @@
-"""The time left: not said before steps are warm, and near the truth afterwards."""
+"""The time left: not said before steps are warm, and close afterwards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def take(clock: Clock, time: Time, seconds: float, count: int = 1) -> None:
         clock.step()
 
 
-def test_slow_first_steps_are_not_the_rate(time: Time) -> None:
+def test_slow_first_steps_are_not_counted(time: Time) -> None:
     clock = Clock(10, 100)
     take(clock, time, 60.0, COLD)
     take(clock, time, 1.0, MEASURED - 1)
@@ -56,7 +56,7 @@ def test_evaluations_and_snapshots_are_counted(time: Time) -> None:
     assert estimates[steps] == pytest.approx(time.now)
 
 
-def test_a_machine_that_slows_down_is_noticed(time: Time) -> None:
+def test_estimate_follows_a_slower_machine(time: Time) -> None:
     clock = Clock(10, 1000)
     take(clock, time, 0.1, 300)
     take(clock, time, 1.0, 200)

@@ -216,7 +216,7 @@ class PerturbationRunner:
 def _over_pixels(trace: TraceData, weights: Tensor) -> Tensor:
     """Return weights of tokens [S] as a smooth map over the pixels of the model's input, [h, w]."""
     parts = parts_of(weights.float(), trace.levels)
-    geometry = trace.geometry.of_seen()
+    geometry = trace.geometry.of_model_input()
     return AttentionMap(
         parts, tuple(range(len(parts))), geometry, trace.image, Selection("weights")
     ).on_image()

@@ -26,7 +26,7 @@ from detrscope.training.run_folder import BEST, LAST, RunFolder
 from detrscope.training.schedule import make_schedule
 from detrscope.training.timing import peak_memory_mb
 from detrscope.training.train_config import TrainConfig
-from detrscope.training.train_state import TrainProgress, capture, restore, seed_all, set_random_state
+from detrscope.training.train_state import TrainProgress, capture, restore, seed_all
 from detrscope.training.train_step import MicroBatch, StepFailed, TrainStep
 
 Scores = Mapping[str, float | None]  # AP and the like, 0..1; None is "undefined"
@@ -199,26 +199,20 @@ class TrainingRun:
         return any_rank(interruption.requested, self.fabric.device)
 
     def _start_or_resume(self) -> TrainProgress:
-        fabric, train_step = self.fabric, self.train_step
-        seed_all(self.config.seed + fabric.global_rank)  # for dropout; the order of images is the loader's
+        seed_all(
+            self.config.seed + self.fabric.global_rank
+        )  # for dropout; the loader orders images by its own
         state = self.folder.load_state()
         if state is None:
             return TrainProgress()
-        progress = restore(state, fabric, train_step.model, train_step.optimizer, train_step.ema)
-        if len(state["random"]) == fabric.world_size:
-            set_random_state(state["random"][fabric.global_rank])
-        else:
-            log.warning(
-                "resuming on another number of devices: dropout will not be that of an uninterrupted run"
-            )
+        progress = restore(state, self.train_step)
         log.info("resuming after epoch %d, step %d", progress.epoch, progress.step)
-        if fabric.is_global_zero:
+        if self.fabric.is_global_zero:
             self.folder.check_tables(progress.epoch)
         return progress
 
     def _save_state(self) -> None:
-        train_step = self.train_step
-        state = capture(self.fabric, train_step.model, train_step.optimizer, train_step.ema, self.progress)
+        state = capture(self.train_step, self.progress)
         if self.fabric.is_global_zero:
             self.folder.save_state(state)
 

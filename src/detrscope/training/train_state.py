@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
-from torch import nn
 
+from detrscope.console import log
 from detrscope.core.distributed import gather_objects
 from detrscope.core.errors import UserError
-from detrscope.training.ema import Ema
+from detrscope.training.train_step import TrainStep
 
 FORMAT = 3
 
@@ -71,36 +70,23 @@ class TrainProgress:
         self.micro_batches, self.seconds, self.images = 0, 0.0, 0
         self.averages = Averages()
 
-    @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> TrainProgress:
-        """Invert `dataclasses.asdict`."""
-        return cls(**{**tree, "averages": Averages(**tree["averages"])})
 
-
-def capture(
-    fabric: Fabric,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: Ema | None,
-    progress: TrainProgress,
-) -> dict[str, Any]:
+def capture(train_step: TrainStep, progress: TrainProgress) -> dict[str, Any]:
     """Return the training state. Every process is to call it, since each has its own random numbers."""
     return {
         "format": FORMAT,
         "progress": asdict(progress),
         "averages": gather_objects(asdict(progress.averages)),  # of each process
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ema": ema.model.state_dict() if ema else None,
-        "scaler": fabric.strategy.precision.state_dict(),
-        "random": gather_objects(random_state()),
+        "model": train_step.model.state_dict(),
+        "optimizer": train_step.optimizer.state_dict(),
+        "ema": train_step.ema.model.state_dict() if train_step.ema else None,
+        "scaler": train_step.fabric.strategy.precision.state_dict(),
+        "random": gather_objects(random_state(train_step.fabric.device)),
     }
 
 
-def restore(
-    state: dict[str, Any], fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
-) -> TrainProgress:
-    """Restore a captured state, except for the random numbers, which are `state["random"][rank]`.
+def restore(state: dict[str, Any], train_step: TrainStep) -> TrainProgress:
+    """Restore a captured state, random numbers included.
 
     Raises:
         UserError: the state is of another format, or does not fit the model.
@@ -110,30 +96,33 @@ def restore(
             f"training state has format {state.get('format')}; this version reads format {FORMAT}"
         )
     try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if ema:
-            ema.model.load_state_dict(state["ema"])
+        train_step.model.load_state_dict(state["model"])
+        train_step.optimizer.load_state_dict(state["optimizer"])
+        if train_step.ema:
+            train_step.ema.model.load_state_dict(state["ema"])
         if state["scaler"]:
-            fabric.strategy.precision.load_state_dict(state["scaler"])
-        progress = TrainProgress.from_dict(state["progress"])
+            train_step.fabric.strategy.precision.load_state_dict(state["scaler"])
         parts = [Averages(**part) for part in state["averages"]]
+        progress = TrainProgress(**{**state["progress"], "averages": Averages()})
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"training state does not fit this run: {str(error).splitlines()[0][:200]}") from None
-    if len(parts) == fabric.world_size:
-        progress.averages = parts[fabric.global_rank]
-    else:  # the sums of all processes, once
-        progress.averages = Averages.together(parts) if fabric.is_global_zero else Averages()
+    rank, world = train_step.fabric.global_rank, train_step.fabric.world_size
+    if len(parts) == world:
+        progress.averages = parts[rank]
+        set_random_state(state["random"][rank])
+    else:
+        progress.averages = Averages() if rank else Averages.together(parts)  # the sums of all, once
+        log.warning("resuming on another number of devices: dropout will not be that of an uninterrupted run")
     return progress
 
 
-def random_state() -> dict[str, Any]:
+def random_state(device: torch.device) -> dict[str, Any]:
     """Return the state of every random number generator that training draws from."""
     name, keys, index, has_gauss, gauss = np.random.get_state()  # the legacy generator that libraries use
     version, words, spare = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state() if device.type == "cuda" else None,
         "numpy": [
             str(name),
             torch.from_numpy(np.asarray(keys).astype(np.int64)),
