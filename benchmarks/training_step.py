@@ -71,9 +71,9 @@ def our_step(
     fabric = Fabric(
         accelerator="cpu", devices=1, precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
     )
-    learner = TrainStep(build(variant, {}, 91).train(), config, fabric)
+    train_step = TrainStep(build(variant, {}, 91).train(), config, fabric)
     one = (Batch(images), targets, [Sample(i) for i in range(len(targets))])
-    return lambda: learner.step([one], 0, constant)
+    return lambda: train_step.step([one], 0, constant)
 
 
 def made_up_targets(images: int) -> list[Target]:

@@ -46,7 +46,9 @@ class MinimalDETR(nn.Module):
         position = torch.cat([columns, rows], dim=-1).flatten(0, 1)  # [S, D]
         tokens = position + 0.1 * x.flatten(2).transpose(1, 2)  # [B, S, D]
         queries = self.query_pos.expand(len(images), -1, -1)  # [B, Q, D]
-        states = self.transformer(tokens, queries)  # [B, Q, D]: queries attend to the tokens and to one another
+        states = self.transformer(
+            tokens, queries
+        )  # [B, Q, D]: queries attend to the tokens and to one another
         return self.linear_class(states), self.linear_bbox(states).sigmoid()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -70,7 +71,7 @@ def run(monkeypatch: pytest.MonkeyPatch, detector: Detector | None, *arguments: 
     return int(end.value.code or 0)
 
 
-def test_no_two_pictures_share_a_folder(tmp_path: Path, detector: Detector) -> None:
+def test_no_two_images_share_a_folder(tmp_path: Path, detector: Detector) -> None:
     named = [tmp_path / folder / name for folder, name in (("a", "p.png"), ("b", "p.png"), ("c", "p-2.png"))]
     for path in named:
         path.parent.mkdir()
@@ -81,7 +82,7 @@ def test_no_two_pictures_share_a_folder(tmp_path: Path, detector: Detector) -> N
     assert [source.name for source in found][4:] == ["image 5", "image 6"]
 
 
-def test_without_choices_everything_of_a_picture_is_in_one_folder(
+def test_by_default_everything_is_in_one_folder(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     detector: Detector,
@@ -107,7 +108,7 @@ def test_without_choices_everything_of_a_picture_is_in_one_folder(
             assert np.asarray(image).std() > 5, name
 
 
-def test_a_trace_is_drawn_without_a_model_and_gives_the_same_figure(
+def test_trace_file_gives_the_same_figure_without_model(
     monkeypatch: pytest.MonkeyPatch, detector: Detector, photo: Path, tmp_path: Path
 ) -> None:
     common = ("--query", 3, "--view", "per-query", "--view", "heads", "--layer", 0, "--head", 2)
@@ -121,7 +122,7 @@ def test_a_trace_is_drawn_without_a_model_and_gives_the_same_figure(
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_folder_skips_what_cannot_be_seen_and_says_so(
+def test_folder_skips_and_names_unreadable_images(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     detector: Detector,
@@ -202,7 +203,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_traces_that_take_much_are_written_only_where_they_are_asked_for(
+def test_large_traces_are_written_on_request_only(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     detector: Detector,
@@ -228,7 +229,7 @@ def test_the_size_of_a_trace_is_known_before_it_is_written(detector: Detector, t
         assert trace_bytes(trace, half=half) == pytest.approx(size, rel=0.02)
 
 
-def test_what_needs_no_detection_is_drawn_where_nothing_was_found(
+def test_views_without_detections_are_drawn_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     detector: Detector,
@@ -243,7 +244,7 @@ def test_what_needs_no_detection_is_drawn_where_nothing_was_found(
 
 
 @pytest.mark.parametrize("encoder_layers", [0, 1])
-def test_a_point_where_the_encoder_samples_nothing_shows_the_query(
+def test_point_without_deformable_encoder_shows_a_query(
     encoder_layers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = tiny_settings("sprint-deformable-n")
@@ -261,7 +262,7 @@ def test_a_point_where_the_encoder_samples_nothing_shows_the_query(
     assert ("has no encoder attention at a point" in caplog.text) == (encoder_layers == 0)
 
 
-def test_a_film_and_a_missing_file_are_refused(
+def test_video_and_missing_file_are_refused(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], detector: Detector, tmp_path: Path
 ) -> None:
     film = tmp_path / "a.mp4"
@@ -284,7 +285,7 @@ def test_a_film_and_a_missing_file_are_refused(
         assert f"{option[0][2:] if option else 'model'}: {needless}" in capfd.readouterr().err
 
 
-def test_python_twin_keeps_pictures_and_trace_in_memory(detector: Detector) -> None:
+def test_python_function_keeps_figures_and_trace_in_memory(detector: Detector) -> None:
     (seen,) = ds.see(picture(), detector, views=QUICK, options=ViewOptions(queries=(2, 5)))
     assert list(seen.figures) == list(QUICK) and not seen.files
     assert "mean of 2 queries (number 2, 5)" in seen.figures["mean"].caption
@@ -293,9 +294,7 @@ def test_python_twin_keeps_pictures_and_trace_in_memory(detector: Detector) -> N
     assert (again.figures["mean"].pixels() == seen.figures["mean"].pixels()).all()
 
 
-def test_a_picture_is_looked_at_again_for_gradients_and_a_trace_is_not(
-    detector: Detector, tmp_path: Path
-) -> None:
+def test_only_images_are_traced_again_for_gradients(detector: Detector, tmp_path: Path) -> None:
     options = ViewOptions(queries=(2, 5))
     (seen,) = ds.see(picture(), detector, views=("relevance", "per-query"), options=options)
     about = seen.figures["relevance"].caption
@@ -306,7 +305,7 @@ def test_a_picture_is_looked_at_again_for_gradients_and_a_trace_is_not(
     assert "trace with explain=[2, 5]" in again.figures["relevance"].caption
 
 
-def test_two_models_are_compared_on_the_same_picture(detector: Detector, tmp_path: Path) -> None:
+def test_two_models_are_compared_on_the_same_image(detector: Detector, tmp_path: Path) -> None:
     other = detector_of("sprint-dense-n")
     (seen,) = ds.see(
         picture(), detector, views=("compare",), options=ViewOptions(queries=(2,)), against=other
@@ -318,7 +317,7 @@ def test_two_models_are_compared_on_the_same_picture(detector: Detector, tmp_pat
         ds.see(picture(), detector, views=("compare",), options=ViewOptions(queries=(2,)), against=small)
 
 
-def test_features_that_are_named_are_kept_in_the_trace(detector: Detector, tmp_path: Path) -> None:
+def test_named_features_are_kept_in_the_trace(detector: Detector, tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"views": "channels", "out": tmp_path, "trace_format": "half"}
     (seen,) = ds.see(picture(), detector, features="backbone.layer2.*", **arguments)
     kept = Trace.load(seen.files["image-1.trace"]).features
@@ -337,3 +336,19 @@ def test_help_is_fast_and_names_every_view() -> None:
     words = " ".join(done.stdout.split())
     assert words.endswith("set()"), words[-200:]
     assert all(f"{name} ({view.shows})" in words for name, view in VIEWS.items())
+
+
+def test_json_has_the_numbers_of_every_drawn_view(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    detector: Detector,
+    photo: Path,
+    tmp_path: Path,
+) -> None:
+    arguments = (photo, "--json", "--threshold", 0, "--out", tmp_path)
+    assert run(monkeypatch, detector, *arguments) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    drawn = [name for name in VIEWS if name in result["files"]]
+    assert result["source"] == str(photo) and sorted(result["views"]) == sorted(drawn) and len(drawn) == 12
+    assert set(result["left_out"]) == set(VIEWS) - set(drawn)
+    assert all(view["caption"] and len(view) > 2 for view in result["views"].values())

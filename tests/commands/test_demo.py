@@ -57,7 +57,7 @@ def test_demo_resumes_after_an_interruption(tmp_path: Path, monkeypatch: pytest.
     films = sorted(path.name for path in (tmp_path / "films").glob("*.mp4"))
     assert len(films) == 2 and films[1] == "final.mp4" and films[0].endswith("-queries.mp4")
     (seen,) = (tmp_path / "seen").iterdir()
-    assert list(seen.glob("*.trace")) and "an encoder token looks at" in html
+    assert list(seen.glob("*.trace")) and "an encoder token attends to" in html
     for name in (
         *(f"films/{film}" for film in films),
         *(f"seen/{seen.name}/{figure}.png" for figure in module.FIGURES),

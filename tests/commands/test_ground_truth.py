@@ -41,7 +41,7 @@ def seen_with_truth(picture: Path, truth: str | Path) -> SeeResult:
     return seen
 
 
-def test_boxes_and_parts_of_a_drawing_are_seen_and_measured(dogs: Path, tmp_path: Path) -> None:
+def test_boxes_and_parts_of_a_drawing_are_measured(dogs: Path, tmp_path: Path) -> None:
     tree = json.loads((dogs / "annotations.json").read_text())
     picture = dogs / "images/000000.png"
     (image,) = (row for row in tree["images"] if row["file_name"].endswith("000000.png"))
@@ -75,7 +75,7 @@ def test_boxes_and_parts_of_a_drawing_are_seen_and_measured(dogs: Path, tmp_path
     assert same(loaded, trace)
 
 
-def test_masks_of_a_dataset_are_its_classes_with_the_smaller_object_on_top(tmp_path: Path) -> None:
+def test_masks_of_a_dataset_have_smaller_objects_on_top(tmp_path: Path) -> None:
     def square(number: int, category: int, side: int) -> dict[str, object]:
         corners = [[4, 4, 4 + side, 4, 4 + side, 4 + side, 4, 4 + side]]
         return {
@@ -106,7 +106,7 @@ def test_masks_of_a_dataset_are_its_classes_with_the_smaller_object_on_top(tmp_p
     }
 
 
-def test_what_is_not_known_is_said(dogs: Path, tmp_path: Path) -> None:
+def test_images_without_ground_truth_are_named(dogs: Path, tmp_path: Path) -> None:
     known = dogs / "annotations.json"
     other = tmp_path / "other.png"
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(other)
@@ -125,7 +125,7 @@ def test_what_is_not_known_is_said(dogs: Path, tmp_path: Path) -> None:
         ds.see(str(alike), views=("detections",), options=QUERY, split="test")
 
 
-def test_regions_that_do_not_fit_the_picture_are_damage(dogs: Path, tmp_path: Path) -> None:
+def test_regions_of_another_size_are_damage(dogs: Path, tmp_path: Path) -> None:
     trace = ds.load("sprint-dense-n").trace(dogs / "images/000001.png")
     for labels in (torch.zeros(9, 9, dtype=torch.uint8), torch.full((96, 96), 3, dtype=torch.uint8)):
         path = replace(trace, regions=Regions(labels, ("background", "dog"))).save(tmp_path / "a.trace")

@@ -57,7 +57,7 @@ def public_callables() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "ViewOptions": (ds.ViewOptions, {}),
         "Gain": (Gain, {"site": "decoder.0.cross"}),
         "Bias": (Bias, {"site": "decoder.0.cross", "scores": torch.zeros(1)}),
-        "Swap": (Swap, {"site": "decoder.0.cross", "what": "value", "tensor": torch.zeros(1)}),
+        "Swap": (Swap, {"site": "decoder.0.cross", "part": "value", "tensor": torch.zeros(1)}),
         "Target": (Target, {"labels": torch.zeros(0, dtype=torch.int64), "boxes_cxcywh": torch.zeros(0, 4)}),
         "Trace.load": (ds.Trace.load, {"path": "nowhere.trace"}),
     }
@@ -163,7 +163,7 @@ def test_wrong_types_raise_an_error_that_names_the_argument(
     ("call", "says"),
     [
         (lambda: ds.load("detr-r18", classes="dog"), r"classes: expected .* found 'dog'; for one, write \['dog'\]"),
-        (lambda: ds.load("detr-r18", weights="random", classes=["a", "a"]), "'a' is there more than once"),
+        (lambda: ds.load("detr-r18", weights="random", classes=["a", "a"]), "'a' is given more than once"),
         (lambda: ds.load("detr-r18", weights="random", classes=[]), "at least one class"),
         (lambda: ds.load("detr-r18", precision=16), "load: precision: expected 'auto' or 'fp32'"),
         (lambda: ds.load(), "load: missing a required argument: 'name_or_path'"),
@@ -181,7 +181,7 @@ def test_wrong_types_raise_an_error_that_names_the_argument(
         (lambda: Gain("a", keys=(1.5,)), "Gain: keys: expected list of int or None"),
         (lambda: Gain("a", heads=3), r"Gain: heads: .*found 3; for one, write \[3\]"),
         (lambda: Bias("a", torch.tensor([float("nan")])), "Bias: scores: expected numbers, found NaN"),
-        (lambda: Swap("a", "keys", torch.zeros(1)), "Swap: what 'keys' is not known; did you mean 'key'"),
+        (lambda: Swap("a", "keys", torch.zeros(1)), "Swap: part 'keys' is not known; did you mean 'key'"),
         (lambda: detector().trace(picture(), targets=5), "Detector.trace: targets: expected Target or None, found 5"),
         (
             lambda: detector().trace(picture(), targets=Target(torch.tensor([9]), torch.zeros(1, 4))),

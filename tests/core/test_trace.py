@@ -440,6 +440,6 @@ def test_maps_draw_and_save(trace: Trace, tmp_path: Path) -> None:
     }.items():
         path = one.save(tmp_path / f"{name}.png")
         assert path.stat().st_size > 1000
-    with pytest.raises(UserError, match=r"cannot save a picture as '\.txt'"):
+    with pytest.raises(UserError, match=r"cannot save an image as '\.txt'"):
         trace.cross_attention(1).save(tmp_path / "a.txt")
     assert ds.Trace is Trace

@@ -1,4 +1,4 @@
-"""A dataset that subsets are cut from."""
+"""Fixture: a dataset for subsets and conversion."""
 
 from __future__ import annotations
 

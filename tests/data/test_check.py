@@ -1,4 +1,4 @@
-"""`data check` names everything."""
+"""`check`: every kind of problem, and the statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO's JSON: ids as they are, boxes by stated rules, everything wrong named."""
+"""COCO JSON: ids, the rules for boxes and sizes, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datasets that are made to harm: pipes, devices, deep nesting, thousands of names, values of any type."""
+"""Hostile datasets: pipes, devices, deep nesting, thousands of names, values of any type."""
 
 from __future__ import annotations
 

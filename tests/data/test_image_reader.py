@@ -1,4 +1,4 @@
-"""The one reader: every kind of picture, from every kind of source."""
+"""The image reader: every image mode from every type of source."""
 
 from __future__ import annotations
 

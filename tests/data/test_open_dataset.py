@@ -1,4 +1,4 @@
-"""What a user may type, the layouts that are recognised, and the errors."""
+"""Sources: the layouts that are recognised, and errors."""
 
 from __future__ import annotations
 

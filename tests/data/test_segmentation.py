@@ -1,4 +1,4 @@
-"""Masks of annotations, against pycocotools; and what lies under each pixel."""
+"""Segmentation maps and regions; COCO masks against pycocotools."""
 
 from __future__ import annotations
 

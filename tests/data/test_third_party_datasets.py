@@ -1,4 +1,4 @@
-"""Datasets as other tools and people leave them: nothing lost, nothing taken for something else, without a word."""
+"""Datasets as other tools write them: read in full, or refused with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes stay on their pixels; the recipe is the paper's; a seed decides everything."""
+"""Transforms: boxes follow their pixels, DETR's defaults, seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies unused beside a dataset is named, and what may be two things is refused."""
+"""Unused files are reported, and ambiguous ones refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class is which."""
+"""Matching of class tables."""
 
 import logging
 

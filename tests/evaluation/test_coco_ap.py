@@ -1,4 +1,4 @@
-"""average_precision against pycocotools, and where there is nothing to compare with."""
+"""average_precision against pycocotools, and its edge cases."""
 
 import json
 import logging

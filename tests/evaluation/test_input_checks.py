@@ -1,4 +1,4 @@
-"""What comes into evaluation is checked where it comes in; what is large stays linear."""
+"""Checks of ground truth and results; evaluation of many classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""predict_dataset: original pixels and ids out of resized, padded, regrouped batches."""
+"""predict_dataset: original pixels and ids from resized, padded, regrouped batches."""
 
 from pathlib import Path
 

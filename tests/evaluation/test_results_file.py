@@ -1,4 +1,4 @@
-"""Files of results."""
+"""Result files."""
 
 import json
 from pathlib import Path

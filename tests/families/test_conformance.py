@@ -152,8 +152,8 @@ def test_swap_of_its_own_tensors_changes_nothing(variant: str) -> None:
         edits += [Swap(site, "points", record.points), Swap(site, "weights", record.weights)]
     assert torch.equal(run(variant, padded_batch(), Probe(sites=[], edits=edits)).logits, plain.logits)
     last = edits[-1]
-    with pytest.raises(UserError, match=rf"swap of the {last.what} at '{site}': expected"):
-        wrong = Swap(site, last.what, last.tensor[:, :, :1])
+    with pytest.raises(UserError, match=rf"swap of the {last.part} at '{site}': expected"):
+        wrong = Swap(site, last.part, last.tensor[:, :, :1])
         run(variant, padded_batch(), Probe(sites=[], edits=[wrong]))
 
 

@@ -25,7 +25,7 @@ def doctor(
 
     from rich.table import Table
 
-    table = Table("", "what", "here", "why")
+    table = Table("", "item", "here", "reason")
     topic = ""
     for finding in findings:
         if finding.topic != topic:

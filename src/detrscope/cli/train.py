@@ -28,9 +28,9 @@ OWN_OPTIONS = (
 )
 
 
-def _show_help(context: typer.Context, wanted: bool) -> None:
+def _show_help(context: typer.Context, requested: bool) -> None:
     """Print the help, then every setting."""
-    if not wanted:
+    if not requested:
         return
     from rich.table import Table
 

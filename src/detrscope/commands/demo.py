@@ -79,7 +79,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     detector = load(MODEL, device="cpu")
     images, richest = _detect(detector, source, out)
     log.info("3/6  seeing inside that model: all figures of %s", richest.name)
-    (seen,) = see(
+    (result,) = see(
         richest,
         detector,
         options=ViewOptions(threshold=THRESHOLD),
@@ -97,8 +97,8 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     page = DemoPage(
         pictures=[str(path.relative_to(out)) for path in images],
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
-        figures=[str(seen.files[name].relative_to(out)) for name in FIGURES],
-        words=[*describe_differences(seen.measurements), *describe_parts(seen.measurements)],
+        figures=[str(result.files[name].relative_to(out)) for name in FIGURES],
+        words=[*describe_differences(result.measurements), *describe_parts(result.measurements)],
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",
         shipped=_row(shipped),

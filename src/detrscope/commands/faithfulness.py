@@ -38,7 +38,7 @@ def faithfulness(
 
     Args:
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
-        data: what `open_dataset` understands, or a dataset.
+        data: a dataset, or a source that `open_dataset` understands.
         split: split of `data`.
         count: number of images, the first ones.
         threshold: minimum score of a followed detection.

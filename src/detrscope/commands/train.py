@@ -1,4 +1,4 @@
-"""Train a detector: settings, devices, data and model are put together here; training/ does the work."""
+"""Train a detector: assemble settings, devices, data and model for the training loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from detrscope.ops.kernels.threads import use_threads
 from detrscope.recording.recorder import make_recorder
 from detrscope.training.config import RunConfig
 from detrscope.training.launch import check_same_precision, make_fabric, resolve_precision, resolve_processes
-from detrscope.training.loop import Outcome, Scores, train_model
+from detrscope.training.loop import Hooks, Outcome, Scores, train_model
 from detrscope.training.memory_estimate import check_memory
 from detrscope.training.run_folder import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to
 from detrscope.training.setup import (
@@ -68,10 +68,10 @@ def train(
         overrides: single settings, such as `{"train.epochs": 10}`.
 
     Returns:
-        The folder, how far training came, and the best AP.
+        The run folder, the epochs and steps taken, and the best AP.
 
     Raises:
-        UserError: wrong settings, data or model; a run folder in use.
+        UserError: settings, data or model are wrong, or the run folder is in use.
         WorkFailed: a loss or gradient is NaN or infinite.
         KeyboardInterrupt: after Ctrl-C, with the checkpoint written.
     """
@@ -117,21 +117,26 @@ def train(
 
 
 def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -> Outcome:
-    """What every process does."""
+    """Train in one process; every process runs this."""
     check_same_precision(config.train)
     dataset, val = open_data(config)
     seed_all(config.train.seed)  # the same first weights in every process
     if not config.model.start_from:
         check_memory(config, len(dataset.classes), fabric.device)
-    going_on = resume and folder.has_state
-    saved = read_card(folder / LAST) if going_on and (folder / LAST).exists() else None
-    loaded, config = make_model(config, dataset, fresh=not going_on, saved=saved)
+    continues = resume and folder.has_state
+    saved = read_card(folder / LAST) if continues and (folder / LAST).exists() else None
+    loaded, config = make_model(config, dataset, fresh=not continues, saved=saved)
     warn_of_crowded_images(config, dataset)
     loader = make_train_loader(config, dataset, loaded.card, fabric)
     check_support(loaded.model, config.train)
-    evaluate = None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric)
-    recorder = make_recorder(config, loaded, folder, dataset, val)
-    if fabric.is_global_zero:  # all that can be wrong with the settings is known by now
+    hooks = Hooks(
+        evaluate=None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric),
+        evaluation_forwards=0 if val is None else -(-len(val) // config.images_per_micro_batch),
+        recorder=make_recorder(config, loaded, folder, dataset, val),
+        after_epoch=[lambda path: draw_curves([path], path / CURVES)],
+        image_name=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
+    )
+    if fabric.is_global_zero:  # after all checks of the settings, so that wrong ones leave no files
         if not resume:
             folder.clear()
         folder.write_config(config)
@@ -146,11 +151,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
             config.train,
             folder,
             fabric,
-            evaluate=evaluate,
-            after_epoch=[lambda path: draw_curves([path], path / CURVES)],
-            recorder=recorder,
-            name_of=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
-            evaluation_passes=0 if val is None else -(-len(val) // config.images_per_pass),
+            hooks,
         )
 
 
@@ -163,7 +164,7 @@ def _make_evaluate(
     evaluator = Evaluator(
         val,
         card,
-        batch_size=config.images_per_pass,
+        batch_size=config.images_per_micro_batch,
         device=fabric.device,
         autocast=None if precision == "fp32" else DTYPES[precision],
         workers=config.data.workers,

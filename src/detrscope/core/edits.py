@@ -80,7 +80,7 @@ class Swap:
     """
 
     site: str
-    what: Literal["query", "key", "value", "points", "weights"]
+    part: Literal["query", "key", "value", "points", "weights"]
     tensor: Tensor  # shape as in the site's record, such as [B, h, S, d] for value
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class Swap:
 
     def describe(self) -> str:
         """Return the edit in words, for captions."""
-        return f"{self.what} swapped at {self.site}"
+        return f"{self.part} swapped at {self.site}"
 
 
 Edit = Bias | Gain | Swap

@@ -46,7 +46,7 @@ class Geometry:
         """Return the geometry of the image in a batch of this size."""
         return replace(self, padded=(height, width))
 
-    def of_seen(self) -> Geometry:
+    def of_model_input(self) -> Geometry:
         """Return the geometry that takes the model's input, without its padding, as the original."""
         return Geometry.of_resize(*self.content, self.content).padded_to(*self.padded)
 

@@ -15,8 +15,24 @@ from detrscope.core.types import Level
 ROWS_AT_ONCE = 1 << 26  # elements of a dense map computed at a time: 256 MB
 
 
+class _Values:
+    """The optional values of a record."""
+
+    value: Tensor | None
+
+    def values(self) -> Tensor:
+        """Return the values: [B, h, S, dv].
+
+        Raises:
+            UserError: they were not recorded.
+        """
+        if self.value is None:
+            raise UserError("this record has no values; trace with values=True to record them")
+        return self.value
+
+
 @dataclass(frozen=True)
-class DenseRecord:
+class DenseRecord(_Values):
     """Softmax attention. A row of the map costs one softmax; the map is never stored."""
 
     query: Tensor  # [B, h, Q, d]
@@ -42,14 +58,6 @@ class DenseRecord:
         """Heads, queries and tokens of the map."""
         return self.query.shape[1], self.query.shape[2], self.key.shape[2]
 
-    def values(self) -> Tensor:
-        """Return the values: [B, h, S, dv].
-
-        Raises:
-            UserError: they were not recorded.
-        """
-        return _recorded(self.value)
-
     def output(self) -> Tensor:
         """Return the input of the output projection, rebuilt as rows @ value: [B, Q, h * dv].
 
@@ -60,7 +68,7 @@ class DenseRecord:
 
 
 @dataclass(frozen=True)
-class DeformableRecord:
+class DeformableRecord(_Values):
     """Deformable attention: sampling points and weights. Its exact dense map is computed on demand.
 
     Points are 0..1 of their own level's map, padding included. A point outside the map samples zeros, so a row may sum
@@ -80,14 +88,6 @@ class DeformableRecord:
     def shape(self) -> tuple[int, int, int]:
         """Heads, queries and tokens of the map."""
         return self.points.shape[1], self.points.shape[2], sum(level.tokens for level in self.levels)
-
-    def values(self) -> Tensor:
-        """Return the values: [B, h, S, d].
-
-        Raises:
-            UserError: they were not recorded.
-        """
-        return _recorded(self.value)
 
     def footprint(self, queries: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Return the entries of some queries' dense map: tokens [B, h, Q', 4P] and their weights [B, h, Q', 4P].
@@ -189,12 +189,6 @@ def to_float32(record: Record) -> Record:
     if not isinstance(record, DenseRecord):
         return record
     return replace(record, query=record.query.float(), key=record.key.float())
-
-
-def _recorded(value: Tensor | None) -> Tensor:
-    if value is None:
-        raise UserError("this record has no values; trace with values=True to record them")
-    return value
 
 
 def _rows_of(part: Tensor, queries: Tensor | slice) -> Tensor:

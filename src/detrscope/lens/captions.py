@@ -33,10 +33,10 @@ def model_and_source(trace: TraceData) -> str:
 
 
 def model_name(trace: TraceData) -> str:
-    """Return the model, its epoch and whether it was edited, such as `detr-r50, epoch 10`."""
+    """Return the model, its epoch and its number of edits, such as `detr-r50, epoch 10`."""
     epoch = trace.notes.get("epoch")
     when = f", epoch {epoch:g}" if isinstance(epoch, int | float) else ""
-    return trace.card.variant + when + (", edited" if trace.edits else "")
+    return trace.card.variant + when + (f", {len(trace.edits)} edits" if trace.edits else "")
 
 
 def heads_used(trace: TraceData, selection: Selection) -> str:

@@ -145,6 +145,29 @@ def map_of_row(
     return replace(attention, caption=map_caption(trace, selection, name, attention.mass, of_site=of_site))
 
 
+def row_maps(trace: TraceData, selection: Selection) -> list[AttentionMap]:
+    """Return the map of each selected row of a site, not averaged; raises as `map_of_rows` does."""
+    return [
+        map_of_rows(trace, replace(selection, queries=(row,)), _row_name(trace, selection.site, row))
+        for row in selection.queries
+    ]
+
+
+def head_maps(trace: TraceData, selection: Selection) -> list[AttentionMap]:
+    """Return the map of every head of a site for one selected row; raises as `map_of_rows` does."""
+    (row,) = selection.queries
+    name = _row_name(trace, selection.site, row)
+    weights = _rows(trace, replace(selection, head=None))[:, 0]  # [h, S]
+    return [
+        map_of_row(trace, of_head, replace(selection, head=head), name)
+        for head, of_head in enumerate(weights)
+    ]
+
+
+def _row_name(trace: TraceData, site: str, row: int) -> str:
+    return trace.query_name(row) if site.startswith("decoder") else f"token {row}"
+
+
 def _rows(trace: TraceData, selection: Selection) -> Tensor:
     """Return the selected rows of a site, [h, n, S] float32.
 

@@ -94,7 +94,7 @@ def measure(
     Raises:
         UserError: no such query, or a mask of another size.
     """
-    detected = trace.detections(threshold).query_ids.unique().tolist()
+    detected = sorted(set(trace.detections(threshold).query_ids.tolist()))
     detected = detected or [int(trace.scores().amax(-1).argmax())]
     chosen = detected if queries is None else [trace.check_query(q) for q in queries]
     if masks is None:
@@ -189,7 +189,7 @@ def _measure_site(trace: TraceData, site: str, rows_of: _Rows, covers: Mapping[s
     values: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {name: [] for name in covers}
     agreements, on_image = [], _on_image(trace)
-    for block in torch.arange(len(rows_of.index)).split(step):
+    for block in torch.split(torch.arange(len(rows_of.index)), step):
         rows = record.rows(rows_of.index[block])[0].float()  # [h, n, S]
         spread = entropy(rows)
         distance = mean_distance(rows, rows_of.start[block], rows_of.centres)

@@ -115,7 +115,7 @@ def _edited(inputs: _Inputs, edit: Edit, levels: Sequence[Level]) -> _Inputs:
             factor = torch.where(_gain_mask(edit, shape, levels), edit.factor, 1.0).to(q)
             return inputs._replace(gain=factor if gain is None else gain * factor)
         case Swap():
-            return inputs._replace(**{edit.what: swapped(edit, {"query": q, "key": k, "value": v})})
+            return inputs._replace(**{edit.part: swapped(edit, {"query": q, "key": k, "value": v})})
     return inputs
 
 

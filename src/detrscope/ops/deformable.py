@@ -119,7 +119,7 @@ def _edited(sampling: _Sampling, edit: Edit) -> _Sampling:
         case Swap():
             parts = {"value": sampling.value, "points": sampling.points, "weights": sampling.weights}
             new = swapped(edit, {name: x.transpose(1, 2) for name, x in parts.items()})
-            parts[edit.what] = new.transpose(1, 2)
+            parts[edit.part] = new.transpose(1, 2)
             return sampling._replace(value=parts["value"], points=parts["points"], weights=parts["weights"])
         case Gain(keys=None):
             factor = torch.where(_gain_mask(edit, sampling), edit.factor, 1.0)

@@ -32,12 +32,12 @@ def swapped(edit: Swap, parts: Mapping[str, Tensor]) -> Tensor:
     Raises:
         UserError: the site has no such part, or it has another shape.
     """
-    if edit.what not in parts:
-        raise UserError(f"swap at '{edit.site}': no {edit.what} there; valid: {', '.join(sorted(parts))}")
-    old = parts[edit.what]
+    if edit.part not in parts:
+        raise UserError(f"swap at '{edit.site}': no {edit.part} there; valid: {', '.join(sorted(parts))}")
+    old = parts[edit.part]
     if edit.tensor.shape != old.shape:
         found, expected = list(edit.tensor.shape), list(old.shape)
-        raise UserError(f"swap of the {edit.what} at '{edit.site}': expected {expected}, found {found}")
+        raise UserError(f"swap of the {edit.part} at '{edit.site}': expected {expected}, found {found}")
     return edit.tensor.to(old)
 
 

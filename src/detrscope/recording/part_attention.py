@@ -13,7 +13,7 @@ from detrscope.core.trace_data import TraceData
 from detrscope.lens.metrics import mass_in
 from detrscope.lens.token_coverage import area_of_masks, cover_of_masks
 from detrscope.recording.probe_images import AnnotatedImage
-from detrscope.training.run_folder import Row
+from detrscope.training.metrics_table import Row
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,12 @@ class PartAttention:
     area: float  # share of the image; uniform attention would have this mass
 
 
-@dataclass(frozen=True)
-class _Coverage:
-    """The visible parts of one object on the tokens."""
-
-    names: tuple[str, ...]
-    cover: Tensor  # [r, S] share of each token's cell
-    areas: Tensor  # [r] shares of the image
-
-
 class PartMeter:
     """Measures attention on parts of objects; the masks of an object are reduced to tokens once."""
 
     def __init__(self, images: Sequence[AnnotatedImage]) -> None:
         self._images = {image.name: image for image in images}
-        self._coverage: dict[tuple[str, int], _Coverage] = {}
+        self._visible: dict[tuple[str, int], tuple[list[str], Tensor, Tensor]] = {}
 
     def measure(self, name: str, trace: TraceData, matched: Mapping[int, int]) -> list[PartAttention]:
         """Return the attention on every visible part of every matched object.
@@ -54,23 +45,19 @@ class PartMeter:
         rows = record.rows(queries)[0].float().mean(0)  # [m, S]
         parts: list[PartAttention] = []
         for index, row in zip(matched, rows, strict=True):
-            key = (name, index)
-            if key not in self._coverage:
-                self._coverage[key] = _coverage(self._images[name], index, trace)
-            coverage = self._coverage[key]
-            masses = mass_in(row, coverage.cover)
-            parts += map(PartAttention, coverage.names, masses.tolist(), coverage.areas.tolist())
+            names, cover, areas = self._visible_parts(name, index, trace)
+            parts += map(PartAttention, names, mass_in(row, cover).tolist(), areas.tolist())
         return parts
 
-
-def _coverage(image: AnnotatedImage, index: int, trace: TraceData) -> _Coverage:
-    names, masks = image.parts_of(index)
-    areas = area_of_masks(masks)
-    visible = areas > 0
-    cover = cover_of_masks(masks[visible], trace.geometry, trace.levels)
-    return _Coverage(
-        tuple(name for name, area in zip(names, areas.tolist(), strict=True) if area), cover, areas[visible]
-    )
+    def _visible_parts(self, name: str, index: int, trace: TraceData) -> tuple[list[str], Tensor, Tensor]:
+        """Return the names of an object's visible parts, their cover of the tokens [r, S] and their areas [r]."""
+        if (name, index) not in self._visible:
+            names, masks = self._images[name].parts_of(index)
+            areas = area_of_masks(masks)
+            visible = areas.nonzero().flatten()
+            cover = cover_of_masks(masks[visible], trace.geometry, trace.levels)
+            self._visible[name, index] = [names[i] for i in visible.tolist()], cover, areas[visible]
+        return self._visible[name, index]
 
 
 def attention_row(step: int, epoch: float, parts: Sequence[PartAttention]) -> Row:

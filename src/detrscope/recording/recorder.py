@@ -28,8 +28,8 @@ from detrscope.inference.tracing import trace_image
 from detrscope.recording.part_attention import PartMeter, attention_row
 from detrscope.recording.probe_images import AnnotatedImage, open_probe_images
 from detrscope.training.config import RunConfig
-from detrscope.training.loop import TrainPlan
 from detrscope.training.losses.recipe import make_matcher
+from detrscope.training.plan import TrainPlan
 from detrscope.training.run_folder import SNAPSHOTS, TRACES, RunFolder
 from detrscope.training.train_config import TrainConfig
 

@@ -20,9 +20,10 @@ from detrscope.config import (
     settings,
     to_tree,
 )
+from detrscope.console import log
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.transforms import AugmentConfig
-from detrscope.training.from_scratch import learning_backbone, warn_of_frozen_noise
+from detrscope.training.from_scratch import trainable_backbone, warn_of_frozen_random_weights
 from detrscope.training.train_config import TrainConfig
 
 SHORTEST_SIDE = 16  # pixels: half of the coarsest stride, below which a map has no token
@@ -102,8 +103,8 @@ class RunConfig:
         )
 
     @property
-    def images_per_pass(self) -> int:
-        """Images of one micro-batch: those that one device takes in one forward pass."""
+    def images_per_micro_batch(self) -> int:
+        """Images that one device takes in one forward pass."""
         return self.data.batch_size // self._micro_batches
 
     @property
@@ -137,13 +138,19 @@ def resolve(
         (str(file), load_yaml(file) if file is not None else None),
         ("settings given", undotted(overrides) if overrides else None),
     ):
-        if layer is not None:  # layer by layer, so that an error names the one that made it
-            tree = merge(tree, learning_backbone(layer, tree, to_tree(RunConfig())))
-            config = build(RunConfig, tree, source=source)
-            families.resolve(
-                config.model.variant, config.model.overrides, source=f"{source}: model.overrides"
+        if layer is None:
+            continue
+        below, tree = tree, merge(tree, layer)
+        config = build(RunConfig, tree, source=source)  # layer by layer, so that an error names its source
+        families.resolve(config.model.variant, config.model.overrides, source=f"{source}: model.overrides")
+        completed = merge(below, trainable_backbone(config, layer), layer)
+        if completed != tree:
+            tree, config = completed, build(RunConfig, completed, source=source)
+            log.info(
+                "no pretrained backbone (model.backbone_weights none): all its stages learn, its norms are trainable,"
+                " at the full rate; settings that say otherwise win"
             )
-    warn_of_frozen_noise(config)
+    warn_of_frozen_random_weights(config)
     return config
 
 

@@ -25,10 +25,10 @@ class LossConfig:
     box: float = setting(5.0, "weight of the L1 distance of boxes")
     giou: float = setting(2.0, "weight of the generalised IoU term")
     no_object: float = setting(0.1, "weight of queries without an object in the cross-entropy")
-    sigmoid: Literal["focal", "overlap"] = setting(
+    sigmoid: Literal["focal", "matchability"] = setting(
         "focal",
         "classification target of a matched query, for models without a `no object` class: 1 (focal), or its IoU"
-        " with the box (overlap)",
+        " with the box (matchability)",
     )
 
 

@@ -93,9 +93,9 @@ VIEWS: dict[str, View] = {
         (*QUERY, "ground_truth"),
     ),
     "per-query": View(
-        "per_query", "per_query_data", "draw_per_query", "map and box of each query", (*QUERY, *MAP)
+        "cross_attention", "per_query_data", "draw_per_query", "map and box of each query", (*QUERY, *MAP)
     ),
-    "mean": View("mean", "mean_data", "draw_mean", "the mean map of all queries", (*QUERY, *MAP)),
+    "mean": View("cross_attention", "mean_data", "draw_mean", "the mean map of all queries", (*QUERY, *MAP)),
     "encoder": View(
         "encoder", "encoder_data", "draw_encoder", "encoder self-attention of points", (*POINT, *MAP)
     ),

@@ -21,6 +21,7 @@ from detrscope.lens.captions import (
     normalisation,
     weight_sums,
 )
+from detrscope.lens.maps import row_maps
 from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.grid import PanelGrid, panel_size
 from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
@@ -29,7 +30,6 @@ from detrscope.views.selection import (
     detected_queries,
     predictions,
     recorded_site,
-    row_maps,
     shown_queries,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
@@ -88,7 +88,8 @@ def comparison_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) ->
         (other, others, partners, "second"),
     ):
         _, site = recorded_site(one, "decoder.cross", options)
-        maps, selection = row_maps(one, site, [q.query for q in compared], options), options.selection(site)
+        selection = options.selection(site, tuple(q.query for q in compared))
+        maps = row_maps(one, selection)
         traces.append(ComparedTrace(model_name(one), found, compared, maps, Viewport.of(one, options)))
         captions.append(
             f"{order}: {model_and_source(one)}, {site}, {heads_used(one, selection)}, "

@@ -16,16 +16,15 @@ from detrscope.lens.captions import (
     normalisation,
     weight_sums,
 )
+from detrscope.lens.maps import head_maps, row_maps
 from detrscope.views.canvas import WHITE, PixelFigure
 from detrscope.views.grid import PanelGrid, panel_size
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
 from detrscope.views.selection import (
     QueryPrediction,
     attention_row,
-    head_maps,
     predictions_in_layer,
     recorded_layers,
-    row_maps,
     shown_queries,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
@@ -65,36 +64,37 @@ def heads_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Head
     Raises:
         UserError: no detections, or no layer was recorded.
     """
-    who = attention_row(trace, options, every_layer=True)
+    row = attention_row(trace, options, every_layer=True)
     layers = []
-    for layer, site in who.sites:
-        maps = head_maps(trace, site, who.row, options)
+    for layer, site in row.sites:
+        selection = options.selection(site, (row.row,))
+        maps = head_maps(trace, selection)
         if options.head is None:
-            maps += row_maps(trace, site, [who.row], options)
+            maps += row_maps(trace, selection)
         else:
             maps = [maps[options.head]]
-        layers.append(LayerMaps(layer, site, maps, who.boxes(trace, layer)))
-    count = trace.record(who.sites[0][1]).shape[0]
+        layers.append(LayerMaps(layer, site, maps, row.boxes(trace, layer)))
+    count = trace.record(row.sites[0][1]).shape[0]
     columns = [f"head {head}" for head in range(count)] + [f"{options.merge} of heads"]
     every = [one for layer in layers for one in layer.maps]
     whole = Viewport.of(trace, options)
     corners = np.array([box.box_xyxy for layer in layers for box in layer.predictions]).reshape(-1, 2)
     viewport = whole.zoomed_to(np.concatenate([corners, *map(attended_region, every)]))
     return HeadMaps(
-        heading=f"Heads and layers of {who.name}",
+        heading=f"Heads and layers of {row.name}",
         caption=caption(
             model_and_source(trace),
-            f"{'self' if who.point else 'cross'}-attention at {', '.join(site for _, site in who.sites)}, {who.name}",
-            normalisation(trace, options.selection(who.sites[-1][1])),
+            f"{'self' if row.point else 'cross'}-attention at {', '.join(site for _, site in row.sites)}, {row.name}",
+            normalisation(trace, options.selection(row.sites[-1][1])),
             weight_sums(every),
             OWN_PEAK,
-            "red: the point whose attention is shown" if who.point else "box: what the layer predicts",
+            "red: the point whose attention is shown" if row.point else "box: what the layer predicts",
             zoom_note(viewport, whole),
-            who.note,
+            row.note,
         ),
         columns=columns if options.head is None else [columns[options.head % count]],
         layers=layers,
-        point=who.point,
+        point=row.point,
         viewport=viewport,
     )
 
@@ -134,7 +134,7 @@ def by_layer_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> B
         LayerMaps(
             layer,
             site,
-            row_maps(trace, site, [query.query], options),
+            row_maps(trace, options.selection(site, (query.query,))),
             predictions_in_layer(trace, query.query, layer),
         )
         for layer, site in recorded_layers(trace, "decoder.cross", options)

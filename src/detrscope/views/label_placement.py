@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detrscope.views.canvas import Box, Colour, Label, text_colour_on, text_size
+
 MAX_OVERLAP = 0.25  # a label with more than this share under other labels is left out: it could not be read
 
 
@@ -52,9 +54,41 @@ def place_labels(
     return positions
 
 
+def labelled_boxes(
+    boxes_xyxy: np.ndarray,
+    texts: Sequence[str],
+    colours: Sequence[Colour],
+    frame: tuple[float, float, float, float],
+    *,
+    size: int,
+    line: int,
+) -> tuple[list[Box], list[Label]]:
+    """Return outlines of boxes and labels in their colours, best boxes first; labels without room are left out.
+
+    Args:
+        boxes_xyxy: [n, 4] pixels.
+        texts: n texts of the labels; empty for none at all.
+        colours: n colours.
+        frame: x0, y0, x1, y1 in pixels that no label leaves.
+        size: font size in pixels.
+        line: width of outlines in pixels.
+    """
+    boxes = [
+        Box((x0, y0, x1, y1), colour, line)
+        for (x0, y0, x1, y1), colour in zip(boxes_xyxy.tolist(), colours, strict=True)
+    ]
+    corners = place_labels(boxes_xyxy, [text_size(text, size) for text in texts], frame)
+    labels = [
+        Label(text, corner, size, colour, text_colour_on(colour))
+        for text, corner, colour in zip(texts, corners, colours, strict=False)
+        if corner is not None
+    ]
+    return boxes, labels
+
+
 def _overlaps(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the share of each label that lies under each of the others: [n, 4], [m, 4] -> [n, m] in 0..1."""
     low = np.maximum(labels[:, None, :2], others[None, :, :2])  # [n, m, 2]
     high = np.minimum(labels[:, None, 2:], others[None, :, 2:])  # [n, m, 2]
     area = np.prod(labels[:, 2:] - labels[:, :2], axis=1)[:, None]
-    return np.prod(np.clip(high - low, 0, None), axis=2) / area
+    return np.asarray(np.prod(np.clip(high - low, 0, None), axis=2) / area)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.captions import OWN_PEAK, caption, heads_used, model_and_source, normalisation
+from detrscope.lens.maps import row_maps
 from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
 from detrscope.views.canvas import PixelFigure
 from detrscope.views.grid import PanelGrid, panel_size
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
-from detrscope.views.selection import QueryPrediction, recorded_site, row_maps, shown_queries
+from detrscope.views.selection import QueryPrediction, recorded_site, shown_queries
 from detrscope.views.view_data import HIDDEN, ViewData
 from detrscope.views.viewport import Viewport, draw_boxes, draw_map
 
@@ -48,7 +49,7 @@ def relevance_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> 
     queries = []
     for one in queries_to_explain(trace, options):
         maps = {
-            "attention": row_maps(trace, site, [one.query], options)[0],
+            "attention": row_maps(trace, options.selection(site, (one.query,)))[0],
             "rollout": rollout(trace, one.query),
         }
         if one.query in with_gradients:

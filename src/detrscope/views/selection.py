@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
-from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.trace_data import Kind, TraceData
-from detrscope.lens.maps import map_of_row, map_of_rows
 from detrscope.views.canvas import Colour, class_colours, class_label
 from detrscope.views.options import NoDetections, NotInTrace, ViewOptions, counted
 from detrscope.views.view_data import HIDDEN
@@ -109,25 +105,6 @@ def recorded_site(trace: TraceData, kind: Kind, options: ViewOptions) -> tuple[i
     if site not in trace.records:
         raise NotInTrace(f"{site} was not recorded; trace with sites=['{site}']")
     return layer % len(sites), site
-
-
-def row_maps(trace: TraceData, site: str, rows: Sequence[int], options: ViewOptions) -> list[AttentionMap]:
-    """Return the map of each of some rows of a site, heads merged as chosen."""
-    return [map_of_rows(trace, options.selection(site, (row,)), _row_name(trace, site, row)) for row in rows]
-
-
-def head_maps(trace: TraceData, site: str, row: int, options: ViewOptions) -> list[AttentionMap]:
-    """Return the map of every head for one row of a site."""
-    rows = trace.record(site).rows(torch.tensor([row]))[0, :, 0].float()  # [h, S]
-    name = _row_name(trace, site, row)
-    return [
-        map_of_row(trace, weights, Selection(site, (row,), head, level=options.level), name)
-        for head, weights in enumerate(rows)
-    ]
-
-
-def _row_name(trace: TraceData, site: str, row: int) -> str:
-    return trace.query_name(row) if site.startswith("decoder") else f"token {row}"
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,11 @@ def _to_json(value: Any) -> Any:
 
 def _map_to_json(attention: AttentionMap) -> dict[str, Any]:
     levels = zip(attention.level_ids, attention.parts, strict=True)
+    selection = _to_json(attention.selection)
     return {
-        **_to_json(attention.selection),
+        "site": selection.pop("site"),
+        "rows": selection.pop("queries"),  # of the encoder they are tokens
+        **selection,
         "caption": attention.caption,
         "mass": attention.mass,
         "levels": [{"level": level, "weights": _to_json(part)} for level, part in levels],

@@ -151,7 +151,7 @@ def attended_region(attention: AttentionMap) -> np.ndarray:
     rows, columns = np.nonzero(values > ATTENDED * values.max())
     sides = (x1 - x0) / values.shape[1], (y1 - y0) / values.shape[0]
     cells = np.stack([columns, rows], axis=1)
-    return np.concatenate([cells, cells + 1]) * sides + (x0, y0)
+    return np.asarray(np.concatenate([cells, cells + 1]) * sides + (x0, y0))
 
 
 def zoom_note(zoomed: Viewport, whole: Viewport) -> str:

@@ -25,6 +25,6 @@ def make_terms(config: LossConfig, scoring: Scoring) -> tuple[LossTerm, ...]:
     """Return the terms of the loss; the class term suits the scoring."""
     class_term: LossTerm = CrossEntropy(weight=config.classes, no_object=config.no_object)
     if scoring == "sigmoid":
-        sigmoid_loss = MatchabilityLoss if config.sigmoid == "overlap" else FocalLoss
+        sigmoid_loss = MatchabilityLoss if config.sigmoid == "matchability" else FocalLoss
         class_term = sigmoid_loss(weight=config.classes)
     return class_term, BoxL1(weight=config.box), BoxGIoU(weight=config.giou)

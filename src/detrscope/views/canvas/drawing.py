@@ -73,7 +73,7 @@ class Drawing(ABC):
 def rendered(figure: Figure) -> np.ndarray:
     """Return the pixels of a matplotlib figure: uint8 [H, W, 3]."""
     set_fonts(figure)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # without type annotations
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

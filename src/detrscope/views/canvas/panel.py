@@ -216,7 +216,7 @@ class Panel:
 
     def _to_figure(self, xy: np.ndarray) -> np.ndarray:
         """Return window coordinates as pixels of the figure: [..., 2] -> [..., 2]."""
-        return self._corner + (xy - np.array(self.window[:2])) * self._pixels_per_unit
+        return np.asarray(self._corner + (xy - np.array(self.window[:2])) * self._pixels_per_unit)
 
     def _size(self, extent: Extent) -> tuple[int, int]:
         """Return width and height of an extent in pixels of the figure."""
@@ -237,4 +237,5 @@ def _pale_grey(image: np.ndarray) -> np.ndarray:
     low, high = np.percentile(light, (MIN_PERCENTILE, MAX_PERCENTILE))
     contrast = min(MAX_CONTRAST, (MAX_GREY - MIN_GREY) / max(high - low, 1.0))
     middle = (low + high) / 2
-    return ((MIN_GREY + MAX_GREY) / 2 + contrast * (light - middle)).clip(MIN_GREY, MAX_GREY).astype(np.uint8)
+    grey = (MIN_GREY + MAX_GREY) / 2 + contrast * (light - middle)
+    return np.asarray(grey.clip(MIN_GREY, MAX_GREY), np.uint8)

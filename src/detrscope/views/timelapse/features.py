@@ -29,7 +29,7 @@ def features_film(film: ProbeFilm) -> FilmSpec:
     """
     site = film.options.site
     if not film.snapshots[-1].features:
-        raise UserError(f"{film.recording.name}: features: {NO_FEATURES}")
+        raise UserError(f"{film.recording.name}: {NO_FEATURES}")
     if site is None:
         return film.spec("features", partial(_draw_sites, film))
     return film.spec(f"features-{site.removeprefix('backbone.')}", partial(_draw_channels, film, site))

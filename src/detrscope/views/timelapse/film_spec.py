@@ -24,6 +24,7 @@ WIDTH, HEIGHT = 1280, 720  # pixels, of a film with a grid of panels
 TITLE = 13  # pixels, font size above a panel
 GAP = 10  # pixels between panels
 OWN_PEAK = "colours from 0 to the map's own peak in each frame"
+NO_FEATURES = "no features were recorded; train with train.recording.features=4"
 
 AveragedQueries = Literal["detected", "all"]
 
@@ -71,15 +72,14 @@ class FilmOptions:
                     f"query {self.query} is not stored in the last snapshot of '{name}'; stored are {queries}"
                 )
             if self.site is not None and self.site not in snapshot.features:
-                known = nearest(self.site, snapshot.features) if snapshot.features else NO_FEATURES
+                if not snapshot.features:
+                    raise UserError(f"site '{self.site}': {NO_FEATURES}")
+                known = nearest(self.site, snapshot.features)
                 raise UserError(f"site '{self.site}': its features were not recorded; {known}")
 
     def images(self, recording: Recording) -> list[str]:
         """Return the names of the images to show."""
         return list(recording.images) if self.image is None else [self.image]
-
-
-NO_FEATURES = "none were: train with train.recording.features=4"
 
 
 @dataclass(frozen=True)

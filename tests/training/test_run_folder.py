@@ -1,9 +1,8 @@
-"""Run folders that were damaged, used twice or left by a killed process."""
+"""Run folders: in use, damaged, resumed, or left by a killed process."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +11,21 @@ import pytest
 import torch
 
 from detrscope.console import log
-from detrscope.core import cpu as cores
 from detrscope.core import file_lock as lock
 from detrscope.core.errors import UserError
 from detrscope.core.files import sweep
-from detrscope.training.run_folder import METRICS_JSONL, PREVIOUS, STATE, RunFolder
+from detrscope.training.config import RunConfig, resolve
+from detrscope.training.run_folder import (
+    LAST,
+    METRICS_JSONL,
+    PREVIOUS,
+    STATE,
+    RunFolder,
+    logged_to,
+    refuse_changes,
+)
 from detrscope.training.train_config import TrainConfig
-from detrscope.training.train_state import Averages
-from tests.support.tiny_training import cpu, run
+from tests.support.tiny_training import run
 
 CONFIG = TrainConfig(epochs=3, lr=1e-3, lr_backbone=1e-3)
 
@@ -52,7 +58,7 @@ GOOD = b'{"epoch": 1, "step": 2}\n'
         GOOD + GOOD,
     ],
 )
-def test_the_whole_rows_count_and_one_line_says_what_was_dropped(
+def test_damaged_rows_are_dropped_with_one_warning(
     text: bytes, tmp_path: Path, messages: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / METRICS_JSONL).write_bytes(text)
@@ -62,9 +68,7 @@ def test_the_whole_rows_count_and_one_line_says_what_was_dropped(
     assert "damaged and left out" in line and METRICS_JSONL in line
 
 
-def test_lost_rows_are_mentioned_and_a_resumed_run_goes_on(
-    folder: RunFolder, messages: pytest.LogCaptureFixture
-) -> None:
+def test_resuming_warns_of_lost_rows(folder: RunFolder, messages: pytest.LogCaptureFixture) -> None:
     path = folder / METRICS_JSONL
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     outcome, _ = run(folder.path, TrainConfig(epochs=4, lr=1e-3, lr_backbone=1e-3))
@@ -88,7 +92,7 @@ def of_something_else(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, cut, of_something_else, Path.unlink])
-def test_a_damaged_state_is_found_and_the_one_before_is_taken(
+def test_damaged_state_falls_back_to_the_previous_one(
     damage: object, folder: RunFolder, messages: pytest.LogCaptureFixture
 ) -> None:
     assert callable(damage)
@@ -104,7 +108,7 @@ def test_a_damaged_state_is_found_and_the_one_before_is_taken(
         assert rows == others, name
 
 
-def test_no_state_that_can_be_read_is_one_line(folder: RunFolder) -> None:
+def test_unreadable_states_are_refused_in_one_line(folder: RunFolder) -> None:
     flip(folder / STATE)
     flip(folder / PREVIOUS)
     with pytest.raises(UserError, match=r"last\.pt: is (damaged|not a training state).*--from"):
@@ -114,7 +118,7 @@ def test_no_state_that_can_be_read_is_one_line(folder: RunFolder) -> None:
         folder.load_state()
 
 
-def test_two_trainings_in_one_folder(tmp_path: Path) -> None:
+def test_second_training_in_a_folder_is_refused(tmp_path: Path) -> None:
     one = RunFolder(tmp_path / "run")
     code = (
         "import sys\nfrom detrscope.training.run_folder import RunFolder\n"
@@ -134,7 +138,7 @@ def test_two_trainings_in_one_folder(tmp_path: Path) -> None:
     assert other() == "taken\n"
 
 
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+def test_lock_ends_with_its_process(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom detrscope.training.run_folder import RunFolder\n"
         "with RunFolder(sys.argv[1]).locked(): os.kill(os.getpid(), 9)\n"
@@ -159,33 +163,45 @@ def test_unfinished_files_of_a_killed_process_are_removed(tmp_path: Path) -> Non
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[2:])
 
 
-def test_averages_of_several_processes_are_means_over_what_they_met() -> None:
-    one, other = Averages(), Averages()
-    one.add({"loss": 1.0, "matched_iou": 0.5, "only_here": 3.0}, {"matched_iou": 3})
-    other.add({"loss": 2.0, "matched_iou": 0.9}, {"matched_iou": 1})
-    other.add({"loss": 3.0, "matched_iou": float("nan")}, {"matched_iou": 0})
-    means = Averages.together([one, other]).means(cpu().device)
-    assert means == pytest.approx({"loss": 2.0, "matched_iou": 0.6, "only_here": 3.0})
-
-
-@pytest.mark.parametrize(
-    ("files", "quota"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({}, None),
-    ],
-)
-def test_quota_of_a_container(files: dict[str, str], quota: float | None, tmp_path: Path) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert cores.cpu_quota(tmp_path) == quota
-    assert 1 <= cores.usable_cores() <= (os.cpu_count() or 1)
-
-
 def test_metrics_are_written_whole(folder: RunFolder) -> None:
     rows = [json.loads(line) for line in (folder / METRICS_JSONL).read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
+def test_resuming_refuses_changes_of_the_recipe(tmp_path: Path) -> None:
+    old = resolve("detr-r50-coco")
+    refuse_changes(
+        old, resolve("detr-r50-coco", overrides={"train.epochs": 400, "data.workers": 0}), tmp_path
+    )
+    with pytest.raises(UserError, match=r"train\.lr 0\.0001 -> 0\.001.*--from .*" + LAST):
+        refuse_changes(old, resolve("detr-r50-coco", overrides={"train.lr": 1e-3}), tmp_path)
+
+
+def test_folder_in_use_is_refused_unless_overwritten(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.refuse_if_in_use(overwrite=False)
+    folder.write_config(RunConfig())
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds a run already; continue it with --resume"):
+        folder.refuse_if_in_use(overwrite=False)
+    folder.refuse_if_in_use(overwrite=True)
+    folder.clear()
+    assert [p.name for p in folder.path.iterdir()] == ["notes.txt"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        RunFolder(tmp_path / "file").refuse_if_in_use(overwrite=True)
+
+
+def test_log_file_is_written_when_the_terminal_is_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from detrscope import console
+
+    console.setup(quiet=True)
+    with logged_to(tmp_path / "log.txt"):
+        console.log.info("epoch 1")
+    console.log.info("afterwards")
+    assert "epoch 1" in (tmp_path / "log.txt").read_text()
+    assert "afterwards" not in (tmp_path / "log.txt").read_text()
+    assert "epoch 1" not in capsys.readouterr().err
+    console.setup()

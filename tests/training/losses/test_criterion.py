@@ -74,7 +74,7 @@ def test_every_term_and_gradient_equals_transformers(counts: tuple[int, ...]) ->
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-7)
 
 
-def test_the_names_are_the_documented_ones() -> None:
+def test_terms_have_the_documented_names() -> None:
     losses = criterion()(*made_up(2))
     layers = [f"loss_{term}_{n}" for n in range(LAYERS - 1) for term in ("class", "box", "giou")]
     assert list(losses.terms) == ["loss_class", "loss_box", "loss_giou", *layers]
