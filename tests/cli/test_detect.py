@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -28,10 +27,10 @@ from detrscope.core.types import Detections
 from detrscope.inference import detector as detector_module
 from detrscope.inference.image_detections import to_supervision
 from detrscope.inference.media_sources import UniqueNames, expand
-from detrscope.inference.video import Video, upright
 from detrscope.views.canvas import class_colours
 from detrscope.views.mp4 import write_mp4
 from tests.support.square_detector import NAMES, WORLD, SquareDetector, picture
+from tests.support.videos import write_clip
 
 DETECTOR = SquareDetector()
 
@@ -49,16 +48,6 @@ def folder(tmp_path: Path) -> Path:
     for number in range(3):
         picture(number).save(path / f"{number}.png")
     (path / "notes.txt").write_text("no picture")
-    return path
-
-
-def write_clip(path: Path, rate: Fraction | int = 12) -> Path:
-    """Eight frames of 80 x 64 in which a blue square moves to the right by 4 pixels a frame."""
-    with write_mp4(path, rate, quality=5) as add:
-        for i in range(8):
-            frame = np.zeros((64, 80, 3), dtype=np.uint8)
-            frame[16:40, 8 + 4 * i : 32 + 4 * i] = (0, 0, 255)
-            add(frame)
     return path
 
 
@@ -291,94 +280,6 @@ def test_failed_video_leaves_no_file(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_rotated_video_frames_becomeupright() -> None:
-    """FFmpeg gives the turn, counter-clockwise, that makes the picture upright."""
-    stored = np.zeros((2, 3, 3), dtype=np.uint8)
-    stored[0, 2] = 255  # top right
-
-    def frame(rotation: int) -> SimpleNamespace:
-        return SimpleNamespace(rotation=rotation, to_ndarray=lambda format: stored)
-
-    assert upright(frame(0)).shape == (3, 2, 3)
-    assert upright(frame(90)).shape == (3, 3, 2)
-    assert upright(frame(90))[0, 0, 0] == 255  # top left
-    assert upright(frame(-90))[0, 2, 1] == 255  # bottom right
-    assert upright(frame(180))[0, 1, 0] == 255  # bottom left
-
-
-def spoilt(path: Path, ending: str, packets: set[int]) -> Path:
-    """A clip of 30 frames, each a key frame, in which some packets are overwritten behind their length."""
-    target = path.with_suffix(ending)
-    with av.open(str(target), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"g": "1", "bf": "0"})
-        stream.width, stream.height, stream.pix_fmt = 80, 64, "yuv420p"
-        pixels = np.zeros((30, 64, 80, 3), dtype=np.uint8)
-        for i, one in enumerate(pixels):
-            one[16:40, 8 + i : 32 + i] = (0, 0, 255)
-        for frame in [*(av.VideoFrame.from_ndarray(one, format="rgb24") for one in pixels), None]:
-            container.mux(stream.encode(frame))
-    data = target.read_bytes()
-    with av.open(str(target)) as container:
-        for number, packet in enumerate(container.demux(video=0)):
-            if number in packets:
-                good = bytes(packet)
-                assert data.count(good) == 1
-                data = data.replace(good, good[:4] + b"\xff" * (len(good) - 4))  # the length stays
-    target.write_bytes(data)
-    return target
-
-
-@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
-def test_damaged_frames_are_skipped_and_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
-) -> None:
-    clip = spoilt(tmp_path / "clip", ending, {7, 8, 20})
-    with caplog.at_level(logging.WARNING, logger="detrscope"):
-        found = detect(DETECTOR, clip, out=tmp_path / "out")
-    assert [one.frame for one in found] == [i for i in range(30) if i not in (7, 8, 20)]
-    assert [one.time for one in found] == pytest.approx([one.frame / 10 for one in found], abs=2e-3)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "27 frames read; 3 damaged frames skipped (number 7 to 8, 20)" in said
-    assert len((tmp_path / "out" / "clip.jsonl").read_text().splitlines()) == 27
-    with av.open(str(tmp_path / "out" / "clip.mp4")) as film_of_it:
-        assert sum(1 for _ in film_of_it.decode(video=0)) == 27
-
-
-@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
-def test_truncated_video_is_read_and_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
-) -> None:
-    whole = spoilt(tmp_path / "clip", ending, set())
-    if ending == ".mp4":  # its index must come first for its tail to be cut
-        target = tmp_path / "fast.mp4"
-        with av.open(str(whole)) as old, av.open(str(target), "w", options={"movflags": "faststart"}) as new:
-            stream = new.add_stream_from_template(old.streams.video[0])
-            for packet in old.demux(video=0):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    new.mux(packet)
-        whole = target
-    data = whole.read_bytes()
-    whole.write_bytes(data[: int(len(data) * 0.7)])
-    with caplog.at_level(logging.WARNING, logger="detrscope"):
-        found = detect(DETECTOR, whole, out=tmp_path / "out")
-    assert 5 < len(found) < 30
-    assert "cut off" in caplog.text and f"{len(found)} frames read" in caplog.text
-    assert len((tmp_path / "out" / f"{whole.stem}.jsonl").read_text().splitlines()) == len(found)
-
-
-def test_intact_video_gives_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="detrscope"):
-        assert len(detect(DETECTOR, write_clip(tmp_path / "clip.mp4", Fraction(30000, 1001)))) == 8
-        assert len(detect(DETECTOR, spoilt(tmp_path / "b", ".mkv", set()))) == 30
-    assert not caplog.records
-
-
-def test_video_without_decodable_frames_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no frame of it can be decoded"):
-        detect(DETECTOR, spoilt(tmp_path / "clip", ".mp4", set(range(30))))
-
-
 def test_video_that_changes_size_is_written(tmp_path: Path) -> None:
     with write_mp4(tmp_path / "a.mp4", 5) as add:
         for size in ((64, 80), (64, 80), (32, 40), (81, 121)):
@@ -427,26 +328,6 @@ def test_names_of_outputs_fit_every_file_system(tmp_path: Path) -> None:
     given = [stems.unused(Path(name).stem) for name in names]
     folded = {unicodedata.normalize("NFC", stem).casefold() for stem in given}
     assert len(folded) == len(names) and max(len(stem.encode()) for stem in given) < 200
-
-
-def test_damaged_video_error_names_the_file(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4")
-    clip.write_bytes(clip.read_bytes()[:300])
-    with pytest.raises(UserError, match=r"clip\.mp4"):
-        detect(DETECTOR, clip, out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_file_without_video_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "sound.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        sound.sample_rate = 16000
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode(None))
-    with pytest.raises(UserError, match="has no video stream"):
-        Video(path)
 
 
 @pytest.fixture

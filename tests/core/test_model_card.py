@@ -54,7 +54,7 @@ def with_card(good: Path, out: Path, change: dict[str, Any] | str) -> Path:
         ({"sources": 1}, "unknown key 'sources'; did you mean 'source'"),
         ({"format": "1"}, "has format '1'; this version reads format 1"),
         ({"scoring": "evil"}, "scoring: expected 'softmax' or 'sigmoid', found 'evil'"),
-        ({"scoring": "softmax"}, "scoring is 'softmax', a sprint has 'sigmoid'"),
+        ({"scoring": "softmax"}, "scoring is 'softmax', expected 'sigmoid' of sprint"),
         ({"preprocessing.std": [0, 1, 1]}, "preprocessing: std.0: expected greater than 0"),
         ({"preprocessing.mean": [float("nan")] * 3}, "preprocessing: mean.0: expected a finite number"),
         ({"preprocessing.mean": 0.5}, "preprocessing: mean: expected a valid list"),

@@ -23,10 +23,10 @@ def test_noised_boxes_stay_in_bounds_and_match_their_ground_truth() -> None:
     assert len(noisy.images) == 3 * 3, "three boxes, three copies"
     ground_truth = torch.cat([t.boxes_cxcywh for t in TARGETS])[noisy.targets]
     labels = torch.cat([t.labels for t in TARGETS])[noisy.targets]
-    found = noisy.boxes_cxcywh[noisy.images, noisy.queries]
+    boxes = noisy.boxes_cxcywh[noisy.images, noisy.queries]
     assert torch.equal(noisy.labels[noisy.images, noisy.queries], labels)
-    apart = (found - ground_truth).abs() / ground_truth[:, 2:].repeat(1, 2)
-    assert 0 < apart.max() <= 0.4 + 1e-6
+    shift = (boxes - ground_truth).abs() / ground_truth[:, 2:].repeat(1, 2)
+    assert 0 < shift.max() <= 0.4 + 1e-6
     assert bool((noisy.mask == (torch.arange(6)[:, None] // 2 != torch.arange(6)[None] // 2)).all())
     assert make_denoising([TARGETS[1]], Noise(3, 0.4, 0.0), classes=3) is None
 

@@ -18,7 +18,7 @@ from detrscope.training.optimizer import parameter_groups
 
 
 @pytest.fixture(autouse=True)
-def heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def log_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that ran before may have kept the log to itself."""
     monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
 

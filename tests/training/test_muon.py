@@ -28,9 +28,9 @@ def test_gram_iteration_equals_the_plain_one(
 ) -> None:
     monkeypatch.setattr(muon, "iteration_dtype", lambda device: torch.float32)
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = orthogonalise(matrices, steps)
+    updates = orthogonalise(matrices, steps)
     monkeypatch.setattr(muon, "WIDE", 1000)
-    torch.testing.assert_close(found, orthogonalise(matrices, steps), rtol=0, atol=2e-6)
+    torch.testing.assert_close(updates, orthogonalise(matrices, steps), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(("slowdown", "dtype"), [(0.3, torch.bfloat16), (13.0, torch.float32)])

@@ -15,7 +15,6 @@ from detrscope.console import atomic_write, log
 from detrscope.core.errors import UserError
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
-from detrscope.evaluation.coco_ap import Evaluation
 from detrscope.inference.detector import Detector, load
 from detrscope.lens.report import describe_differences, describe_parts
 from detrscope.recording.recorder import load_recording
@@ -101,10 +100,10 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         words=[*describe_differences(result.measurements), *describe_parts(result.measurements)],
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",
-        shipped=_row(shipped),
+        shipped={f"val/{name}": value for name, value in shipped.summary().items()},
         trained=run.rows()[-1],
         steps=outcome.steps,
-        seconds=_seconds(outcome),
+        seconds=sum(float(row["seconds"] or 0) for row in run.rows()),
     )
     with atomic_write(out / "index.html") as path:
         path.write_text(page.html(), encoding="utf-8")
@@ -153,14 +152,6 @@ def _film(run: RunFolder, out: Path) -> list[Path]:
     paths = timelapse(run.path, out / "films")
     image = next(iter(load_recording(run.path).images))
     return [*paths, *timelapse(run.path, out / "films", view="queries", image=image)]
-
-
-def _row(evaluation: Evaluation) -> dict[str, float | None]:
-    return {f"val/{name}": value for name, value in evaluation.summary().items()}
-
-
-def _seconds(outcome: Outcome) -> float:
-    return sum(float(row["seconds"] or 0) for row in RunFolder(outcome.folder).rows())
 
 
 def summary(page: Path) -> str:

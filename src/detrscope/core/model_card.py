@@ -39,15 +39,10 @@ class ModelCard:
         """Return a plain dict for the header of a checkpoint, without metrics that JSON cannot hold (NaN, infinity)."""
         return {
             "format": FORMAT,
-            "family": self.family,
-            "variant": self.variant,
-            "config": self.config,
+            **vars(self),
             "classes": self.classes.to_json(),
             "preprocessing": self.preprocessing.to_json(),
-            "scoring": self.scoring,
-            "source": self.source,
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
-            "precision": self.precision,
         }
 
     @classmethod
@@ -64,23 +59,15 @@ class ModelCard:
         """
         if isinstance(tree, dict) and tree.get("format") != FORMAT:
             raise UserError(f"{name} has format {tree.get('format')!r}; this version reads format {FORMAT}")
-        fields = validate(CardFields, tree, name)
-        ids, names = tuple(row.id for row in fields.classes), tuple(row.name for row in fields.classes)
+        fields: dict[str, Any] = dict(validate(CardFields, tree, name))
+        rows = fields["classes"]
         try:
-            classes = ClassTable(ids, names)
+            fields["classes"] = ClassTable(tuple(row.id for row in rows), tuple(row.name for row in rows))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-        return cls(
-            family=fields.family,
-            variant=fields.variant,
-            config=fields.config,
-            classes=classes,
-            preprocessing=Preprocessing.from_json(fields.preprocessing, f"{name}: preprocessing"),
-            scoring=fields.scoring,
-            source=fields.source,
-            metrics=fields.metrics,
-            precision=fields.precision,
-        )
+        fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"], f"{name}: preprocessing")
+        del fields["format"]
+        return cls(**fields)
 
 
 def _name(value: object) -> str:

@@ -107,18 +107,10 @@ class Preprocessing:
         Raises:
             UserError: an unknown key, or a value of the wrong type or out of range; the key is named.
         """
-        fields = validate(PreprocessingFields, tree, name)
-        (red, green, blue), (red_std, green_std, blue_std) = fields.mean, fields.std
+        fields: dict[str, Any] = dict(validate(PreprocessingFields, tree, name))
+        fields |= {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
         try:
-            return cls(
-                fields.short_side,
-                fields.long_side,
-                (red, green, blue),
-                (red_std, green_std, blue_std),
-                fields.fit,
-                None if fields.box is None else (fields.box[0], fields.box[1]),
-                fields.filter,
-            )
+            return cls(**fields)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
 

@@ -43,6 +43,13 @@ def freeze_backbone(model: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
+def keep_frozen_norms(model: nn.Module) -> None:
+    """Switch batch norms with frozen parameters to evaluation mode, in which they keep their statistics."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
+            module.eval()
+
+
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
     """Group the trainable parameters by rate: `base`, `backbone`, `muon`, `muon.backbone`, patterns of `lr_factors`.
 

@@ -20,7 +20,13 @@ from detrscope.training.ema import Ema
 from detrscope.training.losses.criterion import PAIRS, WEIGHTED, Losses
 from detrscope.training.losses.recipe import make_criterion
 from detrscope.training.nonfinite import NonFinite, bad_gradients, first_bad_module, is_finite
-from detrscope.training.optimizer import freeze_backbone, make_optimizer, parameter_groups, set_rates
+from detrscope.training.optimizer import (
+    freeze_backbone,
+    keep_frozen_norms,
+    make_optimizer,
+    parameter_groups,
+    set_rates,
+)
 from detrscope.training.schedule import Schedule
 from detrscope.training.train_config import TrainConfig
 
@@ -115,9 +121,7 @@ class TrainStep:
     def train_mode(self) -> None:
         """Switch to training mode; norms that are frozen keep their statistics."""
         self.wrapped.train()
-        for module in self.model.modules():
-            if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
-                module.eval()
+        keep_frozen_norms(self.model)
 
     def step(self, micro_batches: Sequence[MicroBatch], number: int, schedule: Schedule) -> Values:
         """Take an optimiser step.
