@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from detrscope.blocks.layers import Linear
@@ -55,8 +57,7 @@ class Attention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             probe=probe,
         )
-        out: Tensor = self.output(mixed)
-        return out
+        return cast(Tensor, self.output(mixed))
 
 
 class TokenSelfAttention(Attention):

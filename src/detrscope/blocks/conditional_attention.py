@@ -7,6 +7,8 @@ projections of queries and keys start equal, so that a query attends around its 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -81,8 +83,7 @@ class ConditionalCrossAttention(nn.Module):
             padding=pyramid.padding,
             probe=probe,
         )
-        out: Tensor = self.output(mixed)
-        return out
+        return cast(Tensor, self.output(mixed))
 
     def _concatenate(self, content: Tensor, where: Tensor) -> Tensor:
         """Concatenate content and spatial halves within each head: twice [B, n, h*d] -> [B, n, h*2d]."""

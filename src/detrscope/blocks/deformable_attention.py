@@ -7,6 +7,7 @@ reference point plus offsets in cells of each map, or the centre of its referenc
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +73,7 @@ class DeformableAttention(nn.Module):
             site=self.site,
             probe=probe,
         )
-        out: Tensor = self.output(mixed)
-        return out
+        return cast(Tensor, self.output(mixed))
 
     def _points(self, offsets: Tensor, reference: Tensor, pyramid: Pyramid) -> Tensor:
         """Offsets [B, Q, h, P, 2] around references -> points [B, Q, h, P, 2], 0..1 of each point's own map."""

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 
-from detrscope.checkpoints.loaded import Loaded, LoadReport
+from detrscope.checkpoints.native import Loaded, LoadReport
 from detrscope.checkpoints.third_party import (
     ThirdPartyCheckpoint,
     class_table_of,
-    inferred_settings,
     known_settings,
     recognise,
 )
-from detrscope.config import to_tree
+from detrscope.config import merge, to_tree
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
@@ -42,7 +41,11 @@ def convert_checkpoint(
     """
     family, layout, state = recognise(checkpoint, source, family_of(variant) if variant else None)
     try:
-        tree = to_tree(VARIANTS[variant].config) if variant else inferred_settings(family, state, checkpoint)
+        tree = (
+            to_tree(VARIANTS[variant].config)
+            if variant
+            else merge(family.infer(Shapes(state)), known_settings(family, checkpoint))
+        )
         count = family.classes(Shapes(state))
     except UserError as error:
         raise UserError(f"{source} ({layout.name} layout): {error}") from None

@@ -73,27 +73,31 @@ def read_config(path: Path) -> ConfigFields:
 
 def settings_of(config: ConfigFields) -> dict[str, Any]:
     """Translate a config to our settings."""
-    stride = 16 in (
+    strides = [
         getattr(part, "output_stride", None) for part in (config.backbone_config, config.backbone_kwargs)
-    )
-    settings: dict[str, Any] = {"backbone": {"dilate_last": bool(config.dilation) or stride}}
-    for stack in ("encoder", "decoder"):
-        values = {
-            "heads": getattr(config, f"{stack}_attention_heads"),
-            "points": getattr(config, f"{stack}_n_points"),
-        }
-        if known := {name: value for name, value in values.items() if value is not None}:
-            settings[stack] = known
-    if config.with_box_refine is not None:
-        settings["references"] = references(config.with_box_refine, bool(config.two_stage))
-        if config.two_stage and config.two_stage_num_proposals is not None:
-            settings["queries"] = config.two_stage_num_proposals
+    ]
+    return {
+        "backbone": {"dilate_last": bool(config.dilation) or 16 in strides},
+        **stack_settings("encoder", config.encoder_attention_heads, config.encoder_n_points),
+        **stack_settings("decoder", config.decoder_attention_heads, config.decoder_n_points),
+        **reference_settings(config.with_box_refine, config.two_stage, config.two_stage_num_proposals),
+    }
+
+
+def stack_settings(name: str, heads: int | None, points: int | None) -> dict[str, Any]:
+    """Translate the known numbers of heads and sampling points of a stack to our settings."""
+    known = {key: value for key, value in (("heads", heads), ("points", points)) if value is not None}
+    return {name: known} if known else {}
+
+
+def reference_settings(refine: bool | None, two_stage: bool | None, queries: int | None) -> dict[str, Any]:
+    """Translate Deformable DETR's two switches, and the number of proposals, to our settings."""
+    if refine is None:
+        return {}
+    settings: dict[str, Any] = {"references": "two-stage" if two_stage else "refined" if refine else "fixed"}
+    if two_stage and queries is not None:
+        settings["queries"] = queries
     return settings
-
-
-def references(refine: bool, two_stage: bool) -> str:
-    """Translate Deformable DETR's two switches to our setting `references`."""
-    return "two-stage" if two_stage else "refined" if refine else "fixed"
 
 
 def labels_of(config: ConfigFields, path: Path) -> dict[int, str]:

@@ -19,9 +19,7 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints.coco_classes import coco_classes
 from detrscope.checkpoints.convert import convert_checkpoint
 from detrscope.checkpoints.download import fetch
-from detrscope.checkpoints.loaded import Loaded as Loaded
-from detrscope.checkpoints.loaded import LoadReport as LoadReport
-from detrscope.checkpoints.native import build_from_card, load_checkpoint, read_card
+from detrscope.checkpoints.native import Loaded, LoadReport, build_from_card, load_checkpoint, read_card
 from detrscope.checkpoints.third_party import (
     PROCESSOR_FILES,
     WEIGHT_FILES,

@@ -1,10 +1,11 @@
-"""Native checkpoints: one safetensors file whose header holds the model card."""
+"""Native checkpoints: one safetensors file whose header holds the model card; the result of loading."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,44 @@ from detrscope.families import FAMILIES, config_of
 from detrscope.families.keys.shapes import compare, listed
 
 HEADER = "detrscope"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded of a checkpoint.
+
+    Attributes:
+        source: the checkpoint.
+        loaded: number of tensors loaded.
+        reset: the model's tensors that are left random.
+        skipped: the file's entries that are not used.
+        notes: remarks such as a prefix removed from the keys.
+    """
+
+    source: str
+    loaded: int
+    reset: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Return the report as lines for the log."""
+        notes = "".join(f"; {note}" for note in self.notes)
+        lines = [f"{self.source}: loaded {self.loaded} tensors{notes}"]
+        if self.reset:
+            lines.append(f"reset to random weights: {', '.join(self.reset)}")
+        if self.skipped:
+            lines.append(f"skipped: {', '.join(self.skipped)}")
+        return lines
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for use, on the CPU, in evaluation mode."""
+
+    model: DetectionTransformer
+    card: ModelCard
+    report: LoadReport
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> None:

@@ -21,13 +21,13 @@ from detrscope.checkpoints.hugging_face_config import (
     class_table,
     labels_of,
     read_config,
-    references,
+    reference_settings,
     settings_of,
+    stack_settings,
 )
 from detrscope.checkpoints.hugging_face_processor import read_processor
 from detrscope.checkpoints.safe_pickle import read_pickle
 from detrscope.checkpoints.unwrap import State, find_state, unwrap
-from detrscope.config import merge
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import validate
@@ -35,7 +35,6 @@ from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import FAMILIES
 from detrscope.families.family import Family
 from detrscope.families.keys.key_map import KeyLayout
-from detrscope.families.keys.shapes import Shapes
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -161,13 +160,6 @@ def recognise(
     raise UserError(f"{source}: not weights of {families} (first keys: {list(checkpoint.state)[:3]})")
 
 
-def inferred_settings(
-    family: Family, state: Mapping[str, Tensor], checkpoint: ThirdPartyCheckpoint
-) -> dict[str, Any]:
-    """Return the config tree of a recognised checkpoint: inferred from shapes, overridden by its own config."""
-    return merge(family.infer(Shapes(state)), known_settings(family, checkpoint))
-
-
 def known_settings(family: Family, checkpoint: ThirdPartyCheckpoint) -> dict[str, Any]:
     """Return those settings of a checkpoint's own config that the family has."""
     names = {field.name for field in dataclasses.fields(family.config)}
@@ -208,21 +200,15 @@ def _settings_of_arguments(content: object, path: Path) -> dict[str, Any]:
     """
     for key, arguments in _arguments_in(content):
         fields = validate(Arguments, arguments, f"{path}: {key}")
-        settings: dict[str, Any] = {}
+        settings = {
+            **stack_settings("encoder", fields.nheads, fields.enc_n_points),
+            **stack_settings("decoder", fields.nheads, fields.dec_n_points),
+            **reference_settings(fields.with_box_refine, fields.two_stage, fields.num_queries),
+        }
         if fields.dilation is not None:
             settings["backbone"] = {"dilate_last": fields.dilation}
-        if fields.nheads is not None:
-            settings["encoder"] = {"heads": fields.nheads}
-            settings["decoder"] = {"heads": fields.nheads}
         if fields.pre_norm is not None:
             settings["norm"] = "pre" if fields.pre_norm else "post"
-        if fields.with_box_refine is not None:
-            settings["references"] = references(fields.with_box_refine, bool(fields.two_stage))
-            if fields.two_stage and fields.num_queries is not None:
-                settings["queries"] = fields.num_queries
-        for stack, points in (("encoder", fields.enc_n_points), ("decoder", fields.dec_n_points)):
-            if points is not None:
-                settings.setdefault(stack, {})["points"] = points
         if settings:
             return settings
     return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -143,20 +143,16 @@ def computed_in(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-@overload
-def autocast(x: Tensor) -> Tensor: ...
-@overload
-def autocast(x: None) -> None: ...
-def autocast(x: Tensor | None) -> Tensor | None:
-    """Convert to the CPU's autocast type."""
-    return None if x is None else x.to(torch.get_autocast_dtype("cpu"))
+def autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Convert tensors to the CPU's autocast type; None stays None."""
+    return tuple(x if x is None else x.to(torch.get_autocast_dtype("cpu")) for x in tensors)
 
 
 def _fused(
     x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, relu: bool, residual: Tensor | None
 ) -> Tensor:
     if torch.is_autocast_enabled("cpu"):
-        x, weight, bias, residual = autocast(x), autocast(weight), autocast(bias), autocast(residual)
+        x, weight, bias, residual = autocast(x, weight, bias, residual)
     elif isinstance(conv, PackedConv2d):
         weight = conv.packed_for(x)
     geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)

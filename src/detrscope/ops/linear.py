@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +28,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     """
     if _may_use_onednn(x, weight, bias):
         if torch.is_autocast_enabled("cpu"):
-            x, weight, bias = autocast(x), autocast(weight), autocast(bias)
+            x, weight, bias = autocast(x, weight, bias)
         return _multiply(x, weight, bias, relu)
     if _may_learn_by_onednn(x, weight):
-        out: Tensor = _Linear.apply(x, weight, bias, relu)
-        return out
+        return cast(Tensor, _Linear.apply(x, weight, bias, relu))
     y = F.linear(x, weight, bias)
     return F.relu(y) if relu else y
 
@@ -73,8 +72,9 @@ def _may_learn_by_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
-    return y
+    return cast(
+        Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+    )
 
 
 class _Linear(torch.autograd.Function):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.checkpoints.load import Loaded
+from detrscope.checkpoints.native import Loaded
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard

@@ -11,7 +11,8 @@ from typing import Any
 from lightning.fabric import Fabric
 
 from detrscope import families
-from detrscope.checkpoints.load import Loaded, load_backbone, load_model, random_model
+from detrscope.checkpoints.load import load_backbone, load_model, random_model
+from detrscope.checkpoints.native import Loaded
 from detrscope.config import merge
 from detrscope.console import log
 from detrscope.core.errors import UserError

@@ -158,14 +158,12 @@ torch.library.define(
 
 @torch.library.impl(OPERATOR, "default")
 def _forward(value: Tensor, *rest: Any) -> Tensor:
-    out: Tensor = _kernels(rest[-1], value).forward(value, *rest[:-1])
-    return out
+    return cast(Tensor, _kernels(rest[-1], value).forward(value, *rest[:-1]))
 
 
 @torch.library.impl(GRADIENT, "default")
 def _backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    grads: tuple[Tensor, Tensor, Tensor] = _kernels(rest[-1], value).backward(grad, value, *rest[:-1])
-    return grads
+    return cast(tuple[Tensor, Tensor, Tensor], _kernels(rest[-1], value).backward(grad, value, *rest[:-1]))
 
 
 def _shape(value: Tensor, points: Tensor, *_: Any) -> Tensor:

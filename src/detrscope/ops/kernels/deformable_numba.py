@@ -30,18 +30,7 @@ Kind = Literal["forward", "backward"]
 def forward(
     value: Tensor, points: Tensor, weights: Tensor, sizes: Sequence[int], point_levels: Sequence[int]
 ) -> Tensor:
-    """Sample.
-
-    Args:
-        value: [B, S, h, d] float32, bfloat16 or float64.
-        points: [B, Q, h, P, 2] float32, float64 where the value is.
-        weights: [B, Q, h, P] of the type of the points.
-        sizes: height and width of each level, one after the other.
-        point_levels: the level of each point.
-
-    Returns:
-        [B, Q, h*d] in the type of `value`.
-    """
+    """Sample as `deformable_reference.forward` does; values are float32, bfloat16 or float64."""
     if _too_large(value):
         return deformable_reference.forward(value, points, weights, sizes, point_levels)
     out = value.new_empty(value.shape[0], points.shape[1], value.shape[2] * value.shape[3])

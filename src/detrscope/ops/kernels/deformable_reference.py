@@ -51,7 +51,18 @@ def sample_reference(
 def forward(
     value: Tensor, points: Tensor, weights: Tensor, sizes: Sequence[int], point_levels: Sequence[int]
 ) -> Tensor:
-    """Sample, called as the kernels are: sizes are height and width of each level, one after the other."""
+    """Sample; the signature of all engines.
+
+    Args:
+        value: [B, S, h, d].
+        points: [B, Q, h, P, 2] in `sum_dtype` of the value.
+        weights: [B, Q, h, P] in the same type.
+        sizes: height and width of each level, one after the other.
+        point_levels: the level of each point.
+
+    Returns:
+        [B, Q, h*d] in the type of `value`.
+    """
     return sample_reference(value, points, weights, _levels(sizes), point_levels).contiguous()
 
 

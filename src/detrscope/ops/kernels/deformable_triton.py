@@ -30,18 +30,7 @@ def jit(function: Callable[..., None]) -> Any:
 def forward(
     value: Tensor, points: Tensor, weights: Tensor, sizes: Sequence[int], point_levels: Sequence[int]
 ) -> Tensor:
-    """Sample.
-
-    Args:
-        value: [B, S, h, d] float32, bfloat16 or float16.
-        points: [B, Q, h, P, 2] float32.
-        weights: [B, Q, h, P] float32.
-        sizes: height and width of each level, one after the other.
-        point_levels: the level of each point.
-
-    Returns:
-        [B, Q, h*d] in the type of `value`.
-    """
+    """Sample as `deformable_reference.forward` does; values are float32, bfloat16 or float16."""
     value, points, weights = value.contiguous(), points.contiguous(), weights.contiguous()
     out = value.new_empty(value.shape[0], points.shape[1], value.shape[2] * value.shape[3])
     maps = _maps(tuple(sizes), tuple(point_levels), value.device)
