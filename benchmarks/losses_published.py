@@ -13,7 +13,9 @@ from rich.table import Table
 
 from benchmarks.published import build_published, import_published
 from detrscope.core.types import Outputs, Target
-from detrscope.training.losses.criterion import CrossEntropy, LossWeights, SetCriterion
+from detrscope.training.losses.boxes import BoxGIoU, BoxL1
+from detrscope.training.losses.classes import CrossEntropy
+from detrscope.training.losses.criterion import SetCriterion
 from detrscope.training.matcher import Matcher, SoftmaxCost
 
 LAYERS, IMAGES, QUERIES, CLASSES = 6, 4, 100, 91
@@ -25,7 +27,7 @@ def main() -> None:
     parser.add_argument("--clone", required=True, help="a clone of github.com/facebookresearch/detr")
     models = import_published(parser.parse_args().clone)
     _, theirs = build_published(models, "resnet18")
-    ours = SetCriterion(Matcher(SoftmaxCost(), 1, 5, 2), CrossEntropy(0.1), LossWeights(1, 5, 2))
+    ours = SetCriterion(Matcher(SoftmaxCost(), 1, 5, 2), (CrossEntropy(), BoxL1(), BoxGIoU()), "softmax")
     worst: dict[str, float] = {}
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)

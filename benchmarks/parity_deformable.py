@@ -22,9 +22,10 @@ from benchmarks.published_deformable import VARIANTS, arguments_of, build_publis
 from benchmarks.spread_weights import calibrate_linear, calibrate_norms, median_distance, spread_weights
 from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch, Target
-from detrscope.training.losses.criterion import LossWeights, SetCriterion
-from detrscope.training.losses.sigmoid import FocalCost, FocalLoss
-from detrscope.training.matcher import Matcher
+from detrscope.training.losses.boxes import BoxGIoU, BoxL1
+from detrscope.training.losses.classes import FocalLoss
+from detrscope.training.losses.criterion import SetCriterion
+from detrscope.training.matcher import FocalCost, Matcher
 
 NAMES = {"loss_class": "loss_ce", "loss_box": "loss_bbox", "loss_giou": "loss_giou"}
 
@@ -108,7 +109,9 @@ def loss_difference(criterion: nn.Module, published: dict[str, Any], ours: Any) 
         labels = torch.randint(0, 91, (count,), generator=generator)
         targets.append(Target(labels, torch.cat([centre, size], dim=1)))
     theirs = criterion(published, [{"labels": t.labels, "boxes": t.boxes_cxcywh} for t in targets])
-    mine = SetCriterion(Matcher(FocalCost(), 2, 5, 2), FocalLoss(), LossWeights(2, 5, 2))(ours, targets)
+    mine = SetCriterion(Matcher(FocalCost(), 2, 5, 2), (FocalLoss(weight=2), BoxL1(), BoxGIoU()), "sigmoid")(
+        ours, targets
+    )
     weights: Any = criterion.weight_dict
     worst, seen = 0.0, set()
     for name, value in mine.terms.items():

@@ -61,7 +61,9 @@ def main() -> None:
 
 def _drawn(trace: ds.Trace) -> None:
     with TemporaryDirectory() as folder:
-        ds.draw(trace, "columns", ds.ViewOptions(queries=tuple(range(10)))).save(Path(folder) / "columns.png")
+        ds.draw(trace, "per-query", ds.ViewOptions(queries=tuple(range(10)))).save(
+            Path(folder) / "per-query.png"
+        )
 
 
 def ask(name: str, trace: ds.Trace) -> None:
@@ -74,7 +76,7 @@ def ask(name: str, trace: ds.Trace) -> None:
         "a row on the pixels of the image": lambda: trace.cross_attention(3).on_image(),
         "rollout of a query, all layers": lambda: rollout(trace, query=3),
         "relevance for a query, all layers": lambda: relevance(trace, 3),
-        "columns of ten queries, drawn and saved": lambda: _drawn(trace),
+        "per-query of ten queries, drawn and saved": lambda: _drawn(trace),
     }
     table = Table("question", "first ms", "median ms", title=f"{name}: questions to a trace")
     for what, question in questions.items():

@@ -21,8 +21,8 @@ from benchmarks.published import build_published, import_published, nested
 from benchmarks.ratio import compare, machine
 from detrscope.core.types import Batch, Target
 from detrscope.families import build
-from detrscope.training.config import TrainConfig
-from detrscope.training.optim import Constant
+from detrscope.training.schedule import constant
+from detrscope.training.train_config import TrainConfig
 from detrscope.training.train_step import TrainStep
 
 BOXES = 7
@@ -71,9 +71,9 @@ def our_step(
     fabric = Fabric(
         accelerator="cpu", devices=1, precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
     )
-    learner = TrainStep(build(variant, {}, 91).train(), config, fabric)
+    train_step = TrainStep(build(variant, {}, 91).train(), config, fabric)
     one = (Batch(images), targets, [Sample(i) for i in range(len(targets))])
-    return lambda: learner.step([one], 0, Constant())
+    return lambda: train_step.step([one], 0, constant)
 
 
 def made_up_targets(images: int) -> list[Target]:

@@ -1,4 +1,4 @@
-"""A whole detection transformer at one sitting: image in, set of boxes out. Inference only; shapes at the line ends.
+"""A whole detection transformer in one file: image in, set of boxes out. Inference only; shapes at the line ends.
 
 The model of DETR's paper (arXiv:2005.12872, appendix A.6), parameters named as in the released `detr_demo` weights.
 B images, C = 2048 channels, H x W cells of stride 32, S = H * W tokens, D = 256, Q = 100 queries, K classes.
@@ -32,7 +32,7 @@ class MinimalDETR(nn.Module):
         self.col_embed = nn.Parameter(torch.rand(50, width // 2))
 
     def features(self, images: Tensor) -> Tensor:
-        """Everything of the ResNet but its classifier."""
+        """Run the ResNet without its classifier."""
         body = self.backbone
         x = body.maxpool(body.relu(body.bn1(body.conv1(images))))  # [B, 64, H*8, W*8]
         return body.layer4(body.layer3(body.layer2(body.layer1(x))))  # [B, C, H, W]
@@ -41,19 +41,19 @@ class MinimalDETR(nn.Module):
         """Normalised images [B, 3, 32*H, 32*W] -> class logits [B, Q, K+1], boxes (cx, cy, w, h in 0..1) [B, Q, 4]."""
         x = self.conv(self.features(images))  # [B, D, H, W]
         height, width = x.shape[-2:]
-        columns = self.col_embed[:width].expand(height, -1, -1)  # [H, W, D/2]: where along x
-        rows = self.row_embed[:height, None].expand(-1, width, -1)  # [H, W, D/2]: where along y
+        columns = self.col_embed[:width].expand(height, -1, -1)  # [H, W, D/2]: position along x
+        rows = self.row_embed[:height, None].expand(-1, width, -1)  # [H, W, D/2]: position along y
         position = torch.cat([columns, rows], dim=-1).flatten(0, 1)  # [S, D]
         tokens = position + 0.1 * x.flatten(2).transpose(1, 2)  # [B, S, D]
         queries = self.query_pos.expand(len(images), -1, -1)  # [B, Q, D]
-        found = self.transformer(
+        states = self.transformer(
             tokens, queries
-        )  # [B, Q, D]: each query has looked at the image and at the others
-        return self.linear_class(found), self.linear_bbox(found).sigmoid()
+        )  # [B, Q, D]: queries attend to the tokens and to one another
+        return self.linear_class(states), self.linear_bbox(states).sigmoid()
 
 
 def main() -> None:
-    """Print what the model finds in one photo."""
+    """Print the detections in one photo."""
     if len(sys.argv) != 3:
         print(f"usage: python {sys.argv[0]} photo.jpg detr_demo-da2a99e9.pth", file=sys.stderr)
         sys.exit(2)

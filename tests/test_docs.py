@@ -22,7 +22,7 @@ from detrscope.config import parse_overrides
 from detrscope.core.records import DeformableRecord
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.training.setup import resolve_run
-from detrscope.views.mp4 import film
+from detrscope.views.mp4 import write_mp4
 from tests.support.recorded_run import SOURCE, TINY
 from tests.support.tiny_models import tiny
 from tests.support.traces import detector_of, picture
@@ -114,7 +114,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "dogs/images/000005.png", folder / "photo.jpg")
     (folder / "shots").mkdir()
     shutil.copy(folder / "photo.jpg", folder / "shots")
-    with film(folder / "clip.mp4", 5) as add:
+    with write_mp4(folder / "clip.mp4", 5) as add:
         for shade in (0, 100, 200):
             add(np.full((64, 64, 3), shade, np.uint8))
     small = tiny("detr-r18")

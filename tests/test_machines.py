@@ -85,9 +85,7 @@ def on_this_machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["avx2", "plain"])
-def test_every_family_trains_evaluates_detects_and_traces_to_the_same_numbers(
-    name: str, on_this_machine: dict[str, Any], tmp_path: Path
-) -> None:
+def test_results_agree_between_machines(name: str, on_this_machine: dict[str, Any], tmp_path: Path) -> None:
     lines = run(["-c", EVERY_FAMILY, str(tmp_path), "fp32", ""], MACHINES[name], tmp_path).splitlines()
     found = json.loads(next(line for line in lines if line.startswith("{")))
     assert found.keys() == on_this_machine.keys()
@@ -96,7 +94,7 @@ def test_every_family_trains_evaluates_detects_and_traces_to_the_same_numbers(
 
 
 @pytest.mark.parametrize(("name", "precision"), [("avx2", "bf16"), ("plain", "bf16"), ("this", "auto")])
-def test_bf16_works_where_it_is_emulated_with_one_warning(name: str, precision: str, tmp_path: Path) -> None:
+def test_emulated_bf16_works_with_one_warning(name: str, precision: str, tmp_path: Path) -> None:
     output = run(["-c", EVERY_FAMILY, str(tmp_path), precision, "sprint"], MACHINES[name], tmp_path)
     emulated = precision == "bf16" and (
         name == "plain" or not machine.is_native(torch.bfloat16) or name == "avx2"
@@ -112,7 +110,7 @@ def test_demo(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_doctor_says_what_auto_takes(name: str, tmp_path: Path) -> None:
+def test_doctor_reports_auto_choices(name: str, tmp_path: Path) -> None:
     found = json.loads(run(["-m", "detrscope", "doctor", "--json"], MACHINES[name], tmp_path))
     rows = {row["name"]: row["value"] for row in found}
     assert rows["precision, training"] in (("fp32",) if name != "this" else ("fp32", "bf16"))

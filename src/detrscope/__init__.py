@@ -29,49 +29,41 @@ if TYPE_CHECKING:
     from detrscope.views.attention import draw_attention as draw_attention
     from detrscope.views.options import ViewOptions as ViewOptions
 
-# Where each public name is defined. Imported on first use: `import detrscope` must not import torch.
-_HOMES = {
-    "Batch": "detrscope.core.types",
-    "Bias": "detrscope.core.edits",
-    "Detections": "detrscope.core.types",
-    "Detector": "detrscope.inference.detector",
-    "Gain": "detrscope.core.edits",
-    "Outputs": "detrscope.core.types",
-    "Swap": "detrscope.core.edits",
+# The module of each public name. Imported on first use: `import detrscope` must not import torch.
+MODULES = {
+    **dict.fromkeys(("Bias", "Gain", "Swap"), "detrscope.core.edits"),
+    **dict.fromkeys(("Batch", "Detections", "Outputs"), "detrscope.core.types"),
+    **dict.fromkeys(("Detector", "load"), "detrscope.inference.detector"),
     "Trace": "detrscope.trace_interface",
     "ViewOptions": "detrscope.views.options",
-    "detect": "detrscope.commands.detect",
     "draw": "detrscope.views",
     "draw_attention": "detrscope.views.attention",
-    "evaluate": "detrscope.commands.evaluate",
-    "faithfulness": "detrscope.commands.faithfulness",
-    "load": "detrscope.inference.detector",
-    "see": "detrscope.commands.see",
-    "timelapse": "detrscope.commands.timelapse",
-    "trace": "detrscope.commands.trace",
-    "train": "detrscope.commands.train",
+    **{
+        name: f"detrscope.commands.{name}"
+        for name in ("detect", "evaluate", "faithfulness", "see", "timelapse", "trace", "train")
+    },
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in MODULES:
         raise AttributeError(
             f"module 'detrscope' has no attribute '{name}'; public names: {', '.join(__all__)}"
         )
-    found = getattr(importlib.import_module(_HOMES[name]), name)
-    if inspect.isfunction(found):  # what commands call too, is checked for Python callers here
+    value = getattr(importlib.import_module(MODULES[name]), name)
+    if inspect.isfunction(value):  # commands check their arguments here only, where Python callers come in
         from detrscope.core.argument_check import checked_arguments
 
-        found = checked_arguments(found, name=name, names=_public)
-    globals()[name] = found
-    return found
+        value = checked_arguments(value, name=name, names=_annotation_types)
+    globals()[name] = value
+    return value
 
 
-def _public() -> dict[str, Any]:
-    """Return what annotations of public functions name, to check arguments against."""
-    homes = {**_HOMES, "TraceData": "detrscope.core.trace_data"}
-    return {name: getattr(importlib.import_module(home), name) for name, home in homes.items()}
+def _annotation_types() -> dict[str, Any]:
+    """Return the types in annotations of public functions, by name."""
+    modules = {**MODULES, "TraceData": "detrscope.core.trace_data"}
+    return {name: getattr(importlib.import_module(module), name) for name, module in modules.items()}
 
 
 def __dir__() -> list[str]:

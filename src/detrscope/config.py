@@ -1,15 +1,18 @@
-"""Frozen dataclasses <-> YAML <-> `--a.b=c`. Pydantic checks types; an unknown key names the nearest valid one."""
+"""Settings: frozen dataclasses <-> YAML <-> `--a.b=c`. Pydantic checks types and ranges; errors name the dotted key."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypedDict, TypeVar, Unpack, dataclass_transform, get_args, get_origin, get_type_hints
+
+import pydantic
 
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.text_files import read_yaml
@@ -17,19 +20,70 @@ from detrscope.core.text_files import read_yaml
 T = TypeVar("T")
 Tree = dict[str, Any]
 
+# The bounds of pydantic's messages in the words of ours; {} is the number.
+BOUNDS = {
+    "greater_than_equal": "{} or more",
+    "greater_than": "more than {}",
+    "less_than_equal": "{} or less",
+    "less_than": "less than {}",
+}
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with its one default and the sentence that `--help` shows."""
-    return field(default=default, metadata={"help": help})
+
+class Limits(TypedDict, total=False):
+    """Constraints that pydantic checks: bounds of a number, lengths of a tuple."""
+
+    ge: float
+    gt: float
+    le: float
+    lt: float
+    min_length: int
+    max_length: int
+
+
+def setting(default: Any, help: str, **limits: Unpack[Limits]) -> Any:
+    """Declare a field of a settings dataclass: its one default, its help text, and its range."""
+    return field(default=default, metadata={"help": help, **limits})
 
 
 def section(cls: type[T], help: str = "") -> T:
-    """A dataclass field that is itself a dataclass of settings."""
+    """Declare a field that is itself a dataclass of settings."""
     return field(default_factory=cls, metadata={"help": help})
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def settings(cls: type[T]) -> type[T]:
+    """Make a frozen, keyword-only dataclass that is checked however it is made: in Python, from YAML, from options.
+
+    What one field cannot tell, such as a range that depends on another setting, is checked by `require` in the
+    `__post_init__` of the class.
+    """
+    checks = pydantic.ConfigDict(allow_inf_nan=False, extra="forbid")
+    checked = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=checks)(cls)
+    unchecked_init = checked.__init__
+
+    @functools.wraps(unchecked_init)
+    def __init__(self: Any, **values: Any) -> None:
+        try:
+            unchecked_init(self, **values)
+        except pydantic.ValidationError as error:
+            raise UserError(f"{cls.__name__}: {_first_problem(error)}") from None
+
+    setattr(checked, "__init__", __init__)  # noqa: B010 - mypy refuses the plain assignment
+    return typing.cast(type[T], checked)
+
+
+def require(valid: bool, name: str, value: object, expected: str) -> None:
+    """Refuse a setting from within `__post_init__`; `name` is relative to the class, such as `encoder.heads`.
+
+    Raises:
+        ValueError: it is not valid. Pydantic adds the path of the section, and the caller gets a `UserError`.
+    """
+    if not valid:
+        raise ValueError(f"{name} is {value}: expected {expected}")
+
+
 def load_yaml(path: str | Path) -> Tree:
-    """A YAML file as nested dicts.
+    """Read a YAML file as nested dicts.
 
     Raises:
         UserError: the file is missing, is not YAML, or is not a mapping.
@@ -43,16 +97,16 @@ def load_yaml(path: str | Path) -> Tree:
 
 
 def preset_names() -> list[str]:
-    """The presets that ship, sorted."""
+    """Return the names of the shipped presets, sorted."""
     folder = resources.files("detrscope") / "presets"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
 def load_preset(name: str) -> Tree:
-    """A shipped preset by name, with the presets it says it is `based_on` underneath.
+    """Read a shipped preset, laid over the preset that its `based_on` names.
 
     Raises:
-        UserError: no preset of that name; the nearest one is named.
+        UserError: no preset has that name; the message names the nearest one.
     """
     if name not in preset_names():
         raise UserError(f"preset '{name}' is not known; {nearest(name, preset_names())}")
@@ -63,7 +117,7 @@ def load_preset(name: str) -> Tree:
 
 
 def merge(*trees: Mapping[str, Any]) -> Tree:
-    """Nested dicts laid over each other; later ones win, key by key."""
+    """Merge nested dicts; later ones win, key by key."""
     result: Tree = {}
     for tree in trees:
         for key, value in tree.items():
@@ -74,10 +128,10 @@ def merge(*trees: Mapping[str, Any]) -> Tree:
 
 
 def parse_overrides(arguments: Sequence[str]) -> Tree:
-    """`--a.b=c` and `--a.b c` as a tree; values are read as YAML, so `[1, 2]`, `true` and `null` mean what they say.
+    """Parse `--a.b=c` and `--a.b c` into a tree; values are YAML, such as `[1, 2]`, `true` and `null`.
 
     Raises:
-        UserError: an argument that is not an option, or an option without a value.
+        UserError: an argument is not an option, or an option has no value.
     """
     import yaml
 
@@ -112,37 +166,30 @@ def parse_overrides(arguments: Sequence[str]) -> Tree:
 
 
 def build(cls: type[T], tree: Mapping[str, Any], *, source: str) -> T:
-    """A config dataclass from nested dicts, every key and type checked.
+    """Build a settings dataclass from nested dicts.
 
     Args:
         cls: the dataclass.
         tree: nested settings; absent ones keep their default.
-        source: what to call the input in errors, such as a file name.
+        source: name of the input for errors, such as a file name.
 
     Raises:
-        UserError: an unknown key (the nearest valid one is named) or a value of the wrong type.
+        UserError: a key is unknown (the message names the nearest valid one), or a value has the wrong type or range.
     """
-    import pydantic
-
     _refuse_unknown_keys(cls, tree, source, prefix="")
     try:
         return pydantic.TypeAdapter(cls).validate_python(_plain(tree))
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        if "ctx" in first and isinstance(first["ctx"].get("error"), UserError):
-            raise UserError(f"{source}: {first['ctx']['error']}") from None
-        key = ".".join(str(part) for part in first["loc"])
-        found = first.get("input")
-        raise UserError(f"{source}: {key or cls.__name__}: {first['msg']} (found {found!r})") from None
+        raise UserError(f"{source}: {_first_problem(error)}") from None
 
 
 def to_tree(config: Any) -> Tree:
-    """A config dataclass as nested dicts of YAML and JSON types."""
+    """Convert a settings dataclass to nested dicts of YAML and JSON types."""
     return typing.cast(Tree, _plain(dataclasses.asdict(config)))
 
 
 def to_yaml(config: Any) -> str:
-    """A config dataclass as YAML text, in field order."""
+    """Convert a settings dataclass to YAML text, in field order."""
     import yaml
 
     return yaml.safe_dump(to_tree(config), sort_keys=False)
@@ -150,7 +197,7 @@ def to_yaml(config: Any) -> str:
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of a config's help."""
+    """One line of the list of settings."""
 
     key: str
     type: str
@@ -159,7 +206,7 @@ class Setting:
 
 
 def describe(cls: type, prefix: str = "") -> Iterator[Setting]:
-    """Every setting of a config dataclass with its dotted key, type, default and help."""
+    """Yield every setting of a dataclass with its dotted key, type, default and help."""
     hints = get_type_hints(cls)
     for f in dataclasses.fields(cls):
         key = f"{prefix}{f.name}"
@@ -188,8 +235,21 @@ def _refuse_unknown_keys(cls: type, tree: Mapping[str, Any], source: str, prefix
             _refuse_unknown_keys(inner, value, source, prefix=f"{prefix}{key}.")
 
 
+def _first_problem(error: pydantic.ValidationError) -> str:
+    """Describe the first problem in one line: dotted key, value, what was expected."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # of `require`, whose text begins with the name within its section
+        text = str(problem["ctx"]["error"])
+        return f"{key}.{text}" if key else text
+    text = problem["msg"].replace("Input should be", "expected")
+    if problem["type"] in BOUNDS:
+        text = f"expected {BOUNDS[problem['type']].format(text.split()[-1])}"
+    return f"{key} is {problem['input']!r}: {text}"
+
+
 def _dataclass_of(hint: Any) -> type | None:
-    """The dataclass in `X` or `X | None`."""
+    """Return the dataclass in `X` or `X | None`, if any."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return hint
     if get_origin(hint) in (types.UnionType, typing.Union):

@@ -1,4 +1,4 @@
-"""What the terminal shows: one console, the log, progress with time left."""
+"""Terminal output: one console, the log, results on standard output, progress with time left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LogLevel = Literal["debug", "info", "warning", "error"]
 log = logging.getLogger("detrscope")
 NO_TERMINAL_WIDTH = 160
-# The loggers that Lightning writes lines with; it sets the level of their parent whenever it is imported.
+# Lightning's loggers; it sets the level of their parent whenever it is imported.
 LIGHTNING = tuple(
     f"{package}.utilities.{module}"
     for package in ("lightning.fabric", "lightning.pytorch")
@@ -38,9 +38,9 @@ TABLE_WIDTH = 200  # columns of a table where the output is not a terminal, such
 
 
 def _make_visible(record: logging.LogRecord) -> bool:
-    """Put the message on one line without control characters, whichever handler writes it, a log file too.
+    """Put a message on one line without control characters, for every handler; drop infos of helper processes.
 
-    Of several processes that train together, only the first tells how it goes; warnings come from all of them.
+    Of the processes of a training, only the first logs its progress; warnings come from all of them.
     """
     record.msg, record.args = escape_text(record.getMessage()), ()
     return record.levelno >= logging.WARNING or not _is_helper()
@@ -50,86 +50,70 @@ log.addFilter(_make_visible)
 
 
 def _is_helper() -> bool:
-    """Whether another process of the same training speaks for this one."""
+    """Return whether another process of the same training logs for this one."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return bool(distributed.get_rank() > 0)
     return any(os.environ.get(name, "0").strip() not in ("", "0") for name in ("RANK", "LOCAL_RANK"))
 
 
-def _as_loud_as_we_are(record: logging.LogRecord) -> bool:
-    """Hold back Lightning's lines, such as which precision it uses, where ours are held back."""
+def _at_our_level(record: logging.LogRecord) -> bool:
+    """Drop Lightning's lines, such as which precision it uses, below our log level."""
     return record.levelno >= log.level
 
 
 @cache
 def console() -> Console:
-    """The one console; progress and tables go to standard error, results to standard output."""
+    """Return the console of log and progress, on standard error; results go to standard output."""
     return _standard_error()
 
 
 def _standard_error() -> Console:
-    """A console that wraps at the terminal's width, and not at all where there is no terminal."""
+    """Return a console that wraps at the terminal's width, and hardly at all without a terminal."""
     terminal = plain_console(stderr=True)
     return terminal if terminal.is_terminal else plain_console(stderr=True, width=NO_TERMINAL_WIDTH)
 
 
 def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """Return a console that shows texts as they are: names of classes and files are no markup, nor commands to it."""
+    """Return a console that takes no text as markup or as terminal commands, such as names of classes and files."""
     from rich.console import Console
     from rich.text import Text
 
     class Plain(Console):
         def render_str(self, text: str, **options: Any) -> Text:
-            """Rich's hook for every text that is printed or stands in a table."""
+            """Escape every text that is printed or is in a table."""
             return super().render_str(escape_text(text, keep="\n"), **options)
 
     return Plain(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 def say(text: object = "") -> None:
-    """Print a line of results to standard output.
-
-    Raises:
-        WorkFailed: it cannot be written to.
-    """
+    """Print a line of results to standard output; like the functions below, raise WorkFailed if that fails."""
     print_raw(escape_text(text) + "\n")
 
 
 def print_raw(text: str) -> None:
-    """Print text that is safe already, such as JSON, CSV or YAML, to standard output.
-
-    Raises:
-        WorkFailed: it cannot be written to.
-    """
+    """Print text that is safe already, such as JSON, CSV or YAML, to standard output."""
     with _standard_output():
         sys.stdout.write(text)
 
 
 def print_json(tree: Any) -> None:
-    """Print plain data as JSON, in ASCII, to standard output.
-
-    Raises:
-        WorkFailed: it cannot be written to.
-    """
+    """Print plain data as JSON, in ASCII, to standard output."""
     import json
 
     print_raw(json.dumps(tree, indent=1) + "\n")
 
 
 def print_table(table: Table) -> None:
-    """Print a table to standard output, as wide as the terminal, or `TABLE_WIDTH` columns into a file or a pipe.
-
-    Raises:
-        WorkFailed: it cannot be written to.
-    """
+    """Print a table to standard output, as wide as the terminal, or `TABLE_WIDTH` columns into a file or a pipe."""
     with _standard_output():
         plain_console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table)
 
 
 @contextmanager
 def _standard_output() -> Iterator[None]:
-    """Say in one line that standard output is closed or its disk full; what was printed is there when this ends."""
+    """Flush standard output at the end; raise WorkFailed where it is closed or its disk is full."""
     try:
         yield
         sys.stdout.flush()
@@ -142,7 +126,7 @@ def _standard_output() -> Iterator[None]:
 
 
 def prepare_output() -> None:
-    """Let the standard streams escape what their encoding lacks (ASCII where LANG=C), and replace closed ones."""
+    """Escape characters that the standard streams cannot encode (LANG=C), and replace closed streams."""
     if sys.stdout is None:
         sys.stdout = ClosedOutput()
     if sys.stderr is None:
@@ -153,31 +137,31 @@ def prepare_output() -> None:
 
 
 class ClosedOutput(io.TextIOBase):
-    """Standard output of a process that was started without one."""
+    """Standard output of a process that was started without one: writing fails."""
 
     encoding = "utf-8"
 
     def write(self, text: str) -> int:
-        """Refuse all but nothing."""
+        """Raise OSError, except for an empty text."""
         if text:
             raise OSError(errno.EBADF, "it is closed", "standard output")
         return 0
 
 
 def silence_output() -> None:
-    """Point standard output nowhere: Python would complain of it again when it exits."""
+    """Redirect standard output to nowhere: Python would report its failure again at exit."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (as long as the process)
 
 
 class LineHandler(logging.Handler):
-    """A line of standard error for each record, whatever its length: for files and pipes."""
+    """Handler that writes each record as one line to standard error, for files and pipes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter("%(levelname)-8s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record; where standard error is gone, go on without."""
+        """Write the record, unless standard error is closed."""
         with suppress(OSError, ValueError):
             print(self.format(record), file=sys.stderr, flush=True)
 
@@ -186,7 +170,7 @@ def setup(quiet: bool = False, level: LogLevel = "info") -> None:
     """Set up logging for a command. Quiet keeps warnings and errors and drops progress."""
     from rich.logging import RichHandler
 
-    # Warnings are shown even when the console is quiet. Sharing it otherwise keeps log lines above a progress bar.
+    # A quiet console would hide warnings too. Otherwise it is shared, which keeps log lines above a progress bar.
     screen = _standard_error() if quiet else console()
     on_terminal = RichHandler(console=screen, show_path=False, show_time=False, markup=False)
     log.handlers[:] = [on_terminal if screen.is_terminal else LineHandler()]
@@ -194,14 +178,14 @@ def setup(quiet: bool = False, level: LogLevel = "info") -> None:
     log.propagate = False
     console().quiet = quiet or _is_helper()
     for name in LIGHTNING:
-        logging.getLogger(name).addFilter(_as_loud_as_we_are)
+        logging.getLogger(name).addFilter(_at_our_level)
 
 
 def progress(*, time_left: bool = True) -> Progress:
     """Return a progress bar with counts, to be used in a `with`; without a terminal it logs lines.
 
     Args:
-        time_left: show the time left by the rate so far; off where somebody knows it better.
+        time_left: show the time left by the rate so far.
     """
     from rich.progress import (
         BarColumn,
@@ -221,14 +205,14 @@ def progress(*, time_left: bool = True) -> Progress:
             return Text(escape_text(task.description))
 
     class Lines(Progress):
-        """A line of the log from time to time, where no bar can be shown."""
+        """Progress as a log line from time to time, where no bar can be shown."""
 
-        told = time.monotonic()
+        logged = time.monotonic()
 
         def advance(self, task_id: TaskID, advance: float = 1) -> None:
             super().advance(task_id, advance)
-            if (now := time.monotonic()) - self.told > SECONDS_BETWEEN_LINES:
-                self.told = now
+            if (now := time.monotonic()) - self.logged > SECONDS_BETWEEN_LINES:
+                self.logged = now
                 task = self._tasks[task_id]
                 of = "" if task.total is None else f" of {task.total:g}"
                 log.info("%s: %g%s", task.description, int(task.completed), of)

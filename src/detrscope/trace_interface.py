@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import wraps
 from html import escape
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, overload
 
 from detrscope.core.argument_check import checked_arguments, checked_methods
-from detrscope.core.attention_map import AttentionMap, Merge, QueryAttention
+from detrscope.core.attention_map import AttentionMap, QueryAttention
 from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_file import load_trace, save_trace
 from detrscope.core.trace_summary import describe
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
     from detrscope.views.canvas import Drawing, PixelFigure
     from detrscope.views.options import ViewOptions
 
+P = ParamSpec("P")
+
 
 @checked_methods
 class _Displayed:
     """Display methods of a map: a notebook shows it inline. Drawing is imported when something is drawn."""
 
-    def picture(self: Any) -> Drawing:
+    def draw(self: Any) -> Drawing:
         """Return the map drawn over the image."""
         from detrscope.views.attention import draw_attention
 
@@ -32,7 +36,7 @@ class _Displayed:
 
     def show(self) -> None:
         """Show the map: inline in a notebook, else in the system's image viewer."""
-        self.picture().show()
+        self.draw().show()
 
     def save(self, path: str | Path) -> Path:
         """Write the map as an image, atomically; the suffix (png, jpg, webp, svg, pdf) gives the format.
@@ -40,10 +44,10 @@ class _Displayed:
         Raises:
             UserError: a suffix that is not an image format.
         """
-        return self.picture().save(path)
+        return self.draw().save(path)
 
     def _repr_png_(self) -> bytes:
-        return self.picture()._repr_png_()
+        return self.draw()._repr_png_()
 
 
 @checked_methods
@@ -60,10 +64,33 @@ class DisplayedQueryAttention(_Displayed, QueryAttention):
 
 def displayed(attention: AttentionMap | QueryAttention) -> DisplayedMap | DisplayedQueryAttention:
     """Return the map with `show` and `save`."""
-    values = {f.name: getattr(attention, f.name) for f in fields(attention)}
-    return (
-        DisplayedMap(**values) if isinstance(attention, AttentionMap) else DisplayedQueryAttention(**values)
-    )
+    kind = DisplayedMap if isinstance(attention, AttentionMap) else DisplayedQueryAttention
+    return kind(**{f.name: getattr(attention, f.name) for f in fields(attention)})
+
+
+@overload
+def _method(
+    function: Callable[Concatenate[TraceData, P], AttentionMap],
+) -> Callable[Concatenate[TraceData, P], DisplayedMap]: ...
+
+
+@overload
+def _method(
+    function: Callable[Concatenate[TraceData, P], AttentionMap | QueryAttention],
+) -> Callable[Concatenate[TraceData, P], DisplayedMap | DisplayedQueryAttention]: ...
+
+
+def _method(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of the lens as a method whose maps can be shown; arguments and docstring are the function's."""
+
+    @wraps(function)
+    def method(self: TraceData, *args: Any, **kwargs: Any) -> DisplayedMap | DisplayedQueryAttention:
+        return displayed(function(self, *args, **kwargs))
+
+    trace, *others = signature(function).parameters.values()
+    parameters = [trace.replace(name="self"), *others]
+    method.__signature__ = signature(function).replace(parameters=parameters)  # type: ignore[attr-defined]
+    return method
 
 
 @checked_methods
@@ -100,123 +127,31 @@ class Trace(TraceData):
         """
         return save_trace(self, path, half=half)
 
-    def cross_attention(
-        self,
-        query: int | Sequence[int] | None = None,
-        layer: int = -1,
-        head: int | None = None,
-        level: int | None = None,
-        merge: Merge = "mean",
-    ) -> DisplayedMap:
-        """Return the decoder cross-attention of a query over the image.
+    cross_attention = _method(maps.cross_attention)
+    self_attention = _method(maps.self_attention)
+    incoming_attention = _method(incoming_attention.incoming_from_tokens)
+    rollout = _method(rollout.rollout)
+    relevance = _method(relevance.relevance)
 
-        Args:
-            query: query index; several are averaged; None averages all queries.
-            layer: decoder layer, the last by default.
-            head: head index; None merges the heads.
-            level: feature level; None shows all levels.
-            merge: how heads are merged.
-
-        Raises:
-            UserError: no such query, layer, head or level, or the site was not recorded.
-        """
-        return _map(maps.cross_attention(self, query, layer, head, level, merge))
-
-    def self_attention(
-        self,
-        point: tuple[float, float] | None = None,
-        query: int | None = None,
-        layer: int = -1,
-        head: int | None = None,
-        level: int | None = None,
-        merge: Merge = "mean",
-        from_level: int = 0,
-    ) -> DisplayedMap | DisplayedQueryAttention:
-        """Return the self-attention of an image token (encoder) or of a query (decoder).
-
-        Args:
-            point: x, y in pixels of the original image; selects the encoder token there.
-            query: query index, instead of `point`.
-            layer: encoder layer (`point`) or decoder layer (`query`), the last by default.
-            head: head index; None merges the heads.
-            level: feature level; None shows all levels.
-            merge: how heads are merged.
-            from_level: feature level of the token at `point`; 0 is the finest.
-
-        Raises:
-            UserError: not exactly one of `point` and `query`, a point outside the image, no such layer, head or level,
-                or the site was not recorded.
-        """
-        return displayed(maps.self_attention(self, point, query, layer, head, level, merge, from_level))
-
-    def incoming_attention(
-        self,
-        point: tuple[float, float],
-        layer: int = -1,
-        head: int | None = None,
-        merge: Merge = "mean",
-        level: int = 0,
-        from_level: int | None = None,
-    ) -> DisplayedMap:
-        """Return how much every encoder token attends to the token at a point: a column of the attention matrix.
-
-        Args:
-            point: x, y in pixels of the original image.
-            layer: encoder layer, the last by default.
-            head: head index; None merges the heads.
-            merge: how heads are merged.
-            level: feature level of the token at `point`; 0 is the finest.
-            from_level: feature level of the attending tokens; None shows all levels.
-
-        Raises:
-            UserError: a point outside the image, no such layer, head or level, or the site was not recorded.
-        """
-        return _map(
-            incoming_attention.incoming_from_tokens(self, point, layer, head, merge, level, from_level)
-        )
-
-    def rollout(self, query: int | None = None, point: tuple[float, float] | None = None) -> DisplayedMap:
-        """Return attention rollout through all layers (Abnar and Zuidema 2020, arXiv:2005.00928, section 3).
-
-        Args:
-            query: query index.
-            point: x, y in pixels of the original image, instead of `query`; selects the encoder token there.
-
-        Raises:
-            UserError: not exactly one of `query` and `point`, no such query or point, or a site was not recorded.
-        """
-        return _map(rollout.rollout(self, query, point))
-
-    def relevance(self, query: int) -> DisplayedMap:
-        """Return gradient-weighted relevance through all layers (Chefer et al. 2021, arXiv:2103.15679).
-
-        Args:
-            query: query index; the trace must have been made with `explain=[query]`.
-
-        Raises:
-            UserError: the trace has no gradients of this query, or a site was not recorded.
-        """
-        return _map(relevance.relevance(self, query))
-
-    def draw(self, view: str = "columns", choice: ViewOptions | None = None) -> PixelFigure:
+    def draw(self, view: str = "per-query", options: ViewOptions | None = None) -> PixelFigure:
         """Draw a figure.
 
         Args:
             view: a name of `detrscope.views.VIEWS`.
-            choice: queries, layer, head ... to show; what is left out the view chooses.
+            options: queries, layer, head ... to show; what is left out the view chooses.
 
         Raises:
-            UserError: an unknown view, a choice that does not fit this trace, or a trace without what the view shows.
+            UserError: an unknown view, options that do not fit this trace, or a trace without what the view shows.
         """
         from detrscope.views import draw
         from detrscope.views.options import ViewOptions
 
         types = {"TraceData": TraceData, "ViewOptions": ViewOptions}
-        return checked_arguments(draw, name="Trace.draw", names=lambda: types)(self, view, choice)
+        return checked_arguments(draw, name="Trace.draw", names=lambda: types)(self, view, options)
 
-    def show(self, view: str = "columns", choice: ViewOptions | None = None) -> None:
+    def show(self, view: str = "per-query", options: ViewOptions | None = None) -> None:
         """Show a figure: inline in a notebook, else in the system's image viewer; arguments as for `draw`."""
-        self.draw(view, choice).show()
+        self.draw(view, options).show()
 
     def describe(self) -> str:
         """Return the shapes of everything, step by step, as text."""
@@ -224,9 +159,3 @@ class Trace(TraceData):
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.describe())}</pre>"
-
-
-def _map(attention: AttentionMap) -> DisplayedMap:
-    shown = displayed(attention)
-    assert isinstance(shown, DisplayedMap)
-    return shown

@@ -15,7 +15,7 @@ from detrscope.checkpoints.hugging_face_processor import read_processor
 from detrscope.checkpoints.load import load_model
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
-from tests.checkpoints.test_load import official_state
+from tests.support.published_checkpoints import official_state
 
 HEADS = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
 
@@ -114,8 +114,8 @@ def test_images_are_prepared_as_transformers_does(
         ({"size_divisor": 32}, "size_divisor"),
         ("[" * 100_000, "nested too deep"),
         ('{"a": ' * 500 + "1" + "}" * 500, "nested more than"),
-        ("{", "cannot be read as JSON"),
-        ("", "cannot be read as JSON"),
+        ("{", "not valid JSON"),
+        ("", "not valid JSON"),
     ],
 )
 def test_a_processor_that_cannot_be_obeyed_is_refused_by_name(tree: object, key: str, tmp_path: Path) -> None:

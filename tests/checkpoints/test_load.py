@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import http.server
 import threading
@@ -13,61 +12,15 @@ import pytest
 import torch
 
 from detrscope.checkpoints.download import fetch
-from detrscope.checkpoints.load import load_backbone, load_model, random_model, with_classes
+from detrscope.checkpoints.load import load_backbone, load_model, with_classes
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.families import VARIANTS
 from detrscope.families.detr import PUBLISHED
 from detrscope.families.family import Published
+from tests.support.published_checkpoints import ARGS, official_state
 from tests.support.tiny_models import CLASSES, tiny
-
-ARGS = argparse.Namespace(backbone="resnet18", dilation=False, nheads=4, pre_norm=False, hidden_dim=32)
-
-
-def official_state(classes: int = 3) -> dict[str, torch.Tensor]:
-    """A small DETR in the published layout: our tensors under their names."""
-    model = random_model(
-        "detr-r18",
-        {
-            "width": 32,
-            "queries": 7,
-            "encoder": {"layers": 1, "feedforward": 64},
-            "decoder": {"layers": 1, "feedforward": 64},
-        },
-        ClassTable.of_names(f"c{i}" for i in range(classes)),
-    ).model
-    state = model.state_dict()
-    published: dict[str, torch.Tensor] = {}
-    for stack, attentions, norms in (
-        ("encoder", {"self_attention": "self_attn"}, ("self_residual", "feedforward_residual")),
-        (
-            "decoder",
-            {"self_attention": "self_attn", "cross_attention": "multihead_attn"},
-            ("self_residual", "cross_residual", "feedforward_residual"),
-        ),
-    ):
-        ours, theirs = f"{stack}.layers.0", f"transformer.{stack}.layers.0"
-        for kind in ("weight", "bias"):
-            for mine, name in attentions.items():
-                parts = [state[f"{ours}.{mine}.{p}.{kind}"] for p in ("query", "key", "value")]
-                published[f"{theirs}.{name}.in_proj_{kind}"] = torch.cat(parts)
-                published[f"{theirs}.{name}.out_proj.{kind}"] = state[f"{ours}.{mine}.output.{kind}"]
-            published[f"{theirs}.linear1.{kind}"] = state[f"{ours}.feedforward.expand.{kind}"]
-            published[f"{theirs}.linear2.{kind}"] = state[f"{ours}.feedforward.contract.{kind}"]
-            for i, norm in enumerate(norms, start=1):
-                published[f"{theirs}.norm{i}.{kind}"] = state[f"{ours}.{norm}.norm.{kind}"]
-    for kind in ("weight", "bias"):
-        published[f"transformer.decoder.norm.{kind}"] = state[f"decoder.norm.{kind}"]
-        published[f"input_proj.{kind}"] = state[f"neck.projection.{kind}"]
-        published[f"class_embed.{kind}"] = state[f"heads.class_head.{kind}"]
-        for i in range(3):
-            published[f"bbox_embed.layers.{i}.{kind}"] = state[f"heads.box_head.layers.{i}.{kind}"]
-    published["query_embed.weight"] = state["queries.position.weight"]
-    for key, tensor in state.items():
-        if key.startswith("backbone.body."):
-            published[f"backbone.0.body.{key.removeprefix('backbone.body.')}"] = tensor
-    return published
 
 
 @pytest.fixture
@@ -137,7 +90,7 @@ def test_other_classes_reset_the_class_head_only(official: Path, tmp_path: Path)
     for key, tensor in before.model.state_dict().items():
         if key not in loaded.report.reset:
             assert torch.equal(state[key], tensor), key
-    assert any("reset, to be learned anew: heads.class_head.weight" in line for line in loaded.report.lines())
+    assert any("reset to random weights: heads.class_head.weight" in line for line in loaded.report.lines())
     assert any("skipped: optimizer, epoch, args" in line for line in loaded.report.lines())
     save_checkpoint(tmp_path / "two.safetensors", loaded.model, loaded.card)
     assert load_model(tmp_path / "two.safetensors").card.classes.ids == (5, 6)
@@ -164,7 +117,7 @@ def test_run_folder_gives_its_best(tmp_path: Path) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(UserError, match="model 'detr-r5O': not a model known here; did you mean 'detr-r50'"):
+    with pytest.raises(UserError, match="model 'detr-r5O': not a known model; did you mean 'detr-r50'"):
         load_model("detr-r5O")
     with pytest.raises(UserError, match=r"model 'no/such.pth': no such file"):
         load_model("no/such.pth")
@@ -173,7 +126,7 @@ def test_unknown_names() -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no model; expected a run folder"):
+    with pytest.raises(UserError, match="no model; expected a run folder"):
         load_model(tmp_path)
 
 
@@ -207,7 +160,7 @@ def test_download_checks_caches_and_explains(
     digest = hashlib.sha256(content).hexdigest()[:8]
     url = f"{address}/small-{digest}.pth"
     with pytest.raises(
-        UserError, match=r"cannot download .*; fetch it by hand, then put it at .*--weights FILE"
+        UserError, match=r"cannot download .*; download it by hand, then put it at .*pass a file as weights"
     ):
         fetch(url, digest)
     (folder / f"small-{digest}.pth").write_bytes(content[:-1])
@@ -233,7 +186,8 @@ def test_offline_names_the_file_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_pa
     )
     monkeypatch.setitem(VARIANTS, "detr-r50", dead)
     with pytest.raises(
-        UserError, match=r"detr-r50-e632da11.pth .*put it at .*detr-r50-e632da11.pth or pass --weights"
+        UserError,
+        match=r"detr-r50-e632da11.pth .*put it at .*detr-r50-e632da11.pth or pass a file as weights",
     ):
         load_model("detr-r50")
 
@@ -268,6 +222,6 @@ def test_hugging_face_id_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(
-        UserError, match=r"cannot get 'facebook/detr-resnet-50' .*by hand and give the folder"
+        UserError, match=r"cannot get 'facebook/detr-resnet-50' .*by hand and load the folder"
     ):
         load_model("facebook/detr-resnet-50")

@@ -131,7 +131,9 @@ def test_two_names_of_one_tensor_must_agree(tmp_path: Path) -> None:
     state["transformer.decoder.bbox_embed.1.layers.0.bias"] += 1
     state["bbox_embed.1.layers.0.bias"] = torch.zeros(32)
     torch.save({"model": state}, tmp_path / "broken.pth")
-    with pytest.raises(UserError, match=r"different content for the same tensor: heads.box_heads.1.layers.0.bias"):
+    with pytest.raises(
+        UserError, match=r"different content for the same tensor: heads.box_heads.1.layers.0.bias"
+    ):
         load_model(tmp_path / "broken.pth")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from detrscope.checkpoints.load import load_backbone, load_model
 from detrscope.core.errors import UserError
-from tests.checkpoints.test_load import ARGS, official_state
+from tests.support.published_checkpoints import ARGS, official_state
 from tests.support.tiny_models import tiny
 
 State = dict[str, Tensor]
@@ -46,10 +46,10 @@ WRAPPERS: dict[str, tuple[Callable[[State], dict[str, Any]], str, str]] = {
             "hyper_parameters": {"args": vars(ARGS)},
             "epoch": 3,
         },
-        "prefix 'model.' taken off",
+        "prefix 'model.' removed from",
         "criterion",
     ),
-    "parallel": (lambda s: {"model": prefixed("module.", s)}, "prefix 'module.' taken off", ""),
+    "parallel": (lambda s: {"model": prefixed("module.", s)}, "prefix 'module.' removed from", ""),
     "compiled": (lambda s: {"model": prefixed("_orig_mod.", s)}, "_orig_mod.", ""),
     "compiled inside": (
         lambda s: {"model": {k.replace("transformer.", "transformer._orig_mod."): t for k, t in s.items()}},
@@ -58,10 +58,10 @@ WRAPPERS: dict[str, tuple[Callable[[State], dict[str, Any]], str, str]] = {
     ),
     "compiled and parallel": (
         lambda s: {"state_dict": prefixed("module._orig_mod.", s)},
-        "prefix 'module.' taken off",
+        "prefix 'module.' removed from",
         "",
     ),
-    "own module name": (lambda s: prefixed("net.detr.", s), "prefix 'net.detr.' taken off", ""),
+    "own module name": (lambda s: prefixed("net.detr.", s), "prefix 'net.detr.' removed from", ""),
     "average nested": (
         lambda s: {"ema": {"module": s, "updates": 9}, "model": zeros(s)},
         "weights under 'ema.module' (the running average)",
@@ -70,7 +70,7 @@ WRAPPERS: dict[str, tuple[Callable[[State], dict[str, Any]], str, str]] = {
     "average plain": (lambda s: {"model_ema": s, "model": zeros(s)}, "'model_ema' (the running", "model"),
     "average by prefix": (
         lambda s: {"state_dict": {**prefixed("ema_model.module.", s), **prefixed("model.", zeros(s))}},
-        "prefix 'ema_model.module.' taken off",
+        "prefix 'ema_model.module.' removed from",
         "model.*",
     ),
     "state dict": (
@@ -156,7 +156,7 @@ def test_backbone_weights_lose_their_prefix(tmp_path: Path) -> None:
     model = tiny("detr-r18").model
     report = load_backbone(model, str(tmp_path / "r18.pth"))
     assert torch.equal(model.backbone.body.conv1.weight, classifier.conv1.weight)
-    assert "prefix 'module.' taken off" in " ".join(report.lines())
+    assert "prefix 'module.' removed from" in " ".join(report.lines())
 
 
 class Runs:

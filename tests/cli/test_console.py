@@ -20,11 +20,11 @@ from detrscope import console
 from detrscope.checkpoints.load import random_model
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
-from detrscope.commands.detect import ImageDetections, write_csv
 from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.safe_text import csv_cell, escape_text
 from detrscope.core.types import Detections
+from detrscope.inference.image_detections import ImageDetections, write_csv
 from detrscope.lens.report import write_csv as write_measures
 from tests.conftest import ROOT
 from tests.support.tiny_models import tiny_settings
@@ -51,7 +51,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return NASTY[request.param]
 
 
-def test_a_table_shows_names_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_show_names_unchanged(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(name, title=name, caption=name)
     table.add_row(name)
     console.print_table(table)
@@ -61,7 +61,7 @@ def test_a_table_shows_names_as_they_are(name: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_the_log_is_one_line_each_on_the_terminal_and_in_files(
+def test_log_records_are_one_line_each(
     name: str, quiet: bool, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     console.setup(quiet)
@@ -77,7 +77,7 @@ def test_the_log_is_one_line_each_on_the_terminal_and_in_files(
     assert (tmp_path / "log.txt").read_text(encoding="utf-8") == f"{escape_text(name)}: unreadable\n"
 
 
-def test_progress_shows_names_as_they_are(name: str) -> None:
+def test_progress_shows_names_unchanged(name: str) -> None:
     from rich.console import Console
 
     out = io.StringIO()
@@ -87,7 +87,7 @@ def test_progress_shows_names_as_they_are(name: str) -> None:
     assert not TERMINAL & set(out.getvalue()) and escape_text(name) in out.getvalue()
 
 
-def test_an_error_is_one_line(
+def test_errors_are_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["detrscope", "detect", f"no {name} here"])
@@ -100,7 +100,7 @@ def test_an_error_is_one_line(
 @pytest.mark.parametrize(
     "words", ["--model {}", "--show-names {}", "--format {}", "--threshold {}", "--nope-{}"]
 )
-def test_a_wrong_option_is_one_line(
+def test_wrong_options_are_one_line_errors(
     name: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
@@ -129,11 +129,11 @@ def test_a_wrong_option_is_one_line(
         (None, None),
     ],
 )
-def test_a_cell_is_no_formula(cell: object, written: object) -> None:
+def test_csv_cells_are_not_formulas(cell: object, written: object) -> None:
     assert csv_cell(cell) == written
 
 
-def test_detections_with_any_name_are_one_line_each_in_csv_and_exact_in_json(name: str) -> None:
+def test_detections_with_odd_names_in_csv_and_json(name: str) -> None:
     one = torch.zeros(1)
     detections = Detections(torch.zeros(1, 4), one, one.long(), (name,), one.long(), 4, 4)
     found = ImageDetections(f"={name}.png", detections)
@@ -145,13 +145,13 @@ def test_detections_with_any_name_are_one_line_each_in_csv_and_exact_in_json(nam
     assert json.loads(json.dumps(found.to_json()))["detections"][0]["name"] == name
 
 
-def test_measures_of_parts_with_any_name_can_be_written(tmp_path: Path) -> None:
+def test_part_metrics_with_odd_names_can_be_written(tmp_path: Path) -> None:
     write_measures(tmp_path / "a.csv", [])
     assert (tmp_path / "a.csv").read_text() == "\n"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
-def test_a_name_that_the_terminal_cannot_show_is_escaped(encoding: str, tmp_path: Path) -> None:
+def test_unencodable_names_are_escaped(encoding: str, tmp_path: Path) -> None:
     folder = tmp_path / "\u72ac"
     folder.mkdir()
     Image.new("RGB", (32, 32)).save(folder / "\u72ac.png")
@@ -173,7 +173,7 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(encoding: str, tmp_path
 
 
 @pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK"])
-def test_of_several_processes_the_first_speaks(
+def test_only_the_first_process_logs(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str
 ) -> None:
     with caplog.at_level(logging.INFO, logger="detrscope"):
@@ -189,7 +189,7 @@ def test_of_several_processes_the_first_speaks(
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_lightning_is_quiet_where_we_are(quiet: bool, tmp_path: Path) -> None:
+def test_lightning_follows_our_log_level(quiet: bool, tmp_path: Path) -> None:
     code = (
         f"from detrscope import console; console.setup(quiet={quiet})\n"
         "from lightning.fabric import Fabric; Fabric(accelerator='cpu', devices=1, precision='bf16-mixed')"
@@ -239,7 +239,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "detect data/val --model model.safetensors --threshold 0 --out OUT",
         "detect data/val --model model.safetensors --threshold 0 --csv",
         "detect data/val --model model.safetensors --threshold 0 --json",
-        "see data/val --model model.safetensors --threshold 0 --view detections --view queries --out OUT",
+        "see data/val --model model.safetensors --threshold 0 --view detections --view query-self-attention --out OUT",
         "evaluate --data coco:data --model model.safetensors --out OUT",
         "faithfulness --data coco:data --model model.safetensors --count 1 --threshold 0 --steps 2 --sanity 0 "
         "--method rollout --out OUT",
@@ -247,7 +247,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data check coco:data",
     ],
 )
-def test_every_command_takes_any_name(
+def test_every_command_accepts_odd_names(
     command: str,
     nasty: Path,
     tmp_path: Path,
@@ -267,7 +267,7 @@ def test_every_command_takes_any_name(
             assert not [cell for cell in row if cell.startswith(("=", "+", "@", "\t"))], path
 
 
-def test_progress_is_logged_where_there_is_no_terminal(
+def test_progress_is_logged_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", -1.0)

@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -22,14 +21,16 @@ import torch
 from PIL import Image
 
 from detrscope.cli import main
-from detrscope.commands import detect as workflow
-from detrscope.commands.detect import detect, to_supervision
+from detrscope.commands.detect import detect
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Detections
-from detrscope.inference.media import UniqueNames, Video, _upright, expand
+from detrscope.inference import detector as detector_module
+from detrscope.inference.image_detections import to_supervision
+from detrscope.inference.media_sources import UniqueNames, expand
 from detrscope.views.canvas import class_colours
-from detrscope.views.mp4 import film
+from detrscope.views.mp4 import write_mp4
 from tests.support.square_detector import NAMES, WORLD, SquareDetector, picture
+from tests.support.videos import write_clip
 
 DETECTOR = SquareDetector()
 
@@ -50,16 +51,6 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def write_clip(path: Path, rate: Fraction | int = 12) -> Path:
-    """Eight frames of 80 x 64 in which a blue square moves to the right by 4 pixels a frame."""
-    with film(path, rate, quality=5) as add:
-        for i in range(8):
-            frame = np.zeros((64, 80, 3), dtype=np.uint8)
-            frame[16:40, 8 + 4 * i : 32 + 4 * i] = (0, 0, 255)
-            add(frame)
-    return path
-
-
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The exit code of the real entry point; the model is the one that sees squares."""
 
@@ -67,14 +58,14 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         assert name == "squares"
         return DETECTOR
 
-    monkeypatch.setattr(workflow, "load", load)
+    monkeypatch.setattr(detector_module, "load", load)
     monkeypatch.setattr(sys, "argv", ["detrscope", "detect", *map(str, arguments), "--model", "squares"])
     with pytest.raises(SystemExit) as end:
         main()
     return int(end.value.code or 0)
 
 
-def test_a_folder_gives_pictures_json_csv_and_a_table(
+def test_folder_gives_images_json_csv_and_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -105,7 +96,7 @@ def test_a_folder_gives_pictures_json_csv_and_a_table(
     assert (pixels[24 * scale - 1, 10 * scale] == class_colours(NAMES)["ruby"]).all()
 
 
-def test_without_out_pictures_go_to_the_folder_detections(
+def test_default_output_folder_is_detections(
     monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -130,7 +121,7 @@ def test_json_and_csv_go_to_standard_output_and_write_nothing(
     assert not (tmp_path / "detections").exists()
 
 
-def test_threshold_and_names_choose_what_is_kept(folder: Path) -> None:
+def test_threshold_and_names_select_detections(folder: Path) -> None:
     assert [len(f.detections) for f in detect(DETECTOR, folder)] == [1, 1, 1]
     assert [len(f.detections) for f in detect(DETECTOR, folder, threshold=0)] == [2, 2, 2]
     assert [len(f.detections) for f in detect(DETECTOR, folder, threshold=0.95)] == [0, 0, 0]
@@ -151,7 +142,7 @@ def test_globs_files_and_memory_can_be_mixed(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "out" / "image-4.png").is_file()
 
 
-def test_files_of_the_same_name_do_not_replace_each_other(folder: Path, tmp_path: Path) -> None:
+def test_files_of_the_same_name_get_unique_outputs(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     detect(DETECTOR, [folder / "0.png", other / "0.png"], out=tmp_path / "out")
@@ -160,7 +151,7 @@ def test_files_of_the_same_name_do_not_replace_each_other(folder: Path, tmp_path
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_boxes_are_in_upright_pixels_whatever_the_file(tmp_path: Path, mode: str, orientation: int) -> None:
+def test_boxes_are_in_upright_pixels(tmp_path: Path, mode: str, orientation: int) -> None:
     upright = picture(0)
     turns = {
         1: None,
@@ -187,7 +178,7 @@ def test_boxes_are_in_upright_pixels_whatever_the_file(tmp_path: Path, mode: str
         assert found.detections.names == ("ruby",)
 
 
-def test_a_named_file_that_cannot_be_read_stops_before_anything_is_written(
+def test_unreadable_named_file_stops_before_writing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
 ) -> None:
     (folder / "bad.png").write_bytes(picture(0).tobytes()[:50])
@@ -197,19 +188,17 @@ def test_a_named_file_that_cannot_be_read_stops_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_in_a_folder_what_cannot_be_read_is_skipped_and_named(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreadable_files_in_a_folder_are_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "1.png").write_bytes(b"")
     (folder / "clip.mp4").write_bytes(b"no video")
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         found = detect(DETECTOR, folder)
     assert [Path(f.source).name for f in found] == ["0.png", "2.png"]
     assert "1.png: the file is empty" in caplog.text and "clip.mp4: cannot be read as a video" in caplog.text
-    assert "2 of 4 pictures and videos could not be read and were skipped" in caplog.text
+    assert "2 of 4 images and videos could not be read and were skipped" in caplog.text
 
 
-def test_a_folder_in_which_nothing_can_be_read_is_a_failure(
+def test_folder_without_readable_files_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -217,7 +206,7 @@ def test_a_folder_in_which_nothing_can_be_read_is_a_failure(
     with pytest.raises(WorkFailed, match="none of the 1"):
         detect(DETECTOR, tmp_path / "in")
     assert run(monkeypatch, tmp_path / "in", "--out", tmp_path / "out") == 1
-    assert "none of the 1 pictures and videos could be read" in capsys.readouterr().err
+    assert "none of the 1 images and videos could be read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -225,11 +214,11 @@ def test_a_folder_in_which_nothing_can_be_read_is_a_failure(
     ("sources", "options", "message"),
     [
         (["none.png"], {}, "none.png: no such file or folder"),
-        (["*.gif"], {}, r"\*.gif: no pictures or videos match"),
-        ([""], {}, "no pictures or videos in this folder"),
+        (["*.gif"], {}, r"\*.gif: no images or videos match"),
+        ([""], {}, "no images or videos in this folder"),
         (["0.png"], {"threshold": 1.5}, "threshold 1.5"),
         (["0.png"], {"show_names": ["rubi"]}, "did you mean 'ruby'"),
-        (["0.png"], {"picture_format": "pgn", "out": "out"}, "did you mean 'png'"),
+        (["0.png"], {"image_format": "pgn", "out": "out"}, "did you mean 'png'"),
     ],
 )
 def test_bad_input_is_named(
@@ -241,14 +230,14 @@ def test_bad_input_is_named(
         detect(DETECTOR, paths, **options)
 
 
-def test_the_pictures_themselves_are_never_written_over(folder: Path) -> None:
+def test_source_images_are_never_overwritten(folder: Path) -> None:
     before = (folder / "0.png").read_bytes()
-    with pytest.raises(UserError, match="would be written over; choose another --out"):
+    with pytest.raises(UserError, match="is a source and would be overwritten; choose another out"):
         detect(DETECTOR, folder, out=folder)
     assert (folder / "0.png").read_bytes() == before
 
 
-def test_a_video_comes_back_with_boxes_its_frames_and_its_rate(tmp_path: Path) -> None:
+def test_video_keeps_its_frames_and_rate(tmp_path: Path) -> None:
     rate = Fraction(30000, 1001)
     clip = write_clip(tmp_path / "clip.mp4", rate)
     found = detect(DETECTOR, clip, out=tmp_path / "out")
@@ -274,7 +263,7 @@ def test_a_video_comes_back_with_boxes_its_frames_and_its_rate(tmp_path: Path) -
     assert len((tmp_path / "out" / "detections.csv").read_text().splitlines()) == 9
 
 
-def test_a_video_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_video_leaves_no_file(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4")
 
     class Breaks(SquareDetector):
@@ -291,96 +280,8 @@ def test_a_video_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_frames_of_a_turned_camera_are_turned_upright() -> None:
-    """FFmpeg gives the turn, counter-clockwise, that makes the picture upright."""
-    stored = np.zeros((2, 3, 3), dtype=np.uint8)
-    stored[0, 2] = 255  # top right
-
-    def frame(rotation: int) -> SimpleNamespace:
-        return SimpleNamespace(rotation=rotation, to_ndarray=lambda format: stored)
-
-    assert _upright(frame(0)).shape == (3, 2, 3)
-    assert _upright(frame(90)).shape == (3, 3, 2)
-    assert _upright(frame(90))[0, 0, 0] == 255  # top left
-    assert _upright(frame(-90))[0, 2, 1] == 255  # bottom right
-    assert _upright(frame(180))[0, 1, 0] == 255  # bottom left
-
-
-def spoilt(path: Path, ending: str, packets: set[int]) -> Path:
-    """A clip of 30 frames, each a key frame, in which some packets are overwritten behind their length."""
-    target = path.with_suffix(ending)
-    with av.open(str(target), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"g": "1", "bf": "0"})
-        stream.width, stream.height, stream.pix_fmt = 80, 64, "yuv420p"
-        pixels = np.zeros((30, 64, 80, 3), dtype=np.uint8)
-        for i, one in enumerate(pixels):
-            one[16:40, 8 + i : 32 + i] = (0, 0, 255)
-        for frame in [*(av.VideoFrame.from_ndarray(one, format="rgb24") for one in pixels), None]:
-            container.mux(stream.encode(frame))
-    data = target.read_bytes()
-    with av.open(str(target)) as container:
-        for number, packet in enumerate(container.demux(video=0)):
-            if number in packets:
-                good = bytes(packet)
-                assert data.count(good) == 1
-                data = data.replace(good, good[:4] + b"\xff" * (len(good) - 4))  # the length stays
-    target.write_bytes(data)
-    return target
-
-
-@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
-def test_damaged_frames_are_left_out_counted_and_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
-) -> None:
-    clip = spoilt(tmp_path / "clip", ending, {7, 8, 20})
-    with caplog.at_level(logging.WARNING, logger="detrscope"):
-        found = detect(DETECTOR, clip, out=tmp_path / "out")
-    assert [one.frame for one in found] == [i for i in range(30) if i not in (7, 8, 20)]
-    assert [one.time for one in found] == pytest.approx([one.frame / 10 for one in found], abs=2e-3)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "27 frames read; 3 damaged frames left out (number 7 to 8, 20)" in said
-    assert len((tmp_path / "out" / "clip.jsonl").read_text().splitlines()) == 27
-    with av.open(str(tmp_path / "out" / "clip.mp4")) as film_of_it:
-        assert sum(1 for _ in film_of_it.decode(video=0)) == 27
-
-
-@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
-def test_a_cut_tail_is_said_and_what_is_there_is_kept(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
-) -> None:
-    whole = spoilt(tmp_path / "clip", ending, set())
-    if ending == ".mp4":  # its index must come first for its tail to be cut
-        target = tmp_path / "fast.mp4"
-        with av.open(str(whole)) as old, av.open(str(target), "w", options={"movflags": "faststart"}) as new:
-            stream = new.add_stream_from_template(old.streams.video[0])
-            for packet in old.demux(video=0):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    new.mux(packet)
-        whole = target
-    data = whole.read_bytes()
-    whole.write_bytes(data[: int(len(data) * 0.7)])
-    with caplog.at_level(logging.WARNING, logger="detrscope"):
-        found = detect(DETECTOR, whole, out=tmp_path / "out")
-    assert 5 < len(found) < 30
-    assert "cut off" in caplog.text and f"{len(found)} frames read" in caplog.text
-    assert len((tmp_path / "out" / f"{whole.stem}.jsonl").read_text().splitlines()) == len(found)
-
-
-def test_a_whole_video_gives_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="detrscope"):
-        assert len(detect(DETECTOR, write_clip(tmp_path / "clip.mp4", Fraction(30000, 1001)))) == 8
-        assert len(detect(DETECTOR, spoilt(tmp_path / "b", ".mkv", set()))) == 30
-    assert not caplog.records
-
-
-def test_a_video_of_damaged_frames_only_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no frame of it can be decoded"):
-        detect(DETECTOR, spoilt(tmp_path / "clip", ".mp4", set(range(30))))
-
-
-def test_a_video_that_changes_its_size_is_written_whole(tmp_path: Path) -> None:
-    with film(tmp_path / "a.mp4", 5) as add:
+def test_video_that_changes_size_is_written(tmp_path: Path) -> None:
+    with write_mp4(tmp_path / "a.mp4", 5) as add:
         for size in ((64, 80), (64, 80), (32, 40), (81, 121)):
             add(np.full((*size, 3), 200, np.uint8))
     with av.open(str(tmp_path / "a.mp4")) as container:
@@ -389,7 +290,7 @@ def test_a_video_that_changes_its_size_is_written_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".gif", ".tif", ".webp", ".png"])
-def test_frames_of_an_animation_that_are_not_looked_at_are_said(
+def test_unread_frames_of_animations_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
     path = tmp_path / f"a{ending}"
@@ -404,14 +305,12 @@ def test_frames_of_an_animation_that_are_not_looked_at_are_said(
     assert f"a{ending}: only the first of its 3 frames" in said
 
 
-def test_what_a_folder_leaves_out_is_named_and_hidden_files_are_no_pictures(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_skipped_files_of_a_folder_are_reported(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "._0.png").write_bytes(b"\0\5\x16\7")
     with caplog.at_level(logging.INFO, logger="detrscope"):
         assert len(detect(DETECTOR, folder)) == 3
         assert len(detect(DETECTOR, str(folder / "*.png"))) == 3
-    assert "left out 1 file that are no pictures or videos: notes.txt" in caplog.text
+    assert "left out 1 file that are not images or videos: notes.txt" in caplog.text
     assert "._0.png" not in caplog.text
 
 
@@ -429,26 +328,6 @@ def test_names_of_outputs_fit_every_file_system(tmp_path: Path) -> None:
     given = [stems.unused(Path(name).stem) for name in names]
     folded = {unicodedata.normalize("NFC", stem).casefold() for stem in given}
     assert len(folded) == len(names) and max(len(stem.encode()) for stem in given) < 200
-
-
-def test_a_damaged_video_is_named(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4")
-    clip.write_bytes(clip.read_bytes()[:300])
-    with pytest.raises(UserError, match=r"clip\.mp4"):
-        detect(DETECTOR, clip, out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_without_video_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "sound.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        sound.sample_rate = 16000
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode(None))
-    with pytest.raises(UserError, match="has no video in it"):
-        Video(path)
 
 
 @pytest.fixture
@@ -472,7 +351,7 @@ def server(folder: Path) -> Iterator[str]:
     assert fetched.count("/1.png") == 1
 
 
-def test_a_url_is_fetched_once(server: str, tmp_path: Path) -> None:
+def test_url_is_downloaded_once(server: str, tmp_path: Path) -> None:
     (found,) = detect(DETECTOR, f"{server}/1.png", out=tmp_path / "out")
     assert found.source == f"{server}/1.png"
     assert found.detections.boxes_xyxy.tolist() == [box_of(1)]
@@ -481,10 +360,10 @@ def test_a_url_is_fetched_once(server: str, tmp_path: Path) -> None:
         detect(DETECTOR, f"{server}/none.png")
 
 
-def test_expand_says_what_each_source_is(folder: Path) -> None:
+def test_expand_classifies_each_source(folder: Path) -> None:
     write_clip(folder / "clip.MP4")
     sources = expand([folder, "https://example.org/a%20b.jpg?x=1", np.zeros((4, 4, 3), np.uint8)])
-    assert [(s.stem, s.is_clip, s.named) for s in sources] == [
+    assert [(s.stem, s.is_video, s.named) for s in sources] == [
         ("0", False, False),
         ("1", False, False),
         ("2", False, False),
@@ -512,7 +391,7 @@ def test_supervision_that_is_not_installed_names_its_extra(monkeypatch: pytest.M
         to_supervision(detect(DETECTOR, picture(0))[0].detections)
 
 
-def test_the_overview_counts_classes_of_many_pictures(
+def test_overview_counts_classes_of_many_images(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     clip = write_clip(tmp_path / "clip.mp4")
@@ -540,7 +419,7 @@ def test_models_are_listed_as_a_table_and_as_json(
     assert rows["detr-r18"]["weights"] is None
 
 
-def test_the_installed_command_says_what_is_wrong(tmp_path: Path) -> None:
+def test_installed_command_reports_errors(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from detrscope.cli import main; main()"]
     arguments = ["detect", "none.jpg", "--model", "detr-r18"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path)

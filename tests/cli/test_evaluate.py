@@ -100,7 +100,7 @@ def test_evaluates_a_checkpoint_and_writes_everything(
     assert json.loads(again.read_text()) == tree
 
 
-def test_quiet_prints_the_measured_numbers_only(
+def test_quiet_prints_only_metrics(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "none.json").write_text("[]")
@@ -147,7 +147,7 @@ def test_other_ids_of_the_same_names_are_translated(tmp_path: Path) -> None:
     assert {row["category_id"] for row in json.loads((tmp_path / "r.json").read_text())} == {1, 3, 7}
 
 
-def test_classes_that_the_model_lacks_are_refused(tmp_path: Path) -> None:
+def test_dataset_classes_missing_from_the_model_are_refused(tmp_path: Path) -> None:
     other = write_world(tmp_path / "other", names=("ruby", "leaf", "emu"))
     with pytest.raises(UserError, match="does not know 1 of the dataset's classes \\('emu'\\)"):
         evaluate(SquareDetector(), other)
@@ -158,7 +158,7 @@ def test_an_empty_dataset_is_undefined(world: Path) -> None:
     assert found.AP is None and found.images == 0
 
 
-def test_more_objects_than_queries_is_a_warning(world: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_more_objects_than_queries_warns(world: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = world / "annotations.json"
     tree = json.loads(path.read_text())
     tree["annotations"] += [{**tree["annotations"][0], "id": 100 + i} for i in range(4)]
@@ -166,7 +166,8 @@ def test_more_objects_than_queries_is_a_warning(world: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         evaluate(SquareDetector(), world)
     assert (
-        "1 images have more objects than the 2 that the model finds at most, such as image 50" in caplog.text
+        "1 images have more objects than the 2 that the model predicts at most, such as image 50"
+        in caplog.text
     )
 
 

@@ -52,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str, out: str) -> int:
 
 @pytest.mark.parametrize("place", ["below a file", "name too long", "proc"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_place_that_cannot_be_written_is_one_line(
+def test_unwritable_paths_are_one_line_errors(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -84,7 +84,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - FILES))
-def test_a_file_where_a_folder_is_to_be_is_one_line(
+def test_file_given_as_folder_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
 ) -> None:
     file = tmp_path / "file"
@@ -95,7 +95,7 @@ def test_a_file_where_a_folder_is_to_be_is_one_line(
 
 
 @pytest.mark.parametrize("command", sorted(FILES))
-def test_a_folder_where_a_file_is_to_be_is_one_line(
+def test_folder_given_as_file_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
 ) -> None:
     folder = tmp_path / ("folder.png" if "OUT.png" in COMMANDS[command] else "folder")
@@ -120,14 +120,14 @@ PRINTING = ("models", "models --json", "--help", "train --help", "--version")
 
 
 @pytest.mark.parametrize("command", PRINTING)
-def test_a_full_disk_behind_standard_output_is_one_line(command: str) -> None:
+def test_full_disk_at_standard_output_is_one_line(command: str) -> None:
     with open(existing("/dev/full"), "w") as full:
         code, lines = start(*command.split(), stdout=full)
     assert code == 1 and len(lines) == 1 and lines[0].startswith("detrscope: standard output: cannot be")
 
 
 @pytest.mark.parametrize("command", PRINTING)
-def test_a_reader_that_has_ended_is_one_line(command: str) -> None:
+def test_broken_pipe_is_one_line(command: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -137,7 +137,7 @@ def test_a_reader_that_has_ended_is_one_line(command: str) -> None:
     assert code == 1 and len(lines) == 1 and lines[0].startswith("detrscope: standard output: cannot be")
 
 
-def test_standard_output_that_was_closed_is_one_line() -> None:
+def test_closed_standard_output_is_one_line() -> None:
     code = "exec >&-; exec \"$0\" -c 'from detrscope.cli import main; main()' models"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     command = [existing("/bin/bash"), "-c", code, sys.executable]
@@ -147,7 +147,7 @@ def test_standard_output_that_was_closed_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("command", ["data draw", "data convert"])
-def test_a_limit_of_file_sizes_is_one_line_and_leaves_nothing(command: str, tmp_path: Path) -> None:
+def test_file_size_limit_is_one_line_error(command: str, tmp_path: Path) -> None:
     existing("/bin/bash")
     source = tmp_path / "dogs"
     write_drawn(source, count=1, size=160)
@@ -179,9 +179,7 @@ class Rust(Exception):
         (FileNotFoundError(errno.ENOENT, "No such file", "input.png"), None),
     ],
 )
-def test_errors_of_writing_name_the_file_and_others_stay_as_they_are(
-    tmp_path: Path, raised: Exception, number: int | None
-) -> None:
+def test_write_errors_name_the_file(tmp_path: Path, raised: Exception, number: int | None) -> None:
     path = tmp_path / "model.safetensors"
     with pytest.raises(type(raised) if number is None else OSError) as caught, atomic_write(path):
         raise raised
@@ -212,25 +210,25 @@ def test_each_kind_of_error_has_its_exit_code(error: Exception, code: int) -> No
     assert told is not None and told[1] == code and "\n" not in told[0] and told[0]
 
 
-def test_a_fault_of_ours_keeps_its_traceback() -> None:
+def test_unexpected_errors_keep_their_traceback() -> None:
     assert in_one_line(KeyError("a")) is None
 
 
-def test_a_name_as_long_as_the_file_system_takes_is_written(tmp_path: Path) -> None:
+def test_longest_file_name_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / f"{'x' * 246}.json"
     with atomic_write(path) as temporary:
         temporary.write_text("{}")
     assert path.read_text() == "{}"
 
 
-def test_a_device_is_written_to_and_never_replaced() -> None:
+def test_devices_are_never_replaced() -> None:
     null = Path(existing("/dev/null"))
     with atomic_write(null) as temporary:
         temporary.write_text("{}")
     assert null.is_char_device()
 
 
-def test_a_working_directory_that_is_gone_is_one_line(
+def test_deleted_working_directory_is_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = tmp_path / "gone"
@@ -241,7 +239,7 @@ def test_a_working_directory_that_is_gone_is_one_line(
         check_folder("out")
 
 
-def test_checking_a_place_leaves_nothing(tmp_path: Path) -> None:
+def test_path_checks_leave_no_files(tmp_path: Path) -> None:
     check_folder(tmp_path / "a" / "b")
     check_file(tmp_path / "a" / "b.json")
     assert not list(tmp_path.iterdir())

@@ -46,7 +46,7 @@ def test_tables_and_json(
     assert run(monkeypatch, *few) == 0
     shown = capsys.readouterr().out
     assert "rollout" in shown and "keys, deletion" in shown and "random" in shown and "backbone" in shown
-    assert "of the score is left" in shown
+    assert "of the score remains" in shown
 
 
 def test_a_wrong_method_is_exit_code_2(

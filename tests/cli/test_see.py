@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -19,7 +20,8 @@ from PIL import Image
 import detrscope as ds
 from detrscope.checkpoints.load import random_model
 from detrscope.cli import main
-from detrscope.commands import see as workflow
+from detrscope.commands import figure_files
+from detrscope.commands import see as command
 from detrscope.commands.trace_provider import expand_inputs
 from detrscope.core.errors import UserError
 from detrscope.core.trace_file import trace_bytes
@@ -31,7 +33,7 @@ from detrscope.views.options import ViewOptions
 from tests.support.tiny_models import CLASSES, tiny_settings
 from tests.support.traces import detector_of, picture
 
-QUICK = ("detections", "merged")
+QUICK = ("detections", "mean")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def detector() -> Detector:
 
 @pytest.fixture(autouse=True)
 def few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "GRID", 6)
+    monkeypatch.setattr(features, "MAX_CHANNELS", 6)
     monkeypatch.setattr(features, "STRONGEST", 2)
 
 
@@ -62,14 +64,14 @@ def run(monkeypatch: pytest.MonkeyPatch, detector: Detector | None, *arguments: 
         return detector
 
     model = [] if detector is None else ["--model", "tiny"]
-    monkeypatch.setattr(workflow, "load", load)
+    monkeypatch.setattr(command, "load", load)
     monkeypatch.setattr(sys, "argv", ["detrscope", "see", *map(str, arguments), *model])
     with pytest.raises(SystemExit) as end:
         main()
     return int(end.value.code or 0)
 
 
-def test_no_two_pictures_share_a_folder(tmp_path: Path, detector: Detector) -> None:
+def test_no_two_images_share_a_folder(tmp_path: Path, detector: Detector) -> None:
     named = [tmp_path / folder / name for folder, name in (("a", "p.png"), ("b", "p.png"), ("c", "p-2.png"))]
     for path in named:
         path.parent.mkdir()
@@ -80,7 +82,7 @@ def test_no_two_pictures_share_a_folder(tmp_path: Path, detector: Detector) -> N
     assert [source.name for source in found][4:] == ["image 5", "image 6"]
 
 
-def test_without_choices_everything_of_a_picture_is_in_one_folder(
+def test_by_default_everything_is_in_one_folder(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     detector: Detector,
@@ -90,12 +92,12 @@ def test_without_choices_everything_of_a_picture_is_in_one_folder(
     assert run(monkeypatch, detector, photo, "--out", tmp_path / "out", "--threshold", "0.0") == 0
     folder = tmp_path / "out" / "photo"
     apply = [n for n in VIEWS if not n.startswith("points") and n != "compare"]
-    names = sorted([*(f"{n}.png" for n in apply), "measures.csv", "photo.trace", "shapes.txt"])
+    names = sorted([*(f"{n}.png" for n in apply), "metrics.csv", "photo.trace", "shapes.txt"])
     assert sorted(p.name for p in folder.iterdir()) == names
     table = capsys.readouterr().out
     assert "left out: detr-r18 has no deformable attention at decoder.cross" in table
-    assert "encoder.self" in table and "How concentrated: an encoder token looks at" in table
-    rows = list(csv.DictReader((folder / "measures.csv").read_text().splitlines()))
+    assert "encoder.self" in table and "Concentration: an encoder token attends to" in table
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert {(r["kind"], r["layer"]) for r in rows} >= {("encoder.self", "1"), ("decoder.cross", "0")}
     shapes = (folder / "shapes.txt").read_text()
     assert "[1, 3, 53, 95]" in shapes and "backbone." not in shapes, "what the trace beside it holds"
@@ -106,21 +108,21 @@ def test_without_choices_everything_of_a_picture_is_in_one_folder(
             assert np.asarray(image).std() > 5, name
 
 
-def test_a_trace_is_drawn_without_a_model_and_gives_the_same_figure(
+def test_trace_file_gives_the_same_figure_without_model(
     monkeypatch: pytest.MonkeyPatch, detector: Detector, photo: Path, tmp_path: Path
 ) -> None:
-    common = ("--query", 3, "--view", "columns", "--view", "heads", "--layer", 0, "--head", 2)
+    common = ("--query", 3, "--view", "per-query", "--view", "heads", "--layer", 0, "--head", 2)
     assert run(monkeypatch, detector, photo, "--out", tmp_path / "a", "--trace", "full", *common) == 0
     file = tmp_path / "a" / "photo" / "photo.trace"
     assert run(monkeypatch, None, file, "--out", tmp_path / "b", *common) == 0
     made = sorted(p.name for p in (tmp_path / "b" / "photo").iterdir())
-    assert made == ["columns.png", "heads.png"]
+    assert made == ["heads.png", "per-query.png"]
     for name in made:
         first, second = (tmp_path / side / "photo" / name for side in "ab")
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_folder_skips_what_cannot_be_seen_and_says_so(
+def test_folder_skips_and_names_unreadable_images(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     detector: Detector,
@@ -129,57 +131,60 @@ def test_a_folder_skips_what_cannot_be_seen_and_says_so(
 ) -> None:
     shutil.copy(photo, photo.parent / "second.png")
     (photo.parent / "torn.png").write_bytes(photo.read_bytes()[:300])
-    common = ("--view", "merged", "--query", 1, "--format", "jpg", "--out", tmp_path / "out")
+    common = ("--view", "mean", "--query", 1, "--format", "jpg", "--out", tmp_path / "out")
     assert run(monkeypatch, detector, photo.parent, *common) == 0
     assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")) == [
-        "photo/merged.jpg",
-        "second/merged.jpg",
+        "photo/mean.jpg",
+        "second/mean.jpg",
     ]
     streams = capfd.readouterr()
-    assert "a trace of each" not in streams.err, "none are written"
-    assert "skipped: torn.png" in streams.err and "1 of 3 pictures were skipped" in streams.err
+    assert "traces of" not in streams.err, "none are written"
+    assert "skipped: torn.png" in streams.err and "1 of 3 images were skipped" in streams.err
     assert str(photo) in streams.out
     assert run(monkeypatch, detector, photo.parent, *common, "--trace", "half") == 0
-    told = re.search(r"a trace of each of 3 pictures: about (\S+) MB", capfd.readouterr().err)
+    told = re.search(r"traces of 3 images: about (\S+) MB", capfd.readouterr().err)
     kept = tmp_path / "out/photo/photo.trace"
     assert told and float(told[1]) == pytest.approx(3 * kept.stat().st_size / 1e6, rel=0.01)
     Image.fromarray(np.full((9, 9, 3), 90, np.uint8)).save(photo.parent / "small.png")
     at = ("--view", "encoder", "--point", "60,30", "--query", 1, "--out", tmp_path / "at")
     assert run(monkeypatch, detector, photo.parent, *at) == 0
-    assert "skipped: small.png: point 60,30: is not on the picture" in capfd.readouterr().err
+    assert "skipped: small.png: point 60,30: is not on the image" in capfd.readouterr().err
     (photo.parent / "small.png").unlink()
-    nothing = ("--view", "merged", "--threshold", 1, "--out", tmp_path / "out")
+    nothing = ("--view", "mean", "--threshold", 1, "--out", tmp_path / "out")
     assert run(monkeypatch, detector, photo.parent, *nothing) == 1
-    assert "none of the 3 pictures could be looked at" in capfd.readouterr().err
+    assert "none of the 3 images could be drawn" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--view", "collumns"), "view 'collumns' is not known; did you mean 'columns'?"),
+        (("--view", "per-qery"), "view 'per-qery' is not known; did you mean 'per-query'?"),
         (("--layer", "2"), "layer 2: this trace has 2 layers, 0 to 1"),
         (("--query", "7"), "query 7: this trace has 7 queries, 0 to 6"),
-        (("--point", "95,10"), "point 95,10: is not on the picture; expected x 0 to 90 and y 0 to 50"),
+        (("--point", "95,10"), "point 95,10: is not on the image; expected x 0 to 90 and y 0 to 50"),
         (("--point", "here"), "--point here: expected X,Y such as 120,80"),
-        (("--view", "merged", "--threshold", "1"), "nothing scores 1 or more; the best is query"),
+        (("--view", "mean", "--threshold", "1"), "nothing scores 1 or more; the best is query"),
         (
             ("--view", "detections", "--head", "1"),
-            "--head: makes no difference to detections; it does to columns",
+            "head: makes no difference to detections; it does to per-query",
         ),
-        (("--view", "columns", "--query", "1", "--point", "1,1"), "--point: makes no difference to columns"),
+        (
+            ("--view", "per-query", "--query", "1", "--point", "1,1"),
+            "points: makes no difference to per-query",
+        ),
         (("--view", "points", "--query", "1"), "detr-r18 has no deformable attention at decoder.cross"),
         (("--view", "compare", "--query", "1"), "nothing to compare with"),
-        (("--view", "heads", "--against", "x.trace"), "--against: makes no difference to heads"),
+        (("--view", "heads", "--against", "x.trace"), "against: makes no difference to heads"),
         (
-            ("--view", "heads", "--truth", "coco:none"),
-            "--truth: makes no difference to heads; it does to detections",
+            ("--view", "heads", "--ground-truth", "coco:none"),
+            "ground_truth: makes no difference to heads; it does to detections",
         ),
         (("--against", "missing.trace"), "missing.trace: no such trace file"),
         (("--features", "backbone.layer9.*"), "it has backbone.conv1, backbone.layer1.0.conv1 to backbone."),
         (("--head", "1", "--merge", "max"), "merge max: makes no difference to head 1 alone"),
         (
             ("--view", "heads", "--query", "1", "--point", "9,9"),
-            "--query and --point: heads shows one of them",
+            "queries and points: heads shows one of them",
         ),
     ],
 )
@@ -198,20 +203,22 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_traces_that_take_much_are_written_only_where_they_are_asked_for(
+def test_large_traces_are_written_on_request_only(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     detector: Detector,
     photo: Path,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(workflow, "MUCH", 0.01)
+    monkeypatch.setattr(figure_files, "MAX_DEFAULT_MB", 0.01)
     with caplog.at_level("INFO", logger="detrscope"):
-        (seen,) = ds.see(photo, detector, choice=ViewOptions(threshold=0), out=tmp_path / "a")
-        assert "traces are not written" in caplog.text and "--trace full" in caplog.text
+        (seen,) = ds.see(photo, detector, options=ViewOptions(threshold=0), out=tmp_path / "a")
+        assert "traces are not written" in caplog.text and "full or half precision" in caplog.text
         assert "photo.trace" not in seen.files and seen.files["shapes.txt"].is_file()
         caplog.clear()
-        (seen,) = ds.see(photo, detector, choice=ViewOptions(threshold=0), out=tmp_path / "b", keep="half")
+        (seen,) = ds.see(
+            photo, detector, options=ViewOptions(threshold=0), out=tmp_path / "b", trace_format="half"
+        )
     assert seen.files["photo.trace"].is_file() and not caplog.text
 
 
@@ -222,7 +229,7 @@ def test_the_size_of_a_trace_is_known_before_it_is_written(detector: Detector, t
         assert trace_bytes(trace, half=half) == pytest.approx(size, rel=0.02)
 
 
-def test_what_needs_no_detection_is_drawn_where_nothing_was_found(
+def test_views_without_detections_are_drawn_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     detector: Detector,
@@ -233,35 +240,35 @@ def test_what_needs_no_detection_is_drawn_where_nothing_was_found(
     written = {p.name for p in (tmp_path / "out" / "photo").iterdir()}
     assert written == {"encoder.png", "features.png", "channels.png", "shapes.txt", "photo.trace"}
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "nothing scores 1" in line]
-    assert "the best is query" in line and "left out: detections, columns, merged, heads" in line
+    assert "the best is query" in line and "left out: detections, per-query, mean, heads" in line
 
 
 @pytest.mark.parametrize("encoder_layers", [0, 1])
-def test_a_point_where_the_encoder_samples_nothing_shows_the_query(
+def test_point_without_deformable_encoder_shows_a_query(
     encoder_layers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = tiny_settings("sprint-deformable-n")
     settings["encoder"] = {**settings["encoder"], "layers": encoder_layers}  # softmax attention, or none
     loaded = random_model("sprint-deformable-n", settings, CLASSES)
     detector = Detector(TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.float32), loaded.card)
-    choice = ViewOptions(points=((20.0, 20.0),), threshold=0)
+    options = ViewOptions(points=((20.0, 20.0),), threshold=0)
     with caplog.at_level("WARNING", logger="detrscope"):
-        (seen,) = ds.see(picture(), detector, choice=choice)
-    assert {"heads", "points", "points-heads", "points-layers"} <= set(seen.pictures)
+        (seen,) = ds.see(picture(), detector, options=options)
+    assert {"heads", "points", "points-heads", "points-layers"} <= set(seen.figures)
     for name in ("points", "points-heads", "points-layers"):
-        assert "query" in seen.pictures[name].heading
-        assert "a query is shown in its place" in seen.pictures[name].caption
-    assert ("token" in seen.pictures["heads"].heading) == bool(encoder_layers)
-    assert ("has no encoder to ask at a point" in caplog.text) == (encoder_layers == 0)
+        assert "query" in seen.figures[name].heading
+        assert "a query is shown instead" in seen.figures[name].caption
+    assert ("token" in seen.figures["heads"].heading) == bool(encoder_layers)
+    assert ("has no encoder attention at a point" in caplog.text) == (encoder_layers == 0)
 
 
-def test_a_film_and_a_missing_file_are_refused(
+def test_video_and_missing_file_are_refused(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], detector: Detector, tmp_path: Path
 ) -> None:
     film = tmp_path / "a.mp4"
     film.write_bytes(b"x")
     assert run(monkeypatch, detector, film) == 2
-    assert "is a film; see looks at pictures" in capfd.readouterr().err
+    assert "is a video; see takes images" in capfd.readouterr().err
     assert run(monkeypatch, detector, tmp_path / "no.png") == 2
     assert "no.png: no such file or folder" in capfd.readouterr().err
     (tmp_path / "broken.trace").write_bytes(b"no trace")
@@ -275,47 +282,47 @@ def test_a_film_and_a_missing_file_are_refused(
         (None, ("--device", "cpu")),
     ):
         assert run(monkeypatch, model, tmp_path / "broken.trace", *option) == 2
-        assert f"{option[0] if option else '--model'}: {needless}" in capfd.readouterr().err
+        assert f"{option[0][2:] if option else 'model'}: {needless}" in capfd.readouterr().err
 
 
-def test_python_twin_keeps_pictures_and_trace_in_memory(detector: Detector) -> None:
-    (seen,) = ds.see(picture(), detector, views=QUICK, choice=ViewOptions(queries=(2, 5)))
-    assert list(seen.pictures) == list(QUICK) and not seen.files
-    assert "mean of 2 queries (number 2, 5)" in seen.pictures["merged"].caption
+def test_python_function_keeps_figures_and_trace_in_memory(detector: Detector) -> None:
+    (seen,) = ds.see(picture(), detector, views=QUICK, options=ViewOptions(queries=(2, 5)))
+    assert list(seen.figures) == list(QUICK) and not seen.files
+    assert "mean of 2 queries (number 2, 5)" in seen.figures["mean"].caption
     assert isinstance(seen.trace, Trace)
-    again = ds.see([seen.trace], views=("merged",), choice=ViewOptions(queries=(2, 5)))[0]
-    assert (again.pictures["merged"].pixels() == seen.pictures["merged"].pixels()).all()
+    again = ds.see([seen.trace], views=("mean",), options=ViewOptions(queries=(2, 5)))[0]
+    assert (again.figures["mean"].pixels() == seen.figures["mean"].pixels()).all()
 
 
-def test_a_picture_is_looked_at_again_for_gradients_and_a_trace_is_not(
-    detector: Detector, tmp_path: Path
-) -> None:
-    choice = ViewOptions(queries=(2, 5))
-    (seen,) = ds.see(picture(), detector, views=("relevance", "columns"), choice=choice)
-    about = seen.pictures["relevance"].caption
+def test_only_images_are_traced_again_for_gradients(detector: Detector, tmp_path: Path) -> None:
+    options = ViewOptions(queries=(2, 5))
+    (seen,) = ds.see(picture(), detector, views=("relevance", "per-query"), options=options)
+    about = seen.figures["relevance"].caption
     assert "equations 5 to 10" in about and "explain=" not in about
     assert seen.trace is not None and not seen.trace.gradients
     assert not any(record.value is not None for record in seen.trace.records.values())
-    (again,) = ds.see(seen.trace, views=("relevance",), choice=choice)
-    assert "trace with explain=[2, 5]" in again.pictures["relevance"].caption
+    (again,) = ds.see(seen.trace, views=("relevance",), options=options)
+    assert "trace with explain=[2, 5]" in again.figures["relevance"].caption
 
 
-def test_two_models_are_compared_on_the_same_picture(detector: Detector, tmp_path: Path) -> None:
+def test_two_models_are_compared_on_the_same_image(detector: Detector, tmp_path: Path) -> None:
     other = detector_of("sprint-dense-n")
-    (seen,) = ds.see(picture(), detector, views=("compare",), choice=ViewOptions(queries=(2,)), against=other)
-    caption = seen.pictures["compare"].caption
+    (seen,) = ds.see(
+        picture(), detector, views=("compare",), options=ViewOptions(queries=(2,)), against=other
+    )
+    caption = seen.figures["compare"].caption
     assert "first: detr-r18" in caption and "second: sprint-dense-n" in caption
     small = other.trace(torch.zeros(3, 20, 20, dtype=torch.uint8))
-    with pytest.raises(UserError, match=r"cannot compare a picture of 90 x 50 pixels with one of 20 x 20"):
-        ds.see(picture(), detector, views=("compare",), choice=ViewOptions(queries=(2,)), against=small)
+    with pytest.raises(UserError, match=r"cannot compare an image of 90 x 50 pixels with one of 20 x 20"):
+        ds.see(picture(), detector, views=("compare",), options=ViewOptions(queries=(2,)), against=small)
 
 
-def test_features_that_are_named_are_kept_in_the_trace(detector: Detector, tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {"views": "channels", "out": tmp_path, "keep": "half"}
+def test_named_features_are_kept_in_the_trace(detector: Detector, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"views": "channels", "out": tmp_path, "trace_format": "half"}
     (seen,) = ds.see(picture(), detector, features="backbone.layer2.*", **arguments)
     kept = Trace.load(seen.files["image-1.trace"]).features
     assert kept and all(site.startswith("backbone.layer2.") for site in kept)
-    assert seen.trace is None and not seen.pictures
+    assert seen.trace is None and not seen.figures
 
 
 def test_help_is_fast_and_names_every_view() -> None:
@@ -329,3 +336,19 @@ def test_help_is_fast_and_names_every_view() -> None:
     words = " ".join(done.stdout.split())
     assert words.endswith("set()"), words[-200:]
     assert all(f"{name} ({view.shows})" in words for name, view in VIEWS.items())
+
+
+def test_json_has_the_numbers_of_every_drawn_view(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    detector: Detector,
+    photo: Path,
+    tmp_path: Path,
+) -> None:
+    arguments = (photo, "--json", "--threshold", 0, "--out", tmp_path)
+    assert run(monkeypatch, detector, *arguments) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    drawn = [name for name in VIEWS if name in result["files"]]
+    assert result["source"] == str(photo) and sorted(result["views"]) == sorted(drawn) and len(drawn) == 12
+    assert set(result["left_out"]) == set(VIEWS) - set(drawn)
+    assert all(view["caption"] and len(view) > 2 for view in result["views"].values())

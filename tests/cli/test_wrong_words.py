@@ -21,7 +21,7 @@ from detrscope.cli import main
         ("train --preset", "Option '--preset' requires an argument; see "),
     ],
 )
-def test_what_typer_refuses_is_one_line(
+def test_usage_errors_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, says: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["detrscope", *words.split()])
@@ -36,7 +36,7 @@ def test_what_typer_refuses_is_one_line(
 @pytest.mark.parametrize(
     ("words", "code"), [("", 2), ("data", 2), ("--help", 0), ("see --help", 0), ("--version", 0)]
 )
-def test_help_is_shown_where_it_is_asked_for_or_a_command_is_missing(
+def test_help_is_shown_on_request(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, code: int
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["detrscope", *words.split()])
@@ -47,7 +47,7 @@ def test_help_is_shown_where_it_is_asked_for_or_a_command_is_missing(
     assert "Usage: detrscope" in streams.out + streams.err or words == "--version"
 
 
-def test_an_error_of_ours_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(**_: object) -> None:
         raise ZeroDivisionError("a bug")
 

@@ -1,4 +1,4 @@
-"""The demo at its smallest, interrupted and run again; and the model that ships."""
+"""The demo at its smallest, interrupted and run again; and the shipped model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detrscope.training.time_budget import steps_within
 from tests.conftest import ROOT
 
 WEIGHTS = ROOT / "src" / "detrscope" / "weights"
-SMALLEST = module.Size(16, 4, 2, 60.0, 4, 2, {"train.evaluate_every": 2, "train.recording.every": 2})
+SMALLEST = module.DemoSize(16, 4, 2, 60.0, 4, 2, {"train.evaluate_every": 2, "train.recording.every": 2})
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +28,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("each", "steps"), [(0.1, 1300), (0.2, 1000), (0.3, 800)])
-def test_steps_are_as_many_as_fit_into_the_time(each: float, steps: int) -> None:
+def test_steps_fit_into_the_time_budget(each: float, steps: int) -> None:
     assert steps_within(200, each, most=1300, least=800) == steps
 
 
-def test_demo_leaves_everything_and_goes_on_after_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_demo_resumes_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUICK", SMALLEST)
     real = module._film
 
@@ -45,10 +43,10 @@ def test_demo_leaves_everything_and_goes_on_after_an_interruption(
     out, tmp_path = tmp_path, tmp_path / "demo"  # one of its own
     with pytest.raises(KeyboardInterrupt):
         module.demo(tmp_path, quick=True)
-    with pytest.raises(UserError, match=r"holds a demo with other options; give a new folder"):
+    with pytest.raises(UserError, match=r"holds a demo with other options; choose a new out folder"):
         module.demo(tmp_path, quick=False)
     (out / "precious.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is not empty and no demo of ours"):
+    with pytest.raises(UserError, match=r"is not empty and not a demo"):
         module.demo(out, quick=True)
     before = (tmp_path / "run" / "metrics.csv").read_text()
     assert not (tmp_path / "index.html").exists()
@@ -59,7 +57,7 @@ def test_demo_leaves_everything_and_goes_on_after_an_interruption(
     films = sorted(path.name for path in (tmp_path / "films").glob("*.mp4"))
     assert len(films) == 2 and films[1] == "final.mp4" and films[0].endswith("-queries.mp4")
     (seen,) = (tmp_path / "seen").iterdir()
-    assert list(seen.glob("*.trace")) and "an encoder token looks at" in html
+    assert list(seen.glob("*.trace")) and "an encoder token attends to" in html
     for name in (
         *(f"films/{film}" for film in films),
         *(f"seen/{seen.name}/{figure}.png" for figure in module.FIGURES),
@@ -76,7 +74,7 @@ def test_demo_leaves_everything_and_goes_on_after_an_interruption(
     assert "val/AP" in module.summary(page) or "val/AP50" in module.summary(page)
 
 
-def test_the_model_that_ships_is_small_and_good() -> None:
+def test_shipped_model_is_small_and_accurate() -> None:
     file = WEIGHTS / str(VARIANTS["sprint-dense-n"].shipped)
     assert file.stat().st_size <= 8 * 2**20
     loaded = load_model("sprint-dense-n")
@@ -87,7 +85,7 @@ def test_the_model_that_ships_is_small_and_good() -> None:
     assert evaluation.AP is not None and evaluation.AP > 0.6
 
 
-def test_the_default_model_finds_dogs_and_leaves_cats() -> None:
+def test_default_model_detects_dogs_not_cats() -> None:
     detector = ds.load("sprint-dense-n", device="cpu")
     dataset = open_dataset("drawn-dogs:count=1,val=40,test=1,size=128", "val")
     right = 0

@@ -1,4 +1,4 @@
-"""The model that ships knows drawn dogs only: photographs are warned about, drawings are not."""
+"""The shipped model knows drawn dogs only: photographs are warned about, drawings are not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_drawings_are_known_by_their_files(drawn: Path, tmp_path: Path) -> None:
+def test_drawings_are_recognised_by_metadata(drawn: Path, tmp_path: Path) -> None:
     path = next(drawn.iterdir())
     assert is_drawn(path)
     copied = tmp_path / "copied.png"
@@ -44,9 +44,7 @@ def test_drawings_are_known_by_their_files(drawn: Path, tmp_path: Path) -> None:
     assert not is_drawn(tmp_path / "again.png"), "saved by another program"
 
 
-def test_drawings_without_a_mark_are_known_by_the_annotations_beside_them(
-    drawn: Path, tmp_path: Path
-) -> None:
+def test_drawings_are_recognised_by_annotations(drawn: Path, tmp_path: Path) -> None:
     folder = tmp_path / "old" / "images"
     folder.mkdir(parents=True)
     with Image.open(next(drawn.iterdir())) as image:
@@ -56,18 +54,20 @@ def test_drawings_without_a_mark_are_known_by_the_annotations_beside_them(
     assert is_drawn(folder / "0.png")
 
 
-def test_photographs_are_no_drawings(shared_data: Path) -> None:
+def test_photographs_are_not_drawings(shared_data: Path) -> None:
     photographs = [p for p in shared_data.rglob("*.jp*g") if p.is_file()]
     assert len(photographs) > 100 and not any(map(is_drawn, photographs))
 
 
-def test_a_photograph_is_warned_about_in_the_log_the_json_and_the_picture(
+def test_warning_is_in_log_json_and_image(
     photograph: Path, drawn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         found = detect(SHIPPED, [photograph, next(drawn.iterdir())], out=tmp_path / "out", device="cpu")
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "giraffe.jpg" in said and "drawn dogs" in said and f"--model {photograph_models()[0]}" in said
+    assert (
+        "giraffe.jpg" in said and "drawn dogs" in said and f"such as model {photograph_models()[0]}" in said
+    )
     first, second = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert "knows drawn dogs only" in first["note"] and "note" not in second
     assert found[0].note == first["note"] and not found[1].note
@@ -75,11 +75,11 @@ def test_a_photograph_is_warned_about_in_the_log_the_json_and_the_picture(
         assert picture.height > picture.width * 144 / 192, "no line above the picture"
 
 
-def test_figures_and_traces_of_a_photograph_say_so(
+def test_warning_is_in_figures_and_traces(
     photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        (seen,) = ds.see(photograph, views="encoder", out=tmp_path, keep="full", device="cpu")
+        (seen,) = ds.see(photograph, views="encoder", out=tmp_path, trace_format="full", device="cpu")
     assert "drawn dogs" in caplog.text
     trace = Trace.load(seen.files["giraffe.trace"])
     assert "knows drawn dogs only" in ds.draw(trace, "encoder").caption
@@ -95,11 +95,11 @@ def test_drawings_and_other_models_give_no_warning(
 
 
 @pytest.mark.parametrize("model", ["detr-r50", "run/best.safetensors", object()])
-def test_only_the_shipped_weights_are_judged(model: object) -> None:
+def test_other_weights_give_no_warning(model: object) -> None:
     domain = DomainWarning(model)
-    assert not domain.note("photo.jpg", "photo.jpg") and not domain.strangers
+    assert not domain.note("photo.jpg", "photo.jpg") and not domain.foreign
 
 
-def test_what_is_recommended_has_published_weights() -> None:
+def test_recommended_models_have_published_weights() -> None:
     assert len(photograph_models()) == len(set(photograph_models())) == 3
     assert all(VARIANTS[name].published for name in photograph_models())

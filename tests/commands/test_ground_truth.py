@@ -37,11 +37,11 @@ def dogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seen_with_truth(picture: Path, truth: str | Path) -> SeeResult:
-    (seen,) = ds.see(str(picture), views=("detections", "measures"), choice=QUERY, truth=truth)
+    (seen,) = ds.see(str(picture), views=("detections", "metrics"), options=QUERY, ground_truth=truth)
     return seen
 
 
-def test_boxes_and_parts_of_a_drawing_are_seen_and_measured(dogs: Path, tmp_path: Path) -> None:
+def test_boxes_and_parts_of_a_drawing_are_measured(dogs: Path, tmp_path: Path) -> None:
     tree = json.loads((dogs / "annotations.json").read_text())
     picture = dogs / "images/000000.png"
     (image,) = (row for row in tree["images"] if row["file_name"].endswith("000000.png"))
@@ -51,7 +51,7 @@ def test_boxes_and_parts_of_a_drawing_are_seen_and_measured(dogs: Path, tmp_path
     assert trace is not None
     expected = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in boxes]).float()
     torch.testing.assert_close(trace.targets_xyxy, expected, atol=1e-3, rtol=0)
-    assert f"the {len(boxes)} of the truth" in seen.pictures["detections"].caption
+    assert f"the {len(boxes)} boxes of the ground truth" in seen.figures["detections"].caption
 
     parts, _, _ = read_part_mask(picture)
     assert trace.regions is not None
@@ -60,7 +60,7 @@ def test_boxes_and_parts_of_a_drawing_are_seen_and_measured(dogs: Path, tmp_path
     for number, name in NAMES.items():
         if name in masks:
             assert (masks[name].numpy() == (parts == number)).all(), name
-    last = [m for m in seen.measures if m.kind == "decoder.cross" and m.head is None][-1]
+    last = [m for m in seen.measurements if m.kind == "decoder.cross" and m.head is None][-1]
     (given,) = [
         m
         for m in measure(trace, [1], masks={"ears": torch.from_numpy(parts == 3)})
@@ -69,13 +69,13 @@ def test_boxes_and_parts_of_a_drawing_are_seen_and_measured(dogs: Path, tmp_path
     assert last.parts.get("ears", 0.0) == pytest.approx(given.parts["ears"])
     assert sum(last.parts.values()) == pytest.approx(last.mass, abs=1e-4)
     assert sum(last.part_areas.values()) == pytest.approx(1, abs=1e-4)
-    about = seen.pictures["measures"].caption
-    assert "On what, in the last decoder layer: " in about and "background" in about
+    about = seen.figures["metrics"].caption
+    assert "On parts, in the last decoder layer: " in about and "background" in about
     loaded = Trace.load(trace.save(tmp_path / "a.trace"))
     assert same(loaded, trace)
 
 
-def test_masks_of_a_dataset_are_its_classes_with_the_smaller_object_on_top(tmp_path: Path) -> None:
+def test_masks_of_a_dataset_have_smaller_objects_on_top(tmp_path: Path) -> None:
     def square(number: int, category: int, side: int) -> dict[str, object]:
         corners = [[4, 4, 4 + side, 4, 4 + side, 4 + side, 4, 4 + side]]
         return {
@@ -106,24 +106,26 @@ def test_masks_of_a_dataset_are_its_classes_with_the_smaller_object_on_top(tmp_p
     }
 
 
-def test_what_is_not_known_is_said(dogs: Path, tmp_path: Path) -> None:
+def test_images_without_ground_truth_are_named(dogs: Path, tmp_path: Path) -> None:
     known = dogs / "annotations.json"
     other = tmp_path / "other.png"
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(other)
     alike = tmp_path / "000000.png"
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(alike)
     for picture, truth, message in (
-        (other, known, r"other.png: \S+annotations.json has no such picture; check the split"),
-        (alike, known, r"000000.png: has 60 x 40 pixels, and 96 x 96 in "),
+        (other, known, r"other.png: \S+annotations.json has no such image; check the split"),
+        (alike, known, r"000000.png: has 60 x 40 pixels, but 96 x 96 in "),
         (other, tmp_path / "none", r"none: no such folder"),
     ):
         with pytest.raises(UserError, match=message):
             seen_with_truth(picture, truth)
-    with pytest.raises(UserError, match=r"--split test: is of the dataset of --truth, and there is none"):
-        ds.see(str(alike), views=("detections",), choice=QUERY, split="test")
+    with pytest.raises(
+        UserError, match=r"split test: is a split of the ground truth, but no ground truth was given"
+    ):
+        ds.see(str(alike), views=("detections",), options=QUERY, split="test")
 
 
-def test_regions_that_do_not_fit_the_picture_are_damage(dogs: Path, tmp_path: Path) -> None:
+def test_regions_of_another_size_are_damage(dogs: Path, tmp_path: Path) -> None:
     trace = ds.load("sprint-dense-n").trace(dogs / "images/000001.png")
     for labels in (torch.zeros(9, 9, dtype=torch.uint8), torch.full((96, 96), 3, dtype=torch.uint8)):
         path = replace(trace, regions=Regions(labels, ("background", "dog"))).save(tmp_path / "a.trace")

@@ -57,7 +57,7 @@ def public_callables() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "ViewOptions": (ds.ViewOptions, {}),
         "Gain": (Gain, {"site": "decoder.0.cross"}),
         "Bias": (Bias, {"site": "decoder.0.cross", "scores": torch.zeros(1)}),
-        "Swap": (Swap, {"site": "decoder.0.cross", "what": "value", "tensor": torch.zeros(1)}),
+        "Swap": (Swap, {"site": "decoder.0.cross", "part": "value", "tensor": torch.zeros(1)}),
         "Target": (Target, {"labels": torch.zeros(0, dtype=torch.int64), "boxes_cxcywh": torch.zeros(0, 4)}),
         "Trace.load": (ds.Trace.load, {"path": "nowhere.trace"}),
     }
@@ -121,19 +121,19 @@ NAMES = (
         "Trace.token_at",
         "Map.on_image",
         "Map.peak",
-        "Map.picture",
+        "Map.draw",
         "Map.save",
     ),
-    *("Among.on_image", "Among.peak", "Among.picture", "Among.save"),
+    *("Among.on_image", "Among.peak", "Among.draw", "Among.save"),
 )
 
 
-def test_every_public_callable_is_in_the_table() -> None:
+def test_table_lists_every_public_callable() -> None:
     assert set(public_callables()) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_types_are_one_error_that_names_the_argument(
+def test_wrong_types_raise_an_error_that_names_the_argument(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -163,7 +163,7 @@ def test_wrong_types_are_one_error_that_names_the_argument(
     ("call", "says"),
     [
         (lambda: ds.load("detr-r18", classes="dog"), r"classes: expected .* found 'dog'; for one, write \['dog'\]"),
-        (lambda: ds.load("detr-r18", weights="random", classes=["a", "a"]), "'a' is there more than once"),
+        (lambda: ds.load("detr-r18", weights="random", classes=["a", "a"]), "'a' is given more than once"),
         (lambda: ds.load("detr-r18", weights="random", classes=[]), "at least one class"),
         (lambda: ds.load("detr-r18", precision=16), "load: precision: expected 'auto' or 'fp32'"),
         (lambda: ds.load(), "load: missing a required argument: 'name_or_path'"),
@@ -181,7 +181,7 @@ def test_wrong_types_are_one_error_that_names_the_argument(
         (lambda: Gain("a", keys=(1.5,)), "Gain: keys: expected list of int or None"),
         (lambda: Gain("a", heads=3), r"Gain: heads: .*found 3; for one, write \[3\]"),
         (lambda: Bias("a", torch.tensor([float("nan")])), "Bias: scores: expected numbers, found NaN"),
-        (lambda: Swap("a", "keys", torch.zeros(1)), "Swap: what 'keys' is not known; did you mean 'key'"),
+        (lambda: Swap("a", "keys", torch.zeros(1)), "Swap: part 'keys' is not known; did you mean 'key'"),
         (lambda: detector().trace(picture(), targets=5), "Detector.trace: targets: expected Target or None, found 5"),
         (
             lambda: detector().trace(picture(), targets=Target(torch.tensor([9]), torch.zeros(1, 4))),
@@ -199,12 +199,12 @@ def test_wrong_types_are_one_error_that_names_the_argument(
         (lambda: ds.train(preset=3), "train: preset: expected text or None, found 3"),
     ],
 )  # fmt: skip
-def test_what_was_accepted_in_silence(call: Callable[[], object], says: str) -> None:
+def test_wrong_values_raise_a_user_error(call: Callable[[], object], says: str) -> None:
     with pytest.raises(UserError, match=says):
         call()
 
 
-def test_numbers_of_every_library_and_lists_are_fine() -> None:
+def test_numpy_and_torch_numbers_are_accepted() -> None:
     for query in (np.int64(2), torch.tensor(2), [2], (2,), np.array([2]), torch.tensor([2]), range(2, 3)):
         assert torch.equal(trace().cross_attention(query).values, trace().cross_attention(2).values)
     assert Gain("a", factor=np.float32(0.5), heads=[1, 2]) == Gain("a", 0.5, (1, 2))
@@ -212,7 +212,7 @@ def test_numbers_of_every_library_and_lists_are_fine() -> None:
     assert replace(ds.ViewOptions(queries=[1]), layer=np.int32(1)) == ds.ViewOptions((1,), layer=1)
 
 
-def test_a_wrong_argument_is_a_type_error_too() -> None:
+def test_wrong_argument_is_also_a_type_error() -> None:
     @checked_arguments
     def double(number: int, note: str = "") -> int:
         return 2 * number
@@ -238,7 +238,7 @@ def test_a_wrong_argument_is_a_type_error_too() -> None:
         "\ud800",
     ],
 )
-def test_names_that_are_no_files_are_one_line(
+def test_names_that_are_not_files_are_one_line_errors(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -253,7 +253,7 @@ def test_names_that_are_no_files_are_one_line(
         assert "\n" not in str(error.value)
 
 
-def test_thirty_thousand_classes_are_looked_up_at_once() -> None:
+def test_class_lookup_is_fast_with_many_classes() -> None:
     table = ClassTable(tuple(range(5, 30_005)), tuple(f"class {i}" for i in range(30_000)))
     started = time.monotonic()
     assert [table.index_of(i) for i in table.ids] == list(range(30_000))
@@ -264,7 +264,7 @@ def test_thirty_thousand_classes_are_looked_up_at_once() -> None:
     assert len(str(error.value)) < 500
 
 
-def test_a_batch_is_made_of_tensors() -> None:
+def test_batch_refuses_other_types_than_tensors() -> None:
     for wrong in (5, None, [1], "x"):
         with pytest.raises(UserError, match="Batch: expected images Tensor"):
             ds.Batch(wrong)  # type: ignore[arg-type]

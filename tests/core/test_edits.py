@@ -21,5 +21,5 @@ HIDING = torch.tensor([0.0, float("-inf"), float("-inf"), 1.0])
         (Swap("a", "value", HIDING), "value swapped at a"),
     ],
 )
-def test_an_edit_says_what_it_changes(edit: Edit, says: str) -> None:
-    assert edit.says == says
+def test_edits_describe_themselves(edit: Edit, says: str) -> None:
+    assert edit.describe() == says

@@ -38,7 +38,7 @@ def strided(image: torch.Tensor, halvings: int) -> torch.Tensor:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_click_hits_the_cell_that_sees_it(data: st.DataObject) -> None:
+def test_token_at_point_covers_the_point(data: st.DataObject) -> None:
     """Light one pixel of a file; the brightest token of what the model saw is the one that the click finds."""
     width, height = data.draw(st.integers(24, 120)), data.draw(st.integers(24, 120))
     orientation = data.draw(st.integers(1, 8))
@@ -83,7 +83,7 @@ def test_a_click_hits_the_cell_that_sees_it(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("padded", [(48, 64), (64, 96)])
-def test_mass_is_kept_on_the_way_to_the_pixels(smooth: bool, padded: tuple[int, int]) -> None:
+def test_spreading_to_pixels_preserves_mass(smooth: bool, padded: tuple[int, int]) -> None:
     g = Geometry(37, 61, (5.0, 4.0, 53.0, 37.0), (48, 64), padded)
     level = Level(6, 8)
     values = torch.rand(level) * g.inside(level)
@@ -98,7 +98,7 @@ def test_mass_is_kept_on_the_way_to_the_pixels(smooth: bool, padded: tuple[int, 
     assert abs(float(centre - expected)) < 2.5  # of a cell 6 pixels wide
 
 
-def test_even_spread_is_what_nearest_pixels_are() -> None:
+def test_even_spread_equals_nearest_neighbour() -> None:
     """Where cells are whole pixels the even spread is repeat_interleave."""
     g = Geometry.of_resize(24, 32, (24, 32))
     values = torch.rand(3, 4)
@@ -112,7 +112,7 @@ def test_even_spread_is_what_nearest_pixels_are() -> None:
     torch.testing.assert_close(down @ values @ across.T, bilinear)
 
 
-def test_boxes_and_places_of_a_crop() -> None:
+def test_boxes_and_points_of_a_crop() -> None:
     g = Geometry(100, 200, (50.0, 20.0, 150.0, 80.0), (120, 200), (128, 256))
     boxes = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.25, 0.5, 0.1, 0.2]])
     expected = cxcywh_to_xyxy(boxes) * torch.tensor([100.0, 60.0, 100.0, 60.0]) + torch.tensor(
@@ -122,9 +122,9 @@ def test_boxes_and_places_of_a_crop() -> None:
     torch.testing.assert_close(g.points_of(torch.tensor([200 / 256, 120 / 128])), torch.tensor([150.0, 80.0]))
 
 
-def test_a_point_outside_is_refused() -> None:
+def test_point_outside_the_crop_is_refused() -> None:
     g = Geometry(100, 200, (50.0, 20.0, 150.0, 80.0), (120, 200), (120, 200))
     for point in ((49, 50), (151, 50), (100, 19), (100, 81), (float("nan"), 50)):
-        with pytest.raises(UserError, match=r"outside of what was looked at: x 50 to 150, y 20 to 80"):
+        with pytest.raises(UserError, match=r"outside of the image: x 50 to 150, y 20 to 80"):
             g.token_at(*point, Level(4, 8))
     assert g.token_at(150, 80, Level(4, 8)) == 31, "the far corner belongs to the last cell"

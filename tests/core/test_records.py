@@ -14,10 +14,10 @@ from detrscope.core import records
 from detrscope.core.edits import Gain
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
-from tests.support.deformable_inputs import SITE, Look, footprints, look
+from tests.support.deformable_inputs import SITE, SamplingInputs, footprints, random_inputs
 
 
-def record_of(of: Look, *edits: Gain) -> DeformableRecord:
+def record_of(of: SamplingInputs, *edits: Gain) -> DeformableRecord:
     probe = Probe(edits=edits)
     of.sample_with(probe)
     record = probe.records[SITE]
@@ -27,8 +27,8 @@ def record_of(of: Look, *edits: Gain) -> DeformableRecord:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.lists(st.integers(0, 2), min_size=1, max_size=5))
-def test_map_times_value_is_the_output(seed: int, point_levels: list[int]) -> None:
-    of = look(seed, queries=5, point_levels=tuple(point_levels))
+def test_map_times_value_equals_output(seed: int, point_levels: list[int]) -> None:
+    of = random_inputs(seed, queries=5, point_levels=tuple(point_levels))
     record, out = record_of(of), of.sample()
     expected = (record.weights.double()[..., None] * footprints(of)).sum(3)
     torch.testing.assert_close(record.rows().double(), expected, rtol=1e-5, atol=1e-6)
@@ -42,8 +42,8 @@ EDITS = (Gain(SITE, 0.5, keys=(3, 40), queries=(1, 2)), Gain(SITE, 0.0, points=(
 
 @pytest.mark.parametrize("edits", [(), EDITS, EDITS[:1]])
 @pytest.mark.parametrize("queries", [slice(None), slice(2, 4), torch.tensor([7, 1])])
-def test_one_level_is_a_part_of_the_rows(edits: tuple[Gain, ...], queries: slice | torch.Tensor) -> None:
-    record = record_of(look(3), *edits)
+def test_splat_equals_rows_of_the_level(edits: tuple[Gain, ...], queries: slice | torch.Tensor) -> None:
+    record = record_of(random_inputs(3), *edits)
     rows = record.rows(queries)
     assert torch.equal(rows, record.rows()[:, :, queries])
     parts = rows.split([35, 12, 2], dim=-1)
@@ -54,21 +54,21 @@ def test_one_level_is_a_part_of_the_rows(edits: tuple[Gain, ...], queries: slice
     assert torch.equal(record.splat(-1, queries), image)
 
 
-def test_a_level_without_points_is_empty() -> None:
-    record = record_of(look(4, point_levels=(0, 2)))
+def test_level_without_points_has_zero_map() -> None:
+    record = record_of(random_inputs(4, point_levels=(0, 2)))
     assert (record.splat(1) == 0).all()
     assert record.splat(1).shape == (2, 2, 11, 3, 4)
 
 
-def test_output_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = record_of(look(5))
+def test_output_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = record_of(random_inputs(5))
     whole = record.output()
     monkeypatch.setattr(records, "ROWS_AT_ONCE", 3 * 2 * 2 * 49)
     torch.testing.assert_close(record.output(), whole)
 
 
-def test_rows_sum_to_what_lies_inside() -> None:
-    of = look(6, queries=3, heads=1, images=1, levels=((4, 4),), point_levels=(0, 0))
+def test_points_outside_lower_the_row_sum() -> None:
+    of = random_inputs(6, queries=3, heads=1, images=1, levels=((4, 4),), point_levels=(0, 0))
     of.points[:] = 0.5
     of.points[0, 1, 0, 0] = 2.0
     of.points[0, 2, 0, 0] = math.nan
@@ -78,8 +78,8 @@ def test_rows_sum_to_what_lies_inside() -> None:
     torch.testing.assert_close(record.rows().sum(-1)[0, 0], expected)
 
 
-def test_maps_are_made_in_float32_whatever_is_kept() -> None:
-    record = record_of(look(7))
+def test_maps_are_float32_for_half_precision_records() -> None:
+    record = record_of(random_inputs(7))
     half = replace(
         record, points=record.points.half(), weights=record.weights.half(), value=record.value.half()
     )
@@ -88,7 +88,7 @@ def test_maps_are_made_in_float32_whatever_is_kept() -> None:
     assert half.output().dtype == torch.float16
 
 
-def test_no_queries() -> None:
-    record = record_of(look(8, queries=0))
+def test_records_without_queries() -> None:
+    record = record_of(random_inputs(8, queries=0))
     assert record.rows().shape == (2, 2, 0, 49)
     assert record.output().shape == (2, 0, 16)

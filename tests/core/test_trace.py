@@ -57,7 +57,7 @@ def trace() -> Trace:
 
 
 @every_variant
-def test_a_trace_says_what_detect_says(variant: str, tmp_path: Path) -> None:
+def test_trace_and_detect_give_the_same_detections(variant: str, tmp_path: Path) -> None:
     trace, found = looked(variant)
     seen = trace.detections(0.0)
     torch.testing.assert_close(seen.boxes_xyxy, found.boxes_xyxy, atol=1e-3, rtol=0)
@@ -102,7 +102,7 @@ def test_maps_of_every_layer_head_and_level(variant: str) -> None:
     )
 
 
-def test_a_row_is_the_row_of_the_written_out_map(trace: Trace) -> None:
+def test_row_equals_row_of_the_dense_map(trace: Trace) -> None:
     """Encoder self-attention at a pixel, against softmax(QK^T) written out here."""
     record = trace.record("encoder.1.self")
     whole = (record.query[0] @ record.key[0].transpose(1, 2) * record.scale).softmax(-1)  # [h, S, S]
@@ -135,7 +135,7 @@ def test_rows_of_a_bf16_model_are_exact() -> None:
     torch.testing.assert_close(column[:, 3].double(), expected[:, 5], atol=1e-6, rtol=1e-5)
 
 
-def test_everything_survives_the_file(trace: Trace, tmp_path: Path) -> None:
+def test_trace_round_trips_through_a_file(trace: Trace, tmp_path: Path) -> None:
     noted = replace(trace, notes={"epoch": 10, "run": "a"}, source="photo.jpg")
     loaded = Trace.load(noted.save(tmp_path / "t.trace"))
     assert same(loaded, noted)
@@ -152,7 +152,7 @@ def test_everything_survives_the_file(trace: Trace, tmp_path: Path) -> None:
     assert small.logits.dtype == torch.float32
 
 
-def test_swaps_and_deformable_records_survive_the_file(trace: Trace, tmp_path: Path) -> None:
+def test_swaps_and_deformable_records_round_trip(trace: Trace, tmp_path: Path) -> None:
     levels = (Level(2, 3), Level(1, 2))
     generator = torch.Generator().manual_seed(0)
     edits = [
@@ -191,10 +191,10 @@ def test_swaps_and_deformable_records_survive_the_file(trace: Trace, tmp_path: P
     one = made.cross_attention(0, 0)
     assert one.values.shape == (2, 3) and len(one.parts) == 2 and 0 < one.mass <= 1 + 1e-6
     assert float(one.on_image().sum()) == pytest.approx(one.mass, abs=1e-5)
-    assert "never made" in made.describe()
+    assert "never computed" in made.describe()
 
 
-def test_one_image_of_a_padded_batch() -> None:
+def test_trace_of_one_image_in_a_padded_batch() -> None:
     """The second image of a batch, padded at two sides: no mass on padding, the same as it is alone."""
     loaded = tiny("detr-r18")
     batch = padded_batch()
@@ -218,7 +218,7 @@ def test_one_image_of_a_padded_batch() -> None:
     torch.testing.assert_close(trace.record("decoder.1.cross").rows(), record.rows()[1:])
 
 
-def test_names_and_numbers_may_be_one_or_several_of_any_kind(trace: Trace) -> None:
+def test_sites_and_queries_may_be_single_or_lists(trace: Trace) -> None:
     one = detector_of("detr-r18").trace(picture(), sites="decoder.*.cross", features="backbone.conv1")
     assert one.sites == ("decoder.0.cross", "decoder.1.cross") and list(one.features) == ["backbone.conv1"]
     for query in (3, torch.tensor(3), np.int64(3), [3], torch.tensor([3])):
@@ -230,18 +230,18 @@ def test_names_and_numbers_may_be_one_or_several_of_any_kind(trace: Trace) -> No
 
 
 @pytest.mark.parametrize("variant", ["detr-r18", "deformable-detr-r50"])
-def test_values_are_kept_when_asked_for(variant: str) -> None:
+def test_values_are_recorded_on_request(variant: str) -> None:
     detector = detector_of(variant)
     without, with_ = detector.trace(picture()), detector.trace(picture(), values=True)
     for site in without.sites:
         one, other = without.record(site), with_.record(site)
         assert torch.equal(one.rows(), other.rows()) and one.shape == other.shape
         assert other.output().shape == (1, one.shape[1], 32)
-        with pytest.raises(UserError, match="this record has no values; look with values=True"):
+        with pytest.raises(UserError, match="this record has no values; trace with values=True"):
             one.output()
 
 
-def test_a_model_that_is_being_trained_can_be_traced() -> None:
+def test_model_in_training_can_be_traced() -> None:
     """Parameters that learn, norms not folded: the same maps as the detector's."""
     loaded = tiny("sprint-dense-n")
     trained = Trace.of(
@@ -258,7 +258,7 @@ def test_a_model_that_is_being_trained_can_be_traced() -> None:
     )
 
 
-def test_what_is_wrong_is_said_in_one_line(trace: Trace) -> None:
+def test_wrong_arguments_are_one_line_errors(trace: Trace) -> None:
     detector = detector_of("detr-r18")
     partly = detector.trace(picture(), sites=["decoder.*.cross"])
     assert partly.sites == ("decoder.0.cross", "decoder.1.cross")
@@ -296,7 +296,7 @@ def test_what_is_wrong_is_said_in_one_line(trace: Trace) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_a_crop_is_looked_at_alone() -> None:
+def test_crop_is_traced_as_an_image_of_its_own() -> None:
     detector = detector_of("detr-r18")
     trace = detector.trace(picture(), crop_xyxy=(10, 5, 80, 45))
     alone = detector.detect(picture()[:, 5:45, 10:80], 0.0)
@@ -321,7 +321,7 @@ def edited_header(path: Path, out: Path, change: object) -> Path:
     return out
 
 
-def test_files_that_are_not_whole_traces_are_refused(trace: Trace, tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_refused(trace: Trace, tmp_path: Path) -> None:
     good = trace.save(tmp_path / "good.trace")
     data = good.read_bytes()
     (tmp_path / "cut.trace").write_bytes(data[: len(data) // 2])
@@ -337,7 +337,7 @@ def test_files_that_are_not_whole_traces_are_refused(trace: Trace, tmp_path: Pat
         "stub": "not a trace, or damaged or cut short",
         "empty": "not a trace, or damaged or cut short",
         "text": "not a trace, or damaged or cut short",
-        "foreign": "not a trace but a safetensors file of somebody else",
+        "foreign": "not a trace but another safetensors file",
         "model": "not a trace but a model's checkpoint",
         "bad": "its header cannot be read",
         "nowhere": "no such trace file",
@@ -398,7 +398,7 @@ def test_files_that_are_not_whole_traces_are_refused(trace: Trace, tmp_path: Pat
         assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
 
 
-def test_a_failed_save_leaves_nothing(trace: Trace, tmp_path: Path) -> None:
+def test_failed_save_leaves_no_file(trace: Trace, tmp_path: Path) -> None:
     path = trace.save(tmp_path / "t.trace")
     before = path.read_bytes()
     (tmp_path / "folder.trace").mkdir()
@@ -410,7 +410,7 @@ def test_a_failed_save_leaves_nothing(trace: Trace, tmp_path: Path) -> None:
     )
 
 
-def test_loading_needs_no_model_code(trace: Trace, tmp_path: Path) -> None:
+def test_loading_imports_no_model_code(trace: Trace, tmp_path: Path) -> None:
     path = trace.save(tmp_path / "t.trace")
     code = (
         "import sys, detrscope as ds; t = ds.Trace.load(sys.argv[1]); t.cross_attention(1).on_image(); "
@@ -423,7 +423,7 @@ def test_loading_needs_no_model_code(trace: Trace, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_a_large_original_is_kept_small(trace: Trace, tmp_path: Path) -> None:
+def test_large_original_is_stored_as_jpeg(trace: Trace, tmp_path: Path) -> None:
     big = torch.zeros(3, 1100, 1000, dtype=torch.uint8)
     big[:, 300:500, 200:700] = 200
     path = replace(trace, original=big, records={}, gradients=(), features={}).save(tmp_path / "big.trace")
@@ -440,6 +440,6 @@ def test_maps_draw_and_save(trace: Trace, tmp_path: Path) -> None:
     }.items():
         path = one.save(tmp_path / f"{name}.png")
         assert path.stat().st_size > 1000
-    with pytest.raises(UserError, match=r"cannot save a picture as '\.txt'"):
+    with pytest.raises(UserError, match=r"cannot save an image as '\.txt'"):
         trace.cross_attention(1).save(tmp_path / "a.txt")
     assert ds.Trace is Trace

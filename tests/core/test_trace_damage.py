@@ -69,11 +69,11 @@ def use(trace: Trace) -> None:
     if any(site.endswith("cross") for site in trace.sites):
         trace.cross_attention(1).on_image()
     for edit in trace.edits:
-        assert edit.says
+        assert edit.describe()
 
 
 @pytest.mark.parametrize("variant", ["detr-r18", "deformable-detr-r50"])
-def test_wrong_values_anywhere_in_the_header(variant: str, tmp_path: Path) -> None:
+def test_wrong_header_values_are_refused(variant: str, tmp_path: Path) -> None:
     good = full_trace(variant).save(tmp_path / "good.trace")
     with safe_open(good, framework="pt") as file:
         header = json.loads(file.metadata()[HEADER])

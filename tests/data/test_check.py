@@ -1,4 +1,4 @@
-"""`data check` names everything."""
+"""`check`: every kind of problem, and the statistics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from detrscope.core.errors import UserError
 from detrscope.data.check import check
 from detrscope.data.validation_log import KINDS
-from tests.support.datasets import MakeCoco, box, picture, with_orientation
+from tests.support.datasets import MakeCoco, box, noise_image, with_orientation
 
 
 def kinds(folder: Path, **options: object) -> dict[str, list[tuple[str, int | None]]]:
@@ -34,7 +34,7 @@ def test_a_clean_dataset(make_coco: MakeCoco) -> None:
     assert counted.boxes_per_image == {"mean": 1.5, "median": 1.5, "most": 2}
 
 
-def test_everything_at_once(make_coco: MakeCoco) -> None:
+def test_every_kind_of_problem_is_found(make_coco: MakeCoco) -> None:
     rows = [
         box(1, 1, [1, 1, 0, 9], area=1),
         box(1, 8, [1, 1, 5, 9], area=1),
@@ -59,8 +59,8 @@ def test_everything_at_once(make_coco: MakeCoco) -> None:
     tree["images"][4].update(width=80)
     tree["images"][5].update(width=41)
     path.write_text(json.dumps(tree))
-    with_orientation(picture(48, 32, seed=8), folder / "train" / "turned.jpg", 6)
-    with_orientation(picture(48, 32, seed=9), folder / "train" / "upright.jpg", 6)
+    with_orientation(noise_image(48, 32, seed=8), folder / "train" / "turned.jpg", 6)
+    with_orientation(noise_image(48, 32, seed=9), folder / "train" / "upright.jpg", 6)
     third, fourth = folder / "train" / "3.png", folder / "train" / "4.png"
     third.write_bytes(third.read_bytes()[:400])
     fourth.write_bytes((folder / "train" / "1.png").read_bytes())

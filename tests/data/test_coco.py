@@ -1,4 +1,4 @@
-"""COCO's JSON: ids as they are, boxes by stated rules, everything wrong named."""
+"""COCO JSON: ids, the rules for boxes and sizes, and errors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from detrscope.core.errors import UserError
 from detrscope.data.clean import turned
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.image_reader import read_image
-from detrscope.data.open_dataset import open_dataset, read
+from detrscope.data.open_dataset import open_dataset, read_dataset
 from detrscope.data.validation_log import ValidationLog
-from tests.support.datasets import CATEGORIES, MakeCoco, box, picture, with_orientation
+from tests.support.datasets import CATEGORIES, MakeCoco, box, noise_image, with_orientation
 
 
 def raw(image: torch.Tensor, boxes_xyxy: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, object]:
@@ -26,14 +26,14 @@ def raw(image: torch.Tensor, boxes_xyxy: torch.Tensor, labels: torch.Tensor) -> 
 
 def lenient(source: Path, split: str = "train") -> tuple[DetectionDataset, ValidationLog]:
     validation = ValidationLog(split, strict=False)
-    return read(source, split, validation), validation
+    return read_dataset(source, split, validation), validation
 
 
 def boxes_of(dataset: DetectionDataset, image_id: int) -> list[tuple[float, ...]]:
     return [a.bbox_xywh for a in dataset.annotations[image_id]]
 
 
-def test_any_category_ids_come_out_as_they_went_in(make_coco: MakeCoco) -> None:
+def test_category_ids_are_preserved(make_coco: MakeCoco) -> None:
     rows = [box(1, 900, [1, 2, 10, 12]), box(1, 7, [3, 4, 5, 6]), box(2, 1, [0, 0, 40, 30])]
     dataset = open_dataset(make_coco(rows), "train")
     assert dataset.classes.ids == (1, 7, 900)
@@ -65,7 +65,7 @@ def test_missing_area_iscrowd_and_box_are_derived(make_coco: MakeCoco) -> None:
     assert open_dataset(make_coco(rows), "train").annotations[1][3].segmentation is None
 
 
-def test_crowds_are_in_the_truth_and_not_in_the_target(make_coco: MakeCoco) -> None:
+def test_crowds_are_in_ground_truth_but_not_in_targets(make_coco: MakeCoco) -> None:
     dataset = open_dataset(
         make_coco([box(1, 1, [1, 2, 10, 12]), box(1, 1, [1, 2, 30, 12], iscrowd=1)]), "train"
     )
@@ -122,7 +122,7 @@ def test_boxes_are_cleaned_by_rule(
         assert problem.file.endswith("1.png") and problem.fix and problem.reason
 
 
-def test_what_was_dropped_is_counted_in_one_line(
+def test_dropped_annotations_are_logged_in_one_line(
     make_coco: MakeCoco, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_coco([box(1, 1, [5, 5, 0, 1]), box(2, 1, [5, 5, 0, 1]), box(2, 1, [5, 5, 9, 9])])
@@ -185,7 +185,7 @@ def test_wrong_json_is_named(make_coco: MakeCoco, edit: object, message: str) ->
         open_dataset(folder, "train")
 
 
-def test_files_that_are_no_coco_json(tmp_path: Path) -> None:
+def test_files_that_are_not_coco_json(tmp_path: Path) -> None:
     for text, message in (("[]", "a results file"), ("{", "not valid JSON"), ("\xff", "not UTF-8")):
         (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(UserError, match=f"a.json: .*{message}"):
@@ -213,14 +213,14 @@ def test_a_missing_file_is_reported_and_named_when_read(
         samples[1]
 
 
-def test_boxes_of_a_missing_file_without_a_size_are_kept(make_coco: MakeCoco) -> None:
+def test_boxes_of_missing_files_without_size_stay(make_coco: MakeCoco) -> None:
     folder = make_coco([box(1, 1, [500, 400, 50, 60], area=3000)], images=[{"id": 1, "file_name": "no.jpg"}])
     dataset, validation = lenient(folder)
     assert boxes_of(dataset, 1) == [(500, 400, 50, 60)]
     assert [p.kind for p in validation.problems] == ["missing-image"]
 
 
-def test_the_size_of_the_file_is_used_where_none_is_declared_or_it_is_off_by_one(make_coco: MakeCoco) -> None:
+def test_file_size_replaces_missing_or_rounded_size(make_coco: MakeCoco) -> None:
     folder = make_coco()
     rows = [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png", "width": 41, "height": 30}]
     make_coco([box(2, 1, [1, 1, 39, 5])], images=rows, folder=folder)
@@ -236,7 +236,7 @@ def coloured(width: int, height: int, x: int, y: int, w: int, h: int) -> Image.I
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_are_turned_where_the_size_is_that_of_the_stored_pixels(
+def test_boxes_turn_with_exif_when_sizes_match_stored_pixels(
     make_coco: MakeCoco, tmp_path: Path, orientation: int
 ) -> None:
     folder = tmp_path / "set"
@@ -253,7 +253,7 @@ def test_boxes_are_turned_where_the_size_is_that_of_the_stored_pixels(
         annotation["bbox"] = [8, 16, 24, 8]
     make_coco([annotation], images=rows, folder=folder)
     validation = ValidationLog("train", strict=False)
-    dataset = read(folder, "train", validation, details=True)
+    dataset = read_dataset(folder, "train", validation, details=True)
     assert (dataset.images[0].width, dataset.images[0].height) == (64, 48)
     assert boxes_of(dataset, 1) == [(8, 16, 24, 8)]
     expected = [] if orientation == 1 else ["exif-ambiguous" if orientation < 5 else "exif-turned"]
@@ -269,7 +269,7 @@ def test_boxes_are_turned_where_the_size_is_that_of_the_stored_pixels(
 def test_upright_sizes_mean_upright_boxes(make_coco: MakeCoco, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     (folder / "train").mkdir(parents=True)
-    with_orientation(picture(64, 48), folder / "train" / "a.jpg", 6)
+    with_orientation(noise_image(64, 48), folder / "train" / "a.jpg", 6)
     rows = [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}]
     dataset, validation = lenient(
         make_coco([box(1, 1, [50, 40, 10, 5], area=50)], images=rows, folder=folder)
@@ -278,7 +278,7 @@ def test_upright_sizes_mean_upright_boxes(make_coco: MakeCoco, tmp_path: Path) -
     assert [p.kind for p in validation.problems] == ["exif-ambiguous"]
 
 
-def test_turning_four_times_is_no_turn() -> None:
+def test_four_quarter_turns_are_the_identity() -> None:
     start = (3.0, 5.0, 7.0, 2.0)
     found, width, height = start, 40, 30
     for _ in range(4):
@@ -309,7 +309,7 @@ def test_real_bccd(shared_data: Path) -> None:
     ]
 
 
-def test_subset_keeps_the_order_asked_for(make_coco: MakeCoco) -> None:
+def test_subset_keeps_the_requested_order(make_coco: MakeCoco) -> None:
     dataset = open_dataset(make_coco([box(2, 1, [1, 1, 5, 5])], images=3), "train")
     part = dataset.subset([3, 2])
     assert [i.id for i in part.images] == [3, 2]

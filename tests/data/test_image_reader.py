@@ -1,4 +1,4 @@
-"""The one reader: every kind of picture, from every kind of source."""
+"""The image reader: every image mode from every type of source."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from PIL import Image
 from detrscope.core.errors import UserError
 from detrscope.data.image_header import read_size
 from detrscope.data.image_reader import read_image
-from tests.support.datasets import picture, with_orientation
+from tests.support.datasets import noise_image, with_orientation
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def test_one_picture_from_every_source_gives_equal_pixels(shared_data: Path) -> None:
+def test_every_source_type_gives_equal_pixels(shared_data: Path) -> None:
     path = next((shared_data / "bccd" / "train").iterdir())
     pil = Image.open(path)
     rgb = np.asarray(pil)
@@ -38,7 +38,7 @@ def test_one_picture_from_every_source_gives_equal_pixels(shared_data: Path) -> 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
-    upright = picture(12, 8).resize((48, 32), Image.Resampling.BICUBIC)
+    upright = noise_image(12, 8).resize((48, 32), Image.Resampling.BICUBIC)
     path = tmp_path / f"turned{suffix}"
     with_orientation(upright, path, orientation)
     found = read_image(path)
@@ -56,9 +56,9 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's own
-def test_broken_exif_does_not_hide_the_picture(tmp_path: Path) -> None:
+def test_broken_exif_does_not_stop_reading(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    picture(8, 6).save(path, exif=b"Exif\x00\x00MM\x00*broken")
+    noise_image(8, 6).save(path, exif=b"Exif\x00\x00MM\x00*broken")
     assert read_image(path).shape == (3, 6, 8)
     assert read_size(path).orientation == 1
 
@@ -125,7 +125,7 @@ def test_arrays_of_every_shape_and_type() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1)])
 def test_one_pixel_images(size: tuple[int, int]) -> None:
-    assert read_image(picture(*size)).shape == (3, size[1], size[0])
+    assert read_image(noise_image(*size)).shape == (3, size[1], size[0])
 
 
 def test_the_array_of_the_caller_is_not_shared() -> None:
@@ -173,7 +173,7 @@ def test_damaged_files_are_named(tmp_path: Path, shared_data: Path) -> None:
     text = tmp_path / "text.png"
     text.write_text("hello")
     png = io.BytesIO()
-    picture(20, 20).save(png, "PNG")
+    noise_image(20, 20).save(png, "PNG")
     flipped = bytearray(png.getvalue())
     flipped[60:80] = bytes(20)
     broken = tmp_path / "broken.png"
@@ -214,5 +214,5 @@ def test_urls(shared_data: Path) -> None:
         server.shutdown()
         server.server_close()
         thread.join()
-    with pytest.raises(UserError, match=r"a\.jpg: cannot be fetched"):
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be downloaded"):
         read_image(f"{url}/a.jpg")

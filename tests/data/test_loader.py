@@ -96,12 +96,12 @@ def test_the_same_image_is_augmented_anew_each_epoch(make_coco: MakeCoco) -> Non
     assert len(shapes) > 3
 
 
-def test_images_of_an_epoch_are_augmented_each_in_its_own_way(make_coco: MakeCoco) -> None:
+def test_images_of_an_epoch_are_augmented_differently(make_coco: MakeCoco) -> None:
     samples = trained_on(opened(make_coco))
     assert len({tuple(samples[4, i].image.shape) for i in range(11)}) > 3
 
 
-def test_a_transform_that_writes_to_its_input_does_not_change_the_truth(make_coco: MakeCoco) -> None:
+def test_in_place_transforms_leave_the_dataset_unchanged(make_coco: MakeCoco) -> None:
     def spoil(image: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, Target]:
         boxes.zero_()
         labels.zero_()
@@ -148,7 +148,7 @@ def test_batches_without_any_box(make_coco: MakeCoco) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_image_stops_in_one_line_that_names_it(make_coco: MakeCoco, workers: int) -> None:
+def test_damaged_image_raises_one_line_naming_it(make_coco: MakeCoco, workers: int) -> None:
     dataset = opened(make_coco)
     path = dataset.images[4].path
     path.write_bytes(path.read_bytes()[:200])
@@ -158,7 +158,7 @@ def test_a_damaged_image_stops_in_one_line_that_names_it(make_coco: MakeCoco, wo
     assert "\n" not in str(caught.value)
 
 
-def test_unreadable_images_are_skipped_alike_everywhere_and_counted(
+def test_unreadable_images_are_skipped_and_counted(
     make_coco: MakeCoco, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = opened(make_coco)
@@ -192,7 +192,7 @@ def test_an_image_that_changed_its_size_is_named(make_coco: MakeCoco) -> None:
         trained_on(dataset)[0]
 
 
-def test_the_cache_holds_the_same_pixels_and_says_its_size(
+def test_cache_holds_the_same_pixels_and_logs_its_size(
     make_coco: MakeCoco, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = opened(make_coco)

@@ -1,4 +1,4 @@
-"""What a user may type, the layouts that are recognised, and the errors."""
+"""Sources: the layouts that are recognised, and errors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from detrscope.core.errors import UserError
-from detrscope.data.open_dataset import SOURCES, open_dataset, splits_of
-from tests.support.datasets import MakeCoco, box, picture
+from detrscope.data.open_dataset import SOURCE_FORMATS, open_dataset, splits_of
+from tests.support.datasets import MakeCoco, box, noise_image
 
 TREE = {
     "images": [{"id": 5, "file_name": "a.png", "width": 40, "height": 30}],
@@ -22,7 +22,7 @@ def lay_out(root: Path, annotations: str, image: str) -> Path:
     for name in (annotations, image):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / annotations).write_text(json.dumps(TREE))
-    picture(40, 30).save(root / image)
+    noise_image(40, 30).save(root / image)
     return root
 
 
@@ -54,14 +54,14 @@ def test_coco_layouts(tmp_path: Path, annotations: str, image: str, split: str) 
         assert dataset.annotations[5][0].bbox_xywh == (1, 2, 3, 4)
 
 
-def test_the_images_of_the_split_are_taken_where_names_repeat(make_coco: MakeCoco) -> None:
+def test_repeated_names_resolve_to_the_folder_of_the_split(make_coco: MakeCoco) -> None:
     folder = make_coco(split="train")
     make_coco(split="val", folder=folder)
     for split in ("train", "val"):
         assert all(i.path.parent.name == split for i in open_dataset(folder, split).images)
 
 
-def test_captions_and_keypoints_beside_the_instances_are_no_splits(make_coco: MakeCoco) -> None:
+def test_captions_and_keypoints_are_not_splits(make_coco: MakeCoco) -> None:
     folder = make_coco()
     for name in ("captions_train", "person_keypoints_train"):
         (folder / "annotations" / f"{name}.json").write_text("{}")
@@ -130,6 +130,6 @@ def test_ambiguity_is_refused(make_coco: MakeCoco) -> None:
     assert len(open_dataset(f"coco:{folder}", "train")) == 2
 
 
-def test_every_source_says_its_layout() -> None:
-    assert set(SOURCES) >= {"coco", "yolo", "voc"}
-    assert all(source.layout for source in SOURCES.values())
+def test_every_format_describes_its_layout() -> None:
+    assert set(SOURCE_FORMATS) >= {"coco", "yolo", "voc"}
+    assert all(source.layout for source in SOURCE_FORMATS.values())

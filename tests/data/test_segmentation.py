@@ -1,4 +1,4 @@
-"""Masks of annotations, against pycocotools; and what lies under each pixel."""
+"""Segmentation maps and regions; COCO masks against pycocotools."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def annotation(number: int, segmentation: Any, area: float) -> Annotation:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
-def test_polygons_and_run_lengths_are_the_masks_that_pycocotools_reads() -> None:
+def test_masks_equal_those_of_pycocotools() -> None:
     wanted = oracle.decode(oracle.merge(oracle.frPyObjects(STAR, HEIGHT, WIDTH))).astype(bool)
     found = decode_mask(STAR, HEIGHT, WIDTH)
     assert found is not None and wanted.any() and (found == wanted).all()
@@ -54,11 +54,11 @@ def test_polygons_and_run_lengths_are_the_masks_that_pycocotools_reads() -> None
         {"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]},
     ],
 )
-def test_what_is_no_mask_of_the_image_is_none(wrong: Any) -> None:
+def test_invalid_masks_are_none(wrong: Any) -> None:
     assert decode_mask(wrong, HEIGHT, WIDTH) is None
 
 
-def test_the_smaller_object_lies_on_top_and_the_regions_share_the_image(tmp_path: Path) -> None:
+def test_regions_partition_the_image_smaller_object_on_top(tmp_path: Path) -> None:
     image = ImageInfo(1, tmp_path / "images" / "1.png", WIDTH, HEIGHT)
     large = annotation(1, [[0, 0, 20, 0, 20, 20, 0, 20]], 400)
     small = annotation(2, [[10, 10, 16, 10, 16, 16, 10, 16]], 36)
@@ -73,7 +73,7 @@ def test_the_smaller_object_lies_on_top_and_the_regions_share_the_image(tmp_path
     assert segmentation_of(image, ()) is None
 
 
-def test_parts_of_a_drawn_dog_make_up_the_dog(tmp_path: Path) -> None:
+def test_parts_partition_each_drawn_dog(tmp_path: Path) -> None:
     write_drawn(tmp_path / "dogs", count=12, size=96, seed=3)
     dataset = open_dataset(f"coco:{tmp_path / 'dogs'}", "train")
     image = max(dataset.images, key=lambda image: len(dataset.annotations[image.id]))
@@ -95,7 +95,7 @@ def test_parts_of_a_drawn_dog_make_up_the_dog(tmp_path: Path) -> None:
         assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == (x, y, x + w, y + h), "mask of another dog"
 
 
-def test_a_box_is_inside_and_outside() -> None:
+def test_box_regions_are_inside_and_outside() -> None:
     names, masks = box_regions((3.0, 4.0, 10.0, 6.0), HEIGHT, WIDTH)
     assert names == ("box", "outside the box")
     assert masks[0].sum() == 60 and masks[0, 4:10, 3:13].all() and (masks[0] ^ masks[1]).all()

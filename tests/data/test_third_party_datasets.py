@@ -1,4 +1,4 @@
-"""Datasets as other tools and people leave them: nothing lost, nothing taken for something else, without a word."""
+"""Datasets as other tools write them: read in full, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def boxes(dataset: DetectionDataset) -> int:
 
 @pytest.mark.parametrize("layout", [("images", "labels"), ("images", "images"), ("pictures", "pictures")])
 @pytest.mark.parametrize("above", ["data", "images", "images/images/mine"])
-def test_labels_are_found_whatever_the_folders_above_are_called(
+def test_labels_are_found_under_any_parent_folder(
     layout: tuple[str, str], above: str, tmp_path: Path
 ) -> None:
     folder = write_yolo(tmp_path / above, *layout)
     assert boxes(open_dataset(f"yolo:{folder}", "train")) == 2
 
 
-def test_labels_that_are_not_found_are_not_taken_for_none(tmp_path: Path) -> None:
+def test_split_without_any_labels_is_refused(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path, labels="annotations")
     with pytest.raises(UserError, match="no label file for any of its 2 images"):
         open_dataset(folder, "train")
@@ -61,7 +61,7 @@ def test_unused_labels_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["._0.png", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/._0.png", ".x/1.png"]
 )
-def test_hidden_files_are_no_data(name: str, tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(name: str, tmp_path: Path) -> None:
     folder = write_yolo(tmp_path)
     save_image(folder / "train" / "images" / name)
     (folder / "train" / "labels" / "._0.txt").write_bytes(b"\0\5\26\7")
@@ -69,7 +69,7 @@ def test_hidden_files_are_no_data(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["data.yaml", "yolo:data.yaml", "obj.data"])
-def test_a_layout_is_opened_by_what_names_it(kind: str, tmp_path: Path) -> None:
+def test_yolo_layouts_open_by_their_description_files(kind: str, tmp_path: Path) -> None:
     folder = write_yolo(tmp_path)
     if kind == "obj.data":
         (folder / "data.yaml").unlink()
@@ -96,7 +96,7 @@ def test_a_layout_is_opened_by_what_names_it(kind: str, tmp_path: Path) -> None:
         (True, True),
     ],
 )
-def test_crowds_are_what_they_say_in_any_type(value: Any, expected: bool, tmp_path: Path) -> None:
+def test_iscrowd_is_read_from_any_type(value: Any, expected: bool, tmp_path: Path) -> None:
     save_image(tmp_path / "train" / "a.png")
     write_coco_json(
         tmp_path / "annotations" / "instances_train.json",
@@ -112,14 +112,14 @@ def test_crowds_are_what_they_say_in_any_type(value: Any, expected: bool, tmp_pa
 @pytest.mark.parametrize(
     ("key", "value"), [("iscrowd", "maybe"), ("iscrowd", 7), ("area", "large"), ("area", [])]
 )
-def test_a_value_that_is_none_is_named(key: str, value: Any, tmp_path: Path) -> None:
+def test_unparsable_values_are_named(key: str, value: Any, tmp_path: Path) -> None:
     save_image(tmp_path / "train" / "a.png")
     write_coco_json(tmp_path / "annotations" / "instances_train.json", ["a.png"], **{key: value})
     with pytest.raises(UserError, match=rf"instances_train\.json: annotation 1: {key} is .*expected"):
         open_dataset(tmp_path, "train")
 
 
-def test_foreign_values() -> None:
+def test_parse_values() -> None:
     assert [integer(v) for v in (7, 7.0, "7", "-7", True, "7.5", 10**20, "9" * 5000, None, float("inf"))] == [
         *(7, 7, 7, -7, None, None, None, None, None, None)
     ]
@@ -133,7 +133,7 @@ def test_boxes_as_fractions_are_warned_about(tmp_path: Path) -> None:
     assert "box-like-fractions" in {p.kind for p in check(tmp_path).problems}
 
 
-def test_corners_in_the_wrong_order_are_ordered_and_reported(tmp_path: Path) -> None:
+def test_reversed_corners_are_ordered_and_reported(tmp_path: Path) -> None:
     save_image(tmp_path / "train" / "a.png")
     corners = "<xmin>30</xmin><ymin>5</ymin><xmax>10</xmax><ymax>25</ymax>"
     (tmp_path / "train" / "a.xml").write_text(
@@ -178,7 +178,7 @@ def test_ap_is_computed_on_the_boxes_as_declared(tmp_path: Path) -> None:
     assert pytest.approx(list(evaluation.stats[:3]), abs=1e-9) == [found.AP, found.AP50, found.AP75]
 
 
-def test_an_exact_name_of_a_split_wins_and_two_candidates_are_refused(tmp_path: Path) -> None:
+def test_exact_split_name_wins_and_ambiguity_is_refused(tmp_path: Path) -> None:
     save_image(tmp_path / "images" / "a.png")
     for name in ("train", "trainval", "train_fold1"):
         write_coco_json(tmp_path / "annotations" / f"{name}.json", ["a.png"] * (1 if name == "train" else 2))
@@ -213,7 +213,7 @@ def test_written_names_are_unique_on_every_file_system(tmp_path: Path) -> None:
         assert same, name
 
 
-def test_a_file_is_not_found_by_its_last_part_where_two_images_share_it(tmp_path: Path) -> None:
+def test_ambiguous_last_part_of_a_name_is_missing(tmp_path: Path) -> None:
     save_image(tmp_path / "images" / "a.png")
     write_coco_json(tmp_path / "annotations.json", ["one/a.png", "two/a.png"])
     assert [p.kind for p in check(tmp_path).problems if p.severity == "error"] == ["missing-image"] * 2
@@ -222,7 +222,7 @@ def test_a_file_is_not_found_by_its_last_part_where_two_images_share_it(tmp_path
 @pytest.mark.parametrize(
     "name", ["A.PNG", "sub%20folder/a.png", "upload/1/a.png", "http://host/train2017/a.png"]
 )
-def test_files_are_found_by_names_that_tools_have_changed(name: str, tmp_path: Path) -> None:
+def test_files_are_found_by_names_changed_by_tools(name: str, tmp_path: Path) -> None:
     save_image(tmp_path / "images" / "a.png")
     path = write_coco_json(tmp_path / "result.json", [name])
     if name.startswith("http"):
@@ -251,7 +251,7 @@ def test_nothing_outside_the_folder_is_read_or_copied(
 
 
 @pytest.mark.parametrize("text", ["train: /\nnames: [dog]\n", "path: /\ntrain: usr\nnames: [dog]\n"])
-def test_a_data_yaml_does_not_walk_the_disk(text: str, tmp_path: Path) -> None:
+def test_data_yaml_cannot_leave_its_folder(text: str, tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(UserError, match="outside of the dataset's folder"):
         open_dataset(tmp_path, "train")
@@ -283,7 +283,7 @@ def a_bomb(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("reader", [read_image, read_size])
-def test_what_is_no_image_to_decode(
+def test_files_that_are_not_images_are_refused(
     make: Callable[[Path], None], reason: str, reader: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "x.png"
@@ -311,13 +311,13 @@ YAML_BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"names: [[1]]", "list of names"),
     ],
 )
-def test_foreign_yaml_is_one_line(text: bytes, reason: str, tmp_path: Path) -> None:
+def test_third_party_yaml_errors_are_one_line(text: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_bytes(text)
     with pytest.raises(UserError, match=reason):
         open_dataset(tmp_path / "data.yaml", "train")
 
 
-def test_class_names_are_the_text_that_was_written(tmp_path: Path) -> None:
+def test_yaml_class_names_are_read_as_text(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path)
     names = ["no", "1.10", "2024-01-01", "2020-99-99", "null", "1e3", "0x10"]
     (folder / "data.yaml").write_text(f"train: train/images\nnames: [{', '.join(names)}]\n")
@@ -344,14 +344,14 @@ def test_names_in_any_unicode_encoding(encoding: str, tmp_path: Path) -> None:
         '{"images": [], "categories": [{"id": 1, "name": ["x"]}]}',
     ],
 )
-def test_foreign_json_is_one_line(text: str, tmp_path: Path) -> None:
+def test_third_party_json_errors_are_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text(text)
     with pytest.raises(UserError, match=r"annotations\.json") as caught:
         open_dataset(tmp_path, "train")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
-def test_what_was_taken_and_left_out_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_opening_logs_one_line_of_contents(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_yolo(tmp_path)
     (folder / "train" / "labels" / "0.txt").write_text("0 0.5 0.5 0.2 0.2\n0 0.5 0.5 0 0.2\n")
     (folder / "train" / "images" / "notes.docx").touch()

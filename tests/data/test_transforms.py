@@ -1,4 +1,4 @@
-"""Boxes stay on their pixels; the recipe is the paper's; a seed decides everything."""
+"""Transforms: boxes follow their pixels, DETR's defaults, seeds."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_evaluation_is_exactly_the_preprocessing(width: int, height: int) -> Non
     torch.testing.assert_close(same.boxes_cxcywh, target.boxes_cxcywh)
 
 
-def test_the_defaults_are_the_papers_recipe() -> None:
+def test_defaults_are_the_recipe_of_detr() -> None:
     transform = TrainTransform(AugmentConfig(), Preprocessing())
     image = drawn(640, 480, (10, 10, 100, 100))
     boxes = torch.tensor([[10.0, 10.0, 100.0, 100.0]])
@@ -129,7 +129,7 @@ def test_the_long_side_is_limited() -> None:
     assert ready.shape == (3, 444, 1332)
 
 
-def test_no_boxes_and_boxes_that_are_all_cropped_away_give_an_empty_target() -> None:
+def test_targets_without_boxes_are_empty() -> None:
     augment = AugmentConfig(flip=0.5, sizes=(64,), crop=1.0, crop_sizes=(), crop_min=10, crop_max=10)
     transform = TrainTransform(augment, SMALL)
     image = drawn(200, 200, (0, 0, 2, 2))
@@ -144,7 +144,7 @@ def test_no_boxes_and_boxes_that_are_all_cropped_away_give_an_empty_target() -> 
     assert empty.boxes_cxcywh.shape == (0, 4) and empty.labels.dtype == torch.int64
 
 
-def test_labels_follow_the_boxes_that_are_left() -> None:
+def test_labels_follow_the_remaining_boxes() -> None:
     augment = AugmentConfig(flip=0.5, sizes=(), crop=1.0, crop_sizes=(), crop_min=100, crop_max=100)
     transform = TrainTransform(augment, SMALL)
     boxes = torch.tensor([[x, 0.0, x + 10, 200.0] for x in range(0, 200, 10)])
@@ -172,7 +172,7 @@ def test_colour_changes_pixels_and_no_boxes() -> None:
     assert torch.equal(target.boxes_cxcywh, same.boxes_cxcywh)
 
 
-def test_a_seed_decides_everything_and_the_transform_can_be_sent_to_a_worker() -> None:
+def test_seeded_transforms_repeat_after_pickling() -> None:
     augment = AugmentConfig(
         zoom=(0.7, 1.2), aspect=1.2, hue=0.1, sizes=(64, 96, 128), crop_min=40, crop_max=60
     )
@@ -190,12 +190,12 @@ def test_a_seed_decides_everything_and_the_transform_can_be_sent_to_a_worker() -
     ("tree", "message"),
     [
         ({"flp": 1}, "unknown key 'flp'; did you mean 'flip'"),
-        ({"flip": 1.5}, r"augment\.flip=1\.5: expected a chance"),
-        ({"sizes": [0]}, r"augment\.sizes"),
-        ({"crop_min": 700}, r"augment\.crop_min=700"),
-        ({"zoom": [1.2, 0.8]}, r"augment\.zoom"),
-        ({"aspect": 0.5}, r"augment\.aspect"),
-        ({"hue": 0.9}, r"augment\.hue"),
+        ({"flip": 1.5}, r"test: flip is 1\.5: expected 1 or less"),
+        ({"sizes": [0]}, r"test: sizes\.0 is 0: expected more than 0"),
+        ({"crop_min": 700}, r"test: crop_min is 700: expected 1\.\.crop_max \(600\)"),
+        ({"zoom": [1.2, 0.8]}, r"test: zoom is \(1\.2, 0\.8\): expected two numbers"),
+        ({"aspect": 0.5}, r"test: aspect is 0\.5: expected 1 or more"),
+        ({"hue": 0.9}, r"test: hue is 0\.9: expected 0\.5 or less"),
     ],
 )
 def test_wrong_settings_are_named(tree: dict[str, object], message: str) -> None:

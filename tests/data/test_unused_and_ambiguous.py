@@ -1,4 +1,4 @@
-"""What lies unused beside a dataset is named, and what may be two things is refused."""
+"""Unused files are reported, and ambiguous ones refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detrscope.data.check import check
 from detrscope.data.image_files import FileIndex, scan_folder
 from detrscope.data.open_dataset import open_dataset, splits_of
 from tests.support.dataset_folders import write_coco_json, write_yolo
-from tests.support.datasets import MakeCoco, box, picture
+from tests.support.datasets import MakeCoco, box, noise_image
 from tests.support.voc_folders import PAGES, SPLITS, write_voc
 
 
@@ -26,19 +26,19 @@ def kinds(source: object) -> dict[str, list[str]]:
     return found
 
 
-def test_pictures_in_no_split_are_counted_once_for_their_folder(make_coco: MakeCoco) -> None:
+def test_unused_images_are_reported_once_per_folder(make_coco: MakeCoco) -> None:
     folder = make_coco([box(i, c, [1, 1, 9, 9]) for i, c in ((1, 1), (1, 7), (2, 900))])
     for i in range(3):
-        picture(9, 9, seed=90 + i).save(folder / "train" / f"more{i}.png")
+        noise_image(9, 9, seed=90 + i).save(folder / "train" / f"more{i}.png")
     (problem,) = [p for p in check(folder).problems if p.kind == "unused-images"]
     assert problem.reason == "3 images are in no split, such as more0.png"
 
 
-def test_labels_of_another_split_in_a_shared_folder_are_not_unused(tmp_path: Path) -> None:
+def test_shared_label_folder_reports_only_unused_labels(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     for name in ("a", "b", "c"):
-        picture(40, 30, seed=ord(name)).save(tmp_path / "images" / f"{name}.png")
+        noise_image(40, 30, seed=ord(name)).save(tmp_path / "images" / f"{name}.png")
         (tmp_path / "labels" / f"{name}.txt").write_text("0 .5 .5 .2 .2\n")
     (tmp_path / "labels" / "gone.txt").write_text("0 .5 .5 .2 .2\n")
     (tmp_path / "classes.txt").write_text("cat\n")
@@ -55,15 +55,15 @@ def test_labels_of_another_split_in_a_shared_folder_are_not_unused(tmp_path: Pat
         open_dataset(tmp_path, "train")
 
 
-def test_xml_in_no_list_and_other_pictures_of_an_xml_are_named(tmp_path: Path) -> None:
+def test_unlisted_xml_and_extra_images_are_reported(tmp_path: Path) -> None:
     write_voc(tmp_path, {**PAGES, "z": PAGES["a"]}, SPLITS)
-    picture(40, 30, seed=5).save(tmp_path / "JPEGImages" / "a.bmp")
+    noise_image(40, 30, seed=5).save(tmp_path / "JPEGImages" / "a.bmp")
     found = kinds(tmp_path)
     assert sorted(found["unused-file"]) == ["a.png", "z.xml"]
     assert len(open_dataset(tmp_path, "train")) == 2
 
 
-def test_a_split_without_xml_is_an_error_and_a_test_split_may_have_none(tmp_path: Path) -> None:
+def test_only_a_test_split_may_lack_xml(tmp_path: Path) -> None:
     write_voc(tmp_path, PAGES, {"train": "d\n", "val": "a.png\n", "test": "d\n"})
     with pytest.raises(UserError, match=r"no XML for any of its 1 images, such as d\.png"):
         open_dataset(tmp_path, "train")
@@ -72,9 +72,9 @@ def test_a_split_without_xml_is_an_error_and_a_test_split_may_have_none(tmp_path
 
 
 @pytest.mark.parametrize("name", ["annotations/instances_train.json", "train.json"])
-def test_a_coco_json_without_annotations_is_an_error_but_for_a_test_split(name: str, tmp_path: Path) -> None:
+def test_only_a_test_split_may_lack_annotations(name: str, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    picture(64, 48).save(tmp_path / "images" / "a.png")
+    noise_image(64, 48).save(tmp_path / "images" / "a.png")
     path = write_coco_json(tmp_path / name, ["a.png"])
     tree = json.loads(path.read_text())
     del tree["annotations"]
@@ -93,7 +93,7 @@ def test_a_coco_json_without_annotations_is_an_error_but_for_a_test_split(name: 
         ("annotations.json", "result.json", "train"),
     ],
 )
-def test_two_annotation_files_of_one_split_are_refused(
+def test_two_annotation_files_of_a_split_are_refused(
     first: str, second: str, split: str, tmp_path: Path
 ) -> None:
     for name in (first, second):
@@ -104,7 +104,7 @@ def test_two_annotation_files_of_one_split_are_refused(
     assert len(open_dataset(f"coco:{tmp_path}", split)) == 1
 
 
-def test_two_yaml_that_list_classes_are_refused_and_other_yaml_is_no_matter(tmp_path: Path) -> None:
+def test_two_yaml_files_with_classes_are_refused(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path)
     (folder / "compose.yaml").write_text("x: !Ref y\n")
     (folder / "data.yaml").rename(folder / "mine.yaml")
@@ -118,7 +118,7 @@ def test_two_yaml_that_list_classes_are_refused_and_other_yaml_is_no_matter(tmp_
     assert open_dataset(folder, "train").classes.names == ("cat",)
 
 
-def test_two_files_that_differ_in_letter_case_only_are_refused(tmp_path: Path) -> None:
+def test_names_differing_only_in_case_are_refused(tmp_path: Path) -> None:
     for name in ("A.png", "a.PNG"):
         (tmp_path / name).touch()
     index = FileIndex()
@@ -127,13 +127,13 @@ def test_two_files_that_differ_in_letter_case_only_are_refused(tmp_path: Path) -
         index.find(tmp_path / "a.png")
 
 
-def test_one_label_of_two_pictures_is_reported(tmp_path: Path) -> None:
+def test_one_label_of_two_images_is_reported(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path)
-    picture(9, 9, seed=7).save(folder / "train" / "images" / "0.bmp")
+    noise_image(9, 9, seed=7).save(folder / "train" / "images" / "0.bmp")
     assert kinds(folder) == {"one-label-two-images": ["0.txt"]}
 
 
-def test_folders_that_are_hidden_or_links_are_left_out_and_said(tmp_path: Path) -> None:
+def test_hidden_and_linked_folders_are_reported_as_left_out(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path / "set")
     images = folder / "train" / "images"
     (images / ".ipynb_checkpoints").mkdir()
@@ -150,18 +150,18 @@ def test_folders_that_are_hidden_or_links_are_left_out_and_said(tmp_path: Path) 
 def test_hidden_xml_makes_no_split(name: str, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.xml").write_text(PAGES["a"] or "")
-    picture(40, 30).save(tmp_path / "train" / "a.png")
+    noise_image(40, 30).save(tmp_path / "train" / "a.png")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("junk")
     assert splits_of(f"voc:{tmp_path}") == ("train",)
 
 
-def test_a_class_name_of_two_categories_is_warned_about_and_refused_where_it_is_asked_for(
+def test_duplicate_class_names_are_reported(
     make_coco: MakeCoco,
 ) -> None:
     folder = make_coco([box(1, 1, [1, 1, 9, 9])], categories=[{"id": i, "name": "dog"} for i in (1, 5)])
     assert "duplicate-class-name" in kinds(folder)
-    with pytest.raises(UserError, match="class 'dog' may be category 1, 5"):
+    with pytest.raises(UserError, match="class 'dog' is the name of categories 1, 5"):
         ClassTable((1, 5), ("dog", "dog")).index_of_name("dog")
 
 
@@ -177,7 +177,7 @@ def test_boxes_are_derived_from_masks_of_both_kinds(make_coco: MakeCoco) -> None
 
 @pytest.mark.parametrize("layout", ["coco", "yolo", "voc", "yolo yaml"])
 def test_folders_are_found_in_another_letter_case(layout: str, tmp_path: Path) -> None:
-    picture(64, 48).save(tmp_path / "A.PNG")
+    noise_image(64, 48).save(tmp_path / "A.PNG")
     image, label = "Images/Train/A.PNG", "Labels/Train/a.TXT"
     if layout == "coco":
         image = "TRAIN/A.PNG"
@@ -210,12 +210,10 @@ def test_lists_written_on_other_machines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [("train2014/a.png", "train2017/a.png"), ("images/a.png", "data/a.png")]
 )
-def test_one_name_in_two_folders_is_refused_unless_the_files_are_equal(
-    first: str, second: str, tmp_path: Path
-) -> None:
+def test_different_files_of_one_name_are_refused(first: str, second: str, tmp_path: Path) -> None:
     for seed, name in enumerate((first, second)):
         (tmp_path / name).parent.mkdir()
-        picture(64, 48, seed=seed).save(tmp_path / name)
+        noise_image(64, 48, seed=seed).save(tmp_path / name)
     write_coco_json(tmp_path / "annotations" / "instances_train.json", ["a.png"])
     with pytest.raises(UserError, match=f"a.png may be .*{first} or .*{second}"):
         open_dataset(tmp_path, "train")
@@ -223,7 +221,7 @@ def test_one_name_in_two_folders_is_refused_unless_the_files_are_equal(
     assert open_dataset(tmp_path, "train").images[0].path == tmp_path / first
 
 
-def test_ids_as_text_are_said(make_coco: MakeCoco) -> None:
+def test_text_ids_are_reported(make_coco: MakeCoco) -> None:
     report = check(make_coco([box(1, 1, [1, 1, 9, 9], id="007")]))
     (problem,) = [p for p in report.problems if p.kind == "text-ids"]
     assert problem.reason == "1 ids of annotations are written as text, such as '007'"

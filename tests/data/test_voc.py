@@ -10,9 +10,9 @@ import pytest
 
 from detrscope.core.errors import UserError
 from detrscope.data import voc
-from detrscope.data.open_dataset import open_dataset, read, splits_of
+from detrscope.data.open_dataset import open_dataset, read_dataset, splits_of
 from detrscope.data.validation_log import ValidationLog
-from tests.support.datasets import picture
+from tests.support.datasets import noise_image
 from tests.support.voc_folders import PAGES, SPLITS, write_voc, xml
 
 
@@ -49,7 +49,7 @@ def test_without_image_sets_and_with_a_list_of_classes(tmp_path: Path) -> None:
 def test_a_folder_per_split(tmp_path: Path) -> None:
     for split, stem in (("train", "a"), ("valid", "b")):
         (tmp_path / split).mkdir()
-        picture(40, 30).save(tmp_path / split / f"{stem}.jpg")
+        noise_image(40, 30).save(tmp_path / split / f"{stem}.jpg")
         (tmp_path / split / f"{stem}.xml").write_text(PAGES[stem] or "")
     assert splits_of(tmp_path) == ("train", "valid")
     val = open_dataset(tmp_path, "val")
@@ -61,7 +61,7 @@ def test_difficult_objects_become_crowds(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "x").annotations[1][0].iscrowd
 
 
-def test_pascals_own_boxes_count_from_one_and_include_the_last_pixel(tmp_path: Path) -> None:
+def test_pascal_boxes_are_one_based_and_inclusive(tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": xml(("dog", (1, 1, 40, 30)), source="PASCAL VOC2012")})
     assert open_dataset(tmp_path, "x").annotations[1][0].bbox_xywh == (0, 0, 40, 30)
 
@@ -83,7 +83,7 @@ def test_wrong_pages_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_dataset(tmp_path, "x")
     validation = ValidationLog("x", strict=False)
-    assert len(read(tmp_path, "x", validation)) == 2
+    assert len(read_dataset(tmp_path, "x", validation)) == 2
     assert [p.severity for p in validation.problems] == ["error"]
 
 
@@ -112,5 +112,5 @@ def test_agrees_with_supervision(tmp_path: Path) -> None:
         assert names == ([theirs.classes[i] for i in expected.class_id] if rows else [])
 
 
-def test_the_layout_is_said() -> None:
+def test_layout_names_image_sets() -> None:
     assert "ImageSets/Main" in voc.LAYOUT

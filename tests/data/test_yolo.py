@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from detrscope.core.errors import UserError
-from detrscope.data.open_dataset import open_dataset, read, splits_of
+from detrscope.data.open_dataset import open_dataset, read_dataset, splits_of
 from detrscope.data.validation_log import ValidationLog
-from tests.support.datasets import picture, with_orientation
+from tests.support.datasets import noise_image, with_orientation
 
 LABELS = "0 0.5 0.5 0.25 0.5\n1 0.1 0.2 0.1 0.1 0.87\n"
 
 
 def lay_out(root: Path, image: str, labels: str | None, text: str = LABELS) -> None:
     (root / image).parent.mkdir(parents=True, exist_ok=True)
-    picture(80, 40).save(root / image)
+    noise_image(80, 40).save(root / image)
     if labels:
         (root / labels).parent.mkdir(parents=True, exist_ok=True)
         (root / labels).write_text(text)
@@ -96,9 +96,9 @@ def test_images_without_labels_are_negatives(tmp_path: Path) -> None:
     assert [len(dataset.annotations[i.id]) for i in dataset.images] == [0, 0, 2]
 
 
-def test_boxes_are_of_the_upright_picture(tmp_path: Path) -> None:
+def test_boxes_are_of_the_upright_image(tmp_path: Path) -> None:
     lay_out(tmp_path, "images/train/a.png", "labels/train/a.txt", "0 0.5 0.5 1 0.5\n")
-    with_orientation(picture(80, 40), tmp_path / "images/train/a.png", 6)
+    with_orientation(noise_image(80, 40), tmp_path / "images/train/a.png", 6)
     (tmp_path / "classes.txt").write_text("cat\n")
     assert open_dataset(tmp_path, "train").annotations[1][0].bbox_xywh == (0, 10, 80, 20)
 
@@ -118,7 +118,7 @@ def test_wrong_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_dataset(tmp_path, "train")
     validation = ValidationLog("train", strict=False)
-    assert len(read(tmp_path, "train", validation).annotations[1]) == 1
+    assert len(read_dataset(tmp_path, "train", validation).annotations[1]) == 1
     assert [(p.severity, p.annotation) for p in validation.problems] == [("error", 2)]
 
 
@@ -173,5 +173,5 @@ def test_labels_in_pixels_are_suspected(tmp_path: Path) -> None:
     lay_out(tmp_path, "images/train/a.png", "labels/train/a.txt", "0 40 20 10 10\n1 30 20 8 8\n")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     validation = ValidationLog("train", strict=False)
-    read(tmp_path, "train", validation)
+    read_dataset(tmp_path, "train", validation)
     assert [p.kind for p in validation.problems] == ["box-outside", "box-outside", "labels-like-pixels"]

@@ -1,4 +1,4 @@
-"""Which class is which."""
+"""Matching of class tables."""
 
 import logging
 
@@ -26,7 +26,7 @@ def test_classes_that_the_dataset_lacks_are_left_out() -> None:
     assert match_classes(MODEL, ClassTable((7,), ("cat",))) == {7: 7}
 
 
-def test_a_class_that_the_model_lacks_is_an_error_naming_both_sides() -> None:
+def test_missing_class_error_lists_both_class_tables() -> None:
     with pytest.raises(UserError) as error:
         match_classes(MODEL, ClassTable((1, 2), ("dog", "emu")))
     assert str(error.value) == (
@@ -35,7 +35,7 @@ def test_a_class_that_the_model_lacks_is_an_error_naming_both_sides() -> None:
     )
 
 
-def test_a_class_without_boxes_need_not_be_known() -> None:
+def test_classes_without_boxes_need_not_match() -> None:
     """Some exporters put a group that holds all classes in front."""
     dataset = ClassTable((0, 1), ("animals", "dog"))
     assert match_classes(MODEL, dataset, needed={1}) == {1: 1}

@@ -1,4 +1,4 @@
-"""average_precision against pycocotools, and where there is nothing to compare with."""
+"""average_precision against pycocotools, and its edge cases."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ import pytest
 
 from detrscope.core.errors import UserError
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.tables import percent
+from detrscope.evaluation.report import percent
 from tests.support.coco_problems import SUMMARY, pycocotools_evaluation, random_problem
 
 
@@ -19,9 +19,9 @@ def undefined_as_minus_one(values: list[float | None]) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(120))
 def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    truth, results = random_problem(seed)
-    expected = pycocotools_evaluation(truth, results)
-    found = average_precision(truth, results)
+    ground_truth, results = random_problem(seed)
+    expected = pycocotools_evaluation(ground_truth, results)
+    found = average_precision(ground_truth, results)
     assert capsys.readouterr().out == ""
     ours = undefined_as_minus_one([found.summary()[key] for key in SUMMARY])
     np.testing.assert_allclose(ours, expected.stats, rtol=0, atol=1e-9)
@@ -82,7 +82,7 @@ def perfect() -> list[dict[str, Any]]:
     ]
 
 
-def test_perfect_results_score_one_with_annotation_id_zero_and_missing_fields() -> None:
+def test_perfect_results_score_one() -> None:
     found = average_precision(world(), perfect())
     assert (found.AP, found.AP50, found.AR_1) == (1, 1, 1)
     assert (found.AP_small, found.AP_medium, found.AP_large) == (1, 1, None)  # `area`, not the box, decides
@@ -94,9 +94,9 @@ def test_perfect_results_score_one_with_annotation_id_zero_and_missing_fields() 
 
 
 def test_inputs_are_left_as_they_were() -> None:
-    truth, results = world(), perfect()
-    average_precision(truth, results)
-    assert (truth, results) == (world(), perfect())
+    ground_truth, results = world(), perfect()
+    average_precision(ground_truth, results)
+    assert (ground_truth, results) == (world(), perfect())
 
 
 def test_no_results_score_zero() -> None:
@@ -108,13 +108,13 @@ def test_no_results_score_zero() -> None:
 
 @pytest.mark.parametrize("missing", ["images", "annotations", "categories"])
 def test_nothing_to_measure_against_is_undefined(missing: str) -> None:
-    truth = {**world(), missing: []}
+    ground_truth = {**world(), missing: []}
     if missing == "images":
-        truth["annotations"] = []
+        ground_truth["annotations"] = []
     results = [] if missing == "images" else perfect()
     if missing == "categories":
-        truth["annotations"] = []
-    found = average_precision(truth, results)
+        ground_truth["annotations"] = []
+    found = average_precision(ground_truth, results)
     assert set(found.summary().values()) == {None}
     assert all(row.AP is None for row in found.per_class)
     assert json.loads(json.dumps(found.to_json()))["AP"] is None
@@ -122,27 +122,27 @@ def test_nothing_to_measure_against_is_undefined(missing: str) -> None:
 
 
 def test_only_crowds_is_undefined() -> None:
-    truth = world()
-    truth["annotations"] = [{**a, "iscrowd": 1} for a in truth["annotations"]]
-    found = average_precision(truth, perfect())
+    ground_truth = world()
+    ground_truth["annotations"] = [{**a, "iscrowd": 1} for a in ground_truth["annotations"]]
+    found = average_precision(ground_truth, perfect())
     assert found.AP is None
     assert found.boxes == 0
 
 
 def test_results_on_a_crowd_count_neither_way() -> None:
-    truth = world()
-    truth["annotations"].append(
+    ground_truth = world()
+    ground_truth["annotations"].append(
         {"id": 3, "image_id": 5, "category_id": 1, "bbox": [200, 200, 100, 100], "area": 10_000, "iscrowd": 1}
     )
     in_crowd = [
         {"image_id": 5, "category_id": 1, "bbox": [210 + i, 210, 20, 20], "score": 0.99} for i in range(5)
     ]
-    assert average_precision(truth, perfect() + in_crowd).AP == 1
+    assert average_precision(ground_truth, perfect() + in_crowd).AP == 1
     outside = [{**r, "bbox": [400, 400, 20, 20]} for r in in_crowd]
-    assert pytest.approx(7 / 12) == average_precision(truth, perfect() + outside).AP  # 1/6 and 1
+    assert pytest.approx(7 / 12) == average_precision(ground_truth, perfect() + outside).AP  # 1/6 and 1
 
 
-def test_strange_categories_are_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_categories_are_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     strange = [{**perfect()[0], "category_id": c, "score": 1.0} for c in (2, 2, 3)]
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         assert average_precision(world(), perfect() + strange).AP == 1
@@ -151,7 +151,7 @@ def test_strange_categories_are_left_out_with_one_warning(caplog: pytest.LogCapt
     ]
 
 
-def test_results_that_are_not_finite_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_infinite_results_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     bad = [{**perfect()[0], "score": float("nan")}, {**perfect()[0], "bbox": [0, 0, float("inf"), 1]}]
     with caplog.at_level(logging.WARNING, logger="detrscope"):
         assert average_precision(world(), bad + perfect()).AP == 1
@@ -163,7 +163,7 @@ def test_results_of_another_dataset_are_refused() -> None:
         average_precision(world(), [{**perfect()[0], "image_id": 99}])
 
 
-def test_json_has_the_keys_that_others_build_on() -> None:
+def test_json_has_the_documented_keys() -> None:
     tree = average_precision(world(), perfect()).to_json()
     assert list(tree) == [*SUMMARY, "images", "boxes", "per_class"]
     assert list(tree["per_class"][0]) == ["id", "name", *SUMMARY[:6], "boxes"]
@@ -171,15 +171,15 @@ def test_json_has_the_keys_that_others_build_on() -> None:
 
 
 def test_the_best_hundred_of_an_image_count() -> None:
-    truth = {
+    ground_truth = {
         "images": [{"id": 1}],
         "categories": [{"id": 1, "name": "a"}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}],
     }
     wrong = [{"image_id": 1, "category_id": 1, "bbox": [50, 50, 9, 9], "score": 0.9} for _ in range(100)]
     right = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.8}
-    assert average_precision(truth, [*wrong, right]).AP == 0
-    assert pytest.approx(0.01) == average_precision(truth, [*wrong[1:], right]).AP
+    assert average_precision(ground_truth, [*wrong, right]).AP == 0
+    assert pytest.approx(0.01) == average_precision(ground_truth, [*wrong[1:], right]).AP
 
 
 def test_evaluation_is_plain_data() -> None:

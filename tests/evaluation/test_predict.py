@@ -1,4 +1,4 @@
-"""predict_dataset: original pixels and ids out of resized, padded, regrouped batches."""
+"""predict_dataset: original pixels and ids from resized, padded, regrouped batches."""
 
 from pathlib import Path
 
@@ -18,15 +18,15 @@ def world(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_finds_every_rectangle_in_original_pixels_with_original_ids(world: str, batch_size: int) -> None:
+def test_predictions_have_original_pixels_and_ids(world: str, batch_size: int) -> None:
     dataset = open_dataset(world, "val")
     results = predict_dataset(SeesSquares(), card(), dataset, batch_size=batch_size, progress=False)
     assert [r["image_id"] for r in results] == [image.id for image in dataset.images for _ in range(2)]
     best = results[::2]  # of the two queries of each image
     for result, image in zip(best, dataset.images, strict=True):
-        truth = dataset.annotations[image.id][0]
-        assert result["category_id"] == truth.category_id
-        assert result["bbox"] == pytest.approx(truth.bbox_xywh, abs=1.0)
+        ground_truth = dataset.annotations[image.id][0]
+        assert result["category_id"] == ground_truth.category_id
+        assert result["bbox"] == pytest.approx(ground_truth.bbox_xywh, abs=1.0)
         assert result["score"] > 0.9
     evaluation = average_precision(dataset.coco_json(), results)
     assert evaluation.AP50 == 1
@@ -34,7 +34,7 @@ def test_finds_every_rectangle_in_original_pixels_with_original_ids(world: str, 
     assert [row.id for row in evaluation.per_class] == list(IDS)
 
 
-def test_batches_hold_images_of_alike_size(world: str) -> None:
+def test_batches_hold_images_of_similar_size(world: str) -> None:
     model = SeesSquares()
     dataset = open_dataset(world, "val")
     predict_dataset(model, card(), dataset, batch_size=2, progress=False)
@@ -43,7 +43,7 @@ def test_batches_hold_images_of_alike_size(world: str) -> None:
     assert heights[0] == heights[3]  # the two of 64 x 48 can share a batch without padding
 
 
-def test_leaves_the_mode_of_the_model_alone(world: str) -> None:
+def test_model_mode_is_restored(world: str) -> None:
     dataset = open_dataset(world, "val")
     for training in (True, False):
         model = SeesSquares().train(training)
@@ -83,7 +83,7 @@ def _one_of_two(rank: int, world: str, folder: str) -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_two_processes_give_what_one_gives(world: str, tmp_path: Path) -> None:
+def test_two_processes_give_the_results_of_one(world: str, tmp_path: Path) -> None:
     alone = predict_dataset(SeesSquares(), card(), open_dataset(world, "val"), batch_size=2, progress=False)
     other = torch.multiprocessing.get_context("spawn").Process(
         target=_one_of_two, args=(1, world, str(tmp_path))

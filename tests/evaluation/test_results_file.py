@@ -1,4 +1,4 @@
-"""Files of results."""
+"""Result files."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from detrscope.evaluation.results_file import read_results, write_results
 GOOD: dict[str, Any] = {"image_id": 3, "category_id": 900, "bbox": [0.1, 2, 3, 4.000001], "score": 1 / 3}
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_results_are_read_back(tmp_path: Path) -> None:
     path = write_results(tmp_path / "new" / "results.json", [GOOD, GOOD])
     assert read_results(path) == [GOOD, GOOD]
     assert json.loads(path.read_text()) == [GOOD, GOOD]
@@ -33,7 +33,7 @@ def test_no_results_are_a_list(tmp_path: Path) -> None:
         ([{**GOOD, "category_id": "dog"}], "result 1: 'category_id' must be a whole number"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, rows: Any, message: str) -> None:
+def test_problems_are_named(tmp_path: Path, rows: Any, message: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps(rows))
     with pytest.raises(UserError) as error:

@@ -25,7 +25,7 @@ def case_of(variant: str) -> ExplainInput:
 @pytest.mark.parametrize(
     "variant", ["detr-r18", "sprint-dense-n", "sprint-deformable-n", "deformable-detr-r50"]
 )
-def test_every_method_weighs_every_token(variant: str) -> None:
+def test_every_method_gives_a_weight_per_token(variant: str) -> None:
     case = case_of(variant)
     tokens = sum(level.height * level.width for level in case.trace.levels)
     for name, explain in EXPLAINERS.items():
@@ -34,7 +34,7 @@ def test_every_method_weighs_every_token(variant: str) -> None:
         assert weights.std() > 0, name
 
 
-def test_the_input_gradient_is_the_slope() -> None:
+def test_input_gradient_equals_finite_difference() -> None:
     """A small step along the gradient, in double precision, of a family in which nothing is detached."""
     detector = detector_of("detr-r18")
     case = case_of("detr-r18")
@@ -51,7 +51,7 @@ def test_the_input_gradient_is_the_slope() -> None:
     assert slope == pytest.approx(float(case.image_gradient.norm()), rel=1e-2)
 
 
-def test_the_middle_of_the_box_comes_first() -> None:
+def test_box_centre_ranks_the_centre_token_first() -> None:
     case = case_of("detr-r18")
     weights = EXPLAINERS["middle of the box"](case)
     box = case.trace.boxes_xyxy()[QUERY]

@@ -38,7 +38,7 @@ def shipped() -> Detector:
     return load("sprint-dense-n", device="cpu")
 
 
-def test_hidden_keys_are_the_edits_of_a_trace(shipped: Detector, dogs: Path) -> None:
+def test_hidden_keys_equal_bias_edits(shipped: Detector, dogs: Path) -> None:
     """A point of both curves made again with one edited trace, and the ends of the curves."""
     path = dogs / "images" / "10000004.png"
     case = next(iter(detect_and_explain(shipped, path, 0.5)))
@@ -63,7 +63,7 @@ def test_hidden_keys_are_the_edits_of_a_trace(shipped: Detector, dogs: Path) -> 
     assert float(deletion[4]) < 0.8 * runner.undisturbed and float(insertion[4]) > 0.8 * runner.undisturbed
 
 
-def test_hidden_keys_of_deformable_attention_are_gains_on_tokens() -> None:
+def test_hidden_keys_equal_gain_edits_when_deformable() -> None:
     detector = detector_of("sprint-deformable-n")
     trace = detector.trace(picture(), explain=[2])
     detected = Detected(2, trace.gradients[0].class_index, trace.boxes_cxcywh[-1, 2])
@@ -83,7 +83,7 @@ def test_hidden_keys_of_deformable_attention_are_gains_on_tokens() -> None:
     )
 
 
-def test_hidden_pixels_are_those_of_the_map(
+def test_hidden_pixels_are_the_highest_of_the_map(
     shipped: Detector, dogs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = next(iter(detect_and_explain(shipped, dogs / "images" / "10000004.png", 0.5)))
@@ -108,7 +108,7 @@ def test_hidden_pixels_are_those_of_the_map(
     assert runner.blurred.std() < runner.images.std()
 
 
-def test_all_of_it_on_the_shipped_model(shipped: Detector, dogs: Path, tmp_path: Path) -> None:
+def test_faithfulness_of_the_shipped_model(shipped: Detector, dogs: Path, tmp_path: Path) -> None:
     model = require_torch(shipped.engine, "test").model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     some = ["attention, last layer", "relevance", "input gradient", "middle of the box"]
@@ -143,7 +143,7 @@ def test_all_of_it_on_the_shipped_model(shipped: Detector, dogs: Path, tmp_path:
     assert np.asarray(Image.open(tmp_path / "faithfulness.png")).std() > 10
 
 
-def test_pictures_without_a_detection_leave_the_sanity_check_out(
+def test_sanity_check_without_detections_warns(
     shipped: Detector, dogs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(log, "propagate", True)
@@ -154,7 +154,7 @@ def test_pictures_without_a_detection_leave_the_sanity_check_out(
 @pytest.mark.parametrize(
     "variant", ["detr-r18", "minimal-r50", "sprint-deformable-n", "deformable-detr-r50-two-stage"]
 )
-def test_stages_hold_every_parameter_once(variant: str) -> None:
+def test_stages_cover_every_parameter_once(variant: str) -> None:
     model = require_torch(detector_of(variant).engine, "test").model
     held = [id(p) for _, part in stages(model) for p in part]
     assert len(held) == len(set(held)) and set(held) == {id(p) for p in model.parameters()}
@@ -166,7 +166,7 @@ def test_stages_hold_every_parameter_once(variant: str) -> None:
     )
 
 
-def test_wrong_settings_are_one_line(shipped: Detector, dogs: Path) -> None:
+def test_wrong_settings_are_one_line_errors(shipped: Detector, dogs: Path) -> None:
     source = f"coco:{dogs}"
     for settings, message in (
         ({"count": 0}, "count 0: expected 1 or more"),

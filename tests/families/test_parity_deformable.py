@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from detrscope.checkpoints.load import load_model
 from detrscope.core.types import Batch, Outputs, Target
-from detrscope.training.losses.criterion import LossWeights, SetCriterion
-from detrscope.training.losses.sigmoid import FocalCost, FocalLoss
-from detrscope.training.matcher import Matcher
+from detrscope.training.losses.boxes import BoxGIoU, BoxL1
+from detrscope.training.losses.classes import FocalLoss
+from detrscope.training.losses.criterion import SetCriterion
+from detrscope.training.matcher import FocalCost, Matcher
 
 HEIGHT, WIDTH = 128, 160
 VARIANTS = {
@@ -104,7 +105,9 @@ def both(variant: str, folder: Path) -> tuple[Outputs, Any, dict[str, float]]:
     with torch.no_grad():
         ours = loaded.model(batch)
         expected = theirs(batch.images, mask_of(batch), labels=labels)
-    criterion = SetCriterion(Matcher(FocalCost(), 2, 5, 2), FocalLoss(), LossWeights(1, 5, 2))
+    criterion = SetCriterion(
+        Matcher(FocalCost(), 2, 5, 2), (FocalLoss(weight=1), BoxL1(), BoxGIoU()), "sigmoid"
+    )
     terms = {name: float(value) for name, value in criterion(ours, targets).terms.items()}
     return ours, expected, terms
 

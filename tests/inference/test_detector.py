@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import detrscope
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
@@ -38,7 +37,7 @@ def picture(width: int = 90, height: int = 60) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def test_every_kind_of_source_gives_the_same(detector: Detector, tmp_path: Path) -> None:
+def test_every_source_type_gives_the_same_detections(detector: Detector, tmp_path: Path) -> None:
     image = picture()
     image.save(tmp_path / "p.png")
     data = io.BytesIO()
@@ -59,7 +58,7 @@ def test_every_kind_of_source_gives_the_same(detector: Detector, tmp_path: Path)
         assert result.names == results[0].names
 
 
-def test_bgr_arrays_are_declared(detector: Detector) -> None:
+def test_bgr_arrays_need_the_channels_argument(detector: Detector) -> None:
     array = np.asarray(picture())
     right = detector.detect(array, threshold=0.0)
     same = detector.detect(array[..., ::-1], threshold=0.0, channels="bgr")
@@ -94,7 +93,7 @@ def test_boxes_are_pixels_of_the_original(detector: Detector) -> None:
     torch.testing.assert_close(found.boxes_xyxy[0], expected)
 
 
-def test_softmax_leaves_out_no_object_and_sigmoid_pairs() -> None:
+def test_postprocess_of_softmax_and_sigmoid_scores() -> None:
     logits = torch.tensor([[[[0.0, 5.0, 9.0], [3.0, 0.0, -9.0]]]])
     boxes = torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.25, 0.5, 0.5, 1.0]]]])
     (soft,) = postprocess(Outputs(logits, boxes), "softmax", [(100, 200)])
@@ -105,7 +104,7 @@ def test_softmax_leaves_out_no_object_and_sigmoid_pairs() -> None:
     assert pairs.query_ids.tolist()[:3] == [0, 0, 1] and pairs.class_indices.tolist()[:3] == [2, 1, 0]
 
 
-def test_bad_settings_are_one_line(detector: Detector, tmp_path: Path) -> None:
+def test_bad_settings_are_one_line_errors(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="threshold 7: expected a score between 0 and 1"):
         detector.detect(picture(), threshold=7)
     with pytest.raises(UserError, match=r"engine 'tensorrt' is not known; valid: auto, torch"):
@@ -120,21 +119,13 @@ def test_bad_settings_are_one_line(detector: Detector, tmp_path: Path) -> None:
         detector.detect(tmp_path / "nowhere.jpg")
 
 
-def test_classes_by_name() -> None:
+def test_load_takes_class_names() -> None:
     detector = load("detr-r18", weights="random", classes=["ant", "bee"], device="cpu")
     assert detector.classes == ClassTable((0, 1), ("ant", "bee"))
     assert detector.predict(torch.zeros(1, 3, 64, 64)).logits.shape[-1] == 3
 
 
-def test_public_names_exist() -> None:
-    assert detrscope.__all__ == sorted(detrscope.__all__)
-    for name in detrscope.__all__:
-        assert getattr(detrscope, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'Detecter'"):
-        _ = detrscope.Detecter
-
-
-def test_a_used_detector_can_be_copied_and_follows_its_weights(detector: Detector) -> None:
+def test_copied_detector_uses_its_own_weights(detector: Detector) -> None:
     images = torch.randn(1, 3, 64, 64)
     before = detector.predict(images)
     twin = copy.deepcopy(detector)
@@ -155,7 +146,7 @@ def test_a_used_detector_can_be_copied_and_follows_its_weights(detector: Detecto
         (None, "bf16", "fp32"),
     ],
 )
-def test_auto_precision_is_that_of_the_figures_where_it_is_native(
+def test_auto_precision_follows_the_card_where_native(
     trained: Literal["fp32", "bf16"] | None,
     fastest: str,
     expected: str,

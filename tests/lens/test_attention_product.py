@@ -20,7 +20,7 @@ both_kinds = pytest.mark.parametrize("make", [dense_record, deformable_record])
 @both_kinds
 @pytest.mark.parametrize("block", [1, 500, 1 << 22])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_products_equal_those_with_the_map(
+def test_products_equal_those_of_the_full_matrix(
     make: Callable[[], Record], block: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "BLOCK", block)
@@ -37,13 +37,13 @@ def test_products_equal_those_with_the_map(
     weights = torch.rand(3, 11, generator=torch.Generator().manual_seed(2))
     values = torch.rand(TOKENS, 2, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(from_queries(record, weights, gradient), weights @ whole)
-    for keep in (False, True):
-        layer = AttentionProduct(record, gradient, keep=keep)
+    for cache in (False, True):
+        layer = AttentionProduct(record, gradient, cache=cache)
         torch.testing.assert_close(layer.from_tokens(values), whole @ values)
         torch.testing.assert_close(layer.from_queries(weights), weights @ whole)
 
 
-def test_entries_that_are_kept_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_entries_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     real = DeformableRecord.footprint
 
@@ -52,7 +52,7 @@ def test_entries_that_are_kept_are_found_once(monkeypatch: pytest.MonkeyPatch) -
         return real(record, queries)
 
     monkeypatch.setattr(DeformableRecord, "footprint", counted)
-    layer = AttentionProduct(deformable_record(), keep=True)
+    layer = AttentionProduct(deformable_record(), cache=True)
     layer.from_tokens(torch.rand(TOKENS, 1))
     once = len(found)
     layer.from_queries(torch.rand(1, 11))
@@ -60,7 +60,9 @@ def test_entries_that_are_kept_are_found_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 @both_kinds
-def test_a_map_is_never_made_whole(make: Callable[[int], Record], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_full_matrix_is_never_formed(
+    make: Callable[[int], Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = make(200)
     monkeypatch.setattr(flow, "BLOCK", 4 * TOKENS * 8)
     most = 0
@@ -76,12 +78,12 @@ def test_a_map_is_never_made_whole(make: Callable[[int], Record], monkeypatch: p
     monkeypatch.setattr(DenseRecord, "rows", watched(DenseRecord.rows))
     monkeypatch.setattr(DeformableRecord, "footprint", watched(DeformableRecord.footprint))
     from_queries(record, torch.rand(1, 200))
-    AttentionProduct(record, torch.rand(1, 200, 32), keep=True).from_tokens(torch.rand(TOKENS, 1))
+    AttentionProduct(record, torch.rand(1, 200, 32), cache=True).from_tokens(torch.rand(TOKENS, 1))
     assert 0 < most <= 16
 
 
 @both_kinds
-def test_columns_are_the_columns_of_the_map(
+def test_columns_equal_those_of_the_full_matrix(
     make: Callable[[], Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = make()
@@ -93,7 +95,7 @@ def test_columns_are_the_columns_of_the_map(
     torch.testing.assert_close(IncomingAttention(record).of(torch.arange(TOKENS)).sum(-1), expected.sum(-1))
 
 
-def test_a_point_that_is_not_finite_is_in_no_column() -> None:
+def test_points_that_are_not_finite_are_in_no_column() -> None:
     record = deformable_record()
     assert isinstance(record, DeformableRecord)
     points = record.points.clone()
@@ -105,21 +107,21 @@ def test_a_point_that_is_not_finite_is_in_no_column() -> None:
 
 
 @pytest.mark.parametrize("axes", [(), (1,), (11, 1), (11, TOKENS), (4, 1, TOKENS), (1, 4, 11, TOKENS)])
-def test_columns_with_a_bias_of_any_shape(axes: tuple[int, ...]) -> None:
+def test_columns_accept_a_bias_of_any_shape(axes: tuple[int, ...]) -> None:
     record = replace(dense_record(), bias=torch.randn(axes), gain=torch.rand(axes))
     keys = torch.tensor([3, 40])
     torch.testing.assert_close(IncomingAttention(record).of(keys), record.rows()[0][..., keys])
 
 
 @pytest.mark.parametrize("variant", ["detr-r18", "sprint-deformable-n"])
-def test_who_looks_here(variant: str) -> None:
+def test_incoming_attention_equals_columns(variant: str) -> None:
     trace = traced(variant)
     point = (30.0, 20.0)
     token = trace.token_at(point)
     found = incoming_from_tokens(trace, point)
     whole = trace.record(trace.site("encoder.self")).rows()[0].mean(0)  # [S, S]
     torch.testing.assert_close(torch.cat([p.flatten() for p in found.parts]), whole[:, token])
-    assert found.selection.point == point and "who looks at (30, 20)" in found.caption
+    assert found.selection.point == point and "incoming attention of (30, 20)" in found.caption
     cross = trace.record(trace.site("decoder.cross", 0)).rows()[0]  # [h, Q, S]
     keys = [trace.token_at(point, level) for level in range(len(trace.levels))]
     expected = cross[2][:, keys].sum(1)

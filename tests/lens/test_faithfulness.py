@@ -15,28 +15,28 @@ from detrscope.lens.faithfulness import (
     Detected,
     area_under,
     detection_score,
-    first_of,
+    first_by_weight,
     fractions,
     rank_correlation,
     summarise,
 )
 
 
-def test_area_is_numpys() -> None:
+def test_area_equals_numpy() -> None:
     scores = np.random.default_rng(0).random(17)
     assert area_under(scores.tolist()) == pytest.approx(float(np.trapezoid(scores, np.linspace(0, 1, 17))))
     assert area_under([1.0, 0.0]) == 0.5 and area_under([1.0, 1.0, 1.0]) == 1.0
 
 
-def test_the_greatest_come_first() -> None:
+def test_greatest_weights_come_first() -> None:
     weights = torch.tensor([0.1, 0.5, 0.5, 0.0, 0.9])
-    first = first_of(weights, torch.tensor([0, 1, 2, 3, 5]))
+    first = first_by_weight(weights, torch.tensor([0, 1, 2, 3, 5]))
     assert [row.nonzero()[:, 0].tolist() for row in first] == [[], [4], [1, 4], [1, 2, 4], [0, 1, 2, 3, 4]]
     torch.testing.assert_close(fractions(4), torch.tensor([0, 0.25, 0.5, 0.75, 1]))
 
 
 @pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
-def test_a_detection_may_be_found_by_any_query(scoring: str) -> None:
+def test_any_query_may_hold_the_detection(scoring: str) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 5, 4, generator=generator)
     boxes = torch.rand(2, 3, 5, 4, generator=generator) * 0.4 + 0.3
@@ -52,7 +52,7 @@ def test_a_detection_may_be_found_by_any_query(scoring: str) -> None:
         assert float(found[image]) == pytest.approx(best, rel=1e-5)
 
 
-def test_correlation_is_spearmans() -> None:
+def test_correlation_equals_spearman() -> None:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(6, 7, generator=generator).round(decimals=1) for _ in range(2))  # with ties
     expected = spearmanr(one.flatten().numpy(), other.flatten().numpy()).statistic

@@ -18,7 +18,7 @@ from detrscope.core.types import Level
 from detrscope.families import VARIANTS
 from detrscope.lens.measure import measure
 from detrscope.lens.metrics import agreement, effective_tokens, entropy, mass_in, mean_distance, points_into
-from detrscope.lens.report import by_layer, in_words, write_csv, write_json
+from detrscope.lens.report import describe_differences, layer_means, write_csv, write_json
 from detrscope.lens.token_coverage import centres_of, cover_of_boxes, cover_of_masks
 from tests.support.traces import detector_of, picture, traced
 
@@ -32,7 +32,7 @@ def rows(heads: int = 2, count: int = 3) -> torch.Tensor:
     return made / made.sum(-1, keepdim=True) * 0.8  # as deformable rows: some mass fell outside
 
 
-def test_entropy_is_scipys() -> None:
+def test_entropy_equals_scipy() -> None:
     expected = scipy_entropy(rows().numpy(), axis=-1)
     np.testing.assert_allclose(entropy(rows()).numpy(), expected, rtol=1e-5)
     even = torch.full((1, 1, 60), 1 / 60)
@@ -41,7 +41,7 @@ def test_entropy_is_scipys() -> None:
     assert bool(entropy(torch.zeros(1, 60)) == 0), "a row with nothing in it"
 
 
-def test_agreement_is_one_less_jensen_shannon() -> None:
+def test_agreement_is_one_minus_jensen_shannon() -> None:
     expected = 1 - jensenshannon(rows()[0].numpy(), rows()[1].numpy(), axis=-1, base=2) ** 2
     np.testing.assert_allclose(agreement(rows()).numpy(), expected, rtol=1e-4)
     same = rows()[:1].expand(8, -1, -1)
@@ -51,7 +51,7 @@ def test_agreement_is_one_less_jensen_shannon() -> None:
     assert agreement(rows()[:1]).tolist() == [1, 1, 1]
 
 
-def test_distance_and_pointing_by_loops() -> None:
+def test_distance_and_pointing_equal_loops() -> None:
     centres = centres_of(GEOMETRY, LEVELS)
     assert centres.shape == (60, 2) and centres[0].tolist() == [4, 4] and centres[48].tolist() == [8, 8]
     start = torch.tensor([[0.0, 0.0], [32.0, 24.0], [64.0, 48.0]])
@@ -79,7 +79,7 @@ def test_distance_and_pointing_by_loops() -> None:
         Geometry(48, 64, (8.0, 6.0, 56.0, 42.0), (72, 96), (80, 112)),  # cropped and padded, cells cut
     ],
 )
-def test_boxes_cover_what_their_pixels_cover(geometry: Geometry) -> None:
+def test_box_cover_equals_pixel_counts(geometry: Geometry) -> None:
     """A box on whole pixels, against the mask of these pixels; and mass inside against mass on those pixels."""
     box = torch.tensor([[10.0, 7.0, 41.0, 33.0]])
     mask = torch.zeros(48, 64, dtype=torch.bool)
@@ -95,7 +95,7 @@ def test_boxes_cover_what_their_pixels_cover(geometry: Geometry) -> None:
 
 
 def test_masks_of_another_size_are_refused() -> None:
-    with pytest.raises(UserError, match=r"mask of \[48, 65\]: the image is \[48, 64\]"):
+    with pytest.raises(UserError, match=r"mask of \[48, 65\]: expected the size of the image, \[48, 64\]"):
         cover_of_masks(torch.zeros(1, 48, 65), GEOMETRY, LEVELS)
 
 
@@ -104,12 +104,12 @@ def test_every_layer_and_head_is_measured(variant: str) -> None:
     trace = traced(variant)
     left = torch.zeros(50, 90, dtype=torch.bool)
     left[:, :30] = True
-    measures = measure(trace, [1, 4], masks={"left": left, "right": ~left})
+    measurements = measure(trace, [1, 4], masks={"left": left, "right": ~left})
     for kind in ("encoder.self", "decoder.self", "decoder.cross"):
         for layer in range(trace.layers(kind)):
             record = trace.record(trace.site(kind, layer))
             heads = record.shape[0]
-            here = [m for m in measures if (m.kind, m.layer) == (kind, layer)]
+            here = [m for m in measurements if (m.kind, m.layer) == (kind, layer)]
             queries = [None] if kind == "encoder.self" else [1, 4, None]
             assert [(m.query, m.head) for m in here] == [
                 (q, h) for q in queries for h in [*range(heads), None]
@@ -126,36 +126,38 @@ def test_every_layer_and_head_is_measured(variant: str) -> None:
             every = [m for m in here if m.head is not None and m.query is None]
             assert mean.entropy == pytest.approx(sum(m.entropy for m in every) / heads, rel=1e-4)
     one = next(
-        m for m in measures if m.kind == "decoder.cross" and m.layer == 1 and m.query == 4 and m.head == 2
+        m for m in measurements if m.kind == "decoder.cross" and m.layer == 1 and m.query == 4 and m.head == 2
     )
     row = trace.record("decoder.1.cross").rows()[0, 2, 4]
     assert one.entropy == pytest.approx(float(scipy_entropy(row.numpy())), rel=1e-4)
     cover = cover_of_boxes(trace.boxes_xyxy()[4:5], trace.geometry, trace.levels)[0]
     assert one.in_box == pytest.approx(float((row * cover).sum()), abs=1e-5)
     assert one.box_area == pytest.approx(float(cover.mean()), abs=1e-5)
-    assert len(in_words(measures)) == 4 and "nan" not in " ".join(in_words(measures)[:2])
+    assert len(describe_differences(measurements)) == 4 and "nan" not in " ".join(
+        describe_differences(measurements)[:2]
+    )
 
 
-def test_a_large_encoder_is_measured_at_some_tokens() -> None:
+def test_large_encoders_are_measured_at_some_tokens() -> None:
     trace = detector_of("detr-r18", 256, 512).trace(picture(), sites=["encoder.0.self"])
     every, some = measure(trace)[-1], measure(trace, tokens=40)[-1]
     assert every.rows == every.keys == 8 * 15 and some.rows == 40 and some.keys == every.keys
     assert some.entropy == pytest.approx(every.entropy, rel=0.05)
-    assert in_words(measure(trace)) == [], "no decoder was recorded"
+    assert describe_differences(measure(trace)) == [], "no decoder was recorded"
 
 
 def test_tables_are_written(tmp_path: Path) -> None:
-    measures = measure(traced("detr-r18"), masks={"all": torch.ones(50, 90)})
-    write_csv(tmp_path / "m.csv", measures)
-    write_json(tmp_path / "m.json", measures)
+    measurements = measure(traced("detr-r18"), masks={"all": torch.ones(50, 90)})
+    write_csv(tmp_path / "m.csv", measurements)
+    write_json(tmp_path / "m.json", measurements)
     with open(tmp_path / "m.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     tree = json.loads((tmp_path / "m.json").read_text())
-    assert len(lines) == len(measures) == len(tree["measures"]) and len(tree["in_words"]) == 4
-    for line, m in zip(lines, measures, strict=True):
+    assert len(lines) == len(measurements) == len(tree["measurements"]) and len(tree["summary"]) == 4
+    for line, m in zip(lines, measurements, strict=True):
         assert float(line["entropy"]) == m.entropy and line["kind"] == m.kind
         assert line["on all"] == (str(m.parts["all"]) if m.parts else "")
         assert line["head"] == ("" if m.head is None else str(m.head))
-    assert [m.layer for m in by_layer(measures)] == [0, 1, 0, 1, 0, 1]
+    assert [m.layer for m in layer_means(measurements)] == [0, 1, 0, 1, 0, 1]
     with pytest.raises(UserError, match="query 9: this model has queries 0 to 6"):
         measure(traced("detr-r18"), [9])

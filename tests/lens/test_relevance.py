@@ -76,7 +76,7 @@ def written(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Maps [h, Q, S] and the gradient of the best class's logit of QUERY with respect to each."""
     doors = Written()
-    for module in ("layers", "conditional_attention"):
+    for module in ("attention", "conditional_attention"):
         monkeypatch.setattr(f"detrscope.blocks.{module}.attend", doors.attend)
     monkeypatch.setattr("detrscope.blocks.deformable_attention.sample", doors.sample)
     image = detector.card.preprocessing.apply(picture())[None]
@@ -180,7 +180,7 @@ def test_gradients_change_no_prediction(variant: str) -> None:
 
 
 @pytest.mark.parametrize("make", [relevance, gradient_attention])
-def test_what_is_missing_is_said(make: Callable[[Trace, int], object]) -> None:
+def test_missing_gradients_and_sites_are_named(make: Callable[[Trace, int], object]) -> None:
     with pytest.raises(
         UserError, match=r"no gradients of query 1 in this trace \(of 0\); make it with explain=\[1\]"
     ):

@@ -39,16 +39,14 @@ def counted(mask: np.ndarray, geometry: Geometry, level: Level) -> np.ndarray:
         (replace(Geometry.of_resize(10, 12, (20, 24)), padded=(30, 36)), (Level(5, 6),)),
     ],
 )
-def test_the_share_of_every_cell_is_what_counting_gives(
-    geometry: Geometry, levels: tuple[Level, ...]
-) -> None:
+def test_cell_shares_equal_pixel_counts(geometry: Geometry, levels: tuple[Level, ...]) -> None:
     masks = np.random.default_rng(0).random((3, geometry.height, geometry.width)) < 0.4
     found = cover_of_masks(torch.from_numpy(masks), geometry, levels).numpy()
     wanted = np.stack([np.concatenate([counted(m, geometry, level) for level in levels]) for m in masks])
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_parts_that_share_the_image_share_the_attention() -> None:
+def test_parts_of_the_image_share_all_attention() -> None:
     geometry = Geometry.of_resize(30, 40, (30, 40))
     levels = (Level(6, 8), Level(3, 4))
     owner = torch.randint(0, 4, (30, 40), generator=torch.Generator().manual_seed(0))
@@ -60,7 +58,7 @@ def test_parts_that_share_the_image_share_the_attention() -> None:
     torch.testing.assert_close(area_of_masks(masks).sum(), torch.tensor(1.0))
 
 
-def test_even_attention_gives_each_part_its_area_and_a_lone_cell_all_or_nothing() -> None:
+def test_uniform_attention_gives_each_part_its_area() -> None:
     geometry = Geometry.of_resize(24, 32, (48, 64))
     mask = torch.zeros(1, 24, 32, dtype=torch.bool)
     mask[0, 5:17, 3:10] = True

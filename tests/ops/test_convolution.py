@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrscope.ops.convolution import FEW, PackedConv2d, conv_norm, fold
+from detrscope.ops.convolution import SMALL_MAP, PackedConv2d, conv_norm, fold
 from detrscope.ops.kernels.machine import onednn_convolves
 
 SMALL, LARGE = (7, 9), (24, 40)
@@ -30,7 +30,7 @@ def picture(size: tuple[int, int]) -> Tensor:
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize("grad", [False, True])
-def test_folded_it_gives_the_same_numbers(size: tuple[int, int], grad: bool) -> None:
+def test_folded_norm_gives_the_same_numbers(size: tuple[int, int], grad: bool) -> None:
     conv, norm = conv_and_norm()
     x = picture(size)
     with torch.set_grad_enabled(grad):
@@ -44,10 +44,10 @@ def test_folded_it_gives_the_same_numbers(size: tuple[int, int], grad: bool) -> 
 
 
 @pytest.mark.skipif(not onednn_convolves(torch.float32), reason="this build of torch has no oneDNN")
-def test_only_weights_of_small_maps_are_kept_twice() -> None:
+def test_only_weights_for_small_maps_are_cached() -> None:
     conv, norm = conv_and_norm()
     folded = fold(conv, norm)
-    assert isinstance(folded, PackedConv2d) and SMALL[0] * SMALL[1] <= FEW < LARGE[0] * LARGE[1]
+    assert isinstance(folded, PackedConv2d) and SMALL[0] * SMALL[1] <= SMALL_MAP < LARGE[0] * LARGE[1]
     with torch.no_grad():
         conv_norm(picture(LARGE), folded, nn.Identity(), relu=False)
         assert folded.packed is None

@@ -13,12 +13,12 @@ from detrscope.core.edits import Bias, Edit, Gain, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
-from tests.support.deformable_inputs import SITE, Look, by_definition, look
+from tests.support.deformable_inputs import SITE, SamplingInputs, by_definition, random_inputs
 
-OF = look(1)  # maps of 35, 12 and 2 tokens; points 0 and 1, 2 to 4, and 5
+OF = random_inputs(1)  # maps of 35, 12 and 2 tokens; points 0 and 1, 2 to 4, and 5
 
 
-def looked(of: Look, *edits: Edit) -> tuple[Tensor, DeformableRecord]:
+def looked(of: SamplingInputs, *edits: Edit) -> tuple[Tensor, DeformableRecord]:
     probe = Probe(edits=edits)
     out = of.sample_with(probe)
     record = probe.records[SITE]
@@ -45,7 +45,7 @@ def factor(
     return torch.where(chosen, by, gain)
 
 
-def test_looking_changes_nothing() -> None:
+def test_recording_changes_nothing() -> None:
     plain = OF.sample()
     assert torch.equal(looked(OF)[0], plain)
     assert torch.equal(OF.sample_with(Probe(sites=[])), plain)
@@ -55,7 +55,7 @@ def test_looking_changes_nothing() -> None:
 @pytest.mark.parametrize(
     "neutral", [Bias("*", torch.zeros(1)), Gain("*", 1.0), Gain("*", 1.0, queries=(3,), keys=(5,))]
 )
-def test_neutral_edits(neutral: Edit) -> None:
+def test_neutral_edits_change_nothing(neutral: Edit) -> None:
     close(looked(OF, neutral)[0], OF.sample())
 
 
@@ -77,13 +77,13 @@ def test_neutral_edits(neutral: Edit) -> None:
         (Gain(SITE, keys=()), factor(keys=[])),
     ],
 )
-def test_gains_against_whole_maps(edit: Gain, gain: Tensor) -> None:
+def test_gains_equal_gains_on_dense_maps(edit: Gain, gain: Tensor) -> None:
     out, record = looked(OF, edit)
     close(out, by_definition(OF, gain))
     close(record.output(), out)
 
 
-def test_gains_cross_and_add_up() -> None:
+def test_gains_multiply_where_they_overlap() -> None:
     edits = (
         Gain(SITE, 0.5, keys=tuple(range(30))),
         Gain(SITE, 0.0, heads=(0,), keys=(10, 11, 12)),
@@ -102,7 +102,7 @@ def test_gains_cross_and_add_up() -> None:
         close(record.output(), out)
 
 
-def test_a_muted_key_is_gone_whatever_it_holds() -> None:
+def test_muted_key_is_not_read() -> None:
     hidden = (8, 9, 10, 41)
     _, record = looked(OF, Gain(SITE, keys=hidden))
     _, whole = looked(OF)
@@ -112,21 +112,23 @@ def test_a_muted_key_is_gone_whatever_it_holds() -> None:
     other = OF.value.clone()
     other[:, list(hidden)] = 1e6
     assert torch.equal(
-        looked(Look(other, OF.points, OF.scores, OF.levels, OF.point_levels), Gain(SITE, keys=hidden))[0],
+        looked(
+            SamplingInputs(other, OF.points, OF.scores, OF.levels, OF.point_levels), Gain(SITE, keys=hidden)
+        )[0],
         looked(OF, Gain(SITE, keys=hidden))[0],
     )
 
 
 @pytest.mark.parametrize("shape", [(6,), (11, 1), (2, 1, 6), (2, 2, 11, 6)])
-def test_bias_on_scores(shape: tuple[int, ...]) -> None:
+def test_bias_is_added_to_scores(shape: tuple[int, ...]) -> None:
     scores = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     out, record = looked(OF, Bias(SITE, scores), Bias(SITE, -0.5 * scores))
     biased = OF.scores + 0.5 * scores.expand(2, 2, 11, 6).transpose(1, 2)
-    close(out, by_definition(Look(OF.value, OF.points, biased, OF.levels, OF.point_levels)))
+    close(out, by_definition(SamplingInputs(OF.value, OF.points, biased, OF.levels, OF.point_levels)))
     close(record.output(), out)
 
 
-def test_a_hidden_point_leaves_its_weight_to_the_others() -> None:
+def test_weight_of_a_hidden_point_goes_to_the_others() -> None:
     hide = torch.tensor([0, 0, -math.inf, -math.inf, -math.inf, 0])
     _, record = looked(OF, Bias(SITE, hide))
     assert (record.weights[..., 2:5] == 0).all()
@@ -134,11 +136,11 @@ def test_a_hidden_point_leaves_its_weight_to_the_others() -> None:
 
 
 @pytest.mark.parametrize("what", ["value", "points", "weights"])
-def test_swap_takes_a_part_of_another_look(what: str) -> None:
-    other = look(7)
+def test_swap_replaces_one_tensor(what: str) -> None:
+    other = random_inputs(7)
     out, record = looked(OF, Gain(SITE, 0.5, levels=(0,)), Swap(SITE, what, getattr(looked(other)[1], what)))  # type: ignore[arg-type]
     parts = {name: other if name == what else OF for name in ("value", "points", "weights")}
-    mixed = Look(
+    mixed = SamplingInputs(
         parts["value"].value, parts["points"].points, parts["weights"].scores, OF.levels, OF.point_levels
     )
     close(out, by_definition(mixed, factor(points=[0, 1], by=0.5)))
@@ -165,13 +167,13 @@ def test_swap_takes_a_part_of_another_look(what: str) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(edit: Edit, message: str) -> None:
+def test_edits_that_do_not_fit_are_refused(edit: Edit, message: str) -> None:
     with pytest.raises(UserError, match=message):
         looked(OF, edit)
 
 
-def test_bfloat16_is_edited_as_exactly_as_it_is_sampled() -> None:
-    of = Look(OF.value.bfloat16(), OF.points, OF.scores, OF.levels, OF.point_levels)
+def test_edits_of_bfloat16_are_exact() -> None:
+    of = SamplingInputs(OF.value.bfloat16(), OF.points, OF.scores, OF.levels, OF.point_levels)
     out, record = looked(of, Gain(SITE, 0.5, queries=(4,), keys=(9, 10)), Gain(SITE, heads=(0,), levels=(2,)))
     expected = by_definition(of, factor(queries=[4], keys=[9, 10], by=0.5) * factor([0], points=[5]))
     assert out.dtype == torch.bfloat16

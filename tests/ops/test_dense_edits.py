@@ -28,7 +28,7 @@ def attended(site: str, *edits: Edit, tokens: int = 8) -> DenseRecord:
 
 
 @pytest.mark.parametrize("site", ["encoder.0.self", "decoder.3.cross"])
-def test_a_level_is_its_tokens(site: str) -> None:
+def test_gain_on_a_level_acts_on_its_tokens(site: str) -> None:
     rows = attended(site).rows()
     muted = attended(site, Gain(site, levels=(1,))).rows()
     assert (muted[..., 6:] == 0).all()
@@ -38,7 +38,7 @@ def test_a_level_is_its_tokens(site: str) -> None:
     assert torch.equal(crossed, rows)
 
 
-def test_the_same_as_its_keys() -> None:
+def test_gain_on_a_level_equals_gain_on_its_keys() -> None:
     site = "decoder.0.cross"
     by_level, by_key = Gain(site, 0.2, levels=(0,)), Gain(site, 0.2, keys=tuple(range(6)))
     assert torch.equal(attended(site, by_level).rows(), attended(site, by_key).rows())
@@ -47,8 +47,8 @@ def test_the_same_as_its_keys() -> None:
 @pytest.mark.parametrize(
     ("site", "edit", "tokens", "message"),
     [
-        ("decoder.0.self", Gain("*", levels=(0,)), 8, "the 8 keys there are not the tokens of the maps"),
-        ("decoder.0.cross", Gain("*", levels=(0,)), 7, "the 7 keys there are not the tokens of the maps"),
+        ("decoder.0.self", Gain("*", levels=(0,)), 8, "the 8 keys there are not tokens of the feature maps"),
+        ("decoder.0.cross", Gain("*", levels=(0,)), 7, "the 7 keys there are not tokens of the feature maps"),
         ("decoder.0.cross", Gain("*", levels=(2,)), 8, "level 2 is outside 0..1"),
         ("decoder.0.cross", Gain("*", points=(0,)), 8, "attends to all keys and has no points"),
         (
@@ -59,6 +59,6 @@ def test_the_same_as_its_keys() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(site: str, edit: Edit, tokens: int, message: str) -> None:
+def test_edits_that_do_not_fit_are_refused(site: str, edit: Edit, tokens: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         attended(site, edit, tokens=tokens)

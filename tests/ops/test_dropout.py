@@ -10,7 +10,7 @@ from detrscope.ops.dropout import dropout
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(1000, 1003), (7,), (3, 1, 333333)])
-def test_share_and_scale(probability: float, shape: tuple[int, ...]) -> None:
+def test_share_of_zeros_and_scale(probability: float, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     out = dropout(torch.ones(shape), probability)
     assert set(out.unique().tolist()) <= {0.0, float(torch.ones(()) * (1 / (1 - probability)))}
@@ -23,7 +23,7 @@ def test_share_and_scale(probability: float, shape: tuple[int, ...]) -> None:
         assert abs(float((rows == 0).double().mean(0).std())) < 0.003, "the lanes of a draw differ"
 
 
-def test_seed_of_torch_decides() -> None:
+def test_masks_follow_torchs_seed() -> None:
     x = torch.randn(50, 50)
     torch.manual_seed(3)
     first, second = dropout(x, 0.3), dropout(x, 0.3)
@@ -31,7 +31,7 @@ def test_seed_of_torch_decides() -> None:
     assert torch.equal(first, dropout(x, 0.3)) and not torch.equal(first, second)
 
 
-def test_gradient_flows_through_what_is_kept() -> None:
+def test_gradient_is_zero_where_dropped() -> None:
     x = torch.randn(40, 40, requires_grad=True)
     out = dropout(x, 0.25)
     out.sum().backward()

@@ -23,7 +23,7 @@ def parts(shape: tuple[int, ...], outputs: int = 7) -> tuple[Tensor, Tensor, Ten
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_values_and_gradients_are_those_of_float64(shape: tuple[int, ...], relu: bool) -> None:
+def test_values_and_gradients_equal_float64(shape: tuple[int, ...], relu: bool) -> None:
     leaves = [t.requires_grad_() for t in parts(shape)]
     exact = [t.detach().double().requires_grad_() for t in leaves]
     y = linear(*leaves, relu=relu)
@@ -53,7 +53,7 @@ def test_gradients_of_strided_inputs_and_of_gradients(outputs: int) -> None:
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_only_wanted_gradients_are_made_and_the_bias_may_be_missing() -> None:
+def test_only_needed_gradients_are_computed() -> None:
     x, weight, _ = parts((3, 5))
     weight.requires_grad_()
     y = linear(x, weight, None)
@@ -63,7 +63,7 @@ def test_only_wanted_gradients_are_made_and_the_bias_may_be_missing() -> None:
     torch.testing.assert_close(weight.grad, x.sum(0).expand(7, -1))
 
 
-def test_a_hidden_map_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_linear_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 21, 6, generator=generator)
     first, second = torch.randn(8, 6, generator=generator), torch.randn(6, 8, generator=generator)
@@ -75,7 +75,7 @@ def test_a_hidden_map_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> 
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_autocast_computes_in_its_own_type() -> None:
+def test_autocast_computes_in_its_type() -> None:
     x, weight, bias = parts((3, 5))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with torch.no_grad():
@@ -87,7 +87,7 @@ def test_autocast_computes_in_its_own_type() -> None:
         torch.testing.assert_close(y.float(), expected, atol=0.05, rtol=0.02)
 
 
-def test_other_types_are_torchs_own() -> None:
+def test_other_types_are_left_to_torch() -> None:
     x, weight, bias = (t.double() for t in parts((3, 5)))
     assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
     assert torch.autograd.gradcheck(
@@ -95,7 +95,7 @@ def test_other_types_are_torchs_own() -> None:
     )
 
 
-def test_an_exported_graph_has_standard_operators_only() -> None:
+def test_exported_graph_has_standard_operators_only() -> None:
     class Layer(torch.nn.Module):
         def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             return linear(x, weight, bias, relu=True)

@@ -20,7 +20,7 @@ def padding() -> torch.Tensor:
     return torch.cat([m.flatten(1) for m in maps], dim=1)
 
 
-def test_valid_ratios_are_x_and_y_of_the_image_in_each_map() -> None:
+def test_valid_ratios_are_the_shares_of_the_image() -> None:
     ratios = valid_ratios(padding(), LEVELS, torch.zeros(()))
     expected = torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[4 / 6, 3 / 4], [2 / 3, 1 / 2]]])
     torch.testing.assert_close(ratios, expected)
@@ -54,7 +54,7 @@ def test_sine_boxes_interleave_sines_and_cosines_of_each_number() -> None:
     torch.testing.assert_close(found[0, 0], torch.tensor(expected), atol=1e-6, rtol=1e-5)
 
 
-def test_a_point_is_a_box_whose_size_has_the_logit_zero() -> None:
+def test_points_become_boxes_of_logit_zero() -> None:
     points = torch.tensor([[0.2, 0.9]])
     boxes = as_boxes(points)
     torch.testing.assert_close(boxes[:, :2], points)

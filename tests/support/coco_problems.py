@@ -35,7 +35,7 @@ def random_problem(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             area = b[2] * b[3] * rng.choice([1.0, 0.5])
             category = int(
                 rng.choice(ids[: max(1, len(ids) - 1)])
-            )  # the last class may have results and no truth
+            )  # the last class may have results and no boxes
             crowd = int(rng.random() < 0.15)
             annotations.append(
                 {
@@ -68,11 +68,11 @@ def _result(
     return {"image_id": image["id"], "category_id": category, "bbox": [float(v) for v in box], "score": score}
 
 
-def pycocotools_evaluation(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
+def pycocotools_evaluation(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
     """Return the evaluation of pycocotools, with `stats` and `eval` filled."""
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO()
-        reference.dataset = copy.deepcopy(truth)
+        reference.dataset = copy.deepcopy(ground_truth)
         reference.createIndex()
         evaluation = COCOeval(reference, reference.loadRes(copy.deepcopy(results)), "bbox")
         evaluation.evaluate()

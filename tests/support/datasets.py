@@ -16,7 +16,7 @@ MakeCoco = Callable[..., Path]
 MakeDataset = Callable[..., Path]
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -65,7 +65,7 @@ def make_coco(tmp_path: Path) -> MakeCoco:
                 for i, n in enumerate(names, start=1)
             ]
             for i, name in enumerate(names):
-                picture(width, height, seed=first_seed + i).save(root / split / name)
+                noise_image(width, height, seed=first_seed + i).save(root / split / name)
         else:
             rows = list(images)
         numbered = [{"id": i, **a} for i, a in enumerate(annotations, start=1)]

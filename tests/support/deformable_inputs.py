@@ -18,7 +18,7 @@ SITE = "decoder.0.cross"
 
 
 @dataclass(frozen=True)
-class Look:
+class SamplingInputs:
     """Arguments of `sample`."""
 
     value: Tensor  # [B, S, h, d]
@@ -55,12 +55,12 @@ class Look:
             probe=probe,
         )
 
-    def to(self, change: Callable[[Tensor], Tensor]) -> Look:
+    def to(self, change: Callable[[Tensor], Tensor]) -> SamplingInputs:
         value, points, scores = (change(x) for x in self.tensors)
-        return Look(value, points, scores, self.levels, self.point_levels)
+        return SamplingInputs(value, points, scores, self.levels, self.point_levels)
 
 
-def look(
+def random_inputs(
     seed: int = 0,
     *,
     images: int = 2,
@@ -69,12 +69,12 @@ def look(
     heads: int = 2,
     point_levels: tuple[int, ...] = (0, 0, 1, 1, 1, 2),
     channels: int = 8,
-) -> Look:
+) -> SamplingInputs:
     """Points in and around the maps, about one in five outside."""
     generator = torch.Generator().manual_seed(seed)
     shape = (images, queries, heads, len(point_levels))
     tokens = sum(height * width for height, width in levels)
-    return Look(
+    return SamplingInputs(
         torch.randn(images, tokens, heads, channels, generator=generator),
         torch.rand(*shape, 2, generator=generator) * 1.2 - 0.1,
         torch.randn(shape, generator=generator),
@@ -83,7 +83,7 @@ def look(
     )
 
 
-def footprints(of: Look) -> Tensor:
+def footprints(of: SamplingInputs) -> Tensor:
     """How much of each token each point reads, one point after the other: [B, h, Q, P, S] float64."""
     images, queries, heads, per_head = of.scores.shape
     starts = [0]
@@ -102,7 +102,7 @@ def footprints(of: Look) -> Tensor:
     return shares
 
 
-def by_definition(of: Look, gain: Tensor | float = 1.0) -> Tensor:
+def by_definition(of: SamplingInputs, gain: Tensor | float = 1.0) -> Tensor:
     """Bilinear interpolation between the centres of tokens, in float64: [B, Q, h*d].
 
     `gain` broadcasts to [B, h, Q, P, S] and multiplies what each point finds at each token.
@@ -112,7 +112,7 @@ def by_definition(of: Look, gain: Tensor | float = 1.0) -> Tensor:
     return (rows @ of.value.double().transpose(1, 2)).transpose(1, 2).flatten(2)
 
 
-def gradients(of: Look, seed: int = 5) -> tuple[Tensor, ...]:
+def gradients(of: SamplingInputs, seed: int = 5) -> tuple[Tensor, ...]:
     """Output and gradients of value, points and scores for a random gradient of the output."""
     inputs = [x.detach().clone().requires_grad_() for x in of.tensors]
     out = of.sample(*inputs)

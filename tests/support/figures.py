@@ -26,6 +26,7 @@ QUERIES = (4, 1)
 GEOMETRY = Geometry.of_resize(40, 60, (80, 120)).padded_to(96, 144)
 FINE, COARSE = Level(12, 18), Level(6, 9)
 CELL = 4  # original pixels
+Rectangle = tuple[float, float, float, float]
 
 
 @cache
@@ -107,3 +108,37 @@ def content(sheet: PixelFigure) -> list[object]:
 def texts(sheet: PixelFigure) -> list[str]:
     """Everything that is written on a sheet."""
     return [t.get_text() for axes in sheet.figure().axes for t in axes.texts]
+
+
+def middle(cell: tuple[int, int]) -> tuple[float, float]:
+    """x, y in pixels of the original."""
+    return (cell[1] + 0.5) * CELL, (cell[0] + 0.5) * CELL
+
+
+def images(sheet: PixelFigure) -> list[tuple[np.ndarray, Rectangle]]:
+    """Every image on a sheet and its place: x0, y0, x1, y1 in pixels of its body."""
+    board = sheet.figure().axes[0]
+    found = []
+    for image in board.images:
+        x0, x1, y1, y0 = image.get_extent()
+        found.append((np.asarray(image.get_array()), (x0, y0, x1, y1)))
+    return found
+
+
+def brightest(values: np.ndarray, place: Rectangle, panel: Rectangle) -> tuple[float, float]:
+    """Where the most opaque, then the brightest pixels of a map lie, in pixels of the original, given its panel."""
+    strength = values.astype(float).sum(-1)
+    rows, columns = np.nonzero(strength >= strength.max() - 3)
+    x = place[0] + (columns.mean() + 0.5) / values.shape[1] * (place[2] - place[0])
+    y = place[1] + (rows.mean() + 0.5) / values.shape[0] * (place[3] - place[1])
+    return (x - panel[0]) / (panel[2] - panel[0]) * 60, (y - panel[1]) / (panel[3] - panel[1]) * 40
+
+
+def outlined(sheet: PixelFigure, colour: tuple[int, int, int]) -> list[np.ndarray]:
+    """The corners of every outline of a colour."""
+    found = []
+    for patch in sheet.figure().axes[0].patches:
+        if not patch.get_fill() and np.allclose(patch.get_edgecolor()[:3], np.array(colour) / 255, atol=2e-3):
+            x, y, w, h = patch.get_bbox().bounds  # type: ignore[attr-defined]
+            found.append(np.array([x, y, x + w, y + h]))
+    return found

@@ -1,4 +1,4 @@
-"""A tiny training that is watched, for the tests of watching and of films."""
+"""A tiny training run with snapshots, for the tests of recording and of films."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TINY: dict[str, Any] = {
     "data.short_side": 64,
     "data.long_side": 64,
     "train.epochs": 2,
-    "train.precision": "fp32",  # what the film shows is compared with what the saved model sees
+    "train.precision": "fp32",  # snapshots are compared with traces of the saved model
     "train.evaluate_every": 2,
     "train.recording.every": None,
     "train.recording.count": 2,
@@ -23,7 +23,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def watched_run(folder: Path, name: str, **more: Any) -> Path:
+def record_run(folder: Path, name: str, **more: Any) -> Path:
     """Train in `folder`/`name`, drawings kept in `folder`/cache."""
     overrides = {**TINY, **{key.replace("__", "."): value for key, value in more.items()}}
     with pytest.MonkeyPatch.context() as patch:

@@ -67,6 +67,9 @@ def found_in(image: Tensor) -> tuple[int, Tensor]:
 class SeesSquares(nn.Module):
     """Query 1 finds the rectangle; query 0 is never sure of anything."""
 
+    sites: tuple[str, ...] = ()
+    feature_sites: tuple[str, ...] = ()
+
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Linear(1, 1)

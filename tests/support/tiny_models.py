@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from detrscope.checkpoints.load import Loaded, random_model
+from detrscope.checkpoints.load import random_model
+from detrscope.checkpoints.native import Loaded
 from detrscope.core.classes import ClassTable
 from detrscope.core.types import Batch
 from detrscope.families import VARIANTS

@@ -10,13 +10,14 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from detrscope.blocks.queries import TrainingSupport
 from detrscope.core.classes import ClassTable
-from detrscope.core.model_card import ModelCard
+from detrscope.core.model_card import ModelCard, Scoring
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Batch, Outputs, Queries, Target
-from detrscope.training.config import TrainConfig
-from detrscope.training.loop import Outcome, train_model
+from detrscope.training.loop import Hooks, Outcome, train_model
 from detrscope.training.run_folder import RunFolder
+from detrscope.training.train_config import TrainConfig
 from detrscope.training.train_state import seed_all
 from detrscope.training.train_step import MicroBatch
 
@@ -26,6 +27,9 @@ CLASSES = ClassTable((3, 70), ("left", "right"))
 
 class TinyDetector(nn.Module):
     """[B, 3, 16, 16] -> two layers of four queries; parameters are called backbone.* and heads.*."""
+
+    scoring: Scoring = "softmax"
+    training_support = TrainingSupport()
 
     def __init__(self, dropout: float = 0.1, layers: int = 2, queries: int = 4) -> None:
         super().__init__()
@@ -69,10 +73,10 @@ class TinyLoader:
         order = torch.randperm(self.images, generator=torch.Generator().manual_seed(self.epoch)).tolist()
         for n in range(self.skip, self.images // self.batch_size):
             self.before(self.epoch * (self.images // self.batch_size) + n)
-            yield made_up_pass(order[n * self.batch_size : (n + 1) * self.batch_size], self.boxes)
+            yield made_up_micro_batch(order[n * self.batch_size : (n + 1) * self.batch_size], self.boxes)
 
 
-def made_up_pass(ids: list[int], boxes: int = 2) -> MicroBatch:
+def made_up_micro_batch(ids: list[int], boxes: int = 2) -> MicroBatch:
     """A pass of the images of these ids; every image has `boxes` boxes but those whose id divides by five."""
     images, targets = [], []
     for image_id in ids:
@@ -104,5 +108,7 @@ def run(
     """A whole run, or the rest of one."""
     seed_all(config.seed)
     model = model or TinyDetector()
-    outcome = train_model(model, card(), loader or TinyLoader(), config, RunFolder(folder), cpu(), **options)
+    outcome = train_model(
+        model, card(), loader or TinyLoader(), config, RunFolder(folder), cpu(), Hooks(**options)
+    )
     return outcome, model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support.datasets import picture
+from tests.support.datasets import noise_image
 
 
 def xml(*objects: tuple[str, tuple[float, float, float, float]], difficult: int = 0, source: str = "") -> str:
@@ -23,7 +23,7 @@ def write_voc(root: Path, pages: dict[str, str | None], splits: dict[str, str] |
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for stem, text in pages.items():
-        picture(40, 30).save(root / "JPEGImages" / f"{stem}.png")
+        noise_image(40, 30).save(root / "JPEGImages" / f"{stem}.png")
         if text is not None:
             (root / "Annotations" / f"{stem}.xml").write_text(text)
     for name, text in (splits or {}).items():

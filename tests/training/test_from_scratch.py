@@ -14,11 +14,11 @@ from detrscope.checkpoints.load import random_model
 from detrscope.config import load_preset, preset_names, to_yaml
 from detrscope.core.classes import ClassTable
 from detrscope.training.config import RunConfig, resolve
-from detrscope.training.optim import parameter_groups
+from detrscope.training.optimizer import parameter_groups
 
 
 @pytest.fixture(autouse=True)
-def heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def log_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that ran before may have kept the log to itself."""
     monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
 
@@ -43,7 +43,9 @@ def assert_all_of_it_learns(config: RunConfig) -> None:
 @pytest.mark.parametrize(
     "preset", ["dogs-reduced", "detr-r50-coco", "deformable-detr-r50-coco", "finetune", None]
 )
-def test_settings_that_ask_for_no_weights(preset: str | None, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_pretrained_weights_make_the_backbone_trainable(
+    preset: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO", logger="detrscope"):
         config = resolve(preset, overrides=NONE)
     assert_all_of_it_learns(config)
@@ -55,7 +57,7 @@ def test_settings_that_ask_for_no_weights(preset: str | None, caplog: pytest.Log
     assert backbone_of(untouched).norm == "frozen" and untouched.train.lr_backbone < untouched.train.lr
 
 
-def test_a_file_that_asks_for_no_weights(tmp_path: Path) -> None:
+def test_no_pretrained_weights_asked_for_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("model: {variant: detr-r18, backbone_weights: none}\n")
     config = resolve("detr-r50-coco", tmp_path / "mine.yaml")
     assert_all_of_it_learns(config)
@@ -63,12 +65,12 @@ def test_a_file_that_asks_for_no_weights(tmp_path: Path) -> None:
     assert resolve(file=tmp_path / "again.yaml") == config
 
 
-def test_another_variant_of_settings_without_weights(tmp_path: Path) -> None:
+def test_no_pretrained_weights_and_another_variant(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("model: {variant: sprint-dense-n, backbone_weights: none}\n")
     assert_all_of_it_learns(resolve(file=tmp_path / "mine.yaml", overrides={"model.variant": "detr-r18"}))
 
 
-def test_the_rate_follows_the_rate_that_is_given() -> None:
+def test_backbone_rate_follows_the_given_rate() -> None:
     assert resolve("dogs-reduced", overrides={**NONE, "train.lr": 3e-4}).train.lr_backbone == 3e-4
 
 
@@ -81,7 +83,7 @@ def test_the_rate_follows_the_rate_that_is_given() -> None:
         ({"train.lr_backbone": 0}, "train.lr_backbone"),
     ],
 )
-def test_what_is_asked_for_is_done_and_warned_of(
+def test_explicit_freezing_is_kept_with_a_warning(
     given: dict[str, Any], named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = resolve("dogs-reduced", overrides={**NONE, **given})
@@ -96,7 +98,7 @@ def test_what_is_asked_for_is_done_and_warned_of(
 
 
 @pytest.mark.parametrize("preset", preset_names())
-def test_no_preset_freezes_noise_or_cites_what_users_do_not_have(
+def test_no_preset_freezes_random_weights_and_all_cite_a_source(
     preset: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = resolve(preset)
@@ -106,7 +108,7 @@ def test_no_preset_freezes_noise_or_cites_what_users_do_not_have(
     assert not any(part in source for part in ("docs/", "src/", "mission"))
 
 
-def test_photos_are_never_turned_upside_down() -> None:
+def test_photos_preset_has_no_vertical_flip() -> None:
     config = resolve("photos")
     assert config.augment.vertical_flip == 0 and config.model.variant.startswith("sprint-deformable")
     assert families.query_count(config.model.variant, config.model.overrides) >= 60

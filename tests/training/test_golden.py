@@ -10,8 +10,8 @@ import torch
 
 from detrscope.config import merge
 from detrscope.training.config import RunConfig, resolve, undotted
-from detrscope.training.devices import make_fabric
-from detrscope.training.optim import Constant
+from detrscope.training.launch import make_fabric
+from detrscope.training.schedule import constant
 from detrscope.training.setup import make_model, make_train_loader, open_data
 from detrscope.training.train_step import TrainStep
 
@@ -39,9 +39,9 @@ def losses() -> list[float]:
     loaded, config = make_model(config, dataset, fresh=True)
     loader = make_train_loader(config, dataset, loaded.card, fabric)
     loader.set_epoch(0)
-    learner = TrainStep(loaded.model, config.train, fabric)
-    learner.live.train()
-    return [learner.step([one], n, Constant())["loss"] for n, one in zip(range(STEPS), loader, strict=False)]
+    train_step = TrainStep(loaded.model, config.train, fabric)
+    train_step.wrapped.train()
+    return [train_step.step([one], n, constant)["loss"] for n, one in zip(range(STEPS), loader, strict=False)]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], list[f
         return losses(), losses()
 
 
-def test_the_same_seed_gives_the_same_losses_bit_for_bit(twice: tuple[list[float], list[float]]) -> None:
+def test_same_seed_gives_bit_equal_losses(twice: tuple[list[float], list[float]]) -> None:
     first, second = twice
     assert len(first) == STEPS and first == second
     assert min(first[-5:]) < first[0], "nothing was learned"

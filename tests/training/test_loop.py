@@ -15,11 +15,11 @@ from torch import nn
 
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Batch, Outputs, Queries
-from detrscope.training.config import EmaConfig, ScheduleConfig, TrainConfig
-from detrscope.training.optim import Constant
 from detrscope.training.run_folder import BEST, LAST, STATE, RunFolder
+from detrscope.training.schedule import constant
+from detrscope.training.train_config import EmaConfig, ScheduleConfig, TrainConfig
 from detrscope.training.train_step import StepFailed, TrainStep
-from tests.support.tiny_training import TinyDetector, TinyLoader, cpu, made_up_pass, run
+from tests.support.tiny_training import TinyDetector, TinyLoader, cpu, made_up_micro_batch, run
 
 CONFIG = TrainConfig(
     epochs=3,
@@ -52,12 +52,12 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a), name
 
 
-def test_one_batch_is_learned_by_heart() -> None:
+def test_one_batch_is_overfitted() -> None:
     torch.manual_seed(0)
     config = replace(CONFIG, lr=3e-3, lr_backbone=3e-3, clip=1.0)
-    learner = TrainStep(TinyDetector(dropout=0.0), config, cpu())
-    batch = made_up_pass([1, 2, 3, 5])
-    values = [learner.step([batch], number, Constant()) for number in range(250)]
+    train_step = TrainStep(TinyDetector(dropout=0.0), config, cpu())
+    batch = made_up_micro_batch([1, 2, 3, 5])
+    values = [train_step.step([batch], number, constant) for number in range(250)]
     assert values[0]["loss"] > 5 and values[-1]["loss"] < 0.5
     assert (
         values[-1]["matched_iou"] > 0.85 and values[-1]["class_error"] == values[-1]["cardinality_error"] == 0
@@ -65,7 +65,7 @@ def test_one_batch_is_learned_by_heart() -> None:
 
 
 @pytest.mark.parametrize("killed_at", [1, 3, 4, 8], ids="pass {}".format)
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, killed_at: int) -> None:
+def test_killed_run_resumes_bit_equal(tmp_path: Path, killed_at: int) -> None:
     config = replace(CONFIG, checkpoint_every=2)
     run(tmp_path / "whole", config, evaluate=fake_ap)
 
@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, killed_
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_run_killed_in_its_evaluation_repeats_that_only(tmp_path: Path) -> None:
+def test_run_killed_in_evaluation_repeats_only_that(tmp_path: Path) -> None:
     run(tmp_path / "whole", CONFIG, evaluate=fake_ap)
     calls: list[int] = []
 
@@ -100,7 +100,7 @@ def test_a_run_killed_in_its_evaluation_repeats_that_only(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_after_the_step_with_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupt_writes_a_checkpoint_after_the_step(tmp_path: Path, number: signal.Signals) -> None:
     run(tmp_path / "whole", CONFIG, evaluate=fake_ap)
 
     def interrupt(n: int) -> None:
@@ -110,13 +110,13 @@ def test_an_interrupt_ends_after_the_step_with_a_checkpoint(tmp_path: Path, numb
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", CONFIG, TinyLoader(before=interrupt), evaluate=fake_ap)
     state = RunFolder(tmp_path / "cut").load_state()
-    assert state is not None and (state["position"]["step"], state["position"]["passes"]) == (5, 2)
+    assert state is not None and (state["progress"]["step"], state["progress"]["micro_batches"]) == (5, 2)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     run(tmp_path / "cut", CONFIG, evaluate=fake_ap)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+def test_finished_run_is_not_changed(tmp_path: Path) -> None:
     outcome, _ = run(tmp_path, CONFIG)
     before = (tmp_path / LAST).stat().st_mtime_ns
 
@@ -136,9 +136,7 @@ def test_a_finished_run_can_be_given_more_epochs(tmp_path: Path) -> None:
     assert rows(tmp_path / "short") == rows(tmp_path / "long")
 
 
-def test_a_write_that_is_cut_short_leaves_the_old_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_write_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, replace(CONFIG, epochs=1))
     before = (tmp_path / STATE).read_bytes()
 
@@ -186,23 +184,23 @@ class Poisoned(TinyDetector):
         return outputs
 
 
-def test_nan_stops_with_layer_module_and_images_named(tmp_path: Path) -> None:
+def test_nan_error_names_layer_module_and_images(tmp_path: Path) -> None:
     with pytest.raises(WorkFailed) as caught:
-        run(tmp_path, CONFIG, model=Poisoned(steps=5, part="weights"), name_of=lambda i: f"image-{i}.jpg")
+        run(tmp_path, CONFIG, model=Poisoned(steps=5, part="weights"), image_name=lambda i: f"image-{i}.jpg")
     text = str(caught.value)
     assert "matching cost of decoder layer 0, 1 is not finite in epoch 2, step 6" in text
     assert "module heads.0" in text and ".jpg" in text and str(tmp_path) in text
     state = RunFolder(tmp_path).load_state()
-    assert state is not None and state["position"]["step"] == 3
+    assert state is not None and state["progress"]["step"] == 3
     assert all(torch.isfinite(t).all() for t in state["model"].values())
 
 
 def test_nan_of_one_image_names_that_image_only() -> None:
     model = Poisoned(steps=0)
     model.backbone[1] = nn.GroupNorm(2, 8)  # batch statistics would hand the NaN on to the other images
-    learner = TrainStep(model, CONFIG, cpu())
+    train_step = TrainStep(model, CONFIG, cpu())
     with pytest.raises(StepFailed) as caught:
-        learner.step([made_up_pass([1, 7, 3])], 0, Constant())
+        train_step.step([made_up_micro_batch([1, 7, 3])], 0, constant)
     assert caught.value.image_ids == (7,)
 
 
@@ -220,10 +218,10 @@ def test_accumulation_equals_the_larger_batch() -> None:
         torch.manual_seed(0)
         model = TinyDetector(dropout=0.0)
         model.backbone[1] = nn.GroupNorm(2, 8)  # batch statistics would differ
-        learner = TrainStep(model, replace(CONFIG, clip=0.0), cpu())
+        train_step = TrainStep(model, replace(CONFIG, clip=0.0), cpu())
         for number in range(3):
-            passes = [made_up_pass(ids[i : i + size]) for i in range(0, 8, size)]
-            values = learner.step(passes, number, Constant())
+            passes = [made_up_micro_batch(ids[i : i + size]) for i in range(0, 8, size)]
+            values = train_step.step(passes, number, constant)
         weights.append((dict(model.named_parameters()), values))
     for name, parameter in weights[0][0].items():
         torch.testing.assert_close(parameter, weights[1][0][name], rtol=1e-4, atol=1e-6, msg=name)
@@ -231,23 +229,24 @@ def test_accumulation_equals_the_larger_batch() -> None:
         assert weights[1][1][name] == pytest.approx(weights[0][1][name], rel=1e-4), name
 
 
-def test_the_gradient_is_clipped_and_its_norm_is_that_of_before() -> None:
-    learner = TrainStep(TinyDetector(), replace(CONFIG, clip=0.01), cpu())
+def test_gradient_is_clipped_and_its_unclipped_norm_reported() -> None:
+    train_step = TrainStep(TinyDetector(), replace(CONFIG, clip=0.01), cpu())
     moved: list[float] = []
-    real = learner.optimizer.step
+    real = train_step.optimizer.step
 
     def spy() -> None:
         moved.append(
-            sum(float(p.grad.square().sum()) for p in learner.model.parameters() if p.grad is not None) ** 0.5
+            sum(float(p.grad.square().sum()) for p in train_step.model.parameters() if p.grad is not None)
+            ** 0.5
         )
         real()
 
-    learner.optimizer.step = spy
-    values = learner.step([made_up_pass([1, 2, 3])], 0, Constant())
+    train_step.optimizer.step = spy
+    values = train_step.step([made_up_micro_batch([1, 2, 3])], 0, constant)
     assert moved[0] == pytest.approx(0.01, rel=1e-3) and values["grad_norm"] > 0.1
 
 
-def test_metrics_are_the_documented_columns_in_both_files(tmp_path: Path) -> None:
+def test_metrics_have_the_documented_columns(tmp_path: Path) -> None:
     run(tmp_path, CONFIG, evaluate=fake_ap)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     terms = ["loss", "loss_class", "loss_box", "loss_giou", "loss_class_0", "loss_box_0", "loss_giou_0"]
@@ -264,7 +263,7 @@ def test_metrics_are_the_documented_columns_in_both_files(tmp_path: Path) -> Non
     assert table[0]["val/AP_small"] == ""
 
 
-def test_the_best_checkpoint_is_that_of_the_highest_ap(tmp_path: Path) -> None:
+def test_best_checkpoint_has_the_highest_ap(tmp_path: Path) -> None:
     scores = iter([0.2, 0.5, None, 0.4])
     kept: list[dict[str, torch.Tensor]] = []
 
@@ -290,7 +289,7 @@ def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path)] == [3, 4]
 
 
-def test_callbacks_get_the_folder_after_every_epoch(tmp_path: Path) -> None:
+def test_after_epoch_hooks_get_the_run_folder(tmp_path: Path) -> None:
     seen: list[int] = []
     run(tmp_path, CONFIG, after_epoch=[lambda folder: seen.append(len(RunFolder(folder).rows()))])
     assert seen == [1, 2, 3]
@@ -306,7 +305,7 @@ def test_bf16_and_channels_last_train(tmp_path: Path) -> None:
     from lightning.fabric import Fabric
 
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    learner = TrainStep(TinyDetector(), replace(CONFIG, precision="bf16", channels_last=True), fabric)
-    assert learner.model.backbone[0].weight.is_contiguous(memory_format=torch.channels_last)
-    values = learner.step([made_up_pass([1, 2, 3])], 0, Constant())
+    train_step = TrainStep(TinyDetector(), replace(CONFIG, precision="bf16", channels_last=True), fabric)
+    assert train_step.model.backbone[0].weight.is_contiguous(memory_format=torch.channels_last)
+    values = train_step.step([made_up_micro_batch([1, 2, 3])], 0, constant)
     assert values["loss"] > 0

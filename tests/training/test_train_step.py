@@ -1,4 +1,4 @@
-"""The learner with real families: what is frozen, who moves what, passes without boxes."""
+"""The train_step with real families: what is frozen, who moves what, passes without boxes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import nn
 from detrscope.core.errors import UserError
 from detrscope.core.types import Batch, Target
 from detrscope.families import build
-from detrscope.training.config import DenoisingConfig, MuonConfig, TrainConfig
-from detrscope.training.optim import Constant, make_optimizer, parameter_groups
-from detrscope.training.train_step import TrainStep, check_learning
+from detrscope.training.optimizer import make_optimizer, parameter_groups
+from detrscope.training.schedule import constant
+from detrscope.training.train_config import DenoisingConfig, MuonConfig, TrainConfig
+from detrscope.training.train_step import TrainStep, check_support
 from tests.support.tiny_models import built, tiny, tiny_settings
 
 FABRIC = Fabric(accelerator="cpu", devices=1)
@@ -27,16 +28,16 @@ class Sample:
     image_id: int
 
 
-def one_pass(*targets: Target) -> tuple[Batch, list[Target], list[Sample]]:
+def micro_batch(*targets: Target) -> tuple[Batch, list[Target], list[Sample]]:
     images = torch.randn(len(targets), 3, 64, 64, generator=torch.Generator().manual_seed(0))
     return Batch(images), list(targets), [Sample(i) for i in range(len(targets))]
 
 
 @pytest.mark.parametrize("order", [(BOXES, NOTHING), (NOTHING, BOXES), (NOTHING, NOTHING)])
-def test_passes_without_boxes_are_no_reason_to_stop(order: tuple[Target, Target]) -> None:
+def test_micro_batches_without_boxes_train(order: tuple[Target, Target]) -> None:
     config = TrainConfig(accumulate=2, denoising=DenoisingConfig(groups=2), lr_backbone=1e-4)
-    learner = TrainStep(tiny("sprint-dense-n").model.train(), config, FABRIC)
-    values = learner.step([one_pass(order[0]), one_pass(order[1])], 0, Constant())
+    train_step = TrainStep(tiny("sprint-dense-n").model.train(), config, FABRIC)
+    values = train_step.step([micro_batch(order[0]), micro_batch(order[1])], 0, constant)
     assert torch.tensor(values["loss"]).isfinite()
     assert ("loss_class_denoising" in values) == any(target is BOXES for target in order)
 
@@ -44,20 +45,20 @@ def test_passes_without_boxes_are_no_reason_to_stop(order: tuple[Target, Target]
 def test_every_trainable_parameter_gets_a_gradient_with_and_without_boxes() -> None:
     """Devices that train together must agree on it."""
     for targets in ((BOXES, NOTHING), (NOTHING, NOTHING)):
-        learner = TrainStep(
+        train_step = TrainStep(
             tiny("sprint-dense-n").model.train(), TrainConfig(denoising=DenoisingConfig(groups=1)), FABRIC
         )
-        learner.losses(one_pass(*targets)).total.backward()
-        assert not [n for n, p in learner.model.named_parameters() if p.requires_grad and p.grad is None]
+        train_step.losses(micro_batch(*targets)).total.backward()
+        assert not [n for n, p in train_step.model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_frozen_norms_keep_their_statistics() -> None:
-    learner = TrainStep(tiny("sprint-dense-n").model, TrainConfig(lr_backbone=0), FABRIC)
-    learner.train_mode()
-    norms = {name: m for name, m in learner.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    train_step = TrainStep(tiny("sprint-dense-n").model, TrainConfig(lr_backbone=0), FABRIC)
+    train_step.train_mode()
+    norms = {name: m for name, m in train_step.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert norms
     assert all(m.training != name.startswith("backbone") for name, m in norms.items())
-    assert learner.model.training
+    assert train_step.model.training
 
 
 def test_muon_takes_hidden_matrices_and_keeps_the_backbones_ratio() -> None:
@@ -79,6 +80,6 @@ def test_fp16_steps_can_be_skipped() -> None:
 
 def test_settings_are_checked_before_anything_is_written() -> None:
     with pytest.raises(UserError, match=r"this family takes no denoising queries"):
-        check_learning(built("detr-r18").model, TrainConfig(denoising=DenoisingConfig(groups=1)))
+        check_support(built("detr-r18").model, TrainConfig(denoising=DenoisingConfig(groups=1)))
     with pytest.raises(UserError, match=r"fits no trainable parameter"):
-        check_learning(built("detr-r18").model, TrainConfig(lr_factors={"*.nowhere.*": 0.1}))
+        check_support(built("detr-r18").model, TrainConfig(lr_factors={"*.nowhere.*": 0.1}))

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from detrscope.views.canvas import class_colours
-from detrscope.views.contact_sheet import GAP, MOST_LABELS, Tile, contact_sheet
+from detrscope.views.contact_sheet import GAP, MAX_LABELS, Tile, contact_sheet
 
 
 def tile(height: int, width: int, value: int, names: tuple[str, ...] = ("cat",)) -> Tile:
@@ -39,7 +39,7 @@ def test_tiles_lie_in_rows_with_their_boxes(tmp_path: Path) -> None:
     assert of_tile(pixels, 10)[y1 + 99, x1 + 149] and (pixels[y1 + 100, x1 + 149] == 255).all()
 
 
-def test_large_pictures_are_scaled_and_their_boxes_with_them() -> None:
+def test_large_images_and_their_boxes_are_scaled() -> None:
     pixels = contact_sheet([tile(1000, 2000, 10)], tile_size=200).pixels()
     rows, columns = np.nonzero(of_tile(pixels, 10))
     assert (columns.max() - columns.min() + 1, rows.max() - rows.min() + 1) == (200, 100)
@@ -47,15 +47,15 @@ def test_large_pictures_are_scaled_and_their_boxes_with_them() -> None:
     assert (pixels[rows.min() + 49, columns.min() + 5 : columns.min() + 99] == colour).all()
 
 
-def test_no_tiles_and_no_boxes_make_a_sheet() -> None:
+def test_no_tiles_and_no_boxes_are_drawn() -> None:
     assert contact_sheet([]).pixels().shape[2] == 3
     pixels = contact_sheet([tile(50, 50, 10, names=())]).pixels()
     assert of_tile(pixels, 10).sum() == 2500
 
 
 def test_crowded_tiles_have_colours_and_no_names() -> None:
-    few = contact_sheet([tile(300, 300, 10, ("cat",) * MOST_LABELS)]).pixels()
-    many = contact_sheet([tile(300, 300, 10, ("cat",) * (MOST_LABELS + 1))]).pixels()
+    few = contact_sheet([tile(300, 300, 10, ("cat",) * MAX_LABELS)]).pixels()
+    many = contact_sheet([tile(300, 300, 10, ("cat",) * (MAX_LABELS + 1))]).pixels()
     colour = class_colours(["cat"])["cat"]
 
     def plates(pixels: np.ndarray) -> int:

@@ -40,7 +40,7 @@ class Reader(HTMLParser):
         "\x1b[31m",
     ],
 )
-def test_names_are_no_html(name: str) -> None:
+def test_names_are_escaped_in_html(name: str) -> None:
     page = DemoPage([name], [name, name], [f"seen/{name}"], [name], name, name, {}, {}, 1, 1.0).html()
     page.encode("utf-8")
     reader = Reader()

@@ -48,7 +48,7 @@ def test_the_image_itself_is_not_changed() -> None:
     assert torch.equal(IMAGE, before)
 
 
-def test_nothing_found_is_the_image() -> None:
+def test_no_detections_leave_the_image() -> None:
     assert (draw_detections(IMAGE, found([], ())).pixels() == 90).all()
 
 
@@ -67,7 +67,7 @@ def test_tiny_images_are_enlarged_by_whole_pixels() -> None:
     assert outline(box, class_colours(["cat"])["cat"])[2:] == (16 * k, 12 * k)
 
 
-def test_a_title_stands_above_the_picture() -> None:
+def test_title_is_above_the_image() -> None:
     detections = found([[100, 60, 180, 200]], ("cat",))
     plain, titled = (draw_detections(IMAGE, detections, title=t).pixels() for t in ("", "detr-r50"))
     strip = titled.shape[0] - plain.shape[0]
@@ -76,7 +76,7 @@ def test_a_title_stands_above_the_picture() -> None:
     assert (titled[:strip] == 255).any() and (titled[:strip] < 50).any()
 
 
-def test_large_pictures_have_larger_type() -> None:
+def test_large_images_have_larger_text() -> None:
     large = torch.full((3, 3000, 4000), 90, dtype=torch.uint8)
     pixels = draw_detections(large, found([[1000, 1000, 2000, 2000]], ("cat",))).pixels()
     rows = np.nonzero((pixels != 90).any(axis=(1, 2)))[0]

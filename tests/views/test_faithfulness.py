@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from detrscope.lens.faithfulness import Curve, summarise
-from detrscope.views.faithfulness import PANELS, draw_faithfulness
+from detrscope.views.faithfulness import TITLES, draw_faithfulness
 
 
 def test_four_panels_with_a_line_for_each_method(tmp_path: Path) -> None:
     curves = [
         Curve(method, where, what, 0, (1.0, end, end))
         for method, end in (("rollout", 0.2), ("random", 0.8))
-        for where, what in PANELS
+        for where, what in TITLES
     ]
     picture = draw_faithfulness(summarise(curves), tmp_path / "f.svg", title="two methods")
     panels = picture.figure().axes

@@ -1,4 +1,4 @@
-"""GIFs: frames, size, time and colours come back out of the file."""
+"""GIFs: frames, size, duration and colours of the file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from detrscope.views.canvas import PALETTE
-from detrscope.views.gif import gif
+from detrscope.views.gif import write_gif
 
 
 def frame(i: int, width: int = 64) -> np.ndarray:
@@ -20,40 +20,40 @@ def frame(i: int, width: int = 64) -> np.ndarray:
 
 def test_frames_rate_and_colours_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.gif"
-    with gif(path, 5) as add:
+    with write_gif(path, 5) as add:
         for i in range(6):
             add(frame(i))
     with Image.open(path) as image:
         assert image.n_frames == 6 and image.info["loop"] == 0 and image.info["duration"] == 200
         for i in range(6):
             image.seek(i)
-            found = np.asarray(image.convert("RGB")).astype(int)
-            assert found.shape == (40, 64, 3) and np.abs(found - frame(i)).mean() < 6
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+            assert pixels.shape == (40, 64, 3) and np.abs(pixels - frame(i)).mean() < 6
 
 
 def test_wide_frames_are_scaled_down(tmp_path: Path) -> None:
-    with gif(tmp_path / "a.gif", 5, widest=32) as add:
+    with write_gif(tmp_path / "a.gif", 5, max_width=32) as add:
         add(frame(1))
     with Image.open(tmp_path / "a.gif") as image:
         assert image.size == (32, 20)
 
 
-def test_a_gif_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stop"), gif(tmp_path / "a.gif", 5) as add:
+def test_an_interrupted_gif_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"), write_gif(tmp_path / "a.gif", 5) as add:
         add(frame(1))
         raise RuntimeError("stop")
     assert not list(tmp_path.iterdir())
 
 
-def test_thin_lines_keep_the_colours_by_which_a_chart_tells_them_apart(tmp_path: Path) -> None:
+def test_thin_lines_keep_their_colours(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 1), dtype=np.uint8).repeat(3, axis=2)
-    pixels[..., 0] = np.linspace(0, 255, 300).astype(np.uint8)  # a picture that needs many colours
+    pixels[..., 0] = np.linspace(0, 255, 300).astype(np.uint8)  # needs many colours
     for i, colour in enumerate(PALETTE):
         pixels[180, 30 * i : 30 * i + 8] = colour
-    with gif(tmp_path / "a.gif", 5) as add:
+    with write_gif(tmp_path / "a.gif", 5) as add:
         add(pixels)
         add(pixels)
     with Image.open(tmp_path / "a.gif") as image:
-        found = np.asarray(image.convert("RGB")).astype(int)
+        pixels = np.asarray(image.convert("RGB")).astype(int)
     for i, colour in enumerate(PALETTE):
-        assert np.abs(found[180, 30 * i + 4] - colour).max() <= 4, colour
+        assert np.abs(pixels[180, 30 * i + 4] - colour).max() <= 4, colour

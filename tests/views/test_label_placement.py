@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detrscope.views.label_placement import CROWDED, place_labels
+from detrscope.views.label_placement import MAX_OVERLAP, place_labels
 
 FRAME = (0, 0, 200, 150)
 
@@ -47,5 +47,5 @@ def test_labels_stay_in_the_frame_and_readable(seed: int, count: int) -> None:
             max(0, min(x + w, a + c) - max(x, a)) * max(0, min(y + h, b + d) - max(y, b))
             for a, b, c, d in plates
         )
-        assert covered <= CROWDED * w * h + 1e-6
+        assert covered <= MAX_OVERLAP * w * h + 1e-6
         plates.append((x, y, w, h))

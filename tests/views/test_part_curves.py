@@ -1,4 +1,4 @@
-"""Curves of attention on parts: which parts are drawn, and that they say what was measured."""
+"""Curves of attention on parts: the parts that are drawn and their values."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from detrscope.views.canvas import PixelFigure
-from detrscope.views.part_curves import _value, draw_part_curves, draw_ratios, on_objects, part_names
+from detrscope.views.part_curves import draw_part_curves, draw_ratios, part_names, part_value, whole_object
 
 DOGS = ("object", "ears", "tail", "other objects", "background")
 
 
-def rows_of(*names: str, moments: int = 4) -> list[dict[str, float | None]]:
+def rows_of(*names: str, steps: int = 4) -> list[dict[str, float | None]]:
     rows: list[dict[str, float | None]] = []
-    for i in range(moments):
+    for i in range(steps):
         row: dict[str, float | None] = {"step": 10 * i, "epoch": i / 2}
         for n, name in enumerate(names, start=1):
             row |= {f"mass/{name}": 0.02 * n * (i + 1), f"area/{name}": 0.01 * n}
@@ -33,29 +33,27 @@ def rows_of(*names: str, moments: int = 4) -> list[dict[str, float | None]]:
         ((), [], ""),
     ],
 )
-def test_the_finest_parts_that_are_known_share_the_image(
-    measured: tuple[str, ...], drawn: list[str], whole: str
-) -> None:
-    assert part_names(rows_of(*measured)) == drawn and on_objects(rows_of(*measured)) == whole
+def test_the_finest_known_parts_are_drawn(measured: tuple[str, ...], drawn: list[str], whole: str) -> None:
+    assert part_names(rows_of(*measured)) == drawn and whole_object(rows_of(*measured)) == whole
 
 
-def test_values_are_percent_and_times_the_area() -> None:
+def test_values_are_percent_or_relative_to_area() -> None:
     row = rows_of("ears")[2]
-    assert _value(row, "ears", ratio=False) == pytest.approx(6.0)
-    assert _value(row, "ears", ratio=True) == pytest.approx(6.0)
-    assert _value(row, "tail", ratio=True) is None
+    assert part_value(row, "ears", relative=False) == pytest.approx(6.0)
+    assert part_value(row, "ears", relative=True) == pytest.approx(6.0)
+    assert part_value(row, "tail", relative=True) is None
 
 
-def test_the_figure_is_saved_in_every_kind(tmp_path: Path) -> None:
+def test_the_figure_is_saved_as_png_and_svg(tmp_path: Path) -> None:
     for measured in (DOGS, ("box", "outside the box")):
         draw_part_curves(rows_of(*measured), tmp_path / "parts.png", name="run")
         with Image.open(tmp_path / "parts.png") as picture:
             assert picture.size[0] == 1100
-    draw_part_curves(rows_of(*DOGS, moments=1), tmp_path / "parts.svg")
+    draw_part_curves(rows_of(*DOGS, steps=1), tmp_path / "parts.svg")
     assert "ears" in (tmp_path / "parts.svg").read_text()
 
 
-def test_curves_grow_and_their_names_stay_apart() -> None:
+def test_curves_grow_and_their_names_do_not_overlap() -> None:
     texts: list[list[tuple[float, str]]] = []
     for until in (0, 30):
         sheet = PixelFigure(600, 300)

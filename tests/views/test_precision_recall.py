@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detrscope.views.precision_recall import MOST_LINES, draw_precision_recall
+from detrscope.views.precision_recall import MAX_LINES, draw_precision_recall
 
 
 def test_a_line_for_each_class_and_one_for_their_mean(tmp_path: Path) -> None:
@@ -24,12 +24,12 @@ def test_of_many_classes_the_best_and_worst_are_named() -> None:
     curves = {f"class {i:02}": ([i / 20] * 101, [i / 20] * 101) for i in range(20)}
     ax = draw_precision_recall(curves).figure().axes[0]
     labels = [text.get_text().split(" 9")[0] for text in ax.get_legend().get_texts()]
-    assert len(labels) == MOST_LINES + 1
+    assert len(labels) == MAX_LINES + 1
     assert labels[0].startswith("class 19") and labels[-2].startswith("class 00")
     assert len(ax.lines) == 21
 
 
-def test_no_truth_is_said() -> None:
+def test_missing_ground_truth_is_written() -> None:
     picture = draw_precision_recall({})
-    assert "no truth" in picture.figure().axes[0].texts[0].get_text()
+    assert "no ground truth" in picture.figure().axes[0].texts[0].get_text()
     assert picture.pixels().shape == (560, 1200, 3)

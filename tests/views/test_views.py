@@ -28,13 +28,13 @@ every_view = pytest.mark.parametrize("name", VIEWS)
 
 @pytest.fixture(autouse=True)
 def few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "GRID", 6)
+    monkeypatch.setattr(features, "MAX_CHANNELS", 6)
     monkeypatch.setattr(features, "STRONGEST", 2)
 
 
-def shown(name: str, trace: Trace, **choice: Any) -> PixelFigure:
+def shown(name: str, trace: Trace, **options: Any) -> PixelFigure:
     made = ViewOptions(queries=QUERIES, against=trace if name == "compare" else None)
-    return VIEWS[name](trace, replace(made, **choice))
+    return VIEWS[name](trace, replace(made, **options))
 
 
 def lacks(name: str, trace: Trace) -> bool:
@@ -45,7 +45,7 @@ def lacks(name: str, trace: Trace) -> bool:
 
 @every_view
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_view_draws_every_family_and_says_what_it_shows(variant: str, name: str) -> None:
+def test_every_view_draws_every_family_with_its_caption(variant: str, name: str) -> None:
     trace = trace_of(variant)
     if lacks(name, trace):
         with pytest.raises(NotInTrace, match=f"{variant} has no deformable attention at decoder.cross"):
@@ -63,14 +63,14 @@ def test_every_view_draws_every_family_and_says_what_it_shows(variant: str, name
 
 
 @every_view
-def test_every_view_can_be_saved_as_picture_and_as_vectors(name: str, tmp_path: Path) -> None:
+def test_every_view_is_saved_as_image_and_vectors(name: str, tmp_path: Path) -> None:
     sheet = shown(name, trace_of(DEFORMABLE))
     with Image.open(sheet.save(tmp_path / "a.png")) as image:
         assert image.size == (sheet.width, sheet.height)
         assert np.asarray(image).std() > 10
     for ending, mark, views in (
-        ("svg", b"<svg", ("points", "queries")),
-        ("pdf", b"%PDF", ("onlookers", "measures")),
+        ("svg", b"<svg", ("points", "query-self-attention")),
+        ("pdf", b"%PDF", ("incoming", "metrics")),
     ):
         if name in views:  # every kind of artist
             assert mark in sheet.save(tmp_path / f"a.{ending}").read_bytes()[:1000]
@@ -89,7 +89,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @every_view
-def test_a_view_uses_what_the_table_says_and_nothing_else(name: str) -> None:
+def test_view_uses_exactly_the_listed_options(name: str) -> None:
     trace, used = trace_of(DEFORMABLE), [part for part in CHANGES if part in VIEWS[name].uses]
     before = content(shown(name, trace))
     for part in used:
@@ -103,7 +103,7 @@ def test_a_view_uses_what_the_table_says_and_nothing_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, view in VIEWS.items() if "level" in view.uses])
-def test_a_level_counts_from_the_end_where_negative(name: str) -> None:
+def test_negative_level_counts_from_the_end(name: str) -> None:
     trace = trace_of(DEFORMABLE)
     last = len(trace.levels) - 1
     one, other = (shown(name, trace, level=level) for level in (-1, last))
@@ -111,7 +111,7 @@ def test_a_level_counts_from_the_end_where_negative(name: str) -> None:
     assert np.array_equal(one.pixels(), other.pixels())
 
 
-def test_a_threshold_chooses_the_queries() -> None:
+def test_threshold_selects_queries() -> None:
     trace = trace_of("detr-r18")
     scores = trace.scores().amax(-1)
     limit = float(scores.sort(descending=True).values[2])
@@ -119,48 +119,61 @@ def test_a_threshold_chooses_the_queries() -> None:
         if "threshold" not in view.uses or lacks(name, trace) or name == "encoder":
             continue  # around the encoder's picture, places close to each other are left out
         low, high = (ViewOptions(threshold=t, against=trace) for t in (limit - 1e-6, limit + 1e-6))
-        drawn = [content(view(trace, choice)) for choice in (low, high)]
-        alone = name in ("heads", "journey", "relevance", "onlookers")  # of the best only
+        drawn = [content(view(trace, options)) for options in (low, high)]
+        alone = name in ("heads", "by-layer", "relevance", "incoming")  # of the best only
         assert (drawn[0] == drawn[1]) == alone, name
 
 
-def test_nothing_found_says_what_to_do() -> None:
+def test_no_detections_error_says_what_to_do() -> None:
     trace = trace_of("detr-r18")
     best = trace.query_name(int(trace.scores().amax(-1).argmax()))
-    for name in ("columns", "merged", "heads", "journey", "onlookers", "queries", "measures", "detections"):
+    for name in (
+        "per-query",
+        "mean",
+        "heads",
+        "by-layer",
+        "incoming",
+        "query-self-attention",
+        "metrics",
+        "detections",
+    ):
         with pytest.raises(NoDetections) as error:
             VIEWS[name](trace, ViewOptions(threshold=1.0))
-        assert best in str(error.value) and "--threshold" in str(error.value) and "\n" not in str(error.value)
+        assert (
+            best in str(error.value)
+            and "lower threshold" in str(error.value)
+            and "\n" not in str(error.value)
+        )
 
 
 @pytest.mark.parametrize(
-    ("choice", "message"),
+    ("options", "message"),
     [
         ({"queries": (7,)}, r"query 7: this trace has 7 queries, 0 to 6"),
         ({"layer": 2}, r"layer 2: this trace has 2 layers, 0 to 1"),
         ({"layer": -3}, r"layer -3: this trace has 2 layers"),
         ({"head": 4}, r"head 4: this trace has 4 heads, 0 to 3"),
-        ({"level": 1}, r"level 1: this trace has one map of the image, 0"),
-        ({"points": ((91.0, 4.0),)}, r"point 91,4: is not on the picture; expected x 0 to 90 and y 0 to 50"),
+        ({"level": 1}, r"level 1: this trace has one level, 0"),
+        ({"points": ((91.0, 4.0),)}, r"point 91,4: is not on the image; expected x 0 to 90 and y 0 to 50"),
         ({"threshold": 1.5}, r"threshold 1.5: expected a score between 0 and 1"),
     ],
 )
-def test_numbers_that_mean_nothing_are_refused(choice: dict[str, Any], message: str) -> None:
+def test_indices_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        draw(trace_of("detr-r18"), "columns", ViewOptions(**choice))
+        draw(trace_of("detr-r18"), "per-query", ViewOptions(**options))
 
 
-def test_an_unknown_view_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"view 'colums' is not known; did you mean 'columns'\?"):
-        draw(trace_of("detr-r18"), "colums")
+def test_unknown_view_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"view 'per-qery' is not known; did you mean 'per-query'\?"):
+        draw(trace_of("detr-r18"), "per-qery")
 
 
-def test_what_was_not_recorded_is_said() -> None:
+def test_missing_records_are_named() -> None:
     trace = trace_of("detr-r18")
     blind = replace(trace, records={}, features={})
     with pytest.raises(NotInTrace, match=r"decoder\.1\.cross was not recorded; trace with sites="):
-        shown("columns", blind)
-    with pytest.raises(NotInTrace, match=r"no feature maps were kept; trace with features="):
+        shown("per-query", blind)
+    with pytest.raises(NotInTrace, match=r"no feature maps were recorded; trace with features="):
         shown("features", blind)
     with pytest.raises(NotInTrace, match=r"no decoder\.cross attention was recorded; trace with sites="):
         shown("heads", blind)
@@ -171,7 +184,7 @@ def test_what_was_not_recorded_is_said() -> None:
 
 
 @pytest.mark.parametrize("variant", ["detr-r18", DEFORMABLE])
-def test_relevance_is_shown_of_the_queries_whose_gradients_are_there(variant: str) -> None:
+def test_relevance_is_drawn_for_queries_with_gradients(variant: str) -> None:
     trace = detector_of(variant).trace(picture(), explain=[2])
     sheet = VIEWS["relevance"](trace, ViewOptions(queries=(2, 5)))
     written = texts(sheet)
@@ -183,8 +196,8 @@ def test_relevance_is_shown_of_the_queries_whose_gradients_are_there(variant: st
     assert len(drawn) == 5, "a veil for each map"
 
 
-def test_a_trace_draws_itself() -> None:
+def test_trace_draws_itself() -> None:
     trace = trace_of("sprint-dense-n")
-    choice = ViewOptions(queries=(3,))
-    assert content(trace.draw("journey", choice)) == content(ds.draw(trace, "journey", choice))
-    assert trace.draw("columns", choice)._repr_png_().startswith(b"\x89PNG")
+    options = ViewOptions(queries=(3,))
+    assert content(trace.draw("by-layer", options)) == content(ds.draw(trace, "by-layer", options))
+    assert trace.draw("per-query", options)._repr_png_().startswith(b"\x89PNG")

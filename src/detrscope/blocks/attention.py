@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from detrscope.blocks.layers import Linear
@@ -55,8 +57,7 @@ class Attention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             probe=probe,
         )
-        out: Tensor = self.output(mixed)
-        return out
+        return cast(Tensor, self.output(mixed))
 
 
 class TokenSelfAttention(Attention):
@@ -88,6 +89,6 @@ class CrossAttention(Attention):
         pyramid: Pyramid,
         probe: Probe | None = None,
     ) -> Tensor:
-        """Queries [B, Q, D] over the pyramid's tokens [B, S, D] -> [B, Q, D]."""
+        """Attend from queries [B, Q, D] to the pyramid's tokens [B, S, D] -> [B, Q, D]."""
         located = pyramid.tokens + pyramid.position
         return self.attend(x + position, located, pyramid.tokens, padding=pyramid.padding, probe=probe)

@@ -33,24 +33,19 @@ class ResidualBackbone(nn.Module):
     stages: tuple[int, ...]
     channels: tuple[int, ...]
 
-    def stem(self) -> nn.Module:
-        """Return the module with the stem as `conv1` and `bn1`."""
+    def parts(self) -> tuple[Any, list[nn.Module]]:
+        """Return the module that has the stem (`conv1`, `bn1`, `maxpool`), and the stages of residual blocks."""
         raise NotImplementedError
-
-    def all_stages(self) -> list[nn.Module]:
-        """Return the stages, each a sequence of residual blocks."""
-        raise NotImplementedError
-
-    def pool(self, x: Tensor) -> Tensor:
-        """Pool the map of the stem, where the network does."""
-        return x
 
     def forward(self, images: Tensor, probe: Probe | None = None) -> list[Tensor]:
         """[B, 3, H, W] -> [B, C_l, H_l, W_l] of each requested stage; strides 4, 8, 16 ... (the last kept by DC5)."""
+        stem, stages = self.parts()
         x = images.contiguous(memory_format=torch.channels_last)
-        x = self.pool(_step("conv1", x, *self._stem(), probe))  # [B, C, H/2, W/2], pooled to H/4, W/4
+        x = stem.maxpool(
+            _step("conv1", x, stem.conv1, stem.bn1, probe)
+        )  # [B, C, H/4, W/4], H/2, W/2 unpooled
         maps = []
-        for number, stage in enumerate(self.all_stages()[: max(self.stages)], start=1):
+        for number, stage in enumerate(stages[: max(self.stages)], start=1):
             for index, block in enumerate(_blocks(stage)):
                 x = _residual_block(f"layer{number}.{index}", block, x, probe)
             if number in self.stages:
@@ -59,16 +54,16 @@ class ResidualBackbone(nn.Module):
 
     def train_stages(self, count: int) -> None:
         """Leave gradients on in the last `count` of stem and stages; freeze the rest."""
-        parts = [self._stem(), *((stage,) for stage in self.all_stages())]
-        for number, part in enumerate(parts):
+        stem, stages = self.parts()
+        for number, part in enumerate([[stem.conv1, stem.bn1], *([stage] for stage in stages)]):
             for module in part:
-                module.requires_grad_(number >= len(parts) - count)
+                module.requires_grad_(number > len(stages) - count)
 
     def fold_norms(self) -> None:
         """Multiply every norm into its convolution for good; for inference, since the state dict changes."""
-        stem = self.stem()
-        stem.conv1, stem.bn1 = fold(*self._stem()), nn.Identity()
-        for block in (block for stage in self.all_stages() for block in _blocks(stage)):
+        stem, stages = self.parts()
+        stem.conv1, stem.bn1 = fold(stem.conv1, stem.bn1), nn.Identity()
+        for block in (block for stage in stages for block in _blocks(stage)):
             for conv, norm in _pairs(block):
                 setattr(block, conv, fold(getattr(block, conv), getattr(block, norm)))
                 setattr(block, norm, nn.Identity())
@@ -80,17 +75,13 @@ class ResidualBackbone(nn.Module):
     def feature_sites(self) -> tuple[str, ...]:
         """Convolutions whose feature maps a probe can keep, in order."""
         sites = ["backbone.conv1"]
-        for number, stage in enumerate(self.all_stages()[: max(self.stages)], start=1):
+        for number, stage in enumerate(self.parts()[1][: max(self.stages)], start=1):
             for index, block in enumerate(_blocks(stage)):
                 convs = [conv for conv, _ in _pairs(block)]
                 if block.downsample is not None:
                     convs.insert(0, "downsample")
                 sites += [f"backbone.layer{number}.{index}.{conv}" for conv in convs]
         return tuple(sites)
-
-    def _stem(self) -> tuple[Any, Any]:
-        stem = self.stem()
-        return stem.conv1, stem.bn1
 
 
 class ResNetBackbone(ResidualBackbone):
@@ -108,18 +99,9 @@ class ResNetBackbone(ResidualBackbone):
         self.stages = stages
         self.channels = tuple(64 * 2 ** (stage - 1) * body.layer4[0].expansion for stage in stages)
 
-    def stem(self) -> nn.Module:
-        """Return the network itself."""
-        return self.body
-
-    def all_stages(self) -> list[nn.Module]:
-        """Return the four stages."""
-        return [self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4]
-
-    def pool(self, x: Tensor) -> Tensor:
-        """Pool [B, C, H, W] -> [B, C, H/2, W/2]."""
-        out: Tensor = self.body.maxpool(x)
-        return out
+    def parts(self) -> tuple[Any, list[nn.Module]]:
+        """Return the network and its four stages."""
+        return self.body, [self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4]
 
 
 class SlimBackbone(ResidualBackbone):
@@ -138,6 +120,7 @@ class SlimBackbone(ResidualBackbone):
         super().__init__()
         self.conv1 = nn.Conv2d(3, stem, kernel_size=3, stride=2, padding=1, bias=False)
         self.bn1: nn.Module = nn.BatchNorm2d(stem)
+        self.maxpool = nn.Identity()
         self.layers = nn.ModuleList()
         for before, width, depth in zip((stem, *widths), widths, depths, strict=False):
             shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride=2, bias=False), nn.BatchNorm2d(width))
@@ -146,13 +129,9 @@ class SlimBackbone(ResidualBackbone):
         self.stages = stages
         self.channels = tuple(widths[s - 1] for s in stages)
 
-    def stem(self) -> nn.Module:
-        """Return the backbone itself."""
-        return self
-
-    def all_stages(self) -> list[nn.Module]:
-        """Return every stage."""
-        return list(self.layers)
+    def parts(self) -> tuple[Any, list[nn.Module]]:
+        """Return the backbone itself and its stages."""
+        return self, list(self.layers)
 
 
 class TimmBackbone(nn.Module):

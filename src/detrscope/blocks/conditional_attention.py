@@ -7,6 +7,8 @@ projections of queries and keys start equal, so that a query attends around its 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -65,7 +67,7 @@ class ConditionalCrossAttention(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, reference: Tensor, pyramid: Pyramid, probe: Probe | None = None
     ) -> Tensor:
-        """Queries [B, Q, D] with reference boxes_cxcywh [B, Q, 4] over tokens [B, S, D] -> [B, Q, D].
+        """Attend from queries [B, Q, D] with reference boxes_cxcywh [B, Q, 4] to tokens [B, S, D]: [B, Q, D].
 
         `position` is not used: the spatial half of the score takes its place.
         """
@@ -81,8 +83,7 @@ class ConditionalCrossAttention(nn.Module):
             padding=pyramid.padding,
             probe=probe,
         )
-        out: Tensor = self.output(mixed)
-        return out
+        return cast(Tensor, self.output(mixed))
 
     def _concatenate(self, content: Tensor, where: Tensor) -> Tensor:
         """Concatenate content and spatial halves within each head: twice [B, n, h*d] -> [B, n, h*2d]."""

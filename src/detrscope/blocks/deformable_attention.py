@@ -7,6 +7,7 @@ reference point plus offsets in cells of each map, or the centre of its referenc
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +73,7 @@ class DeformableAttention(nn.Module):
             site=self.site,
             probe=probe,
         )
-        out: Tensor = self.output(mixed)
-        return out
+        return cast(Tensor, self.output(mixed))
 
     def _points(self, offsets: Tensor, reference: Tensor, pyramid: Pyramid) -> Tensor:
         """Offsets [B, Q, h, P, 2] around references -> points [B, Q, h, P, 2], 0..1 of each point's own map."""
@@ -90,7 +90,7 @@ class DeformableSelfAttention(DeformableAttention):
     """Self-attention of tokens, each sampling all maps around its own centre."""
 
     def forward(self, x: Tensor, pyramid: Pyramid, probe: Probe | None = None) -> Tensor:
-        """Tokens [B, S, D], also the values, with the pyramid's positions and centres -> [B, S, D]."""
+        """Attend from tokens [B, S, D] to the same tokens, with the pyramid's positions and centres: [B, S, D]."""
         assert pyramid.centres is not None, "the neck must give the centres of the tokens"
         reference = _on_each_map(pyramid.centres, pyramid)  # [B or 1, S, L, 2]
         return self.attend(x + pyramid.position, reference, pyramid.with_tokens(x), probe)
@@ -102,7 +102,7 @@ class DeformableCrossAttention(DeformableAttention):
     def forward(
         self, x: Tensor, position: Tensor, reference: Tensor, pyramid: Pyramid, probe: Probe | None = None
     ) -> Tensor:
-        """Queries [B, Q, D] with reference boxes_cxcywh [B, Q, 4] (or points [B, Q, 2]) -> [B, Q, D].
+        """Attend from queries [B, Q, D] with reference boxes_cxcywh [B, Q, 4] (or points [B, Q, 2]): [B, Q, D].
 
         References are 0..1 of the unpadded image.
         """

@@ -50,8 +50,7 @@ class FeedForward(nn.Module):
         if not self.training and may_leave_torch(tokens) and not is_learning(tokens, first.weight):
             return two_linear(tokens, first.weight, first.bias, second.weight, second.bias)
         hidden = linear(tokens, first.weight, first.bias, relu=True)  # [B, S, H]
-        out: Tensor = self.contract(self.dropout(hidden))
-        return out
+        return cast(Tensor, self.contract(self.dropout(hidden)))
 
 
 class MLP(nn.Module):
@@ -68,8 +67,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., widths[0]] -> [..., widths[-1]]."""
-        out: Tensor = self.last(self.hidden(x))
-        return out
+        return cast(Tensor, self.last(self.hidden(x)))
 
     def hidden(self, x: Tensor) -> Tensor:
         """Return the input of the last layer: [..., widths[0]] -> [..., widths[-2]]."""
@@ -88,8 +86,7 @@ def zero_last(box_head: MLP) -> MLP:
 def apply_exact(head: nn.Module, x: Tensor) -> Tensor:
     """Apply a head in the precision of its weights: boxes and scores need more bits than bfloat16 has."""
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = head(x.to(next(head.parameters()).dtype))
-        return out
+        return cast(Tensor, head(x.to(next(head.parameters()).dtype)))
 
 
 class Residual(nn.Module):
@@ -118,8 +115,7 @@ class PostNorm(Residual):
 
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
         """Add and normalise."""
-        out: Tensor = self.norm(x + self.dropout(update))
-        return out
+        return cast(Tensor, self.norm(x + self.dropout(update)))
 
 
 class PreNorm(Residual):
@@ -127,13 +123,11 @@ class PreNorm(Residual):
 
     def enter(self, x: Tensor) -> Tensor:
         """Normalise."""
-        out: Tensor = self.norm(x)
-        return out
+        return cast(Tensor, self.norm(x))
 
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
         """Add."""
-        out: Tensor = x + self.dropout(update)
-        return out
+        return cast(Tensor, x + self.dropout(update))
 
 
 RESIDUALS: dict[str, type[Residual]] = {"post": PostNorm, "pre": PreNorm}

@@ -25,7 +25,7 @@ class ProjectionNeck(nn.Module):
         self.position = position
 
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
-        """Maps [B, C_l, H_l, W_l] and padding [B, H, W] -> tokens [B, H_L*W_L, D] of the last map."""
+        """Turn maps [B, C_l, H_l, W_l] and padding [B, H, W] into tokens [B, H_L*W_L, D] of the last map."""
         x = self.projection(maps[-1])  # [B, D, H, W]
         padding = shrink_padding(padding, x)
         return flatten_maps([x], [self.position(x, padding)], [padding])
@@ -35,7 +35,7 @@ class SummedNeck(ProjectionNeck):
     """Neck of the minimal DETR: the position is added to a tenth of the projected map, once."""
 
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
-        """Maps [B, C_l, H_l, W_l] -> tokens [B, H_L*W_L, D]; position is zero from here on."""
+        """Turn maps [B, C_l, H_l, W_l] into tokens [B, H_L*W_L, D]; position is zero from here on."""
         pyramid = super().forward(maps, padding)
         tokens = pyramid.position + 0.1 * pyramid.tokens
         return replace(pyramid, tokens=tokens, position=tokens.new_zeros(1, 1, 1))
@@ -55,7 +55,7 @@ class PyramidNeck(nn.Module):
         self.level = nn.Parameter(torch.zeros(len(channels), width))
 
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
-        """Maps [B, C_l, H_l, W_l] and padding [B, H, W] -> tokens [B, S, D] of all levels."""
+        """Turn maps [B, C_l, H_l, W_l] and padding [B, H, W] into tokens [B, S, D] of all levels."""
         projected, paddings, centres = [], [], []
         for x, projection, norm, level in zip(maps, self.projections, self.norms, self.level, strict=True):
             x = norm(projection(x))  # [B, D, H_l, W_l]
@@ -95,7 +95,7 @@ class DeformableNeck(nn.Module):
             nn.init.zeros_(projection.get_parameter("bias"))
 
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
-        """Maps [B, C_l, H_l, W_l] and padding [B, H, W] -> tokens [B, S, D] of all levels."""
+        """Turn maps [B, C_l, H_l, W_l] and padding [B, H, W] into tokens [B, S, D] of all levels."""
         projected: list[Tensor] = []
         positions, paddings = [], []
         for index, (projection, norm, level) in enumerate(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 
 from detrscope.blocks.backbone import Backbone
@@ -65,8 +67,7 @@ class DetectionTransformer(nn.Module):
         pyramid = self.encoder(pyramid, probe)
         queries = self.queries(pyramid).join(extra)
         states = self.decoder(queries, pyramid, self.heads.refine, probe)
-        outputs: Outputs = self.heads(states)
-        return outputs
+        return cast(Outputs, self.heads(states))
 
     @property
     def training_support(self) -> TrainingSupport:

@@ -148,10 +148,6 @@ class MixedQueries(QueryModule):
         """Denoising, proposals scored per class, one-to-many proposals."""
         return TrainingSupport(self.label_embedding, proposals="per-class", one_to_many=True)
 
-    def from_labels(self, labels: Tensor, boxes_cxcywh: Tensor, mask: Tensor) -> Queries:
-        """Return denoising queries; see `LabelEmbedding.queries`."""
-        return self.label_embedding.queries(labels, boxes_cxcywh, mask)
-
     def forward(self, pyramid: Pyramid) -> Queries:
         """Tokens [B, S, D] -> content [B, Q, D], boxes_cxcywh [B, Q, 4]; Q is at most S."""
         proposals = self.propose(pyramid)

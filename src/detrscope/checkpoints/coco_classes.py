@@ -1,6 +1,8 @@
-"""The 80 categories of COCO 2017 with their original ids (cocodataset.org)."""
+"""Categories of COCO 2017 with their original ids (cocodataset.org)."""
 
 from __future__ import annotations
+
+import re
 
 from detrscope.core.classes import ClassTable
 
@@ -15,24 +17,14 @@ _NAMES = """1 person 2 bicycle 3 car 4 motorcycle 5 airplane 6 bus 7 train 8 tru
 87 scissors 88 teddy bear 89 hair drier 90 toothbrush"""
 
 
-def _parse() -> dict[int, str]:
-    found: dict[int, str] = {}
-    number = 0
-    for word in _NAMES.split():
-        if word.isdigit():
-            number = int(word)
-            found[number] = ""
-        else:
-            found[number] = f"{found[number]} {word}".strip()
-    return found
-
-
 def coco_classes(count: int) -> ClassTable | None:
-    """The class table of a model trained on COCO with `count` classes, or None when the count is not COCO's.
+    """Return the class table of a model trained on COCO with `count` classes, or None if it is not COCO's count.
 
     The released models have 91 classes, index = original id, where ids that COCO does not use are named "unused N".
     """
-    names = _parse()
+    names = {
+        int(number): name for number, name in re.findall(r"(\d+) ([a-z ]*[a-z])", " ".join(_NAMES.split()))
+    }
     if count == 80:
         return ClassTable(tuple(names), tuple(names.values()))
     if count == 91:

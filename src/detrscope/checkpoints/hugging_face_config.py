@@ -1,4 +1,4 @@
-"""Hugging Face's config.json: every key that changes numbers is obeyed, or refused by name."""
+"""Hugging Face's config.json: every key that changes the outputs is applied, or refused by name."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from pydantic import Field
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import read_json, short_repr, validate
+from detrscope.core.json_schema import short_repr, validate
+from detrscope.core.text_files import read_json_config
 
-MOST_NAMED = 8  # gaps that are listed one by one
-UNNAMED = ("N/A", "")  # how COCO's unused ids are written
+MAX_LISTED = 8  # unnamed classes that are listed one by one
+UNNAMED = ("N/A", "")  # names of COCO's unused ids
 
 
 class Partial(pydantic.BaseModel):
-    """Base of what we read of a file that holds more; the rest does not change what a loaded model computes."""
+    """Base of models of a part of a file; the other keys do not change the outputs of a loaded model."""
 
     model_config = pydantic.ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class BackboneFields(Partial):
-    """Of the backbone's own config."""
+    """Keys of the backbone's own config."""
 
     output_stride: Literal[8, 16, 32] | None = None
     hidden_act: Literal["relu"] = "relu"
@@ -32,7 +33,7 @@ class BackboneFields(Partial):
 
 
 class KeywordFields(Partial):
-    """Of what is handed to timm."""
+    """Keys of the arguments of timm."""
 
     output_stride: Literal[8, 16, 32] | None = None
 
@@ -41,7 +42,7 @@ Heads = Annotated[int, Field(ge=1)]
 
 
 class ConfigFields(Partial):
-    """What a config says that shapes of tensors do not."""
+    """Keys of a config that the shapes of tensors do not tell."""
 
     activation_function: Literal["relu"] = "relu"
     backbone_config: BackboneFields | None = None
@@ -58,12 +59,12 @@ class ConfigFields(Partial):
 
 
 def read_config(path: Path) -> ConfigFields:
-    """A config.json.
+    """Read a config.json.
 
     Raises:
-        UserError: not JSON, or a value of the wrong type or one that no model here has; the key is named.
+        UserError: not JSON, or a value of the wrong type or not supported; names the key.
     """
-    fields = validate(ConfigFields, read_json(path), str(path))
+    fields = validate(ConfigFields, read_json_config(path), str(path))
     for part in ("backbone_config", "backbone_kwargs"):
         if getattr(getattr(fields, part), "output_stride", None) == 8:
             raise UserError(f"{path}: {part}.output_stride: expected 16 or 32, found 8")
@@ -71,32 +72,36 @@ def read_config(path: Path) -> ConfigFields:
 
 
 def settings_of(config: ConfigFields) -> dict[str, Any]:
-    """The same in our words."""
-    stride = 16 in (
+    """Translate a config to our settings."""
+    strides = [
         getattr(part, "output_stride", None) for part in (config.backbone_config, config.backbone_kwargs)
-    )
-    settings: dict[str, Any] = {"backbone": {"dilate_last": bool(config.dilation) or stride}}
-    for stack in ("encoder", "decoder"):
-        given = {
-            "heads": getattr(config, f"{stack}_attention_heads"),
-            "points": getattr(config, f"{stack}_n_points"),
-        }
-        if known := {name: value for name, value in given.items() if value is not None}:
-            settings[stack] = known
-    if config.with_box_refine is not None:
-        settings["references"] = references(config.with_box_refine, bool(config.two_stage))
-        if config.two_stage and config.two_stage_num_proposals is not None:
-            settings["queries"] = config.two_stage_num_proposals
+    ]
+    return {
+        "backbone": {"dilate_last": bool(config.dilation) or 16 in strides},
+        **stack_settings("encoder", config.encoder_attention_heads, config.encoder_n_points),
+        **stack_settings("decoder", config.decoder_attention_heads, config.decoder_n_points),
+        **reference_settings(config.with_box_refine, config.two_stage, config.two_stage_num_proposals),
+    }
+
+
+def stack_settings(name: str, heads: int | None, points: int | None) -> dict[str, Any]:
+    """Translate the known numbers of heads and sampling points of a stack to our settings."""
+    known = {key: value for key, value in (("heads", heads), ("points", points)) if value is not None}
+    return {name: known} if known else {}
+
+
+def reference_settings(refine: bool | None, two_stage: bool | None, queries: int | None) -> dict[str, Any]:
+    """Translate Deformable DETR's two switches, and the number of proposals, to our settings."""
+    if refine is None:
+        return {}
+    settings: dict[str, Any] = {"references": "two-stage" if two_stage else "refined" if refine else "fixed"}
+    if two_stage and queries is not None:
+        settings["queries"] = queries
     return settings
 
 
-def references(refine: bool, two_stage: bool) -> str:
-    """Deformable DETR's two switches in our words."""
-    return "two-stage" if two_stage else "refined" if refine else "fixed"
-
-
 def labels_of(config: ConfigFields, path: Path) -> dict[int, str]:
-    """Class names by index in the logits; empty where the config has none.
+    """Return class names by index in the logits; empty where the config has none.
 
     Raises:
         UserError: a key of id2label that is not a whole number from 0, or twice the same number.
@@ -112,7 +117,7 @@ def labels_of(config: ConfigFields, path: Path) -> dict[int, str]:
 
 
 def class_table(labels: dict[int, str], count: int, path: Path) -> tuple[ClassTable, tuple[str, ...]]:
-    """The classes of a head with `count` of them, and what is to be said of their names.
+    """Return the class table of a head with `count` classes, and remarks on its names.
 
     Raises:
         UserError: a name for a class that the head does not have.
@@ -128,7 +133,7 @@ def class_table(labels: dict[int, str], count: int, path: Path) -> tuple[ClassTa
     missing = [index for index in range(count) if index not in labels]
     notes: tuple[str, ...] = ()
     if missing:
-        some = ", ".join(map(str, missing[:MOST_NAMED])) + (" ..." if len(missing) > MOST_NAMED else "")
+        some = ", ".join(map(str, missing[:MAX_LISTED])) + (" ..." if len(missing) > MAX_LISTED else "")
         notes = (f"id2label names {len(labels)} of {count} classes; unnamed: {some}",)
     names = {index: f"unused {index}" if name in UNNAMED else name for index, name in labels.items()}
     return ClassTable(tuple(range(count)), tuple(names.get(i, f"unused {i}") for i in range(count))), notes

@@ -1,4 +1,4 @@
-"""Hugging Face's image processors: every key that changes pixels is obeyed, or refused by name."""
+"""Hugging Face's image processors: every key that changes pixels is applied, or refused by name."""
 
 from __future__ import annotations
 
@@ -9,48 +9,29 @@ import pydantic
 from pydantic import Field
 
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import read_json, short_repr, type_name, validate
+from detrscope.core.json_schema import short_repr, type_name, validate
 from detrscope.core.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Filter, Fit, Preprocessing, Side
+from detrscope.core.text_files import read_json_config
 
 DEFAULT_LONG_SIDE = 1333  # transformers' own where a size is one number
 FILTERS: dict[int, Filter] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 FILTER_NAMES = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-# Names and switches that change neither the pixels of one image nor its size.
-NEUTRAL = frozenset(
-    {
-        *(
-            "image_processor_type",
-            "feature_extractor_type",
-            "processor_class",
-            "_processor_class",
-            "auto_map",
-        ),
-        *("do_convert_rgb", "do_convert_annotations", "do_pad", "default_to_square", "return_tensors"),
-        *(
-            "data_format",
-            "input_data_format",
-            "device",
-            "disable_grouping",
-            "transformers_version",
-            "return_segmentation_masks",
-        ),
-        *(
-            "annotations",
-            "masks_path",
-            "_valid_processor_keys",
-            "num_labels",
-            "image_seq_length",
-        ),
-        *("return_row_col_info", "id2label", "label2id", "name_or_path", "_name_or_path", "crop_size"),
-    }
-)
+# Keys that change neither the pixels of one image nor its size.
+NEUTRAL = frozenset((
+    "image_processor_type", "feature_extractor_type", "processor_class", "_processor_class", "auto_map",
+    "do_convert_rgb", "do_convert_annotations", "do_pad", "default_to_square", "return_tensors",
+    "data_format", "input_data_format", "device", "disable_grouping", "transformers_version",
+    "return_segmentation_masks", "annotations", "masks_path", "_valid_processor_keys", "num_labels",
+    "image_seq_length", "return_row_col_info", "id2label", "label2id", "name_or_path", "_name_or_path",
+    "crop_size",
+))  # fmt: skip
 
 Three = Annotated[list[float], Field(min_length=3, max_length=3)]
 Numbers = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
 class SizeFields(pydantic.BaseModel):
-    """What a size may be made of."""
+    """Keys of a size."""
 
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -63,7 +44,7 @@ class SizeFields(pydantic.BaseModel):
 
 
 class ProcessorFields(pydantic.BaseModel):
-    """What a processor says of the pixels. Where a key is missing, transformers' value for DETR stands here."""
+    """Keys of a processor that change pixels, with transformers' defaults for DETR."""
 
     model_config = pydantic.ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
@@ -81,15 +62,15 @@ class ProcessorFields(pydantic.BaseModel):
 
 
 def read_processor(path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
-    """A preprocessor_config.json, or the image processor in a processor_config.json.
+    """Read a preprocessor_config.json, or the image processor in a processor_config.json.
 
     Returns:
-        What is done to an image, and what is to be said of it: keys that are not known here.
+        The preprocessing, and remarks on unknown keys.
 
     Raises:
-        UserError: not JSON, a value of the wrong type, or a step that is not made here; the key is named.
+        UserError: not JSON, a value of the wrong type, or an unsupported step; names the key.
     """
-    tree, name = read_json(path), str(path)
+    tree, name = read_json_config(path), str(path)
     if isinstance(tree, dict) and "image_processor" in tree:
         tree, name = tree["image_processor"], f"{path}: image_processor"
     fields = validate(ProcessorFields, tree, name)
@@ -101,21 +82,21 @@ def read_processor(path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
 
 
 def _unknown(fields: ProcessorFields, name: str) -> tuple[str, ...]:
-    """Keys that stand in no list here: switches that are on are refused, the rest is noted."""
-    odd = []
+    """Refuse unknown switches that are on; return a remark on other unknown keys."""
+    unknown = []
     for key, value in (fields.model_extra or {}).items():
         if key in NEUTRAL or value is None or value is False:
             continue
         if key.startswith("do_") or key in ("size_divisor", "size_divisibility", "offset"):
             raise UserError(
-                f"{name}: {key}: this step is not made here, found {short_repr(value)}; expected false or none"
+                f"{name}: {key}: this step is not supported; expected false or none, found {short_repr(value)}"
             )
-        odd.append(key)
-    return (f"{name}: not used: {', '.join(sorted(odd))}",) if odd else ()
+        unknown.append(key)
+    return (f"{name}: not used: {', '.join(sorted(unknown))}",) if unknown else ()
 
 
 def _size(fields: ProcessorFields, name: str) -> tuple[Fit, tuple[int, int], tuple[int, int] | None]:
-    """How the size is found: fit, short and long side, box."""
+    """Return how images are resized: fit, short and long side, box."""
     sides = (Preprocessing.short_side, Preprocessing.long_side)
     if not fields.do_resize:
         return "none", sides, None
@@ -139,7 +120,7 @@ def _size(fields: ProcessorFields, name: str) -> tuple[Fit, tuple[int, int], tup
 
 
 def _normalisation(fields: ProcessorFields) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and deviation of pixels in 0..1, which is what ours are: (x r - m) / s = (x/255 - m/255r) / (s/255r)."""
+    """Return mean and deviation for pixels in 0..1: (x r - m) / s = (x/255 - m/255r) / (s/255r)."""
     factor = (fields.rescale_factor or 1 / 255) if fields.do_rescale else 1.0
     unit = 1.0 if abs(factor * 255 - 1) < 1e-9 else factor * 255
     mean, std = fields.image_mean or list(IMAGENET_MEAN), fields.image_std or list(IMAGENET_STD)
@@ -149,7 +130,7 @@ def _normalisation(fields: ProcessorFields) -> tuple[tuple[float, float, float],
 
 
 def _filter(fields: ProcessorFields, name: str) -> Filter:
-    """The filter of the resize; Pillow's number or name."""
+    """Return the filter of the resize, given as Pillow's number or name."""
     given = fields.resample
     number = FILTER_NAMES.get(given.lower(), -1) if isinstance(given, str) else 2 if given is None else given
     if number not in FILTERS:

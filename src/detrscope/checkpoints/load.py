@@ -1,4 +1,4 @@
-"""From a name to a model: variants, our checkpoints, run folders, published files, Hugging Face folders and ids."""
+"""Load a model by name: variants, native checkpoints, run folders, published files, Hugging Face folders and ids."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints.coco_classes import coco_classes
 from detrscope.checkpoints.convert import convert_checkpoint
 from detrscope.checkpoints.download import fetch
-from detrscope.checkpoints.loaded import Loaded as Loaded
-from detrscope.checkpoints.loaded import LoadReport as LoadReport
-from detrscope.checkpoints.native import build_from_card, load_checkpoint, read_card
+from detrscope.checkpoints.native import Loaded, LoadReport, build_from_card, load_checkpoint, read_card
 from detrscope.checkpoints.third_party import (
     PROCESSOR_FILES,
     WEIGHT_FILES,
@@ -38,31 +36,34 @@ from detrscope.families.family import OnHub
 from detrscope.families.keys.shapes import Shapes, compare
 
 CLASS_HEADS = re.compile(r".*(class_heads?|label_embedding)\..*")
-RANDOM_SEED = 0  # of weights that nobody trained, so that a name stands for the same model each time
+RANDOM_SEED = 0  # of untrained weights, so that a name means the same model each time
 RUN_CHECKPOINTS = ("best.safetensors", "last.safetensors")
 
 
 def load_model(
     name_or_path: str | Path, *, weights: str | Path | None = None, classes: ClassTable | None = None
 ) -> Loaded:
-    """A model by variant name, checkpoint, run folder, Hugging Face folder or id.
+    """Load a model by variant name, checkpoint, run folder, Hugging Face folder or id.
 
     Args:
         name_or_path: `detr-r50`, `run/best.safetensors`, `run/`, `detr-r50-e632da11.pth`, a folder with config.json,
             or an id such as `facebook/detr-resnet-50`.
-        weights: for a variant name: a file of its weights instead of the published one, or "random".
-        classes: the classes wanted; where they are not the checkpoint's own, the class head is reset.
+        weights: for a variant name: a file to load instead of the published weights, or "random".
+        classes: classes of the model; where the checkpoint's are others, the class head is reset.
+
+    Returns:
+        The model on the CPU in evaluation mode, its card, and a report of what was loaded.
 
     Raises:
-        UserError: unknown name, unreadable file, or weights that do not fit; every key that is missing, left over or
-            of another shape is listed.
+        UserError: unknown name, unreadable file, or weights that do not fit; lists every key that is missing, left
+            over or of another shape.
     """
     name = str(name_or_path)
     path = Path(name_or_path)
     if name in VARIANTS:
         loaded = _load_variant(name, weights)
     elif weights is not None:
-        raise UserError(f"--weights goes with a variant name; {nearest(name, VARIANTS)}")
+        raise UserError(f"weights: expected a variant name with it; {nearest(name, VARIANTS)}")
     elif isdir(path):  # unlike Path.is_dir, False for names that no file can have
         loaded = _load_folder(path)
     elif isfile(path):
@@ -70,37 +71,28 @@ def load_model(
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
         loaded = convert_checkpoint(read_folder(_hub_snapshot(name)), source=name)
     else:
-        kind = "no such file" if path.suffix or "/" in name else "not a model known here"
-        raise UserError(f"model '{name}': {kind}; {nearest(name, VARIANTS)}")
+        problem = "no such file" if path.suffix or "/" in name else "not a known model"
+        raise UserError(f"model '{name}': {problem}; {nearest(name, VARIANTS)}")
     return loaded if classes is None or classes == loaded.card.classes else with_classes(loaded, classes)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of the CPU from a seed; outside they go on as if nothing had been drawn."""
+    """Seed the CPU's random numbers inside the `with`, and restore the generator after it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def with_classes(loaded: Loaded, classes: ClassTable) -> Loaded:
-    """The same model for other classes: all that fits is kept, the class head is reset."""
-    card = ModelCard(
-        **{
-            **vars(loaded.card),
-            "classes": classes,
-            "metrics": {},
-            "source": f"fine-tuned from {loaded.report.source}",
-        }
-    )
+    """Return the model for other classes: the class head is reset, all other weights stay."""
+    report = loaded.report
+    card = replace(loaded.card, classes=classes, metrics={}, source=f"fine-tuned from {report.source}")
     model = build_from_card(card)
-    fresh = model.state_dict()
-    old = loaded.model.state_dict()
-    reset = tuple(key for key in fresh if CLASS_HEADS.fullmatch(key))
-    model.load_state_dict({key: fresh[key] if key in reset else old[key] for key in fresh})
-    said = loaded.report
-    report = LoadReport(said.source, len(fresh) - len(reset), reset, said.skipped, said.notes)
-    return Loaded(model.eval(), card, report)
+    new, old = model.state_dict(), loaded.model.state_dict()
+    reset = tuple(key for key in new if CLASS_HEADS.fullmatch(key))
+    model.load_state_dict({key: new[key] if key in reset else old[key] for key in new})
+    return Loaded(model.eval(), card, replace(report, loaded=len(new) - len(reset), reset=reset))
 
 
 def random_model(
@@ -109,7 +101,7 @@ def random_model(
     classes: ClassTable,
     preprocessing: Preprocessing | None = None,
 ) -> Loaded:
-    """A variant with random weights and settings laid over it, for training from scratch.
+    """Build a variant with random weights and some settings overridden, for training from scratch.
 
     Raises:
         UserError: unknown variant or setting.
@@ -131,29 +123,30 @@ def random_model(
 
 
 def load_backbone(model: DetectionTransformer, weights: str) -> LoadReport:
-    """Classification weights into the backbone.
+    """Load classification weights into the backbone of a model.
 
     Args:
         model: the model to change.
-        weights: "imagenet" (torchvision's or timm's, downloaded) or a file with a torchvision state dict.
+        weights: "imagenet" (torchvision's, downloaded) or a file with a torchvision state dict.
 
     Raises:
-        UserError: they cannot be had or do not fit.
+        UserError: they cannot be read or do not fit.
     """
     if isinstance(model.backbone, SlimBackbone):
-        raise UserError(f"backbone weights '{weights}': this backbone has none; use backbone_weights none")
+        raise UserError(
+            f"backbone weights '{weights}': there are none for this backbone; use backbone_weights none"
+        )
     body = model.backbone.body
-    wanted = body.state_dict()
+    expected = body.state_dict()
     if weights == "imagenet":
         notes: tuple[str, ...] = ()
         state, source = _imagenet(model)
     else:
-        foreign = read_file(Path(weights), marks=("conv1.weight", "stem.0.weight", "stem.conv.weight"))
-        state, source, notes = dict(foreign.state), weights, foreign.notes
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    drop = {key for key in state if key.endswith("num_batches_tracked") and key not in wanted}
-    state = {key: value for key, value in state.items() if key not in drop}
-    if problems := compare(state, wanted):
+        checkpoint = read_file(Path(weights), marks=("conv1.weight", "stem.0.weight", "stem.conv.weight"))
+        state, source, notes = dict(checkpoint.state), weights, checkpoint.notes
+    unused = ("fc.", *(key for key in state if key.endswith("num_batches_tracked") and key not in expected))
+    state = {key: value for key, value in state.items() if not key.startswith(unused)}
+    if problems := compare(state, expected):
         raise UserError(f"{source}: does not fit the backbone: {'; '.join(problems[:10])}")
     body.load_state_dict(state, strict=False)
     return LoadReport(source, len(state), notes=notes)
@@ -185,32 +178,32 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
         assert classes is not None
         with seeded(RANDOM_SEED):
             loaded = random_model(name, {}, classes)
-        said = f"random weights of seed {RANDOM_SEED}"
-        return replace(loaded, card=replace(loaded.card, source=said), report=LoadReport(said, 0))
+        source = f"random weights of seed {RANDOM_SEED}"
+        return replace(loaded, card=replace(loaded.card, source=source), report=LoadReport(source, 0))
     if weights is None and variant.shipped is not None:
         with resources.as_file(resources.files("detrscope") / "weights" / variant.shipped) as path:
             return _load_file(path)
     if weights is None:
         if variant.published is None:
             raise UserError(
-                f"{name} has no published weights; train it, or pass --weights FILE (or 'random')"
+                f"{name} has no published weights; train it, or pass a file or 'random' as weights"
             )
         if isinstance(variant.published, OnHub):
             repository = variant.published.repository
-            foreign = read_folder(_hub_snapshot(repository))
-            return convert_checkpoint(foreign, source=repository, variant=name, published=True)
+            checkpoint = read_folder(_hub_snapshot(repository))
+            return convert_checkpoint(checkpoint, source=repository, variant=name, published=True)
         path = fetch(variant.published.url, variant.published.sha256_prefix)
         return convert_checkpoint(read_file(path), source=str(path), variant=name, published=True)
     path = Path(weights)
     if not exists(path):
-        raise UserError(f"--weights {weights}: no such file")
+        raise UserError(f"weights {weights}: no such file")
     if isfile(path) and path.suffix == ".safetensors" and (card := read_card(path)) is not None:
         if card.variant != name:
-            raise UserError(f"{path}: holds a {card.variant}, not a {name}")
+            raise UserError(f"{path}: the checkpoint is a {card.variant}, expected a {name}")
         return _load_file(path)
-    foreign = read_folder(path) if isdir(path) else read_file(path)
+    checkpoint = read_folder(path) if isdir(path) else read_file(path)
     released = variant.published is not None and path.name == variant.published.url.rpartition("/")[2]
-    return convert_checkpoint(foreign, source=str(path), variant=name, published=released)
+    return convert_checkpoint(checkpoint, source=str(path), variant=name, published=released)
 
 
 def _load_folder(folder: Path) -> Loaded:
@@ -220,7 +213,7 @@ def _load_folder(folder: Path) -> Loaded:
     if (folder / "config.json").is_file():
         return convert_checkpoint(read_folder(folder), source=str(folder))
     raise UserError(
-        f"{folder}: holds no model; expected a run folder ({RUN_CHECKPOINTS[0]}) or a Hugging Face one (config.json)"
+        f"{folder}: no model; expected a run folder ({RUN_CHECKPOINTS[0]}) or a Hugging Face folder (config.json)"
     )
 
 
@@ -235,12 +228,12 @@ def _hub_snapshot(repository: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["config.json", *PROCESSOR_FILES, *WEIGHT_FILES]
+    files = ["config.json", *PROCESSOR_FILES, *WEIGHT_FILES]
     try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
+        return Path(snapshot_download(repository, allow_patterns=files))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise UserError(
-            f"cannot get '{repository}' from the Hugging Face hub ({reason}); download its {', '.join(wanted)} by hand "
-            f"and give the folder"
+            f"cannot get '{repository}' from the Hugging Face hub ({reason}); download its {', '.join(files)} by hand"
+            " and load the folder"
         ) from None

@@ -1,10 +1,11 @@
-"""Our checkpoint: one safetensors file whose header holds the model card."""
+"""Native checkpoints: one safetensors file whose header holds the model card; the result of loading."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,66 @@ from torch import Tensor, nn
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.console import atomic_write
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.json_schema import parse_json
 from detrscope.core.model_card import ModelCard
+from detrscope.core.text_files import parse_json
 from detrscope.families import FAMILIES, config_of
 from detrscope.families.keys.shapes import compare, listed
 
 HEADER = "detrscope"
 
 
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded of a checkpoint.
+
+    Attributes:
+        source: the checkpoint.
+        loaded: number of tensors loaded.
+        reset: the model's tensors that are left random.
+        skipped: the file's entries that are not used.
+        notes: remarks such as a prefix removed from the keys.
+    """
+
+    source: str
+    loaded: int
+    reset: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Return the report as lines for the log."""
+        notes = "".join(f"; {note}" for note in self.notes)
+        lines = [f"{self.source}: loaded {self.loaded} tensors{notes}"]
+        if self.reset:
+            lines.append(f"reset to random weights: {', '.join(self.reset)}")
+        if self.skipped:
+            lines.append(f"skipped: {', '.join(self.skipped)}")
+        return lines
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for use, on the CPU, in evaluation mode."""
+
+    model: DetectionTransformer
+    card: ModelCard
+    report: LoadReport
+
+
 def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> None:
-    """Weights and card to one file, whole or not at all."""
+    """Write weights and card to one file, atomically."""
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     with atomic_write(path) as temporary:
         save_file(state, temporary, metadata={HEADER: json.dumps(card.to_json()), "format": "pt"})
 
 
 def read_card(path: str | Path) -> ModelCard | None:
-    """The card in a safetensors file, or None where the file is somebody else's.
+    """Return the card of a safetensors file, or None where it has none.
 
     Raises:
         UserError: the file or its card cannot be read.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         metadata = file.metadata() or {}
     if HEADER not in metadata:
         return None
@@ -46,14 +85,14 @@ def read_card(path: str | Path) -> ModelCard | None:
 
 
 def build_from_card(card: ModelCard, path: str | Path | None = None) -> DetectionTransformer:
-    """The model that a card describes, with random weights.
+    """Build the model that a card describes, with random weights.
 
     Args:
-        card: checked here, since a card can come from anywhere.
-        path: of the file whose tensors it must fit; shapes are compared before memory is taken.
+        card: the card, validated here.
+        path: file whose tensors must fit; shapes are compared before memory is allocated.
 
     Raises:
-        UserError: the family is not known to this version, its settings have changed, or the shapes differ.
+        UserError: unknown family, invalid settings, or tensors that do not fit.
     """
     name = f"{path}: model card" if path else f"the card of {card.variant}"
     if card.family not in FAMILIES:
@@ -62,30 +101,34 @@ def build_from_card(card: ModelCard, path: str | Path | None = None) -> Detectio
     config = config_of(family, card.config, source=f"{name}: config")
     if path is not None:
         with torch.device("meta"):  # shapes without memory
-            outline = family.build(config, len(card.classes))
-        if outline.scoring != card.scoring:
-            raise UserError(f"{name}: scoring is '{card.scoring}', a {card.family} has '{outline.scoring}'")
-        if problems := compare(_outline_of(path), outline.state_dict()):
+            meta_model = family.build(config, len(card.classes))
+        if meta_model.scoring != card.scoring:
+            raise UserError(
+                f"{name}: scoring is '{card.scoring}', expected '{meta_model.scoring}' of {card.family}"
+            )
+        if problems := compare(_meta_tensors(path), meta_model.state_dict()):
             raise UserError(f"{path}: does not fit its card: {listed(problems)}")
     return family.build(config, len(card.classes))
 
 
 def load_checkpoint(path: str | Path) -> tuple[DetectionTransformer, ModelCard]:
-    """Model and card from one of our own files, strictly.
+    """Load model and card from a native checkpoint, strictly.
 
     Raises:
-        UserError: not our checkpoint, or its tensors do not fit its card.
+        UserError: not a native checkpoint, or its tensors do not fit its card.
     """
     card = read_card(path)
     if card is None:
-        raise UserError(f"{path}: has no model card; for foreign weights give a variant and --weights")
+        raise UserError(
+            f"{path}: has no model card; for third-party weights pass a variant and the file as weights"
+        )
     model = build_from_card(card, path)
     model.load_state_dict(load_file(path))
     return model.eval(), card
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
+def _open(path: str | Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -93,16 +136,16 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
 
 
-def _outline_of(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file without their content."""
-    with _opened(path) as file:
-        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+def _meta_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a file on the meta device."""
+    with _open(path) as file:
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118, not a dict
         return {
-            key: torch.empty(part.get_shape(), dtype=_kind(part.get_dtype()), device="meta")
+            key: torch.empty(part.get_shape(), dtype=_number_kind(part.get_dtype()), device="meta")
             for key, part in slices.items()
         }
 
 
-def _kind(dtype: str) -> torch.dtype:
-    """Floating point or not, which is what a comparison asks; safetensors writes `F16`, `BF16`, `I64` ..."""
+def _number_kind(dtype: str) -> torch.dtype:
+    """Return float32 for floating-point types and int64 for others; safetensors writes `F16`, `BF16`, `I64` ..."""
     return torch.float32 if dtype.startswith(("F", "BF")) else torch.int64

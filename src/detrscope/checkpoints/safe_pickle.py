@@ -1,4 +1,4 @@
-"""Read pickled checkpoints without running anything that they hold."""
+"""Read pickled checkpoints without executing code from them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ UNPACKED_SLACK = 1 << 20  # bytes by which an archive's content may exceed the f
 
 
 class UnsupportedObject:
-    """In place of a harmless object beside the weights, such as a numpy scalar: it keeps and does nothing."""
+    """Placeholder of a harmless object beside the weights, such as a numpy scalar; keeps nothing, does nothing."""
 
     def __new__(cls, *args: object, **keywords: object) -> UnsupportedObject:
-        """Take and forget whatever the object was made of."""
+        """Ignore all arguments."""
         return super().__new__(cls)
 
     def __init__(self, *args: object, **keywords: object) -> None:
         pass
 
     def __setstate__(self, state: object) -> None:
-        """Forget the state too."""
+        """Ignore the state."""
 
 
-# Objects that training scripts store beside the weights: read as `UnsupportedObject`, never imported or run.
+# Objects that training scripts store beside the weights: read as `UnsupportedObject`, never imported or executed.
 BESIDE_WEIGHTS = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *("numpy.dtype", "numpy.ndarray", "numpy.bool_", "numpy.float64", "numpy.float32", "numpy.int64"),
@@ -59,28 +59,27 @@ SAFE: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def read_pickle(path: Path) -> object:
-    """The content of a `.pth`, `.pt`, `.ckpt` or `.bin` file, tensors on the CPU.
+    """Return the content of a `.pth`, `.pt`, `.ckpt` or `.bin` file, tensors on the CPU.
 
-    Read with `weights_only`: besides tensors and plain data an argparse.Namespace is let in, and what stands in
-    `BESIDE_WEIGHTS` as an empty `UnsupportedObject`. torch also lets in what the user has given to
-    `torch.serialization.add_safe_globals`.
+    Read with `weights_only`: tensors, plain data and argparse.Namespace are allowed; objects of `BESIDE_WEIGHTS` become
+    an empty `UnsupportedObject`. torch also allows what the user has passed to `torch.serialization.add_safe_globals`.
 
     Raises:
-        UserError: unreadable, packed to unfold in memory, or holding other objects, which are named with what to do.
+        UserError: unreadable, a decompression bomb, or holding other objects; names them and what to do.
     """
     _refuse_bombs(path)
     try:
         with torch.serialization.safe_globals(SAFE):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle makes torch's reader stumble over whatever comes
+    except Exception as error:  # a damaged pickle makes torch's reader raise anything
         raise UserError(f"{path}: not a readable PyTorch checkpoint ({_reason(error)})") from None
 
 
 def _refuse_bombs(path: Path) -> None:
-    """Torch stores tensors as they are; an archive that is larger inside than outside was not written by it.
+    """Refuse archives that unpack to more than their size; torch stores tensors without compression.
 
     Raises:
-        UserError: it is one, or cannot be opened.
+        UserError: it is a decompression bomb, or cannot be opened.
     """
     try:
         if path.is_dir():
@@ -100,11 +99,11 @@ def _refuse_bombs(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Reasons of torch run over a page; the first sentence, or what an unpickling refused and the way out."""
+    """Shorten torch's page-long reason to its first sentence, or to the refused object and what to do."""
     text = str(error).strip()
     if isinstance(error, pickle.UnpicklingError):
-        if found := re.search(r"Unsupported global: GLOBAL (\S+)|unsupported GLOBAL (\S+)", text):
-            name = found[1] or found[2]
+        if refused := re.search(r"Unsupported global: GLOBAL (\S+)|unsupported GLOBAL (\S+)", text):
+            name = refused[1] or refused[2]
             return (
                 f"it holds objects other than tensors, which could run code when loaded: {name}; save the weights"
                 " alone, torch.save(model.state_dict(), FILE), or, where you trust it, allow it with"

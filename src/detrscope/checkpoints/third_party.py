@@ -1,4 +1,4 @@
-"""Other people's files: read safely, recognised by their keys, turned into our names and settings."""
+"""Read third-party checkpoints: safely, recognised by their keys, renamed to our keys and settings."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from detrscope.checkpoints.hugging_face_config import (
     class_table,
     labels_of,
     read_config,
-    references,
+    reference_settings,
     settings_of,
+    stack_settings,
 )
 from detrscope.checkpoints.hugging_face_processor import read_processor
 from detrscope.checkpoints.safe_pickle import read_pickle
-from detrscope.checkpoints.unwrap import Found, find_state, unwrap
-from detrscope.config import merge
+from detrscope.checkpoints.unwrap import State, find_state, unwrap
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import validate
@@ -35,7 +35,6 @@ from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import FAMILIES
 from detrscope.families.family import Family
 from detrscope.families.keys.key_map import KeyLayout
-from detrscope.families.keys.shapes import Shapes
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -44,21 +43,21 @@ ARGUMENT_KEYS = (
     "hyper_parameters",
     "hparams",
     "config",
-)  # where training scripts keep their settings
+)  # where training scripts store their settings
 
 
 @dataclass(frozen=True)
 class ThirdPartyCheckpoint:
-    """A checkpoint that is not ours, as read.
+    """A third-party checkpoint.
 
     Attributes:
-        state: its tensors.
-        settings: what its own config says, in our words.
+        state: tensors by third-party key.
+        settings: settings from its own config, in our words.
         labels: class names by index in the logits, where it has them.
-        path: of the file that `labels` stand in, for errors.
-        preprocessing: where it says.
-        skipped: parts of it that are not used.
-        notes: what was found and done, for the log.
+        path: file of `labels`, for errors.
+        preprocessing: preprocessing, where it has one.
+        skipped: entries that are not used.
+        notes: remarks for the log.
     """
 
     state: Mapping[str, Tensor]
@@ -71,7 +70,7 @@ class ThirdPartyCheckpoint:
 
 
 class Arguments(Partial):
-    """What the published training scripts' arguments say that shapes do not."""
+    """Arguments of the published training scripts that the shapes of tensors do not tell."""
 
     dilation: bool | None = None
     nheads: Heads | None = None
@@ -84,56 +83,56 @@ class Arguments(Partial):
 
 
 def read_file(path: Path, marks: tuple[str, ...] | None = None) -> ThirdPartyCheckpoint:
-    """A `.pth`, `.pt`, `.ckpt`, `.bin` or `.safetensors` file of somebody else's weights.
+    """Read a `.pth`, `.pt`, `.ckpt`, `.bin` or `.safetensors` file of third-party weights.
 
     Args:
         path: the file.
-        marks: keys of which the model has one, so that wrappers' prefixes can be told; None: those of all families.
+        marks: keys of which the model has one, to recognise the prefixes of wrappers; None: those of all families.
 
     Raises:
         UserError: unreadable, holding other objects, or without weights.
     """
-    if not isfile(path):  # reading a pipe or device would not end
+    if not isfile(path):  # reading a pipe or device would never end
         raise UserError(f"{path}: {'expected a file' if exists(path) else 'no such file'}")
     if marks is None:
         marks = tuple(layout.mark for family in FAMILIES.values() for layout in family.layouts)
     settings: dict[str, Any] = {}
     if path.suffix == ".safetensors":
         try:
-            found = Found(load_file(path))
+            state = State(load_file(path))
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: not a readable safetensors file ({error})") from None
     else:
         content = read_pickle(path)
-        found = find_state(content, path)
-        settings = _settings_of_arguments(content, path) if found.keys else {}
-    plain = unwrap(found, marks)
-    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in plain.state.values()}
-    small = sorted(kinds & {"float16", "bfloat16"})
-    notes = (*plain.notes, *(f"weights in {kind}, computed with in float32" for kind in small))
-    return ThirdPartyCheckpoint(plain.state, settings, path=path, skipped=plain.skipped, notes=notes)
+        state = find_state(content, path)
+        settings = _settings_of_arguments(content, path) if state.path else {}
+    state = unwrap(state, marks)
+    types = {str(tensor.dtype).removeprefix("torch.") for tensor in state.tensors.values()}
+    half = sorted(types & {"float16", "bfloat16"})
+    notes = (*state.notes, *(f"weights in {name}, converted to float32" for name in half))
+    return ThirdPartyCheckpoint(state.tensors, settings, path=path, skipped=state.skipped, notes=notes)
 
 
 def read_folder(folder: Path) -> ThirdPartyCheckpoint:
-    """A Hugging Face folder: config.json, weights, and the processor's config where there is one.
+    """Read a Hugging Face folder: config.json, weights, and the processor's config if there is one.
 
     Raises:
-        UserError: a file is missing or unreadable, or says what no model here can do.
+        UserError: a file is missing, unreadable, or has unsupported values.
     """
     path = folder / "config.json"
     config = read_config(path)
     files = [folder / name for name in WEIGHT_FILES if (folder / name).exists()]
     if not files:
         raise UserError(f"{folder}: has neither {' nor '.join(WEIGHT_FILES)}")
-    foreign = read_file(files[0])
-    preprocessing, notes = None, foreign.notes
+    checkpoint = read_file(files[0])
+    preprocessing, notes = None, checkpoint.notes
     for name in PROCESSOR_FILES:
         if (folder / name).exists():
-            preprocessing, said = read_processor(folder / name)
-            notes += said
+            preprocessing, remarks = read_processor(folder / name)
+            notes += remarks
             break
     return replace(
-        foreign,
+        checkpoint,
         settings=settings_of(config),
         labels=labels_of(config, path),
         path=path,
@@ -143,55 +142,48 @@ def read_folder(folder: Path) -> ThirdPartyCheckpoint:
 
 
 def recognise(
-    foreign: ThirdPartyCheckpoint, source: str, only: Family | None = None
+    checkpoint: ThirdPartyCheckpoint, source: str, only: Family | None = None
 ) -> tuple[Family, KeyLayout, dict[str, Tensor]]:
-    """Family, layout and renamed tensors of a foreign checkpoint.
+    """Return family, key layout and renamed tensors of a checkpoint.
 
     Raises:
         UserError: no family knows these keys, or some keys are left over.
     """
     for family in (only,) if only else FAMILIES.values():
         for layout in family.layouts:
-            if layout.mark in foreign.state:
+            if layout.mark in checkpoint.state:
                 try:
-                    return family, layout, layout.rename(foreign.state, foreign.settings)
+                    return family, layout, layout.rename(checkpoint.state, checkpoint.settings)
                 except UserError as error:
                     raise UserError(f"{source}: {error}") from None
-    what = f"of the family '{only.name}'" if only else "of any family known here"
-    raise UserError(f"{source}: these are not weights {what} (first keys: {list(foreign.state)[:3]})")
+    families = f"the family '{only.name}'" if only else "any known family"
+    raise UserError(f"{source}: not weights of {families} (first keys: {list(checkpoint.state)[:3]})")
 
 
-def inferred_settings(
-    family: Family, state: Mapping[str, Tensor], foreign: ThirdPartyCheckpoint
-) -> dict[str, Any]:
-    """The config tree of a recognised checkpoint: what its shapes tell, then what its own config says."""
-    return merge(family.infer(Shapes(state)), known_settings(family, foreign))
+def known_settings(family: Family, checkpoint: ThirdPartyCheckpoint) -> dict[str, Any]:
+    """Return those settings of a checkpoint's own config that the family has."""
+    names = {field.name for field in dataclasses.fields(family.config)}
+    return {name: value for name, value in checkpoint.settings.items() if name in names}
 
 
-def known_settings(family: Family, foreign: ThirdPartyCheckpoint) -> dict[str, Any]:
-    """What a checkpoint's own config says of settings that the family has."""
-    names = {one.name for one in dataclasses.fields(family.config)}
-    return {name: value for name, value in foreign.settings.items() if name in names}
-
-
-def classes_of(
-    foreign: ThirdPartyCheckpoint, count: int, *, coco: bool
+def class_table_of(
+    checkpoint: ThirdPartyCheckpoint, count: int, *, coco: bool
 ) -> tuple[ClassTable, tuple[str, ...], bool]:
-    """The class table of a foreign checkpoint with `count` classes: its own, COCO's, or plain numbers.
+    """Return the class table of a checkpoint with `count` classes: its own, COCO's, or plain numbers.
 
     Args:
-        foreign: the checkpoint.
-        count: classes of its head.
+        checkpoint: the checkpoint.
+        count: number of classes of its head.
         coco: whether it is known to be trained on COCO.
 
     Returns:
-        The table, what is to be said of it, and whether it is only assumed.
+        The table, remarks on it, and whether it is only assumed.
 
     Raises:
         UserError: its own names do not fit its head.
     """
-    if foreign.labels:
-        table, notes = class_table(dict(foreign.labels), count, foreign.path)
+    if checkpoint.labels:
+        table, notes = class_table(dict(checkpoint.labels), count, checkpoint.path)
         return table, notes, False
     assumed = coco_classes(count)
     if assumed is not None:
@@ -201,41 +193,34 @@ def classes_of(
 
 
 def _settings_of_arguments(content: object, path: Path) -> dict[str, Any]:
-    """The arguments of a training script in our words.
+    """Translate the arguments of a training script to our settings.
 
     Raises:
-        UserError: one of them has the wrong type.
+        UserError: an argument has the wrong type.
     """
-    for key, given in _arguments_in(content):
-        fields = validate(Arguments, given, f"{path}: {key}")
-        settings: dict[str, Any] = {}
+    for key, arguments in _arguments_in(content):
+        fields = validate(Arguments, arguments, f"{path}: {key}")
+        settings = {
+            **stack_settings("encoder", fields.nheads, fields.enc_n_points),
+            **stack_settings("decoder", fields.nheads, fields.dec_n_points),
+            **reference_settings(fields.with_box_refine, fields.two_stage, fields.num_queries),
+        }
         if fields.dilation is not None:
             settings["backbone"] = {"dilate_last": fields.dilation}
-        if fields.nheads is not None:
-            settings["encoder"] = {"heads": fields.nheads}
-            settings["decoder"] = {"heads": fields.nheads}
         if fields.pre_norm is not None:
             settings["norm"] = "pre" if fields.pre_norm else "post"
-        if fields.with_box_refine is not None:
-            settings["references"] = references(fields.with_box_refine, bool(fields.two_stage))
-            if fields.two_stage and fields.num_queries is not None:
-                settings["queries"] = fields.num_queries
-        for stack, points in (("encoder", fields.enc_n_points), ("decoder", fields.dec_n_points)):
-            if points is not None:
-                settings.setdefault(stack, {})["points"] = points
         if settings:
             return settings
     return {}
 
 
 def _arguments_in(content: object) -> list[tuple[str, dict[str, Any]]]:
-    """Settings beside the weights: an argparse.Namespace or a dict, also one inside of another."""
-    found: list[tuple[str, dict[str, Any]]] = []
+    """List the settings beside the weights, as key and dict: a Namespace or a dict, possibly nested."""
+    arguments: list[tuple[str, dict[str, Any]]] = []
     for key in ARGUMENT_KEYS:
-        given = content.get(key) if isinstance(content, Mapping) else None
-        given = vars(given) if isinstance(given, argparse.Namespace) else given
-        if isinstance(given, Mapping):
-            plain = {str(name): value for name, value in given.items()}
-            found.append((key, plain))
-            found += [(f"{key}.{inner}", arguments) for inner, arguments in _arguments_in(plain)]
-    return found
+        value = content.get(key) if isinstance(content, Mapping) else None
+        value = vars(value) if isinstance(value, argparse.Namespace) else value
+        if isinstance(value, Mapping):
+            tree = {str(name): inner for name, inner in value.items()}
+            arguments += [(key, tree), *((f"{key}.{inner}", nested) for inner, nested in _arguments_in(tree))]
+    return arguments

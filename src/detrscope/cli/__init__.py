@@ -1,14 +1,14 @@
-"""The command line: thin commands over the public functions, one file per group of commands."""
+"""The command line: thin commands over the public functions, one file per command or group."""
 
 from __future__ import annotations
 
 import sys
 
-INTERRUPTED = 130  # the exit code of a process that was asked to stop
+INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def main() -> None:
-    """Entry point of the `detrscope` command. Exit codes: 0 done, 1 work failed, 2 wrong input, 130 interrupted."""
+    """Run the `detrscope` command. Exit codes: 0 done, 1 work failed, 2 wrong input, 130 interrupted."""
     from detrscope.console import prepare_output, silence_output
     from detrscope.core.errors import in_one_line
 
@@ -16,45 +16,45 @@ def main() -> None:
     try:
         sys.exit(_run())
     except KeyboardInterrupt:
-        _tell("interrupted")
+        _print_error("interrupted")
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if (words := _wrong_words(error)) is not None:
-            print(words, file=sys.stderr)
+        if (usage_error := _usage_error(error)) is not None:
+            print(usage_error, file=sys.stderr)
             sys.exit(2)
-        if (told := in_one_line(error)) is None:
+        if (described := in_one_line(error)) is None:
             raise
-        line, code = told
-        _tell(line)
+        line, code = described
+        _print_error(line)
         try:
             sys.stdout.flush()
-        except (OSError, ValueError):  # which is what was told
+        except (OSError, ValueError):  # the error just printed
             silence_output()
         sys.exit(code)
 
 
 def _run() -> int:
-    """Run the command, and see its output written while an error can still be told."""
+    """Run the command and flush its output while an error can still be reported."""
     from detrscope.cli.app import app
     from detrscope.console import print_raw
     from detrscope.core.errors import WorkFailed
 
     try:
         code = app(prog_name="detrscope", standalone_mode=False)
-    except SystemExit:  # only so does typer leave here: it swallows a broken pipe
-        raise WorkFailed("standard output: cannot be written (whatever reads it has ended)") from None
+    except SystemExit:  # typer swallows a broken pipe and exits
+        raise WorkFailed("standard output: cannot be written (its reader has ended)") from None
     except OSError as error:
         if error.filename is None:
-            print_raw("")  # raises where it is standard output that fails, such as of the help
+            print_raw("")  # raises if standard output is what failed, as for the help
         raise
-    if code == INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+    if code == INTERRUPTED:  # typer's exit code for a KeyboardInterrupt
         raise KeyboardInterrupt
     print_raw("")
     return int(code or 0)
 
 
-def _tell(line: str) -> None:
-    """Print an error to standard error, unless that is gone too."""
+def _print_error(line: str) -> None:
+    """Print an error to standard error, unless that is closed too."""
     from detrscope.core.safe_text import escape_text
 
     try:
@@ -63,18 +63,18 @@ def _tell(line: str) -> None:
         sys.stderr = None
 
 
-def _wrong_words(error: Exception) -> str | None:
-    """What typer has to say of a command line that it cannot read, in one line; None where it is another error.
+def _usage_error(error: Exception) -> str | None:
+    """Return typer's message about a malformed command line, in one line; None for any other error.
 
-    Whether its exceptions are click's or its own depends on its version, so they are known by what they can do.
+    Its exceptions are click's or its own, depending on its version, so they are recognised by their methods.
     """
     from detrscope.core.safe_text import escape_text
 
-    tell, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
-    if tell is None:
+    format_message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if format_message is None:
         return None
-    message = str(tell())
-    if "\n" in message and message.lstrip().startswith("Usage"):  # the help, where a command was to follow
+    message = str(format_message())
+    if "\n" in message and message.lstrip().startswith("Usage"):  # the help, for a missing subcommand
         return message
     where = "detrscope" if context is None else context.command_path
     return f"detrscope: {escape_text(message.replace('Value error, ', '').rstrip('.'))}; see {where} --help"

@@ -1,4 +1,4 @@
-"""The tree of commands."""
+"""The typer application with all commands."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         from detrscope._version import __version__
 
         typer.echo(__version__)

@@ -1,4 +1,4 @@
-"""`detrscope data`: draw a dataset, look at it, check it, cut it, convert it."""
+"""`detrscope data`: check, show, cut, convert and draw datasets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from detrscope.data.dataset import DetectionDataset
 
 app = typer.Typer(
-    help="Draw, check, show, cut and convert datasets.", no_args_is_help=True, rich_markup_mode=None
+    help="Check, show, cut, convert and draw datasets.", no_args_is_help=True, rich_markup_mode=None
 )
-# What is not an option of `show` is a setting, such as --augment.flip=1.
+# Options that `show` does not have are settings, such as --augment.flip=1.
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
-CLASS_ROWS = 20  # of the histogram; the rest is in --json
+CLASS_ROWS = 20  # of the table of classes; --json has all
 
 Source = Annotated[
     str,
@@ -33,7 +33,7 @@ Source = Annotated[
 ]
 Annotations = Annotated[
     Path | None,
-    typer.Option(help="A COCO .json in place of the split's own; SOURCE is then the image folder."),
+    typer.Option(help="COCO .json to use in place of that of the split; SOURCE is then the image folder."),
 ]
 FilesOption = Annotated[
     Literal["copy", "hardlink", "symlink"], typer.Option(help="Copy the images, or link to them.")
@@ -43,33 +43,37 @@ FilesOption = Annotated[
 @app.command()
 def check(
     source: Source,
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split to read; may be given again. Default: all.")
+    ] = None,
     annotations: Annotations = None,
     queries: Annotated[
         int | None, typer.Option(help="Report images with more objects than this.", min=1)
     ] = None,
     pixels: Annotated[
         bool,
-        typer.Option("--pixels/--no-pixels", help="Decode every image: finds truncated ones and duplicates."),
+        typer.Option(
+            "--pixels/--no-pixels", help="Decode every image, to find truncated ones and duplicates."
+        ),
     ] = True,
-    limit: Annotated[int, typer.Option(help="Rows of each kind of problem in the table.", min=0)] = 5,
+    limit: Annotated[int, typer.Option(help="Rows per kind of problem in the table.", min=0)] = 5,
     json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, with every problem, in place of the table.")
+        bool, typer.Option("--json", help="Print JSON with every problem in place of the table.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write that JSON to a file too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON to.")] = None,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """Report every problem with file, annotation id and reason, and what is in the dataset.
+    """Report the statistics of a dataset and every problem with file, annotation id and reason.
 
-    Exit code 0: no errors (warnings are allowed). 1: errors. 2: nothing could be checked.
+    Exit code 0: no errors (warnings are allowed). 1: errors. 2: the dataset could not be read.
     """
     console.setup(quiet, log_level)
     import json as to_text
 
-    from detrscope.data import check as checking
+    from detrscope.data.check import check as check_dataset
 
-    report = checking.check(source, split or (), annotations=annotations, queries=queries, pixels=pixels)
+    report = check_dataset(source, split or (), annotations=annotations, queries=queries, pixels=pixels)
     text = to_text.dumps(report.to_json(), indent=1)
     if out is not None:
         with console.atomic_write(out) as temporary:
@@ -85,24 +89,27 @@ def check(
 def show(
     context: typer.Context,
     source: Source,
-    out: Annotated[Path, typer.Option(help="The picture to write.")],
-    split: Annotated[str, typer.Option(help="Which split.")] = "train",
-    count: Annotated[int, typer.Option(help="How many images.", min=1)] = 12,
+    out: Annotated[Path, typer.Option(help="Image file to write.")],
+    split: Annotated[str, typer.Option(help="Split to show.")] = "train",
+    count: Annotated[int, typer.Option(help="Number of images.", min=1)] = 12,
     augment: Annotated[
-        bool, typer.Option("--augment/--no-augment", help="As in training, or as in evaluation.")
+        bool,
+        typer.Option("--augment/--no-augment", help="Transform images as in training, or as in evaluation."),
     ] = True,
     annotations: Annotations = None,
-    preset: Annotated[str | None, typer.Option(help="The training preset whose transforms to show.")] = None,
-    config: Annotated[Path | None, typer.Option(help="The training config whose transforms to show.")] = None,
-    image_id: Annotated[list[int] | None, typer.Option(help="Show this image; may be given again.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the images chosen and their augmentation.", min=0)] = 0,
+    preset: Annotated[str | None, typer.Option(help="Training preset whose transforms are shown.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Training config whose transforms are shown.")] = None,
+    image_id: Annotated[
+        list[int] | None, typer.Option(help="Id of an image to show; may be given again.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the choice and the augmentation.", min=0)] = 0,
     columns: Annotated[int, typer.Option(help="Images in a row.", min=1)] = 4,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """Draw images after their transforms, with boxes and class names.
+    """Show images after their transforms, with boxes and class names.
 
-    Settings of training may follow, such as --augment.crop=0 or --data.short_side=480.
+    Training settings may follow, such as --augment.crop=0 or --data.short_side=480.
     """
     console.setup(quiet, log_level)
     from detrscope.commands import show as command
@@ -129,20 +136,22 @@ def show(
 def subset(
     source: Source,
     category: Annotated[list[str], typer.Option(help="Class name; may be given again.")],
-    out: Annotated[Path, typer.Option(help="The folder to make, in COCO's layout.")],
+    out: Annotated[Path, typer.Option(help="Folder to make, in COCO's layout.")],
     with_: Annotated[
         int | None,
-        typer.Option("--with", help="Training images with the category.", show_default="all", min=0),
+        typer.Option(
+            "--with", help="Number of training images with the category.", show_default="all", min=0
+        ),
     ] = None,
-    without: Annotated[int, typer.Option(help="Training images without it.", min=0)] = 0,
-    val_with: Annotated[int, typer.Option(help="Validation images with the category.", min=0)] = 0,
-    val_without: Annotated[int, typer.Option(help="Validation images without it.", min=0)] = 0,
-    split: Annotated[str, typer.Option(help="Draw from this split.")] = "train",
+    without: Annotated[int, typer.Option(help="Number of training images without it.", min=0)] = 0,
+    val_with: Annotated[int, typer.Option(help="Number of validation images with the category.", min=0)] = 0,
+    val_without: Annotated[int, typer.Option(help="Number of validation images without it.", min=0)] = 0,
+    split: Annotated[str, typer.Option(help="Split to draw from.")] = "train",
     val_split: Annotated[
         str | None,
-        typer.Option(help="Draw validation from this split.", show_default="the same, the rest of it"),
+        typer.Option(help="Split to draw validation from.", show_default="the rest of the same"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the draw.", min=0)] = 0,
     all_categories: Annotated[
         bool, typer.Option("--all-categories", help="Keep the boxes of other categories in these images.")
     ] = False,
@@ -150,7 +159,7 @@ def subset(
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """Cut a dataset by category: so many images with it, so many without."""
+    """Cut a dataset by category: a number of images with it and a number without."""
     console.setup(quiet, log_level)
     from detrscope.data.subset import Counts, cut_subset
 
@@ -173,8 +182,10 @@ def subset(
 @app.command()
 def convert(
     source: Source,
-    out: Annotated[Path, typer.Option(help="The folder to make, in COCO's layout.")],
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given again.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to make, in COCO's layout.")],
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split to read; may be given again. Default: all.")
+    ] = None,
     files: FilesOption = "copy",
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be decoded.")
@@ -182,22 +193,22 @@ def convert(
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """Write any dataset that can be read in COCO's layout, all splits at once."""
+    """Write a dataset of any readable format in COCO's layout, all splits at once."""
     console.setup(quiet, log_level)
-    from detrscope.data import convert as conversion
+    from detrscope.data.convert import convert as convert_dataset
 
-    parts = conversion.convert(source, out, splits=split or (), files=files, skip_unreadable=skip_unreadable)
+    parts = convert_dataset(source, out, splits=split or (), files=files, skip_unreadable=skip_unreadable)
     _print_written(out, parts, quiet)
 
 
 @app.command()
 def draw(
-    count: Annotated[int, typer.Option(help="How many images.", min=1)],
-    out: Annotated[Path, typer.Option(help="The folder to make, in COCO's layout, with part masks.")],
-    seed: Annotated[int, typer.Option(help="Of everything.", min=0)] = 0,
+    count: Annotated[int, typer.Option(help="Number of images.", min=1)],
+    out: Annotated[Path, typer.Option(help="Folder to make, in COCO's layout, with part masks.")],
+    seed: Annotated[int, typer.Option(help="Random seed.", min=0)] = 0,
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 160,
     start: Annotated[
-        int, typer.Option(help="Number of the first image; 10000000 is where validation begins.", min=0)
+        int, typer.Option(help="Index of the first image; validation begins at 10000000.", min=0)
     ] = 0,
     quiet: Quiet = False,
     log_level: Log = "info",
@@ -224,38 +235,36 @@ def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -
 
 
 def _print_report(report: Report, limit: int) -> None:
-    from detrscope.cli.tables import print_table
-
-    for counted in report.statistics:
-        for line in _summary(counted).splitlines():
+    for statistics in report.statistics:
+        for line in _summary(statistics).splitlines():
             console.say(line)
-        print_table(_class_table(counted))
+        console.print_table(_class_table(statistics))
     if report.problems:
-        print_table(_problem_table(report, limit))
+        console.print_table(_problem_table(report, limit))
     errors, warnings = report.count("error"), report.count("warning")
     plural = ["s" if n != 1 else "" for n in (errors, warnings)]
     console.say(f"{report.source}: {errors} error{plural[0]}, {warnings} warning{plural[1]}")
 
 
-def _summary(counted: Statistics) -> str:
-    most, mean = counted.boxes_per_image["most"], counted.boxes_per_image["mean"]
-    sizes = {name: "x".join(map(str, size)) for name, size in counted.image_sizes.items()}
+def _summary(statistics: Statistics) -> str:
+    most, mean = statistics.boxes_per_image["most"], statistics.boxes_per_image["mean"]
+    sizes = {name: "x".join(map(str, size)) for name, size in statistics.image_sizes.items()}
     return (
-        f"{counted.split}: {counted.images} images ({counted.images_without_boxes} without boxes), "
+        f"{statistics.split}: {statistics.images} images ({statistics.images_without_boxes} without boxes), "
         f"{sizes['smallest']} to {sizes['largest']}\n"
-        f"{counted.boxes} boxes (small {counted.small}, medium {counted.medium}, large {counted.large}), "
-        f"{mean} an image, at most {most}; {counted.crowds} crowds (not counted, not learned from)\n"
-        f"left out: {counted.left_out or 'nothing'}"
+        f"{statistics.boxes} boxes (small {statistics.small}, medium {statistics.medium}, large {statistics.large}), "
+        f"{mean} an image, at most {most}; {statistics.crowds} crowds (not counted, not learned from)\n"
+        f"left out: {statistics.left_out or 'nothing'}"
     )
 
 
-def _class_table(counted: Statistics) -> Table:
+def _class_table(statistics: Statistics) -> Table:
     from rich.table import Table
 
     table = Table()
     for name in ("id", "class", "boxes", "images"):
         table.add_column(name, justify="left" if name == "class" else "right")
-    rows = sorted(counted.classes, key=lambda c: -c.boxes)
+    rows = sorted(statistics.classes, key=lambda c: -c.boxes)
     for row in rows[:CLASS_ROWS]:
         table.add_row(str(row.id), row.name, str(row.boxes), str(row.images))
     if len(rows) > CLASS_ROWS:
@@ -265,7 +274,7 @@ def _class_table(counted: Statistics) -> Table:
 
 
 def _problem_table(report: Report, limit: int) -> Table:
-    """Errors first; of each kind the count, what to do, and the first `limit`."""
+    """Return the problems by kind, errors first: count, remedy and the first `limit` of each."""
     from rich.table import Table
 
     rank = {"error": 0, "warning": 1, "info": 2}

@@ -1,4 +1,4 @@
-"""`detrscope demo`: everybody's first five minutes."""
+"""`detrscope demo`: detect, see inside, train and film, without a network."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Annotated
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Log, Quiet
+from detrscope.cli.options import Log, OutFolder, Quiet
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("detrscope-demo"),
+    out: OutFolder = Path("detrscope-demo"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Under a minute: everything, but less of it.")
+        bool, typer.Option("--quick", help="Run under a minute, with fewer images and steps.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the training.")] = 0,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
     """Draw dogs, detect them, train a detector from scratch and film its attention; no network, no GPU.
 
-    Interrupted and run again, it goes on where it was.
+    After an interruption, run it again to continue.
     """
     console.setup(quiet, log_level)
     console.check_folder(out)

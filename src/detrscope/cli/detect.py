@@ -1,4 +1,4 @@
-"""`detrscope detect`: boxes in pictures and videos."""
+"""`detrscope detect`: detect objects in images and videos."""
 
 from __future__ import annotations
 
@@ -8,45 +8,52 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Device, Log, Model, PictureFormat, Precision, Quiet, Weights
+from detrscope.cli.options import (
+    Device,
+    ImageFormat,
+    Json,
+    Log,
+    Model,
+    OptionalOutFolder,
+    Precision,
+    Quiet,
+    Weights,
+)
 from detrscope.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detrscope.commands.detect import ImageDetections
+    from detrscope.inference.image_detections import ImageDetections
 
 FOLDER = Path("detections")
-DETAILED = 4  # pictures; of more, one line each
+DETAILED = 4  # most images whose detections are listed one by one
 
 
 def detect(
     sources: Annotated[
-        list[str], typer.Argument(help="Pictures, videos, folders, globs or URLs.", metavar="SOURCE")
+        list[str], typer.Argument(help="Images, videos, folders, globs or URLs.", metavar="SOURCE")
     ],
     model: Model = "sprint-dense-n",
     weights: Weights = None,
-    threshold: Annotated[float, typer.Option(help="The least score to keep, 0 to 1.")] = 0.7,
+    threshold: Annotated[float, typer.Option(help="Minimum score of a detection, 0 to 1.")] = 0.7,
     show_names: Annotated[
-        str, typer.Option(help="Keep these classes only, such as 'person,dog'.", show_default="all")
+        str, typer.Option(help="Class names to keep, such as 'person,dog'.", show_default="all")
     ] = "",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for pictures with boxes, detections.json and detections.csv. With --json or --csv "
-            "nothing is written unless this is given.",
-            show_default=str(FOLDER),
-        ),
-    ] = None,
-    picture_format: Annotated[PictureFormat, typer.Option("--format", help="Of the pictures.")] = "png",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV in place of the table.")] = False,
+    out: OptionalOutFolder = None,
+    image_format: ImageFormat = "png",
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """Find objects and draw them; boxes are in pixels of the original, upright pictures."""
+    """Detect objects and draw them; boxes are in pixels of the upright original.
+
+    Images with boxes, detections.json and detections.csv go to the folder --out ("detections" by default). With --json
+    or --csv nothing is written unless --out is given.
+    """
     console.setup(quiet, log_level)
     if json and csv:
         raise UserError("give --json or --csv, not both; both are written with --out")
@@ -56,56 +63,57 @@ def detect(
         console.check_folder(out)
 
     from detrscope.commands import detect as command
+    from detrscope.inference.image_detections import write_csv
 
-    found = command.detect(
+    results = command.detect(
         model,
         [*sources],
         weights=weights,
         threshold=threshold,
         show_names=[name.strip() for name in show_names.split(",") if name.strip()],
         out=out,
-        picture_format=picture_format,
+        image_format=image_format,
         device=device,
         precision=precision,
     )
     if json:
-        console.print_json([one.to_json() for one in found])
+        console.print_json([image.to_json() for image in results])
     elif csv:
         import io
 
         lines = io.StringIO(newline="")
-        command.write_csv(lines, found)
+        write_csv(lines, results)
         console.print_raw(lines.getvalue())
     elif not quiet:
-        console.print_table(_details(found) if len(found) <= DETAILED else _overview(found))
+        console.print_table(_details(results) if len(results) <= DETAILED else _overview(results))
     if out is not None:
         console.log.info(f"written to {out}")
 
 
-def _details(found: list[ImageDetections]) -> Table:
-    """A line for each detection."""
+def _details(results: list[ImageDetections]) -> Table:
+    """Return a table with a row for each detection."""
     from rich.table import Table
 
     table = Table("source", "class", "id", "score", "box x0 y0 x1 y1, pixels")
-    for one in found:
-        for row in one.to_json()["detections"]:
+    for image in results:
+        for row in image.to_json()["detections"]:
             box = "  ".join(f"{value:.1f}" for value in row["box_xyxy"])
-            table.add_row(one.source, row["name"], str(row["category_id"]), f"{row['score']:.3f}", box)
-        if not len(one.detections):
-            table.add_row(one.source, "nothing above the threshold", "", "", "")
+            table.add_row(image.source, row["name"], str(row["category_id"]), f"{row['score']:.3f}", box)
+        if not len(image.detections):
+            table.add_row(image.source, "nothing above the threshold", "", "", "")
     return table
 
 
-def _overview(found: list[ImageDetections]) -> Table:
-    """A line for each picture and each clip."""
+def _overview(results: list[ImageDetections]) -> Table:
+    """Return a table with a row for each image and each video."""
     from collections import Counter
 
     from rich.table import Table
 
-    frames: Counter[str] = Counter(one.source for one in found)
+    frames: Counter[str] = Counter(image.source for image in results)
     names: dict[str, Counter[str]] = {source: Counter() for source in frames}
-    for one in found:
-        names[one.source].update(one.detections.names)
+    for image in results:
+        names[image.source].update(image.detections.names)
     table = Table("source", "frames", "detections", "classes")
     for source, counts in names.items():
         classes = ", ".join(f"{count} {name}" for name, count in counts.most_common())

@@ -1,21 +1,17 @@
-"""`detrscope doctor`: what this machine has and what `auto` takes on it."""
+"""`detrscope doctor`: report this machine and what `auto` selects on it."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from detrscope import console
-from detrscope.cli.options import Log, Quiet
+from detrscope.cli.options import Json, Log, Quiet
 
 
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+    json: Json = False,
     quiet: Quiet = False,
     log_level: Log = "warning",
 ) -> None:
-    """Show versions, devices, and which precision, engine and kernels `auto` takes here, and why."""
+    """Show versions, devices, and which precision, engine and kernels `auto` selects here, and why."""
     console.setup(quiet, log_level)
 
     from detrscope.commands.doctor import examine
@@ -29,7 +25,7 @@ def doctor(
 
     from rich.table import Table
 
-    table = Table("", "what", "here", "why")
+    table = Table("", "item", "here", "reason")
     topic = ""
     for finding in findings:
         if finding.topic != topic:

@@ -1,4 +1,4 @@
-"""`detrscope evaluate`: COCO AP of a model or of a file of results."""
+"""`detrscope evaluate`: measure the COCO AP of a model or of a file of results."""
 
 from __future__ import annotations
 
@@ -8,43 +8,51 @@ from typing import Annotated
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Device, Log, OptionalModel, Precision, Quiet, Split, Weights
+from detrscope.cli.options import (
+    Data,
+    Device,
+    Log,
+    OptionalModel,
+    OptionalOutFolder,
+    Precision,
+    Quiet,
+    Split,
+    Weights,
+)
 from detrscope.core.errors import UserError
 
 
 def evaluate(
-    data: Annotated[
-        str, typer.Option(help="Dataset: a folder, coco:DIR, yolo:DIR, voc:DIR, or an annotation .json.")
-    ],
+    data: Data,
     model: OptionalModel = None,
     weights: Weights = None,
     results_in: Annotated[
-        Path | None, typer.Option(help="Evaluate this file of results in COCO's format instead of a model.")
+        Path | None, typer.Option(help="File of results in COCO's format to evaluate instead of a model.")
     ] = None,
     split: Split = "val",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that the model sees at once.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 1,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes that read images; 0: none but this one.")
+        int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")
     ] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
-    json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File to write the metrics to.")] = None,
     results: Annotated[
-        Path | None, typer.Option(help="Write the detections to this file in COCO's format.")
+        Path | None, typer.Option(help="File to write the detections to, in COCO's format.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Write numbers, tables, precision-recall curves and detections to this folder."),
-    ] = None,
+    out: OptionalOutFolder = None,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """Measure AP, AP50, AP75, small, medium, large, AR, and all of it per class."""
+    """Measure AP, AP50, AP75, small, medium, large, AR, and all of them per class.
+
+    With --out, metrics, tables, precision-recall curves and detections are written.
+    """
     console.setup(quiet, log_level)
     if (model is None) == (results_in is None):
         raise UserError("give either --model or --results-in")
     if results_in is not None and results is not None:
-        raise UserError("--results writes what a model finds; it does not go with --results-in")
+        raise UserError("--results writes the detections of a model; it does not go with --results-in")
     for path in (json, results):
         if path is not None:
             console.check_file(path)
@@ -52,7 +60,7 @@ def evaluate(
         console.check_folder(out)
 
     from detrscope.commands import evaluate as command
-    from detrscope.evaluation.tables import class_table, summary_table
+    from detrscope.evaluation.report import class_table, summary_table
 
     if results_in is not None:
         evaluation = command.evaluate_results(results_in, data, split=split, json_file=json, out=out)

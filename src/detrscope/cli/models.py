@@ -1,26 +1,22 @@
-"""`detrscope models`: the names that `--model` knows."""
+"""`detrscope models`: list the models."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from detrscope import console
-from detrscope.cli.options import Log, Quiet
+from detrscope.cli.options import Json, Log, Quiet
 
 
 def models(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+    json: Json = False,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """List the models: family, published AP on COCO val 2017, and where their weights come from."""
+    """List the models: family, published AP on COCO val 2017, and the source of their weights."""
     console.setup(quiet, log_level)
 
     from detrscope.families import FAMILIES
 
-    known = [(family, variant) for family in FAMILIES.values() for variant in family.variants]
+    variants = [(family, variant) for family in FAMILIES.values() for variant in family.variants]
     if json:
         rows = [
             {
@@ -30,7 +26,7 @@ def models(
                 "AP": variant.published.ap if variant.published else None,
                 "weights": variant.published.url if variant.published else None,
             }
-            for family, variant in known
+            for family, variant in variants
         ]
         console.print_json(rows)
         return
@@ -40,7 +36,7 @@ def models(
     table = Table("name", "family", "description")
     table.add_column("COCO AP", justify="right")
     table.add_column("published weights", overflow="fold")
-    for family, variant in known:
+    for family, variant in variants:
         published = variant.published
         ap = "-" if published is None or published.ap is None else f"{published.ap:.1f}"
         url = "-" if published is None else published.url

@@ -1,14 +1,15 @@
-"""`detrscope see`: figures of where a model looks."""
+"""`detrscope see`: figures of the attention of a model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Device, Log, OptionalModel, PictureFormat, Precision, Quiet, Weights
+from detrscope.cli.options import Device, ImageFormat, Log, OptionalModel, Precision, Quiet, Weights
 from detrscope.core.errors import UserError
 from detrscope.views import VIEWS
 
@@ -18,23 +19,23 @@ if TYPE_CHECKING:
     from detrscope.commands.see import SeeResult
 
 FOLDER = Path("seen")
-DETAILED = 1  # pictures; of more, one line each
-EPILOG = "Figures: " + "; ".join(f"{name} ({view.shows})" for name, view in VIEWS.items())
+# Click rewraps paragraphs and breaks at the hyphens of names; lines after "\b" it keeps.
+EPILOG = "Views:\n\n\b\n" + "\n".join(f"{name} ({view.shows})" for name, view in VIEWS.items())
 
 
 def see(
     sources: Annotated[
         list[str],
-        typer.Argument(help="Pictures, folders, globs, URLs, or traces (x.trace).", metavar="SOURCE"),
+        typer.Argument(help="Images, folders, globs, URLs, or traces (x.trace).", metavar="SOURCE"),
     ],
     model: OptionalModel = None,
     weights: Weights = None,
     out: Annotated[
-        Path, typer.Option(help="Folder; each picture has one of its own in it, with all its figures.")
+        Path, typer.Option(help="Output folder; each image has its own in it, with all its figures.")
     ] = FOLDER,
     view: Annotated[
         list[str] | None,
-        typer.Option(help="Draw this figure of those below; may be repeated.", show_default="all that apply"),
+        typer.Option(help="Draw this view of those below; may be repeated.", show_default="all that apply"),
     ] = None,
     query: Annotated[
         list[int] | None,
@@ -43,36 +44,40 @@ def see(
     point: Annotated[
         list[str] | None,
         typer.Option(
-            help="X,Y in pixels of the picture: where the encoder is asked; may be repeated.", metavar="X,Y"
+            help="Point of the image, in pixels, whose attention is shown; may be repeated.", metavar="X,Y"
         ),
     ] = None,
     layer: Annotated[
         int | None,
-        typer.Option(help="From 0, or -1 for the last.", show_default="the last, or all side by side"),
-    ] = None,
-    head: Annotated[int | None, typer.Option(help="From 0.", show_default="merged, or side by side")] = None,
-    level: Annotated[
-        int | None, typer.Option(help="One map of the image, 0 the finest.", show_default="all")
-    ] = None,
-    from_level: Annotated[int, typer.Option(help="Of which map the token at --point is.")] = 0,
-    merge: Annotated[Literal["mean", "max"], typer.Option(help="How heads are merged.")] = "mean",
-    cells: Annotated[
-        bool, typer.Option("--cells", help="Show each token as an even cell, not smoothed between them.")
-    ] = False,
-    threshold: Annotated[float, typer.Option(help="The least score of a detection, 0 to 1.")] = 0.5,
-    against: Annotated[
-        str | None,
-        typer.Option(help="Compare with a trace of the same picture (x.trace), or with another model."),
-    ] = None,
-    truth: Annotated[
-        str | None,
         typer.Option(
-            help="A dataset that has these pictures, such as coco:DIR or an annotation .json: its boxes are drawn, "
-            "and attention on what its masks show is measured."
+            help="Layer index, from 0; -1 is the last.", show_default="the last, or all side by side"
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of that dataset.", show_default="val")] = None,
-    picture_format: Annotated[PictureFormat, typer.Option("--format", help="Of the figures.")] = "png",
+    head: Annotated[
+        int | None, typer.Option(help="Head index, from 0.", show_default="merged, or side by side")
+    ] = None,
+    level: Annotated[
+        int | None, typer.Option(help="Feature level, from 0, the finest.", show_default="all")
+    ] = None,
+    from_level: Annotated[int, typer.Option(help="Feature level of the token at --point.")] = 0,
+    merge: Annotated[Literal["mean", "max"], typer.Option(help="How heads are merged.")] = "mean",
+    cells: Annotated[
+        bool, typer.Option("--cells", help="Show each token as an even cell instead of interpolating.")
+    ] = False,
+    threshold: Annotated[float, typer.Option(help="Least score of a detection, 0 to 1.")] = 0.5,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Compare with a trace of the same image (x.trace), or with another model."),
+    ] = None,
+    ground_truth: Annotated[
+        str | None,
+        typer.Option(
+            help="Dataset that has these images, such as coco:DIR or an annotation .json: its boxes are drawn, "
+            "and attention on its masks is measured."
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of that dataset.", show_default="val")] = None,
+    image_format: ImageFormat = "png",
     trace: Annotated[
         Literal["full", "half", "none"] | None,
         typer.Option(
@@ -83,32 +88,37 @@ def see(
     features: Annotated[
         list[str] | None,
         typer.Option(
-            help="Convolutions of the backbone, such as 'backbone.layer4.*', to draw and to keep in the trace; may be "
+            help="Backbone convolutions, such as 'backbone.layer4.*', to draw and to keep in the trace; may be "
             "repeated.",
             show_default="the last of each stage, drawn and not kept",
         ),
     ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the numbers of every view as JSON instead of the tables.")
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """See inside: all figures of a picture in one folder, with its trace, its measures and its shapes.
+    """See inside: all figures of an image in one folder, with its trace, its metrics and its shapes.
 
-    Pictures are looked at by sprint-dense-n, the model that ships, where no other is named; traces need none.
+    Images are traced by sprint-dense-n, the shipped model, where no other is named; traces need none.
     """
     console.setup(quiet, log_level)
     console.check_folder(out)
     points = [_point(text) for text in point or ()]
 
+    import json as to_text
+
     from detrscope.commands import see as command
     from detrscope.views.options import ViewOptions
 
-    seen = command.see(
+    results = command.see(
         [*sources],
         model,
         views=view or (),
-        choice=ViewOptions(
+        options=ViewOptions(
             queries=tuple(query or ()),
             points=tuple(points),
             layer=layer,
@@ -120,81 +130,75 @@ def see(
             threshold=threshold,
         ),
         against=against,
-        truth=truth,
+        ground_truth=ground_truth,
         split=split,
         out=out,
-        picture_format=picture_format,
-        keep=trace,
+        image_format=image_format,
+        trace_format=trace,
         features=features or (),
+        numbers=json,
         weights=weights,
         device=device,
         precision=precision,
     )
-    if not quiet:
-        _print(seen, out)
+    if json:
+        # One line: indented, every weight of a map would stand on a line of its own.
+        console.print_raw(to_text.dumps([result.to_json() for result in results]) + "\n")
+    elif not quiet:
+        _print_tables(results)
+    console.log.info(f"written to {out}")
 
 
 def _point(text: str) -> tuple[float, float]:
-    """`120,80` as two numbers."""
-    parts = text.split(",")
+    """Return `120,80` as two numbers."""
     try:
-        x, y = (float(part) for part in parts)
+        x, y = (float(part) for part in text.split(","))
     except ValueError:
         raise UserError(f"--point {text}: expected X,Y such as 120,80") from None
     return x, y
 
 
-def _print(seen: list[SeeResult], out: Path) -> None:
-    from detrscope.lens.report import in_words, on_what
+def _print_tables(results: Sequence[SeeResult]) -> None:
+    """Print the files and metrics of one image; of several, a line for each."""
+    from detrscope.lens.report import describe_differences, describe_parts
 
-    if len(seen) > DETAILED:
-        console.print_table(_overview(seen))
-    else:
-        for one in seen:
-            console.print_table(_files(one))
-            if one.measures:
-                console.print_table(_measures(one))
-                for line in [*in_words(one.measures), *on_what(one.measures)]:
-                    console.say(line)
-    console.log.info(f"written to {out}")
+    if len(results) > 1:
+        console.print_table(_overview_table(results))
+        return
+    for result in results:
+        console.print_table(_file_table(result))
+        if result.measurements:
+            console.print_table(_metric_table(result))
+            for line in [*describe_differences(result.measurements), *describe_parts(result.measurements)]:
+                console.say(line)
 
 
-def _files(one: SeeResult) -> Table:
-    """A line for each figure and file."""
+def _file_table(result: SeeResult) -> Table:
+    """Return a line for each view and file."""
     from rich.table import Table
 
-    table = Table("figure", "shows", "file", title=one.source)
+    table = Table("view", "shows", "file", title=result.source)
     for name, view in VIEWS.items():
-        if name in one.files:
-            table.add_row(name, view.shows, str(one.files[name]))
-    for name, path in one.files.items():
+        if name in result.files:
+            table.add_row(name, view.shows, str(result.files[name]))
+    for name, path in result.files.items():
         if name not in VIEWS:
             table.add_row("", _size(path.stat().st_size), str(path))
-    for name, reason in one.left_out.items():
+    for name, reason in result.left_out.items():
         table.add_row(name, f"left out: {reason}", "")
     return table
 
 
-def _measures(one: SeeResult) -> Table:
-    """A line for each layer: means over heads and rows."""
+def _metric_table(result: SeeResult) -> Table:
+    """Return a line for each layer: means over heads and rows."""
     from rich.table import Table
 
-    from detrscope.lens.report import by_layer
+    from detrscope.lens.report import layer_means
 
-    columns = (
-        "attention",
-        "layer",
-        "tokens looked at",
-        "distance",
-        "in box",
-        "alike",
-        "peak in box",
-        "heads agree",
-    )
-    table = Table(
-        *columns, title="means over heads, queries and tokens; measures.csv has each head and query"
-    )
-    for m in by_layer(one.measures):
+    columns = ("attention", "layer", "tokens", "distance", "in box", "uniform", "peak in box", "agreement")
+    title = "means over heads, queries and tokens; metrics.csv has each head and query"
+    table = Table(*columns, title=title)
+    for m in layer_means(result.measurements):
         table.add_row(
             m.kind,
             str(m.layer),
@@ -208,15 +212,15 @@ def _measures(one: SeeResult) -> Table:
     return table
 
 
-def _overview(seen: list[SeeResult]) -> Table:
-    """A line for each picture."""
+def _overview_table(results: Sequence[SeeResult]) -> Table:
+    """Return a line for each image."""
     from rich.table import Table
 
-    table = Table("picture", "figures", "folder")
-    for one in seen:
-        figures = [name for name in one.files if name in VIEWS]
-        folder = next(iter(one.files.values())).parent if one.files else ""
-        table.add_row(one.source, str(len(figures)), str(folder))
+    table = Table("image", "figures", "folder")
+    for result in results:
+        figures = [name for name in result.files if name in VIEWS]
+        folder = next(iter(result.files.values())).parent if result.files else ""
+        table.add_row(result.source, str(len(figures)), str(folder))
     return table
 
 

@@ -12,46 +12,44 @@ from detrscope.cli.options import Log, Quiet
 
 
 def timelapse(
-    run: Annotated[Path, typer.Argument(help="A run folder of `detrscope train --probe-images ...`.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of `detrscope train --probe-images ...`.")],
     out: Annotated[
-        Path | None, typer.Option(help="The folder to write to; RUN/timelapse without it.")
+        Path | None, typer.Option(help="Folder to write to; RUN/timelapse by default.", show_default=False)
     ] = None,
     view: Annotated[
         list[str] | None,
         typer.Option(
-            help="final (the default): all pictures beside the metrics; boxes, merged, plain: one picture, attention"
-            " merged over queries, with boxes, without, or as a map with its scale; queries: a panel for each query,"
-            " followed over training; features: maps of the backbone; all. May be given several times.",
+            help="final (the default): all probe images beside the metrics; boxes, mean, plain: one image, attention"
+            " averaged over queries, with boxes, without, or as a map with its colour bar; queries: a panel for each"
+            " query, tracked over training; features: feature maps of the backbone; all. May be given several times.",
             show_default=False,
         ),
     ] = None,
-    image: Annotated[str | None, typer.Option(help="The name of one probe image; all without it.")] = None,
+    image: Annotated[str | None, typer.Option(help="Name of one probe image; all by default.")] = None,
     query: Annotated[
         int | None,
-        typer.Option(
-            help="With --view queries: only the one with this number in the last look, layer by layer."
-        ),
+        typer.Option(help="With --view queries: query index in the last snapshot, shown layer by layer."),
     ] = None,
-    layer: Annotated[int, typer.Option(help="Decoder layer; negative counts from the end.")] = -1,
-    over: Annotated[
-        Literal["found", "all"],
-        typer.Option(help="Merge over the queries that found something, or over all of the model."),
-    ] = "found",
-    threshold: Annotated[float, typer.Option(help="The least score of a query that counts as found.")] = 0.4,
+    layer: Annotated[int, typer.Option(help="Decoder layer index, from 0; negative from the end.")] = -1,
+    queries: Annotated[
+        Literal["detected", "all"],
+        typer.Option(help="Queries whose attention is averaged: the detected ones, or all of the model."),
+    ] = "detected",
+    threshold: Annotated[float, typer.Option(help="Minimum score of a detected query.")] = 0.4,
     site: Annotated[
         str | None,
         typer.Option(
-            help="With --view features: the channels of this convolution, such as backbone.layer2.0.conv1."
+            help="With --view features: the convolution whose channels are shown, such as backbone.layer2.0.conv1."
         ),
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(help="Moments a second; without it a film lasts about 12 seconds.")
+        float | None, typer.Option(help="Snapshots a second; by default a film lasts about 12 seconds.")
     ] = None,
     gif: Annotated[bool, typer.Option("--gif", help="Write each film as a GIF too.")] = False,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """Film how attention grew while a model learned, and how much of it lay on the parts of its objects."""
+    """Film how attention changes while a model trains, and how much of it lies on the parts of objects."""
     console.setup(quiet, log_level)
     if out is not None:
         console.check_folder(out)
@@ -64,7 +62,7 @@ def timelapse(
         image=image,
         query=query,
         layer=layer,
-        over=over,
+        queries=queries,
         threshold=threshold,
         site=site,
         fps=fps,

@@ -1,4 +1,4 @@
-"""`detrscope train` and `detrscope plot`."""
+"""`detrscope train` and `detrscope plot`: train a detector, draw its curves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Log, Quiet
+from detrscope.cli.options import Log, OptionalData, OutFolder, Quiet
 from detrscope.core.errors import UserError, nearest
 
 # `--a.b=c` goes through to the config; --help is our own, since it lists the settings too.
@@ -28,9 +28,9 @@ OWN_OPTIONS = (
 )
 
 
-def _show_help(context: typer.Context, wanted: bool) -> None:
-    """The usual help, then every setting."""
-    if not wanted:
+def _show_help(context: typer.Context, requested: bool) -> None:
+    """Print the help, then every setting."""
+    if not requested:
         return
     from rich.table import Table
 
@@ -43,33 +43,30 @@ def _show_help(context: typer.Context, wanted: bool) -> None:
         f"\nPresets: {', '.join(preset_names())}\n\nSettings, given as --KEY=VALUE or in a --config file:\n"
     )
     table = Table(box=None, pad_edge=False)
-    for heading in ("key", "type", "default", "what it is"):
+    for heading in ("key", "type", "default", "description"):
         table.add_column(heading, overflow="fold")
-    for one in describe(RunConfig):
-        table.add_row(one.key, one.type, one.default, one.help)
+    for setting in describe(RunConfig):
+        table.add_row(setting.key, setting.type, setting.default, setting.help)
     for family in FAMILIES.values():
-        for one in describe(family.config, prefix="model.overrides."):
-            table.add_row(one.key, one.type, one.default, f"{family.name}: {one.help}")
+        for setting in describe(family.config, prefix="model.overrides."):
+            table.add_row(setting.key, setting.type, setting.default, f"{family.name}: {setting.help}")
     console.print_table(table)
     raise typer.Exit
 
 
 def train(
     context: typer.Context,
-    preset: Annotated[str | None, typer.Option(help="A shipped recipe; see the list below.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Name of a shipped recipe; see the list below.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A YAML file of settings, laid over the preset.")
+        Path | None, typer.Option(help="YAML file of settings that override the preset.")
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Dataset: coco:DIR, yolo:DIR, voc:DIR, a folder, or an annotation .json."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("run"),
+    data: OptionalData = None,
+    out: OutFolder = Path("run"),
     from_: Annotated[
         str | None,
         typer.Option(
             "--from",
-            help="Fine-tune: start from this variant, checkpoint, run folder or Hugging Face id.",
+            help="Variant, checkpoint, run folder or Hugging Face id to fine-tune.",
         ),
     ] = None,
     probe_images: Annotated[
@@ -80,7 +77,7 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out as if never stopped.")
+        bool, typer.Option("--resume", help="Continue the run in --out as if it had not stopped.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     print_config: Annotated[
@@ -138,11 +135,11 @@ def train(
 
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or their metrics.jsonl.")],
-    out: Annotated[Path, typer.Option(help="The picture: .png, .svg, .pdf.")] = Path("curves.png"),
+    out: Annotated[Path, typer.Option(help="Image file to write: .png, .svg or .pdf.")] = Path("curves.png"),
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """Draw losses, AP and learning rates over the epochs, of one run or of several in one picture."""
+    """Draw losses, AP and learning rates over the epochs, of one run or of several in one figure."""
     console.setup(quiet, log_level)
     console.check_file(out)
     from detrscope.views.training_curves import draw_curves
@@ -152,10 +149,10 @@ def plot(
 
 
 def _settings(arguments: list[str]) -> list[str]:
-    """What is left of the command line, which must be settings.
+    """Return the rest of the command line, checked to be settings.
 
     Raises:
-        UserError: a misspelt option, or a word that belongs to nothing.
+        UserError: an unknown option.
     """
     from detrscope.training.config import RunConfig
 

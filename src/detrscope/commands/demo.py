@@ -1,4 +1,4 @@
-"""Everybody's first five minutes: detect with the model that ships, see inside it, train one from scratch, film it."""
+"""The demo: detect with the shipped model, see inside it, train a model from scratch, film its attention."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from detrscope.console import atomic_write, log
 from detrscope.core.errors import UserError
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
-from detrscope.evaluation.coco_ap import Evaluation
 from detrscope.inference.detector import Detector, load
-from detrscope.lens.report import in_words, on_what
+from detrscope.lens.report import describe_differences, describe_parts
 from detrscope.recording.recorder import load_recording
 from detrscope.training.loop import Outcome
 from detrscope.training.run_folder import RunFolder
@@ -29,146 +28,136 @@ from detrscope.views.options import ViewOptions
 MODEL = "sprint-dense-n"
 PRESET = "drawn-dogs"
 THRESHOLD = 0.4
-FIGURES = ("columns", "encoder", "heads", "relevance", "measures")  # of all that are drawn, those on the page
-MARKER = "demo.json"  # says which options made a folder
+FIGURES = ("per-query", "encoder", "heads", "relevance", "metrics")  # on the page
+MARKER = "demo.json"  # holds the options of the demo in a folder
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much of everything."""
+class DemoSize:
+    """Numbers of images and training steps."""
 
-    images: int  # to train on
+    train: int  # images
     val: int
-    pictures: int  # to detect in
-    seconds: float  # of training, as far as the least number of steps allows
+    test: int
+    seconds: float  # of training, between the numbers of steps below
     most_steps: int
     least_steps: int  # fewer would not teach what the demo shows
-    overrides: dict[str, int]
+    overrides: dict[str, int]  # training settings
 
 
-FULL = Size(2000, 300, 12, 200.0, 1300, 800, {})
-QUICK = Size(240, 60, 6, 30.0, 100, 60, {"train.evaluate_every": 3, "train.recording.every": 10})
-BATCH = 16  # of the preset
+FULL = DemoSize(2000, 300, 12, 200.0, 1300, 800, {})
+QUICK = DemoSize(240, 60, 6, 30.0, 100, 60, {"train.evaluate_every": 3, "train.recording.every": 10})
+BATCH = 16  # batch size of the preset
 
 
 def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int = 0) -> Path:
-    """Draw dogs, detect them, see inside, evaluate, train from scratch, film it, and leave a page to look at it all.
+    """Draw dogs, detect them, see inside, evaluate, train from scratch, film the training, and write a page of it.
 
-    Interrupted and called again, it goes on where it was.
+    After an interruption, call it again to continue.
 
     Args:
-        out: the folder to write.
-        quick: under a minute, to see that everything works; the detector that is trained learns little.
-        seed: of the training.
+        out: output folder.
+        quick: run under a minute, to see that everything works; the trained detector learns little.
+        seed: random seed of the training.
 
     Returns:
-        The page, `index.html`.
+        Path of the page, `index.html`.
 
     Raises:
         UserError: `out` holds something else, or a demo with other options.
-        WorkFailed: training came to a number that is not finite.
+        WorkFailed: training met a non-finite number.
     """
     out = Path(out)
     size = QUICK if quick else FULL
-    _claim(out, {"quick": quick, "seed": seed})
-    source = f"drawn-dogs:count={size.images},val={size.val},test={size.pictures},size=128"
-    log.info("1/6  drawing %d pictures (once; they are kept)", size.images + size.val + size.pictures)
+    _prepare_folder(out, {"quick": quick, "seed": seed})
+    source = f"drawn-dogs:count={size.train},val={size.val},test={size.test},size=128"
+    log.info("1/6  drawing %d images (once; they stay in the cache)", size.train + size.val + size.test)
     for split in ("train", "val", "test"):
         open_dataset(source, split)
-    log.info(
-        "2/6  detecting in %d pictures with the model that ships, which has not seen them", size.pictures
-    )
+    log.info("2/6  detecting in %d images that the shipped model was not trained on", size.test)
     detector = load(MODEL, device="cpu")
-    pictures, richest = _detect(detector, source, out)
-    log.info("3/6  seeing inside that model: everything about one look at %s", richest.name)
-    (seen,) = see(
+    images, richest = _detect(detector, source, out)
+    log.info("3/6  seeing inside that model: all figures of %s", richest.name)
+    (result,) = see(
         richest,
         detector,
-        choice=ViewOptions(threshold=THRESHOLD),
-        truth=source,
+        options=ViewOptions(threshold=THRESHOLD),
+        ground_truth=source,
         split="test",
         out=out / "seen",
     )
-    log.info("4/6  evaluating the model that ships on %d pictures", size.val)
+    log.info("4/6  evaluating the shipped model on %d images", size.val)
     shipped = evaluate(MODEL, source, split="val", batch_size=16)
-    log.info("5/6  training one from scratch")
+    log.info("5/6  training a model from scratch")
     run = RunFolder(out / "run")
     outcome = train(out=run.path, resume=True) if run.in_use else _train(run, source, size, seed)
     log.info("6/6  filming its attention")
     films = _film(run, out)
     page = DemoPage(
-        pictures=[str(path.relative_to(out)) for path in pictures],
+        pictures=[str(path.relative_to(out)) for path in images],
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
-        figures=[str(seen.files[name].relative_to(out)) for name in FIGURES],
-        words=[*in_words(seen.measures), *on_what(seen.measures)],
+        figures=[str(result.files[name].relative_to(out)) for name in FIGURES],
+        words=[*describe_differences(result.measurements), *describe_parts(result.measurements)],
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",
-        shipped=_row(shipped),
+        shipped={f"val/{name}": value for name, value in shipped.summary().items()},
         trained=run.rows()[-1],
         steps=outcome.steps,
-        seconds=_seconds(outcome),
+        seconds=sum(float(row["seconds"] or 0) for row in run.rows()),
     )
     with atomic_write(out / "index.html") as path:
         path.write_text(page.html(), encoding="utf-8")
     return out / "index.html"
 
 
-def _claim(out: Path, options: dict[str, bool | int]) -> None:
-    """Take a new or empty folder, or go on in one of the same demo."""
+def _prepare_folder(out: Path, options: dict[str, bool | int]) -> None:
+    """Mark a new or empty folder as one of this demo, or check that it is."""
     marker = out / MARKER
     if marker.is_file():
         if json.loads(marker.read_text(encoding="utf-8")) != options:
-            raise UserError(f"{out}: holds a demo with other options; give a new folder with --out")
+            raise UserError(f"{out}: holds a demo with other options; choose a new out folder")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is not empty and no demo of ours; give a new folder with --out")
+        raise UserError(f"{out}: is not empty and not a demo; choose a new out folder")
     with atomic_write(marker) as path:
         path.write_text(json.dumps(options), encoding="utf-8")
 
 
 def _detect(detector: Detector, source: str, out: Path) -> tuple[list[Path], Path]:
-    """Annotated pictures of the test split, and the picture in which most was found."""
+    """Write the test images with boxes; return their paths, and the image with most detections."""
     folder = out / "detections"
     paths: list[Path] = []
     counts: dict[Path, int] = {}
     for image in open_dataset(source, "test").images:
         pixels = read_image(image.path)
-        found = detector.detect(pixels, threshold=THRESHOLD)
+        detections = detector.detect(pixels, threshold=THRESHOLD)
         path = folder / f"{image.path.stem}.png"
-        draw_detections(pixels, found, path, classes=detector.classes.names)
+        draw_detections(pixels, detections, path, classes=detector.classes.names)
         paths.append(path)
-        counts[image.path] = len(found)
+        counts[image.path] = len(detections)
     return paths, max(counts, key=lambda path: counts[path])
 
 
-def _train(run: RunFolder, source: str, size: Size, seed: int) -> Outcome:
-    """Train from scratch for as many steps as this machine takes in the time."""
+def _train(run: RunFolder, source: str, size: DemoSize, seed: int) -> Outcome:
+    """Train from scratch for the steps that fit into the time."""
     overrides: dict[str, Any] = {"data.source": source, "train.seed": seed, **size.overrides}
-    each = measure_step(PRESET, overrides)
-    steps = steps_within(size.seconds, each, size.most_steps, size.least_steps)
-    overrides |= {"train.max_steps": steps, "train.epochs": -(-steps * BATCH // size.images)}
+    step_seconds = measure_step(PRESET, overrides)
+    steps = steps_within(size.seconds, step_seconds, size.most_steps, size.least_steps)
+    overrides |= {"train.max_steps": steps, "train.epochs": -(-steps * BATCH // size.train)}
     return train(preset=PRESET, out=run.path, overrides=overrides)
 
 
 def _film(run: RunFolder, out: Path) -> list[Path]:
-    """The film of the training, the figure of attention on parts, and the queries of one picture."""
+    """Write the film of the training, the figure of attention on parts, and the film of one image's queries."""
     paths = timelapse(run.path, out / "films")
-    first = load_recording(run.path).moments[0].looks
-    return [*paths, *timelapse(run.path, out / "films", view="queries", image=next(iter(first)))]
-
-
-def _row(evaluation: Evaluation) -> dict[str, float | None]:
-    return {f"val/{name}": value for name, value in evaluation.summary().items()}
-
-
-def _seconds(outcome: Outcome) -> float:
-    return sum(float(row["seconds"] or 0) for row in RunFolder(outcome.folder).rows())
+    image = next(iter(load_recording(run.path).images))
+    return [*paths, *timelapse(run.path, out / "films", view="queries", image=image)]
 
 
 def summary(page: Path) -> str:
-    """What the demo left, for the terminal."""
+    """Return the results of a demo in one line."""
     rows = RunFolder(page.parent / "run").rows()
     last = json.dumps(
         {k: round(v, 3) for k, v in rows[-1].items() if v is not None and k in ("val/AP", "val/AP50")}
     )
-    return f"{page}: pictures, film and curves; the detector trained from scratch: {last}"
+    return f"{page}: images, films and curves; the detector trained from scratch: {last}"

@@ -1,4 +1,4 @@
-"""What this machine has, and what `auto` takes on it: versions, devices, precisions, kernels, optional parts."""
+"""Report the versions and devices of this machine, and what `auto` selects on it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from importlib import metadata
 import torch
 
 from detrscope._version import __version__
-from detrscope.core.user_cache import cache_folder
+from detrscope.core.files import cache_folder
 from detrscope.ops.kernels import machine
 from detrscope.ops.kernels.deformable_dispatch import FASTEST, engine_for, why_not
 
 PACKAGES = ("torch", "torchvision", "lightning", "numba", "numpy", "scipy", "faster-coco-eval", "av")
-# name of the package, what it is for, how to get it
+# package, purpose, how to install it
 OPTIONAL = (
     ("transformers", "parity tests against Hugging Face models", 'pip install "detrscope[test]"'),
     ("pycocotools", "AP tests against the reference", 'pip install "detrscope[test]"'),
@@ -43,7 +43,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Everything that is known of this machine, in the order in which it is shown."""
+    """Return all findings about this machine, in the order of the report."""
     return [*_versions(), *_devices(), *_speeds(), *_choices(), *_optional(), *_folders()]
 
 
@@ -55,7 +55,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def version_of(package: str) -> str | None:
-    """The version of an installed package."""
+    """Return the version of a package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -88,7 +88,7 @@ def _speeds() -> Iterator[Finding]:
     for name, dtype in machine.DTYPES.items():
         cost = machine.cost_on_cpu(dtype)
         if dtype == torch.float32:
-            reason = "the measure of the others"
+            reason = "the reference of the others"
         else:
             native = "native" if machine.is_native(dtype) else "emulated, or no faster"
             times = f"{cost.product / base.product:.2g} and {cost.convolution / base.convolution:.2g}"
@@ -99,7 +99,7 @@ def _speeds() -> Iterator[Finding]:
 
 def _choices() -> Iterator[Finding]:
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    topic = "what auto takes"
+    topic = "what auto selects"
     yield Finding(topic, "device", device.type, "a GPU where there is one")
     training = machine.fastest_precision(device)
     yield Finding(topic, "precision, training", training, "the fastest that is native")
@@ -107,7 +107,7 @@ def _choices() -> Iterator[Finding]:
         topic,
         "precision, detection",
         f"{training} or fp32" if training != "fp32" else "fp32",
-        "that of the checkpoint's training where it is native, else fp32: the figures stay what they are",
+        "that of the checkpoint's training where it is native, else fp32: published figures hold",
     )
     yield Finding(topic, "engine", "torch")
     fused = "oneDNN" if machine.onednn_convolves(torch.float32) else "torch"
@@ -127,8 +127,10 @@ def _choices() -> Iterator[Finding]:
 
 def _optional() -> Iterator[Finding]:
     for package, purpose, remedy in OPTIONAL:
-        there = version_of(package)
-        yield Finding("optional", package, there or "missing", purpose if there else f"{purpose}: {remedy}")
+        version = version_of(package)
+        yield Finding(
+            "optional", package, version or "missing", purpose if version else f"{purpose}: {remedy}"
+        )
 
 
 def _folders() -> Iterator[Finding]:

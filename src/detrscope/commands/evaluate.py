@@ -1,22 +1,21 @@
-"""How good a model, or a file of results, is on a dataset."""
+"""Evaluate a model, or a file of results, on a dataset."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrscope.console import atomic_write, log
+from detrscope.console import log
+from detrscope.core.distributed import rank_and_world
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
-from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.predict import predict_dataset, rank_and_world
+from detrscope.evaluation.evaluator import Evaluator
+from detrscope.evaluation.report import write_class_csv, write_curve_csv, write_json
 from detrscope.evaluation.results_file import read_results, write_results
-from detrscope.evaluation.tables import write_class_csv, write_curve_csv
-from detrscope.inference.detector import Detector, load
+from detrscope.inference.detector import Detector, open_detector
 from detrscope.inference.engine import Precision
 from detrscope.inference.torch_engine import require_torch
 from detrscope.views.precision_recall import draw_precision_recall
@@ -36,26 +35,23 @@ def evaluate(
     results_file: str | Path | None = None,
     out: str | Path | None = None,
 ) -> Evaluation:
-    """COCO AP of a model on a dataset.
+    """Return the COCO AP of a model on a dataset.
 
-    Classes are those of the same name; where ids differ they are translated. Under torch.distributed the
-    images are divided among the processes; all of them return the same evaluation and the first one writes.
+    Classes are matched by name; where ids differ they are translated. Under torch.distributed the images are divided
+    among the processes; all of them return the same evaluation and the first one writes.
 
     Args:
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
-        data: what `open_dataset` understands, or a dataset.
-        split: of `data`.
-        weights: for a variant that is not loaded yet: a file in place of the published one, or "random".
-        batch_size: images that the model sees at once.
+        data: a dataset, or a source that `open_dataset` understands.
+        split: split of `data`.
+        weights: for a variant name: a weights file instead of the published one, or "random".
+        batch_size: images per batch.
         workers: processes that read images; 0 reads them in this one.
-        device: where to run, for a model that is not loaded yet.
-        precision: what to compute in, for a model that is not loaded yet.
-        json_file: where to write the numbers.
-        results_file: where to write the results in COCO's format, with the ids of the dataset.
-        out: folder for all of that and for tables and curves: see `write_evaluation`.
-
-    Returns:
-        The evaluation.
+        device: device to run on, for a model that is not loaded yet.
+        precision: precision to compute in, for a model that is not loaded yet.
+        json_file: file for the metrics.
+        results_file: file for the results in COCO's format, with the ids of the dataset.
+        out: folder for all of these and for tables and curves; see `write_evaluation`.
 
     Raises:
         UserError: a wrong argument, or a model that does not know the dataset's classes.
@@ -63,20 +59,13 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: expected 1 or more")
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
-    detector = (
-        load(model, weights=weights, device=device, precision=precision)
-        if isinstance(model, str | Path)
-        else model
-    )
-    with_boxes = {a.category_id for rows in dataset.annotations.values() for a in rows}
-    ids = match_classes(detector.card.classes, dataset.classes, with_boxes)
+    detector = open_detector(model, weights=weights, device=device, precision=precision)
     engine = require_torch(detector.engine, "evaluation")
-    found = predict_dataset(
-        engine.model, detector.card, dataset, batch_size=batch_size, device=engine.device, workers=workers
+    evaluator = Evaluator(
+        dataset, detector.card, batch_size=batch_size, device=engine.device, workers=workers
     )
-    _warn_of_crowded_images(dataset, found)
-    results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
-    evaluation = average_precision(dataset.coco_json(), results)
+    evaluation, results, most = evaluator(engine.model)
+    _warn_of_crowded_images(dataset, most)
     if rank_and_world()[0] == 0:
         _write(evaluation, results, json_file, results_file, out)
     return evaluation
@@ -90,17 +79,14 @@ def evaluate_results(
     json_file: str | Path | None = None,
     out: str | Path | None = None,
 ) -> Evaluation:
-    """COCO AP of results that exist already, of whatever model, in COCO's format.
+    """Return the COCO AP of existing results in COCO's format, of any model.
 
     Args:
         results: a file, or the results.
-        data: what `open_dataset` understands, or a dataset.
-        split: of `data`.
-        json_file: where to write the numbers.
-        out: folder for that and for tables and curves: see `write_evaluation`.
-
-    Returns:
-        The evaluation.
+        data: a dataset, or a source that `open_dataset` understands.
+        split: split of `data`.
+        json_file: file for the metrics.
+        out: folder for the metrics, tables and curves; see `write_evaluation`.
 
     Raises:
         UserError: a file that does not hold results, or results of images that the dataset does not have.
@@ -115,7 +101,7 @@ def evaluate_results(
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> None:
     """Write `evaluation.json`, `per_class.csv`, `precision_recall.csv`, `precision_recall.png`."""
     out = Path(out)
-    _write_json(evaluation, out / "evaluation.json")
+    write_json(out / "evaluation.json", evaluation)
     write_class_csv(out / "per_class.csv", evaluation)
     write_curve_csv(out / "precision_recall.csv", evaluation)
     curves = {curve.name: (curve.precision_50, curve.precision_75) for curve in evaluation.curves}
@@ -130,7 +116,7 @@ def _write(
     out: str | Path | None,
 ) -> None:
     if json_file is not None:
-        _write_json(evaluation, Path(json_file))
+        write_json(json_file, evaluation)
     if results is not None and results_file is not None:
         write_results(results_file, results)
     if out is not None:
@@ -139,24 +125,13 @@ def _write(
             write_results(Path(out) / "results.json", results)
 
 
-def _write_json(evaluation: Evaluation, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
-
-
-def _warn_of_crowded_images(dataset: DetectionDataset, results: list[dict[str, Any]]) -> None:
-    """Say when an image has more objects than the model can ever find in one."""
-    if not results:
-        return
-    found: dict[int, int] = {}
-    for result in results:
-        found[result["image_id"]] = found.get(result["image_id"], 0) + 1
-    most = max(found.values())
+def _warn_of_crowded_images(dataset: DetectionDataset, most: int) -> None:
+    """Warn of images with more objects than the model predicts in any image."""
     objects = {i: sum(not a.iscrowd for a in rows) for i, rows in dataset.annotations.items()}
     crowded = {i: count for i, count in objects.items() if count > most}
-    if crowded:
+    if most and crowded:
         worst = max(crowded, key=crowded.__getitem__)
         log.warning(
-            f"{len(crowded)} images have more objects than the {most} that the model finds at most, such as "
+            f"{len(crowded)} images have more objects than the {most} that the model predicts at most, such as "
             f"image {worst} with {crowded[worst]}: AP cannot reach 100"
         )

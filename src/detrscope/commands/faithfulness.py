@@ -14,7 +14,7 @@ from detrscope.core.safe_text import csv_cell
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.explain.faithfulness import Faithfulness, check_arguments, measure_faithfulness
-from detrscope.inference.detector import Detector, load
+from detrscope.inference.detector import Detector, open_detector
 from detrscope.inference.engine import Precision
 from detrscope.views.faithfulness import draw_faithfulness
 
@@ -38,7 +38,7 @@ def faithfulness(
 
     Args:
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
-        data: what `open_dataset` understands, or a dataset.
+        data: a dataset, or a source that `open_dataset` understands.
         split: split of `data`.
         count: number of images, the first ones.
         threshold: minimum score of a followed detection.
@@ -55,11 +55,7 @@ def faithfulness(
     """
     check_arguments(count, steps, sanity, methods)
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
-    detector = (
-        load(model, weights=weights, device=device, precision=precision)
-        if isinstance(model, str | Path)
-        else model
-    )
+    detector = open_detector(model, weights=weights, device=device, precision=precision)
     domain = DomainWarning(model, weights)
     for image in dataset.images[:count]:
         domain.note(image.path, image.path.name)
@@ -72,12 +68,12 @@ def faithfulness(
     return result
 
 
-def write_faithfulness(found: Faithfulness, out: str | Path) -> None:
+def write_faithfulness(result: Faithfulness, out: str | Path) -> None:
     """Write `faithfulness.json` (all of it), `faithfulness.csv` (a line for each summary) and `faithfulness.png`."""
     out = Path(out)
     with atomic_write(out / "faithfulness.json") as path:
-        path.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
-    rows = [{k: v for k, v in asdict(s).items() if k != "scores"} for s in found.summaries]
+        path.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
+    rows = [{k: v for k, v in asdict(s).items() if k != "scores"} for s in result.summaries]
     with (
         atomic_write(out / "faithfulness.csv") as path,
         open(path, "w", newline="", encoding="utf-8") as file,
@@ -85,6 +81,6 @@ def write_faithfulness(found: Faithfulness, out: str | Path) -> None:
         writer = csv.DictWriter(file, [*rows[0]])
         writer.writeheader()
         writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
-    title = f"{found.model}, {found.detections} detections in {found.images} images of {found.data}"
-    draw_faithfulness(found.summaries, out / "faithfulness.png", title=title)
+    title = f"{result.model}, {result.detections} detections in {result.images} images of {result.data}"
+    draw_faithfulness(result.summaries, out / "faithfulness.png", title=title)
     log.info(f"written to {out}")

@@ -1,4 +1,4 @@
-"""Training images as the model will see them, on one sheet."""
+"""Show images of a dataset as the model sees them, on one sheet."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def show(
     seed: int = 0,
     columns: int = 4,
 ) -> list[Tile]:
-    """Writes a picture of images after their transforms, with boxes and class names.
+    """Write a contact sheet of images after their transforms, with boxes and class names.
 
     Args:
-        source: as in `open_dataset`.
-        out: the picture to write, PNG or whatever its suffix says.
-        split: which split.
-        count: how many images, drawn by `seed`; fewer where there are fewer.
-        augment: what training draws at random; None shows images as in evaluation.
-        preprocessing: the size that the model sees; the default is DETR's.
-        annotations: as in `open_dataset`.
-        image_ids: show these and no others.
-        seed: of the choice of images and of the augmentation.
-        columns: tiles in a row.
+        source: Dataset, as in `open_dataset`.
+        out: Image file to write, PNG or as its suffix says.
+        split: Split of the dataset.
+        count: Number of images, drawn by `seed`; all of them where there are fewer.
+        augment: Augmentation of training; None shows images as in evaluation.
+        preprocessing: Input size and normalisation; the default is DETR's.
+        annotations: COCO JSON, as in `open_dataset`.
+        image_ids: Ids of the images to show, in place of `count` drawn ones.
+        seed: Random seed of the choice of images and of the augmentation.
+        columns: Images in a row.
 
     Returns:
-        The tiles of the picture.
+        The tiles of the sheet.
 
     Raises:
-        UserError: the source cannot be read, or an image of it.
+        UserError: the source or an image of it cannot be read.
     """
     preprocessing = preprocessing or Preprocessing()
     dataset = open_dataset(source, split, annotations=annotations)

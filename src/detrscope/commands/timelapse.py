@@ -1,4 +1,4 @@
-"""Films of a training that was watched."""
+"""Films of a recorded training run."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, nearest
 from detrscope.recording.recorder import load_recording
-from detrscope.views.gif import gif as gif_film
-from detrscope.views.mp4 import film
+from detrscope.views.gif import write_gif
+from detrscope.views.mp4 import write_mp4
 from detrscope.views.part_curves import draw_part_curves
-from detrscope.views.timelapse import FILMS, FilmOptions, FilmSpec
-from detrscope.views.timelapse.film_spec import Over
+from detrscope.views.timelapse import FINAL, NAMES, FilmOptions, FilmSpec, films
+from detrscope.views.timelapse.film_spec import AveragedQueries
 
 FOLDER = "timelapse"  # in the run folder
 ALL = "all"
-SECONDS = 12.0  # that a film is made to last, where its rate stays within limits
-SLOWEST, FASTEST = 2.0, 10.0  # moments a second
-HOLD = 1.5  # seconds that the last moment stays
+SECONDS = 12.0  # of a film, where its rate stays within limits
+MIN_RATE, MAX_RATE = 2.0, 10.0  # snapshots a second
+HOLD = 1.5  # seconds that the last snapshot stays
 
 
 def timelapse(
@@ -30,71 +30,74 @@ def timelapse(
     image: str | None = None,
     query: int | None = None,
     layer: int = -1,
-    over: Over = "found",
+    queries: AveragedQueries = "detected",
     threshold: float = 0.4,
     site: str | None = None,
     fps: float | None = None,
     gif: bool = False,
 ) -> list[Path]:
-    """Film how attention grew in the probe images of a run.
+    """Film how attention changes in the probe images of a run.
 
     Args:
-        run: a run folder; it may still be training.
-        out: the folder to write to; `timelapse` in the run folder where None.
-        view: `final`, `boxes`, `merged`, `plain`, `queries`, `features`, several of these, or `all`.
-        image: the name of one probe image; None for all.
-        query: for the view `queries`: only the one with this number in the last look, through all decoder layers.
-        layer: of the decoder, counted from the end where negative.
-        over: merge attention over the queries that found something, or over all of the model.
-        threshold: the least score of a query that counts as found, and whose box is drawn.
-        site: for the view `features`: the channels of this convolution of the backbone.
-        fps: moments a second; None for a film of about twelve seconds.
+        run: run folder; it may still be training.
+        out: folder to write to; None is `timelapse` in the run folder.
+        view: `final`, `boxes`, `mean`, `plain`, `queries`, `features`, several of these, or `all`.
+        image: name of one probe image; None is all of them.
+        query: for the view `queries`: query index in the last snapshot, shown through all decoder layers.
+        layer: decoder layer, the last by default.
+        queries: queries whose attention is averaged: the detected ones, or all of the model.
+        threshold: minimum score of a detected query, whose box is drawn.
+        site: for the view `features`: the convolution of the backbone whose channels are shown.
+        fps: snapshots a second; None is a film of about twelve seconds.
         gif: write each film as a GIF too.
 
     Returns:
-        The films, and the figure of attention on parts where it was measured.
+        Paths of the films, and of the figure of attention on parts where it was measured.
 
     Raises:
-        UserError: the run was not watched, or has no such image, query, layer or site.
+        UserError: a run without snapshots, or without such an image, query, layer or site.
     """
-    views = _views([view] if isinstance(view, str) else view)
-    _refuse_useless(views, query, site)
+    views = _check_views([view] if isinstance(view, str) else view)
+    for name, value, needed in (("query", query, "queries"), ("site", site, "features")):
+        if value is not None and needed not in views:
+            raise UserError(f"{name} {value}: only the view '{needed}' uses it; add '{needed}' to view")
     if fps is not None and not fps > 0:
         raise UserError(f"fps {fps:g}: expected more than 0")
-    watched = load_recording(run)
-    choice = FilmOptions.of(watched, image, layer, over, threshold, query, site)
+    recording = load_recording(run)
+    options = FilmOptions(image, layer, queries, threshold, query, site)
+    options.check(recording)
     folder = Path(out) if out is not None else Path(run) / FOLDER
-    has_features = any(look.features for look in watched.moments[-1].looks.values())
     if ALL in views:
-        views = [name for name in FILMS if name != "features" or has_features]
-    reels = [reel for name in views for reel in FILMS[name](watched, choice)]
-    rate = fps or min(FASTEST, max(SLOWEST, len(watched.moments) / SECONDS))
+        has_features = any(snapshot.features for snapshot in recording.steps[-1].snapshots.values())
+        views = [name for name in NAMES if name != "features" or has_features]
+    specs = [spec for name in views for spec in films(name, recording, options)]
+    rate = fps or min(MAX_RATE, max(MIN_RATE, len(recording.steps) / SECONDS))
     paths = []
     with progress() as bar:
-        task = bar.add_task("filming", total=sum(reel.frames for reel in reels))
-        for reel in reels:
-            bar.update(task, description=f"filming {reel.name}")
-            paths += _written(reel, folder, rate, gif, lambda: bar.advance(task))
-    if watched.attention and "final" in views:
+        task = bar.add_task("filming", total=sum(spec.frames for spec in specs))
+        for spec in specs:
+            bar.update(task, description=f"filming {spec.name}")
+            paths += _write(spec, folder, rate, gif, lambda: bar.advance(task))
+    if recording.attention and FINAL in views:
         path = folder / "parts.png"
-        draw_part_curves(watched.attention, path, name=watched.name)
+        draw_part_curves(recording.attention, path, name=recording.name)
         paths.append(path)
     for path in paths:
         log.info("wrote %s", path)
     return paths
 
 
-def _written(
-    reel: FilmSpec, folder: Path, rate: float, gif: bool, on_frame: Callable[[], object]
+def _write(
+    spec: FilmSpec, folder: Path, rate: float, gif: bool, on_frame: Callable[[], object]
 ) -> list[Path]:
-    """One film, whole or not at all, and its GIF."""
-    path = folder / f"{reel.name}.mp4"
+    """Write one film, and its GIF, atomically."""
+    path = folder / f"{spec.name}.mp4"
     with ExitStack() as stack:
-        add = stack.enter_context(film(path, rate))
-        add_gif = stack.enter_context(gif_film(path.with_suffix(".gif"), rate)) if gif else None
-        for index in range(reel.frames):
-            pixels = reel.draw(index).pixels()
-            for _ in range(1 if index + 1 < reel.frames else 1 + round(HOLD * rate)):
+        add = stack.enter_context(write_mp4(path, rate))
+        add_gif = stack.enter_context(write_gif(path.with_suffix(".gif"), rate)) if gif else None
+        for index in range(spec.frames):
+            pixels = spec.draw(index).pixels()
+            for _ in range(1 if index + 1 < spec.frames else 1 + round(HOLD * rate)):
                 add(pixels)
                 if add_gif is not None:
                     add_gif(pixels)
@@ -102,15 +105,8 @@ def _written(
     return [path, path.with_suffix(".gif")] if gif else [path]
 
 
-def _views(given: Sequence[str]) -> list[str]:
-    for name in given:
-        if name not in (*FILMS, ALL):
-            raise UserError(f"view '{name}' is not known; {nearest(name, (*FILMS, ALL))}")
-    return list(dict.fromkeys(given))
-
-
-def _refuse_useless(views: Sequence[str], query: int | None, site: str | None) -> None:
-    """Refuse an option that none of the views asked for would use."""
-    for option, value, view in (("query", query, "queries"), ("site", site, "features")):
-        if value is not None and view not in views:
-            raise UserError(f"--{option} is for the view '{view}': add --view {view}")
+def _check_views(views: Sequence[str]) -> list[str]:
+    for name in views:
+        if name not in (*NAMES, ALL):
+            raise UserError(f"view '{name}' is not known; {nearest(name, (*NAMES, ALL))}")
+    return list(dict.fromkeys(views))

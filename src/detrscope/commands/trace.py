@@ -8,7 +8,7 @@ from pathlib import Path
 from detrscope.commands.domain_warning import SHIPPED
 from detrscope.core.edits import Edit
 from detrscope.data.image_reader import ImageSource
-from detrscope.inference.detector import Detector, load
+from detrscope.inference.detector import Detector, open_detector
 from detrscope.trace_interface import Trace
 
 
@@ -25,12 +25,11 @@ def trace(
     Args:
         source: path, URL, bytes, PIL image, array [H, W, 3] or tensor [3, H, W].
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`; None is the shipped model.
-        sites: names or patterns of the attention sites to record; None records every one.
+        sites: names or patterns of the attention sites to record; None records all of them.
         edits: interventions to apply in the forward pass.
-        explain: queries whose gradients are kept, for `Trace.relevance`.
+        explain: queries whose gradients are recorded, for `Trace.relevance`.
 
     Raises:
         UserError: an image or model that cannot be read; a site, edit or query that does not fit the model.
     """
-    detector = model if isinstance(model, Detector) else load(model or SHIPPED)
-    return detector.trace(source, sites, edits, explain=explain)
+    return open_detector(model or SHIPPED).trace(source, sites, edits, explain=explain)

@@ -1,59 +1,62 @@
-"""What can be looked at: pictures, through a model, and traces of pictures."""
+"""Traces of images and of trace files: the one place where `see` makes, loads and completes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from detrscope.commands.domain_warning import DomainWarning
 from detrscope.commands.ground_truth import GroundTruthIndex
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.data.image_reader import ImageSource
 from detrscope.inference.detector import Detector
-from detrscope.inference.media import MediaSource, UniqueNames, expand
+from detrscope.inference.media_sources import MediaSource, UniqueNames, expand
+from detrscope.lens.captions import NOTE
 from detrscope.trace_interface import Trace
-from detrscope.views.features import stage_ends
+from detrscope.views.features import last_of_each_stage
 from detrscope.views.options import ViewOptions
-from detrscope.views.relevance import rested_on
+from detrscope.views.relevance import queries_to_explain
 
 SUFFIX = ".trace"
 TraceInput = ImageSource | Trace
 
 
-def is_trace(look: TraceInput) -> bool:
-    """Whether no model is needed to look: a trace, or the file of one."""
-    return isinstance(look, Trace) or (isinstance(look, str | Path) and Path(look).suffix == SUFFIX)
+def is_trace(source: TraceInput) -> bool:
+    """Return whether a source is a trace or a trace file, which needs no model."""
+    return isinstance(source, Trace) or (isinstance(source, str | Path) and Path(source).suffix == SUFFIX)
 
 
-def expand_inputs(looks: Sequence[TraceInput]) -> list[tuple[MediaSource, TraceInput]]:
-    """Every picture and trace with what it is called, in the order given; folders and globs by name.
+def expand_inputs(sources: Sequence[TraceInput]) -> list[tuple[MediaSource, TraceInput]]:
+    """Return every image and trace with its name, in the order given; folders and globs by name.
 
     Raises:
-        UserError: no such file, a folder or glob without a picture, or a film.
+        UserError: no such file, a folder or glob without an image, or a video.
     """
-    todo: list[tuple[MediaSource, TraceInput]] = []
+    inputs: list[tuple[MediaSource, TraceInput]] = []
     stems = UniqueNames()
-    for number, look in enumerate(looks, start=1):
-        if isinstance(look, Trace):
-            name = look.source or f"trace {number}"
-            todo.append((MediaSource(name, name, stems.unused(Path(name).stem), False, True), look))
+    for number, source in enumerate(sources, start=1):
+        if isinstance(source, Trace):
+            name = source.source or f"trace {number}"
+            inputs.append((MediaSource(name, name, stems.unused(Path(name).stem), False, True), source))
         else:
-            todo += [(source, source.content) for source in expand([look], stems, before=len(todo))]
-    for source, _ in todo:
-        if source.is_clip:
-            raise UserError(f"{source.name}: is a film; see looks at pictures, detect draws on films")
-    return todo
+            inputs += [(media, media.content) for media in expand([source], stems, before=len(inputs))]
+    for media, _ in inputs:
+        if media.is_video:
+            raise UserError(f"{media.name}: is a video; see takes images, detect takes videos")
+    return inputs
 
 
 class TraceProvider:
-    """Makes or loads the traces.
+    """Makes the trace of each image, or loads it, with its ground truth and notes.
 
     Args:
-        detector: looks at pictures; None where all is traces.
-        features: convolutions whose maps are kept; where none are named, the last of each stage.
-        against: looks at the same pictures for comparison, or is the trace to compare with.
-        truth: of the pictures, where it is known.
+        detector: traces images; None where all inputs are traces.
+        features: backbone convolutions whose feature maps are recorded; by default the last of each stage.
+        against: detector that traces the same images for comparison, or the trace to compare with.
+        ground_truth: annotations of the images, where known.
+        domain: notes images that the model was not trained for.
 
     Raises:
         UserError: the model has no such convolutions.
@@ -62,72 +65,63 @@ class TraceProvider:
     def __init__(
         self,
         detector: Detector | None,
-        features: str | Sequence[str],
-        against: Detector | Trace | None,
-        truth: GroundTruthIndex | None = None,
+        features: str | Sequence[str] = (),
+        against: Detector | Trace | None = None,
+        ground_truth: GroundTruthIndex | None = None,
+        domain: DomainWarning | None = None,
     ) -> None:
-        self.detector, self.against, self.truth = detector, against, truth
+        self.detector, self.against = detector, against
+        self.ground_truth, self.domain = ground_truth, domain
         probe = Probe((), (), features)
         self.features = probe.features
         if detector is not None:
             probe.check(detector.engine.sites, detector.engine.feature_sites)
-            self.features = self.features or stage_ends(detector.engine.feature_sites)
+            self.features = self.features or last_of_each_stage(detector.engine.feature_sites)
 
-    def look(self, look: TraceInput) -> Trace:
-        """The trace of a picture, or of a file.
-
-        Raises:
-            UserError: it cannot be read, or its truth is not known where it should be.
-        """
-        trace = self._look(look)
-        return trace if self.truth is None else self.truth.add_to(trace)
-
-    def _look(self, look: TraceInput) -> Trace:
-        if isinstance(look, Trace):
-            return look
-        if isinstance(look, str | Path) and is_trace(look):
-            return Trace.load(look)
-        assert self.detector is not None, "a model is opened where there is a picture"
-        return self.detector.trace(look, features=self.features)
-
-    def explain(self, trace: Trace, choice: ViewOptions) -> Trace:
-        """The same look again with the gradients of what it is to explain, where a model made it.
+    def trace(self, source: TraceInput, name: str) -> Trace:
+        """Return the trace of an image, or of a file.
 
         Args:
-            trace: made by `look` of a picture.
-            choice: whose queries; of none, that of the best detection.
+            source: image, trace, or path of a trace file.
+            name: name of the source in messages.
 
         Raises:
-            NothingFound: no query was chosen and none scores high enough.
+            UserError: it cannot be read, or has no ground truth where there should be one.
         """
-        assert self.detector is not None and trace.original is not None, "a model has looked at a picture"
-        queries = [one.query for one in rested_on(trace, choice)]
+        if isinstance(source, Trace):
+            trace = source
+        elif isinstance(source, str | Path) and is_trace(source):
+            trace = Trace.load(source)
+        else:
+            assert self.detector is not None, "a model is loaded where there is an image"
+            trace = self.detector.trace(source, features=self.features)
+            if self.domain is not None and (note := self.domain.note(source, name)):
+                trace = replace(trace, notes={**trace.notes, NOTE: note})
+        return trace if self.ground_truth is None else self.ground_truth.add_to(trace)
+
+    def with_gradients(self, trace: Trace, options: ViewOptions) -> Trace:
+        """Trace an image again with the gradients of the queries to explain.
+
+        Args:
+            trace: made by `trace` of an image.
+            options: the queries; by default that of the best detection.
+
+        Raises:
+            NoDetections: no query was chosen and none reaches the threshold.
+        """
+        assert self.detector is not None and trace.original is not None, "made from an image by a model"
+        queries = [one.query for one in queries_to_explain(trace, options)]
         again = self.detector.trace(trace.original, explain=queries)
         return replace(again, source=trace.source, notes=trace.notes, targets=trace.targets)
 
-    def compare(self, trace: Trace) -> Trace | None:
-        """What to compare a trace with, if anything.
+    def counterpart(self, trace: Trace) -> Trace | None:
+        """Return the trace to compare with, if any.
 
         Raises:
-            UserError: another model is to look at a picture that the trace does not hold.
+            UserError: a second model is to trace an image that the trace does not hold.
         """
         if not isinstance(self.against, Detector):
             return self.against
         if trace.original is None:
-            raise UserError(
-                f"{trace.source}: this trace has no original picture for another model to look at"
-            )
+            raise UserError(f"{trace.source}: this trace holds no original image for another model to trace")
         return self.against.trace(trace.original)
-
-
-def opened(
-    against: str | Path | Detector | Trace | None, load: Callable[[str | Path], Detector]
-) -> Detector | Trace | None:
-    """What was named as a file of a trace or as a model.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    if not isinstance(against, str | Path):
-        return against
-    return Trace.load(against) if is_trace(against) else load(against)

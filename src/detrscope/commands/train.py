@@ -1,4 +1,4 @@
-"""Train a detector: settings, devices, data and model are put together here; training/ does the work."""
+"""Train a detector: assemble settings, devices, data and model for the training loop."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from detrscope.console import log
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.model_card import ModelCard
 from detrscope.data.dataset import DetectionDataset
-from detrscope.evaluation.class_matching import match_classes
-from detrscope.evaluation.coco_ap import average_precision
-from detrscope.evaluation.predict import predict_dataset
-from detrscope.evaluation.tables import write_class_csv
+from detrscope.evaluation.evaluator import Evaluator
+from detrscope.evaluation.report import write_class_csv
 from detrscope.ops.kernels.machine import DTYPES
 from detrscope.ops.kernels.threads import use_threads
 from detrscope.recording.recorder import make_recorder
 from detrscope.training.config import RunConfig
-from detrscope.training.devices import make_fabric, same_precision, settle_devices, settle_precision
-from detrscope.training.loop import Outcome, Scores, train_model
+from detrscope.training.launch import check_same_precision, make_fabric, resolve_precision, resolve_processes
+from detrscope.training.loop import Hooks, Outcome, Scores, train_model
 from detrscope.training.memory_estimate import check_memory
 from detrscope.training.run_folder import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to
 from detrscope.training.setup import (
@@ -36,7 +34,7 @@ from detrscope.training.setup import (
     warn_of_crowded_images,
 )
 from detrscope.training.train_state import seed_all
-from detrscope.training.train_step import check_learning
+from detrscope.training.train_step import check_support
 from detrscope.views.training_curves import draw_curves
 
 
@@ -70,10 +68,10 @@ def train(
         overrides: single settings, such as `{"train.epochs": 10}`.
 
     Returns:
-        The folder, how far training came, and the best AP.
+        The run folder, the epochs and steps taken, and the best AP.
 
     Raises:
-        UserError: wrong settings, data or model; a run folder in use.
+        UserError: settings, data or model are wrong, or the run folder is in use.
         WorkFailed: a loss or gradient is NaN or infinite.
         KeyboardInterrupt: after Ctrl-C, with the checkpoint written.
     """
@@ -97,7 +95,7 @@ def train(
     )
     if not config.data.source:
         raise UserError("no dataset: give --data, such as --data coco:path/to/coco")
-    config = settle_precision(settle_devices(config))
+    config = resolve_precision(resolve_processes(config))
     use_threads(config.train.threads)
     fabric = make_fabric(config.train)
     fabric.launch()
@@ -119,21 +117,26 @@ def train(
 
 
 def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -> Outcome:
-    """What every process does."""
-    same_precision(config.train, fabric)
+    """Train in one process; every process runs this."""
+    check_same_precision(config.train)
     dataset, val = open_data(config)
     seed_all(config.train.seed)  # the same first weights in every process
     if not config.model.start_from:
         check_memory(config, len(dataset.classes), fabric.device)
-    going_on = resume and folder.has_state
-    saved = read_card(folder / LAST) if going_on and (folder / LAST).exists() else None
-    loaded, config = make_model(config, dataset, fresh=not going_on, saved=saved)
+    continues = resume and folder.has_state
+    saved = read_card(folder / LAST) if continues and (folder / LAST).exists() else None
+    loaded, config = make_model(config, dataset, fresh=not continues, saved=saved)
     warn_of_crowded_images(config, dataset)
     loader = make_train_loader(config, dataset, loaded.card, fabric)
-    check_learning(loaded.model, config.train)
-    evaluate = None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric)
-    recorder = make_recorder(config, loaded, folder, dataset, val)
-    if fabric.is_global_zero:  # all that can be wrong with the settings is known by now
+    check_support(loaded.model, config.train)
+    hooks = Hooks(
+        evaluate=None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric),
+        evaluation_forwards=0 if val is None else -(-len(val) // config.images_per_micro_batch),
+        recorder=make_recorder(config, loaded, folder, dataset, val),
+        after_epoch=[lambda path: draw_curves([path], path / CURVES)],
+        image_name=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
+    )
+    if fabric.is_global_zero:  # after all checks of the settings, so that wrong ones leave no files
         if not resume:
             folder.clear()
         folder.write_config(config)
@@ -148,35 +151,27 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
             config.train,
             folder,
             fabric,
-            evaluate=evaluate,
-            after_epoch=[lambda path: draw_curves([path], path / CURVES)],
-            recorder=recorder,
-            name_of=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
-            evaluation_passes=0 if val is None else -(-len(val) // config.images_per_pass),
+            hooks,
         )
 
 
 def _make_evaluate(
     config: RunConfig, card: ModelCard, val: DetectionDataset, folder: RunFolder, fabric: Fabric
 ) -> Callable[[nn.Module], Scores]:
-    """AP on the validation images; the table of classes is left in the run folder."""
-    ids = match_classes(card.classes, val.classes, needed=())
-    truth = val.coco_json()
+    """Make the function that computes AP on the validation images, and writes that of each class."""
     precision = config.train.precision
     assert precision != "auto"
+    evaluator = Evaluator(
+        val,
+        card,
+        batch_size=config.images_per_micro_batch,
+        device=fabric.device,
+        autocast=None if precision == "fp32" else DTYPES[precision],
+        workers=config.data.workers,
+    )
 
     def evaluate(model: nn.Module) -> Scores:
-        found = predict_dataset(
-            model,
-            card,
-            val,
-            batch_size=config.images_per_pass,
-            device=fabric.device,
-            autocast=None if precision == "fp32" else DTYPES[precision],
-            workers=config.data.workers,
-        )
-        results = [{**r, "category_id": ids[r["category_id"]]} for r in found if r["category_id"] in ids]
-        evaluation = average_precision(truth, results)
+        evaluation = evaluator(model).evaluation
         if fabric.is_global_zero:
             write_class_csv(folder / PER_CLASS, evaluation)
         return evaluation.summary()

@@ -1,4 +1,4 @@
-"""Attention as a map over the image, or over queries: values, where they lie, and what they are."""
+"""Attention maps over the image, or over queries, with their geometry and caption."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ Merge = Literal["mean", "max"]
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen out of a trace to make a map."""
+    """Site, queries, head and level that a map was computed from."""
 
-    site: str  # such as decoder.5.cross; of what is computed over layers, the name of the method
+    site: str  # such as decoder.5.cross; the name of the method for maps over layers
     queries: tuple[int, ...] = ()  # rows; several are averaged
-    head: int | None = None  # None: merged over heads
-    merge: Merge = "mean"  # how heads were merged
-    level: int | None = None  # None: all of them
-    point: tuple[float, float] | None = None  # x, y of the original whose token it is
+    head: int | None = None  # None: heads are merged
+    merge: Merge = "mean"  # how heads are merged
+    level: int | None = None  # None: all levels
+    point: tuple[float, float] | None = None  # x, y in pixels of the original, which selected the token
 
 
 @checked_methods
 @dataclass(frozen=True, repr=False)
 class AttentionMap:
-    """Attention over the tokens of one or several maps of the image. Made by `Trace` and by the lens.
+    """Attention over the image tokens of one or several levels. Made by `Trace` and by the lens.
 
     Attributes:
-        parts: the weight of each token, [H_l, W_l] for each level shown; zero on padding.
-        level_ids: which level each part is of.
-        geometry: the way to the pixels of the original.
-        image: uint8 [3, h, w] what the model saw, without padding.
-        selection: what was chosen.
+        parts: weight of each token, [H_l, W_l] for each level shown; zero on padding.
+        level_ids: level of each part.
+        geometry: conversion to pixels of the original.
+        image: uint8 [3, h, w], the model's input without padding.
+        selection: site, queries, head and level of the map.
         caption: model, site, query, head, level and normalisation in one line.
     """
 
@@ -55,7 +55,7 @@ class AttentionMap:
 
     @property
     def values(self) -> Tensor:
-        """The map, [H, W]: weight of each token; with several levels the mass in each cell of the finest of them."""
+        """Weight of each token, [H, W]; with several levels, the mass in each cell of the finest."""
         if len(self.parts) == 1:
             return self.parts[0]
         finest = max(self.parts, key=Tensor.numel)
@@ -66,14 +66,16 @@ class AttentionMap:
 
     @property
     def mass(self) -> float:
-        """The sum of all weights: 1 for softmax attention, less where deformable points fell outside."""
+        """Sum of all weights: 1 for softmax attention, less where deformable points fall outside the image."""
         return float(sum(part.double().sum() for part in self.parts))
 
     def on_image(self, smooth: bool = True) -> Tensor:
-        """The same mass over the pixels of the original: float32 [height, width], summing to `mass`.
+        """Return the map over the pixels of the original: float32 [height, width], summing to `mass`.
 
-        The weight of a token is dealt to the pixels of its cell, evenly, or smoothly between middles of cells. Levels
-        are added up.
+        Levels are added up.
+
+        Args:
+            smooth: interpolate between centres of cells; otherwise spread each weight evenly over its cell.
         """
         out = torch.zeros(self.geometry.height, self.geometry.width)
         for part in self.parts:
@@ -82,7 +84,7 @@ class AttentionMap:
         return out
 
     def peak(self) -> tuple[float, float]:
-        """Where most mass for its area lies: x, y in pixels of the original, the middle of a cell."""
+        """Return the centre x, y of the cell with most mass, in pixels of the original."""
         values = self.values
         level = Level(*values.shape)
         x, y = self.geometry.centres(level)[int(values.argmax())].tolist()
@@ -92,14 +94,14 @@ class AttentionMap:
 @checked_methods
 @dataclass(frozen=True)
 class QueryAttention:
-    """How much one query looks at each of the others (decoder self-attention).
+    """Attention of one query over all queries (decoder self-attention).
 
     Attributes:
         values: [Q] weights.
-        boxes_cxcywh: [Q, 4] what each query predicts in the same layer.
-        geometry: the way to the pixels of the original.
-        image: uint8 [3, h, w] what the model saw, without padding.
-        selection: what was chosen.
+        boxes_cxcywh: [Q, 4] predicted boxes of the queries in the same layer.
+        geometry: conversion to pixels of the original.
+        image: uint8 [3, h, w], the model's input without padding.
+        selection: site, query and head of the map.
         caption: model, site, query, head and normalisation in one line.
     """
 
@@ -112,50 +114,50 @@ class QueryAttention:
 
     @property
     def mass(self) -> float:
-        """The sum of all weights."""
+        """Sum of all weights."""
         return float(self.values.double().sum())
 
     def on_image(self) -> Tensor:
-        """Each query's weight dealt evenly to the pixels of its box inside the original: float32 [height, width].
+        """Return each query's weight spread evenly over its box: float32 [height, width] pixels of the original.
 
-        What belongs to boxes that lie outside altogether is not shown.
+        Boxes wholly outside the image are left out.
         """
         g = self.geometry
-        out = torch.zeros(g.height, g.width)
-        low, high = g.boxes_xyxy(self.boxes_cxcywh.float().cpu()).split(2, dim=-1)  # [Q, 2]
+        boxes = g.boxes_xyxy(self.boxes_cxcywh.float().cpu())
+        low, high = boxes[:, :2], boxes[:, 2:]  # [Q, 2]
         sides = []
         for axis, size in ((1, g.height), (0, g.width)):
             edge = torch.arange(size + 1, dtype=torch.float32)
-            inside = torch.minimum(edge[1:], high[:, axis, None]) - torch.maximum(
-                edge[:-1], low[:, axis, None]
+            start, end = (
+                torch.maximum(edge[:-1], low[:, axis, None]),
+                torch.minimum(edge[1:], high[:, axis, None]),
             )
-            inside = inside.clamp(min=0)  # [Q, size]
+            inside = (end - start).clamp(min=0)  # [Q, size]
             sides.append(inside / inside.sum(1, keepdim=True).clamp(min=1e-6))
         down, across = sides
-        out += (down * self.values.float().cpu()[:, None]).T @ across
-        return out
+        return (down * self.values.float().cpu()[:, None]).T @ across
 
     def peak(self) -> tuple[float, float]:
-        """The middle of the box of the query looked at most, pixels of the original."""
+        """Return the centre x, y of the box of the query with most weight, in pixels of the original."""
         box = self.geometry.boxes_xyxy(self.boxes_cxcywh[int(self.values.argmax())].float())
         return float((box[0] + box[2]) / 2), float((box[1] + box[3]) / 2)
 
 
 def merged_heads(rows: Tensor, head: int | None, merge: Merge) -> Tensor:
-    """One head, or the mean or greatest over heads: [h, ...] -> [...]."""
+    """Return one head, or the mean or maximum over heads: [h, ...] -> [...]."""
     if head is not None:
         return rows[head]
     return rows.mean(0) if merge == "mean" else rows.amax(0)
 
 
 def parts_of(row: Tensor, levels: Sequence[Level]) -> tuple[Tensor, ...]:
-    """A row over all tokens as the maps it is made of: [S] -> [H_l, W_l] for each level."""
-    sizes = [level.tokens for level in levels]
-    return tuple(part.view(*level) for part, level in zip(row.split(sizes), levels, strict=True))
+    """Split a row over all tokens into maps: [S] -> [H_l, W_l] for each level."""
+    parts = torch.split(row, [level.tokens for level in levels])
+    return tuple(part.view(*level) for part, level in zip(parts, levels, strict=True))
 
 
 def _overlap(cells: int, others: int, like: Tensor) -> Tensor:
-    """Share of each of `others` equal cells of a side that lies in each of `cells`: [cells, others]."""
+    """Return the share of each of `others` equal cells of a side that lies in each of `cells`: [cells, others]."""
     edges = torch.arange(cells + 1, device=like.device, dtype=like.dtype) * (others / cells)
     other = torch.arange(others, device=like.device, dtype=like.dtype)
     inside = torch.minimum(edges[1:, None], other + 1) - torch.maximum(edges[:-1, None], other)

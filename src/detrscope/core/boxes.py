@@ -1,4 +1,4 @@
-"""Box formats. IoU and generalised IoU come from torchvision.ops where a full matrix is wanted."""
+"""Convert between box formats."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Centre and size to corners, any leading axes. [..., 4] -> [..., 4]."""
+    """Convert boxes from centre and size to corners: [..., 4] -> [..., 4]."""
     centre, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Corners to centre and size, any leading axes. [..., 4] -> [..., 4]."""
+    """Convert boxes from corners to centre and size: [..., 4] -> [..., 4]."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def scale_boxes(boxes: Tensor, width: float, height: float) -> Tensor:
-    """0..1 boxes to pixels of an image of `width` x `height` (either format, since both alternate x and y)."""
+    """Scale boxes in 0..1 to pixels of an image of `width` x `height`, in either format: both alternate x and y."""
     return boxes * boxes.new_tensor([width, height, width, height])

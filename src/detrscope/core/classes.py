@@ -1,4 +1,4 @@
-"""The classes a model or a dataset knows: index in the logits, original category id, name."""
+"""Class table of a model or dataset: index in the logits, original category id, name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detrscope.core.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Row i is class index i. Ids are the dataset's own and need not be contiguous."""
+    """Category ids and names by class index. Ids are the dataset's own and need not be contiguous."""
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
@@ -38,20 +38,20 @@ class ClassTable:
 
     @classmethod
     def of_names(cls, names: Iterable[str]) -> ClassTable:
-        """Ids 0, 1, 2 ... for a plain list of names."""
+        """Return a table with ids 0, 1, 2 ... for a list of names."""
         names = tuple(names)
         return cls(tuple(range(len(names))), names)
 
     def name_of(self, category_id: int) -> str:
-        """The name of an original category id.
+        """Return the name of an original category id.
 
         Raises:
-            KeyError: there is none.
+            UserError: the id is not in the table.
         """
         return self.names[self.index_of(category_id)]
 
     def index_of(self, category_id: int) -> int:
-        """Class index of an original category id.
+        """Return the class index of an original category id.
 
         Raises:
             UserError: the id is not in the table.
@@ -63,25 +63,27 @@ class ClassTable:
             raise UserError(f"category id {category_id} is not one of {known}") from None
 
     def index_of_name(self, name: str) -> int:
-        """Class index of a class name.
+        """Return the class index of a class name.
 
         Raises:
-            UserError: the name is not in the table, where the nearest one is named, or it is that of several classes.
+            UserError: the name is not in the table (the nearest one is given), or several classes have it.
         """
         indices = self._indices_of_names.get(name, [])
         if not indices:
             raise UserError(f"class '{name}' is not known; {nearest(name, self.names)}")
         if len(indices) > 1:
             ids = ", ".join(str(self.ids[i]) for i in indices[:10])
-            raise UserError(f"class '{name}' may be category {ids}; give every category a name of its own")
+            raise UserError(
+                f"class '{name}' is the name of categories {ids}; give every category a name of its own"
+            )
         return indices[0]
 
     def to_json(self) -> list[dict[str, int | str]]:
-        """`[{"id": 7, "name": "dog"}, ...]` as COCO writes categories."""
+        """Return the categories as COCO writes them: `[{"id": 7, "name": "dog"}, ...]`."""
         return [{"id": i, "name": n} for i, n in zip(self.ids, self.names, strict=True)]
 
     @classmethod
     def from_json(cls, rows: Iterable[dict[str, int | str]]) -> ClassTable:
-        """The inverse of `to_json`."""
+        """Return the table that `to_json` wrote."""
         rows = list(rows)
         return cls(tuple(int(r["id"]) for r in rows), tuple(str(r["name"]) for r in rows))

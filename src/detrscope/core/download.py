@@ -1,4 +1,4 @@
-"""Fetch a file over http(s) within limits of size and time; every failure is one line."""
+"""Download files over http(s) within limits of size and time; every failure is one line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.request import getproxies
 
 from detrscope.core.errors import UserError
 
@@ -21,29 +22,30 @@ BLOCK = 1 << 16
 MEBI = 1 << 20
 LONGEST_SHOWN = 300  # characters of an address
 
-Progress = Callable[[int, int | None], None]
-"""(bytes in this block, bytes of the whole file where the server says so)."""
+Progress = Callable[
+    [int, int | None], None
+]  # bytes of this block, and of the whole file where the server gives it
 
 
 def is_url(text: object) -> bool:
-    """Whether this is an http(s) address."""
+    """Return whether this is an http(s) URL."""
     return isinstance(text, str) and text.lower().startswith(("http://", "https://"))
 
 
 def shown_url(url: str) -> str:
-    """An address for messages and results: without user name, password, query and fragment, which may be secret."""
+    """Return a URL for messages and results, without user name, password, query and fragment, which may be secret."""
     try:
         parts = urlsplit(url)
         query = "..." if parts.query else ""
         shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
-    except ValueError:  # such as "http://[": there is no host to tell a password from
+    except ValueError:  # such as "http://[", which has no host
         scheme, _, rest = url.partition("://")
         shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
     return "".join(letter if letter.isprintable() else "?" for letter in shown)[:LONGEST_SHOWN]
 
 
 def url_path(url: str) -> str:
-    """The path of an address, unquoted; empty where there is none or the address is not valid."""
+    """Return the unquoted path of a URL; empty where there is none or the URL is not valid."""
     try:
         return unquote(urlsplit(url).path)
     except ValueError:
@@ -58,20 +60,20 @@ def download(
     whole_timeout: float = WHOLE_TIMEOUT,
     progress: Progress | None = None,
 ) -> Iterator[bytes]:
-    """The content at an address, block by block, checked to be whole.
+    """Yield the content of a URL block by block, checked to be complete.
 
-    Redirects are followed to http(s) addresses only. Proxies of the environment are used.
+    Redirects are followed to http(s) URLs only. Proxies of the environment are used.
 
     Args:
-        url: an http(s) address; spaces and non-ASCII letters are quoted.
-        limit: most bytes that are taken.
+        url: http(s) URL; spaces and non-ASCII letters are quoted.
+        limit: most bytes to read.
         answer_timeout: seconds without a byte before giving up.
-        whole_timeout: seconds for everything.
+        whole_timeout: seconds for the whole download.
         progress: called with each block.
 
     Raises:
-        UserError: a bad address, no answer, an answer that is not 200, cut short, too large or too slow. User name,
-            password and query of the address are not repeated.
+        UserError: a bad URL, no response, a status other than 200, a download that is incomplete, too large or too
+            slow. User name, password and query of the URL are not repeated.
     """
     import requests
     import urllib3
@@ -86,17 +88,17 @@ def download(
         raise
     except (
         *(requests.RequestException, urllib3.exceptions.HTTPError, HTTPException),
-        *(OSError, ValueError),  # what they let through of sockets, encodings and odd addresses
+        *(OSError, ValueError),  # not wrapped by requests: sockets, encodings, odd URLs
     ) as error:
-        raise UserError(f"{name}: cannot be fetched ({_reason(error, answer_timeout)})") from None
+        raise UserError(f"{name}: cannot be downloaded ({_reason(error, answer_timeout)})") from None
 
 
 def _answer(session: requests.Session, url: str, timeout: float) -> requests.Response:
-    """The final answer. Redirects are walked by hand, so that each address is looked at first."""
+    """Return the final response. Redirects are followed one by one, so that each URL is checked first."""
     for _ in range(REDIRECTS):
         if urlsplit(url).scheme.lower() not in SCHEMES:
             scheme = urlsplit(url).scheme
-            raise UserError(f"{shown_url(url)}: redirected to '{scheme}', expected an http(s) address")
+            raise UserError(f"{shown_url(url)}: redirected to '{scheme}', expected an http(s) URL")
         answer = session.get(
             url,
             headers={"User-Agent": "detrscope", "Accept-Encoding": "identity"},
@@ -125,25 +127,27 @@ def _blocks(
     total = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
     if total is not None and total > limit:
         raise UserError(f"{name}: {_size(total)}, the limit is {_size(limit)}")
-    got = 0
+    received = 0
     if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UserError(f"{name}: the server packed the file, which was not asked for")
-    # read1 gives what has come, where iter_content would wait for a full block, however slowly it fills.
+        raise UserError(f"{name}: the server compressed the file, which was not requested")
+    # read1 returns what has arrived; iter_content would wait for a full block, however slowly it fills.
     while block := answer.raw.read1(BLOCK):
-        got += len(block)
-        if got > limit:
+        received += len(block)
+        if received > limit:
             raise UserError(f"{name}: larger than the limit of {_size(limit)}")
         if time.monotonic() > end:
-            raise UserError(f"{name}: not there after {whole_timeout:g} seconds ({_size(got)} came)")
+            raise UserError(
+                f"{name}: not complete after {whole_timeout:g} seconds ({_size(received)} received)"
+            )
         if progress is not None:
             progress(len(block), total)
         yield block
-    if total is not None and got < total:
-        raise UserError(f"{name}: cut short, {got} of {total} bytes came")
+    if total is not None and received < total:
+        raise UserError(f"{name}: incomplete, {received} of {total} bytes received")
 
 
 def _reason(error: Exception, timeout: float) -> str:
-    """The cause in a few words, without the address, which may hold a password."""
+    """Return the cause in a few words, without the URL, which may hold a password."""
     import requests
     from urllib3.exceptions import IncompleteRead, NameResolutionError, ProtocolError
 
@@ -151,39 +155,40 @@ def _reason(error: Exception, timeout: float) -> str:
     if isinstance(error, requests.exceptions.ProxyError | requests.exceptions.InvalidProxyURL):
         return "the proxy of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) does not work"
     if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate or encryption is not accepted"
+        return "its certificate or encryption was refused"
     if isinstance(error, requests.exceptions.Timeout | TimeoutError):
-        return f"no answer within {timeout:g} seconds"
+        return f"no response within {timeout:g} seconds"
     chain = list(_causes(error))
-    if any(isinstance(one, NameResolutionError) for one in chain):
+    if any(isinstance(cause, NameResolutionError) for cause in chain):
         return "its host is not known"
-    if any(isinstance(one, IncompleteRead) for one in chain):
-        return "the connection ended before everything had come"
-    if any("timed out" in str(one) for one in chain):
-        return f"no answer within {timeout:g} seconds"
-    for one in reversed(chain):
-        if isinstance(one, OSError) and one.strerror:
-            return one.strerror
-    if any(isinstance(one, ProtocolError) for one in chain) or "headers" in text:
-        return "the answer is not proper HTTP"
+    if any(isinstance(cause, IncompleteRead) for cause in chain):
+        return "the connection ended before the download was complete"
+    if any("timed out" in str(cause) for cause in chain):
+        return f"no response within {timeout:g} seconds"
+    for cause in reversed(chain):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    if any(isinstance(cause, ProtocolError) for cause in chain) or "headers" in text:
+        return "the response is not valid HTTP"
     if isinstance(error, requests.exceptions.InvalidSchema) and "SOCKS" in text:
         return "the proxy of the environment is a SOCKS proxy, which needs: pip install pysocks"
-    if isinstance(error, ValueError):  # requests' own errors of addresses are such
-        proxy = requests.utils.getproxies()
-        return "not a valid web address" + (", or that of the environment's proxy is none" if proxy else "")
+    if isinstance(error, ValueError):  # as requests' errors about URLs are
+        return "not a valid URL" + (
+            ", or the URL of the environment's proxy is not valid" if getproxies() else ""
+        )
     return type(error).__name__
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it was made of, outermost first."""
-    seen: set[int] = set()
-    todo: list[object] = [error]
-    while todo:
-        one = todo.pop(0)
-        if isinstance(one, BaseException) and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            todo += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+    """Yield an error and its causes, outermost first."""
+    visited: set[int] = set()
+    queue: list[object] = [error]
+    while queue:
+        cause = queue.pop(0)
+        if isinstance(cause, BaseException) and id(cause) not in visited:
+            visited.add(id(cause))
+            yield cause
+            queue += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Interventions are data: what to change at which site. They can be saved beside the trace they made."""
+"""Edits: interventions on attention as data, saved with the trace that they changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detrscope.core.errors import UserError
 @checked_fields
 @dataclass(frozen=True)
 class Bias:
-    """Added to the scores before the softmax: hide (-inf) or favour a region, a key, a point, a query's view."""
+    """Bias on the scores before the softmax: hides (-inf) or favours keys or points."""
 
     site: str
     scores: Tensor  # broadcasts to [B, h, Q, S]; at a deformable site to [B, h, Q, P]
@@ -25,23 +25,28 @@ class Bias:
             raise UserError(f"Bias: scores: expected floating-point numbers, found {self.scores.dtype}")
         _refuse_nan("Bias: scores", self.scores)
 
-    @property
-    def says(self) -> str:
-        """What it does, for captions."""
+    def describe(self) -> str:
+        """Return the edit in words, for captions."""
         hidden = int((self.scores == float("-inf")).sum())
-        what = f", hiding {hidden} of {self.scores.numel()}" if hidden else ""
-        return f"bias at {self.site}{what}"
+        note = f", hiding {hidden} of {self.scores.numel()}" if hidden else ""
+        return f"bias at {self.site}{note}"
 
 
 @checked_fields
 @dataclass(frozen=True)
 class Gain:
-    """Multiplies attention after the softmax: mute (0) or turn down heads, queries, keys... Nothing is renormalised.
+    """Factor on the weights after the softmax: mutes (0) or scales heads, queries, keys... Nothing is renormalised.
 
-    Where several are named, only their crossing is changed (these heads, for these queries, at these keys); None
-    means all. Keys are the tokens looked at, at a deformable site too: there a key is a column of the exact dense map.
-    Levels are the feature maps, where the keys are their tokens; points are the sampling points of a deformable site,
-    0 to P - 1.
+    Selections combine: the weights of these heads, for these queries, at these keys. None selects all.
+
+    Attributes:
+        site: name or pattern of the attention sites.
+        factor: what the weights are multiplied by.
+        heads: head indices.
+        queries: rows of the attention map.
+        keys: columns of the attention map; at a deformable site, of its exact dense map.
+        points: sampling points of a deformable site, 0 to P - 1.
+        levels: feature maps, where keys are image tokens.
     """
 
     site: str
@@ -52,44 +57,42 @@ class Gain:
     points: tuple[int, ...] | None = None
     levels: tuple[int, ...] | None = None
 
-    @property
-    def says(self) -> str:
-        """What it does, for captions."""
-        named = (
-            ("head", self.heads),
-            ("query", self.queries),
-            ("key", self.keys),
-            ("point", self.points),
-            ("level", self.levels),
-        )
-        where = "".join(f", {_numbers(name, chosen)}" for name, chosen in named if chosen is not None)
+    def describe(self) -> str:
+        """Return the edit in words, for captions."""
+        selections = {
+            "head": self.heads,
+            "query": self.queries,
+            "key": self.keys,
+            "point": self.points,
+            "level": self.levels,
+        }
+        where = "".join(f", {_numbers(name, ids)}" for name, ids in selections.items() if ids is not None)
         return f"gain {self.factor:g} at {self.site}{where}"
 
 
 @checked_fields
 @dataclass(frozen=True)
 class Swap:
-    """Puts a tensor from another trace in place of one of this site's, as the heads see it.
+    """Replacement of a tensor of a site by one of another trace, after the split into heads.
 
-    A dense site has query, key and value; a deformable one value, points and weights. Weights are swapped after the
-    softmax, and gains are made on what was put there.
+    A dense site has query, key and value; a deformable one value, points and weights. Weights are replaced after the
+    softmax and before gains.
     """
 
     site: str
-    what: Literal["query", "key", "value", "points", "weights"]
-    tensor: Tensor  # of the shape that the site's record has it in, such as [B, h, S, d] for value
+    part: Literal["query", "key", "value", "points", "weights"]
+    tensor: Tensor  # shape as in the site's record, such as [B, h, S, d] for value
 
     def __post_init__(self) -> None:
         _refuse_nan("Swap: tensor", self.tensor)
 
-    @property
-    def says(self) -> str:
-        """What it does, for captions."""
-        return f"{self.what} swapped at {self.site}"
+    def describe(self) -> str:
+        """Return the edit in words, for captions."""
+        return f"{self.part} swapped at {self.site}"
 
 
 Edit = Bias | Gain | Swap
-LISTED = 6  # numbers that are named one by one
+LISTED = 6  # most numbers that are listed
 
 
 def _refuse_nan(name: str, tensor: Tensor) -> None:
@@ -97,9 +100,9 @@ def _refuse_nan(name: str, tensor: Tensor) -> None:
         raise UserError(f"{name}: expected numbers, found NaN among them")
 
 
-def _numbers(name: str, chosen: tuple[int, ...]) -> str:
-    """Such as `head 3`, or `24 keys`."""
-    if len(chosen) == 1:
-        return f"{name} {chosen[0]}"
-    many = "queries" if name == "query" else f"{name}s"
-    return f"{many} {', '.join(map(str, chosen))}" if len(chosen) <= LISTED else f"{len(chosen)} {many}"
+def _numbers(name: str, ids: tuple[int, ...]) -> str:
+    """Return such as `head 3`, or `24 keys`."""
+    if len(ids) == 1:
+        return f"{name} {ids[0]}"
+    plural = "queries" if name == "query" else f"{name}s"
+    return f"{plural} {', '.join(map(str, ids))}" if len(ids) <= LISTED else f"{len(ids)} {plural}"

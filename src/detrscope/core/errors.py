@@ -1,4 +1,4 @@
-"""The errors that the command line turns into one line and an exit code."""
+"""Errors that the command line turns into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -10,26 +10,18 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """The user's input is wrong. One line: what was found, where, what was expected, what to do (exit code 2)."""
+    """Wrong input (exit code 2). One line: what is wrong, where, what was expected, what to do."""
 
 
 class WorkFailed(Exception):
-    """The input was right and the work failed all the same, such as a non-finite loss (exit code 1)."""
+    """Failed work on right input, such as a non-finite loss (exit code 1)."""
 
 
-# A place that cannot be written or read is the user's to choose anew; what a disk says is a failure of the work.
+# The user can choose another path; other errors of the disk are failures of the work.
 WRONG_PATH = frozenset(
     {
-        *(
-            errno.EACCES,
-            errno.EEXIST,
-            errno.EINVAL,
-            errno.EISDIR,
-            errno.ELOOP,
-            errno.ENAMETOOLONG,
-            errno.ENOENT,
-        ),
-        *(errno.ENOTDIR, errno.ENOTEMPTY, errno.EPERM, errno.EROFS),
+        *(errno.EACCES, errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+        *(errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EPERM, errno.EROFS),
     }
 )
 REMEDIES = {
@@ -41,16 +33,16 @@ REMEDIES = {
 
 
 def in_one_line(error: Exception) -> tuple[str, int] | None:
-    """Return what happened in one line and the exit code: 2 where the user's input is wrong, 1 where the work failed.
+    """Return an error in one line and its exit code: 2 for wrong input, 1 for failed work.
 
-    None is an error that nobody expects: a fault of ours, whose traceback is wanted.
+    None stands for an error that nobody expects: a fault of this package, to be shown with its traceback.
     """
     if isinstance(error, UserError):
         return str(error), 2
     if isinstance(error, WorkFailed):
         return str(error), 1
     if isinstance(error, OSError):
-        return _of_system(error), 2 if error.errno in WRONG_PATH and error.filename is not None else 1
+        return _describe_os_error(error), 2 if error.errno in WRONG_PATH and error.filename is not None else 1
     if isinstance(error, UnicodeEncodeError):
         letters = error.object[error.start : error.end]
         return f"the characters {letters!r} cannot be written in {error.encoding}; rename what has them", 2
@@ -59,19 +51,19 @@ def in_one_line(error: Exception) -> tuple[str, int] | None:
     return None
 
 
-def _of_system(error: OSError) -> str:
+def _describe_os_error(error: OSError) -> str:
     reason = (
         error.strerror or (os.strerror(error.errno) if error.errno else str(error)) or type(error).__name__
     )
-    places = [
+    paths = [
         os.fsdecode(f) if isinstance(f, bytes) else str(f) for f in (error.filename, error.filename2) if f
     ]
     remedy = REMEDIES.get(error.errno or 0)
-    return f"{' -> '.join(places) + ': ' if places else ''}{reason}{f'; {remedy}' if remedy else ''}"
+    return f"{' -> '.join(paths) + ': ' if paths else ''}{reason}{f'; {remedy}' if remedy else ''}"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint such as `did you mean 'epochs'?`, or the list of what is valid when nothing is near."""
+    """Return a hint such as `did you mean 'epochs'?`, or the list of valid names when nothing is near."""
     choices = sorted(valid)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     between = "; " if any("," in choice for choice in choices) else ", "
@@ -79,12 +71,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def nearest_site(name: str, known: Iterable[str]) -> str:
-    """The nearest site as a hint, and all that there are, those that differ in numbers only as `first to last`."""
+    """Return the nearest site as a hint, and all sites; those that differ in numbers only as `first to last`."""
     sites = list(known)
-    alike: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for site in sites:
-        alike.setdefault(re.sub(r"\d+", "*", site), []).append(site)
-    listed = ", ".join(some[0] if len(some) == 1 else f"{some[0]} to {some[-1]}" for some in alike.values())
+        groups.setdefault(re.sub(r"\d+", "*", site), []).append(site)
+    listed = ", ".join(g[0] if len(g) == 1 else f"{g[0]} to {g[-1]}" for g in groups.values())
     close = difflib.get_close_matches(name, sites, n=1, cutoff=0.6)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}it has {listed or 'none'}"

@@ -1,4 +1,4 @@
-"""A lock on a folder: one process at a time writes there. It ends with the process, however that ends."""
+"""Lock a folder, so that one process at a time writes to it. The system releases the lock when the process ends."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from detrscope.core.errors import UserError
 
 NAME = ".lock"
-_held: set[str] = set()  # by this process: a lock of POSIX does not keep out its own process
+_held: set[str] = set()  # locks of this process: a POSIX lock does not exclude the process that holds it
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold the lock of a folder, which is made, in the `with`.
+def locked(folder: Path, purpose: str) -> Iterator[None]:
+    """Hold the lock of a folder in the `with`; the folder is created.
 
     Args:
-        folder: to be locked.
-        what: what holds the lock, for the message, such as "a training".
+        folder: folder to lock.
+        purpose: name of the work that holds the lock, for the message, such as "a training".
 
     Raises:
         UserError: another process, or this one, holds it.
@@ -29,7 +29,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     key = os.path.realpath(folder)
     descriptor = None if key in _held else _take(folder / NAME)
     if descriptor is None:
-        raise UserError(f"{folder}: {what} is running in it; wait for its end, or choose another folder")
+        raise UserError(f"{folder}: {purpose} is running in it; wait for its end, or choose another folder")
     _held.add(key)
     try:
         yield
@@ -42,13 +42,13 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 
 def _take(path: Path) -> int | None:
-    """Open and lock a file; None where another process holds it."""
+    """Open and lock a file; return None where another process holds it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if not _lock(descriptor):
             os.close(descriptor)
             return None
-        try:  # whoever held it before may have removed the file in between: then it is not the one others find
+        try:  # the holder before us may have removed the file: then other processes would lock another one
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         except FileNotFoundError:
@@ -57,21 +57,21 @@ def _take(path: Path) -> int | None:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open file; False where another process holds it."""
+    """Lock an open file; return False where another process holds it."""
     try:
         import fcntl
     except ImportError:  # Windows
-        return _take_on_windows(descriptor)
+        return _lock_on_windows(descriptor)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by the loader's processes
     except (BlockingIOError, PermissionError):
         return False
-    except OSError:  # a file system without locks, as some networks have
+    except OSError:  # a file system without locks, as on some networks
         return True
     return True
 
 
-def _take_on_windows(descriptor: int) -> bool:
+def _lock_on_windows(descriptor: int) -> bool:
     import msvcrt
 
     try:

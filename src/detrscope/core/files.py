@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Write files whole or not at all; check where they are to be written; the cache folder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from pathlib import Path
 from detrscope.core.errors import WRONG_PATH, UserError
 
 BLOCK = 1 << 16  # bytes: how near to the limit a file may end that could not grow beyond it
-STEM_BYTES = 60  # of the name of a temporary file, which has something random behind it
-# What a disk, and not a program, says: these come from writing whatever the words of the library are.
+STEM_BYTES = 60  # of the name of a temporary file, which ends in random letters
+# Errors of the disk: whatever library raises them and however it words them, they come from writing.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EPIPE})
 _IN_RUST = re.compile(r"os error (\d+)")  # safetensors
 _IN_TORCH = ("PytorchStreamWriter", "unexpected pos")  # torch.save tells no reason
+
+
+def cache_folder() -> Path:
+    """Return `$DETRSCOPE_CACHE`, else `~/.cache/detrscope` (under `$XDG_CACHE_HOME` where set). It may not exist."""
+    if folder := os.environ.get("DETRSCOPE_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detrscope"
 
 
 @contextmanager
@@ -50,18 +57,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except Exception as error:
-        if (told := _of_writing(error, path, temporary)) is None:
+        if (disk_error := _disk_error(error, path, temporary)) is None:
             raise
-        raise told from None
+        raise disk_error from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, names: Iterable[str]) -> int:
-    """Remove temporary files that a killed process has left in a folder beside files of some names; return how many.
+    """Remove the temporary files that a killed process left beside files of these names; return how many.
 
-    To be called where nobody else writes to these files.
+    No other process may be writing these files.
     """
     count = 0
     for name in names:
@@ -77,17 +84,17 @@ def sweep(folder: Path, names: Iterable[str]) -> int:
 
 
 def check_folder(path: str | Path) -> None:
-    """Refuse an output folder that cannot be made, before any work is done for it; nothing is left behind.
+    """Check that an output folder can be made, before any work is done for it; nothing is left behind.
 
     Raises:
         UserError: it is a file, a part of its path is one, is too long, cannot be made, or is read-only.
     """
     if _check_writable(Path(path)) and not Path(path).is_dir():
-        raise UserError(f"{path}: is a file; --out must name a folder")
+        raise UserError(f"{path}: is a file; out must name a folder")
 
 
 def check_file(path: str | Path) -> None:
-    """Refuse an output file that cannot be written, before any work is done for it; nothing is left behind.
+    """Check that an output file can be written, before any work is done for it; nothing is left behind.
 
     Raises:
         UserError: it is a folder, or see `check_folder`.
@@ -97,18 +104,18 @@ def check_file(path: str | Path) -> None:
 
 
 def _check_writable(path: Path) -> bool:
-    """Refuse a place that nothing can be written to; return whether something is there already."""
+    """Check that a path can be written to; return whether it exists."""
     try:
-        there = path.absolute()  # raises where the working directory is gone
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        if there == path.absolute() and there.is_file():
-            there = there.parent
-        if there.is_dir():
-            tempfile.TemporaryFile(dir=there).close()  # the file system answers: root passes every permission
-            _check_names(path, there)
-        elif there != path.absolute():
-            raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file", str(path))
+        nearest = path.absolute()  # raises where the working directory is gone
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+        if nearest == path.absolute() and nearest.is_file():
+            nearest = nearest.parent
+        if nearest.is_dir():
+            tempfile.TemporaryFile(dir=nearest).close()  # permissions alone say little: root passes them all
+            _check_names(path, nearest)
+        elif nearest != path.absolute():
+            raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is a file", str(path))
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno not in WRONG_PATH:
             raise
@@ -117,9 +124,9 @@ def _check_writable(path: Path) -> bool:
     return path.exists()
 
 
-def _check_names(path: Path, there: Path) -> None:
-    """Refuse names of folders and files that the file system of `there` does not take."""
-    longest = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+def _check_names(path: Path, folder: Path) -> None:
+    """Check that the file system of an existing folder takes the names in a path."""
+    longest = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     for name in path.parts:
         if "\0" in name:
             raise ValueError("a name with a NUL character")
@@ -131,23 +138,23 @@ def _shortened(stem: str) -> str:
     return os.fsencode(stem)[:STEM_BYTES].decode("utf-8", "ignore")
 
 
-def _of_writing(error: Exception, path: Path, temporary: Path | None) -> OSError | None:
+def _disk_error(error: Exception, path: Path, temporary: Path | None) -> OSError | None:
     """Return the error as an OSError of `path`, where writing raised it; None for any other."""
     number = None
     if isinstance(code := getattr(error, "errno", None), int):  # FFmpeg's errors are not all of them OSErrors
-        place = getattr(error, "filename", None)
-        ours = place in (None, str(temporary), str(path)) or temporary is None
-        if ours and (code in DISK_ERRORS or (place is not None and isinstance(error, OSError))):
+        file = getattr(error, "filename", None)
+        ours = file in (None, str(temporary), str(path)) or temporary is None
+        if ours and (code in DISK_ERRORS or (file is not None and isinstance(error, OSError))):
             number = code
-    elif found := _IN_RUST.search(str(error)):
-        number = int(found.group(1))
+    elif match := _IN_RUST.search(str(error)):
+        number = int(match.group(1))
     elif isinstance(error, RuntimeError) and any(word in str(error) for word in _IN_TORCH):
-        number = _reason(path, temporary)
+        number = _guess_reason(path, temporary)
     return None if number is None else OSError(number, os.strerror(number), str(path))
 
 
-def _reason(path: Path, temporary: Path | None) -> int:
-    """Return why writing failed, where the library does not tell: no space, the limit of file sizes, or neither."""
+def _guess_reason(path: Path, temporary: Path | None) -> int:
+    """Return the error number where the library gives none: no space, the limit of file sizes, or neither."""
     if hasattr(os, "statvfs") and os.statvfs(path.parent).f_bavail == 0:
         return errno.ENOSPC
     with suppress(ImportError, OSError):

@@ -1,4 +1,4 @@
-"""What a checkpoint knows about itself."""
+"""Model card: what a checkpoint knows about its model."""
 
 from __future__ import annotations
 
@@ -23,40 +23,35 @@ LONGEST_NAME = 1000  # characters
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Everything needed to build, feed and read a model, besides its weights."""
+    """Everything needed to build and run a model and read its outputs, besides the weights."""
 
     family: str
     variant: str
-    config: dict[str, Any]  # of the family's config dataclass, as resolved
+    config: dict[str, Any]  # resolved fields of the family's config dataclass
     classes: ClassTable
     preprocessing: Preprocessing
-    scoring: Scoring  # softmax: the last logit is "no object"; sigmoid: there is none
+    scoring: Scoring  # softmax: the last logit is "no object"; sigmoid has no such logit
     source: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
-    precision: Precision | None = None  # in which it was trained and its metrics were measured, where known
+    precision: Precision | None = None  # precision of training and of the metrics, where known
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dict for the header of a checkpoint. Metrics that are no numbers are left out: JSON has none."""
+        """Return a plain dict for the header of a checkpoint, without metrics that JSON cannot hold (NaN, infinity)."""
         return {
             "format": FORMAT,
-            "family": self.family,
-            "variant": self.variant,
-            "config": self.config,
+            **vars(self),
             "classes": self.classes.to_json(),
             "preprocessing": self.preprocessing.to_json(),
-            "scoring": self.scoring,
-            "source": self.source,
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
-            "precision": self.precision,
         }
 
     @classmethod
     def from_json(cls, tree: object, name: str = "model card") -> ModelCard:
-        """The inverse of `to_json`.
+        """Return the card that `to_json` wrote.
 
         Args:
             tree: parsed JSON.
-            name: what to call it in errors.
+            name: name of the card in messages.
 
         Raises:
             UserError: a format this version does not know, an unknown key, or a value of the wrong type or out of
@@ -64,41 +59,33 @@ class ModelCard:
         """
         if isinstance(tree, dict) and tree.get("format") != FORMAT:
             raise UserError(f"{name} has format {tree.get('format')!r}; this version reads format {FORMAT}")
-        fields = validate(CardFields, tree, name)
-        ids, names = tuple(row.id for row in fields.classes), tuple(row.name for row in fields.classes)
+        fields: dict[str, Any] = dict(validate(CardFields, tree, name))
+        rows = fields["classes"]
         try:
-            classes = ClassTable(ids, names)
+            fields["classes"] = ClassTable(tuple(row.id for row in rows), tuple(row.name for row in rows))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-        return cls(
-            family=fields.family,
-            variant=fields.variant,
-            config=fields.config,
-            classes=classes,
-            preprocessing=Preprocessing.from_json(fields.preprocessing, f"{name}: preprocessing"),
-            scoring=fields.scoring,
-            source=fields.source,
-            metrics=fields.metrics,
-            precision=fields.precision,
-        )
+        fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"], f"{name}: preprocessing")
+        del fields["format"]
+        return cls(**fields)
 
 
 def _name(value: object) -> str:
-    """A class name, whatever characters it has: pydantic's own strings refuse lone surrogates."""
+    """Check a class name; it may have any characters, where pydantic's strings refuse lone surrogates."""
     if not isinstance(value, str) or len(value) > LONGEST_NAME:
         raise ValueError(f"expected a text of at most {LONGEST_NAME} characters")
     return value
 
 
 class ClassRow(StrictModel):
-    """One class: id and name as COCO writes categories."""
+    """Class id and name, as COCO writes categories."""
 
     id: Annotated[int, Field(ge=-LARGEST_ID, le=LARGEST_ID)]
     name: Annotated[str, PlainValidator(_name)]
 
 
 class CardFields(StrictModel):
-    """The card as JSON."""
+    """Model card as JSON."""
 
     format: int
     family: str

@@ -1,4 +1,4 @@
-"""Plain dataclasses of tensors as named tensors and JSON, and back; whatever fields they have."""
+"""Convert dataclasses of tensors to named tensors and JSON, and back."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
+from detrscope.core.argument_check import describe_type, matches_type
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
-from detrscope.core.type_check import describe_type, matches_type
 from detrscope.core.types import Level
 
 Json = Any
-TENSOR, CLASS, ITEMS = "$tensor", "$class", "$items"  # no field of a dataclass can be called so
+TENSOR, CLASS, ITEMS = "$tensor", "$class", "$items"  # not identifiers, so no field has such a name
 
 LARGEST_SIDE = 1 << 16  # tokens along a side of a feature map
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
-    """JSON of a value; its tensors go into `tensors` under names that begin with `name`.
+    """Return a value as JSON; its tensors go into `tensors` under names that begin with `name`.
 
     Args:
         value: a dataclass, tuple, list, dict with text keys, tensor, `Level`, text, number, bool or None, nested.
-        name: such as `records/decoder.5.cross`.
-        tensors: filled.
+        name: name of the value, such as `records/decoder.5.cross`.
+        tensors: filled with the tensors by name.
     """
     if isinstance(value, Tensor):
         tensors[name] = value
@@ -48,16 +48,15 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
 
 
 def unpack(tree: Json, tensors: Mapping[str, Tensor], classes: Mapping[str, type]) -> Any:
-    """The inverse of `pack`; lists come back as tuples.
+    """Return the value that `pack` wrote; lists come back as tuples.
 
     Args:
-        tree: the JSON.
-        tensors: by name.
-        classes: the dataclasses that may occur, by name.
+        tree: parsed JSON.
+        tensors: tensors by name.
+        classes: dataclasses that may occur, by name.
 
     Raises:
-        UserError: a class, a field or a tensor that is not known here, or a field of the wrong type. The
-            message begins with what is wrong.
+        UserError: an unknown class, field or tensor, or a field of the wrong type.
     """
     if isinstance(tree, list):
         return tuple(unpack(item, tensors, classes) for item in tree)
@@ -79,11 +78,13 @@ def unpack(tree: Json, tensors: Mapping[str, Tensor], classes: Mapping[str, type
         return _level(rest)
     if kind not in classes:
         raise UserError(f"{short_repr(kind)} is not known to this version")
-    return _built(kind, classes[kind], {key: unpack(value, tensors, classes) for key, value in rest.items()})
+    values = {key: unpack(value, tensors, classes) for key, value in rest.items()}
+    check_fields(classes[kind], values, kind)
+    return classes[kind](**values)
 
 
 def check_fields(cls: type, values: Mapping[str, Any], name: str) -> None:
-    """Refuse values that are not of the types that a dataclass declares for its fields.
+    """Check values against the types that a dataclass declares for its fields.
 
     Raises:
         UserError: a field that it does not have, one that is missing, or one of the wrong type.
@@ -91,27 +92,18 @@ def check_fields(cls: type, values: Mapping[str, Any], name: str) -> None:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     if unknown := values.keys() - fields.keys():
         raise UserError(f"{name} has a field '{min(unknown)}' that is not known to this version")
-    needed = {
-        n
-        for n, f in fields.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    if absent := needed - values.keys():
-        raise UserError(f"{name} lacks its field '{min(absent)}'")
+    for key, f in fields.items():
+        if key not in values and f.default is f.default_factory is dataclasses.MISSING:
+            raise UserError(f"{name} lacks its field '{key}'")
     hints = _hints(cls)
     for key, value in values.items():
         if not matches_type(value, hints[key]):
-            raise UserError(f"{name}: {key}: expected {describe_type(hints[key])}, found {_what(value)}")
+            raise UserError(f"{name}: {key}: expected {describe_type(hints[key])}, found {_described(value)}")
 
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
-
-
-def _built(kind: str, cls: type, values: Mapping[str, Any]) -> Any:
-    check_fields(cls, values, kind)
-    return cls(**values)
 
 
 def _level(values: Mapping[str, Any]) -> Level:
@@ -123,19 +115,19 @@ def _level(values: Mapping[str, Any]) -> Level:
     return Level(sizes[0], sizes[1])
 
 
-def _what(value: object) -> str:
+def _described(value: object) -> str:
     return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else short_repr(value)
 
 
 def own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors on the CPU, contiguous, no two of them sharing memory, as safetensors wants them."""
-    seen: set[int] = set()
+    """Return the tensors on the CPU, contiguous and without shared memory, as safetensors requires."""
+    pointers: set[int] = set()
     owned = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         whole = tensor.untyped_storage().nbytes() == tensor.nbytes
-        if tensor.numel() and (not whole or tensor.data_ptr() in seen):
+        if tensor.numel() and (not whole or tensor.data_ptr() in pointers):
             tensor = tensor.clone(memory_format=torch.contiguous_format)
-        seen.add(tensor.data_ptr())
+        pointers.add(tensor.data_ptr())
         owned[name] = tensor
     return owned

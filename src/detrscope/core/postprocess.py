@@ -1,4 +1,4 @@
-"""From logits and 0..1 boxes to scored boxes in pixels. No suppression: a set has no duplicates to remove."""
+"""From logits and 0..1 boxes to scored boxes in pixels. Set prediction needs no non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.model_card import Scoring
 from detrscope.core.types import Detections, Outputs
 
-TOP = 100  # kept of query x class with sigmoid scores, as COCO's AP looks at 100 an image
+TOP = 100  # pairs of query and class per image with sigmoid scores, as COCO's AP counts 100 detections
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Scored:
     def detections(
         self, classes: ClassTable, threshold: float, *, height: int, width: int, source: str = ""
     ) -> Detections:
-        """What scores at least `threshold`, boxes kept inside an image of `height` x `width` pixels."""
+        """Return what scores at least `threshold`, with boxes clipped to an image of `height` x `width` pixels."""
         keep = self.scores >= threshold
         indices = self.class_indices[keep].tolist()
         limit = self.boxes_xyxy.new_tensor([width, height, width, height])
@@ -45,14 +45,14 @@ class Scored:
 
 
 def class_scores(logits: Tensor, scoring: Scoring) -> Tensor:
-    """The score of every class, without "no object": logits [..., K] -> [..., classes]."""
+    """Return the score of every class without "no object": logits [..., K] -> [..., classes]."""
     return logits.float().softmax(-1)[..., :-1] if scoring == "softmax" else logits.float().sigmoid()
 
 
 def postprocess(
     outputs: Outputs, scoring: Scoring, sizes: Sequence[tuple[int, int]], layer: int = -1
 ) -> list[Scored]:
-    """One decoder layer's predictions as scored boxes.
+    """Return one decoder layer's predictions as scored boxes.
 
     Softmax scores give every query its best class other than "no object" (DETR, section 3); sigmoid scores give the
     best `TOP` pairs of query and class (Deformable DETR), so that one query may appear twice.
@@ -61,7 +61,7 @@ def postprocess(
         outputs: predictions, logits [N, B, Q, K].
         scoring: how logits become scores.
         sizes: height and width of each original image, B of them.
-        layer: which decoder layer; the last one by default.
+        layer: decoder layer; the last one by default.
 
     Returns:
         One `Scored` per image, sorted by score.
@@ -76,9 +76,9 @@ def postprocess(
         scores, index = flat.topk(min(TOP, flat.shape[1]), dim=1)  # [B, n]
         queries, classes = index // all_scores.shape[2], index % all_scores.shape[2]  # [B, n]
     order = scores.argsort(dim=1, descending=True, stable=True)
-    found = []
+    results = []
     for b, (height, width) in enumerate(sizes):
         q = queries[b, order[b]]
         pixels = scale_boxes(boxes[b, q], width, height)
-        found.append(Scored(pixels, scores[b, order[b]], classes[b, order[b]], q))
-    return found
+        results.append(Scored(pixels, scores[b, order[b]], classes[b, order[b]], q))
+    return results

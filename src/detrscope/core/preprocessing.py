@@ -1,4 +1,4 @@
-"""From the pixels of a file to what the model sees; stored in every checkpoint so that nobody has to remember it."""
+"""Preprocessing of images; stored in every checkpoint so that nobody has to remember it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize an image and normalise it.
+    """Resize and normalisation of an image.
 
-    By default the short side becomes `short_side`, less where the long side would pass `long_side`.
+    By default the short side becomes `short_side`, less where the long side would exceed `long_side`.
 
     Attributes:
-        short_side: pixels of the short side, for the fit "sides".
-        long_side: most pixels of the long side, for the fit "sides".
-        mean: of RGB in 0..1.
-        std: of RGB in 0..1.
-        fit: "sides" as above; "within": as large as fits in `box`, the aspect ratio kept; "exact": stretched to `box`;
-            "none": the image keeps its size.
+        short_side: short side in pixels, for the fit "sides".
+        long_side: maximum long side in pixels, for the fit "sides".
+        mean: mean of RGB in 0..1.
+        std: standard deviation of RGB in 0..1.
+        fit: "sides" as above; "within": as large as fits in `box`, with the same aspect ratio; "exact": stretched to
+            `box`; "none": not resized.
         box: height and width for the fits "within" and "exact".
-        filter: of the resize.
+        filter: interpolation of the resize.
     """
 
     short_side: int = 800
@@ -51,11 +51,11 @@ class Preprocessing:
             raise UserError(f"fit '{self.fit}' {'needs a box' if self.box is None else 'has no box'}")
 
     def with_sides(self, short_side: int, long_side: int) -> Preprocessing:
-        """The same normalisation after a resize to these sides, as training makes it."""
+        """Return the same normalisation with a resize to these sides, as in training."""
         return Preprocessing(short_side, long_side, self.mean, self.std)
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after the resize, at least one pixel."""
+        """Return height and width after the resize, at least one pixel."""
         if self.fit == "none":
             return height, width
         if self.box is None:
@@ -66,65 +66,57 @@ class Preprocessing:
         return max(1, int(height * scale)), max(1, int(width * scale))
 
     def apply(self, image: Tensor) -> Tensor:
-        """Resized and normalised. uint8 [3, H, W] -> float32 [3, h, w]."""
+        """Resize and normalise an image: uint8 [3, H, W] -> float32 [3, h, w]."""
         return self.normalise(self.resize(image))
 
     def resize(self, image: Tensor) -> Tensor:
-        """To the size that the model sees. uint8 [3, H, W] -> uint8 [3, h, w]."""
+        """Resize an image for the model: uint8 [3, H, W] -> uint8 [3, h, w]."""
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as F
 
         size = self.size_for(image.shape[-2], image.shape[-1])
         if size == tuple(image.shape[-2:]):
             return image
-        # torchvision's "nearest" keeps an old error of half a pixel; "nearest-exact" is what Pillow does.
+        # torchvision's "nearest" has an old error of half a pixel; "nearest-exact" is what Pillow does.
         mode = InterpolationMode("nearest-exact" if self.filter == "nearest" else self.filter)
-        return F.resize(image, list(size), interpolation=mode, antialias=True)
+        resized: Tensor = F.resize(image, list(size), interpolation=mode, antialias=True)
+        return resized
 
     def normalise(self, image: Tensor) -> Tensor:
-        """uint8 [..., 3, H, W] -> float32 [..., 3, H, W] with the mean taken off and divided by the deviation."""
+        """Subtract the mean and divide by the standard deviation: uint8 [..., 3, H, W] -> float32 [..., 3, H, W]."""
         mean = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=image.device).view(3, 1, 1)
-        own = image.to(
-            torch.float32, memory_format=torch.contiguous_format, copy=True
-        )  # changed in place below
-        return own.div_(255).sub_(mean).div_(std)
+        # A copy, which the operations below change in place: three fewer passes over the memory.
+        pixels = image.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        return pixels.div_(255).sub_(mean).div_(std)
 
     def denormalise(self, image: Tensor) -> Tensor:
-        """The inverse of `normalise`: float [..., 3, H, W] -> uint8 [..., 3, H, W]."""
+        """Invert `normalise`: float [..., 3, H, W] -> uint8 [..., 3, H, W]."""
         mean = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=image.device).view(3, 1, 1)
         return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dict for the card of a checkpoint."""
+        """Return a plain dict for the card of a checkpoint."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, tree: object, name: str = "preprocessing") -> Preprocessing:
-        """The inverse of `to_json`.
+        """Return the preprocessing that `to_json` wrote.
 
         Raises:
             UserError: an unknown key, or a value of the wrong type or out of range; the key is named.
         """
-        fields = validate(PreprocessingFields, tree, name)
-        (red, green, blue), (red_std, green_std, blue_std) = fields.mean, fields.std
+        fields: dict[str, Any] = dict(validate(PreprocessingFields, tree, name))
+        fields |= {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
         try:
-            return cls(
-                fields.short_side,
-                fields.long_side,
-                (red, green, blue),
-                (red_std, green_std, blue_std),
-                fields.fit,
-                None if fields.box is None else (fields.box[0], fields.box[1]),
-                fields.filter,
-            )
+            return cls(**fields)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
 
 
 class PreprocessingFields(StrictModel):
-    """What the card of a checkpoint says of it."""
+    """Preprocessing as JSON in the card of a checkpoint."""
 
     short_side: Side
     long_side: Side
@@ -136,7 +128,7 @@ class PreprocessingFields(StrictModel):
 
 
 def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """Short side to `short_side`, less where the long side would pass `long_side` (DETR, section 4)."""
+    """Return height and width with this short side, less where `long_side` would be exceeded (DETR, section 4)."""
     short, long = min(height, width), max(height, width)
     if long / short * short_side > long_side:
         short_side = round(long_side * short / long)

@@ -1,4 +1,4 @@
-"""What a door keeps of one attention site: the small exact thing from which any map can be computed."""
+"""Attention records: the small exact tensors of one attention site from which any map can be computed."""
 
 from __future__ import annotations
 
@@ -12,24 +12,40 @@ from torch import Tensor
 from detrscope.core.errors import UserError
 from detrscope.core.types import Level
 
-ROWS_AT_ONCE = 1 << 26  # elements of a dense map made at a time: 256 MB
+ROWS_AT_ONCE = 1 << 26  # elements of a dense map computed at a time: 256 MB
+
+
+class _Values:
+    """The optional values of a record."""
+
+    value: Tensor | None
+
+    def values(self) -> Tensor:
+        """Return the values: [B, h, S, dv].
+
+        Raises:
+            UserError: they were not recorded.
+        """
+        if self.value is None:
+            raise UserError("this record has no values; trace with values=True to record them")
+        return self.value
 
 
 @dataclass(frozen=True)
-class DenseRecord:
-    """Softmax attention. A row of the map costs one softmax; the map itself is never stored."""
+class DenseRecord(_Values):
+    """Softmax attention. A row of the map costs one softmax; the map is never stored."""
 
     query: Tensor  # [B, h, Q, d]
     key: Tensor  # [B, h, S, d]
-    value: Tensor | None  # [B, h, S, dv]; None where a probe was told to leave values out
+    value: Tensor | None  # [B, h, S, dv]; None where the probe did not record values
     scale: float  # scores = query @ key^T * scale + bias
     bias: Tensor | None = None  # broadcasts to [B, h, Q, S]: padding, masks and edits
     gain: Tensor | None = None  # broadcasts to [B, h, Q, S]: multiplies the weights after the softmax
 
     def rows(self, queries: Tensor | slice = slice(None)) -> Tensor:
-        """Attention of some queries over all keys, every head: [B, h, Q', S].
+        """Return the attention of some queries over all keys, every head: [B, h, Q', S].
 
-        Each row sums to 1 unless an edit turned it down.
+        Each row sums to 1 unless an edit scaled it.
         """
         scores = self.query[:, :, queries] @ self.key.transpose(-1, -2) * self.scale  # [B, h, Q', S]
         if self.bias is not None:
@@ -42,59 +58,42 @@ class DenseRecord:
         """Heads, queries and tokens of the map."""
         return self.query.shape[1], self.query.shape[2], self.key.shape[2]
 
-    def values(self) -> Tensor:
-        """What is mixed: [B, h, S, dv].
-
-        Raises:
-            UserError: it was not kept.
-        """
-        return _kept(self.value)
-
     def output(self) -> Tensor:
-        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * dv].
+        """Return the input of the output projection, rebuilt as rows @ value: [B, Q, h * dv].
 
         Raises:
-            UserError: values were not kept.
+            UserError: values were not recorded.
         """
         return (self.rows() @ self.values()).transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)
-class DeformableRecord:
-    """Deformable attention: where each query looked and with which weight. Its dense map is exact and made on demand.
+class DeformableRecord(_Values):
+    """Deformable attention: sampling points and weights. Its exact dense map is computed on demand.
 
-    Points are 0..1 of their own level's map, padding included; a point outside of it finds nothing, so that a row may
-    sum to less than 1. That is true, and nothing is renormalised.
+    Points are 0..1 of their own level's map, padding included. A point outside the map samples zeros, so a row may sum
+    to less than 1; rows are not renormalised, since that is what the layer computed.
     """
 
     points: Tensor  # [B, h, Q, P, 2] x, y
-    weights: Tensor  # [B, h, Q, P] after the softmax over P, and after edits
-    value: Tensor | None  # [B, h, S, d]; None where a probe was told to leave values out
-    point_levels: tuple[int, ...]  # the level of each of the P points
-    levels: tuple[Level, ...]  # sizes of the maps; S runs over them in order
-    reference: Tensor  # [B, Q, L, 2 or 4] points (x, y) or boxes_cxcywh that they were placed around
-    key_gain: Tensor | None = None  # [G, S] multiplies what G groups of points find: edits on keys
-    key_group: Tensor | None = None  # int, broadcasts to [B, h, Q, P]: the group of each point
+    weights: Tensor  # [B, h, Q, P] after the softmax over P and after edits
+    value: Tensor | None  # [B, h, S, d]; None where the probe did not record values
+    point_levels: tuple[int, ...]  # level of each of the P points
+    levels: tuple[Level, ...]  # sizes of the maps; S runs over their tokens in order
+    reference: Tensor  # [B, Q, L, 2 or 4] reference points (x, y) or boxes_cxcywh
+    key_gain: Tensor | None = None  # [G, S] factors on keys for G groups of points: edits on keys
+    key_group: Tensor | None = None  # int, broadcasts to [B, h, Q, P]: group of each point
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Heads, queries and tokens of the map."""
         return self.points.shape[1], self.points.shape[2], sum(level.tokens for level in self.levels)
 
-    def values(self) -> Tensor:
-        """What is mixed: [B, h, S, d].
-
-        Raises:
-            UserError: it was not kept.
-        """
-        return _kept(self.value)
-
     def footprint(self, queries: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """The entries of some queries' attention: tokens [B, h, Q', 4P] and their weights [B, h, Q', 4P].
+        """Return the entries of some queries' dense map: tokens [B, h, Q', 4P] and their weights [B, h, Q', 4P].
 
-        Each weight is spread over the four tokens around its point as bilinear interpolation reads them. A token may
-        occur several times; what falls outside has weight 0, and so has a point that is not finite. In float32 at
-        least.
+        Each weight is split among the four tokens around its point by bilinear interpolation, in float32 at least. A
+        token may occur several times; tokens outside the map, and points that are not finite, have weight 0.
         """
         points, weights = (
             x[:, :, queries].to(torch.promote_types(x.dtype, torch.float32))
@@ -104,9 +103,9 @@ class DeformableRecord:
         size = points.new_tensor([[self.levels[n].width, self.levels[n].height] for n in self.point_levels])
         size = size.view(len(self.point_levels), 2)
         start = torch.tensor([starts[n] for n in self.point_levels], device=points.device)  # [P]
-        place = points * size - 0.5  # [B, h, Q', P, 2] in tokens
-        corner = place.floor()
-        part = place - corner
+        position = points * size - 0.5  # [B, h, Q', P, 2] in tokens
+        corner = position.floor()
+        part = position - corner
         tokens, shares = [], []
         for dx in (0, 1):
             for dy in (0, 1):
@@ -122,49 +121,49 @@ class DeformableRecord:
         return torch.cat(tokens, dim=-1), torch.cat(shares, dim=-1)
 
     def rows(self, queries: Tensor | slice = slice(None)) -> Tensor:
-        """The dense image of some queries' attention over all tokens, every head: [B, h, Q', S]."""
+        """Return the dense map of some queries over all tokens, every head: [B, h, Q', S]."""
         tokens, weights = self.footprint(queries)
         rows = weights.new_zeros(*weights.shape[:3], self.shape[2])  # [B, h, Q', S]
         return rows.scatter_add_(3, tokens, weights)
 
     def splat(self, level: int, queries: Tensor | slice = slice(None)) -> Tensor:
-        """The same on one map only, as an image: [B, h, Q', H, W]. Nothing is made for the other maps.
+        """Return the dense map of some queries over one level: [B, h, Q', H, W]; the other levels are not computed.
 
         Args:
-            level: which map.
-            queries: which rows.
+            level: index of the level.
+            queries: rows.
         """
         level = range(len(self.levels))[level]
         height, width = self.levels[level]
         start = sum(h * w for h, w in self.levels[:level])
-        here = [p for p, of in enumerate(self.point_levels) if of == level]
+        points = [p for p, own in enumerate(self.point_levels) if own == level]
         group = None if self.key_group is None else _rows_of(self.key_group, queries)
         if group is not None and group.shape[-1] > 1:
-            group = group[..., here]
-        alone = replace(
+            group = group[..., points]
+        part = replace(
             self,
-            points=self.points[:, :, queries][..., here, :],
-            weights=self.weights[:, :, queries][..., here],
-            point_levels=(level,) * len(here),
+            points=self.points[:, :, queries][..., points, :],
+            weights=self.weights[:, :, queries][..., points],
+            point_levels=(level,) * len(points),
             key_group=group,
         )
-        tokens, weights = alone.footprint()
+        tokens, weights = part.footprint()
         image = weights.new_zeros(*weights.shape[:3], height * width)  # [B, h, Q', H * W]
-        return image.scatter_add_(3, tokens - start, weights).unflatten(3, (height, width))
+        return image.scatter_add_(3, tokens - start, weights).view(*image.shape[:3], height, width)
 
     def output(self) -> Tensor:
-        """What the site gave to the output projection, rebuilt: rows @ value, [B, Q, h * d], some rows at a time.
+        """Return the input of the output projection, rebuilt as rows @ value, some rows at a time: [B, Q, h * d].
 
         Raises:
-            UserError: values were not kept.
+            UserError: values were not recorded.
         """
         b, h, q, _ = self.weights.shape
         value = self.values()
         dtype = value.dtype
         step = max(1, ROWS_AT_ONCE // (b * h * value.shape[2]))
-        to_float32 = torch.promote_types(dtype, torch.promote_types(self.weights.dtype, torch.float32))
-        value = value.to(to_float32)
-        blocks = [self.rows(slice(i, i + step)).to(to_float32) @ value for i in range(0, max(q, 1), step)]
+        wide = torch.promote_types(dtype, torch.promote_types(self.weights.dtype, torch.float32))
+        value = value.to(wide)
+        blocks = [self.rows(slice(i, i + step)).to(wide) @ value for i in range(0, max(q, 1), step)]
         return torch.cat(blocks, dim=2).transpose(1, 2).flatten(2).to(dtype)
 
 
@@ -183,28 +182,22 @@ class Gradient:
 
 
 def to_float32(record: Record) -> Record:
-    """The same record with scores that are computed in float32, where a model ran in fewer bits.
+    """Return the record with query and key in float32, for a model that ran in fewer bits.
 
-    Deformable rows are float32 as they are.
+    Rows of deformable records are float32 already.
     """
     if not isinstance(record, DenseRecord):
         return record
     return replace(record, query=record.query.float(), key=record.key.float())
 
 
-def _kept(value: Tensor | None) -> Tensor:
-    if value is None:
-        raise UserError("this record has no values; look with values=True to keep them")
-    return value
-
-
 def _rows_of(part: Tensor, queries: Tensor | slice) -> Tensor:
-    """The rows of a tensor that broadcasts to [B, h, Q, S]."""
+    """Return rows of a tensor that broadcasts to [B, h, Q, S]."""
     if part.dim() < 2 or part.shape[-2] == 1:
         return part
     return part[..., queries, :]
 
 
 def mask_to_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bool mask, True where looking is forbidden, as a bias of 0 and -inf of the same shape."""
+    """Return a bool mask, True where attention is forbidden, as a bias of 0 and -inf of the same shape."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))

@@ -1,51 +1,57 @@
-"""Text files from anywhere: UTF-8 or UTF-16, JSON or YAML, of a size and depth that can be worked with."""
+"""Read text, JSON and YAML from any source: UTF-8 or UTF-16, of bounded size and depth."""
 
 from __future__ import annotations
 
 import codecs
 import json
+import math
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from detrscope.core.errors import UserError
+from detrscope.core.json_schema import shorten
 
 LARGEST_TEXT = 2**31  # bytes
+LARGEST_CONFIG = 2**26  # bytes of a JSON config; real ones are a thousandth of it
+DEEPEST_JSON = 100  # of a config or header, which is walked by recursion later
+MOST_DIGITS = 300  # of an integer in a config or header
 LARGEST_TREE = 1_000_000  # nodes of a YAML file, aliases counted wherever they are used
 LARGEST_YAML = 2**24  # characters
 DEEPEST_YAML = 64
+LONGEST_REASON = 120  # characters of a parser's message
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a regular file, not of a pipe or a device, which may never end.
+def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """Return the content of a regular file; a pipe or a device may never end.
 
     Raises:
-        UserError: it cannot be read, or is too large.
+        UserError: it cannot be read, or has more than `largest` bytes.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise UserError(f"{path}: {kind}; expected a file")
-        if status.st_size > LARGEST_TEXT:
-            raise UserError(f"{path}: {status.st_size >> 20} MiB; expected at most {LARGEST_TEXT >> 20} MiB")
+        if status.st_size > largest:
+            raise UserError(f"{path}: {status.st_size >> 20} MiB; expected at most {largest >> 20} MiB")
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason})") from None
 
 
-def read_text(path: Path) -> str:
-    """A text in UTF-8, or in UTF-16 with its mark.
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """Return a text in UTF-8, or in UTF-16 with a byte-order mark.
 
     Raises:
-        UserError: it cannot be read, is too large, or is in another encoding.
+        UserError: see `read_bytes`, or it is in another encoding.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, largest)
     encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)
@@ -54,12 +60,12 @@ def read_text(path: Path) -> str:
             f"{path}: not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}); save it as UTF-8"
         ) from None
     if "\0" in text:
-        raise UserError(f"{path}: has NUL characters, so it is no text; save it as UTF-8")
+        raise UserError(f"{path}: has NUL characters, so it is not a text; save it as UTF-8")
     return text
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text that are not empty, without the space around them.
+    """Return the lines of a text that are not empty, stripped.
 
     Raises:
         UserError: see `read_text`.
@@ -70,29 +76,48 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Return the value in a JSON file.
 
     Raises:
         UserError: it cannot be read, is not JSON, or is nested too deeply.
     """
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply to be read") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    return _load_json(read_text(path), str(path))
+
+
+def parse_json(text: str | bytes, name: str) -> Any:
+    """Return the value of a JSON text that is small, such as a config or the header of a file.
+
+    Args:
+        text: the JSON.
+        name: name in messages, such as that of the file.
+
+    Raises:
+        UserError: it is not JSON, or is nested deeper than `DEEPEST_JSON`.
+    """
+    value = _load_json(text, name, _whole_number)
+    if _deeper_than(value, DEEPEST_JSON):
+        raise UserError(f"{name}: nested more than {DEEPEST_JSON} deep")
+    return value
+
+
+def read_json_config(path: Path) -> Any:
+    """Return the value in a small JSON file, as `parse_json` reads it.
+
+    Raises:
+        UserError: it cannot be read, is larger than `LARGEST_CONFIG`, is not JSON, or is nested too deeply.
+    """
+    return parse_json(read_text(path, LARGEST_CONFIG), str(path))
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds.
+    """Return the value in a YAML file.
 
     Raises:
         UserError: it cannot be read, is not YAML, is nested too deeply, or its aliases multiply beyond bounds.
     """
     import yaml
 
-    with _one_line(path):
+    with _yaml_errors(path):
         loader = yaml.SafeLoader(_shallow_yaml(path))
         try:
             node = loader.get_single_node()
@@ -107,7 +132,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_plain_yaml(path: Path) -> Any:
-    """What a YAML file holds, every value as the text that was written.
+    """Return the value in a YAML file, every scalar as the text that was written.
 
     YAML itself reads the class names `no`, `1.10` and `2024-01-01` as False, 1.1 and a date. Aliases and tags are
     refused.
@@ -117,7 +142,7 @@ def read_plain_yaml(path: Path) -> Any:
     """
     import yaml
 
-    with _one_line(path):
+    with _yaml_errors(path):
         text = _shallow_yaml(path)
         for event in yaml.parse(text, Loader=yaml.BaseLoader):
             line = _line(event)
@@ -133,8 +158,36 @@ def read_plain_yaml(path: Path) -> Any:
         return yaml.load(text, Loader=yaml.BaseLoader)  # makes texts, lists, mappings only
 
 
+def _load_json(text: str | bytes, name: str, parse_int: Callable[[str], float] | None = None) -> Any:
+    try:
+        return json.loads(text, parse_int=parse_int)
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply to be read") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{name}: not valid JSON (not UTF-8 text)") from None
+    except ValueError as error:
+        raise UserError(f"{name}: not valid JSON ({shorten(str(error), LONGEST_REASON)})") from None
+
+
+def _whole_number(digits: str) -> float:
+    """Return an integer, or infinity for one of too many digits, which the check of its key then refuses."""
+    return int(digits) if len(digits) <= MOST_DIGITS else math.inf
+
+
+def _deeper_than(value: object, limit: int) -> bool:
+    """Return whether lists and objects are nested deeper than `limit`."""
+    layer, depth = [value], 0
+    while layer and depth <= limit:
+        containers = [item for item in layer if isinstance(item, dict | list)]
+        layer = [
+            inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        depth += 1
+    return bool(layer)
+
+
 def _shallow_yaml(path: Path) -> str:
-    """The text of a YAML file whose nesting is bounded: the parser takes minutes for 100,000 brackets."""
+    """Return the text of a YAML file whose nesting is bounded: the parser takes minutes for 100,000 brackets."""
     import yaml
 
     text = read_text(path)
@@ -153,8 +206,8 @@ def _line(event: Any) -> int:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """What the YAML library raises, as a UserError."""
+def _yaml_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of the YAML library into a UserError."""
     import yaml
 
     try:
@@ -166,21 +219,16 @@ def _one_line(path: Path) -> Iterator[None]:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise UserError(f"{where}: not valid YAML ({reason})") from None
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-    ) as error:  # such as the date 2020-13-45, or !!int x
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # the date 2020-13-45, or !!int x
         raise UserError(f"{path}: not valid YAML ({error})") from None
 
 
-def _expanded(node: Any, known: dict[int, int]) -> int:
-    """The number of values below a node of YAML if every alias was written out."""
+def _expanded(node: Any, sizes: dict[int, int]) -> int:
+    """Return the number of values below a node of YAML if every alias was written out."""
     if isinstance(node.value, str):
         return 1
-    if id(node) not in known:
-        known[id(node)] = LARGEST_TREE + 1  # of an alias inside of what it stands for
+    if id(node) not in sizes:
+        sizes[id(node)] = LARGEST_TREE + 1  # of an alias inside of what it stands for
         pairs = [pair if isinstance(pair, tuple) else (pair,) for pair in node.value]
-        known[id(node)] = 1 + sum(_expanded(one, known) for pair in pairs for one in pair)
-    return known[id(node)]
+        sizes[id(node)] = 1 + sum(_expanded(inner, sizes) for pair in pairs for inner in pair)
+    return sizes[id(node)]

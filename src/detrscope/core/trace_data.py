@@ -1,4 +1,4 @@
-"""What one look at one image leaves: pixels, predictions, records, edits."""
+"""Trace data of one forward pass over one image: pixels, predictions, records, edits."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ Kind = Literal["encoder.self", "decoder.self", "decoder.cross"]
 @checked_methods
 @dataclass(frozen=True, eq=False)
 class TraceData:
-    """What one look at one image leaves, and what it says without any attention.
+    """Recorded data of one forward pass over one image.
 
     Attributes:
         card: family, variant, config, classes and preprocessing of the model.
-        geometry: the way back to the pixels of the original.
-        image: uint8 [3, h, w] what the model saw, without padding.
+        geometry: conversion to pixels of the original.
+        image: uint8 [3, h, w], the model's input without padding.
         logits: [N, Q, K] float32 of every decoder layer, the last at -1.
         boxes_cxcywh: [N, Q, 4] float32, 0..1 of the image (of its crop, where there is one).
-        levels: sizes of the maps that the tokens come from.
+        levels: sizes of the feature maps that the tokens come from.
         model_sites: all attention sites of the model.
-        records: what the doors kept, by site, each of a batch of one.
-        features: maps of convolutions [C, H, W] by site, where asked for.
-        edits: what was changed while looking.
-        gradients: for relevance, where asked for.
-        targets: the truth, where known; boxes 0..1 of the whole original.
-        regions: what lies under each pixel of the original, where known.
-        original: uint8 [3, height, width], where it is kept.
-        source: the name of the file or address.
-        shapes: of what flowed along the path, by name, such as `feature map 0`.
-        notes: whatever the maker wants to say about this look, such as the epoch.
-        picked: whether the model picked its queries for what it saw (two-stage): with other weights, the same number is
+        records: attention records by site, each of a batch of one.
+        features: feature maps [C, H, W] by site, where recorded.
+        edits: interventions in the forward pass.
+        gradients: gradients for relevance, where recorded.
+        targets: ground truth, where known; boxes 0..1 of the whole original.
+        regions: segmentation of the original, where known.
+        original: uint8 [3, height, width], where stored.
+        source: name of the file or URL.
+        shapes: shapes of the tensors along the path by name, such as `feature map 0`.
+        notes: free notes, such as the epoch.
+        picked: whether the model selects its queries by the image (two-stage): with other weights, the same index is
             then another query.
     """
 
@@ -82,14 +82,14 @@ class TraceData:
         image: Tensor,
         model_sites: Sequence[str],
     ) -> Self:
-        """What a probe kept of one image of a batch, on the CPU; nothing is copied that is there already.
+        """Return the trace data of one image of a batch, on the CPU; tensors on the CPU are not copied.
 
         Args:
-            probe: after its one forward.
-            outputs: of that forward.
-            index: which image of the batch.
-            card: of the model.
-            geometry: of this image in this batch.
+            probe: probe of the forward pass.
+            outputs: outputs of the forward pass.
+            index: index of the image in the batch.
+            card: card of the model.
+            geometry: geometry of this image in this batch.
             image: uint8 [3, h, w], resized, without padding.
             model_sites: all attention sites of the model.
         """
@@ -116,7 +116,7 @@ class TraceData:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The attention sites with a record, in the order of the path."""
+        """Attention sites with a record, in the order of the path."""
         return tuple(self.records)
 
     @property
@@ -126,16 +126,16 @@ class TraceData:
 
     @property
     def queries(self) -> int:
-        """How many queries the decoder has."""
+        """Number of queries of the decoder."""
         return self.logits.shape[1]
 
     @property
     def tokens(self) -> int:
-        """How many tokens the encoder has, those of all maps of the image."""
+        """Number of image tokens, of all levels."""
         return sum(level.tokens for level in self.levels)
 
     def record(self, site: str) -> Record:
-        """What the door kept at a site, of a batch of one.
+        """Return the record of a site, of a batch of one.
 
         Raises:
             UserError: the model has no such site, or it was not recorded.
@@ -143,32 +143,34 @@ class TraceData:
         if site in self.records:
             return self.records[site]
         if site in self.model_sites:
-            have = ", ".join(self.records) or "none"
-            raise UserError(f"site '{site}' was not recorded; this trace has {have}; ask for it with sites=")
+            recorded = ", ".join(self.records) or "none"
+            raise UserError(
+                f"site '{site}' was not recorded; this trace has {recorded}; record it with sites="
+            )
         raise UserError(f"site '{site}' is not in this model; {nearest_site(site, self.model_sites)}")
 
     def site(self, kind: Kind, layer: int = -1) -> str:
-        """The name of a layer's site, counted from the end where negative.
+        """Return the site of a layer, counted from the end where negative.
 
         Raises:
             UserError: the model has no such layer.
         """
-        found = self.sites_of(kind)
-        if not -len(found) <= layer < len(found):
-            raise UserError(f"layer {layer}: this model has {len(found)} layers with {kind} attention")
-        return found[layer]
+        sites = self.sites_of(kind)
+        if not -len(sites) <= layer < len(sites):
+            raise UserError(f"layer {layer}: this model has {len(sites)} layers with {kind} attention")
+        return sites[layer]
 
     def layers(self, kind: Kind) -> int:
-        """How many layers of the model have this kind of attention."""
+        """Return the number of layers of the model with this kind of attention."""
         return len(self.sites_of(kind))
 
     def sites_of(self, kind: Kind) -> list[str]:
-        """The sites of all layers of the model with this kind of attention, recorded or not."""
-        stack, what = kind.split(".")
-        return [s for s in self.model_sites if s.startswith(f"{stack}.") and s.endswith(f".{what}")]
+        """Return the sites of all layers of the model with this kind of attention, recorded or not."""
+        stack, attention = kind.split(".")
+        return [s for s in self.model_sites if s.startswith(f"{stack}.") and s.endswith(f".{attention}")]
 
     def check_query(self, query: int) -> int:
-        """The number of a query that there is.
+        """Return the index of a query after checking it.
 
         Raises:
             UserError: there is no such query.
@@ -178,7 +180,7 @@ class TraceData:
         return query
 
     def detections(self, threshold: float = 0.7, layer: int = -1) -> Detections:
-        """What a decoder layer finds, boxes in pixels of the original, best first.
+        """Return the detections of a decoder layer, boxes in pixels of the original, best first.
 
         Raises:
             UserError: no such layer, or a threshold outside 0..1.
@@ -196,28 +198,28 @@ class TraceData:
         )
 
     def scores(self, layer: int = -1) -> Tensor:
-        """Every query's score for every class: [Q, classes]."""
+        """Return every query's score for every class: [Q, classes]."""
         self.check_index("layer", layer, len(self.logits))
         return class_scores(self.logits[layer], self.card.scoring)
 
     def boxes_xyxy(self, layer: int = -1) -> Tensor:
-        """Every query's box in pixels of the original: [Q, 4]."""
+        """Return every query's box in pixels of the original: [Q, 4]."""
         self.check_index("layer", layer, len(self.logits))
         return self.geometry.boxes_xyxy(self.boxes_cxcywh[layer])
 
     @property
     def targets_xyxy(self) -> Tensor | None:
-        """The true boxes in pixels of the original, where they are known: [M, 4]."""
+        """Ground-truth boxes in pixels of the original, where known: [M, 4]."""
         if self.targets is None:
             return None
         boxes = cxcywh_to_xyxy(self.targets.boxes_cxcywh)
         return scale_boxes(boxes, self.geometry.width, self.geometry.height)
 
     def token_at(self, point: tuple[float, float], level: int = 0) -> int:
-        """The token whose cell holds a point x, y of the original, counted over all levels.
+        """Return the index, over all levels, of the token whose cell holds a point x, y of the original.
 
         Raises:
-            UserError: the point is outside of what was looked at.
+            UserError: the point is outside the part of the image that the model ran on.
         """
         self.check_index("level", level, len(self.levels))
         level %= len(self.levels)
@@ -225,22 +227,22 @@ class TraceData:
         return before + self.geometry.token_at(*point, self.levels[level])
 
     def query_name(self, query: int) -> str:
-        """Such as `query 37 (dog 0.98)`: its best class in the last layer."""
+        """Return such as `query 37 (dog 0.98)`: the query and its best class in the last layer."""
         score, index = self.scores()[self.check_query(query)].max(-1)
         return f"query {query} ({self.classes.names[int(index)]} {float(score):.2f})"
 
     def check_index(self, name: str, index: int | None, count: int) -> None:
-        """Refuse an index that is neither None nor within -count to count - 1.
+        """Check that an index is None or within -count to count - 1.
 
         Raises:
-            UserError: what `name` has.
+            UserError: it is not; the valid range of `name` is given.
         """
         if index is not None and not -count <= index < count:
             raise UserError(f"{name} {index}: there are {count}, 0 to {count - 1}")
 
 
 def _one_of(record: Record, index: int, batch: int) -> Record:
-    """The record of one image of a batch; what broadcasts over the batch is kept as it is."""
+    """Return the record of one image of a batch; tensors that broadcast over the batch are not indexed."""
     parts = {}
     for f in fields(record):
         value = getattr(record, f.name)
@@ -248,4 +250,4 @@ def _one_of(record: Record, index: int, batch: int) -> Record:
             if batch > 1 and value.dim() >= 4 and value.shape[0] == batch:
                 value = value[index : index + 1]
             parts[f.name] = value.cpu()
-    return replace(cast(Any, record), **parts)  # the same class with the same kinds of fields
+    return cast(Record, replace(cast(Any, record), **parts))

@@ -1,4 +1,4 @@
-"""The shapes of everything in a trace, step by step, in words."""
+"""Describe a trace in words: the shapes of everything, step by step."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MEBI = 2**20
 
 
 def describe(trace: TraceData) -> str:
-    """From the file to the boxes: what has which shape, and what each site's record takes."""
+    """Return the shapes from the file to the boxes, and the memory of each site's record, as text."""
     g = trace.geometry
     lines = [
         f"{trace.card.variant} on {trace.source or 'an image'}: {g.width} x {g.height} pixels"
         + (f", stored with EXIF orientation {g.orientation}" if g.orientation != 1 else ""),
         *_aligned(
             [
-                ("seen by the model", f"[1, 3, {g.padded[0]}, {g.padded[1]}]", _resize(trace)),
+                ("model input", f"[1, 3, {g.padded[0]}, {g.padded[1]}]", _resize(trace)),
                 *((name, str(list(shape)), "") for name, shape in trace.shapes.items()),
                 (
                     "levels",
@@ -35,19 +35,18 @@ def describe(trace: TraceData) -> str:
         ),
     ]
     if trace.records:
-        head = ("site", "heads", "attention", "as maps of the image", "kept", "the dense map would take")
+        head = ("site", "heads", "attention", "as maps of the image", "record", "dense map")
         lines += [
             "",
             *_aligned([head, *(_row(trace, site, record) for site, record in trace.records.items())]),
         ]
     if trace.features:
         rows = [
-            (site, str(list(kept.shape)), f"{kept.nbytes / MEBI:.2f} MiB")
-            for site, kept in trace.features.items()
+            (site, str(list(maps.shape)), f"{maps.nbytes / MEBI:.2f} MiB")
+            for site, maps in trace.features.items()
         ]
-        lines += ["", *_aligned([("feature map", "shape", "kept"), *rows])]
-    for edit in trace.edits:
-        lines.append(f"edited: {edit.says}")
+        lines += ["", *_aligned([("feature map", "shape", "size"), *rows])]
+    lines += [f"edited: {edit.describe()}" for edit in trace.edits]
     if missing := [site for site in trace.model_sites if site not in trace.records]:
         lines.append(f"not recorded: {', '.join(missing)}")
     return "\n".join(lines)
@@ -66,19 +65,19 @@ def _row(trace: TraceData, site: str, record: Record) -> tuple[str, ...]:
     heads, queries, keys = record.shape
     size = sum(v.nbytes for f in fields(record) if isinstance(v := getattr(record, f.name), Tensor))
     if isinstance(record, DenseRecord):
-        what = str([heads, queries, keys])
+        attention = str([heads, queries, keys])
     else:
         points = record.points.shape[3]
-        what = f"{[heads, queries, points]} points of {len(record.levels)} levels"
+        attention = f"{[heads, queries, points]} points of {len(record.levels)} levels"
     rows = trace.levels if site.startswith("encoder") else None
     maps = "-" if among_queries else _maps(heads, queries, rows, trace.levels)
     dense = heads * queries * keys * 4 / MEBI
-    note = " (never made)" if isinstance(record, DeformableRecord) else ""
-    return site, str(heads), what, maps, f"{size / MEBI:.2f} MiB", f"{dense:.1f} MiB{note}"
+    note = " (never computed)" if isinstance(record, DeformableRecord) else ""
+    return site, str(heads), attention, maps, f"{size / MEBI:.2f} MiB", f"{dense:.1f} MiB{note}"
 
 
 def _maps(heads: int, queries: int, rows: Sequence[Level] | None, columns: Sequence[Level]) -> str:
-    """A map as grids: [850, 850] is [25, 34, 25, 34]."""
+    """Return the shape of an attention map as grids of the image: [850, 850] is [25, 34, 25, 34]."""
     if len(columns) > 1:
         grids = " + ".join(f"{level.height}x{level.width}" for level in columns)
         return f"{queries} rows over {grids}"

@@ -1,8 +1,8 @@
-"""Whether the parts of a trace from a file fit together, so that nothing breaks when they are used."""
+"""Check that the parts of a trace from a file fit together, so that nothing breaks when they are used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,17 +15,17 @@ LARGEST_IMAGE = 1 << 31  # pixels
 
 
 def find_problem(trace: TraceData) -> str:
-    """What does not fit together, or nothing."""
+    """Return what does not fit together, or an empty text."""
     return next((problem for problem in _problems(trace) if problem), "")
 
 
 def _problems(trace: TraceData) -> Iterator[str]:
-    """One check after the other; a later one may rely on those before it."""
-    yield _of_geometry(trace.geometry)
+    """Yield the result of each check; later checks may rely on earlier ones."""
+    yield _check_geometry(trace.geometry)
     if tuple(trace.image.shape) != (3, *trace.geometry.content) or trace.image.dtype != torch.uint8:
         yield f"image {list(trace.image.shape)} for content {list(trace.geometry.content)}"
-    yield from _of_predictions(trace)
-    yield from _of_truth(trace)
+    yield from _check_predictions(trace)
+    yield from _check_ground_truth(trace)
     queries, tokens = trace.queries, trace.tokens
     for site, record in trace.records.items():
         if site not in trace.model_sites:
@@ -34,9 +34,9 @@ def _problems(trace: TraceData) -> Iterator[str]:
         rows = queries if site.startswith("decoder") else tokens
         keys = queries if among_queries else tokens
         if isinstance(record, DenseRecord):
-            yield from _of_dense(record, site, rows, keys)
+            yield from _check_dense(record, site, rows, keys)
         else:
-            yield from _of_deformable(record, site, rows, trace)
+            yield from _check_deformable(record, site, rows, trace)
     for site, maps in trace.features.items():
         if maps.dim() != 3 or not maps.is_floating_point() or 0 in maps.shape:
             yield f"features {list(maps.shape)} at '{site}'"
@@ -49,7 +49,7 @@ def _problems(trace: TraceData) -> Iterator[str]:
                 yield f"a gradient {list(tensor.shape)} at '{site}'"
 
 
-def _of_geometry(g: Geometry) -> str:
+def _check_geometry(g: Geometry) -> str:
     x0, y0, x1, y1 = g.crop_xyxy
     sizes = (g.height, g.width, *g.content, *g.padded)
     if min(sizes) < 1 or g.height * g.width > LARGEST_IMAGE:
@@ -61,26 +61,26 @@ def _of_geometry(g: Geometry) -> str:
     return "" if 1 <= g.orientation <= 8 else f"EXIF orientation {g.orientation}"
 
 
-def _of_predictions(trace: TraceData) -> Iterator[str]:
+def _check_predictions(trace: TraceData) -> Iterator[str]:
     logits, boxes = trace.logits, trace.boxes_cxcywh
     if logits.dim() != 3 or 0 in logits.shape or not logits.is_floating_point():
         yield f"logits {list(logits.shape)}"
     if tuple(boxes.shape) != (*logits.shape[:2], 4) or not boxes.is_floating_point():
         yield f"boxes {list(boxes.shape)} for logits {list(logits.shape)}"
-    wanted = len(trace.classes) + (trace.card.scoring == "softmax")
-    if logits.shape[2] != wanted:
+    expected = len(trace.classes) + (trace.card.scoring == "softmax")
+    if logits.shape[2] != expected:
         yield f"logits {list(logits.shape)} for {len(trace.classes)} classes scored by {trace.card.scoring}"
     if trace.records and not trace.levels:
         yield "records without feature maps"
 
 
-def _of_truth(trace: TraceData) -> Iterator[str]:
+def _check_ground_truth(trace: TraceData) -> Iterator[str]:
     size = trace.geometry.height, trace.geometry.width
     if (regions := trace.regions) is not None:
         labels = regions.labels
         fits = tuple(labels.shape) == size and labels.dtype == torch.uint8
         if not fits or int(labels.max()) >= len(regions.names):
-            yield f"regions {list(labels.shape)} for a picture of {list(size)}"
+            yield f"regions {list(labels.shape)} for an image of {list(size)}"
     if (targets := trace.targets) is not None:
         labels, boxes = targets.labels, targets.boxes_cxcywh
         if labels.dim() != 1 or labels.dtype != torch.int64 or not _is(boxes, (len(labels), 4)):
@@ -89,29 +89,29 @@ def _of_truth(trace: TraceData) -> Iterator[str]:
             yield f"a target of class index {int(labels.max())} for {len(trace.classes)} classes"
 
 
-def _of_dense(record: DenseRecord, site: str, rows: int, keys: int) -> Iterator[str]:
+def _check_dense(record: DenseRecord, site: str, rows: int, keys: int) -> Iterator[str]:
     query, key, value = record.query, record.key, record.value
     if key.dim() == 4 and key.shape[2] != keys:
         yield f"{key.shape[2]} keys at '{site}' for {keys} tokens"
     heads, width = query.shape[1::2] if query.dim() == 4 else (0, 0)
     if not _is(query, (1, heads, rows, width)) or not _is(key, (1, heads, keys, width)) or not heads:
         yield f"queries {list(query.shape)} with keys {list(key.shape)} at '{site}' for {rows} rows"
-    yield _of_value(value, site, heads, keys)
+    yield _check_value(value, site, heads, keys)
     for name, part in (("bias", record.bias), ("gain", record.gain)):
         if part is not None and not _broadcasts(part, (1, heads, rows, keys)):
             yield f"a {name} {list(part.shape)} at '{site}'"
 
 
-def _of_deformable(record: DeformableRecord, site: str, rows: int, trace: TraceData) -> Iterator[str]:
+def _check_deformable(record: DeformableRecord, site: str, rows: int, trace: TraceData) -> Iterator[str]:
     points, weights, levels, keys = record.points, record.weights, record.levels, trace.tokens
     if levels != trace.levels:
         yield f"{record.shape[2]} keys at '{site}' for {keys} tokens"
-    heads, each = weights.shape[1::2] if weights.dim() == 4 else (0, 0)
-    if not heads or not _is(weights, (1, heads, rows, each)) or not _is(points, (1, heads, rows, each, 2)):
+    heads, count = weights.shape[1::2] if weights.dim() == 4 else (0, 0)
+    if not heads or not _is(weights, (1, heads, rows, count)) or not _is(points, (1, heads, rows, count, 2)):
         yield f"points {list(points.shape)} with weights {list(weights.shape)} for {rows} rows at '{site}'"
-    if len(record.point_levels) != each or not _within(record.point_levels, len(levels)):
+    if len(record.point_levels) != count or not all(0 <= n < len(levels) for n in record.point_levels):
         yield f"points of the levels {list(record.point_levels)[:8]} at '{site}'"
-    yield _of_value(record.value, site, heads, keys)
+    yield _check_value(record.value, site, heads, keys)
     if record.reference.dim() != 4 or record.reference.shape[3] not in (2, 4):
         yield f"references {list(record.reference.shape)} at '{site}'"
     gain, group = record.key_gain, record.key_group
@@ -119,13 +119,13 @@ def _of_deformable(record: DeformableRecord, site: str, rows: int, trace: TraceD
         yield f"a gain on keys without its groups at '{site}'"
     if gain is not None and group is not None:
         whole = not group.is_floating_point() and group.dtype != torch.bool
-        if not whole or not _broadcasts(group, (1, heads, rows, each)) or not _is(gain, (len(gain), keys)):
+        if not whole or not _broadcasts(group, (1, heads, rows, count)) or not _is(gain, (len(gain), keys)):
             yield f"a gain on keys {list(gain.shape)} with groups {list(group.shape)} at '{site}'"
         elif group.numel() and not 0 <= int(group.min()) <= int(group.max()) < len(gain):
             yield f"groups up to {int(group.max())} of a gain on keys {list(gain.shape)} at '{site}'"
 
 
-def _of_value(value: Tensor | None, site: str, heads: int, keys: int) -> str:
+def _check_value(value: Tensor | None, site: str, heads: int, keys: int) -> str:
     if value is None or (value.dim() == 4 and _is(value, (1, heads, keys, value.shape[3]))):
         return ""
     return (
@@ -137,12 +137,8 @@ def _is(tensor: Tensor, shape: tuple[int, ...]) -> bool:
     return tuple(tensor.shape) == shape and tensor.is_floating_point()
 
 
-def _within(numbers: Iterable[int], count: int) -> bool:
-    return all(0 <= number < count for number in numbers)
-
-
 def _broadcasts(tensor: Tensor, shape: Sequence[int]) -> bool:
     if tensor.dim() > len(shape):
         return False
     tail = shape[len(shape) - tensor.dim() :]
-    return all(size in (1, wanted) for size, wanted in zip(tensor.shape, tail, strict=True))
+    return all(size in (1, full) for size, full in zip(tensor.shape, tail, strict=True))

@@ -1,4 +1,4 @@
-"""What flows along the path, and the one shape legend.
+"""Data types of the path from image to boxes, and the legend of shapes.
 
 B  images in the batch            N  decoder layers that predict      Q  queries
 S  tokens of all feature maps     D  model width                      K  class logits
@@ -24,25 +24,25 @@ from detrscope.core.errors import UserError
 @checked_fields
 @dataclass(frozen=True)
 class Target:
-    """The truth of one image, as the losses want it."""
+    """Ground truth of one image, as the losses take it."""
 
     labels: Tensor  # [M] int64, class index 0..classes-1 (not the category id)
     boxes_cxcywh: Tensor  # [M, 4] float32, 0..1 of the unpadded image
 
     def to(self, device: torch.device | str) -> Target:
-        """The same truth on `device`."""
+        """Return the target on `device`."""
         return Target(self.labels.to(device), self.boxes_cxcywh.to(device))
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """What lies under each pixel of an image, such as ears and background, without overlap."""
+    """Segmentation of an image into parts and background, without overlap."""
 
-    labels: Tensor  # [height, width] uint8, places in `names`
+    labels: Tensor  # [height, width] uint8, indices into `names`
     names: tuple[str, ...]
 
     def masks(self) -> dict[str, Tensor]:
-        """Those that can be seen: bool [height, width] by name."""
+        """Return the masks of the regions that occur: bool [height, width] by name."""
         masks = {name: self.labels == index for index, name in enumerate(self.names)}
         return {name: mask for name, mask in masks.items() if mask.any()}
 
@@ -56,31 +56,29 @@ class Batch:
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, Tensor) or not isinstance(self.padding, Tensor | None):
-            found = type(self.images).__name__, type(self.padding).__name__
-            raise UserError(
-                f"Batch: expected images Tensor, padding Tensor or None, found {found[0]}, {found[1]}"
-            )
+            types = f"{type(self.images).__name__}, {type(self.padding).__name__}"
+            raise UserError(f"Batch: expected images Tensor, padding Tensor or None, found {types}")
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`."""
+        """Return the batch on `device`."""
         return Batch(self.images.to(device), None if self.padding is None else self.padding.to(device))
 
 
 class Level(NamedTuple):
-    """The size of one feature map in tokens."""
+    """Size of one feature map in tokens."""
 
     height: int
     width: int
 
     @property
     def tokens(self) -> int:
-        """How many tokens the map has."""
+        """Number of tokens of the map."""
         return self.height * self.width
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Feature maps as one row of tokens, coarse levels after fine ones."""
+    """Feature maps as one sequence of tokens, fine levels first."""
 
     tokens: Tensor  # [B, S, D]
     position: Tensor  # [B, S, D] positional encoding
@@ -89,35 +87,35 @@ class Pyramid:
     centres: Tensor | None = None  # [B or 1, S, 2] x, y of each token, 0..1 of the unpadded image
 
     def with_tokens(self, tokens: Tensor) -> Pyramid:
-        """The same places holding other tokens, such as the encoder's output."""
+        """Return the pyramid with other tokens, such as the encoder's output."""
         return replace(self, tokens=tokens)
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """What a two-stage family says of every token; queries start from the best. Dense ones exist in training only."""
+    """Predictions of a two-stage family for every token; queries start from the best. Dense ones in training only."""
 
-    logits: Tensor  # [B, S, K] one-to-one: one token answers for one object
+    logits: Tensor  # [B, S, K] one-to-one: one token predicts one object
     boxes_cxcywh: Tensor  # [B, S, 4]
-    centres: Tensor  # [B or 1, S, 2] where the tokens are
-    dense_logits: Tensor | None = None  # [B, S, K] one-to-many: every token inside an object answers for it
+    centres: Tensor  # [B or 1, S, 2] x, y of each token
+    dense_logits: Tensor | None = None  # [B, S, K] one-to-many: every token inside an object predicts it
     dense_boxes_cxcywh: Tensor | None = None  # [B, S, 4]
-    any_class: bool = False  # logit 0 stands for an object of whatever class
+    any_class: bool = False  # logit 0 stands for an object of any class
 
 
 @dataclass(frozen=True)
 class Queries:
-    """What the decoder starts from."""
+    """Input of the decoder."""
 
     content: Tensor  # [B, Q, D]
     position: Tensor  # [B, Q, D] added to queries and keys in self-attention, to queries in cross-attention
     boxes_cxcywh: Tensor | None = None  # [B, Q, 4] reference boxes, where the family has them
-    points: Tensor | None = None  # [B, Q, 2] reference points x, y, 0..1, where the family starts from those
-    mask: Tensor | None = None  # [Q, Q] bool, True where a query must not look at another
-    proposals: Proposals | None = None  # what they were chosen from
+    points: Tensor | None = None  # [B, Q, 2] reference points x, y, 0..1, where the family has them
+    mask: Tensor | None = None  # [Q, Q] bool, True where a query must not attend to another
+    proposals: Proposals | None = None  # predictions that they were selected from
 
     def join(self, extra: Queries | None) -> Queries:
-        """These queries with `extra` (denoising groups) in front; neither side sees the other."""
+        """Return these queries with `extra` (denoising groups) in front; neither side attends to the other."""
         if extra is None:
             return self
         boxes = None
@@ -132,7 +130,7 @@ class Queries:
         )
 
     def _mask_with(self, extra: Queries) -> Tensor:
-        """What no query may look at: the other side, and what each side's own mask says. [Qe+Q, Qe+Q]."""
+        """Return the mask of the joined queries: the other side, and each side's own mask. [Qe+Q, Qe+Q]."""
         first, all_ = extra.content.shape[1], extra.content.shape[1] + self.content.shape[1]
         mask = torch.ones(all_, all_, dtype=torch.bool, device=self.content.device)
         for side, part in ((slice(0, first), extra.mask), (slice(first, all_), self.mask)):
@@ -142,10 +140,10 @@ class Queries:
 
 @dataclass(frozen=True)
 class States:
-    """What the decoder ends with: every layer, the last at -1."""
+    """Output of every decoder layer, the last at -1."""
 
     content: Tensor  # [N, B, Q, D]
-    boxes_cxcywh: Tensor | None = None  # [N, B, Q, 4] boxes that each layer's prediction refines
+    boxes_cxcywh: Tensor | None = None  # [N, B, Q, 4] boxes that the prediction of each layer refines
     proposals: Proposals | None = None
 
 
@@ -160,7 +158,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Detections:
-    """The kept predictions of one image, best first. Pixels are those of the original image, upright."""
+    """Detections in one image, best first, in pixels of the upright original."""
 
     boxes_xyxy: Tensor  # [n, 4] float32 pixels
     scores: Tensor  # [n] float32

@@ -1,1 +1,1 @@
-"""Datasets, the one image reader, transforms, loaders."""
+"""Datasets: readers, checks, transforms, loaders, and the one image reader."""

@@ -15,7 +15,7 @@ from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
 from detrscope.data.image_files import is_folder, is_hidden, is_image_file
 from detrscope.data.image_reader import read_image
-from detrscope.data.open_dataset import read, splits_of
+from detrscope.data.open_dataset import read_dataset, splits_of
 from detrscope.data.parallel_decode import decode_all
 from detrscope.data.splits import ANY, canonical_split
 from detrscope.data.validation_log import Problem, Severity, ValidationLog
@@ -103,7 +103,7 @@ def check(
     same_pixels: dict[bytes, list[tuple[str, ImageInfo]]] = defaultdict(list)
     for split in splits or ((ANY,) if annotations else splits_of(source)):
         validation = ValidationLog(split, strict=False)
-        dataset = read(source, split, validation, annotations=annotations)
+        dataset = read_dataset(source, split, validation, annotations=annotations)
         if pixels:
             for digest, image in _decode(dataset, validation):
                 same_pixels[digest].append((split, image))
@@ -145,21 +145,20 @@ def _decode(dataset: DetectionDataset, validation: ValidationLog) -> list[tuple[
 def _duplicates(images: Sequence[tuple[str, ImageInfo]]) -> list[Problem]:
     """Return the problems of images with equal pixels, each compared with the first."""
     (split, first), *others = images
-    reason = f"the same pixels as {first.path.name} of {split}"
-    kinds = ["duplicate-image" if other == split else "image-in-two-splits" for other, _ in others]
-    return [
-        Problem(kind, other, str(image.path), reason)
-        for kind, (other, image) in zip(kinds, others, strict=True)
-    ]
+    problems = []
+    for other, image in others:
+        kind = "duplicate-image" if other == split else "image-in-two-splits"
+        problems.append(
+            Problem(kind, other, str(image.path), f"the same pixels as {first.path.name} of {split}")
+        )
+    return problems
 
 
 def _unused_images(used: set[Path]) -> list[Problem]:
     """Return one problem for each folder of the dataset with images that belong to none of its splits."""
     problems = []
     for folder in filter(is_folder, sorted({path.parent for path in used})):
-        unused = sorted(
-            p for p in folder.iterdir() if is_image_file(p) and not is_hidden(p) and p not in used
-        )
+        unused = sorted(p for p in {*folder.iterdir()} - used if is_image_file(p) and not is_hidden(p))
         if unused:
             reason = f"{len(unused)} images are in no split, such as {unused[0].name}"
             problems.append(Problem("unused-images", ANY, str(folder), reason))

@@ -144,19 +144,23 @@ def _cleaned(
     validation: ValidationLog,
 ) -> Annotation:
     """Return the annotation by the rules of `clean_dataset`, with the box `EMPTY` where nothing can be learned."""
-    box = a.bbox_xywh
+    box = declared = a.bbox_xywh
     if math.isnan(a.area):
         validation.add("missing-area", image.path, "no area", a.id, category)
     declared_area = box[2] * box[3] if math.isnan(a.area) else a.area
-    declared = box
     if turn is not None:
         declared = turned(box, *turn.raw, turn.orientation)
-        a = replace(a, segmentation=_turned_polygons(a.segmentation, turn))
-    unusable = replace(a, bbox_xywh=EMPTY, area=0.0, declared_xywh=declared, declared_area=declared_area)
+        a = replace(a, bbox_xywh=declared, segmentation=_turned_polygons(a.segmentation, turn))
+
+    def unusable(kind: str, reason: str) -> Annotation:
+        validation.add(kind, image.path, f"{_text(box)} {reason}", a.id, category)
+        return replace(a, bbox_xywh=EMPTY, area=0.0, declared_xywh=declared, declared_area=declared_area)
+
     if box[2] < MIN_SIDE or box[3] < MIN_SIDE:
-        what = "a negative width or height" if min(box[2:]) < 0 else "no width or no height"
-        validation.add("empty-box", image.path, f"{_text(box)} has {what}", a.id, category)
-        return unusable
+        negative = min(box[2:]) < 0
+        return unusable(
+            "empty-box", "has a negative width or height" if negative else "has no width or no height"
+        )
     left, top, width, height = declared
     x0, y0, x1, y1 = left, top, left + width, top + height
     if image.width and image.height:  # else there is no size to cut it to
@@ -164,13 +168,13 @@ def _cleaned(
         x1, y1 = min(float(image.width), x1), min(float(image.height), y1)
         formats.count(declared, image)
     if x1 - x0 < MIN_SIDE or y1 - y0 < MIN_SIDE:
-        reason = f"{_text(box)} is outside the {image.width}x{image.height} image"
-        validation.add("box-outside", image.path, reason, a.id, category)
-        return unusable
+        return unusable("box-outside", f"is outside the {image.width}x{image.height} image")
     cut = max(x0 - left, y0 - top, left + width - x1, top + height - y1)
     if cut > ROUNDING:
         reason = f"{_text(box)} sticks {cut:.4g} pixels out of the {image.width}x{image.height} image"
         validation.add("box-clipped", image.path, reason, a.id, category)
+    if cut <= 0 and a.area > 0:
+        return a  # by far the most
     usable = (x0, y0, x1 - x0, y1 - y0) if cut > 0 else declared
     area = a.area if a.area > 0 and cut <= ROUNDING else usable[2] * usable[3]
     return replace(

@@ -15,9 +15,9 @@ from detrscope.core.text_files import read_json as load_json
 from detrscope.data.clean import EMPTY, clean_dataset
 from detrscope.data.coco_masks import mask_box
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
-from detrscope.data.image_files import is_hidden
+from detrscope.data.image_files import HIDDEN, is_hidden
 from detrscope.data.image_finder import ImageFinder
-from detrscope.data.parse_values import boolean, box_xywh, integer, number
+from detrscope.data.parse_values import ROW_LENGTH, boolean, box_xywh, integer, number
 from detrscope.data.splits import ANY, canonical_split, find_split
 from detrscope.data.validation_log import ValidationLog
 
@@ -35,7 +35,6 @@ _PER_SPLIT = (
     "(?P<split>[^/]+)/annotations.json",
     "(?P<split>train|val|valid|test).json",
 )
-ROW_LENGTH = 160  # characters of a row in a message
 _SINGLE = ("annotations.json", "_annotations.coco.json", "labels.json", "instances.json", "result.json")
 
 
@@ -65,14 +64,10 @@ def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
                 splits[split].append(path)
             else:
                 unused.append(path)
-    singles = [by_name[name] for name in sorted(by_name, key=_single_rank) if name.casefold() in _SINGLE]
+    singles = [by_name[name] for single in _SINGLE for name in by_name if name.casefold() == single]
     if not splits and singles:
         splits = {ANY: singles}
     return splits, list(dict.fromkeys(unused))
-
-
-def _single_rank(name: str) -> int:
-    return _SINGLE.index(name.casefold()) if name.casefold() in _SINGLE else len(_SINGLE)
 
 
 def read_split(
@@ -86,17 +81,16 @@ def read_split(
     files, unused = _candidates(folder)
     for path in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
         if is_hidden(path):
-            validation.add("left-out-file", path, "hidden, or the system's")
+            validation.add("left-out-file", path, HIDDEN)
     for path in unused:
         validation.add("unused-file", path, "not read: the folder has annotations of another layout too")
-    name = find_split(split, files, str(folder))
-    path, *others = files[name]
-    if others:
-        named = " or ".join(str(p.relative_to(folder)) for p in (path, *others))
+    paths = files[find_split(split, files, str(folder))]
+    if len(paths) > 1:
+        names = " or ".join(str(path.relative_to(folder)) for path in paths)
         raise UserError(
-            f"{folder}: the annotations of '{split}' may be {named}; remove one, or give its path"
+            f"{folder}: the annotations of '{split}' may be {names}; remove one, or give its path"
         )
-    return read_json(path, validation, name=f"{folder.name} {split}", details=details)
+    return read_json(paths[0], validation, name=f"{folder.name} {split}", details=details)
 
 
 def read_json(
@@ -234,9 +228,8 @@ def _annotations(
             validation.add("bad-value", path, reason, own)
             continue
         area = number(row.get("area"))
-        if area is None and not isinstance(
-            row.get("area"), float | None
-        ):  # NaN: no area, derived from the box
+        # NaN counts as no area, which is derived from the box.
+        if area is None and not isinstance(row.get("area"), float | None):
             reason = f"area is {short_repr(row['area'])}, expected a number of pixels"
             validation.add("bad-value", path, reason, own)
             continue
@@ -244,11 +237,10 @@ def _annotations(
         if (declared is None or declared == []) and segmentation:
             declared = mask_box(segmentation)
         box = box_xywh(declared)
-        if (
-            box is None and image in paths and category in names
-        ):  # else `clean_dataset` reports what is not declared
+        # Of an undeclared image or category `clean_dataset` reports that.
+        if box is None and image in paths and category in names:
             reason = f"the box is {short_repr(declared)}, not four finite numbers"
             validation.add("bad-box", paths[image], reason, own, names[category])
             continue
-        kept = segmentation if details else None
-        yield Annotation(own, image, category, box or EMPTY, math.nan if area is None else area, crowd, kept)
+        mask = segmentation if details else None
+        yield Annotation(own, image, category, box or EMPTY, math.nan if area is None else area, crowd, mask)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import PIL
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from detrscope.config import build, setting
+from detrscope.config import build, setting, settings
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
-from detrscope.core.user_cache import cache_folder
+from detrscope.core.files import cache_folder
 from detrscope.data import coco
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.part_masks import VALUES_PER_OBJECT, encode_part_mask, write_part_names
@@ -31,29 +30,20 @@ LAYOUT = "nothing, or options such as count=2000,val=300,seed=0,size=160"
 STARTS = {"train": 0, "val": 10_000_000, "test": 20_000_000}  # index of the first image of each split
 MAX_COUNT = 10_000_000
 DOG = {"id": 1, "name": "dog"}
-FILE_VERSION = 2  # of the files that are written; caches of another version are drawn again
+FILE_VERSION = 2  # version of the written files; caches of another version are drawn again
 SOFTWARE = "detrscope drawn dogs"  # `Software` text of each PNG file
 _DESCRIPTION = '{"info": {"description": "drawn dogs"'  # start of annotations.json
 
 
-@dataclass(frozen=True)
+@settings
 class Options:
     """Options after `drawn-dogs:`."""
 
-    count: int = setting(2000, "images for training")
-    val: int = setting(300, "images for validation")
-    test: int = setting(300, "images for testing")
-    seed: int = setting(0, "random seed")
-    size: int = setting(160, "width and height of an image in pixels")
-
-    def __post_init__(self) -> None:
-        for key in ("count", "val", "test"):
-            if not 1 <= getattr(self, key) <= MAX_COUNT:
-                raise UserError(f"drawn-dogs: {key}={getattr(self, key)}: expected 1 to {MAX_COUNT}")
-        if self.seed < 0:
-            raise UserError(f"drawn-dogs: seed={self.seed}: expected 0 or more")
-        if not MIN_SIZE <= self.size <= MAX_SIZE:
-            raise UserError(f"drawn-dogs: size={self.size}: expected {MIN_SIZE} to {MAX_SIZE} pixels")
+    count: int = setting(2000, "images for training", ge=1, le=MAX_COUNT)
+    val: int = setting(300, "images for validation", ge=1, le=MAX_COUNT)
+    test: int = setting(300, "images for testing", ge=1, le=MAX_COUNT)
+    seed: int = setting(0, "random seed", ge=0)
+    size: int = setting(160, "width and height of an image in pixels", ge=MIN_SIZE, le=MAX_SIZE)
 
     @classmethod
     def parsed(cls, text: str) -> Options:
@@ -83,7 +73,9 @@ def splits(options: Path) -> dict[str, int]:
     return STARTS
 
 
-def read_split(options: Path, split: str, problems: ValidationLog, details: bool = False) -> DetectionDataset:
+def read_split(
+    options: Path, split: str, validation: ValidationLog, details: bool = False
+) -> DetectionDataset:
     """Read one split from the cache; draw it first where it is missing.
 
     Raises:
@@ -91,13 +83,8 @@ def read_split(options: Path, split: str, problems: ValidationLog, details: bool
     """
     name = find_split(split, STARTS, "drawn-dogs")
     folder = _cached(Options.parsed(str(options)), name)
-    return coco.read_json(
-        folder / "annotations.json",
-        problems,
-        name=f"drawn-dogs {name}",
-        images=folder / "images",
-        details=details,
-    )
+    annotations, images = folder / "annotations.json", folder / "images"
+    return coco.read_json(annotations, validation, name=f"drawn-dogs {name}", images=images, details=details)
 
 
 def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start: int = 0) -> int:
@@ -116,7 +103,7 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
     Raises:
         UserError: a value is out of range, or `out` is in use.
     """
-    Options(count=count, seed=seed, size=size)
+    build(Options, {"count": count, "seed": seed, "size": size}, source="drawn dogs")
     if start < 0:
         raise UserError(f"start={start}: expected 0 or more")
     text = PngInfo()
@@ -131,7 +118,9 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
             scene = draw_scene(seed, index, size)
             name = f"{index:06d}.png"
             Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1, pnginfo=text)
-            _part_mask(scene).save(folder / "parts" / name, compress_level=1)
+            mask = Image.fromarray(encode_part_mask(scene.parts, scene.instance))
+            mask.putpalette(_palette())  # colours for people who open the file
+            mask.save(folder / "parts" / name, compress_level=1)
             images.append({"id": index, "file_name": name, "width": size, "height": size})
             annotations += _rows(scene, index, first_id=len(annotations) + 1)
             bar.advance(task)
@@ -213,12 +202,6 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff([0, *edges.tolist(), flat.size]).tolist()
     return [0, *counts] if flat[0] else counts
-
-
-def _part_mask(scene: Scene) -> Image.Image:
-    image = Image.fromarray(encode_part_mask(scene.parts, scene.instance))
-    image.putpalette(_palette())  # colours for people who open the file
-    return image
 
 
 @cache

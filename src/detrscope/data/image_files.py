@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -14,14 +13,17 @@ from PIL import Image
 from detrscope.core.errors import UserError
 
 ALLOW_OUTSIDE = "DETRSCOPE_ALLOW_OUTSIDE"  # environment variable: "1" reads files outside a dataset's folder
+HIDDEN = "hidden, or the system's"  # reason for a file that is left out
 _SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin", "lost+found"})
 # Formats that Pillow decodes by itself; others start programs (EPS), or are not photographs (PDF, WMF).
 _PHOTOGRAPHS = frozenset(
     ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"]
 )  # fmt: skip
-_ENDINGS = Image.registered_extensions()  # loads Pillow's readers; which there are depends on its build
+_ENDINGS = Image.registered_extensions()  # loads Pillow's readers, which depend on its build
 SUFFIXES = frozenset(ending for ending, name in _ENDINGS.items() if name in _PHOTOGRAPHS)  # lower case
 FORMATS = tuple(sorted(_PHOTOGRAPHS & Image.OPEN.keys()))
+# Unlike the methods of `Path`, these are False for names that no file system can have.
+exists, is_folder, is_regular = os.path.exists, os.path.isdir, os.path.isfile
 
 
 def is_hidden(path: Path) -> bool:
@@ -40,14 +42,12 @@ class FolderContents:
 
     images: list[Path] = field(default_factory=list)
     hidden: list[Path] = field(default_factory=list)  # files and whole folders of the system or a tool
-    links: list[Path] = field(
-        default_factory=list
-    )  # links to folders; not followed, since they may form a cycle
+    links: list[Path] = field(default_factory=list)  # to folders; not followed, since they may form a cycle
     others: list[Path] = field(default_factory=list)
 
     def left_out(self, ignored: Collection[str] = ()) -> Iterator[tuple[Path, str]]:
         """Yield each path that is no image of the dataset, and why; other files of an `ignored` suffix are skipped."""
-        yield from ((path, "hidden, or the system's") for path in self.hidden)
+        yield from ((path, HIDDEN) for path in self.hidden)
         yield from ((path, "a link to a folder, which is not followed") for path in self.links)
         others = (path for path in self.others if path.suffix.lower() not in ignored)
         yield from ((path, "not the suffix of an image that can be read") for path in others)
@@ -78,57 +78,55 @@ class FileIndex:
     """
 
     def __init__(self) -> None:
-        self._listings: dict[Path, dict[str, list[str]]] = {}
-        self._exact: dict[Path, set[str]] = {}
-        self._alike: dict[Path, Path | None] = {}  # of folders that are not there by exactly that name
+        self._names: dict[Path, dict[str, list[str]]] = {}  # of each listed folder, by `name_key`
+        self._similar: dict[Path, Path | None] = {}  # by the name of a folder that does not exist
 
     def find(self, path: Path) -> Path | None:
         """Return the file of a name; else the only one with the same `name_key`; else None.
 
         Raises:
-            UserError: several files have that name but for case and form.
+            UserError: several files have that `name_key`.
         """
         folder = self._folder(path.parent)
         if folder is None:
             return None
-        if path.name in self._exact[folder]:
+        names = self._names[folder].get(name_key(path.name), [])
+        if path.name in names:
             return folder / path.name
-        alike = self._listings[folder].get(name_key(path.name), [])
-        if len(alike) > 1:
+        if len(names) > 1:
             raise UserError(
-                f"{path}: may be {' or '.join(sorted(alike))}; give them names that differ in more than letter"
+                f"{path}: may be {' or '.join(sorted(names))}; give them names that differ in more than letter"
                 " case or accents' encoding"
             )
-        return folder / alike[0] if alike else None
+        return folder / names[0] if names else None
 
     def stems(self, folder: Path) -> dict[str, list[Path]]:
         """Return the images directly in a folder by the `name_key` of their stem."""
-        listed = self._folder(folder)
         stems: dict[str, list[Path]] = {}
-        for name in sorted(self._exact[listed]) if listed else ():
-            path = (listed or folder) / name
-            if is_image_file(path) and not is_hidden(path):
-                stems.setdefault(name_key(path.stem), []).append(path)
+        if listed := self._folder(folder):
+            for path in sorted(listed / name for names in self._names[listed].values() for name in names):
+                if is_image_file(path) and not is_hidden(path):
+                    stems.setdefault(name_key(path.stem), []).append(path)
         return stems
 
     def _folder(self, folder: Path) -> Path | None:
         """Return a listed folder by its name, or the only one with the same `name_key`; None where there is none."""
-        if folder in self._listings:
+        if folder in self._names:
             return folder
-        if folder in self._alike:
-            return self._alike[folder]
+        if folder in self._similar:
+            return self._similar[folder]
+        names: dict[str, list[str]] = {}
         try:
             with os.scandir(folder) as entries:
-                names = [entry.name for entry in entries if not entry.is_dir()]
+                for entry in entries:
+                    if not entry.is_dir():
+                        names.setdefault(name_key(entry.name), []).append(entry.name)
         except (OSError, ValueError):  # ValueError: a name with a NUL
             parent = self._folder(folder.parent) if folder.parent != folder else None
-            alike = subfolder(parent, folder.name) if parent else None
-            self._alike[folder] = self._folder(alike) if alike and alike != folder else None
-            return self._alike[folder]
-        listing: dict[str, list[str]] = {}
-        for name in names:
-            listing.setdefault(name_key(name), []).append(name)
-        self._listings[folder], self._exact[folder] = listing, set(names)
+            similar = subfolder(parent, folder.name) if parent else None
+            self._similar[folder] = self._folder(similar) if similar and similar != folder else None
+            return self._similar[folder]
+        self._names[folder] = names
         return folder
 
 
@@ -162,27 +160,3 @@ def refuse_outside(path: Path, root: Path, where: object) -> None:
             f"{where}: names {path}, outside of the dataset's folder {root}; move it there, or set {ALLOW_OUTSIDE}=1"
             " where you trust the dataset"
         )
-
-
-def exists(path: Path) -> bool:
-    """Return whether a path exists; False for names that no file system can have."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder; False for names that no file system can have."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
-def is_regular(path: Path) -> bool:
-    """Return whether a path is a regular file: no device, pipe or folder."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError):
-        return False

@@ -19,8 +19,8 @@ _SUBFOLDERS = ("images", "data")
 class ImageFinder:
     """Search of the folders around an annotation file for its images.
 
-    Folders named as the split come first, then those that mean it (train2017/ for train), then those without a
-    split's name. In the first group that has a file of the name there may be only one, or copies of it.
+    Folders named as the split come first, then those of the same canonical name (train2017/ for train), then those
+    without the name of a split. In the first group that has a file of the name there may be only one, or copies of it.
 
     Args:
         path: Annotation file.
@@ -39,9 +39,9 @@ class ImageFinder:
         parents = [*given, base, subfolder(base, "images"), own, subfolder(own, "images")]
         named = [d for parent in dict.fromkeys(parents) if parent for d in _folders(parent)]
         exact = [d for d in named if d.name == split]
-        meant = [d for d in named if canonical_split(d.name) == canonical_split(split) and d not in exact]
+        similar = [d for d in named if canonical_split(d.name) == canonical_split(split) and d not in exact]
         shared = [*_with_subfolders(own), *_with_subfolders(base)]
-        groups = [_flat(exact), _flat(meant), given, shared]
+        groups = [_flat(exact), _flat(similar), given, shared]
         self.groups = [list(dict.fromkeys(group)) for group in groups if group]
         siblings = in_annotations or canonical_split(own.name) in ("train", "val", "test")
         self.roots = [base if siblings else own, *given]
@@ -64,9 +64,9 @@ class ImageFinder:
         last = _last(name)
         wholes = dict.fromkeys((name, unquote(name)))  # Label Studio exports the names of URLs
         lasts = () if last in self.shared_names else dict.fromkeys((last, unquote(last)))
-        for tries in (wholes, lasts):
+        for candidates in (wholes, lasts):
             for group in self.groups:
-                if matches := self._matches(group, tries):
+                if matches := self._matches(group, candidates):
                     return self._single(file_name, matches)
         missing = self.groups[0][0] / name
         if any(is_inside(missing, root) for root in self.roots):

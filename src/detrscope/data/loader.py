@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -43,6 +44,7 @@ def collate(samples: Sequence[Sample]) -> Collated:
     return Batch(images, padding), [s.target for s in samples], [s.info for s in samples]
 
 
+@dataclass(eq=False)
 class EpochBatches(Sampler[list[Key]]):
     """Keys of every batch of an epoch, for one of `world` processes.
 
@@ -50,21 +52,15 @@ class EpochBatches(Sampler[list[Key]]):
     `world` some are repeated. Not shuffled (evaluation): every image exactly once over all processes.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        *,
-        shuffle: bool,
-        seed: int,
-        rank: int,
-        world: int,
-        drop_last: bool,
-    ) -> None:
-        self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
-        self.rank, self.world, self.drop_last = rank, world, drop_last
-        self.epoch = 0
-        self.skip = 0  # batches left out at the start
+    length: int  # images of the dataset
+    batch_size: int
+    shuffle: bool
+    seed: int
+    rank: int
+    world: int
+    drop_last: bool
+    epoch: int = 0
+    skip: int = 0  # batches left out at the start
 
     def __iter__(self) -> Iterator[list[Key]]:
         entropy = np.random.SeedSequence([self.seed, self.epoch]).generate_state(2, np.uint64)
@@ -183,9 +179,7 @@ def make_loader(
         )
     if shuffle and len(dataset) == 0:
         raise UserError(f"{dataset.name}: no images to train on")
-    batches = EpochBatches(
-        len(dataset), batch_size, shuffle=shuffle, seed=seed, rank=rank, world=world, drop_last=drop_last
-    )
+    batches = EpochBatches(len(dataset), batch_size, shuffle, seed, rank, world, drop_last)
     return DetectionLoader(dataset, batches, workers)
 
 

@@ -26,7 +26,7 @@ class SourceFormat(NamedTuple):
     is_folder: bool = True  # whether a folder follows the prefix; else options do
 
 
-SOURCES = {
+SOURCE_FORMATS = {
     "coco": SourceFormat(coco.splits, coco.read_split, coco.LAYOUT),
     "yolo": SourceFormat(yolo.splits, yolo.read_split, yolo.LAYOUT),
     "voc": SourceFormat(voc.splits, voc.read_split, voc.LAYOUT),
@@ -59,7 +59,7 @@ def open_dataset(
         UserError: there is no such source or split, or its annotations cannot be used.
     """
     validation = ValidationLog(split)
-    dataset = read(source, split, validation, annotations=annotations, details=details)
+    dataset = read_dataset(source, split, validation, annotations=annotations, details=details)
     boxes = sum(not a.iscrowd for rows in dataset.annotations.values() for a in rows)
     crowds = sum(map(len, dataset.annotations.values())) - boxes
     counts = f"{len(dataset)} images, {boxes} boxes, {crowds} crowds, {len(dataset.classes)} classes"
@@ -69,7 +69,7 @@ def open_dataset(
     return _without_unreadable(dataset) if skip_unreadable else dataset
 
 
-def read(
+def read_dataset(
     source: str | Path,
     split: str,
     validation: ValidationLog,
@@ -107,31 +107,38 @@ def splits_of(source: str | Path) -> tuple[str, ...]:
 def _parts(source: str | Path) -> tuple[str | None, Path]:
     """Split a source into prefix and path. One letter before a colon is a drive, not a prefix."""
     prefix, colon, rest = str(source).partition(":")
-    if prefix in SOURCES and not SOURCES[prefix].is_folder and not colon and not exists(Path(source)):
+    if (
+        prefix in SOURCE_FORMATS
+        and not SOURCE_FORMATS[prefix].is_folder
+        and not colon
+        and not exists(Path(source))
+    ):
         return prefix, Path()
     if not colon or len(prefix) < 2 or "/" in prefix or exists(Path(source)):
         return None, Path(source).expanduser()
-    if prefix not in SOURCES:
-        raise UserError(f"{source}: '{prefix}:' is not a known dataset format; {nearest(prefix, SOURCES)}")
+    if prefix not in SOURCE_FORMATS:
+        raise UserError(
+            f"{source}: '{prefix}:' is not a known dataset format; {nearest(prefix, SOURCE_FORMATS)}"
+        )
     return prefix, Path(rest).expanduser()
 
 
 def _format(prefix: str | None, path: Path) -> SourceFormat:
-    if prefix is not None and not SOURCES[prefix].is_folder:
-        return SOURCES[prefix]
+    if prefix is not None and not SOURCE_FORMATS[prefix].is_folder:
+        return SOURCE_FORMATS[prefix]
     if path.suffix.lower() in (".yaml", ".yml") and prefix in (None, "yolo"):
         if not is_regular(path):
             raise UserError(f"{path}: no such file")
-        return SOURCES["yolo"]
+        return SOURCE_FORMATS["yolo"]
     _require_folder(path, path)
     if prefix is not None:
-        if not SOURCES[prefix].splits(path):
-            raise UserError(f"{path}: not the layout of {prefix}; expected {SOURCES[prefix].layout}")
-        return SOURCES[prefix]
-    formats = {name: source for name, source in SOURCES.items() if source.is_folder}
+        if not SOURCE_FORMATS[prefix].splits(path):
+            raise UserError(f"{path}: not the layout of {prefix}; expected {SOURCE_FORMATS[prefix].layout}")
+        return SOURCE_FORMATS[prefix]
+    formats = {name: source for name, source in SOURCE_FORMATS.items() if source.is_folder}
     fitting = [name for name, source in formats.items() if source.splits(path)]
     if len(fitting) == 1:
-        return SOURCES[fitting[0]]
+        return SOURCE_FORMATS[fitting[0]]
     if fitting:
         raise UserError(f"{path}: may be {' or '.join(fitting)}; choose one, such as {fitting[0]}:{path}")
     known = "; ".join(f"{name}: {source.layout}" for name, source in formats.items())

@@ -6,7 +6,8 @@ import math
 import re
 from typing import Any
 
-LARGEST_ID = 2**63 - 1  # ids travel through int64 tensors
+LARGEST_ID = 2**63 - 1  # ids are stored in int64 tensors
+ROW_LENGTH = 160  # characters of a row or list in a message
 TRUE, FALSE = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no", ""})
 # Python's float() and int() also take 1_000, the digits of every script, "nan" and "inf".
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}(\.0{1,20})?", re.ASCII)

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import StrictModel, read_json, validate
+from detrscope.core.json_schema import StrictModel, validate
+from detrscope.core.text_files import read_json_config
 
 NAMES_FILE = "names.json"
 VALUES_PER_OBJECT = 16  # 15 parts and 16 objects fit 8 bits
@@ -28,9 +29,7 @@ class PartMask(NamedTuple):
     """The part and the object under each pixel of an image."""
 
     parts: np.ndarray  # [H, W] uint8, number of the part, 0 where there is no object
-    instance: (
-        np.ndarray
-    )  # [H, W] uint8, 1 + index of the object among the image's annotations, 0 where there is none
+    instance: np.ndarray  # [H, W] uint8, 1 + index of the annotation, 0 where there is no object
     names: tuple[str, ...]  # of the parts 1, 2, ...
 
 
@@ -65,7 +64,7 @@ def read_part_mask(image: Path) -> PartMask:
             f"{path.parent}: has part masks but no {NAMES_FILE}, which names the parts; draw drawn dogs again, or "
             f'write {{"value": "{_ENCODING}", "parts": ["name of part 1", ...]}}'
         )
-    fields = validate(_NamesFile, read_json(names), str(names))
+    fields = validate(_NamesFile, read_json_config(names), str(names))
     parts = values % VALUES_PER_OBJECT
     instance = np.where(parts > 0, values // VALUES_PER_OBJECT + 1, 0).astype(np.uint8)
     return PartMask(parts, instance, tuple(fields.parts))

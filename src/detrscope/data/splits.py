@@ -26,12 +26,12 @@ def find_split(wanted: str, available: Iterable[str], where: str) -> str:
     names = list(available)
     if names == [ANY] or wanted in names:
         return ANY if names == [ANY] else wanted
-    meant = [n for n in names if canonical_split(n) == canonical_split(wanted)]
-    if not meant:  # train_v2 for train, but never trainval
+    matches = [n for n in names if canonical_split(n) == canonical_split(wanted)]
+    if not matches:  # train_v2 for train, but never trainval
         starts = re.compile(rf"{re.escape(wanted)}[^a-zA-Z].*")
-        meant = [n for n in names if starts.fullmatch(n)]
-    if len(meant) > 1:
-        raise UserError(f"{where}: split '{wanted}' may be {' or '.join(sorted(meant))}; say which")
-    if not meant:
+        matches = [n for n in names if starts.fullmatch(n)]
+    if len(matches) > 1:
+        raise UserError(f"{where}: split '{wanted}' may be {' or '.join(sorted(matches))}; choose one")
+    if not matches:
         raise UserError(f"{where}: no split '{wanted}'; {nearest(wanted, names)}")
-    return meant[0]
+    return matches[0]

@@ -7,66 +7,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from detrscope.config import setting
+from detrscope.config import require, setting, settings
 from detrscope.core.boxes import xyxy_to_cxcywh
-from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing, resized_size
 from detrscope.core.types import Target
 
 ZOOM_FILL = [124, 116, 104]  # ImageNet's mean colour: close to 0 once normalised
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
+@settings
 class AugmentConfig:
     """Random augmentation of training images. The defaults are DETR's (appendix A.4 and published code)."""
 
-    flip: float = setting(0.5, "chance to mirror left and right")
-    vertical_flip: float = setting(
+    flip: Fraction = setting(0.5, "chance to mirror left and right")
+    vertical_flip: Fraction = setting(
         0.0, "chance to mirror top and bottom; for views from above, such as microscopes"
     )
-    sizes: tuple[int, ...] = setting(
+    sizes: tuple[PositiveInt, ...] = setting(
         tuple(range(480, 801, 32)),
         "short sides to draw from, in pixels; empty: always the size of evaluation",
     )
-    long_side: int = setting(1333, "most pixels of the long side after the resize to one of `sizes`")
-    crop: float = setting(0.5, "chance of a random crop before the resize")
-    crop_sizes: tuple[int, ...] = setting(
+    long_side: PositiveInt = setting(1333, "most pixels of the long side after the resize to one of `sizes`")
+    crop: Fraction = setting(0.5, "chance of a random crop before the resize")
+    crop_sizes: tuple[PositiveInt, ...] = setting(
         (400, 500, 600), "short sides to draw from before that crop; empty: crop the image as it is"
     )
-    crop_min: int = setting(384, "smallest side of the crop in pixels")
+    crop_min: PositiveInt = setting(384, "smallest side of the crop in pixels")
     crop_max: int = setting(600, "largest side of the crop in pixels")
-    zoom: tuple[float, float] = setting((1.0, 1.0), "magnification to draw from; below 1 leaves a border")
-    aspect: float = setting(1.0, "most stretch of width against height, either way; 1.1 is 10 %")
-    brightness: float = setting(0.0, "brightness is multiplied by 1 - x to 1 + x")
-    contrast: float = setting(0.0, "contrast is multiplied by 1 - x to 1 + x")
-    saturation: float = setting(0.0, "saturation is multiplied by 1 - x to 1 + x")
-    hue: float = setting(0.0, "hue is turned by -x to x; 0.5 is half the circle")
+    zoom: tuple[PositiveFloat, PositiveFloat] = setting(
+        (1.0, 1.0), "magnification to draw from; below 1 leaves a border"
+    )
+    aspect: float = setting(1.0, "most stretch of width against height, either way; 1.1 is 10 %", ge=1)
+    brightness: Fraction = setting(0.0, "brightness is multiplied by 1 - x to 1 + x")
+    contrast: Fraction = setting(0.0, "contrast is multiplied by 1 - x to 1 + x")
+    saturation: Fraction = setting(0.0, "saturation is multiplied by 1 - x to 1 + x")
+    hue: float = setting(0.0, "hue is turned by -x to x; 0.5 is half the circle", ge=0, le=0.5)
 
     def __post_init__(self) -> None:
-        for name in ("flip", "vertical_flip", "crop"):
-            self._require(0 <= getattr(self, name) <= 1, name, "a chance in 0..1")
-        for name in ("sizes", "crop_sizes"):
-            self._require(all(size > 0 for size in getattr(self, name)), name, "pixels above 0")
-        self._require(self.long_side > 0, "long_side", "pixels above 0")
-        self._require(0 < self.crop_min <= self.crop_max, "crop_min", f"1..crop_max ({self.crop_max})")
-        self._require(0 < self.zoom[0] <= self.zoom[1], "zoom", "two numbers above 0, the smaller first")
-        self._require(self.aspect >= 1, "aspect", "1 or more")
-        for name in ("brightness", "contrast", "saturation"):
-            self._require(0 <= getattr(self, name) <= 1, name, "0..1")
-        self._require(0 <= self.hue <= 0.5, "hue", "0..0.5")
-
-    def _require(self, valid: bool, name: str, expected: str) -> None:
-        if not valid:
-            raise UserError(f"augment.{name}={getattr(self, name)}: expected {expected}")
+        require(self.crop_min <= self.crop_max, "crop_min", self.crop_min, f"1..crop_max ({self.crop_max})")
+        require(self.zoom[0] <= self.zoom[1], "zoom", self.zoom, "two numbers, the smaller first")
 
     @classmethod
     def none(cls) -> AugmentConfig:

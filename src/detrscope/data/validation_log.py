@@ -16,80 +16,71 @@ Severity = Literal["error", "warning", "info"]
 class Kind(NamedTuple):
     """Severity and remedy of a kind of problem."""
 
-    severity: Severity  # error: the data cannot be used; warning: it is used by a rule that may surprise
-    stops: bool  # whether nothing is read until it is mended
+    severity: Severity
+    stops: bool  # whether nothing is read until it is corrected
     fix: str  # what to do
 
 
-KINDS = {
-    "bad-id": Kind("error", True, "give images, annotations and categories integer ids"),
-    "bad-value": Kind("error", True, "write the value that is expected"),
-    "bad-label": Kind("error", True, "mend or delete that line or object"),
-    "labels-in-two-places": Kind("error", True, "delete the one that is out of date"),
-    "no-labels": Kind(
-        "error",
-        True,
-        "put the labels where they are looked for; an image without objects has an empty label file",
-    ),
-    "duplicate-image-id": Kind("error", True, "give every image an id of its own"),
-    "size-mismatch": Kind(
-        "error", True, "use the images that were annotated, or scale width, height and boxes"
-    ),
-    "undeclared-category": Kind("error", True, "declare the category, or delete the annotation"),
-    "missing-image": Kind("error", False, "add the file, or remove the image and its annotations"),
-    "unreadable-image": Kind("error", False, "replace the file, or remove the image and its annotations"),
-    "unknown-image": Kind("error", False, "declare the image, or delete the annotation (it is dropped)"),
-    "bad-box": Kind(
-        "error", False, "write four finite numbers x, y, width, height (the annotation is dropped)"
-    ),
-    "empty-box": Kind(
-        "error", False, "draw the box again, or delete the annotation (AP counts it, training does not)"
-    ),
-    "box-outside": Kind(
-        "error", False, "draw the box again, or delete the annotation (AP counts it, training does not)"
-    ),
-    "box-clipped": Kind(
-        "warning", False, "none needed: models learn from the part inside the image; AP counts the whole box"
-    ),
-    "box-like-xyxy": Kind("warning", False, "write x, y, width, height instead of two corners"),
-    "exif-turned": Kind("warning", False, "none needed: boxes are turned with the pixels"),
-    "size-rounded": Kind("warning", False, "none needed: the size of the file is used"),
-    "duplicate-annotation-id": Kind("warning", False, "none needed: evaluation counts annotations anew"),
-    "box-like-fractions": Kind(
-        "warning", False, "multiply by the width and height of the image: COCO counts pixels"
-    ),
-    "labels-like-pixels": Kind(
-        "warning", False, "divide by the width and height of the image: YOLO has fractions"
-    ),
-    "corners-reversed": Kind("warning", False, "none needed: the corners are put in order"),
-    "one-file-two-images": Kind("warning", False, "give every image a file of its own"),
-    "one-label-two-images": Kind("warning", False, "give every image a name of its own, endings apart"),
-    "missing-split": Kind("info", False, "none needed: a split that is not there is not read"),
-    "unused-images": Kind(
-        "warning", False, "annotate them, declare them as images without boxes, or move them"
-    ),
-    "duplicate-class-name": Kind("warning", False, "give every category a name of its own"),
-    "unused-file": Kind("warning", False, "name it as its image or its split, or delete it"),
-    "duplicate-box": Kind("warning", False, "delete one of the two"),
-    "duplicate-image": Kind("warning", False, "keep one of the two"),
-    "image-in-two-splits": Kind("warning", False, "take it out of one split: the score would be too good"),
-    "class-without-boxes": Kind(
-        "warning", False, "add examples or remove the category: it cannot be learned"
-    ),
-    "more-objects-than-queries": Kind("warning", False, "use more queries: every object needs one"),
-    "class-not-evaluated": Kind("info", False, "none needed: it will have no AP in this split"),
-    "exif-ambiguous": Kind(
-        "info", False, "check an image with `detrscope data show`: boxes are read as upright"
-    ),
-    "text-ids": Kind("info", False, "none needed: they are read, and written, as numbers"),
-    "missing-area": Kind("info", False, "none needed: the area of the box is used"),
-    "left-out-file": Kind(
-        "info", False, "none needed: hidden and system files and other formats are not read"
-    ),
-    "image-without-boxes": Kind("info", False, "none needed: images without objects are kept as negatives"),
+# What to do about each kind.
+_STOPPING = {  # errors: nothing is read until they are corrected
+    "bad-id": "give images, annotations and categories integer ids",
+    "bad-value": "write the value that is expected",
+    "bad-label": "correct or delete that line or object",
+    "labels-in-two-places": "delete the one that is out of date",
+    "no-labels": "put the labels where they are expected; an image without objects has an empty label file",
+    "duplicate-image-id": "give every image an id of its own",
+    "size-mismatch": "use the images that were annotated, or scale width, height and boxes",
+    "undeclared-category": "declare the category, or delete the annotation",
 }
-# Kinds whose annotation or file is not used.
-LEFT_OUT = (
+_ERRORS = {  # the data cannot be used
+    "missing-image": "add the file, or remove the image and its annotations",
+    "unreadable-image": "replace the file, or remove the image and its annotations",
+    "unknown-image": "declare the image, or delete the annotation (it is dropped)",
+    "bad-box": "write four finite numbers x, y, width, height (the annotation is dropped)",
+    "empty-box": "draw the box again, or delete the annotation (AP counts it, training does not)",
+    "box-outside": "draw the box again, or delete the annotation (AP counts it, training does not)",
+}
+_WARNINGS = {  # the data is used, by a rule that may surprise
+    "box-clipped": "none needed: models learn from the part inside the image; AP counts the whole box",
+    "box-like-xyxy": "write x, y, width, height instead of two corners",
+    "exif-turned": "none needed: boxes are turned with the pixels",
+    "size-rounded": "none needed: the size of the file is used",
+    "duplicate-annotation-id": "none needed: evaluation counts annotations anew",
+    "box-like-fractions": "multiply by the width and height of the image: COCO counts pixels",
+    "labels-like-pixels": "divide by the width and height of the image: YOLO has fractions",
+    "corners-reversed": "none needed: the corners are put in order",
+    "one-file-two-images": "give every image a file of its own",
+    "one-label-two-images": "give every image a name of its own, endings apart",
+    "unused-images": "annotate them, declare them as images without boxes, or move them",
+    "duplicate-class-name": "give every category a name of its own",
+    "unused-file": "name it as its image or its split, or delete it",
+    "duplicate-box": "delete one of the two",
+    "duplicate-image": "keep one of the two",
+    "image-in-two-splits": "take it out of one split: the score would be too good",
+    "class-without-boxes": "add examples or remove the category: it cannot be learned",
+    "more-objects-than-queries": "use more queries: every object needs one",
+}
+_INFOS = {
+    "missing-split": "none needed: a split that does not exist is not read",
+    "class-not-evaluated": "none needed: it will have no AP in this split",
+    "exif-ambiguous": "check an image with `detrscope data show`: boxes are read as upright",
+    "text-ids": "none needed: they are read, and written, as numbers",
+    "missing-area": "none needed: the area of the box is used",
+    "left-out-file": "none needed: hidden and system files and other formats are not read",
+    "image-without-boxes": "none needed: images without objects are kept as negatives",
+}
+_GROUPS: tuple[tuple[Severity, dict[str, str]], ...] = (
+    ("error", _STOPPING),
+    ("error", _ERRORS),
+    ("warning", _WARNINGS),
+    ("info", _INFOS),
+)
+KINDS = {
+    kind: Kind(severity, fixes is _STOPPING, fix)
+    for severity, fixes in _GROUPS
+    for kind, fix in fixes.items()
+}
+LEFT_OUT = (  # kinds whose annotation or file is not used
     "unknown-image",
     "bad-box",
     "empty-box",
@@ -153,13 +144,10 @@ class ValidationLog:
 
     def left_out(self) -> str:
         """Return what was left out by kind, such as `2 x empty-box (such as 7.jpg)`; empty where nothing was."""
-        groups = self._by_kind()
-        parts = [
-            f"{len(groups[k])} x {k} (such as {Path(groups[k][0].file).name})"
-            for k in groups
-            if k in LEFT_OUT
-        ]
-        return ", ".join(parts)
+        groups = {k: rows for k, rows in self._by_kind().items() if k in LEFT_OUT}
+        return ", ".join(
+            f"{len(rows)} x {k} (such as {Path(rows[0].file).name})" for k, rows in groups.items()
+        )
 
     def log_summary(self, name: str) -> None:
         """Log one line for each kind of error or warning, with its count and the first example."""

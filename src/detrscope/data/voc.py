@@ -20,6 +20,7 @@ from detrscope.core.text_files import read_bytes, read_lines
 from detrscope.data.clean import clean_dataset
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
 from detrscope.data.image_files import (
+    HIDDEN,
     FileIndex,
     is_hidden,
     is_image_file,
@@ -259,7 +260,7 @@ def _members(root: Path, split: Path, validation: ValidationLog) -> Iterator[tup
             stem = _stem(line)
             refuse_outside(annotations / stem, root, split)
             if is_hidden(Path(stem)):
-                validation.add("left-out-file", images / stem, "hidden, or the system's")
+                validation.add("left-out-file", images / stem, HIDDEN)
                 continue
             in_folder = stems if "/" not in stem else files.stems((images / stem).parent)
             same_stem = in_folder.get(name_key(stem.rpartition("/")[2])) or [images / f"{stem}.jpg"]

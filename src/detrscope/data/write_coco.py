@@ -81,7 +81,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         UserError: `path` exists and is not an empty folder.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: already there; choose another folder, or delete it first")
+        raise UserError(f"{path}: already exists; choose another folder, or delete it first")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

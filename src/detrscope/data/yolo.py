@@ -16,7 +16,7 @@ from detrscope.core.text_files import read_text
 from detrscope.data.clean import clean_dataset
 from detrscope.data.coco_masks import mask_box
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
-from detrscope.data.image_files import FileIndex, is_hidden, name_key
+from detrscope.data.image_files import HIDDEN, FileIndex, is_hidden, name_key
 from detrscope.data.image_header import read_size
 from detrscope.data.parse_values import integer, number
 from detrscope.data.splits import canonical_split, find_split
@@ -52,7 +52,7 @@ def read_split(
     if layout is None:
         raise UserError(f"{source}: not a YOLO layout; expected {LAYOUT}")
     if not layout.splits:
-        raise UserError(f"{source}: none of the folders with images is there; expected {LAYOUT}")
+        raise UserError(f"{source}: none of its folders of images exists; expected {LAYOUT}")
     folder = source if source.is_dir() else source.parent
     paths = layout.splits[find_split(split, layout.splits, str(source))]
     files = dict.fromkeys(file for path in paths for file in images_of(path, layout, validation))
@@ -118,7 +118,7 @@ class _LabelFinder:
             for path in sorted(folder.glob("*.txt")):
                 if is_hidden(path):
                     if folder != images:  # else reported by `images_of`
-                        self.validation.add("left-out-file", path, "hidden, or the system's")
+                        self.validation.add("left-out-file", path, HIDDEN)
                 elif path not in used and path.name not in _NOT_LABELS and name_key(path.stem) not in stems:
                     self.validation.add("unused-file", path, "a label file without an image")
 

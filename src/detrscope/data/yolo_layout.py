@@ -12,6 +12,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_lines, read_plain_yaml
 from detrscope.data.image_files import (
+    HIDDEN,
     exists,
     is_folder,
     is_hidden,
@@ -22,7 +23,7 @@ from detrscope.data.image_files import (
     scan_folder,
     subfolder,
 )
-from detrscope.data.parse_values import integer
+from detrscope.data.parse_values import ROW_LENGTH, integer
 from detrscope.data.splits import ANY
 from detrscope.data.validation_log import ValidationLog
 
@@ -30,7 +31,6 @@ LAYOUT = (
     "data.yaml, classes.txt or obj.data, with images/SPLIT/ + labels/SPLIT/ or SPLIT/images/ + SPLIT/labels/"
 )
 SPLITS = ("train", "val", "valid", "test")
-ROW_LENGTH = 160  # characters of a list in a message
 _USUAL = ("data.yaml", "data.yml", "dataset.yaml")
 _NAMES = ("classes.txt", "obj.names", "labels/classes.txt", "predefined_classes.txt")
 # Suffixes that are expected in a folder of images, and not reported.
@@ -58,10 +58,9 @@ def find_layout(source: Path) -> Layout | None:
     if source.is_file():
         return _from_yaml(source, _read_yaml(source))
     for path in (source / name for name in _USUAL):
-        if path.is_file() and "names" in (tree := _read_yaml(path)):
-            return _from_yaml(path, tree)
-    trees = [(p, _tree_with_names(p)) for p in sorted(source.glob("*.y*ml"))]
-    others = [(p, tree) for p, tree in trees if tree is not None]
+        if path.is_file() and "names" in (usual := _read_yaml(path)):
+            return _from_yaml(path, usual)
+    others = [(p, tree) for p in sorted(source.glob("*.y*ml")) if (tree := _tree_with_names(p)) is not None]
     if len(others) > 1:
         names = " or ".join(path.name for path, _ in others)
         raise UserError(
@@ -226,7 +225,7 @@ def images_of(path: Path, layout: Layout, validation: ValidationLog) -> Iterator
         for line in read_lines(path):
             image = _entry(line, [path.parent, layout.root], path)
             if is_hidden(image):
-                validation.add("left-out-file", image, "hidden, or the system's")
+                validation.add("left-out-file", image, HIDDEN)
             else:
                 yield image
     else:

@@ -1,1 +1,1 @@
-"""How good a model is: COCO AP, tables, results."""
+"""Evaluation: COCO AP, predictions over a dataset, reports."""

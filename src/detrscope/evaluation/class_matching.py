@@ -1,4 +1,4 @@
-"""Which class of the model is which class of the dataset."""
+"""Match the classes of a model with those of a dataset."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from detrscope.core.errors import UserError
 def match_classes(
     model: ClassTable, dataset: ClassTable, needed: Collection[int] | None = None
 ) -> dict[int, int]:
-    """Category ids of the model -> category ids of the dataset, for the classes that both know.
+    """Map category ids of the model to those of the dataset, for the classes that both have.
 
-    A class is the same where id and name agree; else where the names agree, spaces around them and upper case
-    apart. Ids alone say nothing: two datasets may both start at 1.
+    A class is the same where id and name agree; else where the names agree, spaces around them and letter case
+    ignored. Ids alone do not count: two datasets may both start at 1.
 
     Args:
-        model: the classes of the model.
-        dataset: the classes of the dataset.
-        needed: dataset ids that the model must know, such as those that have boxes; None for all of them.
+        model: Classes of the model.
+        dataset: Classes of the dataset.
+        needed: Dataset ids that the model must know, such as those that have boxes; None for all of them.
 
     Raises:
         UserError: the model does not know a needed class.
@@ -29,13 +29,11 @@ def match_classes(
     matched = {category_id: category_id for category_id, _ in same}
     by_name = {_key(n): i for i, n in zip(model.ids, model.names, strict=True) if i not in matched}
     taken = set(matched.values())
-    moved = 0
+    renumbered = 0
     for category_id, name in zip(dataset.ids, dataset.names, strict=True):
-        if category_id in taken or _key(name) not in by_name:
-            continue
-        matched[by_name.pop(_key(name))] = category_id
-        taken.add(category_id)
-        moved += 1
+        if category_id not in taken and _key(name) in by_name:
+            matched[by_name.pop(_key(name))] = category_id
+            renumbered += 1
     lacking = set(dataset.ids if needed is None else needed) - set(matched.values())
     if lacking:
         names = [name for i, name in zip(dataset.ids, dataset.names, strict=True) if i in lacking]
@@ -43,8 +41,8 @@ def match_classes(
             f"the model does not know {len(names)} of the dataset's classes ({_listed(names)}); "
             f"it knows {_listed(model.names)}; the dataset has {_listed(dataset.names)}"
         )
-    if moved:
-        log.info(f"{moved} classes have other ids in the dataset than in the model: matched by name")
+    if renumbered:
+        log.info(f"{renumbered} classes have other ids in the dataset than in the model: matched by name")
     if len(matched) < len(model):
         log.info(f"{len(model) - len(matched)} of the model's {len(model)} classes are not in the dataset")
     return matched
@@ -55,5 +53,5 @@ def _key(name: str) -> str:
 
 
 def _listed(names: Collection[str], most: int = 12) -> str:
-    shown = [f"'{name}'" for name in list(names)[:most]]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+    quoted = [f"'{name}'" for name in list(names)[:most]]
+    return ", ".join(quoted) + (f" and {len(names) - most} more" if len(names) > most else "")

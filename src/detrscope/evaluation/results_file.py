@@ -1,4 +1,4 @@
-"""Files of results in COCO's format: a list of {image_id, category_id, bbox [x, y, width, height], score}."""
+"""Result files in COCO's format: a list of {image_id, category_id, bbox [x, y, width, height], score}."""
 
 from __future__ import annotations
 
@@ -13,51 +13,50 @@ from detrscope.console import atomic_write
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_json
-from detrscope.data.parse_values import LARGEST_ID, integer, number
+from detrscope.data.parse_values import LARGEST_ID, ROW_LENGTH, integer
+from detrscope.data.parse_values import number as parse_number
 
 
 def write_results(path: str | Path, results: Sequence[Mapping[str, Any]]) -> Path:
-    """Write results, a line each, whole or not at all."""
+    """Write results one per line, whole or not at all."""
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("[\n" + ",\n".join(json.dumps(result) for result in results) + "\n]\n")
     return Path(path)
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:
-    """Read results and check that they have the form; ids and numbers that were written as text are numbers here.
+    """Read and check results; ids and numbers that are written as text become numbers.
 
     Raises:
-        UserError: no such file, no JSON, or a result without a key or with a value of another kind.
+        UserError: the file is missing or not JSON, or a result lacks a key or has a value of another type.
     """
     results = read_json(Path(path))
     if not isinstance(results, list):
         raise UserError(f"{path}: expected a list of COCO results, found {type(results).__name__}")
-    found = [_from_text(result) for result in results]
-    for position, result in enumerate(found, start=1):
-        if problem := wrong_result(result):
-            raise UserError(f"{path}: result {position}: {problem}")
-    return found
+    parsed = [_with_numbers(result) for result in results]
+    for number, result in enumerate(parsed, start=1):
+        if problem := result_problem(result):
+            raise UserError(f"{path}: result {number}: {problem}")
+    return parsed
 
 
-def _from_text(result: Any) -> Any:
-    """The result with numbers in place of texts; what is no number stays, to be named by `wrong_result`."""
+def _with_numbers(result: Any) -> Any:
+    """Return the result with numbers in place of texts; other texts stay, to be named by `result_problem`."""
     if not isinstance(result, dict):
         return result
-    texts = {
-        key: result[key] for key in ("image_id", "category_id", "score") if isinstance(result.get(key), str)
-    }
+    texts = [key for key in ("image_id", "category_id", "score") if isinstance(result.get(key), str)]
     box = result.get("bbox")
     if not texts and not (isinstance(box, list) and any(isinstance(value, str) for value in box)):
         return result
-    parsed = {key: (number if key == "score" else integer)(text) for key, text in texts.items()}
+    parsed = {key: (parse_number if key == "score" else integer)(result[key]) for key in texts}
     better = {**result, **{key: value for key, value in parsed.items() if value is not None}}
     if isinstance(box, list):
-        better["bbox"] = [value if (v := number(value)) is None else v for value in box]
+        better["bbox"] = [value if (v := parse_number(value)) is None else v for value in box]
     return better
 
 
-def wrong_result(result: Any) -> str:
-    """What is wrong with a result; empty where nothing is. Infinite numbers are numbers."""
+def result_problem(result: Any) -> str:
+    """Return what is wrong with a result, or an empty text. Infinite numbers are numbers."""
     if not isinstance(result, Mapping):
         return f"expected an object, found {type(result).__name__}"
     missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in result]
@@ -67,54 +66,51 @@ def wrong_result(result: Any) -> str:
         return f"'bbox' must be four numbers [x, y, width, height], found {short_repr(result['bbox'])}"
     if not _is_number(result["score"]):
         return f"'score' must be a number, found {short_repr(result['score'])}"
-    if not _is_id(result["category_id"]):
-        return f"'category_id' must be a whole number of 64 bits, found {short_repr(result['category_id'])}"
-    if not _is_id(result["image_id"]) and not isinstance(result["image_id"], str):
-        return f"'image_id' must be a whole number of 64 bits, found {short_repr(result['image_id'])}"
+    for key in ("category_id", "image_id"):
+        if not _is_id(result[key]) and not (key == "image_id" and isinstance(result[key], str)):
+            return f"'{key}' must be a whole number of 64 bits, found {short_repr(result[key])}"
     return ""
 
 
-_NAMED = (("images", "id"), ("annotations", "image_id"))  # images may have names for ids
+_FIELDS = {
+    "images": ("id",),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+_TEXT_IDS = (("images", "id"), ("annotations", "image_id"))  # ids of images may be names
 
 
-def check_truth(truth: Any) -> None:
-    """Check that a COCO dataset has what evaluation reads.
+def check_ground_truth(ground_truth: Any) -> None:
+    """Check that a COCO dataset has the fields that evaluation reads.
 
     Raises:
-        UserError: it has not; the list, the annotation and the key are named.
+        UserError: a field is missing or of another type; the list, the row and the key are named.
     """
-    if not isinstance(truth, Mapping):
-        raise UserError(f"truth: expected COCO's dictionary, found {type(truth).__name__}")
-    needed = {
-        "images": ("id",),
-        "annotations": ("image_id", "category_id", "bbox"),
-        "categories": ("id", "name"),
-    }
-    for key, fields in needed.items():
-        rows = truth.get(key)
+    if not isinstance(ground_truth, Mapping):
+        raise UserError(f"ground truth: expected a COCO dictionary, found {type(ground_truth).__name__}")
+    for key, fields in _FIELDS.items():
+        rows = ground_truth.get(key)
         if not isinstance(rows, list | tuple):
-            raise UserError(f"truth: '{key}' must be a list, found {type(rows).__name__}")
-        for number_of, row in enumerate(rows, start=1):
-            lacking = [field for field in fields if not isinstance(row, Mapping) or field not in row]
-            if lacking:
-                raise UserError(f"truth: {key}: row {number_of} has no '{lacking[0]}'")
-            wrong = [field for field in fields if field.endswith("id") and not _is_id(row[field])]
-            if wrong and (key, wrong[0]) in _NAMED and isinstance(row[wrong[0]], str):
-                wrong = wrong[1:]
-            if wrong:
+            raise UserError(f"ground truth: '{key}' must be a list, found {type(rows).__name__}")
+        for number, row in enumerate(rows, start=1):
+            where = f"ground truth: {key}: row {number}"
+            for field in fields:
+                if not isinstance(row, Mapping) or field not in row:
+                    raise UserError(f"{where} has no '{field}'")
+            for field in fields:
+                text_id = (key, field) in _TEXT_IDS and isinstance(row[field], str)
+                if field.endswith("id") and not _is_id(row[field]) and not text_id:
+                    value = short_repr(row[field])
+                    raise UserError(f"{where}: '{field}' must be a whole number of 64 bits, found {value}")
+            if key == "annotations" and not _has_valid_values(row):
+                values = short_repr({k: row.get(k) for k in ("bbox", "area", "iscrowd")}, ROW_LENGTH)
                 raise UserError(
-                    f"truth: {key}: row {number_of}: '{wrong[0]}' must be a whole number of 64 bits, "
-                    f"found {short_repr(row[wrong[0]])}"
-                )
-            if key == "annotations" and not _is_truth(row):
-                values = short_repr({k: row.get(k) for k in ("bbox", "area", "iscrowd")}, 160)
-                raise UserError(
-                    f"truth: {key}: row {number_of}: expected four finite numbers as 'bbox', a number as 'area', "
+                    f"{where}: expected four finite numbers as 'bbox', a number as 'area', "
                     f"0 or 1 as 'iscrowd', found {values}"
                 )
 
 
-def _is_truth(row: Mapping[str, Any]) -> bool:
+def _has_valid_values(row: Mapping[str, Any]) -> bool:
     finite = _are_four_numbers(row["bbox"]) and all(map(math.isfinite, row["bbox"]))
     return finite and _is_number(row.get("area", 0)) and row.get("iscrowd", 0) in (0, 1)
 

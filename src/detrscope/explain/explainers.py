@@ -138,5 +138,5 @@ def _tokens(attention: AttentionMap) -> Tensor:
 
 def _cell_means(case: ExplainInput, pixels: Tensor) -> Tensor:
     """Return the mean over each token's cell, [S], of values for the pixels of the model's input [h, w]."""
-    geometry = case.trace.geometry.of_seen()
+    geometry = case.trace.geometry.of_model_input()
     return torch.cat([geometry.cell_means(pixels, level).flatten() for level in case.trace.levels])

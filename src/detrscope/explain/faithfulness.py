@@ -28,7 +28,7 @@ from detrscope.lens.faithfulness import (
     Sanity,
     Summary,
     detection_score,
-    first_of,
+    first_by_weight,
     fractions,
     summarise,
 )
@@ -186,7 +186,7 @@ class PerturbationRunner:
         """
         counts = (fractions(steps) * (len(weights) - 1)).round()
         hidden = torch.cat(
-            [first_of(weights, counts), ~first_of(weights, counts + 1)]
+            [first_by_weight(weights, counts), ~first_by_weight(weights, counts + 1)]
         )  # [2 * (steps + 1), S]
         if self.dense:
             bias = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))[:, None, None]  # [n, 1, 1, S]
@@ -200,7 +200,9 @@ class PerturbationRunner:
         """Return the scores with pixels deleted, and inserted, highest weight first: [steps + 1] each."""
         importance = _over_pixels(self.case.trace, weights)  # [h, w]
         counts = (fractions(steps) * importance.numel()).round()
-        first = first_of(importance.flatten(), counts).view(-1, 1, *importance.shape)  # [steps + 1, 1, h, w]
+        first = first_by_weight(importance.flatten(), counts).view(
+            -1, 1, *importance.shape
+        )  # [steps + 1, 1, h, w]
         deletion = self._scores(torch.where(first, 0.0, self.images))  # 0 is the mean colour
         insertion = self._scores(torch.where(first, self.images, self.blurred))
         return deletion, insertion
@@ -214,7 +216,7 @@ class PerturbationRunner:
 def _over_pixels(trace: TraceData, weights: Tensor) -> Tensor:
     """Return weights of tokens [S] as a smooth map over the pixels of the model's input, [h, w]."""
     parts = parts_of(weights.float(), trace.levels)
-    geometry = trace.geometry.of_seen()
+    geometry = trace.geometry.of_model_input()
     return AttentionMap(
         parts, tuple(range(len(parts))), geometry, trace.image, Selection("weights")
     ).on_image()

@@ -56,11 +56,7 @@ def config_of(family: Family, tree: Mapping[str, Any], *, source: str) -> Any:
     Raises:
         UserError: an unknown setting, or a value of the wrong type or out of range; names the file.
     """
-    try:
-        return build_config(family.config, tree, source=source)
-    except UserError as error:  # the dataclasses that check ranges do not know the file
-        text = str(error)
-        raise UserError(text if text.startswith(f"{source}: ") else f"{source}: {text}") from None
+    return build_config(family.config, tree, source=source)
 
 
 def build(variant: str, overrides: Mapping[str, Any], classes: int) -> DetectionTransformer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -18,18 +18,18 @@ from detrscope.blocks.neck import DeformableNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import SinePosition
 from detrscope.blocks.queries import PointQueries, TwoStageQueries
-from detrscope.config import section, setting
+from detrscope.config import section, setting, settings
 from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.deformable_detr import HUGGING_FACE, PUBLISHED
 from detrscope.families.keys.shapes import Shapes
 from detrscope.families.settings import (
-    MAX_BOX_LAYERS,
     MAX_LEVELS,
     MAX_POINTS,
-    MAX_QUERIES,
     BackboneConfig,
+    BoxLayers,
     LayersConfig,
-    require_range,
+    Queries,
+    Width,
     require_stacks,
     require_stages,
 )
@@ -41,43 +41,38 @@ SMALL = -2.0  # initial logit of a box's size where references are points
 References = Literal["fixed", "refined", "two-stage"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SamplingLayersConfig(LayersConfig):
     """A stack of transformer layers with deformable attention."""
 
-    feedforward: int = setting(1024, "hidden width of the feed-forward")
-    points: int = setting(4, "sampling points of each head on each map")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_range("points", self.points, 1, MAX_POINTS)
+    feedforward: Width = setting(1024, "hidden width of the feed-forward")
+    points: int = setting(4, "sampling points of each head on each map", ge=1, le=MAX_POINTS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DeformableDetrConfig:
     """Settings of the family `deformable_detr`."""
 
-    width: int = setting(256, "model width D")
-    queries: int = setting(300, "object queries")
+    width: Width = setting(256, "model width D")
+    queries: Queries = setting(300, "object queries")
     stages: tuple[int, ...] = setting(
         (2, 3, 4), "backbone stages that give feature maps (strides 4, 8, 16, 32)"
     )
-    extra_levels: int = setting(1, "number of coarser maps made from the last one, each of half the size")
+    extra_levels: int = setting(
+        1, "number of coarser maps made from the last one, each of half the size", ge=0, le=MAX_LEVELS
+    )
     references: References = setting(
         "fixed",
         "learned reference points (fixed), each layer refining them to boxes (refined), or boxes that the encoder"
         " proposes and layers refine (two-stage)",
     )
-    box_layers: int = setting(3, "linear layers of the box heads")
+    box_layers: BoxLayers = setting(3, "linear layers of the box heads")
     backbone: BackboneConfig = section(BackboneConfig)
     encoder: SamplingLayersConfig = section(SamplingLayersConfig)
     decoder: SamplingLayersConfig = section(SamplingLayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require_range("queries", self.queries, 1, MAX_QUERIES)
-        require_range("box_layers", self.box_layers, 1, MAX_BOX_LAYERS)
-        require_range("extra_levels", self.extra_levels, 0, MAX_LEVELS)
         require_stages("stages", self.stages, 4)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
@@ -15,17 +15,17 @@ from detrscope.blocks.neck import ProjectionNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import LearnedPosition, SinePosition
 from detrscope.blocks.queries import LearnedQueries
-from detrscope.config import section, setting
+from detrscope.config import section, setting, settings
 from detrscope.families.family import Family, Published, Variant
 from detrscope.families.keys.detr import HUGGING_FACE, PUBLISHED
 from detrscope.families.keys.shapes import Shapes
 from detrscope.families.settings import (
-    MAX_BOX_LAYERS,
-    MAX_QUERIES,
     BackboneConfig,
+    BoxLayers,
     LayersConfig,
     NormPosition,
-    require_range,
+    Queries,
+    Width,
     require_stacks,
 )
 from detrscope.families.stacks import decoder_layers, encoder_layers
@@ -36,23 +36,21 @@ POSITIONS: dict[str, type[SinePosition] | type[LearnedPosition]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DetrConfig:
     """Settings of the family `detr`."""
 
-    width: int = setting(256, "model width D")
-    queries: int = setting(100, "number of object queries")
+    width: Width = setting(256, "model width D")
+    queries: Queries = setting(100, "number of object queries")
     position: Literal["sine", "learned"] = setting("sine", "positional encoding of the tokens")
     norm: NormPosition = setting("post", "norm after (post) or before (pre) each sublayer")
-    box_layers: int = setting(3, "number of linear layers of the box head")
+    box_layers: BoxLayers = setting(3, "number of linear layers of the box head")
     backbone: BackboneConfig = section(BackboneConfig)
     encoder: LayersConfig = section(LayersConfig)
     decoder: LayersConfig = section(LayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require_range("queries", self.queries, 1, MAX_QUERIES)
-        require_range("box_layers", self.box_layers, 1, MAX_BOX_LAYERS)
 
 
 def build(config: DetrConfig, classes: int) -> DetectionTransformer:

@@ -5,8 +5,6 @@ Carion et al. 2020, arXiv:2005.12872, appendix A.6, and the `detr_demo` weights 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import nn
 
 from detrscope.blocks.backbone import NormKind
@@ -17,44 +15,44 @@ from detrscope.blocks.neck import SummedNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import LearnedPosition
 from detrscope.blocks.queries import LearnedContent
-from detrscope.config import section, setting
+from detrscope.config import section, setting, settings
 from detrscope.families.family import Family, Published, Variant
 from detrscope.families.keys.minimal import PUBLISHED
 from detrscope.families.keys.shapes import Shapes
 from detrscope.families.settings import (
-    MAX_QUERIES,
-    MAX_WIDTH,
     BackboneConfig,
     LayersConfig,
-    require_range,
+    Queries,
+    TrainableStages,
+    Width,
     require_stacks,
 )
 from detrscope.families.stacks import decoder_layers, encoder_layers
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TrainedBackboneConfig(BackboneConfig):
     """Backbone of the paper's listing: a ResNet trained as a whole."""
 
     norm: NormKind = setting("trainable", "frozen or trainable batch norm")
-    trainable_stages: int = setting(5, "trained parts of stem and 4 stages, counted from the last; 5 is all")
+    trainable_stages: TrainableStages = setting(
+        5, "trained parts of stem and 4 stages, counted from the last; 5 is all"
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class MinimalConfig:
     """Settings of the family `minimal`."""
 
-    width: int = setting(256, "model width D")
-    queries: int = setting(100, "number of object queries")
-    positions: int = setting(50, "number of learned rows and of columns")
+    width: Width = setting(256, "model width D")
+    queries: Queries = setting(100, "number of object queries")
+    positions: Width = setting(50, "number of learned rows and of columns")
     backbone: TrainedBackboneConfig = section(TrainedBackboneConfig)
     encoder: LayersConfig = section(LayersConfig)
     decoder: LayersConfig = section(LayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=2)
-        require_range("queries", self.queries, 1, MAX_QUERIES)
-        require_range("positions", self.positions, 1, MAX_WIDTH)
 
 
 def build(config: MinimalConfig, classes: int) -> DetectionTransformer:

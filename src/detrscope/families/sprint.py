@@ -8,8 +8,10 @@ and a loss that ties class scores to overlap (DEIM, arXiv:2412.04234).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
 from detrscope.blocks.backbone import SlimBackbone
@@ -22,7 +24,7 @@ from detrscope.blocks.layers import MLP, zero_last
 from detrscope.blocks.neck import PyramidNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.queries import PRIOR_LOGIT, MixedQueries
-from detrscope.config import section, setting
+from detrscope.config import require, section, setting, settings
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.family import Family, Variant
 from detrscope.families.keys.shapes import Shapes
@@ -30,11 +32,12 @@ from detrscope.families.settings import (
     MAX_LAYERS,
     MAX_LEVELS,
     MAX_POINTS,
-    MAX_QUERIES,
-    MAX_WIDTH,
+    Dropout,
+    Heads,
+    Layers,
     LayersConfig,
-    require,
-    require_range,
+    Queries,
+    Width,
     require_stacks,
     require_stages,
 )
@@ -43,53 +46,48 @@ from detrscope.families.stacks import decoder_layers, encoder_layers
 START_SHARPNESS = 3.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SlimConfig:
     """Backbone: image to feature maps."""
 
-    stem: int = setting(16, "channels of the stem, stride 2")
-    widths: tuple[int, ...] = setting((32, 64, 128), "channels of the stages, strides 4, 8, 16 ...")
-    depths: tuple[int, ...] = setting((1, 2, 2), "residual blocks of the stages")
+    stem: Width = setting(16, "channels of the stem, stride 2")
+    widths: tuple[Width, ...] = setting(
+        (32, 64, 128), "channels of the stages, strides 4, 8, 16 ...", min_length=1, max_length=MAX_LEVELS
+    )
+    depths: tuple[Annotated[int, Field(ge=1, le=MAX_LAYERS)], ...] = setting(
+        (1, 2, 2), "residual blocks of the stages"
+    )
     stages: tuple[int, ...] = setting((3,), "stages that give tokens")
 
-    def __post_init__(self) -> None:
-        require_range("backbone.stem", self.stem, 1, MAX_WIDTH)
-        valid = 1 <= len(self.widths) <= MAX_LEVELS and all(1 <= width <= MAX_WIDTH for width in self.widths)
-        require(
-            valid, "backbone.widths", list(self.widths), f"1 to {MAX_LEVELS} numbers from 1 to {MAX_WIDTH}"
-        )
-        valid = all(1 <= depth <= MAX_LAYERS for depth in self.depths)
-        require(valid, "backbone.depths", list(self.depths), f"numbers from 1 to {MAX_LAYERS}")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings
 class EncoderConfig(LayersConfig):
     """Encoder; it may have no layer."""
 
-    layers: int = setting(1, "number of layers, 0 or more")
-    heads: int = setting(4, "attention heads")
-    feedforward: int = setting(256, "hidden width of the feed-forward")
-    dropout: float = setting(0.0, "dropout in training")
+    layers: Layers = setting(1, "number of layers, 0 or more")
+    heads: Heads = setting(4, "attention heads")
+    feedforward: Width = setting(256, "hidden width of the feed-forward")
+    dropout: Dropout = setting(0.0, "dropout in training")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DecoderConfig(EncoderConfig):
     """Decoder."""
 
-    layers: int = setting(3, "number of layers")
+    layers: Layers = setting(3, "number of layers")
     points: tuple[int, ...] = setting(
         (), "deformable cross-attention: sampling points of a head on each stage used; none for dense"
     )
     sharpness: float = setting(START_SHARPNESS, "dense cross-attention: how local it starts")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SprintConfig:
     """Settings of the family `sprint`."""
 
-    width: int = setting(128, "model width D")
-    queries: int = setting(10, "number of object queries")
-    sizes: tuple[float, ...] = setting(
+    width: Width = setting(128, "model width D")
+    queries: Queries = setting(10, "number of object queries")
+    sizes: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = setting(
         (0.25,), "side of a proposed box at the start, 0..1, for each stage used"
     )
     backbone: SlimConfig = section(SlimConfig)
@@ -98,14 +96,12 @@ class SprintConfig:
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4 * self.decoder.heads)
-        require_range("queries", self.queries, 1, MAX_QUERIES)
         slim = self.backbone
         count = len(slim.widths)
         one_each = f"one for each of the {count} widths"
         require(len(slim.depths) == count, "backbone.depths", slim.depths, one_each)
         require_stages("backbone.stages", slim.stages, count)
         require(len(self.sizes) == len(slim.stages), "sizes", self.sizes, "one for each of backbone.stages")
-        require(all(0 < size < 1 for size in self.sizes), "sizes", self.sizes, "numbers between 0 and 1")
         self._check_cross(self.decoder)
 
     def _check_cross(self, decoder: DecoderConfig) -> None:

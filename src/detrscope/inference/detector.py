@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,18 +16,16 @@ from detrscope.core.argument_check import checked_arguments, checked_methods
 from detrscope.core.classes import ClassTable
 from detrscope.core.download import is_url, shown_url
 from detrscope.core.edits import Edit
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import postprocess
 from detrscope.core.probe import Probe
 from detrscope.core.types import Detections, Outputs, Target
 from detrscope.data.image_reader import Channels, ImageSource, read_image, read_upright
 from detrscope.inference.engine import Engine, Precision
-from detrscope.inference.torch_engine import TorchEngine, check_precision, choose_device, choose_dtype
+from detrscope.inference.torch_engine import TorchEngine, choose_device, choose_dtype
 from detrscope.inference.tracing import trace_image
 from detrscope.trace_interface import Trace
-
-ENGINES = ("auto", "torch")
 
 
 @checked_methods
@@ -174,7 +172,7 @@ def load(
     classes: ClassTable | Sequence[str] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
-    engine: str = "auto",
+    engine: Literal["auto", "torch"] = "auto",
 ) -> Detector:
     """Load a detector by variant name, checkpoint, run folder, Hugging Face folder or id.
 
@@ -192,14 +190,13 @@ def load(
     Raises:
         UserError: unknown name, device, precision or engine, or weights that do not fit.
     """
-    if engine not in ENGINES:
-        raise UserError(f"engine '{engine}' is not known; {nearest(engine, ENGINES)}")
     torch_device = choose_device(device)
-    check_precision(precision, torch_device)
+    if precision == "fp16" and torch_device.type == "cpu":
+        raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
     if classes is not None and not isinstance(classes, ClassTable):
         name, count = next(iter(Counter(classes).most_common(1)), ("", 0))
         if count > 1:
-            raise UserError(f"load: classes: '{name}' is there more than once")
+            raise UserError(f"load: classes: '{name}' is given more than once")
         classes = ClassTable.of_names(classes)
     if classes is not None and not len(classes):
         raise UserError("load: classes: expected at least one class, found none")
@@ -209,6 +206,23 @@ def load(
         log.info(line)
     dtype = choose_dtype(precision, loaded.card, torch_device)
     return Detector(TorchEngine.optimised(loaded.model, torch_device, dtype), loaded.card)
+
+
+def open_detector(
+    model: str | Path | Detector,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Detector:
+    """Return the detector that a name or path stands for, or the detector itself.
+
+    Raises:
+        UserError: see `load`.
+    """
+    if isinstance(model, str | Path):
+        return load(model, weights=weights, device=device, precision=precision)
+    return model
 
 
 def _source_name(source: ImageSource) -> str:

@@ -16,32 +16,20 @@ class Engine(Protocol):
     """Runner of one model: PyTorch today, exported models behind the same interface.
 
     Everything above it (`Detector`, traces, faithfulness) sees normalised images, `Outputs` and what is in a `Probe`.
+
+    Attributes:
+        name: name of the engine, as `load` takes it.
+        device: device that computes, such as "cpu" or "cuda:0".
+        precision: precision of weights and activations, such as "fp32".
+        sites: attention sites of the model, in the order of the path.
+        feature_sites: convolutions of the backbone whose feature maps can be recorded.
     """
 
-    @property
-    def name(self) -> str:
-        """The name of the engine, as `load` takes it."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """The device that computes, such as "cpu" or "cuda:0"."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """The precision of weights and activations, such as "fp32"."""
-        ...
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """The attention sites of the model, in the order of the path."""
-        ...
-
-    @property
-    def feature_sites(self) -> tuple[str, ...]:
-        """The convolutions of the backbone whose feature maps can be recorded."""
-        ...
+    name: str
+    device: str
+    precision: str
+    sites: tuple[str, ...]
+    feature_sites: tuple[str, ...]
 
     def predict(self, images: Tensor, padding: Tensor | None = None, probe: Probe | None = None) -> Outputs:
         """Return the predictions of a normalised batch, and record what a probe asks for.
@@ -49,7 +37,7 @@ class Engine(Protocol):
         Args:
             images: [B, 3, H, W] float, on any device.
             padding: [B, H, W] bool, True where an image is padded; None where none is.
-            probe: the sites to record and the edits to apply; filled. Without edits it does not change the outputs.
+            probe: sites to record and edits to apply; filled. Without edits it does not change the outputs.
 
         Raises:
             UserError: a site or query that the model does not have, or a request that this engine cannot serve.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import class_scores
 from detrscope.core.probe import Probe
@@ -19,16 +19,21 @@ from detrscope.ops.kernels.machine import DTYPES, fastest_precision, warn_if_emu
 
 
 class TorchEngine:
-    """A model that PyTorch runs as it is: in training or made ready by `optimised`.
+    """A model that PyTorch runs as it is, in training or prepared by `optimised`.
 
     Args:
-        model: the network; the caller sets its mode, device and precision.
+        model: network; the caller has set its mode, device and precision.
     """
 
-    name = "torch"
+    name: str = "torch"
 
     def __init__(self, model: DetectionTransformer) -> None:
         self.model = model
+        self._like = next(model.backbone.parameters())  # not of the heads, which may stay in float32
+        self.device = str(self._like.device)
+        names = {dtype: name for name, dtype in DTYPES.items()}
+        self.precision: str = names.get(self._like.dtype, str(self._like.dtype))
+        self.sites, self.feature_sites = model.sites, model.feature_sites
 
     @classmethod
     def optimised(cls, model: DetectionTransformer, device: torch.device, dtype: torch.dtype) -> TorchEngine:
@@ -46,31 +51,6 @@ class TorchEngine:
         model.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
         model.heads.float()  # bf16 has 8 bits of mantissa: boxes would be rounded to two pixels
         return cls(model)
-
-    @property
-    def _parameter(self) -> Tensor:
-        return next(self.model.backbone.parameters())  # not of the heads, which stay in float32
-
-    @property
-    def device(self) -> str:
-        """The device that the model is on."""
-        return str(self._parameter.device)
-
-    @property
-    def precision(self) -> str:
-        """The precision of weights and activations; the heads compute in float32."""
-        dtype = self._parameter.dtype
-        return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """The attention sites of the model, in the order of the path."""
-        return self.model.sites
-
-    @property
-    def feature_sites(self) -> tuple[str, ...]:
-        """The convolutions of the backbone whose feature maps can be recorded."""
-        return self.model.feature_sites
 
     def predict(self, images: Tensor, padding: Tensor | None = None, probe: Probe | None = None) -> Outputs:
         """Return the predictions of a normalised batch, and record what a probe asks for; see `Engine.predict`."""
@@ -102,7 +82,7 @@ class TorchEngine:
         return [gradient[0].float().cpu() for gradient in gradients]
 
     def _to_model(self, images: Tensor) -> Tensor:
-        return images.to(device=self._parameter.device, dtype=self._parameter.dtype)
+        return images.to(device=self._like.device, dtype=self._like.dtype)
 
     def _forward(self, batch: Batch, probe: Probe | None = None) -> Outputs:
         outputs: Outputs = self.model(batch) if probe is None else self.model(batch, probe=probe)
@@ -160,23 +140,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Check that a device computes in a precision.
-
-    Raises:
-        UserError: an unknown precision, or one that the device does not compute in.
-    """
-    if precision not in (*DTYPES, "auto"):
-        raise UserError(f"precision '{precision}' is not known; {nearest(precision, (*DTYPES, 'auto'))}")
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
-
-
 def choose_dtype(precision: Precision, card: ModelCard, device: torch.device) -> torch.dtype:
-    """Return the type to compute in.
-
-    "auto" takes that of the figures on the card where the device computes it natively, else float32.
-    """
+    """Return the type to compute in; "auto" is that of the card's metrics where it is native, else float32."""
     if precision == "auto":
         native = card.precision == "bf16" and fastest_precision(device) == "bf16"
         return torch.bfloat16 if native else torch.float32

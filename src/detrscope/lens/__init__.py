@@ -1,1 +1,1 @@
-"""What a record of attention means, without drawing."""
+"""Attention maps and metrics of a trace; no model, no drawing."""

@@ -1,7 +1,7 @@
-"""Does hiding what a map ranks highest remove the detection? Orders, curves and their area, without running a model.
+"""Faithfulness of an explanation: deletion and insertion curves and their areas, without running a model.
 
-Deletion and insertion as in RISE (Petsiuk et al. 2018, arXiv:1806.07421, section 4.3), the score of a detection as in
-D-RISE (Petsiuk et al. 2021, arXiv:2006.03204, section 3.2), the sanity check as in Adebayo et al. 2018
+Deletion and insertion follow RISE (Petsiuk et al. 2018, arXiv:1806.07421, section 4.3), the score of a detection
+D-RISE (Petsiuk et al. 2021, arXiv:2006.03204, section 3.2), the sanity check Adebayo et al. 2018
 (arXiv:1810.03292, section 3).
 """
 
@@ -31,27 +31,25 @@ class Detected:
 
 
 def detection_score(outputs: Outputs, detected: Detected, scoring: Scoring) -> Tensor:
-    """How much of a detection is still there: the greatest over queries of IoU with its box times its class's score.
+    """Return the score of a detection: the greatest over queries of IoU with its box times the score of its class.
 
-    Whichever query finds it counts, as one may take the place of another. [N, B, Q, *] -> [B].
+    Any query counts, as another may take over the object. [N, B, Q, *] -> [B].
     """
     scores = class_scores(outputs.logits[-1], scoring)[..., detected.class_index]  # [B, Q]
     boxes = cxcywh_to_xyxy(outputs.boxes_cxcywh[-1].float())  # [B, Q, 4]
     own = cxcywh_to_xyxy(detected.box_cxcywh.to(boxes))[None]  # [1, 4]
     overlap = box_iou(own, boxes.flatten(0, 1)).view(scores.shape)  # [B, Q]
-    return (overlap * scores).amax(-1)
+    best: Tensor = (overlap * scores).amax(-1)
+    return best
 
 
 def fractions(steps: int) -> Tensor:
-    """0 to 1 in so many steps: [steps + 1]."""
+    """Return 0 to 1 in so many steps: [steps + 1]."""
     return torch.linspace(0, 1, steps + 1)
 
 
-def first_of(weights: Tensor, counts: Tensor) -> Tensor:
-    """Which places are the first ones by weight: [S] and numbers of places [n] -> [n, S] bool.
-
-    Places of equal weight come in the order of their index.
-    """
+def first_by_weight(weights: Tensor, counts: Tensor) -> Tensor:
+    """Return which positions have the greatest weights: [S] and counts [n] -> [n, S] bool; ties by index."""
     order = weights.argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
@@ -59,20 +57,20 @@ def first_of(weights: Tensor, counts: Tensor) -> Tensor:
 
 
 def area_under(scores: Sequence[float]) -> float:
-    """Area under a curve whose points are evenly spaced over 0..1, by trapezoids."""
+    """Return the area under a curve with points evenly spaced over 0..1, by trapezoids."""
     return float(torch.trapezoid(torch.tensor(scores, dtype=torch.float64)) / (len(scores) - 1))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One detection's score as more and more is hidden (deletion) or shown (insertion).
+    """Score of one detection as more and more is hidden (deletion) or shown (insertion).
 
     Attributes:
-        method: what ranked the places.
+        method: name of the explanation that ranked the positions.
         where: "keys" of cross-attention or "pixels".
         what: "deletion" or "insertion".
-        detection: which one, over all images.
-        scores: at each fraction from 0 to 1, as parts of the undisturbed score.
+        detection: index of the detection over all images.
+        scores: at each fraction from 0 to 1, relative to the undisturbed score.
     """
 
     method: str
@@ -83,20 +81,20 @@ class Curve:
 
     @property
     def area(self) -> float:
-        """Under the curve: small is faithful in deletion, large in insertion."""
+        """Area under the curve: small is faithful in deletion, large in insertion."""
         return area_under(self.scores)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A method's curves of one kind over all detections.
+    """Curves of one method and kind over all detections.
 
     Attributes:
         area: mean area under the curve.
         error: standard error of that mean over detections.
         difference: mean over detections of this area less that of the random order.
         difference_error: standard error of that.
-        better: part of the detections where it beats the random order.
+        better: share of the detections where it beats the random order.
         scores: the mean curve.
     """
 
@@ -113,23 +111,23 @@ class Summary:
 
 
 def summarise(curves: Sequence[Curve], against: str = "random") -> list[Summary]:
-    """One line for each method, place and direction; several curves of one detection (random orders) are averaged.
+    """Summarise the curves of each method and kind; several curves of one detection (random orders) are averaged.
 
     Args:
-        curves: of all methods, over the same detections.
-        against: the method to be better than.
+        curves: curves of all methods, over the same detections.
+        against: name of the baseline method.
     """
     areas: dict[tuple[str, str, str], dict[int, list[Curve]]] = {}
     for curve in curves:
-        kind = areas.setdefault((curve.method, curve.where, curve.what), {})
-        kind.setdefault(curve.detection, []).append(curve)
+        of_kind = areas.setdefault((curve.method, curve.where, curve.what), {})
+        of_kind.setdefault(curve.detection, []).append(curve)
     summaries = []
-    for (method, where, what), found in areas.items():
+    for (method, where, what), of_detection in areas.items():
         base = areas[against, where, what]
-        area = {i: fmean(c.area for c in same) for i, same in found.items()}
-        apart = [area[i] - fmean(c.area for c in base[i]) for i in area]
-        wins = [(a < 0) == (what == "deletion") and a != 0 for a in apart]
-        every = [c.scores for same in found.values() for c in same]
+        area = {i: fmean(c.area for c in same) for i, same in of_detection.items()}
+        differences = [area[i] - fmean(c.area for c in base[i]) for i in area]
+        wins = [(a < 0) == (what == "deletion") and a != 0 for a in differences]
+        every = [c.scores for same in of_detection.values() for c in same]
         summaries.append(
             Summary(
                 method=method,
@@ -138,8 +136,8 @@ def summarise(curves: Sequence[Curve], against: str = "random") -> list[Summary]
                 detections=len(area),
                 area=fmean(area.values()),
                 error=_error(list(area.values())),
-                difference=fmean(apart),
-                difference_error=_error(apart),
+                difference=fmean(differences),
+                difference_error=_error(differences),
                 better=fmean(wins),
                 scores=tuple(fmean(column) for column in zip(*every, strict=True)),
             )
@@ -147,11 +145,11 @@ def summarise(curves: Sequence[Curve], against: str = "random") -> list[Summary]
     return summaries
 
 
-def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's rank correlation of two maps, -1 to 1; 0 where one of them is the same everywhere."""
+def rank_correlation(first: Tensor, second: Tensor) -> float:
+    """Return Spearman's rank correlation of two maps, -1 to 1; 0 where one of them is constant."""
     from scipy.stats import rankdata
 
-    a, b = (torch.from_numpy(rankdata(m.flatten().double().cpu().numpy())) for m in (one, other))
+    a, b = (torch.from_numpy(rankdata(m.flatten().double().cpu().numpy())) for m in (first, second))
     a, b = a - a.mean(), b - b.mean()
     scale = (a.square().sum() * b.square().sum()).sqrt()
     return float((a * b).sum() / scale) if scale > 0 else 0.0
@@ -159,7 +157,7 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Sanity:
-    """How much of a method's map is left when the model's parameters are shuffled from the top down to a stage."""
+    """Similarity of a method's map when the model's parameters are shuffled from the top down to a stage."""
 
     method: str
     correlation: Mapping[str, float]  # mean rank correlation with the true map, by stage

@@ -1,4 +1,4 @@
-"""Who looks at a place: columns of attention, exact, without the map."""
+"""Incoming attention: columns of the attention matrix, exact, without forming it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from detrscope.lens.maps import map_of_row
 
 @dataclass(frozen=True)
 class IncomingAttention:
-    """The columns of one site. Of softmax attention each row's log-sum-exp is needed, once for all columns."""
+    """Columns of one site; softmax attention needs each row's log-sum-exp, once for all columns."""
 
     record: Record
 
     def of(self, keys: Tensor) -> Tensor:
-        """How much every query looks at some keys: [k] -> [h, Q, k]."""
+        """Return the weights of every query at some keys: [k] -> [h, Q, k]."""
         if isinstance(self.record, DeformableRecord):
             return _deformable_columns(self.record, keys)
         query, key = self.record.query[0].float(), self.record.key[0].float()
@@ -34,7 +34,7 @@ class IncomingAttention:
 
     @cached_property
     def log_sum_exp(self) -> Tensor:
-        """Of each row's scores, row block by row block: [h, Q]."""
+        """Log-sum-exp of each row of scores, computed block by block: [h, Q]."""
         assert isinstance(self.record, DenseRecord)
         query, key = self.record.query[0].float(), self.record.key[0].float()
         step = max(1, BLOCK // (key.shape[0] * key.shape[1]))
@@ -58,31 +58,28 @@ def incoming_from_tokens(
     level: int = 0,
     from_level: int | None = None,
 ) -> AttentionMap:
-    """Which places of the image look at a place of it, in the encoder.
+    """Return how much every encoder token attends to the token at a point.
 
     Args:
-        trace: with the record of that layer.
-        point: x, y of the original: how much every token looks at the token there.
+        trace: trace with the record of that layer.
+        point: x, y in pixels of the original image.
         layer: encoder layer, the last by default.
-        head: one head; None merges them.
+        head: head index; None merges the heads.
         merge: how heads are merged.
-        level: of which map the token at `point` is; 0 is the finest.
-        from_level: show those who look from one map only; None shows all.
+        level: feature level of the token at `point`; 0 is the finest.
+        from_level: feature level of the attending tokens; None shows all levels.
 
     Raises:
-        UserError: a point outside, no such layer, head or level, or the site was not recorded.
+        UserError: a point outside the image, no such layer, head or level, or the site was not recorded.
     """
     site = trace.site("encoder.self", layer)
-    found = IncomingAttention(trace.record(site)).of(torch.tensor([trace.token_at(point, level)]))[
-        ..., 0
-    ]  # [h, S]
-    trace.check_index("head", head, len(found))
+    keys = torch.tensor([trace.token_at(point, level)])
+    weights = IncomingAttention(trace.record(site)).of(keys)[..., 0]  # [h, S]
+    trace.check_index("head", head, len(weights))
     selection = Selection(site, (), head, merge, from_level, point)
-    row = merged_heads(found, head, merge)
-    who = f"who looks at ({point[0]:g}, {point[1]:g})" + (
-        f" of level {level}" if len(trace.levels) > 1 else ""
-    )
-    return map_of_row(trace, row, selection, who, heads=len(found))
+    name = f"incoming attention of ({point[0]:g}, {point[1]:g})"
+    name += f" of level {level}" if len(trace.levels) > 1 else ""
+    return map_of_row(trace, merged_heads(weights, head, merge), selection, name)
 
 
 def incoming_from_queries(
@@ -93,56 +90,54 @@ def incoming_from_queries(
     merge: Merge = "mean",
     level: int | None = None,
 ) -> Tensor:
-    """How much each of the decoder's queries looks at a place of the image: [Q].
+    """Return how much each decoder query attends to a point of the image: [Q].
 
     Args:
-        trace: with the record of that layer.
-        point: x, y of the original.
+        trace: trace with the record of that layer.
+        point: x, y in pixels of the original image.
         layer: decoder layer, the last by default.
-        head: one head; None merges them.
+        head: head index; None merges the heads.
         merge: how heads are merged.
-        level: of which map the token is; None adds up the tokens of all maps there.
+        level: feature level of the token; None adds up the tokens of all levels there.
 
     Raises:
-        UserError: a point outside, no such layer, head or level, or the site was not recorded.
+        UserError: a point outside the image, no such layer, head or level, or the site was not recorded.
     """
     levels = range(len(trace.levels)) if level is None else [level]
     keys = torch.tensor([trace.token_at(point, one) for one in levels])
-    found = IncomingAttention(trace.record(trace.site("decoder.cross", layer))).of(keys).sum(-1)  # [h, Q]
-    trace.check_index("head", head, len(found))
-    return merged_heads(found, head, merge)
+    weights = IncomingAttention(trace.record(trace.site("decoder.cross", layer))).of(keys).sum(-1)  # [h, Q]
+    trace.check_index("head", head, len(weights))
+    return merged_heads(weights, head, merge)
 
 
 def _columns_of(part: Tensor, keys: Tensor) -> Tensor:
-    """Columns of what broadcasts to [1, h, Q, S]."""
+    """Return columns of a tensor that broadcasts to [1, h, Q, S]."""
     part = _with_axes(part)
     return part if part.shape[-1] == 1 else part[..., keys]
 
 
 def _with_axes(part: Tensor) -> Tensor:
-    """What broadcasts to [1, h, Q, S] with its axes written out: [h or 1, Q or 1, S or 1]."""
+    """Return a tensor that broadcasts to [1, h, Q, S] with all its axes: [h or 1, Q or 1, S or 1]."""
     return part[(None,) * (4 - part.dim())][0]
 
 
 def _deformable_columns(record: DeformableRecord, keys: Tensor) -> Tensor:
-    """The bilinear share of every point in a few tokens, of one that is not finite none: [h, Q, k]."""
+    """Return the bilinear share of every point in a few tokens; points that are not finite have none: [h, Q, k]."""
     points, weights = record.points[0], record.weights[0].float()  # [h, Q, P, 2], [h, Q, P]
     columns = []
     for key in keys.tolist():
-        level, place_in_level = 0, key
-        while place_in_level >= record.levels[level].height * record.levels[level].width:
-            place_in_level -= record.levels[level].height * record.levels[level].width
+        level, index = 0, key
+        while index >= record.levels[level].tokens:
+            index -= record.levels[level].tokens
             level += 1
         size = record.levels[level]
-        row, column = divmod(place_in_level, size.width)
+        row, column = divmod(index, size.width)
         cell = points.new_tensor([column + 0.5, row + 0.5])
-        here = [i for i, of in enumerate(record.point_levels) if of == level]
-        place = points[:, :, here] * points.new_tensor([size.width, size.height])  # [h, Q, p, 2] in tokens
-        share = (
-            (1 - (place - cell).abs()).clamp(min=0).nan_to_num().prod(-1)
-        )  # [h, Q, p]; as `footprint` has it
+        of_level = [i for i, one in enumerate(record.point_levels) if one == level]
+        xy = points[:, :, of_level] * points.new_tensor([size.width, size.height])  # [h, Q, p, 2] in tokens
+        share = (1 - (xy - cell).abs()).clamp(min=0).nan_to_num().prod(-1)  # [h, Q, p], as in `footprint`
         if record.key_gain is not None and record.key_group is not None:
-            group = record.key_group.expand(1, *weights.shape)[0, :, :, here]
+            group = record.key_group.expand(1, *weights.shape)[0, :, :, of_level]
             share = share * record.key_gain[group, key]
-        columns.append((weights[:, :, here] * share).sum(-1))
+        columns.append((weights[:, :, of_level] * share).sum(-1))
     return torch.stack(columns, dim=-1)

@@ -17,8 +17,9 @@ from detrscope.core.attention_map import (
     parts_of,
 )
 from detrscope.core.errors import UserError
-from detrscope.core.records import DeformableRecord, to_float32
+from detrscope.core.records import to_float32
 from detrscope.core.trace_data import TraceData
+from detrscope.lens.captions import map_caption
 
 
 def cross_attention(
@@ -32,7 +33,7 @@ def cross_attention(
     """Return the decoder cross-attention of a query over the image.
 
     Args:
-        trace: with the record of that layer.
+        trace: trace with the record of that layer.
         query: query index; several are averaged; None averages all queries.
         layer: decoder layer, the last by default.
         head: head index; None merges the heads.
@@ -43,13 +44,13 @@ def cross_attention(
         UserError: no such query, layer, head or level, or the site was not recorded.
     """
     site = trace.site("decoder.cross", layer)
-    chosen = _query_indices(trace, query)
-    name = ", ".join(trace.query_name(q) for q in chosen) if len(chosen) <= 3 else f"{len(chosen)} queries"
+    queries = _query_indices(trace, query)
     if query is None:
         name = f"mean of all {trace.queries} queries"
-    elif len(chosen) > 1:
-        name = f"mean of {name}"
-    return map_of_rows(trace, Selection(site, chosen, head, merge, level), name)
+    else:
+        name = ", ".join(map(trace.query_name, queries)) if len(queries) <= 3 else f"{len(queries)} queries"
+        name = f"mean of {name}" if len(queries) > 1 else name
+    return map_of_rows(trace, Selection(site, queries, head, merge, level), name)
 
 
 def self_attention(
@@ -65,7 +66,7 @@ def self_attention(
     """Return the self-attention of an image token (encoder) or of a query (decoder).
 
     Args:
-        trace: with the record of that layer.
+        trace: trace with the record of that layer.
         point: x, y in pixels of the original image; selects the encoder token there.
         query: query index, instead of `point`.
         layer: encoder layer (`point`) or decoder layer (`query`), the last by default.
@@ -89,19 +90,15 @@ def self_attention(
             name += f" of level {from_level}"
         return map_of_rows(trace, selection, name)
     assert query is not None
-    trace.check_query(query)
-    site = trace.site("decoder.self", layer)
-    rows = _rows(trace, site, (query,))
-    trace.check_index("head", head, rows.shape[0])
-    values = merged_heads(rows, head, merge)[0]
-    caption = _caption(trace, site, trace.query_name(query), head, merge, len(rows), f"{len(values)} queries")
+    selection = Selection(trace.site("decoder.self", layer), (trace.check_query(query),), head, merge)
+    values = merged_heads(_rows(trace, selection), head, merge)[0]  # [Q]
     return QueryAttention(
         values=values,
         boxes_cxcywh=trace.boxes_cxcywh[layer if len(trace.boxes_cxcywh) > 1 else -1],
         geometry=trace.geometry,
         image=trace.image,
-        selection=Selection(site, (query,), head, merge),
-        caption=f"{caption}, weights sum to {float(values.sum()):.3f}",
+        selection=selection,
+        caption=map_caption(trace, selection, trace.query_name(query), float(values.sum())),
     )
 
 
@@ -109,59 +106,77 @@ def map_of_rows(trace: TraceData, selection: Selection, name: str) -> AttentionM
     """Return the map of some rows of an attention site whose keys are image tokens.
 
     Args:
-        trace: with the record of that site.
+        trace: trace with the record of that site.
         selection: site, rows and how they are merged.
         name: name of the rows in the caption.
 
     Raises:
         UserError: no such head or level, or the site was not recorded.
     """
-    rows = _rows(trace, selection.site, selection.queries)  # [h, n, S]
-    trace.check_index("head", selection.head, rows.shape[0])
-    row = merged_heads(rows, selection.head, selection.merge).mean(0)  # [S]
-    return map_of_row(trace, row, selection, name, heads=rows.shape[0])
+    rows = _rows(trace, selection)  # [h, n, S]
+    return map_of_row(trace, merged_heads(rows, selection.head, selection.merge).mean(0), selection, name)
 
 
 def map_of_row(
-    trace: TraceData, row: Tensor, selection: Selection, name: str, heads: int | None = None
+    trace: TraceData, row: Tensor, selection: Selection, name: str, *, of_site: bool = True
 ) -> AttentionMap:
-    """Return weights over all tokens [S] as a map with its caption.
+    """Return weights over all tokens as a map with its caption.
 
     Args:
         trace: gives the geometry, the levels and the image.
         row: [S].
         selection: what the weights were computed from.
         name: name of the row in the caption.
-        heads: number of heads of the site; None for weights computed over heads and layers.
+        of_site: whether these are weights of one site, not computed over heads and layers.
 
     Raises:
         UserError: no such level.
     """
     trace.check_index("level", selection.level, len(trace.levels))
     parts = parts_of(row, trace.levels)
-    ids = range(len(parts)) if selection.level is None else [selection.level % len(parts)]
-    sizes = ", ".join(f"{trace.levels[i].height}x{trace.levels[i].width}" for i in ids)
+    levels = range(len(parts)) if selection.level is None else [selection.level % len(parts)]
     attention = AttentionMap(
-        parts=tuple(parts[i] for i in ids),
-        level_ids=tuple(ids),
+        parts=tuple(parts[level] for level in levels),
+        level_ids=tuple(levels),
         geometry=trace.geometry,
         image=trace.image,
         selection=selection,
     )
-    if heads is None:
-        caption = f"{_model_name(trace)}, {name}, {sizes} tokens"
-    else:
-        caption = _caption(
-            trace, selection.site, name, selection.head, selection.merge, heads, f"{sizes} tokens"
-        )
-    if selection.level is not None and len(trace.levels) > 1:
-        caption += f" of level {ids[0]}"
-    return replace(attention, caption=f"{caption}, weights sum to {attention.mass:.3f}")
+    return replace(attention, caption=map_caption(trace, selection, name, attention.mass, of_site=of_site))
 
 
-def _rows(trace: TraceData, site: str, queries: Sequence[int]) -> Tensor:
-    """Return some rows of a site, [h, n, S] float32."""
-    return to_float32(trace.record(site)).rows(torch.tensor(queries))[0].float()
+def row_maps(trace: TraceData, selection: Selection) -> list[AttentionMap]:
+    """Return the map of each selected row of a site, not averaged; raises as `map_of_rows` does."""
+    return [
+        map_of_rows(trace, replace(selection, queries=(row,)), _row_name(trace, selection.site, row))
+        for row in selection.queries
+    ]
+
+
+def head_maps(trace: TraceData, selection: Selection) -> list[AttentionMap]:
+    """Return the map of every head of a site for one selected row; raises as `map_of_rows` does."""
+    (row,) = selection.queries
+    name = _row_name(trace, selection.site, row)
+    weights = _rows(trace, replace(selection, head=None))[:, 0]  # [h, S]
+    return [
+        map_of_row(trace, of_head, replace(selection, head=head), name)
+        for head, of_head in enumerate(weights)
+    ]
+
+
+def _row_name(trace: TraceData, site: str, row: int) -> str:
+    return trace.query_name(row) if site.startswith("decoder") else f"token {row}"
+
+
+def _rows(trace: TraceData, selection: Selection) -> Tensor:
+    """Return the selected rows of a site, [h, n, S] float32.
+
+    Raises:
+        UserError: no such head, or the site was not recorded.
+    """
+    rows = to_float32(trace.record(selection.site)).rows(torch.tensor(selection.queries))[0].float()
+    trace.check_index("head", selection.head, len(rows))
+    return rows
 
 
 def _query_indices(trace: TraceData, query: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -171,16 +186,3 @@ def _query_indices(trace: TraceData, query: int | Sequence[int] | None) -> tuple
     if not indices:
         raise UserError("query: an empty list; give at least one query, or None for all of them")
     return tuple(trace.check_query(index) for index in indices)
-
-
-def _caption(
-    trace: TraceData, site: str, name: str, head: int | None, merge: Merge, heads: int, keys: str
-) -> str:
-    merged = f"head {head} of {heads}" if head is not None else f"{merge} of {heads} heads"
-    deformable = isinstance(trace.records.get(site), DeformableRecord)
-    how = "points splatted on" if deformable else "softmax over"
-    return f"{_model_name(trace)}, {site}, {name}, {merged}, {how} {keys}"
-
-
-def _model_name(trace: TraceData) -> str:
-    return trace.card.variant + (f", {len(trace.edits)} edits" if trace.edits else "")

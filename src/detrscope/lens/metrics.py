@@ -1,4 +1,4 @@
-"""What attention is like, in numbers: how concentrated, how far, how much where, how alike its heads."""
+"""Attention metrics: concentration, distance, mass in a region, agreement of heads."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from torch import Tensor
 
 
 def entropy(rows: Tensor) -> Tensor:
-    """Shannon entropy of each row in nats: [..., S] -> [...].
+    """Return the Shannon entropy of each row in nats: [..., S] -> [...].
 
-    Of a row that does not sum to 1 (deformable points outside) it is that of the row divided by its sum.
+    A row that does not sum to 1 (deformable points outside the image) is divided by its sum.
     """
     p = _distribution(rows)
-    return -torch.special.xlogy(p, p).sum(-1)
+    spread: Tensor = -torch.special.xlogy(p, p).sum(-1)
+    return spread
 
 
 def effective_tokens(rows: Tensor) -> Tensor:
-    """How many tokens a row looks at: exp of its entropy, 1 for a single one, S for all alike. [..., S] -> [...]."""
+    """Return the effective number of tokens, exp of the entropy: 1 to S, which is uniform. [..., S] -> [...]."""
     return entropy(rows).exp()
 
 
 def mean_distance(rows: Tensor, start: Tensor, centres: Tensor) -> Tensor:
-    """Mean distance of what is looked at from where the looker is, in the unit of the places.
+    """Return the mean attention distance, in the unit of the positions.
 
-    The mean attention distance of Dosovitskiy et al. 2021 (arXiv:2010.11929, section 4.5 and appendix D.7).
+    Dosovitskiy et al. 2021 (arXiv:2010.11929, section 4.5 and appendix D.7).
 
     Args:
         rows: [h, n, S]; divided by their sums.
-        start: [n, 2] x, y of the n lookers.
-        centres: [S, 2] x, y of what can be looked at.
+        start: [n, 2] x, y of the n rows.
+        centres: [S, 2] x, y of the keys.
 
     Returns:
         [h, n].
@@ -39,11 +40,11 @@ def mean_distance(rows: Tensor, start: Tensor, centres: Tensor) -> Tensor:
 
 
 def agreement(rows: Tensor) -> Tensor:
-    """How alike the heads of a site look, 0..1: [h, n, S] -> [n].
+    """Return how much the heads of a site agree, 0..1: [h, n, S] -> [n].
 
     One less the Jensen-Shannon divergence of the heads' rows (Lin 1991, equation 5.1, equal weights), entropy of the
-    mean less mean of the entropies, divided by its greatest value log h: 1 where all heads look the same, 0 where no
-    two of them look at the same token. 1 for a single head.
+    mean less mean of the entropies, divided by its greatest value log h: 1 where all heads are equal, 0 where no
+    two of them share a token. 1 for a single head.
     """
     if len(rows) == 1:
         return rows.new_ones(rows.shape[1])
@@ -53,12 +54,12 @@ def agreement(rows: Tensor) -> Tensor:
 
 
 def mass_in(rows: Tensor, cover: Tensor) -> Tensor:
-    """How much of each row lies on places: [..., S] and the part of each cell that they cover [..., S] -> [...]."""
+    """Return the mass of each row in a region: [..., S] and the share of each cell that it covers [..., S] -> [...]."""
     return (rows * cover).sum(-1)
 
 
 def points_into(rows: Tensor, centres: Tensor, boxes_xyxy: Tensor) -> Tensor:
-    """The pointing game (Zhang et al. 2016, arXiv:1608.00507, section 4.1), without its tolerance of 15 pixels.
+    """Play the pointing game (Zhang et al. 2016, arXiv:1608.00507, section 4.1), without its tolerance of 15 pixels.
 
     Args:
         rows: [h, n, S].
@@ -66,10 +67,10 @@ def points_into(rows: Tensor, centres: Tensor, boxes_xyxy: Tensor) -> Tensor:
         boxes_xyxy: [n, 4] in the same unit.
 
     Returns:
-        [h, n] bool: whether the middle of the token looked at most lies in the box.
+        [h, n] bool: whether the centre of the token of the greatest weight lies in the box.
     """
-    place = centres[rows.argmax(-1)]  # [h, n, 2]
-    return ((place >= boxes_xyxy[:, :2]) & (place <= boxes_xyxy[:, 2:])).all(-1)
+    peak = centres[rows.argmax(-1)]  # [h, n, 2]
+    return ((peak >= boxes_xyxy[:, :2]) & (peak <= boxes_xyxy[:, 2:])).all(-1)
 
 
 def _distribution(rows: Tensor) -> Tensor:

@@ -1,16 +1,16 @@
-"""Gradient-weighted relevance of the image for one prediction, through all layers.
+"""Gradient-weighted relevance of image tokens for one prediction, through all layers.
 
 Chefer, Gur and Wolf 2021, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
-Transformers" (arXiv:2103.15679). Rule numbers are those of its section 3; i are tokens of the image, q queries:
+Transformers" (arXiv:2103.15679). Rule numbers are those of its section 3; i are image tokens, q queries:
 
     A_bar = mean over heads of (dA * A)^+                                     (5)
-    encoder layer          R_ii <- R_ii + A_bar R_ii                          (6), R_ii = I at first (3)
-    decoder self-attention R_qq <- R_qq + A_bar R_qq                          (6), R_qq = I at first (3)
-                           R_qi <- R_qi + A_bar R_qi                          (7), R_qi = 0 at first (4)
+    encoder layer          R_ii <- R_ii + A_bar R_ii                          (6), initially R_ii = I (3)
+    decoder self-attention R_qq <- R_qq + A_bar R_qq                          (6), initially R_qq = I (3)
+                           R_qi <- R_qi + A_bar R_qi                          (7), initially R_qi = 0 (4)
     cross-attention        R_qi <- R_qi + N(R_qq)^T A_bar N(R_ii)             (10)
     N(R) = (R - I) / rowsum(R - I) + I                                        (8, 9)
 
-The answer is one row of R_qi. R_ii is the square of all tokens, 22,223 x 22,223 for Deformable DETR, and is never
+The result is one row of R_qi. R_ii has tokens x tokens entries, 22,223 x 22,223 for Deformable DETR, and is never
 formed. The row is a sum over decoder layers of (a vector over queries)^T A_bar, which N(R_ii) acts on from the right:
 
     u N(R_ii) = (u / r) (R_ii - I) + u,  r = rowsum(R_ii - I) = R_ii 1 - 1
@@ -32,27 +32,27 @@ from detrscope.lens.maps import map_of_row
 
 
 def relevance(trace: TraceData, query: int) -> AttentionMap:
-    """How relevant each place of the image is for a query's best class.
+    """Return the relevance of each image token for a query's best class.
 
     Args:
-        trace: made with `explain=[query]`, all sites recorded.
-        query: of the decoder.
+        trace: trace made with `explain=[query]`, all sites recorded.
+        query: query index.
 
     Raises:
         UserError: the trace has no gradients of this query, or a site was not recorded.
     """
     gradient = gradient_of(trace, query)
     row = _through_encoder(trace, gradient, _on_tokens(trace, gradient, query))
-    who = f"relevance for {_name(trace, gradient)}"
-    return map_of_row(trace, row[0], Selection("relevance", (query,)), who)
+    name = f"relevance for {_prediction(trace, gradient)}"
+    return map_of_row(trace, row[0], Selection("relevance", (query,)), name, of_site=False)
 
 
 def gradient_attention(trace: TraceData, query: int, layer: int = -1) -> AttentionMap:
-    """The gradient-weighted cross-attention of one layer alone: rule 5, mean over heads of (dA * A)^+.
+    """Return the gradient-weighted cross-attention of one layer: rule 5, mean over heads of (dA * A)^+.
 
     Args:
-        trace: made with `explain=[query]`.
-        query: of the decoder.
+        trace: trace made with `explain=[query]`.
+        query: query index.
         layer: decoder layer, the last by default.
 
     Raises:
@@ -60,15 +60,13 @@ def gradient_attention(trace: TraceData, query: int, layer: int = -1) -> Attenti
     """
     gradient = gradient_of(trace, query)
     site = trace.site("decoder.cross", layer)
-    one = torch.zeros(1, trace.queries)
-    one[0, query] = 1
-    row = from_queries(trace.record(site), one, _at(gradient, site))
-    who = f"gradient-weighted {site} for {_name(trace, gradient)}"
-    return map_of_row(trace, row[0], Selection(site, (query,)), who)
+    row = from_queries(trace.record(site), _one_hot(trace, query), _at(gradient, site))
+    name = f"gradient-weighted {site} for {_prediction(trace, gradient)}"
+    return map_of_row(trace, row[0], Selection(site, (query,)), name, of_site=False)
 
 
 def gradient_of(trace: TraceData, query: int) -> Gradient:
-    """The gradients of a query's score.
+    """Return the gradients of a query's score.
 
     Raises:
         UserError: the trace has none.
@@ -83,42 +81,47 @@ def gradient_of(trace: TraceData, query: int) -> Gradient:
 
 
 def _on_tokens(trace: TraceData, gradient: Gradient, query: int) -> Tensor:
-    """The row of R_qi as it would be if R_ii were I, and what N(R_ii) still has to act on: u, [1, S]."""
+    """Return u, the row of R_qi before N(R_ii) acts on it: [1, S]."""
     layers = range(trace.layers("decoder.cross"))
     identity = torch.eye(trace.queries)
-    among = torch.zeros_like(identity)  # R_qq - I: beside 1, small numbers would be rounded away
+    r_qq = torch.zeros_like(identity)  # R_qq - I: added to 1, small numbers would be rounded away
     normal, maps = [], []
     for layer in layers:
         site = trace.site("decoder.self", layer)
         maps.append(from_queries(trace.record(site), identity, _at(gradient, site)))  # A_bar, [Q, Q]
-        among = among + maps[-1] @ (identity + among)  # rule 6
-        normal.append(_divided(among, among.sum(-1, keepdim=True)) + identity)  # rules 8, 9
-    seen = torch.zeros(1, trace.tokens)
-    weights = torch.zeros(1, trace.queries)
-    weights[0, query] = 1
-    for layer in reversed(layers):  # what rule 7 of the layers above makes of this layer's part
+        r_qq = r_qq + maps[-1] @ (identity + r_qq)  # rule 6
+        normal.append(_divide(r_qq, r_qq.sum(-1, keepdim=True)) + identity)  # rules 8, 9
+    u, weights = torch.zeros(1, trace.tokens), _one_hot(trace, query)
+    for layer in reversed(layers):  # the layers above act on this layer's part by rule 7
         site = trace.site("decoder.cross", layer)
-        seen += from_queries(trace.record(site), weights @ normal[layer].T, _at(gradient, site))  # rule 10
+        u += from_queries(trace.record(site), weights @ normal[layer].T, _at(gradient, site))  # rule 10
         weights = weights + weights @ maps[layer]  # rule 7
-    return seen
+    return u
 
 
 def _through_encoder(trace: TraceData, gradient: Gradient, u: Tensor) -> Tensor:
-    """The product u N(R_ii) with R_ii of the whole encoder, [1, S] -> [1, S]."""
+    """Return u N(R_ii) with R_ii of the whole encoder: [1, S] -> [1, S]."""
     sites = [trace.site("encoder.self", layer) for layer in range(trace.layers("encoder.self"))]
-    layers = [AttentionProduct(trace.record(site), _at(gradient, site), keep=True) for site in sites]
+    layers = [AttentionProduct(trace.record(site), _at(gradient, site), cache=True) for site in sites]
     rowsum = torch.zeros(u.shape[1], 1)  # of R_ii - I
     for layer in layers:  # the lowest first
         rowsum = rowsum + layer.from_tokens(1 + rowsum)
-    start = _divided(u, rowsum.T)
+    start = _divide(u, rowsum.T)
     gained = torch.zeros_like(u)  # start (R_ii - I)
     for layer in reversed(layers):
         gained = gained + layer.from_queries(start + gained)
     return gained + u
 
 
-def _divided(parts: Tensor, total: Tensor) -> Tensor:
-    """Nothing where there is nothing to divide by: a row without any relevance of others stays that of I."""
+def _one_hot(trace: TraceData, query: int) -> Tensor:
+    """Return a row over queries that is 1 at one of them: [1, Q]."""
+    row = torch.zeros(1, trace.queries)
+    row[0, query] = 1
+    return row
+
+
+def _divide(parts: Tensor, total: Tensor) -> Tensor:
+    """Divide; 0 where the total is 0, so that a row without relevance of others stays that of I."""
     return torch.where(total > 0, parts / total.clamp(min=torch.finfo(total.dtype).tiny), 0)
 
 
@@ -130,5 +133,5 @@ def _at(gradient: Gradient, site: str) -> Tensor:
     return gradient.sites[site]
 
 
-def _name(trace: TraceData, gradient: Gradient) -> str:
+def _prediction(trace: TraceData, gradient: Gradient) -> str:
     return f"query {gradient.query} as {trace.classes.names[gradient.class_index]}"

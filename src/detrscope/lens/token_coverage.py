@@ -1,7 +1,7 @@
-"""Boxes and masks of the original image as parts of tokens: how much of each token's cell they cover.
+"""Coverage of token cells by boxes and masks of the original image.
 
-What happens inside a cell is not known: its weight is taken to lie evenly over it, so that something smaller than a
-cell gets its share of the cell and no more.
+Attention inside a cell is not known: its weight is taken to lie evenly over it, so that an object smaller than a cell
+gets its share of the cell and no more.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from detrscope.core.types import Level
 
 
 def cover_of_boxes(boxes_xyxy: Tensor, geometry: Geometry, levels: Sequence[Level]) -> Tensor:
-    """The part of each cell's image that lies in each box, 0..1: [n, 4] pixels of the original -> [n, S].
+    """Return the share of each cell's image that lies in each box, 0..1: [n, 4] pixels of the original -> [n, S].
 
-    Of attention that is the same for all tokens of a map, the mass inside is the area of the box.
+    For uniform attention over the tokens of a level, the mass inside is the area of the box.
     """
-    corners = geometry.to_model(boxes_xyxy.float().unflatten(-1, (2, 2)))  # [n, 2, 2] model pixels
+    corners = geometry.to_model(boxes_xyxy.float().reshape(-1, 2, 2))  # [n, 2, 2] model pixels
     low, high = corners.unbind(1)  # [n, 2] x, y
     parts = []
     for level in levels:
@@ -29,22 +29,21 @@ def cover_of_boxes(boxes_xyxy: Tensor, geometry: Geometry, levels: Sequence[Leve
         for axis, cells in ((0, level.width), (1, level.height)):
             content, padded = geometry.content[1 - axis], geometry.padded[1 - axis]
             edge = (torch.arange(cells + 1) * (padded / cells)).clamp(max=content)  # model pixels
-            inside = torch.minimum(edge[1:], high[:, axis, None]) - torch.maximum(
-                edge[:-1], low[:, axis, None]
-            )
-            sides.append(inside.clamp(min=0) / (edge[1:] - edge[:-1]).clamp(min=1e-6))  # [n, cells]
+            end = torch.minimum(edge[1:], high[:, axis, None])
+            inside = (end - torch.maximum(edge[:-1], low[:, axis, None])).clamp(min=0)
+            sides.append(inside / (edge[1:] - edge[:-1]).clamp(min=1e-6))  # [n, cells]
         across, down = sides
         parts.append((down[:, :, None] * across[:, None, :]).flatten(1))
     return torch.cat(parts, dim=1)
 
 
 def cover_of_masks(masks: Tensor, geometry: Geometry, levels: Sequence[Level]) -> Tensor:
-    """The part of each cell's image that each mask covers, 0..1; a cell on padding lies in none.
+    """Return the share of each cell's image that each mask covers, 0..1; a cell on padding lies in none.
 
     Args:
         masks: [r, height, width] bool, or float 0..1, pixels of the original; they may overlap.
-        geometry: of the image.
-        levels: sizes of the maps.
+        geometry: geometry of the image.
+        levels: sizes of the feature levels.
 
     Returns:
         [r, S] float32, S over the levels in order.
@@ -54,15 +53,17 @@ def cover_of_masks(masks: Tensor, geometry: Geometry, levels: Sequence[Level]) -
     """
     size = [geometry.height, geometry.width]
     if list(masks.shape[1:]) != size:
-        raise UserError(f"mask of {list(masks.shape[1:])}: the image is {size}, height by width")
+        raise UserError(
+            f"mask of {list(masks.shape[1:])}: expected the size of the image, {size}, height by width"
+        )
     return torch.cat([geometry.cell_means(masks, level).flatten(1) for level in levels], dim=1)
 
 
 def area_of_masks(masks: Tensor) -> Tensor:
-    """The part of the image that each mask covers, what attention alike everywhere has there: [r, H, W] -> [r]."""
+    """Return the share of the image that each mask covers, the mass of uniform attention: [r, H, W] -> [r]."""
     return masks.float().mean(dim=(1, 2))
 
 
 def centres_of(geometry: Geometry, levels: Sequence[Level]) -> Tensor:
-    """The middle of every token's cell in pixels of the original: [S, 2] x, y."""
+    """Return the centre of every token's cell in pixels of the original: [S, 2] x, y."""
     return torch.cat([geometry.centres(level) for level in levels])

@@ -6,6 +6,7 @@ Scaled dot-product attention, Vaswani et al. 2017 (arXiv:1706.03762), equation 1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord, mask_to_bias
 from detrscope.core.types import Level
 from detrscope.ops.dropout import dropout as drop
-from detrscope.ops.edits import between_queries, broadcast_scores, crossing, in_levels, swapped
+from detrscope.ops.edits import broadcast_scores, has_query_keys, level_mask, selection_mask, swapped
 
 SMALL_MAP = 1 << 16  # elements of one head's map
 
@@ -34,22 +35,21 @@ def attend(
     dropout: float = 0.0,
     probe: Probe | None = None,
 ) -> Tensor:
-    """Multi-head softmax attention of projected queries over projected keys.
+    """Compute multi-head softmax attention of projected queries over projected keys.
 
     Args:
         query: [B, Q, h*d].
         key: [B, S, h*d].
         value: [B, S, h*dv].
         heads: h.
-        site: the name under which a probe finds this place.
+        site: name of the attention site.
         padding: [B, S] bool, True at keys that are padding.
-        mask: [Q, S] bool, True where a query must not look.
+        mask: [Q, S] bool, True where a query must not attend.
         dropout: probability of dropping a weight, training only.
-        probe: keeps the record of this site and makes its edits; None when nobody looks. Without an edit here, the
-            output is the same to the last bit.
+        probe: records and edits of this site; without an edit here, the output stays the same to the last bit.
 
     Returns:
-        [B, Q, h*dv], heads side by side, before the output projection.
+        [B, Q, h*dv], heads concatenated, before the output projection.
 
     Raises:
         UserError: an edit whose shape or indices do not fit this site.
@@ -57,18 +57,18 @@ def attend(
     q, k, v = (
         _split_heads(x, heads) for x in (query, key, value)
     )  # [B, h, Q, d], [B, h, S, d], [B, h, S, dv]
+    masked = _join_masks(padding, mask)  # broadcasts to [B, 1, Q, S]
+    inputs = _Inputs(q, k, v, None if masked is None else mask_to_bias(masked, q.dtype))
     scale = q.shape[-1] ** -0.5
-    blocked = _blocked(padding, mask)  # broadcasts to [B, 1, Q, S]
-    bias = None if blocked is None else mask_to_bias(blocked, q.dtype)
-    gain = None
     if probe is not None:
         for edit in probe.edits_at(site):
-            levels = () if between_queries(site) else probe.levels
-            q, k, v, bias, gain = _apply(edit, q, k, v, bias, gain, levels)
+            inputs = _edited(inputs, edit, () if has_query_keys(site) else probe.levels)
         if probe.wants(site):
-            kept = v.detach() if probe.values else None
-            probe.keep(site, DenseRecord(q.detach(), k.detach(), kept, scale, bias, gain))
-    if gain is not None or _plain_is_faster(q, k, dropout):
+            q, k, v, bias, gain = inputs
+            values = v.detach() if probe.values else None
+            probe.keep(site, DenseRecord(q.detach(), k.detach(), values, scale, bias, gain))
+    q, k, v, bias, gain = inputs
+    if gain is not None or _unfused_is_faster(q, k, dropout):
         weights = DenseRecord(q, k, v, scale, bias, gain).rows()  # [B, h, Q, S]
         out = drop(weights, dropout) @ v  # [B, h, Q, dv]
     else:
@@ -77,8 +77,16 @@ def attend(
     return out if probe is None else probe.tap(site, out)
 
 
-def _plain_is_faster(q: Tensor, k: Tensor, dropout: float) -> bool:
-    """Whether to write the map out: on a CPU, with dropout or learning from a small one (fused, that is slow)."""
+class _Inputs(NamedTuple):
+    query: Tensor  # [B, h, Q, d]
+    key: Tensor  # [B, h, S, d]
+    value: Tensor  # [B, h, S, dv]
+    bias: Tensor | None = None  # broadcasts to [B, h, Q, S]
+    gain: Tensor | None = None  # the same
+
+
+def _unfused_is_faster(q: Tensor, k: Tensor, dropout: float) -> bool:
+    """Return whether to form the map: on a CPU, fused attention is slow with dropout and in training on small maps."""
     if q.device.type != "cpu":
         return False
     small = q.shape[2] * k.shape[2] <= SMALL_MAP
@@ -86,50 +94,37 @@ def _plain_is_faster(q: Tensor, k: Tensor, dropout: float) -> bool:
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
-def _blocked(padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
+def _join_masks(padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
     if padding is None:
         return None if mask is None else mask[None, None]  # [1, 1, Q, S]
     padding = padding[:, None, None, :]  # [B, 1, 1, S]
     return padding if mask is None else padding | mask[None, None]
 
 
-def _apply(
-    edit: Edit,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    gain: Tensor | None,
-    levels: Sequence[Level],
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+def _edited(inputs: _Inputs, edit: Edit, levels: Sequence[Level]) -> _Inputs:
+    q, k, v, bias, gain = inputs
     shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])  # [B, h, Q, S]
     match edit:
         case Bias():
             scores = broadcast_scores(edit, shape).to(q)
-            bias = scores if bias is None else bias + scores
+            return inputs._replace(bias=scores if bias is None else bias + scores)
         case Gain():
-            factor = torch.where(_crossing(edit, shape, levels), edit.factor, 1.0).to(q)
-            gain = factor if gain is None else gain * factor
+            factor = torch.where(_gain_mask(edit, shape, levels), edit.factor, 1.0).to(q)
+            return inputs._replace(gain=factor if gain is None else gain * factor)
         case Swap():
-            new = swapped(edit, {"query": q, "key": k, "value": v})
-            q, k, v = (
-                new if edit.what == name else x for name, x in (("query", q), ("key", k), ("value", v))
-            )
-    return q, k, v, bias, gain
+            return inputs._replace(**{edit.part: swapped(edit, {"query": q, "key": k, "value": v})})
+    return inputs
 
 
-def _crossing(edit: Gain, shape: tuple[int, ...], levels: Sequence[Level]) -> Tensor:
-    """True where the named heads, queries, keys and levels cross; size 1 along axes not named."""
+def _gain_mask(edit: Gain, shape: tuple[int, ...], levels: Sequence[Level]) -> Tensor:
+    """Return a mask of the weights that a gain selects, broadcasting to [B, h, Q, S]."""
     if edit.points is not None:
         raise UserError(
-            f"gain at '{edit.site}': this site attends to all keys and has no points; name keys or levels"
+            f"gain at '{edit.site}': this site attends to all keys and has no points; select keys or levels"
         )
-    chosen = crossing(
-        edit, {1: ("head", edit.heads), 2: ("query", edit.queries), 3: ("key", edit.keys)}, shape
-    )
-    if edit.levels is None:
-        return chosen
-    return chosen & in_levels(edit, levels, shape[3])
+    selections = {1: ("head", edit.heads), 2: ("query", edit.queries), 3: ("key", edit.keys)}
+    mask = selection_mask(edit, selections, shape)
+    return mask if edit.levels is None else mask & level_mask(edit, levels, shape[3])

@@ -1,4 +1,4 @@
-"""Convolution with its norm folded in and, where oneDNN can, with the sum and the ReLU in the same pass over memory."""
+"""Convolution with its norm folded in and, where oneDNN can, fused with the residual sum and the ReLU."""
 
 from __future__ import annotations
 
@@ -15,30 +15,28 @@ from detrscope.ops.kernels.machine import onednn_convolves
 def conv_norm(
     x: Tensor, conv: nn.Conv2d, norm: nn.Module, *, relu: bool, residual: Tensor | None = None
 ) -> Tensor:
-    """`relu(norm(conv(x)) + residual)` in as few passes as the moment allows.
+    """Compute `relu(norm(conv(x)) + residual)` in as few passes over memory as possible.
 
-    A norm that does not gather statistics is an affine map, so it is multiplied into the weights: the same numbers up
-    to rounding, no extra tensor kept for the backward pass. Where no gradient is wanted on a CPU, sum and ReLU are
-    fused as well.
+    A norm with fixed statistics is an affine map, so it is multiplied into the weights: the same numbers up to
+    rounding, and no extra tensor kept for the backward pass. Without gradients on a CPU, sum and ReLU are fused too.
 
     Args:
         x: [B, C, H, W].
         conv: the convolution.
-        norm: its norm; nn.Identity where it was folded before.
+        norm: its norm; nn.Identity where it is folded already.
         relu: whether a ReLU follows.
-        residual: [B, C', H', W'] added before the ReLU; may be written over.
+        residual: [B, C', H', W'] added before the ReLU; may be overwritten.
 
     Returns:
         [B, C', H', W'].
     """
     if _gathers_statistics(norm):
         y = norm(_convolved(x, conv, conv.weight, conv.bias))
-        y = y if residual is None else y + residual
-        return F.relu(y) if relu else y
-    weight, bias = _folded(conv, norm)
-    if may_use_onednn(x, weight, residual):
-        return _fused(x, conv, weight, bias, relu, residual)
-    y = _convolved(x, conv, weight, bias)
+    else:
+        weight, bias = _folded(conv, norm)
+        if may_use_onednn(x, weight, residual):
+            return _fused(x, conv, weight, bias, relu, residual)
+        y = _convolved(x, conv, weight, bias)
     y = y if residual is None else y + residual
     return F.relu(y) if relu else y
 
@@ -47,10 +45,10 @@ SIMD_CHANNELS = 16  # float32 numbers in an AVX-512 register
 
 
 def _convolved(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolution with weights of its shape.
+    """Convolve with the settings of `conv` and other weights.
 
-    A strided 1 x 1 convolution is one of every other pixel. oneDNN's AVX-512 gradient of it writes out of bounds where
-    channels do not fill a register (torch 2.14), so such pixels are picked out first: the same numbers.
+    A strided 1 x 1 convolution reads every other pixel. oneDNN's AVX-512 gradient of it writes out of bounds where
+    channels do not fill a register (torch 2.14), so these pixels are sliced first: the same numbers.
     """
     if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels % SIMD_CHANNELS:
         rows, columns = conv.stride
@@ -58,56 +56,58 @@ def _convolved(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) 
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-FEW = 512  # cells of a small map
+SMALL_MAP = 512  # cells
 
 
 class PackedConv2d(nn.Conv2d):
-    """A convolution for inference that keeps its weight as oneDNN wants it for small maps of the size seen last.
+    """A convolution for inference that caches its weight in oneDNN's layout for small maps of the last size.
 
-    Otherwise every call lays the weight out anew, which costs a sixth of a small map's convolution; of a large map's it
-    costs next to nothing, and a second copy of all weights would.
+    Without the cache every call reorders the weight, a sixth of a small map's convolution. For a large map the
+    reordering costs next to nothing and a second copy of the weights would cost memory.
     """
 
     packed: tuple[tuple[object, ...], Tensor] | None = None
 
     def packed_for(self, x: Tensor) -> Tensor:
-        """The weight for maps of this size; any layout gives the same numbers."""
-        if x.shape[-2] * x.shape[-1] > FEW:
+        """Return the weight for maps of this size; any layout gives the same numbers."""
+        if x.shape[-2] * x.shape[-1] > SMALL_MAP:
             return self.weight
-        version = 0 if self.weight.is_inference() else self.weight._version  # none is kept in inference mode
+        version = (
+            0 if self.weight.is_inference() else self.weight._version
+        )  # inference tensors have no version
         key = (x.shape, x.dtype, self.weight.data_ptr(), version)
         if self.packed is None or self.packed[0] != key:
-            place = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
-            laid_out = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *place, list(x.shape))
-            self.packed = (key, laid_out)
+            geometry = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
+            reordered = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, list(x.shape))
+            self.packed = (key, reordered)
         return self.packed[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "packed": None}  # oneDNN's layout can be neither copied nor pickled
+        return {**self.__dict__, "packed": None}  # oneDNN's layout can be neither copied nor pickled
 
 
 def fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
-    """A convolution that does for good what `norm(conv(x))` does in evaluation (inference only)."""
+    """Return a convolution that equals `norm(conv(x))` in evaluation (inference only)."""
     if isinstance(norm, nn.Identity):
         return conv
     with torch.no_grad():
         weight, bias = _folded(conv, norm)
     folded = PackedConv2d.__new__(PackedConv2d)
-    folded.__dict__ = {**conv.__dict__, "_parameters": {}}  # the same settings, weights of its own
+    folded.__dict__ = {**conv.__dict__, "_parameters": {}}  # the same settings, its own weights
     folded.weight = nn.Parameter(weight, requires_grad=False)
     folded.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
     return folded
 
 
 def _gathers_statistics(norm: nn.Module) -> bool:
-    """Whether the norm depends on this batch; if not, it is an affine map per channel."""
+    """Return whether the norm depends on this batch; otherwise it is an affine map per channel."""
     if isinstance(norm, nn.Identity | FrozenBatchNorm2d):
         return False
     return not isinstance(norm, nn.BatchNorm2d) or norm.training
 
 
 def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight [C', C, kh, kw] and bias [C'] of the convolution with its affine norm multiplied in."""
+    """Return weight [C', C, kh, kw] and bias [C'] of the convolution with its affine norm multiplied in."""
     if isinstance(norm, nn.Identity):
         return conv.weight, conv.bias
     gamma, beta, mean, variance = (
@@ -122,45 +122,51 @@ def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def may_use_onednn(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> bool:
-    """Whether oneDNN's fused convolutions can stand in for torch's now: on a CPU, nothing learning or exported."""
+    """Return whether oneDNN's fused convolutions apply now: on a CPU, without gradients or export."""
     return may_leave_torch(x) and not is_learning(x, weight, residual) and onednn_convolves(computed_in(x))
 
 
 def is_learning(*tensors: Tensor | None) -> bool:
-    """Whether a gradient of any of these is wanted."""
+    """Return whether any of these needs a gradient."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def may_leave_torch(x: Tensor) -> bool:
-    """Whether an operator that is not torch's own can be called on a tensor now, gradients aside."""
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+    """Return whether private operators of oneDNN may be called on a tensor now, gradients aside."""
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return False  # an exported graph holds standard operators only
     return x.device.type == "cpu" and bool(torch.backends.mkldnn.enabled)
 
 
 def computed_in(x: Tensor) -> torch.dtype:
-    """The type that an operator on `x` computes in, autocast included."""
+    """Return the type that an operator on `x` computes in, autocast included."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Convert tensors to the CPU's autocast type; None stays None."""
+    return tuple(x if x is None else x.to(torch.get_autocast_dtype("cpu")) for x in tensors)
 
 
 def _fused(
     x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, relu: bool, residual: Tensor | None
 ) -> Tensor:
     if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-        residual = None if residual is None else residual.to(dtype)
+        x, weight, bias, residual = autocast(x, weight, bias, residual)
     elif isinstance(conv, PackedConv2d):
         weight = conv.packed_for(x)
-    shape = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+    geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
     if residual is None:
         unary = "relu" if relu else "none"
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, unary, [], "")
-    if not residual.is_contiguous(memory_format=torch.channels_last):  # oneDNN would leave the sum to torch
-        y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, "none", [], "") + residual
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, unary, [], "")
+        return y
+    if not residual.is_contiguous(
+        memory_format=torch.channels_last
+    ):  # oneDNN needs channels last for the sum
+        y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, "none", [], "") + residual
         return F.relu(y) if relu else y
-    # The sum is written over the residual, which nobody reads again: no new map is allocated.
-    return torch.ops.mkldnn._convolution_pointwise_.binary(
-        residual, x, weight, bias, *shape, "add", 1.0, "relu" if relu else None, [], ""
+    # The sum overwrites the residual, which is not read again: no new map is allocated.
+    y = torch.ops.mkldnn._convolution_pointwise_.binary(
+        residual, x, weight, bias, *geometry, "add", 1.0, "relu" if relu else None, [], ""
     )
+    return y

@@ -1,4 +1,4 @@
-"""What an edit means at a site: whether it fits there, and which heads, queries, keys... it names."""
+"""Edits at an attention site: checks that an edit fits there, and masks of the heads, queries and keys it selects."""
 
 from __future__ import annotations
 
@@ -14,68 +14,56 @@ from detrscope.core.types import Level
 
 
 def broadcast_scores(edit: Bias, shape: tuple[int, ...]) -> Tensor:
-    """The scores of a bias.
+    """Return the scores of a bias.
 
     Raises:
-        UserError: they do not broadcast to the shape of the site's scores.
+        UserError: they do not broadcast to `shape`, the shape of the site's scores.
     """
-    try:
-        fits = torch.broadcast_shapes(edit.scores.shape, shape) == torch.Size(shape)
-    except RuntimeError:
-        fits = False
-    if not fits:
-        found = list(edit.scores.shape)
-        raise UserError(f"bias at '{edit.site}': {found} does not broadcast to {list(shape)}")
+    own = edit.scores.shape
+    aligned = zip(reversed(own), reversed(shape), strict=False)
+    if len(own) > len(shape) or any(size not in (1, full) for size, full in aligned):
+        raise UserError(f"bias at '{edit.site}': {list(own)} does not broadcast to {list(shape)}")
     return edit.scores
 
 
 def swapped(edit: Swap, parts: Mapping[str, Tensor]) -> Tensor:
-    """The tensor that a swap puts in place of one of the site's parts, in that one's type and on its device.
+    """Return the tensor of a swap in the type and on the device of the part that it replaces.
 
     Raises:
         UserError: the site has no such part, or it has another shape.
     """
-    if edit.what not in parts:
-        raise UserError(f"swap at '{edit.site}': no {edit.what} there; valid: {', '.join(sorted(parts))}")
-    old = parts[edit.what]
+    if edit.part not in parts:
+        raise UserError(f"swap at '{edit.site}': no {edit.part} there; valid: {', '.join(sorted(parts))}")
+    old = parts[edit.part]
     if edit.tensor.shape != old.shape:
         found, expected = list(edit.tensor.shape), list(old.shape)
-        raise UserError(f"swap of the {edit.what} at '{edit.site}': expected {expected}, found {found}")
+        raise UserError(f"swap of the {edit.part} at '{edit.site}': expected {expected}, found {found}")
     return edit.tensor.to(old)
 
 
-def crossing(
-    edit: Gain, named: Mapping[int, tuple[str, tuple[int, ...] | None]], shape: tuple[int, ...]
+def selection_mask(
+    edit: Gain, selections: Mapping[int, tuple[str, tuple[int, ...] | None]], shape: tuple[int, ...]
 ) -> Tensor:
-    """True where all that a gain names cross; of size 1 along axes where it names nothing.
+    """Return a mask that is True where all selections of a gain hold; of size 1 along axes without a selection.
 
     Args:
-        edit: for the message.
-        named: axis -> what lies along it, and which of them; None is all.
+        edit: the gain, for messages.
+        selections: axis -> its name and the selected indices; None selects all.
         shape: of the site's weights.
 
     Raises:
-        UserError: an index that the axis does not have.
+        UserError: an index out of range.
     """
-    chosen = torch.ones([1] * len(shape), dtype=torch.bool)
-    for axis, (name, indices) in named.items():
+    mask = torch.ones([1] * len(shape), dtype=torch.bool)
+    for axis, (name, indices) in selections.items():
         if indices is not None:
-            along = _along(edit, name, indices, shape[axis])
-            chosen = chosen & along.view([-1 if a == axis else 1 for a in range(len(shape))])
-    return chosen
+            along = _index_mask(edit, name, indices, shape[axis])
+            mask = mask & along.view([-1 if a == axis else 1 for a in range(len(shape))])
+    return mask
 
 
-def _along(edit: Gain, name: str, indices: tuple[int, ...], size: int) -> Tensor:
-    wrong = [i for i in indices if not -size <= i < size]
-    if wrong:
-        raise UserError(f"gain at '{edit.site}': {name} {wrong[0]} is outside 0..{size - 1}")
-    along = torch.zeros(size, dtype=torch.bool)
-    along[list(indices)] = True
-    return along
-
-
-def in_levels(edit: Gain, levels: Sequence[Level], tokens: int) -> Tensor:
-    """Which of the tokens [S] lie in the levels that a gain names.
+def level_mask(edit: Gain, levels: Sequence[Level], tokens: int) -> Tensor:
+    """Return a mask [S] of the tokens in the levels that a gain selects.
 
     Raises:
         UserError: the keys of this site are not the tokens of the maps, or there is no such level.
@@ -83,15 +71,22 @@ def in_levels(edit: Gain, levels: Sequence[Level], tokens: int) -> Tensor:
     ends = [0, *accumulate(h * w for h, w in levels)]
     if ends[-1] != tokens or not levels:
         raise UserError(
-            f"gain at '{edit.site}': levels are named and the {tokens} keys there are not the tokens of the maps"
+            f"gain at '{edit.site}': it selects levels, but the {tokens} keys there are not tokens of the feature maps"
         )
     assert edit.levels is not None
-    chosen = _along(edit, "level", edit.levels, len(levels))
-    return torch.cat(
-        [one.expand(end - start) for one, start, end in zip(chosen, ends, ends[1:], strict=False)]
-    )
+    selected = _index_mask(edit, "level", edit.levels, len(levels))
+    return selected.repeat_interleave(torch.tensor([level.tokens for level in levels]))
 
 
-def between_queries(site: str) -> bool:
-    """Whether the keys of a site are the queries, however many they are, and not tokens of the maps."""
+def _index_mask(edit: Gain, name: str, indices: tuple[int, ...], size: int) -> Tensor:
+    wrong = [i for i in indices if not -size <= i < size]
+    if wrong:
+        raise UserError(f"gain at '{edit.site}': {name} {wrong[0]} is outside 0..{size - 1}")
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[list(indices)] = True
+    return mask
+
+
+def has_query_keys(site: str) -> bool:
+    """Return whether the keys of a site are queries rather than tokens of the feature maps."""
     return site.startswith("decoder.") and site.endswith(".self")

@@ -1,21 +1,21 @@
-"""Linear layers by oneDNN where it is at least as fast as torch's own choice, and two without their hidden map."""
+"""Linear layers by oneDNN where it is at least as fast as torch, and a feed-forward without a whole hidden map."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.ops.convolution import computed_in, is_learning, may_leave_torch
+from detrscope.ops.convolution import autocast, computed_in, is_learning, may_leave_torch
 from detrscope.ops.kernels.machine import onednn_multiplies
 
-ROWS = 2048  # of a hidden map at once: few enough for the cache, enough for the matrix product
+ROWS = 2048  # tokens of a hidden map at once: few enough for the cache, enough for the matrix product
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
-    """`relu(x @ weight^T + bias)`, or without the ReLU.
+    """Compute `relu(x @ weight^T + bias)`, or without the ReLU.
 
     Args:
         x: [..., I].
@@ -28,12 +28,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     """
     if _may_use_onednn(x, weight, bias):
         if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            x, weight = x.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
+            x, weight, bias = autocast(x, weight, bias)
         return _multiply(x, weight, bias, relu)
     if _may_learn_by_onednn(x, weight):
-        return _Linear.apply(x, weight, bias, relu)
+        return cast(Tensor, _Linear.apply(x, weight, bias, relu))
     y = F.linear(x, weight, bias)
     return F.relu(y) if relu else y
 
@@ -41,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
 def two_linear(
     x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor
 ) -> Tensor:
-    """A linear layer, a ReLU and a linear layer over many tokens, some at a time: no hidden map is ever whole.
+    """Compute linear, ReLU, linear over many tokens, `ROWS` at a time, so that no hidden map is ever whole.
 
     Args:
         x: [..., D].
@@ -55,30 +53,32 @@ def two_linear(
     """
     parts = [
         linear(linear(rows, expand, expand_bias, relu=True), contract, contract_bias)
-        for rows in x.flatten(0, -2).split(ROWS)
+        for rows in torch.split(x.flatten(0, -2), ROWS)
     ]
     out = torch.cat(parts) if len(parts) > 1 else parts[0]  # [n, D]
     return out.view(*x.shape[:-1], -1)
 
 
 def _may_use_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether oneDNN's linear layer can stand in for torch's now: on a CPU, nothing learning or exported."""
+    """Return whether oneDNN's linear layer applies now: on a CPU, without gradients or export."""
     return may_leave_torch(x) and not is_learning(x, weight, bias) and onednn_multiplies(computed_in(x))
 
 
 def _may_learn_by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether to take the product and its gradients from oneDNN; of bf16 torch does that by itself."""
+    """Return whether to take the product and its gradients from oneDNN; for bf16, torch does so itself."""
     fits = x.dtype == weight.dtype == torch.float32 and x.dim() > 1 and x.numel() > 0
     free = may_leave_torch(x) and not torch.is_autocast_enabled("cpu")
     return fits and free and is_learning(x, weight) and onednn_multiplies(x.dtype)
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+    return cast(
+        Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+    )
 
 
 class _Linear(torch.autograd.Function):
-    """The layer and its gradients, which are such products too."""
+    """Linear layer whose gradients are oneDNN products too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
@@ -101,7 +101,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
-    """`a^T @ b`: [n, O], [n, I] -> [O, I]. The first factor is copied on the way; it shall be the narrower one."""
+    """Compute `a^T @ b`: [n, O], [n, I] -> [O, I]. The first factor is copied, so it should be the narrower one."""
     if a.shape[1] > b.shape[1]:
         return linear(b.t(), a.t(), None).t()
     return linear(a.t(), b.t(), None)

@@ -1,4 +1,4 @@
-"""Where a token is: sine encodings of places in an image."""
+"""Positions: token centres, sine encodings, reference points and boxes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from detrscope.core.types import Level
 
 
-def pixel_centres(padding: Tensor | None, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Running count of unpadded rows and columns, 1 at the first, and 0..1-normalised by the caller.
+def unpadded_counts(padding: Tensor | None, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Count the unpadded rows and columns up to each pixel, from 1.
 
     Returns:
-        y, x: [B or 1, H, W] float32 counts.
+        y, x: [B or 1, H, W] float32.
     """
     if padding is None:
         y = torch.arange(1, height + 1, dtype=torch.float32, device=like.device)
@@ -26,7 +26,7 @@ def pixel_centres(padding: Tensor | None, height: int, width: int, like: Tensor)
 
 
 def token_centres(padding: Tensor | None, height: int, width: int, like: Tensor) -> Tensor:
-    """Middle of each cell as x, y in 0..1 of the unpadded image: [B or 1, H*W, 2] float32.
+    """Return the centre x, y of each token of a map, 0..1 of the unpadded image: [B or 1, H*W, 2] float32.
 
     Args:
         padding: [B, H, W] bool, True at padding, or None.
@@ -34,35 +34,37 @@ def token_centres(padding: Tensor | None, height: int, width: int, like: Tensor)
         width: W.
         like: gives the device.
     """
-    y, x = pixel_centres(padding, height, width, like)  # counts from 1
+    y, x = unpadded_counts(padding, height, width, like)  # counts from 1
     inside_y = y[:, -1:, :].clamp(min=1)
     inside_x = x[:, :, -1:].clamp(min=1)
     return torch.stack([(x - 0.5) / inside_x, (y - 0.5) / inside_y], dim=-1).flatten(1, 2)
 
 
 def pyramid_centres(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
-    """Middle of each cell of all maps as x, y of the unpadded image, beyond 1 in padding: [B or 1, S, 2] float32.
+    """Return the centre x, y of each token of all maps: [B or 1, S, 2] float32.
+
+    Centres are 0..1 of the unpadded image and beyond 1 in padding.
 
     Args:
         padding: [B, S] bool, True at padding; S runs over the levels in order. Images lie at the upper left.
         levels: sizes of the maps.
-        like: gives the device, and float64 where it is that.
+        like: gives the device, and the type where it is float64.
     """
-    exact = torch.promote_types(like.dtype, torch.float32)
-    ratios = valid_ratios(padding, levels, like.new_ones((), dtype=exact))  # [B or 1, L, 2]
-    places = []
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    ratios = valid_ratios(padding, levels, like.new_ones((), dtype=dtype))  # [B or 1, L, 2]
+    centres = []
     for ratio, (height, width) in zip(ratios.unbind(1), levels, strict=True):
-        y = (torch.arange(height, device=like.device, dtype=exact) + 0.5) / (height * ratio[:, 1:])  # [B, H]
-        x = (torch.arange(width, device=like.device, dtype=exact) + 0.5) / (width * ratio[:, :1])  # [B, W]
+        y = (torch.arange(height, device=like.device, dtype=dtype) + 0.5) / (height * ratio[:, 1:])  # [B, H]
+        x = (torch.arange(width, device=like.device, dtype=dtype) + 0.5) / (width * ratio[:, :1])  # [B, W]
         y, x = y[:, :, None].expand(-1, -1, width), x[:, None].expand(-1, height, -1)
-        places.append(torch.stack([x, y], dim=-1).flatten(1, 2))  # [B, H*W, 2]
-    return torch.cat(places, dim=1)
+        centres.append(torch.stack([x, y], dim=-1).flatten(1, 2))  # [B, H*W, 2]
+    return torch.cat(centres, dim=1)
 
 
 def valid_ratios(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
-    """How much of each map is image rather than padding, along x and y: [B, L, 2], or ones [1, L, 2] without padding.
+    """Return the share of each map that is image, along x and y: [B, L, 2], or ones [1, L, 2] without padding.
 
-    Multiplied by these, places of the unpadded image become places of each padded map.
+    Multiplied by it, coordinates of the unpadded image become coordinates of each padded map.
 
     Args:
         padding: [B, S] bool, True at padding; S runs over the levels in order. Images lie at the upper left.
@@ -72,31 +74,32 @@ def valid_ratios(padding: Tensor | None, levels: Sequence[Level], like: Tensor) 
     if padding is None:
         return like.new_ones(1, len(levels), 2)
     ratios = []
-    for part, (height, width) in zip(padding.split([h * w for h, w in levels], dim=1), levels, strict=True):
-        inside = ~part.unflatten(1, (height, width))  # [B, H, W]
+    parts = torch.split(padding, [h * w for h, w in levels], dim=1)
+    for part, (height, width) in zip(parts, levels, strict=True):
+        inside = ~part.reshape(-1, height, width)  # [B, H, W]
         ratios.append(torch.stack([inside[:, 0].sum(1) / width, inside[:, :, 0].sum(1) / height], dim=-1))
     return torch.stack(ratios, dim=1).to(like.dtype)
 
 
-def sine_coordinates(places: Tensor, channels: int) -> Tensor:
-    """Sine encoding of each coordinate, at temperature 20 as in DAB-DETR (arXiv:2201.12329, section 4.4).
+def sine_coordinates(coordinates: Tensor, channels: int) -> Tensor:
+    """Encode coordinates by sines of temperature 20, as DAB-DETR does (arXiv:2201.12329, section 4.4).
 
     Args:
-        places: [..., n] coordinates in 0..1, such as x, y or cx, cy, w, h.
+        coordinates: [..., n] in 0..1, such as x, y or cx, cy, w, h.
         channels: per coordinate, even.
 
     Returns:
         [..., n * channels], sines of a coordinate before its cosines.
     """
-    power = torch.arange(channels // 2, device=places.device, dtype=torch.float32) / (channels // 2)
-    angle = places.float()[..., None] * (8 * math.pi) / 20**power  # [..., n, channels/2]
-    return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2).to(places.dtype)
+    power = torch.arange(channels // 2, device=coordinates.device, dtype=torch.float32) / (channels // 2)
+    angle = coordinates.float()[..., None] * (8 * math.pi) / 20**power  # [..., n, channels/2]
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2).to(coordinates.dtype)
 
 
 def sine_boxes(boxes: Tensor, channels: int) -> Tensor:
-    """Sine encoding of each coordinate, at temperature 10,000, sine and cosine interleaved.
+    """Encode coordinates by sines of temperature 10,000, sine and cosine interleaved.
 
-    The encoding of `sine_position` for numbers in 0..1 (Deformable DETR, arXiv:2010.04159, appendix A.4).
+    This is `sine_position`'s encoding of numbers in 0..1 (Deformable DETR, arXiv:2010.04159, appendix A.4).
 
     Args:
         boxes: [..., n] coordinates in 0..1.
@@ -109,15 +112,15 @@ def sine_boxes(boxes: Tensor, channels: int) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """The logit of a number in 0..1, which is first kept `eps` away from both ends."""
+    """Return the logit of numbers in 0..1, clamped `eps` away from both ends."""
     x = x.clamp(min=eps, max=1 - eps)
     return torch.log(x / (1 - x))
 
 
 def as_boxes(reference: Tensor) -> Tensor:
-    """Reference points as boxes of half the image's size, whose logit is 0: [..., 2 or 4] -> [..., 4].
+    """Turn reference points into boxes of half the image's size, whose logit is 0: [..., 2 or 4] -> [..., 4].
 
-    What a head adds to that logit is then the size itself. Boxes stay as they are.
+    A head that adds to this logit then predicts the logit of the size itself. Boxes stay as they are.
     """
     if reference.shape[-1] == 4:
         return reference
@@ -127,7 +130,7 @@ def as_boxes(reference: Tensor) -> Tensor:
 def sine_position(
     padding: Tensor | None, height: int, width: int, channels: int, like: Tensor, offset: float = 0.0
 ) -> Tensor:
-    """Fixed two-dimensional sine encoding, normalised to the unpadded image.
+    """Return the fixed two-dimensional sine encoding, normalised to the unpadded image.
 
     The encoding of Vaswani et al. 2017 (section 3.5) along y and x, half of the channels each, as DETR uses it
     (arXiv:2005.12872, appendix A.4), with sine and cosine interleaved and temperature 10,000.
@@ -143,17 +146,17 @@ def sine_position(
     Returns:
         [B, H*W, D], or [1, H*W, D] without padding.
     """
-    y, x = pixel_centres(padding, height, width, like)
+    y, x = unpadded_counts(padding, height, width, like)
     eps = 1e-6
     y = (y + offset) / (y[:, -1:, :] + eps) * (2 * math.pi)
     x = (x + offset) / (x[:, :, -1:] + eps) * (2 * math.pi)
-    parts = [_interleaved(place, channels // 2) for place in (y, x)]  # [B, H, W, D/2] each
+    parts = [_interleaved(angle, channels // 2) for angle in (y, x)]  # [B, H, W, D/2] each
     return torch.cat(parts, dim=-1).flatten(1, 2).to(like.dtype)
 
 
 def _interleaved(angle: Tensor, channels: int) -> Tensor:
-    """Sine, cosine, sine ... of an angle over ever longer periods: [...] -> [..., channels]."""
+    """Return sine, cosine, sine ... of an angle at increasing periods: [...] -> [..., channels]."""
     steps = torch.arange(channels, device=angle.device, dtype=torch.float32)
-    period = 10000 ** (steps.div(2, rounding_mode="floor") * 2 / channels)  # [channels], pairs alike
-    turned = angle[..., None] / period
-    return torch.stack([turned[..., 0::2].sin(), turned[..., 1::2].cos()], dim=-1).flatten(-2)
+    period = 10000 ** (steps.div(2, rounding_mode="floor") * 2 / channels)  # [channels], equal in pairs
+    scaled = angle[..., None] / period
+    return torch.stack([scaled[..., 0::2].sin(), scaled[..., 1::2].cos()], dim=-1).flatten(-2)

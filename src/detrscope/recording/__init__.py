@@ -1,1 +1,1 @@
-"""Snapshots of probe images while a model trains; `timelapse` films are made of them."""
+"""Snapshots of probe images while a model trains, for the films of `timelapse`."""

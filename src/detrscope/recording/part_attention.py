@@ -1,4 +1,4 @@
-"""How much attention lies on the parts of the probe images' objects, moment by moment."""
+"""Attention on the parts of annotated objects, one row of attention.jsonl for each snapshot."""
 
 from __future__ import annotations
 
@@ -8,77 +8,64 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detrscope.core.snapshot import ProbeSnapshot
+from detrscope.core.records import to_float32
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.metrics import mass_in
 from detrscope.lens.token_coverage import area_of_masks, cover_of_masks
 from detrscope.recording.probe_images import AnnotatedImage
-from detrscope.training.run_folder import Row
-
-
-@dataclass(frozen=True)
-class _Regions:
-    """The parts of one object that can be seen in the image."""
-
-    names: tuple[str, ...]
-    cover: Tensor  # [r, S] of each token's cell
-    areas: Tensor  # [r] shares of the image
+from detrscope.training.metrics_table import Row
 
 
 @dataclass(frozen=True)
 class PartAttention:
-    """One part of one object at one moment."""
+    """Attention on one part of one object at one step."""
 
     name: str
-    mass: float  # of attention of the query that answers for the object, mean over heads of the last layer
-    area: float  # of the image; attention spread evenly would have this mass
+    mass: float  # attention of the query matched with the object, mean over heads of the last layer
+    area: float  # share of the image; uniform attention would have this mass
 
 
 class PartMeter:
-    """Measures looks; where each part lies is worked out once."""
+    """Measures attention on parts of objects; the masks of an object are reduced to tokens once."""
 
-    def __init__(self, probes: Sequence[AnnotatedImage]) -> None:
-        self._probes = {probe.name: probe for probe in probes}
-        self._regions: dict[tuple[str, int], _Regions] = {}
+    def __init__(self, images: Sequence[AnnotatedImage]) -> None:
+        self._images = {image.name: image for image in images}
+        self._visible: dict[tuple[str, int], tuple[list[str], Tensor, Tensor]] = {}
 
-    def measure(
-        self, name: str, trace: TraceData, look: ProbeSnapshot, matched: Mapping[int, int]
-    ) -> list[PartAttention]:
-        """Every part of every object.
+    def measure(self, name: str, trace: TraceData, matched: Mapping[int, int]) -> list[PartAttention]:
+        """Return the attention on every visible part of every matched object.
 
         Args:
-            name: of the probe image.
-            trace: the look before it was cut down, for its geometry.
-            look: what was kept of it.
-            matched: the query that answers for each object.
+            name: name of the image.
+            trace: trace with the record of the last cross-attention.
+            matched: query matched with each object.
         """
-        rows = look.rows()  # [n, S]
-        kept = look.query_ids.tolist()
-        found: list[PartAttention] = []
-        for index, query in matched.items():
-            regions = self._regions_of(name, index, trace)
-            masses = mass_in(rows[kept.index(query)], regions.cover)
-            found += map(PartAttention, regions.names, masses.tolist(), regions.areas.tolist())
-        return found
+        record = to_float32(trace.record(trace.site("decoder.cross")))
+        queries = torch.tensor(list(matched.values()), dtype=torch.int64)
+        rows = record.rows(queries)[0].float().mean(0)  # [m, S]
+        parts: list[PartAttention] = []
+        for index, row in zip(matched, rows, strict=True):
+            names, cover, areas = self._visible_parts(name, index, trace)
+            parts += map(PartAttention, names, mass_in(row, cover).tolist(), areas.tolist())
+        return parts
 
-    def _regions_of(self, name: str, index: int, trace: TraceData) -> _Regions:
-        key = (name, index)
-        if key not in self._regions:
-            names, masks = self._probes[name].regions(index)
-            share = area_of_masks(masks)
-            seen = share > 0
-            cover = cover_of_masks(masks[seen], trace.geometry, trace.levels)
-            kept = tuple(name for name, is_seen in zip(names, seen.tolist(), strict=True) if is_seen)
-            self._regions[key] = _Regions(kept, cover, share[seen])
-        return self._regions[key]
+    def _visible_parts(self, name: str, index: int, trace: TraceData) -> tuple[list[str], Tensor, Tensor]:
+        """Return the names of an object's visible parts, their cover of the tokens [r, S] and their areas [r]."""
+        if (name, index) not in self._visible:
+            names, masks = self._images[name].parts_of(index)
+            areas = area_of_masks(masks)
+            visible = areas.nonzero().flatten()
+            cover = cover_of_masks(masks[visible], trace.geometry, trace.levels)
+            self._visible[name, index] = [names[i] for i in visible.tolist()], cover, areas[visible]
+        return self._visible[name, index]
 
 
-def attention_row(step: int, epoch: float, found: Sequence[PartAttention]) -> Row:
-    """Means over the objects that have a part: a row of attention.jsonl; docs/timelapse.md lists its columns."""
+def attention_row(step: int, epoch: float, parts: Sequence[PartAttention]) -> Row:
+    """Return a row of attention.jsonl: means over the objects that have a part; columns as in docs/timelapse.md."""
     row: Row = {"step": step, "epoch": round(epoch, 4)}
-    for name in dict.fromkeys(one.name for one in found):
-        own = [one for one in found if one.name == name]
-        row[f"mass/{name}"] = float(torch.tensor([one.mass for one in own]).mean())
-        row[f"area/{name}"] = float(torch.tensor([one.area for one in own]).mean())
+    for name in dict.fromkeys(part.name for part in parts):
+        own = [part for part in parts if part.name == name]
+        row[f"mass/{name}"] = float(torch.tensor([part.mass for part in own]).mean())
+        row[f"area/{name}"] = float(torch.tensor([part.area for part in own]).mean())
         row[f"objects/{name}"] = len(own)
     return row

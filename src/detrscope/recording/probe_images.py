@@ -1,4 +1,4 @@
-"""Probe images: the pictures that are looked at while a model learns, with whatever truth is known of them."""
+"""Probe images: images recorded during training, with their ground truth where it is known."""
 
 from __future__ import annotations
 
@@ -16,48 +16,60 @@ from detrscope.core.errors import UserError
 from detrscope.core.types import Regions, Target
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import read_upright
-from detrscope.data.open_dataset import SOURCES, read
+from detrscope.data.open_dataset import SOURCE_FORMATS, read_dataset
 from detrscope.data.segmentation import SegmentationMap, box_regions, segmentation_of
 from detrscope.data.validation_log import ValidationLog
 from detrscope.evaluation.class_matching import match_classes
-from detrscope.inference.media import UniqueNames, expand
+from detrscope.inference.media_sources import UniqueNames, expand
 from detrscope.training.config import RunConfig
 
-MOST = 32  # pictures that are watched without being asked for by number
+MAX_UNCOUNTED = 32  # images of a source that are recorded without `count`
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """A picture to be watched. Its objects are those whose class the model knows, crowds left out."""
+    """An image with its annotations in the terms of one model: objects of its classes, without crowds.
 
-    name: str  # unique among those that are watched
+    Attributes:
+        name: unique name, from the file.
+        path: path of the file.
+        image: [3, H, W] uint8, upright.
+        orientation: EXIF orientation of the file.
+        boxes_xyxy: [M, 4] pixels.
+        labels: [M] int64, class index of the model.
+        annotation_indices: M indices of the objects among all annotations of the image.
+        segmentation: the object under each pixel, where it is known.
+        class_names: class of every annotation, in their order.
+    """
+
+    name: str
     path: Path
-    image: Tensor  # [3, H, W] uint8, upright
-    orientation: int  # EXIF's
-    boxes_xyxy: Tensor  # [M, 4] pixels
-    labels: Tensor  # [M] class index of the model
-    places: tuple[int, ...]  # M, of the objects among the annotations
-    ground: SegmentationMap | None = None
-    class_names: tuple[str, ...] = ()  # of all annotations, in their order
+    image: Tensor
+    orientation: int
+    boxes_xyxy: Tensor
+    labels: Tensor
+    annotation_indices: tuple[int, ...]
+    segmentation: SegmentationMap | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def targets(self) -> Target:
-        """Classes and boxes, 0..1 of the picture."""
+        """Classes and boxes_cxcywh, 0..1 of the image."""
         height, width = self.image.shape[-2:]
         return Target(self.labels, scale_boxes(xyxy_to_cxcywh(self.boxes_xyxy), 1 / width, 1 / height))
 
     @property
-    def overview(self) -> Regions | None:
-        """What lies under each pixel, where it is known."""
-        if self.ground is None:
+    def regions(self) -> Regions | None:
+        """The object or part under each pixel, where it is known."""
+        if self.segmentation is None:
             return None
-        labels, names = self.ground.overview(self.class_names)
+        labels, names = self.segmentation.overview(self.class_names)
         return Regions(torch.from_numpy(labels), names)
 
-    def regions(self, index: int) -> tuple[tuple[str, ...], Tensor]:
-        """What attention for an object may lie on: names, and masks [r, H, W] bool."""
-        if self.ground is not None:
-            return self.ground.regions(self.places[index])
+    def parts_of(self, index: int) -> tuple[tuple[str, ...], Tensor]:
+        """Return the regions that attention for an object is measured on: names, and masks [r, H, W] bool."""
+        if self.segmentation is not None:
+            return self.segmentation.regions(self.annotation_indices[index])
         x0, y0, x1, y1 = self.boxes_xyxy[index].tolist()
         return box_regions((x0, y0, x1 - x0, y1 - y0), *self.image.shape[-2:])
 
@@ -65,114 +77,113 @@ class AnnotatedImage:
 def open_probe_images(
     config: RunConfig, classes: ClassTable, training: DetectionDataset, val: DetectionDataset | None
 ) -> list[AnnotatedImage]:
-    """The probe images that the config asks for; none where it asks for none.
+    """Read the probe images of a run; an empty list where its config asks for none.
 
     Args:
-        config: see `train.recording`.
-        classes: of the model.
-        training: what is learned from; a probe image that is in it is warned of.
-        val: the split to take pictures from where none are named.
+        config: settings of the run; see `train.recording`.
+        classes: classes of the model.
+        training: training images; a probe image among them gives a warning.
+        val: validation images, used where `train.recording.images` names no source.
 
     Raises:
-        UserError: there are none, too many to be meant, or they cannot be read.
+        UserError: no images, too many without a count, or images that cannot be read.
     """
-    watch = config.train.recording
-    if watch.images is not None:
-        probes = _named(watch.images, watch.split, watch.count, classes)
-    elif watch.count:
+    settings = config.train.recording
+    if settings.images is not None:
+        images = _from_source(settings.images, settings.split, settings.count, classes)
+    elif settings.count:
         if val is None:
             raise UserError(
-                "train.recording.count: the pictures are those of data.val_split, and there is none;"
+                "train.recording.count: probe images are taken from data.val_split, and there is none;"
                 " name others with --probe-images"
             )
         source, split = config.data.val_source or config.data.source, config.data.val_split or ""
         with_objects = [image.id for image in val.images if val.annotations[image.id]]
         if not with_objects:
-            raise UserError("train.recording.count: no validation picture has an object to look at")
+            raise UserError("train.recording.count: no validation image has an object")
         # Read again, since evaluation needs no masks and `val` has none.
-        masked = read(source, split, ValidationLog(split), details=True)
-        probes = probe_images(masked.subset(with_objects[: watch.count]), classes)
+        masked = read_dataset(source, split, ValidationLog(split), details=True)
+        images = annotated_images(masked.subset(with_objects[: settings.count]), classes)
     else:
         return []
-    _warn_of_training_images(probes, training)
-    return probes
+    _warn_of_training_images(images, training)
+    return images
 
 
-def _named(source: str, split: str, pictures: int, classes: ClassTable) -> list[AnnotatedImage]:
-    """From a folder of pictures or a dataset."""
+def _from_source(source: str, split: str, count: int, classes: ClassTable) -> list[AnnotatedImage]:
+    """Read `count` images of a dataset or a folder, or all of them where it is 0."""
     prefix = source.partition(":")[0]
-    is_dataset = (prefix in SOURCES and not Path(source).exists()) or source.lower().endswith(".json")
-    if is_dataset:
-        dataset = read(source, split, ValidationLog(split), details=True)
-        _refuse_crowd(source, len(dataset), pictures)
+    if (prefix in SOURCE_FORMATS and not Path(source).exists()) or source.lower().endswith(".json"):
+        dataset = read_dataset(source, split, ValidationLog(split), details=True)
+        _check_count(source, len(dataset), count)
         ids = [image.id for image in dataset.images]
-        if pictures:
+        if count:
             ids.sort(key=lambda image_id: not dataset.annotations[image_id])  # those with an object first
-        return probe_images(dataset.subset(ids[: pictures or None]), classes)
+        return annotated_images(dataset.subset(ids[: count or None]), classes)
     try:
-        found = [one for one in expand([source]) if not one.is_clip]
+        files = [file for file in expand([source]) if not file.is_video]
     except UserError as error:
         raise UserError(
-            f"train.recording.images: {error}; of a dataset say its kind, such as coco:DIR"
+            f"train.recording.images: {error}; name a dataset with its kind, such as coco:DIR"
         ) from None
-    if not found:
-        raise UserError(f"train.recording.images: {source}: no pictures")
-    _refuse_crowd(source, len(found), pictures)
-    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    if not files:
+        raise UserError(f"train.recording.images: {source}: no images")
+    _check_count(source, len(files), count)
+    boxes, labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     return [
-        AnnotatedImage(one.stem, Path(str(one.content)), *read_upright(one.content), *none, ())
-        for one in found[: pictures or None]
+        AnnotatedImage(file.stem, Path(str(file.content)), *read_upright(file.content), boxes, labels, ())
+        for file in files[: count or None]
     ]
 
 
-def _refuse_crowd(source: str, count: int, pictures: int) -> None:
-    if not pictures and count > MOST:
+def _check_count(source: str, found: int, count: int) -> None:
+    if not count and found > MAX_UNCOUNTED:
         raise UserError(
-            f"train.recording.images: {source} has {count} pictures; say how many of them to watch,"
+            f"train.recording.images: {source} has {found} images; say how many of them to record,"
             " such as --train.recording.count=4"
         )
 
 
-def probe_images(dataset: DetectionDataset, classes: ClassTable) -> list[AnnotatedImage]:
-    """Every picture of a dataset with the truth that a model with these classes can know."""
+def annotated_images(dataset: DetectionDataset, classes: ClassTable) -> list[AnnotatedImage]:
+    """Read every image of a dataset, with the objects whose class a model with these classes knows."""
     index_of = {
         theirs: classes.index_of(ours) for ours, theirs in match_classes(classes, dataset.classes, ()).items()
     }
-    probes: list[AnnotatedImage] = []
-    stems = UniqueNames()
-    for image in dataset.images:
-        rows = dataset.annotations[image.id]
-        known = [i for i, a in enumerate(rows) if not a.iscrowd and a.category_id in index_of]
-        boxes = torch.tensor([rows[i].bbox_xywh for i in known], dtype=torch.float32).view(-1, 4)
-        probes.append(
+    images: list[AnnotatedImage] = []
+    names = UniqueNames()
+    for info in dataset.images:
+        annotations = dataset.annotations[info.id]
+        known = [i for i, a in enumerate(annotations) if not a.iscrowd and a.category_id in index_of]
+        boxes = torch.tensor([annotations[i].bbox_xywh for i in known], dtype=torch.float32).view(-1, 4)
+        images.append(
             AnnotatedImage(
-                stems.unused(image.path.stem),
-                image.path,
-                *read_upright(image.path),
+                names.unused(info.path.stem),
+                info.path,
+                *read_upright(info.path),
                 torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
-                torch.tensor([index_of[rows[i].category_id] for i in known], dtype=torch.int64),
+                torch.tensor([index_of[annotations[i].category_id] for i in known], dtype=torch.int64),
                 tuple(known),
-                segmentation_of(image, rows),
-                tuple(dataset.classes.name_of(a.category_id) for a in rows),
+                segmentation_of(info, annotations),
+                tuple(dataset.classes.name_of(a.category_id) for a in annotations),
             )
         )
-    return probes
+    return images
 
 
-def _warn_of_training_images(probes: Sequence[AnnotatedImage], training: DetectionDataset) -> None:
-    """Say which probe images are trained on: the same file, or a copy of it."""
+def _warn_of_training_images(images: Sequence[AnnotatedImage], training: DetectionDataset) -> None:
+    """Warn of probe images that are training images: the same file, or a copy of it."""
     paths = {image.path.resolve() for image in training.images}
-    sizes: dict[int, list[Path]] = {}
+    by_size: dict[int, list[Path]] = {}
     for path in paths:
         if path.is_file():
-            sizes.setdefault(path.stat().st_size, []).append(path)
-    for probe in probes:
-        own = probe.path.resolve()
-        twins = [own] if own in paths else sizes.get(own.stat().st_size, []) if own.is_file() else []
-        same = [twin for twin in twins if twin == own or twin.read_bytes() == own.read_bytes()]
+            by_size.setdefault(path.stat().st_size, []).append(path)
+    for image in images:
+        own = image.path.resolve()
+        candidates = [own] if own in paths else by_size.get(own.stat().st_size, []) if own.is_file() else []
+        same = [path for path in candidates if path == own or path.read_bytes() == own.read_bytes()]
         if same:
             log.warning(
-                "probe image %s is a training image (%s): what the model does there it may have learned by heart",
-                probe.path.name,
+                "probe image %s is a training image (%s): the model may have memorised it",
+                image.path.name,
                 same[0],
             )

@@ -1,4 +1,4 @@
-"""Training, watched: probe images are looked at again and again while the model learns."""
+"""Record snapshots of probe images while a model trains, and read them back."""
 
 from __future__ import annotations
 
@@ -12,145 +12,138 @@ import torch
 from torch import nn
 
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.checkpoints.load import Loaded
+from detrscope.checkpoints.native import Loaded
 from detrscope.console import log
 from detrscope.core.errors import UserError
-from detrscope.core.geometry import Geometry
 from detrscope.core.model_card import ModelCard
 from detrscope.core.probe import Probe
 from detrscope.core.snapshot import CROSS, ProbeSnapshot, Recording, SnapshotStep
 from detrscope.core.snapshot_file import load_snapshot, save_snapshot, snapshot_paths
 from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_file import load_trace, save_trace
-from detrscope.core.types import Batch, Outputs
+from detrscope.core.types import Outputs
 from detrscope.data.dataset import DetectionDataset
+from detrscope.inference.torch_engine import TorchEngine
+from detrscope.inference.tracing import trace_image
 from detrscope.recording.part_attention import PartMeter, attention_row
 from detrscope.recording.probe_images import AnnotatedImage, open_probe_images
-from detrscope.training.config import RunConfig, TrainConfig
-from detrscope.training.loop import TrainPlan
+from detrscope.training.config import RunConfig
+from detrscope.training.losses.recipe import make_matcher
+from detrscope.training.plan import TrainPlan
 from detrscope.training.run_folder import SNAPSHOTS, TRACES, RunFolder
-from detrscope.training.train_step import make_matcher
+from detrscope.training.train_config import TrainConfig
 
 TRACE = ".trace"
 
 
 class SnapshotRecorder:
-    """Looks at its images when called and keeps what it sees in the run folder, a small file each time.
+    """Recorder that writes one small file for all probe images each time it is called.
 
     Args:
-        folder: of the run.
-        probes: the images, at least one.
-        card: of the model that learns.
-        config: how it learns: the costs of matching, and `recording`.
+        folder: run folder.
+        images: probe images, at least one.
+        card: card of the model in training.
+        config: settings of the training: the costs of matching, and `recording`.
     """
 
     def __init__(
-        self, folder: RunFolder, probes: Sequence[AnnotatedImage], card: ModelCard, config: TrainConfig
+        self, folder: RunFolder, images: Sequence[AnnotatedImage], card: ModelCard, config: TrainConfig
     ) -> None:
         self.folder = folder
-        self.probes = tuple(probes)
+        self.images = tuple(images)
         self.card = card
         self.config = config.recording
         self._matcher = make_matcher(config, card.scoring)
-        self._meter = PartMeter(probes)
+        self._meter = PartMeter(images)
         self._channels: dict[str, tuple[int, ...]] = {}  # of features, by site
-        self._since: float | None = None  # the first look of this process
+        self._started: float | None = None  # time of the first snapshot of this process
         self._seconds = 0.0
 
     def __call__(self, model: nn.Module, step: int, plan: TrainPlan) -> None:
-        """Look with the model as it is after `step` steps."""
+        """Record the model as it is after `step` steps."""
         assert isinstance(model, DetectionTransformer)
         start = time.perf_counter()
-        if self._since is None:
-            self._channels = _channels_on_disk(self.folder / SNAPSHOTS)
-        looks, masses, whole = {}, [], []
+        if self._started is None:
+            self._channels = _recorded_channels(self.folder / SNAPSHOTS)
+        snapshots, parts, full_traces = {}, [], []
         epoch = step / plan.steps_per_epoch
-        keeps_whole = self._keeps_whole(step, plan)
+        is_full = self._is_full(step, plan)
+        features = "*" if self.config.features else ()
         with _in_evaluation(model):
-            for probe in self.probes:
-                trace = self._trace(model, probe, "*" if keeps_whole else CROSS)
-                if keeps_whole:
-                    whole.append(self._save_whole(probe, trace, step, epoch))
+            for image in self.images:
+                probe = Probe(None if is_full else CROSS, features=features, values=is_full)
+                trace = trace_image(
+                    TorchEngine(model),
+                    self.card,
+                    image.image,
+                    probe,
+                    orientation=image.orientation,
+                    targets=image.targets,
+                    source=str(image.path),
+                )
+                if is_full:
+                    full_traces.append(self._save_full(image, trace, step, epoch))
                 matched = self._matched(trace)
-                look = looks[probe.name] = self._cut(trace, list(matched.values()))
-                masses += self._meter.measure(probe.name, trace, look, matched)
-                image = self.folder / SNAPSHOTS / f"{probe.name}{TRACE}"
-                if not image.is_file():
-                    save_trace(replace(trace, records={}, features={}), image)
-        path = save_snapshot(SnapshotStep(step, epoch, looks), self.folder / SNAPSHOTS)
-        if masses:
-            self.folder.add_attention_row(attention_row(step, epoch, masses))
-        if self._since is None:
-            self._since = start
-            self._tell_size(path, whole, step, plan)
+                snapshots[image.name] = self._snapshot(trace, list(matched.values()))
+                parts += self._meter.measure(image.name, trace, matched)
+                path = self.folder / SNAPSHOTS / f"{image.name}{TRACE}"
+                if not path.is_file():
+                    save_trace(replace(trace, records={}, features={}, original=None), path)
+        path = save_snapshot(SnapshotStep(step, epoch, snapshots), self.folder / SNAPSHOTS)
+        if parts:
+            self.folder.add_attention_row(attention_row(step, epoch, parts))
+        if self._started is None:
+            self._started = start
+            self._log_size(path, full_traces, step, plan)
         self._seconds += time.perf_counter() - start
         if step >= plan.total_steps:
-            share = self._seconds / (time.perf_counter() - self._since)
-            log.info("looking at probe images took %.1f s, %.1f%% of the time", self._seconds, 100 * share)
+            share = self._seconds / (time.perf_counter() - self._started)
+            log.info("recording snapshots took %.1f s, %.1f%% of the time", self._seconds, 100 * share)
 
-    def _keeps_whole(self, step: int, plan: TrainPlan) -> bool:
-        """Whether this is the first look, one in so many, or the last."""
+    def _is_full(self, step: int, plan: TrainPlan) -> bool:
+        """Return whether full traces are stored: at the first snapshot, every `traces` snapshots, and the last."""
         if not self.config.traces:
             return False
-        before = step // (self.config.every or plan.steps_per_epoch)  # looks, of which the first is number 0
-        return before % self.config.traces == 0 or step >= plan.total_steps
+        number = step // (self.config.every or plan.steps_per_epoch)
+        return number % self.config.traces == 0 or step >= plan.total_steps
 
-    def _save_whole(self, probe: AnnotatedImage, trace: TraceData, step: int, epoch: float) -> Path:
+    def _save_full(self, image: AnnotatedImage, trace: TraceData, step: int, epoch: float) -> Path:
         notes = {"epoch": round(epoch, 2), "step": step}
-        path = self.folder / TRACES / f"{probe.name}-step_{step:07d}{TRACE}"
-        whole = replace(trace, features={}, original=probe.image, regions=probe.overview, notes=notes)
-        return save_trace(whole, path)
-
-    def _trace(self, model: DetectionTransformer, probe: AnnotatedImage, sites: str) -> TraceData:
-        image = self.card.preprocessing.resize(probe.image)
-        height, width = probe.image.shape[-2:]
-        eye = Probe([sites], features=["*"] if self.config.features else ())
-        device = next(model.parameters()).device
-        with torch.no_grad():
-            outputs = model(Batch(self.card.preprocessing.normalise(image)[None].to(device)), probe=eye)
-        trace = TraceData.of_probe(
-            eye,
-            outputs,
-            card=self.card,
-            geometry=Geometry.of_resize(height, width, (image.shape[1], image.shape[2]), probe.orientation),
-            image=image,
-            model_sites=model.sites,
-        )
-        return replace(trace, targets=probe.targets, source=str(probe.path))
+        path = self.folder / TRACES / f"{image.name}-step_{step:07d}{TRACE}"
+        return save_trace(replace(trace, features={}, regions=image.regions, notes=notes), path)
 
     def _matched(self, trace: TraceData) -> dict[int, int]:
-        """The query of the last layer that answers for each object, as training would match them."""
+        """Return the query that training would match with each object, in the last layer."""
         assert trace.targets is not None
         last = Outputs(trace.logits[-1:, None], trace.boxes_cxcywh[-1:, None])
-        found = self._matcher(last, [trace.targets])
-        return dict(zip(found.targets[0].tolist(), found.queries[0].tolist(), strict=True))
+        matches = self._matcher(last, [trace.targets])
+        return dict(zip(matches.targets[0].tolist(), matches.queries[0].tolist(), strict=True))
 
-    def _cut(self, trace: TraceData, matched: Sequence[int]) -> ProbeSnapshot:
-        """Keep the queries that answer for objects, then the best-scoring."""
+    def _snapshot(self, trace: TraceData, matched: Sequence[int]) -> ProbeSnapshot:
+        """Return the trace reduced to the matched queries, then the best-scoring."""
         if not self._channels:
             self._channels = {site: _strongest(trace, site, self.config.features) for site in trace.features}
         best = trace.scores().amax(1).argsort(descending=True, stable=True).tolist()
-        kept = list(dict.fromkeys([*matched, *best]))[: max(len(matched), self.config.queries)]
-        return ProbeSnapshot.of_trace(trace, torch.tensor(sorted(kept)), self._channels)
+        queries = list(dict.fromkeys([*matched, *best]))[: max(len(matched), self.config.queries)]
+        return ProbeSnapshot.of_trace(trace, torch.tensor(sorted(queries)), self._channels)
 
-    def _tell_size(self, path: Path, whole: Sequence[Path], step: int, plan: TrainPlan) -> None:
-        """Say how much disk the looks that are to come will take, as much as the first one each."""
-        rest = [s for s in range(step + 1, plan.total_steps + 1) if plan.snapshot_due(s, self.config.every)]
-        each = path.stat().st_size / 1e6
+    def _log_size(self, path: Path, full_traces: Sequence[Path], step: int, plan: TrainPlan) -> None:
+        """Log how much disk the snapshots of the run will take, estimated from the first."""
+        later = [s for s in range(step + 1, plan.total_steps + 1) if plan.snapshot_due(s, self.config.every)]
+        size = path.stat().st_size / 1e6
         log.info(
-            "%d probe images x %d looks: about %.3g MB in %s (%.3g MB a look)",
-            len(self.probes),
-            1 + len(rest),
-            each * (1 + len(rest)),
+            "%d probe images x %d snapshots: about %.3g MB in %s (%.3g MB a snapshot)",
+            len(self.images),
+            1 + len(later),
+            size * (1 + len(later)),
             path.parent,
-            each,
+            size,
         )
-        if whole:
-            times = 1 + sum(self._keeps_whole(s, plan) for s in rest)
-            size = sum(one.stat().st_size for one in whole) / 1e6
-            log.info(
-                "%d of them with whole traces: about %.3g MB in %s", times, size * times, whole[0].parent
-            )
+        if full_traces:
+            count = 1 + sum(self._is_full(s, plan) for s in later)
+            size = sum(path.stat().st_size for path in full_traces) / 1e6
+            folder = full_traces[0].parent
+            log.info("%d of them with full traces: about %.3g MB in %s", count, size * count, folder)
 
 
 def make_recorder(
@@ -160,59 +153,57 @@ def make_recorder(
     training: DetectionDataset,
     val: DetectionDataset | None,
 ) -> SnapshotRecorder | None:
-    """Looks at the probe images of a run, where its config asks for them.
+    """Return the recorder of a run, or None where its config asks for no probe images.
 
     Raises:
         UserError: see `open_probe_images`; or features are asked of a backbone that gives none.
     """
-    probes = open_probe_images(config, loaded.card.classes, training, val)
-    if probes and config.train.recording.features and not loaded.model.feature_sites:
+    images = open_probe_images(config, loaded.card.classes, training, val)
+    if images and config.train.recording.features and not loaded.model.feature_sites:
         raise UserError("train.recording.features: this backbone does not give the maps of its convolutions")
-    return SnapshotRecorder(folder, probes, loaded.card, config.train) if probes else None
+    return SnapshotRecorder(folder, images, loaded.card, config.train) if images else None
 
 
 def load_recording(run: str | Path) -> Recording:
-    """What a `SnapshotRecorder` has kept, with the metrics of the run.
+    """Read the snapshots and metrics of a run folder.
 
     Raises:
-        UserError: no looks, or they cannot be read.
+        UserError: no snapshots, or they cannot be read.
     """
     folder = RunFolder(run)
     if not folder.path.is_dir():
-        raise UserError(f"{folder.path}: no such folder; expected a run")
-    looks = folder / SNAPSHOTS
-    images = {path.stem: load_trace(path) for path in sorted(looks.glob(f"*{TRACE}"))}
-    moments = [load_snapshot(path) for path in snapshot_paths(looks)]
-    if not moments or not images:
-        old = " that this version reads (those of an older one are .npz)" if any(looks.glob("*.npz")) else ""
-        raise UserError(f"{folder.path}: holds no looks{old}; train with --probe-images DIR")
-    names = [name for name in moments[0].looks if name in images]
+        raise UserError(f"{folder.path}: no such folder; expected a run folder")
+    snapshots = folder / SNAPSHOTS
+    images = {path.stem: load_trace(path) for path in sorted(snapshots.glob(f"*{TRACE}"))}
+    steps = [load_snapshot(path) for path in snapshot_paths(snapshots)]
+    if not steps or not images:
+        raise UserError(f"{folder.path}: holds no snapshots; train with --probe-images DIR")
     return Recording(
         folder.path.resolve().name,
-        {name: images[name] for name in names},
-        moments,
+        {name: images[name] for name in steps[0].snapshots if name in images},
+        steps,
         folder.rows(),
         folder.attention_rows(),
     )
 
 
 def _strongest(trace: TraceData, site: str, count: int) -> tuple[int, ...]:
-    """The channels with the greatest mean square."""
+    """Return the channels with the greatest mean square."""
     strength = trace.features[site].float().square().mean((1, 2))  # [C]
     return tuple(strength.topk(min(count, len(strength))).indices.tolist())
 
 
-def _channels_on_disk(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The channels that earlier looks of this run have kept."""
+def _recorded_channels(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the channels that earlier snapshots of this run have stored, by site."""
     for path in snapshot_paths(folder)[:1]:
-        for look in load_snapshot(path).looks.values():
-            return {site: maps.channels for site, maps in look.features.items()}
+        for snapshot in load_snapshot(path).snapshots.values():
+            return {site: maps.channels for site, maps in snapshot.features.items()}
     return {}
 
 
 @contextmanager
 def _in_evaluation(model: nn.Module) -> Iterator[None]:
-    """In the `with`, every module is in evaluation mode; afterwards each is in the mode it was in."""
+    """Put every module into evaluation mode within the `with`, and back into its own mode after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

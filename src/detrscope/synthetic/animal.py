@@ -1,4 +1,4 @@
-"""Dogs, and the cats that are nearly dogs: a body of parts in a pose, with a coat."""
+"""Dogs, and cats as near misses: a body of parts in a pose, with a coat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COATS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Body:
-    """Where the joints are, and how thick."""
+    """Joints of a body and their radii."""
 
     pose: Pose
     hip: Point
@@ -33,7 +33,7 @@ class Body:
 
 
 def draw_animal(rng: np.random.Generator, species: Species, light: Point) -> Sketch:
-    """One animal looking along +x, its feet on y = 0."""
+    """Draw an animal that faces +x with its feet on y = 0."""
     sketch = Sketch(light, line=rng.uniform(0.022, 0.034))
     coat, second = _coat(rng)
     cat = species == "cat"
@@ -44,9 +44,7 @@ def draw_animal(rng: np.random.Generator, species: Species, light: Point) -> Ske
     _legs(sketch, rng, body, far, tone(socks, 0.8), near=False)
     neck = _neck(rng, body, cat)
     torso = _torso(body)
-    sketch.solid(
-        torso, tube([body.shoulder, neck], [0.8 * body.girth, 0.55 * body.girth]), part=BODY, colour=coat
-    )
+    sketch.solid(BODY, coat, torso, tube([body.shoulder, neck], [0.8 * body.girth, 0.55 * body.girth]))
     _fur(sketch, rng, body, coat, second, stripes=cat and rng.random() < 0.5)
     _legs(sketch, rng, body, coat, socks, near=True)
     if rng.random() < (0.15 if cat else 0.4):
@@ -59,7 +57,7 @@ def draw_animal(rng: np.random.Generator, species: Species, light: Point) -> Ske
 
 
 def _coat(rng: np.random.Generator) -> tuple[Colour, Colour]:
-    """The colour of the fur and a second one that goes with it. One in four is of a colour that no dog has."""
+    """Return the colour of the fur and of its markings. One coat in four has a colour that no dog has."""
     if rng.random() < 0.75:
         coat = _COATS[rng.integers(len(_COATS))]
         r, g, b = (int(np.clip(c + rng.integers(-14, 15), 30, 250)) for c in coat)
@@ -98,7 +96,7 @@ def _torso(body: Body) -> Shape:
 
 
 def _neck(rng: np.random.Generator, body: Body, cat: bool) -> Point:
-    """Where the head sits."""
+    """Return the position of the head."""
     low = body.pose == "stand" and rng.random() < 0.12  # sniffing at the ground
     angle = rng.uniform(-0.35, 0.0) if low else rng.uniform(0.55, 1.25)
     reach = body.girth * 0.75 + (rng.uniform(0.22, 0.34) if cat else rng.uniform(0.28, 0.5))
@@ -126,13 +124,13 @@ def _tail(sketch: Sketch, rng: np.random.Generator, body: Body, cat: bool, colou
         else [radius, radius * 1.25, radius, 0.4 * radius]
     )
     start = (body.hip[0], body.hip[1])
-    sketch.solid(tube([start, *spine], [radius, *thick]), part=TAIL, colour=colour)
+    sketch.solid(TAIL, colour, tube([start, *spine], [radius, *thick]))
 
 
 def _legs(
     sketch: Sketch, rng: np.random.Generator, body: Body, colour: Colour, paws: Colour, *, near: bool
 ) -> None:
-    """The two legs of one side."""
+    """Draw the two legs of one side."""
     r, shift = body.leg, 0.0 if near else 0.13
     (hx, hy), (sx, sy) = body.hip, body.shoulder
     if body.pose == "stand":
@@ -162,18 +160,18 @@ def _legs(
         elbow = (sx - 0.05 + shift, -1.3 * r)
         limbs = [thigh, tube([(sx - 0.05 + shift, sy * 0.5), elbow, (feet[1][0], -r)], [1.5 * r, 1.3 * r, r])]
     for limb, (x, y) in zip(limbs, feet, strict=True):
-        sketch.solid(limb, part=LEGS, colour=colour, glow=near)
-        sketch.solid(blob(x + 0.55 * r, y, 1.55 * r, 1.0 * r), part=PAWS, colour=paws, glow=False)
+        sketch.solid(LEGS, colour, limb, glow=near)
+        sketch.solid(PAWS, paws, blob(x + 0.55 * r, y, 1.55 * r, 1.0 * r), glow=False)
 
 
 def _fur(
     sketch: Sketch, rng: np.random.Generator, body: Body, coat: Colour, second: Colour, *, stripes: bool
 ) -> None:
-    """Spots, patches, a saddle, a pale belly, or stripes, on the body."""
+    """Draw spots, patches, a saddle, a pale belly or stripes on the body."""
     (x0, y0), (x1, y1) = body.hip, body.shoulder
 
     def on_back(t: float, up: float) -> Point:
-        """A point along the body (0 hip, 1 shoulder) and across it (1 the back, -1 the belly)."""
+        """Return a point along the body (0 hip, 1 shoulder) and across it (1 back, -1 belly)."""
         length = math.hypot(x1 - x0, y1 - y0) + 1e-9
         nx, ny = (y1 - y0) / length, -(x1 - x0) / length
         radius = body.waist + (body.girth - body.waist) * t
@@ -203,7 +201,7 @@ def _fur(
         second = tone(coat, 1.6)
         marks.append(blob(*on_back(0.7, -0.9), 0.55, g * 0.7, along))
     if marks:
-        sketch.pattern(*marks, on=BODY, part=FUR, colour=second)
+        sketch.pattern(BODY, FUR, second, *marks)
 
 
 def _collar(sketch: Sketch, rng: np.random.Generator, body: Body, neck: Point) -> None:
@@ -212,5 +210,5 @@ def _collar(sketch: Sketch, rng: np.random.Generator, body: Body, neck: Point) -
     colour = hue(rng.random(), 0.8, 0.85)
     with sketch.placed(x0 + 0.38 * (x1 - x0), y0 + 0.38 * (y1 - y0), angle=angle):
         r = 0.74 * body.girth
-        sketch.flat(slab(-0.045, -r, 0.045, r), part=BODY, colour=colour)
-        sketch.flat(blob(0.0, r * 0.9, 0.055, 0.055), part=BODY, colour=(240, 200, 70))
+        sketch.flat(BODY, colour, slab(-0.045, -r, 0.045, r))
+        sketch.flat(BODY, (240, 200, 70), blob(0.0, r * 0.9, 0.055, 0.055))

@@ -1,4 +1,4 @@
-"""Behind everything: a meadow, a room, or paper. Says where the ground is."""
+"""Backgrounds: a meadow, a room or paper, with the position of the ground."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Kind = Literal["meadow", "room", "paper"]
 
 
 class Background(NamedTuple):
-    """A picture and where things stand in it."""
+    """Background image and the ground on which objects stand."""
 
     image: Image.Image  # RGB
     kind: Kind
-    horizon: float | None  # 0..1 from the top: where the ground begins; None where there is no ground
+    horizon: float | None  # top of the ground, 0..1 of the height; None: no ground
 
 
 def draw_background(rng: np.random.Generator, side: int) -> Background:
-    """A square background."""
+    """Draw a square background."""
     kind: Kind = rng.choice(["meadow", "room", "paper"], p=[0.38, 0.32, 0.3])
     if kind == "paper":
         return Background(_paper(rng, side), kind, None)
@@ -32,7 +32,7 @@ def draw_background(rng: np.random.Generator, side: int) -> Background:
 
 
 def _ramp(size: tuple[int, int], top: Colour, bottom: Colour) -> Image.Image:
-    """Rows from one colour to the other."""
+    """Return a vertical gradient between two colours."""
     share = np.linspace(0, 1, size[1])[:, None]
     rows = (np.array(top) * (1 - share) + np.array(bottom) * share).round().astype(np.uint8)  # [h, 3]
     return Image.fromarray(rows[:, None]).resize(size, Image.Resampling.NEAREST)
@@ -71,12 +71,12 @@ def _meadow(rng: np.random.Generator, side: int, horizon: float) -> Image.Image:
 
 
 def _blades(rng: np.random.Generator, image: Image.Image, grass: Colour, edge: int) -> None:
-    """Tufts and flowers, larger in front."""
+    """Draw tufts and flowers, larger in front."""
     draw = ImageDraw.Draw(image)
     side = image.width
-    places = rng.random((int(rng.integers(10, 45)), 3))
+    points = rng.random((int(rng.integers(10, 45)), 3))
     petals = hue(rng.random(), 0.4, 0.98)
-    for x, near, kind in places.tolist():
+    for x, near, kind in points.tolist():
         y = edge + near * (side - edge)
         r = (0.006 + 0.014 * near) * side
         x *= side
@@ -105,7 +105,7 @@ def _room(rng: np.random.Generator, side: int, horizon: float) -> Image.Image:
     elif paper < 0.45:
         _dots(rng, draw, side, edge, tone(wall, 0.86))
     if rng.random() < 0.75:
-        _on_the_wall(rng, draw, side, horizon)
+        _wall_decoration(rng, draw, side, horizon)
     image.paste(_ramp((side, side - edge), tone(floor, 1.05), tone(floor, 0.8)), (0, edge))
     draw.rectangle((0, edge - 0.02 * side, side, edge + 0.012 * side), fill=tone(wall, 1.5))
     if rng.random() < 0.6:  # boards
@@ -121,8 +121,8 @@ def _room(rng: np.random.Generator, side: int, horizon: float) -> Image.Image:
     return image
 
 
-def _on_the_wall(rng: np.random.Generator, draw: ImageDraw.ImageDraw, side: int, horizon: float) -> None:
-    """A window or a picture."""
+def _wall_decoration(rng: np.random.Generator, draw: ImageDraw.ImageDraw, side: int, horizon: float) -> None:
+    """Draw a window or a painting on the wall."""
     w, h = rng.uniform(0.12, 0.3) * side, rng.uniform(0.4, 0.7) * horizon * side
     x, y = rng.uniform(0.02, 0.7) * side, rng.uniform(0.05, 0.2) * horizon * side
     frame, view = tone(hue(rng.random(), 0.3, 0.6), 1.0), hue(rng.uniform(0.5, 0.62), 0.4, 0.95)
@@ -153,7 +153,7 @@ def _rug(rng: np.random.Generator, draw: ImageDraw.ImageDraw, side: int, edge: i
 
 
 def _paper(rng: np.random.Generator, side: int) -> Image.Image:
-    """Clouds of colour, a plain ramp, stripes, checks or dots."""
+    """Return clouds of colour, a gradient, stripes, checks or dots."""
     first = hue(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.55, 0.98))
     second = hue(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.55, 0.98))
     kind = rng.random()

@@ -1,4 +1,4 @@
-"""A scene: dogs, cats and things on a background, with the box and the parts of every dog."""
+"""Scenes: dogs, cats and props on a background, with the box and the parts of every dog."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from detrscope.synthetic.background import Background, draw_background
 from detrscope.synthetic.props import draw_prop
 from detrscope.synthetic.sketch import Cutout, Point
 
-VERSION = 2  # of what is drawn; another version draws other pixels from the same seed
+VERSION = 2  # another version draws other pixels from the same seed
 MIN_SIZE, MAX_SIZE = 32, 2048
-WITHOUT_DOGS = 0.25  # of the images
-LEAST_VISIBLE = 0.3  # of a dog, for it to be annotated
-_KEPT_VISIBLE = 0.6  # of a dog, whatever is put before it
-_FINER = 2  # drawn at this scale, then reduced
-_TRIES = 8  # to find a place
-_LEAST_INSIDE = 0.75  # of the pixels of a dog
-_MOST_OUTSIDE = 0.2  # of width and of height
-_SHADOW = 70  # of 255
+WITHOUT_DOGS = 0.25  # share of the images
+LEAST_VISIBLE = 0.3  # share of a dog that must be visible for it to be annotated
+_KEPT_VISIBLE = 0.6  # share of a dog that no later object may hide
+_SCALE = 2  # scenes are drawn at this scale, then reduced
+_TRIES = 8  # positions tried for an object
+_LEAST_INSIDE = 0.75  # share of the pixels of a dog inside the image
+_MOST_OUTSIDE = 0.2  # share of width and height outside the image
+_SHADOW = 70  # opacity, of 255
 
-Thing = Literal["dog", "cat", "prop"]
+Kind = Literal["dog", "cat", "prop"]
 
 
 class Scene(NamedTuple):
-    """One picture and all that is known about it. Dogs are numbered from back to front."""
+    """Image with its annotations. Dogs are numbered from back to front."""
 
     image: np.ndarray  # [H, W, 3] uint8, RGB
-    boxes_xyxy: np.ndarray  # [M, 4] float32, pixels: around what is visible of each dog
-    parts: np.ndarray  # [H, W] uint8: `parts.NAMES`, 0 where there is no dog
+    boxes_xyxy: np.ndarray  # [M, 4] float32, pixels, around the visible part of each dog
+    parts: np.ndarray  # [H, W] uint8, as in `parts.NAMES`, 0 where there is no dog
     instance: np.ndarray  # [H, W] uint8: 1 + the row of the dog in boxes_xyxy, 0 where there is none
-    visible: np.ndarray  # [M] float32: the share of each dog that is neither hidden nor outside
+    visible: np.ndarray  # [M] float32, visible share of each dog
 
 
 class _Item(NamedTuple):
-    thing: Thing
-    side: float  # its longer side, pixels of the canvas
-    ground: float  # row of its feet; unused where there is no ground
+    kind: Kind
+    side: float  # longer side, pixels of the canvas
+    ground: float  # row of the feet; unused where there is no ground
 
 
 def draw_scene(seed: int, index: int, size: int = 160) -> Scene:
-    """The scene of a number. It depends on these three arguments only.
+    """Draw a scene, which depends on these three arguments only.
 
     Args:
-        seed: of the dataset, not negative.
-        index: of the image in it, not negative.
-        size: of the image, pixels: 32 to 2048.
+        seed: Random seed of the dataset, 0 or more.
+        index: Index of the image, 0 or more.
+        size: Width and height in pixels, 32 to 2048.
 
     Raises:
         UserError: an argument is out of its range.
@@ -60,19 +60,19 @@ def draw_scene(seed: int, index: int, size: int = 160) -> Scene:
             f"size of {MIN_SIZE} to {MAX_SIZE}"
         )
     rng = np.random.default_rng([seed, index])
-    side = size * _FINER
+    side = size * _SCALE
     background = draw_background(rng, side)
-    stage = _Stage(rng, background)
-    for item in _cast(rng, background, side):
-        stage.enter(item)
-    picture = np.asarray(background.image.reduce(_FINER)).astype(np.int16)
+    canvas = _Canvas(rng, background)
+    for item in _draw_items(rng, background, side):
+        canvas.add(item)
+    pixels = np.asarray(background.image.reduce(_SCALE)).astype(np.int16)
     grain = rng.standard_normal((size, size, 1), dtype=np.float32) * rng.uniform(0.5, 5)
-    image = np.clip(picture + np.rint(grain).astype(np.int16), 0, 255).astype(np.uint8)
-    return Scene(image, *_annotate(_reduce(stage.labels), stage.pixels))
+    image = np.clip(pixels + np.rint(grain).astype(np.int16), 0, 255).astype(np.uint8)
+    return Scene(image, *_annotate(_reduce(canvas.labels), canvas.pixels))
 
 
-class _Stage:
-    """Where things are put, one before the other."""
+class _Canvas:
+    """Scene under construction: objects are pasted from back to front."""
 
     def __init__(self, rng: np.random.Generator, background: Background) -> None:
         side = background.image.width
@@ -81,15 +81,15 @@ class _Stage:
         self.side = side
         self.light: Point = (rng.choice([-1, 1]) * 0.6, -0.8)
         self.labels = np.zeros((side, side), np.uint8)  # 16 x dog + part; 0 where there is no dog
-        self.pixels: list[int] = []  # of each dog as if nothing hid it
+        self.pixels: list[int] = []  # pixels of each whole dog
 
-    def enter(self, item: _Item) -> None:
-        """Draws the thing where it hides no dog too much; leaves it out where there is no such place."""
+    def add(self, item: _Item) -> None:
+        """Paste an object where no dog is hidden too much; leave it out where there is no such position."""
         rng = self.rng
         cutout = self._draw(item)
         solid = np.asarray(cutout.mask) > 0
         for outside in np.linspace(_MOST_OUTSIDE, 0, _TRIES).tolist():
-            x, y = self._place(item, cutout, outside)
+            x, y = self._position(item, cutout, outside)
             top, left, bottom, right = max(y, 0), max(x, 0), y + cutout.mask.height, x + cutout.mask.width
             window = self.labels[top:bottom, left:right]
             inside = solid[top - y : top - y + window.shape[0], left - x : left - x + window.shape[1]]
@@ -101,7 +101,7 @@ class _Stage:
             self._shadow(cutout, x, y)
         self.background.image.paste(cutout.image, (x, y), cutout.mask)
         window[inside] = 0
-        if item.thing == "dog":
+        if item.kind == "dog":
             parts = cutout.parts[top - y : top - y + window.shape[0], left - x : left - x + window.shape[1]]
             window[inside] = parts[inside] + np.uint8(16 * len(self.pixels))
             self.pixels.append(int(solid.sum()))
@@ -110,17 +110,17 @@ class _Stage:
         rng = self.rng
         mirror = bool(rng.random() < 0.5)
         light = (-self.light[0], self.light[1]) if mirror else self.light
-        if item.thing == "prop":
+        if item.kind == "prop":
             sketch = draw_prop(
                 rng, light, {"room": True, "meadow": False, "paper": None}[self.background.kind]
             )
         else:
-            sketch = draw_animal(rng, item.thing, light)
+            sketch = draw_animal(rng, item.kind, light)
         tilt = 0.35 if self.background.horizon is None else 0.06
         return sketch.render(item.side, mirror, rng.uniform(-tilt, tilt))
 
-    def _place(self, item: _Item, cutout: Cutout, outside: float) -> tuple[int, int]:
-        """Left and top; of its width and of its height that share at most lies outside the picture."""
+    def _position(self, item: _Item, cutout: Cutout, outside: float) -> tuple[int, int]:
+        """Return left and top, with at most the share `outside` of width and height beyond the border."""
         width, height = cutout.mask.size
         out, high = outside * width, outside * height
         x = self.rng.uniform(-out, self.side - width + out)
@@ -130,7 +130,7 @@ class _Stage:
         return round(x), round(min(max(y, -high), self.side - height + high))
 
     def _fits(self, item: _Item, window: np.ndarray, inside: np.ndarray, pixels: int) -> bool:
-        if item.thing == "dog" and inside.sum() < _LEAST_INSIDE * pixels:
+        if item.kind == "dog" and inside.sum() < _LEAST_INSIDE * pixels:
             return False
         hidden = window[inside]
         if not self.pixels or not hidden.any():
@@ -148,26 +148,26 @@ class _Stage:
         self.background.image.paste((30, 24, 60), (*at, at[0] + width, at[1] + height), shade)
 
 
-def _cast(rng: np.random.Generator, background: Background, side: int) -> list[_Item]:
-    """What enters, from back to front."""
+def _draw_items(rng: np.random.Generator, background: Background, side: int) -> list[_Item]:
+    """Draw the objects of a scene at random, from back to front."""
     dogs = 0 if rng.random() < WITHOUT_DOGS else int(rng.choice([1, 2, 3], p=[0.6, 0.28, 0.12]))
     cats = int(rng.choice([0, 1, 2], p=[0.45, 0.35, 0.2]))
-    counts: dict[Thing, int] = {"dog": dogs, "cat": cats, "prop": int(rng.integers(1, 6))}
+    counts: dict[Kind, int] = {"dog": dogs, "cat": cats, "prop": int(rng.integers(1, 6))}
     items = []
-    for thing in (thing for thing, count in counts.items() for _ in range(count)):
-        share = rng.uniform(0.15, 0.42) if thing == "prop" else rng.uniform(0.17, 0.6)
-        if thing != "prop" and dogs + cats > 2:
+    for kind in (kind for kind, count in counts.items() for _ in range(count)):
+        share = rng.uniform(0.15, 0.42) if kind == "prop" else rng.uniform(0.17, 0.6)
+        if kind != "prop" and dogs + cats > 2:
             share *= 0.8
         nearness = float(np.clip((share - 0.15) / 0.4 + rng.normal(0, 0.22), 0.06, 1.04))
         horizon = background.horizon or 0.0
-        items.append(_Item(thing, share * side, (horizon + (1 - horizon) * nearness) * side))
+        items.append(_Item(kind, share * side, (horizon + (1 - horizon) * nearness) * side))
     if background.horizon is None:
         return [items[i] for i in rng.permutation(len(items))]
     return sorted(items, key=lambda item: item.ground)
 
 
 def _reduce(labels: np.ndarray) -> np.ndarray:
-    """Of each 2 x 2 labels the most frequent."""
+    """Return the most frequent of each 2 x 2 labels."""
     a, b, c, d = (labels[i::2, j::2] for i in (0, 1) for j in (0, 1))
     return np.where(
         (a == b) | (a == c) | (a == d), a, np.where((b == c) | (b == d), b, np.where(c == d, c, a))
@@ -175,12 +175,12 @@ def _reduce(labels: np.ndarray) -> np.ndarray:
 
 
 def _annotate(labels: np.ndarray, pixels: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes, parts, instances and visibility of the dogs that are visible enough; the others' labels become 0."""
+    """Return boxes, parts, instances and visibility of the dogs that are visible enough; labels of others become 0."""
     boxes, visible = [], []
     instance = np.zeros_like(labels)
     for dog, full in enumerate(pixels):
         here = (labels > 0) & (labels >> 4 == dog)
-        share = float(here.sum()) * _FINER**2 / full
+        share = float(here.sum()) * _SCALE**2 / full
         if share < LEAST_VISIBLE:
             continue
         rows, columns = np.flatnonzero(here.any(1)), np.flatnonzero(here.any(0))

@@ -1,8 +1,8 @@
-"""Cartoon drawing: rounded shapes with outline, shade and glow, kept as polygons until they are rendered.
+"""Cartoon drawing: rounded shapes with outline, shade and glow, stored as polygons and rendered at the end.
 
-A sketch has units of its own: the ground is y = 0, up is negative, the animal looks along +x. Every polygon is
-filled with a colour and a code, so that one pass of drawing gives the picture and the part under each pixel.
-Points are complex numbers x + iy: to turn and to scale is to multiply, and small polygons cost little.
+A sketch has its own units: the ground is y = 0, up is negative, the animal faces +x. Every polygon is filled with a
+colour and a code, so that one pass gives the image and the part under each pixel. Points are complex numbers x + iy:
+rotation and scaling are multiplications, which makes small polygons cheap.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
-OUTLINE, SHADE, GLOW = 16, 32, 64  # added to the part in the code of a pixel that is not of the plain tone
-PART_OF_CODE = 15  # mask
-_GLOW_DEPTH = 0.62  # of the thickness
-OTHER = 15  # the part of what has no parts
+OUTLINE, SHADE, GLOW = 16, 32, 64  # added to the part in the code of a pixel, 0 for the plain tone
+PART_OF_CODE = 15  # bit mask
+_GLOW_DEPTH = 0.62  # share of the thickness
+OTHER = 15  # part of objects without parts
 
 
 class Shape(NamedTuple):
-    """A closed polygon that can grow and shrink."""
+    """Closed polygon that can grow and shrink."""
 
     points: np.ndarray  # [n] complex
-    outward: np.ndarray  # [n] complex, where each point goes when the shape grows by one unit
-    thickness: np.ndarray | float  # [n] how far each point can go inwards
-    least: float  # the smallest of these
+    outward: np.ndarray  # [n] complex, shift of each point when the shape grows by one unit
+    thickness: np.ndarray | float  # [n] distance that each point can move inwards
+    least: float  # smallest thickness
 
 
 def tone(colour: Colour, factor: float) -> Colour:
-    """Darker below 1; above 1 lighter, towards white."""
+    """Return a colour darkened (factor below 1) or lightened towards white (above 1)."""
     if factor <= 1:
         r, g, b = (round(c * factor) for c in colour)
     else:
@@ -45,26 +45,26 @@ def tone(colour: Colour, factor: float) -> Colour:
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """`share` of the second colour."""
+    """Return a mixture of two colours with `share` of the second."""
     r, g, b = (round(x + (y - x) * share) for x, y in zip(first, second, strict=True))
     return r, g, b
 
 
 def hue(h: float, saturation: float, value: float) -> Colour:
-    """A colour from hue, saturation and value, 0..1."""
+    """Return a colour from hue, saturation and value, 0..1."""
     r, g, b = (round(255 * c) for c in colorsys.hsv_to_rgb(h % 1, saturation, value))
     return r, g, b
 
 
 def blob(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> Shape:
-    """An ellipse, turned by an angle in radians."""
+    """Return an ellipse, rotated by an angle in radians."""
     turn, unit, least = cmath.exp(1j * angle), _circle(), min(rx, ry)
     points = (unit.real * rx + unit.imag * (1j * ry)) * turn + complex(x, y)
     return Shape(points, unit * turn, least, least)
 
 
 def tube(spine: Sequence[Point], radii: Sequence[float]) -> Shape:
-    """A limb: a smooth curve (Catmull-Rom) through the points of the spine, as thick as the radii, with round ends."""
+    """Return a limb: a Catmull-Rom curve through the points of a spine, as thick as the radii, with round ends."""
     along, slope, around = _spline(len(spine))
     nodes = np.array([complex(*point) for point in spine])
     tangent = slope @ nodes
@@ -76,7 +76,7 @@ def tube(spine: Sequence[Point], radii: Sequence[float]) -> Shape:
 
 
 def polygon(points: Sequence[Point]) -> Shape:
-    """Straight sides. Corners grow away from the middle."""
+    """Return a shape with straight sides, whose corners grow away from the middle."""
     corners = np.array([complex(*point) for point in points])
     away = corners - corners.mean()
     distance = np.abs(away) + 1e-9
@@ -85,38 +85,37 @@ def polygon(points: Sequence[Point]) -> Shape:
 
 
 def slab(x0: float, y0: float, x1: float, y1: float) -> Shape:
-    """An upright rectangle."""
+    """Return an upright rectangle."""
     corners = np.array([complex(x0, y0), complex(x1, y0), complex(x1, y1), complex(x0, y1)])
     least = min(abs(x1 - x0), abs(y1 - y0)) / 2
     return Shape(corners, np.array([-1 - 1j, 1 - 1j, 1 + 1j, -1 + 1j]), least, least)
 
 
 class Cutout(NamedTuple):
-    """A rendered sketch."""
+    """Rendered sketch."""
 
     image: Image.Image  # RGB
     mask: Image.Image  # L, 255 on the object
     parts: np.ndarray  # [h, w] uint8, 0 outside
-    ground: float  # row of y = 0
+    ground: float  # row of y = 0, pixels
 
 
 class _Fill(NamedTuple):
-    polygons: Sequence[int]  # which
+    polygons: Sequence[int]  # indices
     colour: Colour
     code: int
-    on: int | None = None  # only where this part is already, in the tones that it has
+    on: int | None = None  # fill only pixels of this part, in their tones
 
 
 class Sketch:
-    """Collects polygons; `render` draws them in that order."""
+    """Drawing of polygons, which `render` fills in the order of the calls.
+
+    Args:
+        light: Direction of the light, a unit vector.
+        line: Thickness of outlines.
+    """
 
     def __init__(self, light: Point = (-0.6, -0.8), line: float = 0.03) -> None:
-        """An empty sketch.
-
-        Args:
-            light: where the light comes from, a unit vector in the units of the sketch.
-            line: how thick outlines are.
-        """
         self._light = complex(*light)
         self._line = line
         self._polygons: list[np.ndarray] = []
@@ -127,7 +126,7 @@ class Sketch:
 
     @contextmanager
     def placed(self, x: float, y: float, angle: float = 0.0, scale: float = 1.0) -> Iterator[None]:
-        """What is drawn inside is turned, scaled and moved."""
+        """Rotate, scale and move all that is drawn inside the `with`."""
         before = self._origin, self._turn, self._scale
         self._origin += self._scale * self._turn * complex(x, y)
         self._turn *= cmath.exp(1j * angle)
@@ -135,27 +134,18 @@ class Sketch:
         yield
         self._origin, self._turn, self._scale = before
 
-    def solid(
-        self,
-        *shapes: Shape,
-        part: int,
-        colour: Colour,
-        outline: Colour | None = None,
-        glow: bool = True,
-        depth: float = 0.3,
-    ) -> None:
-        """Shapes that melt into one: outline around all, shade away from the light, glow towards it.
+    def solid(self, part: int, colour: Colour, *shapes: Shape, glow: bool = True, depth: float = 0.3) -> None:
+        """Draw shapes merged into one: outline around all, shade away from the light, glow towards it.
 
         Args:
-            shapes: the pieces.
-            part: what they are.
-            colour: of the plain tone.
-            outline: darker than the colour by default.
-            glow: whether there is a lighter tone too.
-            depth: how much of the thickness is in the shade.
+            part: Part of the animal, or `OTHER`.
+            colour: Colour of the plain tone.
+            shapes: Pieces.
+            glow: Whether there is a lighter tone too.
+            depth: Share of the thickness that is in the shade.
         """
         placed = [self._place(shape) for shape in shapes]
-        dark = mix(tone(colour, 0.38), (38, 24, 30), 0.35) if outline is None else outline
+        dark = mix(tone(colour, 0.38), (38, 24, 30), 0.35)
         for shape in placed:
             self._fill(shape.points + shape.outward * self._line, dark, part + OUTLINE)
         for shape in placed:
@@ -166,24 +156,24 @@ class Sketch:
                 shift = self._light * (0.85 * level * least)
                 self._fill(points - outward * (level * thickness) + shift, paint, code)
 
-    def flat(self, *shapes: Shape, part: int, colour: Colour) -> None:
-        """Shapes of one colour without an outline: eyes, noses, lines."""
+    def flat(self, part: int, colour: Colour, *shapes: Shape) -> None:
+        """Draw shapes of one colour without an outline: eyes, noses, lines."""
         for shape in shapes:
             self._fill(self._place(shape).points, colour, part)
 
-    def pattern(self, *shapes: Shape, on: int, part: int, colour: Colour) -> None:
-        """Shapes that lie on a part: only where it is, not on its outline, and shaded as it is."""
+    def pattern(self, on: int, part: int, colour: Colour, *shapes: Shape) -> None:
+        """Draw shapes on the part `on`: only inside its outline, and shaded as it is."""
         first = len(self._polygons)
         self._polygons += [self._place(shape).points for shape in shapes]
         self._fills.append(_Fill(range(first, len(self._polygons)), colour, part, on))
 
     def render(self, side: float, mirror: bool = False, angle: float = 0.0) -> Cutout:
-        """Draws it.
+        """Render the sketch.
 
         Args:
-            side: the longer side of the picture, in pixels.
-            mirror: looking to the left.
-            angle: turned by so much, in radians.
+            side: Longer side of the image, pixels.
+            mirror: Whether to face left.
+            angle: Rotation in radians.
         """
         points = np.concatenate(self._polygons)
         if mirror:
@@ -219,15 +209,15 @@ class Sketch:
 
 
 def _draw_on(canvas: Image.Image, corners: Sequence[list[float]], fill: _Fill, part: int) -> None:
-    """Polygons where a part is, in the tones that it has there."""
+    """Fill polygons on the pixels of a part, in the tones of the part."""
     area = Image.new("L", canvas.size)
     draw = ImageDraw.Draw(area)
     for points in corners:
         draw.polygon(points, fill=255)
     here, codes = np.asarray(area) > 0, np.asarray(canvas.getchannel("A"))
     tones = (0, fill.colour), (GLOW, _glowing(fill.colour)), (SHADE, _shaded(fill.colour))
-    for added, colour in tones:
-        canvas.paste((*colour, fill.code), mask=_mask(here & (codes == part + added)))
+    for shading, colour in tones:
+        canvas.paste((*colour, fill.code), mask=_mask(here & (codes == part + shading)))
 
 
 def _glowing(colour: Colour) -> Colour:
@@ -240,18 +230,20 @@ def _shaded(colour: Colour) -> Colour:
 
 @cache
 def _circle(count: int = 26) -> np.ndarray:
-    return np.exp(1j * np.linspace(0, 2 * np.pi, count, endpoint=False))
+    points: np.ndarray = np.exp(1j * np.linspace(0, 2 * np.pi, count, endpoint=False))
+    return points
 
 
 @cache
 def _half_circle(count: int = 6) -> np.ndarray:
-    """From the normal over the tangent to the other normal, ends left out, as factors of the tangent."""
-    return np.exp(1j * np.linspace(-np.pi / 2, np.pi / 2, count + 2)[1:-1])
+    """Return points from one normal over the tangent to the other, without the ends, as factors of the tangent."""
+    points: np.ndarray = np.exp(1j * np.linspace(-np.pi / 2, np.pi / 2, count + 2)[1:-1])
+    return points
 
 
 @cache
 def _spline(nodes: int, steps: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Matrices [m, nodes] to the points and slopes of a Catmull-Rom curve, and the way round: there, cap, back, cap."""
+    """Return matrices [m, nodes] to points and slopes of a Catmull-Rom curve, and the order: there, cap, back, cap."""
     at = np.linspace(0, nodes - 1, (nodes - 1) * steps + 1)
     points, slopes = np.zeros((2, len(at), nodes))
     for row, t in enumerate(at):

@@ -1,7 +1,7 @@
-"""Denoising queries: true boxes, disturbed, that the decoder learns to put right (DN-DETR, arXiv:2203.01305).
+"""Denoising queries: noised ground-truth boxes that the decoder learns to restore (DN-DETR, arXiv:2203.01305).
 
 They need no matching, so the decoder learns from them from the first step. They stand in front of the model's own
-queries; the groups do not see each other, and the model's queries do not see the truth (`Queries.join`).
+queries. Groups do not attend to each other, nor the model's queries to the ground truth (`Queries.join`).
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from detrscope.training.matcher import Matches
 
 @dataclass(frozen=True)
 class Noise:
-    """How much the truth is disturbed."""
+    """Amount of noise on the ground truth."""
 
-    groups: int
-    box: float  # centre and size move by at most this part of the size
+    groups: int  # noised copies of every box
+    box: float  # centre and size move by at most this fraction of the size
     label: float  # probability of a random class
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """One batch's denoising queries, E = groups * largest M, and what each should say."""
+    """The denoising queries of a batch, E = groups * largest M, and the boxes that they are made from."""
 
-    labels: Tensor  # [B, E] int64, disturbed
-    boxes_cxcywh: Tensor  # [B, E, 4] disturbed
+    labels: Tensor  # [B, E] int64, noised
+    boxes_cxcywh: Tensor  # [B, E, 4] noised
     mask: Tensor  # [E, E] bool, True between queries of different groups
-    images: Tensor  # [P] the real ones among them: row in the batch
-    queries: Tensor  # [P] place among the E
+    images: Tensor  # [P] row in the batch of those that are no padding
+    queries: Tensor  # [P] their index among the E
     targets: Tensor  # [P] index into the boxes of all images, concatenated
     groups: int
 
     def matches(self, layers: int) -> Matches:
-        """The pairs, the same for every decoder layer."""
+        """Return the pairs of query and box, the same for every decoder layer."""
         return Matches(self.images, self.queries.expand(layers, -1), self.targets.expand(layers, -1))
 
 
 def make_denoising(targets: Sequence[Target], noise: Noise, classes: int) -> Denoising | None:
-    """Disturbed copies of a batch's boxes, or None where there are none.
+    """Make noised copies of a batch's boxes; None where there are no boxes.
 
     Args:
-        targets: the truth of each of the B images.
-        noise: how many copies, and how far they are moved.
+        targets: ground truth of each of the B images.
+        noise: number of copies and amount of noise.
         classes: K.
     """
     counts = [len(target.labels) for target in targets]
@@ -67,15 +67,15 @@ def make_denoising(targets: Sequence[Target], noise: Noise, classes: int) -> Den
     moved = torch.cat([centre + shift[..., :2] * size, size * (1 + shift[..., 2:])], dim=-1).clamp(0.01, 0.99)
     other = torch.randint_like(labels, classes)
     labels = torch.where(torch.rand(labels.shape, device=device) < noise.label, other, labels)
-    images, places = present.repeat(1, noise.groups).nonzero(as_tuple=True)  # [P]
+    images, queries = present.repeat(1, noise.groups).nonzero(as_tuple=True)  # [P]
     group = torch.arange(noise.groups, device=device).repeat_interleave(most)  # [E]
-    first = torch.tensor([0, *counts], device=device).cumsum(0)  # where each image's boxes begin
+    first = torch.tensor([0, *counts], device=device).cumsum(0)  # of each image's boxes
     return Denoising(
         labels=labels,
         boxes_cxcywh=moved,
         mask=group[:, None] != group[None, :],
         images=images,
-        queries=places,
-        targets=first[images] + places % most,
+        queries=queries,
+        targets=first[images] + queries % most,
         groups=noise.groups,
     )

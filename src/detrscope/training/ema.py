@@ -1,4 +1,4 @@
-"""A running average of the weights (Polyak averaging): steadier than the weights of any one step."""
+"""Running average of the weights (Polyak averaging): less noisy than the weights of any one step."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Ema:
         self._pairs = _matching_tensors(self.model, model)
 
     def decay_at(self, step: int) -> float:
-        """How much of the average is kept after optimiser step `step`, which counts from 1."""
+        """Return the fraction of the average that is kept at optimiser step `step`, counted from 1."""
         return self.decay * (1 - math.exp(-step / self.warmup_steps)) if self.warmup_steps else self.decay
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimiser step `step`, which counts from 1."""
+        """Update the average with the weights after optimiser step `step`, counted from 1."""
         averages, weights, counters = self._pairs
         torch._foreach_lerp_(averages, weights, 1 - self.decay_at(step))
         for average, value in counters:
@@ -38,9 +38,9 @@ class Ema:
 def _matching_tensors(
     average: nn.Module, model: nn.Module
 ) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-    """Floating averages, the weights they follow, and pairs of integer buffers."""
-    live = model.state_dict(keep_vars=True)
-    pairs = [(tensor, live[name]) for name, tensor in average.state_dict(keep_vars=True).items()]
+    """Return floating averages, the weights they follow, and pairs of integer buffers."""
+    weights = model.state_dict(keep_vars=True)
+    pairs = [(tensor, weights[name]) for name, tensor in average.state_dict(keep_vars=True).items()]
     floating = [(a, w) for a, w in pairs if a.is_floating_point()]
     return (
         [a for a, _ in floating],

@@ -1,85 +1,58 @@
-"""Settings for a backbone without pretrained weights: nothing random is frozen or held back in silence."""
+"""Settings for a backbone without pretrained weights, so that no random weights are frozen or slowed silently."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 from detrscope import families
 from detrscope.config import Tree, merge
 from detrscope.console import log
 
+if TYPE_CHECKING:
+    from detrscope.training.config import RunConfig
+
 ALL_STAGES = 5  # stem and four stages
-LEARNING = {"norm": "trainable", "trainable_stages": ALL_STAGES}
+TRAINABLE = {"norm": "trainable", "trainable_stages": ALL_STAGES}
 
 
-def learning_backbone(layer: Tree, below: Tree, defaults: Tree) -> Tree:
-    """A layer of settings with what `model.backbone_weights: none` in it brings along.
+def trainable_backbone(config: RunConfig, layer: Tree) -> Tree:
+    """Return the settings that make the backbone trainable, where a layer of settings asks for no pretrained weights.
 
     Recipes freeze the stem, the first stage and all norms, and give the rest a tenth of the rate, because they start
-    from ImageNet's weights. Of random weights that would freeze noise, and keep the rest close to it. What the layer
-    itself says of these settings stays as it says.
+    from ImageNet's weights. With random weights that would freeze noise, and keep the rest close to it.
 
     Args:
+        config: all settings, with those of the layer.
         layer: settings such as those of the command line.
-        below: what they are laid over.
-        defaults: of all settings.
     """
-    whole = merge(defaults, below, layer)
-    model, train = whole["model"], whole["train"]
-    touched = {"backbone_weights", "variant"} & _section(layer, "model").keys()
-    if not touched or model.get("backbone_weights") != "none" or model.get("start_from"):
-        return layer
-    if model.get("variant") not in families.VARIANTS:
-        return layer  # refused by name later
-    brought: Tree = {}
-    if fields := LEARNING.keys() & _backbone_settings(model["variant"]):
-        brought = {"model": {"overrides": {"backbone": {name: LEARNING[name] for name in sorted(fields)}}}}
-    if _is_number(train["lr"]) and _is_number(train["lr_backbone"]) and train["lr_backbone"] < train["lr"]:
-        brought = merge(brought, {"train": {"lr_backbone": train["lr"]}})
-    result = merge(brought, layer)
-    if merge(below, result) != merge(below, layer):
-        log.info(
-            "no pretrained backbone (model.backbone_weights none): all its stages learn, its norms are trainable, at"
-            " the full rate; settings that say otherwise win"
-        )
-    return result
+    model, train = config.model, config.train
+    touched = {"backbone_weights", "variant"} & layer.get("model", {}).keys()
+    if not touched or model.backbone_weights != "none" or model.start_from:
+        return {}
+    backbone = families.resolve(model.variant, model.overrides).backbone
+    names = [field.name for field in dataclasses.fields(backbone) if field.name in TRAINABLE]
+    result: Tree = {"model": {"overrides": {"backbone": {name: TRAINABLE[name] for name in names}}}}
+    rates = {"train": {"lr_backbone": train.lr}} if train.lr_backbone < train.lr else {}
+    return merge(result if names else {}, rates)
 
 
-def warn_of_frozen_noise(config: Any) -> None:
-    """Warn where random weights of the backbone are frozen or held back all the same.
-
-    Args:
-        config: a `RunConfig`.
-    """
+def warn_of_frozen_random_weights(config: RunConfig) -> None:
+    """Warn where random weights of the backbone are frozen or slowed all the same."""
     model, train = config.model, config.train
     if model.backbone_weights != "none" or model.start_from is not None:
         return
     backbone = families.resolve(model.variant, model.overrides).backbone
-    held = {
+    slowed = {
         "model.overrides.backbone.norm": getattr(backbone, "norm", "trainable") == "frozen",
         "model.overrides.backbone.trainable_stages": getattr(backbone, "trainable_stages", ALL_STAGES)
         < ALL_STAGES,
         "train.lr_backbone": train.lr_backbone < train.lr,
     }
-    if names := [name for name, is_held in held.items() if is_held]:
+    if names := [name for name, is_slowed in slowed.items() if is_slowed]:
         log.warning(
             "model.backbone_weights is none: %s freezes or slows random weights of the backbone; expected trainable"
             " norms, %d stages and train.lr",
             " and ".join(names),
             ALL_STAGES,
         )
-
-
-def _section(tree: Tree, key: str) -> dict[str, Any]:
-    found = tree.get(key)
-    return found if isinstance(found, dict) else {}
-
-
-def _backbone_settings(variant: str) -> set[str]:
-    """The settings that the backbone of a variant has."""
-    return {field.name for field in dataclasses.fields(families.VARIANTS[variant].config.backbone)}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

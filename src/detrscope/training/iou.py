@@ -9,7 +9,7 @@ SMALLEST = 1e-12  # keeps the ratio of two empty boxes finite
 
 
 def iou_and_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection over union, and generalised IoU (Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 1).
+    """Return intersection over union, and generalised IoU (Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 1).
 
     Args:
         a_xyxy: corners, [..., 4], any unit.

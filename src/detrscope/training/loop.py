@@ -6,69 +6,56 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from lightning.fabric import Fabric
 from torch import nn
 
+from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints.native import save_checkpoint
-from detrscope.console import console, log, progress
+from detrscope.console import console, log
+from detrscope.console import progress as progress_bar
+from detrscope.core.distributed import any_rank
 from detrscope.core.errors import WorkFailed
 from detrscope.core.model_card import ModelCard
-from detrscope.training.config import TrainConfig
-from detrscope.training.distributed import any_rank
 from detrscope.training.interrupt import Interruption
 from detrscope.training.losses.criterion import PAIRS, WEIGHTED
-from detrscope.training.optim import Schedule, groups_table, make_schedule
-from detrscope.training.run_folder import BEST, LAST, Row, RunFolder
-from detrscope.training.timing import FORWARD, Clock, peak_memory_mb
-from detrscope.training.train_state import TrainProgress, capture, restore, seed_all, set_random_state
+from detrscope.training.metrics_table import Row
+from detrscope.training.optimizer import groups_table
+from detrscope.training.plan import Loader, TrainPlan
+from detrscope.training.run_folder import BEST, LAST, RunFolder
+from detrscope.training.schedule import make_schedule
+from detrscope.training.timing import peak_memory_mb
+from detrscope.training.train_config import TrainConfig
+from detrscope.training.train_state import TrainProgress, capture, restore, seed_all
 from detrscope.training.train_step import MicroBatch, StepFailed, TrainStep
 
 Scores = Mapping[str, float | None]  # AP and the like, 0..1; None is "undefined"
-
-
-class Loader(Protocol):
-    """Passes of one epoch; the same epoch gives the same passes."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[MicroBatch]: ...
-
-    def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Say which epoch comes next and how many of its passes were already taken."""
-        ...
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """How long a run is."""
-
-    passes_per_epoch: int
-    steps_per_epoch: int
-    total_steps: int
-
-    @classmethod
-    def of(cls, config: TrainConfig, loader: Loader) -> TrainPlan:
-        """The plan of a config. An epoch's last step may have fewer passes than `accumulate`."""
-        loader.set_epoch(0)
-        passes = len(loader)
-        steps = -(-passes // config.accumulate)
-        total = steps * config.epochs
-        return cls(passes, steps, min(total, config.max_steps or total))
-
-    def snapshot_due(self, step: int, every: int | None) -> bool:
-        """Return whether a snapshot is due after `step` steps; `every` None means each epoch."""
-        return step % (every or self.steps_per_epoch) == 0 or step >= self.total_steps
-
-
 Recorder = Callable[[nn.Module, int, TrainPlan], object]
 """Called with the weights that would be saved, the number of steps taken, and the plan."""
 
 
 @dataclass(frozen=True)
+class Hooks:
+    """What a training does besides its steps.
+
+    Attributes:
+        evaluate: model -> scores; called by every process. None: no evaluation.
+        evaluation_forwards: forward passes of one evaluation, for the estimate of the time left.
+        recorder: called before the first step and after the steps that `config.recording` gives, by rank 0.
+        after_epoch: called with the run folder after each epoch, by rank 0.
+        image_name: image id -> its name in errors.
+    """
+
+    evaluate: Callable[[nn.Module], Scores] | None = None
+    evaluation_forwards: int = 0
+    recorder: Recorder | None = None
+    after_epoch: Sequence[Callable[[Path], object]] = ()
+    image_name: Callable[[int], str] = str
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What came of a run."""
+    """Result of a run."""
 
     folder: Path
     epochs: int
@@ -78,206 +65,207 @@ class Outcome:
 
 
 def train_model(
-    model: nn.Module,
+    model: DetectionTransformer,
     card: ModelCard,
     loader: Loader,
     config: TrainConfig,
     folder: RunFolder,
     fabric: Fabric,
-    *,
-    evaluate: Callable[[nn.Module], Scores] | None = None,
-    after_epoch: Sequence[Callable[[Path], object]] = (),
-    recorder: Recorder | None = None,
-    name_of: Callable[[int], str] = str,
-    evaluation_passes: int = 0,
+    hooks: Hooks,
 ) -> Outcome:
     """Train, from the folder's last checkpoint where it has one.
 
     Args:
-        model: what learns; maps a Batch to Outputs.
-        card: what its checkpoints say about it.
-        loader: this process's passes.
+        model: the model; maps a Batch to Outputs.
+        card: description of the model, for its checkpoints.
+        loader: micro-batches of this process.
         config: how it learns.
-        folder: where the run is written to.
+        folder: the run folder.
         fabric: devices and precision, launched.
-        evaluate: model -> scores; called by every process. None: no evaluation.
-        after_epoch: called with the folder after each epoch, by the first process.
-        recorder: called before the first step and after the steps that `config.recording` gives, by rank 0.
-        name_of: what to call an image id in an error.
-        evaluation_passes: forward passes of one evaluation, for the estimate of the time left.
+        hooks: evaluation, recording and the like.
 
     Raises:
         WorkFailed: a loss or gradient is NaN or infinite; the checkpoints are those of before.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    learner = TrainStep(model, config, fabric)
-    plan = TrainPlan.of(config, loader)
-    schedule = make_schedule(config.schedule, plan.steps_per_epoch, plan.total_steps)
-    position = _start_or_resume(learner, folder)
-    if fabric.is_global_zero:
-        console().print(groups_table(learner.groups, model))
-        log.info("%d steps an epoch, %d in all", plan.steps_per_epoch, plan.total_steps)
-    clock = _make_clock(plan, config, evaluates=evaluate is not None, passes=evaluation_passes)
-    if position.step >= plan.total_steps and not position.passes:
-        log.info("%s is finished already: %d epochs, %d steps", folder.path, position.epoch, position.step)
-        return _outcome(folder, position)
-    if recorder and fabric.is_global_zero and not position.step:
-        recorder(learner.eval_model, 0, plan)
-    while position.step < plan.total_steps or position.passes:
-        _train_epoch(learner, loader, schedule, plan, position, folder, clock, recorder, name_of)
-        row = _row(learner, schedule, position)
-        ends = position.step >= plan.total_steps
-        if evaluate and (ends or (position.epoch + 1) % config.evaluate_every == 0):
-            _save_state(learner, position, folder)  # when the evaluation is cut short, only it is repeated
-            with clock.other("evaluation"):
-                scores = dict(evaluate(learner.eval_model))
+    return TrainingRun(TrainStep(model, config, fabric), card, loader, folder, hooks).run()
+
+
+class TrainingRun:
+    """A run, from its last checkpoint to its end."""
+
+    def __init__(
+        self, train_step: TrainStep, card: ModelCard, loader: Loader, folder: RunFolder, hooks: Hooks
+    ) -> None:
+        self.train_step, self.card, self.loader = train_step, card, loader
+        self.folder, self.hooks = folder, hooks
+        self.config, self.fabric = train_step.config, train_step.fabric
+        self.plan = TrainPlan.of(self.config, loader)
+        self.schedule = make_schedule(self.config.schedule, self.plan.steps_per_epoch, self.plan.total_steps)
+        self.clock = self.plan.clock(self.config, hooks.evaluation_forwards if hooks.evaluate else None)
+        self.progress = self._start_or_resume()
+
+    def run(self) -> Outcome:
+        """Train to the end."""
+        plan, progress, is_first = self.plan, self.progress, self.fabric.is_global_zero
+        if is_first:
+            console().print(groups_table(self.train_step.groups, self.train_step.model))
+            log.info("%d steps an epoch, %d in all", plan.steps_per_epoch, plan.total_steps)
+        if progress.step >= plan.total_steps and not progress.micro_batches:
+            log.info(
+                "%s is finished already: %d epochs, %d steps", self.folder.path, progress.epoch, progress.step
+            )
+            return self._outcome()
+        if self.hooks.recorder and is_first and not progress.step:
+            self.hooks.recorder(self.train_step.eval_model, 0, plan)
+        while progress.step < plan.total_steps or progress.micro_batches:
+            self._train_epoch()
+            self._end_epoch()
+        if is_first:
+            log.info("finished: %d epochs, %d steps", progress.epoch, progress.step)
+        if is_first and progress.best_epoch:
+            log.info("best AP %.3f after epoch %d", progress.best_ap, progress.best_epoch)
+        return self._outcome()
+
+    def _train_epoch(self) -> None:
+        """Take the steps of one epoch, or those that are left of it."""
+        plan, progress, config = self.plan, self.progress, self.config
+        if progress.micro_batches >= plan.micro_batches_per_epoch or progress.step >= plan.total_steps:
+            return  # trained before an interruption; its evaluation is left
+        self.train_step.train_mode()
+        self.loader.set_epoch(progress.epoch, skip=progress.micro_batches)
+        self.clock.start()
+        with Interruption() as interruption, progress_bar(time_left=False) as bar:
+            name = f"epoch {progress.epoch + 1}/{config.epochs}"
+            done, visible = progress.micro_batches // config.accumulate, self.fabric.is_global_zero
+            task = bar.add_task(name, total=plan.steps_per_epoch, completed=done, visible=visible)
+            for micro_batches in _groups(self.loader, config.accumulate, interruption):
+                loss = self._take_step(micro_batches)
+                text = f"{name} loss {loss:.3g} left {self.clock.left(progress.step)}"
+                bar.update(task, advance=1, description=text)
+                if progress.step >= plan.total_steps or self._stops(interruption):
+                    break
+                if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
+                    self._save_state()
+        if self._stops(interruption):
+            self._save_state()
+            log.info("stopped in epoch %d after step %d", progress.epoch + 1, progress.step)
+            raise KeyboardInterrupt
+
+    def _take_step(self, micro_batches: Sequence[MicroBatch]) -> float:
+        """Take one step, account for it, record a snapshot where one is due, and return the loss."""
+        progress, recorder = self.progress, self.hooks.recorder
+        try:
+            values = self.train_step.step(micro_batches, progress.step, self.schedule)
+        except StepFailed as error:
+            raise self._failure(error) from None
+        progress.step += 1
+        progress.micro_batches += len(micro_batches)
+        progress.images += self.fabric.world_size * sum(len(targets) for _, targets, _ in micro_batches)
+        progress.seconds += self.clock.step()
+        pairs = values.pop(PAIRS)
+        progress.averages.add(values, dict.fromkeys(WEIGHTED, pairs))
+        if self.fabric.is_global_zero:
+            self.clock.log_estimate(progress.step)
+            if recorder and self.plan.snapshot_due(progress.step, self.config.recording.every):
+                with self.clock.other("snapshot"):
+                    recorder(self.train_step.eval_model, progress.step, self.plan)
+        return values["loss"]
+
+    def _end_epoch(self) -> None:
+        """Evaluate where it is due, write metrics and checkpoints, and go on to the next epoch."""
+        progress, hooks, model = self.progress, self.hooks, self.train_step.eval_model
+        row = self._row()
+        last = progress.step >= self.plan.total_steps
+        if hooks.evaluate and (last or (progress.epoch + 1) % self.config.evaluate_every == 0):
+            self._save_state()  # when the evaluation is cut short, only it is repeated
+            with self.clock.other("evaluation"):
+                scores = dict(hooks.evaluate(model))
             row |= {f"val/{name}": value for name, value in scores.items()}
-            _keep_best(learner, card, scores, position, folder)
-        if fabric.is_global_zero:
-            save_checkpoint(folder / LAST, learner.eval_model, replace(card, metrics=_scores_in(row)))
-            folder.add_row(row)
-            log.info("%s  left %s", _summary(row, config.epochs), clock.left(position.step))
-        position.start_epoch()
-        _save_state(learner, position, folder)
-        if fabric.is_global_zero:
-            with clock.other("end of epoch"):
-                for callback in after_epoch:
-                    callback(folder.path)
-    if fabric.is_global_zero:
-        log.info("finished: %d epochs, %d steps", position.epoch, position.step)
-    if fabric.is_global_zero and position.best_epoch:
-        log.info("best AP %.3f after epoch %d", position.best_ap, position.best_epoch)
-    return _outcome(folder, position)
+            self._keep_best(scores)
+        if self.fabric.is_global_zero:
+            save_checkpoint(self.folder / LAST, model, replace(self.card, metrics=_scores_in(row)))
+            self.folder.add_row(row)
+            log.info("%s  left %s", _summary(row, self.config.epochs), self.clock.left(progress.step))
+        progress.start_epoch()
+        self._save_state()
+        if self.fabric.is_global_zero:
+            with self.clock.other("end of epoch"):
+                for callback in hooks.after_epoch:
+                    callback(self.folder.path)
 
+    def _stops(self, interruption: Interruption) -> bool:
+        """Return whether any process was asked to stop."""
+        return any_rank(interruption.requested, self.fabric.device)
 
-def _make_clock(plan: TrainPlan, config: TrainConfig, *, evaluates: bool, passes: int) -> Clock:
-    """The clock, told how many evaluations, snapshots and ends of epochs are left."""
+    def _start_or_resume(self) -> TrainProgress:
+        seed_all(
+            self.config.seed + self.fabric.global_rank
+        )  # for dropout; the loader orders images by its own
+        state = self.folder.load_state()
+        if state is None:
+            return TrainProgress()
+        progress = restore(state, self.train_step)
+        log.info("resuming after epoch %d, step %d", progress.epoch, progress.step)
+        if self.fabric.is_global_zero:
+            self.folder.check_tables(progress.epoch)
+        return progress
 
-    def epochs(step: int) -> int:
-        return -(-(plan.total_steps - step) // plan.steps_per_epoch)
+    def _save_state(self) -> None:
+        state = capture(self.train_step, self.progress)
+        if self.fabric.is_global_zero:
+            self.folder.save_state(state)
 
-    def snapshots(step: int) -> int:
-        return -(-(plan.total_steps - step) // (config.recording.every or plan.steps_per_epoch))
+    def _keep_best(self, scores: Scores) -> None:
+        """Save the checkpoint where its AP is the highest so far."""
+        ap, progress = scores.get("AP"), self.progress
+        if ap is None or (progress.best_ap is not None and ap <= progress.best_ap):
+            return
+        progress.best_ap, progress.best_epoch = ap, progress.epoch + 1
+        if self.fabric.is_global_zero:
+            metrics = {name: value for name, value in scores.items() if value is not None}
+            save_checkpoint(
+                self.folder / BEST, self.train_step.eval_model, replace(self.card, metrics=metrics)
+            )
 
-    def evaluations(step: int) -> int:
-        return (
-            -(-(plan.total_steps - step) // (config.evaluate_every * plan.steps_per_epoch))
-            if evaluates
-            else 0
+    def _row(self) -> Row:
+        """Return the metrics of the epoch that has just been trained; docs/training.md lists them."""
+        progress, device = self.progress, self.fabric.device
+        rate = self.schedule(progress.step - 1)
+        return {
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
+            **{f"train/{name}": value for name, value in progress.averages.means().items()},
+            **{f"lr/{group.name}": group.lr * rate for group in self.train_step.groups},
+            "seconds": round(progress.seconds, 3),
+            "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 3),
+            "memory_mb": peak_memory_mb(device),
+        }
+
+    def _failure(self, error: StepFailed) -> WorkFailed:
+        images = ", ".join(self.hooks.image_name(image_id) for image_id in error.image_ids[:8])
+        more = f" and {len(error.image_ids) - 8} more" if len(error.image_ids) > 8 else ""
+        culprit = f"; the first to give such a number: {error.culprit}" if error.culprit else ""
+        return WorkFailed(
+            f"{error.what} is not finite in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}{culprit};"
+            f" images: {images}{more}; the checkpoints in {self.folder.path} are from before;"
+            f" try a lower train.lr or a smaller train.clip"
         )
 
-    due = {"end of epoch": epochs, "snapshot": snapshots, "evaluation": evaluations}
-    return Clock(plan.steps_per_epoch, plan.total_steps, due, {"evaluation": FORWARD * passes})
-
-
-def _train_epoch(
-    learner: TrainStep,
-    loader: Loader,
-    schedule: Schedule,
-    plan: TrainPlan,
-    position: TrainProgress,
-    folder: RunFolder,
-    clock: Clock,
-    recorder: Recorder | None,
-    name_of: Callable[[int], str],
-) -> None:
-    """The steps of one epoch, or those that are left of it."""
-    if position.passes >= plan.passes_per_epoch or position.step >= plan.total_steps:
-        return  # trained before an interruption; its evaluation is left
-    fabric, config = learner.fabric, learner.config
-    learner.train_mode()
-    loader.set_epoch(position.epoch, skip=position.passes)
-    clock.start()
-    with Interruption() as interruption, progress(time_left=False) as bar:
-        name = f"epoch {position.epoch + 1}/{config.epochs}"
-        done = position.passes // config.accumulate
-        task = bar.add_task(name, total=plan.steps_per_epoch, completed=done, visible=fabric.is_global_zero)
-        for passes in _groups(loader, config.accumulate, interruption):
-            try:
-                values = learner.step(passes, position.step, schedule)
-            except StepFailed as error:
-                raise _failure(error, position, folder, name_of) from None
-            position.step += 1
-            position.passes += len(passes)
-            position.images += fabric.world_size * sum(len(targets) for _, targets, _ in passes)
-            position.seconds += clock.step()
-            pairs = values.pop(PAIRS)
-            position.averages.add(values, dict.fromkeys(WEIGHTED, pairs))
-            text = f"{name} loss {values['loss']:.3g} left {clock.left(position.step)}"
-            bar.update(task, advance=1, description=text)
-            if fabric.is_global_zero:
-                clock.log_estimate(position.step)
-                if recorder and plan.snapshot_due(position.step, config.recording.every):
-                    with clock.other("snapshot"):
-                        recorder(learner.eval_model, position.step, plan)
-            if position.step >= plan.total_steps or any_rank(fabric, interruption.requested):
-                break
-            if config.checkpoint_every and position.step % config.checkpoint_every == 0:
-                _save_state(learner, position, folder)
-    if any_rank(fabric, interruption.requested):
-        _save_state(learner, position, folder)
-        log.info("stopped in epoch %d after step %d", position.epoch + 1, position.step)
-        raise KeyboardInterrupt
+    def _outcome(self) -> Outcome:
+        progress = self.progress
+        return Outcome(self.folder.path, progress.epoch, progress.step, progress.best_ap, progress.best_epoch)
 
 
 def _groups(loader: Loader, size: int, interruption: Interruption) -> Iterator[list[MicroBatch]]:
-    """The passes of each optimiser step."""
-    passes = iter(loader)
+    """Yield the micro-batches of each optimiser step."""
+    micro_batches = iter(loader)
     try:
-        while group := list(islice(passes, size)):
+        while group := list(islice(micro_batches, size)):
             yield group
     except RuntimeError:
         if not interruption.requested:  # else Ctrl-C has ended the loader's workers
             raise
-
-
-def _start_or_resume(learner: TrainStep, folder: RunFolder) -> TrainProgress:
-    fabric = learner.fabric
-    seed_all(learner.config.seed + fabric.global_rank)  # for dropout; the order of images is the loader's
-    state = folder.load_state()
-    if state is None:
-        return TrainProgress()
-    position = restore(state, fabric, learner.model, learner.optimizer, learner.ema)
-    if len(state["random"]) == fabric.world_size:
-        set_random_state(state["random"][fabric.global_rank])
-    else:
-        log.warning("resuming on another number of devices: dropout will not be that of an uninterrupted run")
-    log.info("resuming after epoch %d, step %d", position.epoch, position.step)
-    if fabric.is_global_zero:
-        folder.check_tables(position.epoch)
-    return position
-
-
-def _save_state(learner: TrainStep, position: TrainProgress, folder: RunFolder) -> None:
-    state = capture(learner.fabric, learner.model, learner.optimizer, learner.ema, position)
-    if learner.fabric.is_global_zero:
-        folder.save_state(state)
-
-
-def _keep_best(
-    learner: TrainStep, card: ModelCard, scores: Scores, position: TrainProgress, folder: RunFolder
-) -> None:
-    ap = scores.get("AP")
-    if ap is None or (position.best_ap is not None and ap <= position.best_ap):
-        return
-    position.best_ap, position.best_epoch = ap, position.epoch + 1
-    if learner.fabric.is_global_zero:
-        metrics = {name: value for name, value in scores.items() if value is not None}
-        save_checkpoint(folder / BEST, learner.eval_model, replace(card, metrics=metrics))
-
-
-def _row(learner: TrainStep, schedule: Schedule, position: TrainProgress) -> Row:
-    """The metrics of the epoch that has just been trained; docs/training.md lists them."""
-    rate = schedule(position.step - 1)
-    return {
-        "epoch": position.epoch + 1,
-        "step": position.step,
-        **{f"train/{name}": value for name, value in position.averages.means(learner.fabric).items()},
-        **{f"lr/{group.name}": group.lr * rate for group in learner.groups},
-        "seconds": round(position.seconds, 3),
-        "images_per_second": round(position.images / max(position.seconds, 1e-9), 3),
-        "memory_mb": peak_memory_mb(learner.fabric.device),
-    }
 
 
 def _scores_in(row: Row) -> dict[str, float]:
@@ -285,25 +273,8 @@ def _scores_in(row: Row) -> dict[str, float]:
 
 
 def _summary(row: Row, epochs: int) -> str:
-    """An epoch in one line."""
+    """Describe an epoch in one line."""
     parts = [f"epoch {row['epoch']}/{epochs}  loss {row['train/loss']:.3f}"]
     parts += [f"{name} {row[f'train/loss_{name}']:.3f}" for name in ("class", "box", "giou")]
     parts += [f"{name} {value:.3f}" for name, value in _scores_in(row).items() if name in ("AP", "AP50")]
     return "  ".join([*parts, f"{row['images_per_second']:.3g} images/s"])
-
-
-def _failure(
-    error: StepFailed, position: TrainProgress, folder: RunFolder, name_of: Callable[[int], str]
-) -> WorkFailed:
-    images = ", ".join(name_of(image_id) for image_id in error.image_ids[:8])
-    more = f" and {len(error.image_ids) - 8} more" if len(error.image_ids) > 8 else ""
-    culprit = f"; the first to put out such a number: {error.culprit}" if error.culprit else ""
-    return WorkFailed(
-        f"{error.what} is not finite in epoch {position.epoch + 1}, step {position.step + 1}{culprit};"
-        f" images: {images}{more}; the checkpoints in {folder.path} are from before;"
-        f" try a lower train.lr or a smaller train.clip"
-    )
-
-
-def _outcome(folder: RunFolder, position: TrainProgress) -> Outcome:
-    return Outcome(folder.path, position.epoch, position.step, position.best_ap, position.best_epoch)

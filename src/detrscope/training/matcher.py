@@ -1,6 +1,6 @@
-"""Which query answers for which box: bipartite matching (DETR, arXiv:2005.12872, section 3.1, equation 1).
+"""Match queries with boxes: one to one (DETR, arXiv:2005.12872, section 3.1, equation 1), or tokens many to a box.
 
-The cost is built per image and never across images, for every decoder layer at once, and travels to the CPU
+The matching cost is built per image and never across images, for every decoder layer at once, and goes to the CPU
 in one transfer, since that is where the assignment is solved.
 """
 
@@ -21,10 +21,13 @@ from detrscope.core.types import Outputs, Target
 from detrscope.training.iou import iou_and_giou
 from detrscope.training.nonfinite import NonFinite
 
+EPS = 1e-8  # keeps the logarithms of the focal cost finite
+MIDDLE = 0.3  # of the box's size on each side of its centre
+
 
 @dataclass(frozen=True)
 class Matches:
-    """Pairs of query and box. Every layer has the same number of pairs per image: min(Q, M)."""
+    """Pairs of query and box, as many in every layer."""
 
     images: Tensor  # [P] int64, row in the batch; the same for every layer
     queries: Tensor  # [N, P] int64
@@ -32,10 +35,10 @@ class Matches:
 
 
 class ClassCost(Protocol):
-    """What it costs a query to take a class; lower is better."""
+    """Cost of matching a query with a box of some class; lower is better."""
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cost of each label for each query: logits [N, B, Q, K], labels [B, M] -> [N, B, M, Q]."""
+        """Return the cost of each label for each query: logits [N, B, Q, K], labels [B, M] -> [N, B, M, Q]."""
         ...
 
 
@@ -44,9 +47,28 @@ class SoftmaxCost:
     """Minus the probability of the class (DETR, equation 2)."""
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cost of each label for each query: logits [N, B, Q, K], labels [B, M] -> [N, B, M, Q]."""
+        """Return the cost of each label for each query: logits [N, B, Q, K], labels [B, M] -> [N, B, M, Q]."""
         probabilities = logits.softmax(-1).transpose(-1, -2)  # [N, B, K, Q]
-        return -_rows_of(probabilities, labels)  # [N, B, M, Q]
+        layers, images, _, queries = probabilities.shape
+        index = labels[None, :, :, None].expand(layers, images, labels.shape[1], queries)
+        return -probabilities.gather(2, index)
+
+
+@dataclass(frozen=True)
+class FocalCost:
+    """How much the focal loss would fall if the query had the class (Deformable DETR, arXiv:2010.04159)."""
+
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cost of each label for each query: logits [N, B, Q, K], labels [B, M] -> [N, B, M, Q]."""
+        layers, images, queries, _ = logits.shape
+        index = labels[None, :, None, :].expand(layers, images, queries, labels.shape[1])
+        p = logits.gather(3, index).sigmoid().transpose(-1, -2)  # [N, B, M, Q]
+        positive = self.alpha * (1 - p) ** self.gamma * -(p + EPS).log()
+        negative = (1 - self.alpha) * p**self.gamma * -(1 - p + EPS).log()
+        return positive - negative
 
 
 @dataclass(frozen=True)
@@ -60,14 +82,14 @@ class Matcher:
 
     @torch.no_grad()
     def __call__(self, outputs: Outputs, targets: Sequence[Target]) -> Matches:
-        """Match every layer's predictions with the boxes of their image.
+        """Match every layer's predictions with the boxes of their image, min(Q, M) pairs each.
 
         Args:
             outputs: predictions, logits [N, B, Q, K] and boxes [N, B, Q, 4].
-            targets: the truth of each of the B images, on the same device.
+            targets: ground truth of each of the B images, on the same device.
 
         Raises:
-            NonFinite: a cost is NaN or infinite; the layers and images are named.
+            NonFinite: a cost is NaN or infinite; the message names layers and images.
         """
         counts = [len(target.labels) for target in targets]
         cost = self.cost(outputs, targets).cpu().numpy()  # [N, B, M, Q]; the one wait for the device
@@ -84,21 +106,22 @@ class Matcher:
                 chosen[n].append(target + first[b])
         rows = [images, *queries, *chosen]
         table = np.stack([np.concatenate(row) for row in rows]).astype(np.int64)  # [1 + 2N, P]
-        # one transfer back
         on_device = torch.from_numpy(table).to(outputs.logits.device, non_blocking=True)
         return Matches(on_device[0], on_device[1 : layers + 1], on_device[layers + 1 :])
 
     def cost(self, outputs: Outputs, targets: Sequence[Target]) -> Tensor:
-        """The matching cost of each box and query, [N, B, M, Q]; rows beyond an image's boxes are void."""
+        """Return the cost of each box and query, [N, B, M, Q]; rows beyond an image's boxes are padding."""
         labels = pad_sequence([t.labels for t in targets], batch_first=True)  # [B, M]
         boxes = pad_sequence([t.boxes_cxcywh for t in targets], batch_first=True).float()  # [B, M, 4]
-        found = outputs.boxes_cxcywh.float()[:, :, None]  # [N, B, 1, Q, 4]
+        predicted = outputs.boxes_cxcywh.float()[:, :, None]  # [N, B, 1, Q, 4]
         wanted = boxes[:, :, None]  # [B, M, 1, 4]
         classes = self.class_cost(outputs.logits.float(), labels)  # [N, B, M, Q]
         distance = torch.zeros_like(classes)
-        for a, b in zip(found.unbind(-1), wanted.unbind(-1), strict=True):  # no [N, B, M, Q, 4] is ever made
+        for a, b in zip(
+            predicted.unbind(-1), wanted.unbind(-1), strict=True
+        ):  # no [N, B, M, Q, 4] is ever made
             distance += (a - b).abs_()
-        _, giou = iou_and_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))
+        _, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
         return (
             classes.mul_(self.class_weight)
             .add_(distance, alpha=self.box_weight)
@@ -106,15 +129,40 @@ class Matcher:
         )
 
 
-def _rows_of(table: Tensor, labels: Tensor) -> Tensor:
-    """The rows of the classes that are there: [N, B, K, Q], [B, M] -> [N, B, M, Q]."""
-    layers, images, _, queries = table.shape
-    index = labels[None, :, :, None].expand(layers, images, labels.shape[1], queries)
-    return table.gather(2, index)
+def one_to_many(centres: Tensor, targets: Sequence[Target]) -> Matches:
+    """Match tokens with boxes, many to one, in one layer.
+
+    A token is matched with the box whose middle 60% its centre lies in, the smallest of several. Every box also gets
+    its nearest token, so that small boxes are not left out.
+
+    Args:
+        centres: [B or 1, S, 2] centres of the tokens, x and y in 0..1.
+        targets: ground truth of each of the B images.
+    """
+    images, tokens, boxes = [], [], []
+    first = 0
+    for b, target in enumerate(targets):
+        count = len(target.labels)
+        if count:
+            points = centres[b if len(centres) > 1 else 0]  # [S, 2]
+            centre, size = target.boxes_cxcywh[:, :2], target.boxes_cxcywh[:, 2:]  # [M, 2] each
+            distance = (points[:, None] - centre).abs() / size.clamp(min=1e-6)  # [S, M, 2] in box sizes
+            inside = distance.amax(-1) < MIDDLE  # [S, M]
+            inside[distance.sum(-1).argmin(0), torch.arange(count, device=points.device)] = True
+            area = size.prod(-1).expand_as(inside).masked_fill(~inside, float("inf"))
+            token = inside.any(1).nonzero()[:, 0]
+            tokens.append(token)
+            boxes.append(area[token].argmin(1) + first)
+            images.append(torch.full_like(token, b))
+        first += count
+    if not tokens:
+        empty = torch.zeros(0, dtype=torch.int64, device=centres.device)
+        return Matches(empty, empty[None], empty[None])
+    return Matches(torch.cat(images), torch.cat(tokens)[None], torch.cat(boxes)[None])
 
 
 def _refuse_nonfinite(cost: np.ndarray, counts: Sequence[int]) -> None:
-    """Stop where the assignment would fail, saying where the numbers went wrong. cost [N, B, M, Q]."""
+    """Raise where the assignment would fail, naming layers and images. cost [N, B, M, Q]."""
     real = np.arange(cost.shape[2]) < np.asarray(counts)[:, None]  # [B, M] rows that are boxes
     bad = (~np.isfinite(cost)).any(axis=-1) & real  # [N, B, M]
     if bad.any():

@@ -1,4 +1,4 @@
-"""How much memory a training needs at least, before any of it is taken."""
+"""Lower bound of the memory that a training needs, before any of it is allocated."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ from detrscope.data.pixel_cache import free_memory, in_bytes
 from detrscope.training.config import RunConfig
 
 FLOAT = 4  # bytes
-OPTIMIZER = 4  # weights, gradients and the two averages of AdamW
-MAPS = 20  # tensors of the size of the images that a step keeps at least: the first maps of a backbone
-LAYER = (
-    8  # tensors of the size of the queries that a decoder layer keeps: query, key, value, feed-forward ...
-)
+COPIES = 4  # of the weights: themselves, gradients, the two averages of AdamW
+# Tensors stored for the backward pass, at least:
+MAPS = 20  # of the size of the images, by the first layers of a backbone
+LAYER = 8  # of the size of the queries, by a decoder layer: query, key, value, feed-forward ...
 
 
 def estimate_memory(config: RunConfig, classes: int) -> int:
-    """Bytes that the model, its optimizer and the queries of one pass take; activations are only counted in part."""
+    """Estimate the bytes of the model, its optimizer and part of the activations of one micro-batch."""
     model = config.model
     with torch.device("meta"):  # shapes only
         built = families.build(model.variant, model.overrides, classes)
     parameters = sum(parameter.numel() for parameter in built.parameters())
     settings = families.resolve(model.variant, model.overrides)
-    images = config.images_per_pass
-    layers = getattr(getattr(settings, "decoder", None), "layers", 1)
+    images = config.images_per_micro_batch
+    layers = settings.decoder.layers
     queries = families.query_count(model.variant, model.overrides)
-    activations = images * queries * getattr(settings, "width", 1) * layers * LAYER
+    activations = images * queries * settings.width * layers * LAYER
     activations += images * queries * classes * (layers + 1)
     activations += images * 3 * config.data.short_side**2 * MAPS
-    weights = parameters * (OPTIMIZER + config.train.ema.enabled)
+    weights = parameters * (COPIES + config.train.ema.enabled)
     return FLOAT * (weights + activations)
 
 
 def check_memory(config: RunConfig, classes: int, device: torch.device) -> None:
-    """Refuse a training that cannot fit.
+    """Refuse a training that cannot fit into memory.
 
     Raises:
-        UserError: it needs more memory than is free.
+        UserError: it needs more than is free.
     """
     needed = estimate_memory(config, classes)
     if device.type == "cuda":

@@ -1,7 +1,7 @@
 """Muon for hidden matrices and convolutions: momentum made orthogonal (Jordan 2024, kellerjordan.github.io/posts/muon).
 
-torch.optim.Muon takes matrices only, one at a time. A small network has its weights in convolutions, and in dozens of
-small matrices of few shapes, which go through the iteration together here: one batched product instead of dozens.
+torch.optim.Muon takes matrices only, one at a time. A small network has convolutions, and dozens of small matrices of
+few shapes: here those of one shape are iterated together, by one batched product instead of dozens.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from torch import Tensor
 
 from detrscope.ops.kernels.machine import FAST, product_slowdown
 
-# Of the quintic iteration x -> a x + b x^3 + c x^5 that drives singular values to about 1.
+# Coefficients of the quintic iteration x -> a x + b x^3 + c x^5 that drives singular values to about 1.
 A, B, C = 3.4445, -4.7750, 2.0315
-WIDE = 3  # times wider than high: from here on products of the small side alone are fewer
+WIDE = 3  # width over height from which products of the small side alone are cheaper
 
 
 class Muon(torch.optim.AdamW):
     """Nesterov momentum whose update is replaced by the nearest orthogonal matrix, found by Newton-Schulz iteration.
 
-    Groups with `orthogonal: True` (matrices, convolutions) move so; the others are AdamW's as ever. The update is
-    scaled by 0.2 * sqrt(larger side), so that its root mean square is that of AdamW and learning rates carry over
+    It applies to groups with `orthogonal: True` (matrices, convolutions); the others are AdamW's. The update is scaled
+    by 0.2 * sqrt(larger side), so that its root mean square is that of AdamW and learning rates carry over
     (Moonlight, arXiv:2502.16982, section 2.2).
 
     Args:
         groups: parameter groups, each with the key `orthogonal`.
-        momentum: of the running average of the gradient, for the orthogonal groups.
-        iterations: of the Newton-Schulz iteration.
-        fused: of AdamW.
+        momentum: momentum of the running average of the gradient, for the orthogonal groups.
+        iterations: number of Newton-Schulz iterations.
+        fused: whether AdamW updates in one fused kernel.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["orthogonal"]]
         try:
@@ -56,10 +56,10 @@ class Muon(torch.optim.AdamW):
             self.param_groups = groups
         for group in groups:
             if group["orthogonal"]:
-                self._move(group)
+                self._update(group)
         return loss
 
-    def _move(self, group: dict[str, Any]) -> None:
+    def _update(self, group: dict[str, Any]) -> None:
         batches: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         for parameter in group["params"]:
             if parameter.grad is not None:
@@ -78,20 +78,20 @@ class Muon(torch.optim.AdamW):
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(grad)
-            state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
+            state["step"] = torch.zeros(())  # AdamW expects one in every state that it loads
         state["momentum"].lerp_(grad, 1 - self.momentum)
         return grad.lerp(state["momentum"], self.momentum)
 
 
 def iteration_dtype(device: torch.device) -> torch.dtype:
-    """bf16, as published, where the device multiplies it faster than float32; else float32, for the same directions."""
+    """Return bf16, as published, where the device multiplies it faster than float32; else float32."""
     if device.type == "cpu" and product_slowdown(torch.bfloat16) > FAST:
         return torch.float32
     return torch.bfloat16
 
 
 def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
-    """Approximately U V^T of each matrix's singular value decomposition U S V^T: [n, rows, columns]."""
+    """Approximate U V^T of each matrix's singular value decomposition U S V^T: [n, rows, columns]."""
     x = matrices.to(iteration_dtype(matrices.device))
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT
@@ -105,12 +105,12 @@ def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
 
 
 def _polynomial(square: Tensor) -> Tensor:
-    """B s + c s^2 of each matrix s."""
+    """Return B s + C s^2 of each matrix s."""
     return torch.baddbmm(square, square, square, beta=B, alpha=C)
 
 
 def _iterate_on_gram(x: Tensor, steps: int) -> Tensor:
-    """The same iteration of wide matrices with products of the small side only, but for the first and the last one.
+    """Iterate wide matrices with products of the small side only, but for the first and the last one.
 
     Every factor is a polynomial of s = x x^T: factors commute, and s after a step is p s p. Rounding adds up more than
     it does in the plain iteration, too much for bf16.

@@ -1,4 +1,4 @@
-"""NaN and infinity, found at the source: which layer, which module, which images."""
+"""Find the source of a NaN or infinite number: layer, module, images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class NonFinite(WorkFailed):
 
     Attributes:
         what: what is not finite, such as `matching cost of decoder layer 2`.
-        rows: the places in the batch of the images it comes from, empty where that is not known.
+        rows: indices in the batch of the images it comes from, empty where that is not known.
     """
 
     def __init__(self, what: str, rows: Sequence[int] = ()) -> None:
@@ -26,37 +26,37 @@ class NonFinite(WorkFailed):
 
 
 def first_bad_module(model: nn.Module, run: Callable[[], object]) -> str | None:
-    """The name of the first module that puts out a NaN or infinite number while `run` calls the model.
+    """Return the name of the first module that gives a NaN or infinite number while `run` calls the model.
 
-    Modules are asked in the order in which they finish, so the innermost one that made it comes first.
+    Modules are checked in the order in which they finish, so that the innermost one comes first.
     """
-    found: list[str] = []
+    bad: list[str] = []
 
-    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+    def check(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if not found and isinstance(output, Tensor) and not is_finite(output):
-                found.append(name)
+            if not bad and isinstance(output, Tensor) and not is_finite(output):
+                bad.append(name)
 
         return hook
 
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    handles = [module.register_forward_hook(check(name)) for name, module in model.named_modules() if name]
     try:
         with torch.no_grad():
             run()
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else None
+    return bad[0] if bad else None
 
 
 def bad_gradients(model: nn.Module) -> list[str]:
-    """Names of the parameters whose gradient holds a NaN or infinite number, the last of the path first.
+    """Return the names of parameters whose gradient has a NaN or infinite number, the last of the path first.
 
-    Gradients flow backwards, so the first of these names is the nearest to where it went wrong.
+    Gradients flow backwards, so the first of these names is the nearest to the cause.
     """
     return [n for n, p in model.named_parameters() if p.grad is not None and not is_finite(p.grad)][::-1]
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no number in it is NaN or infinite."""
+    """Return whether no number of a tensor is NaN or infinite."""
     return bool(torch.isfinite(tensor).all())

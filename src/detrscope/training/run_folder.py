@@ -1,12 +1,12 @@
-"""The folder a run leaves behind. Every file but the log is written whole or not at all.
+"""The run folder. Every file but the log is written whole or not at all.
 
-config.yaml                       the settings as resolved; `--config` reads it back
+config.yaml                       the resolved settings; `--config` reads them back
 metrics.csv, metrics.jsonl        one row per epoch, the same in both
 last.pt                           everything that `--resume` needs
 previous.pt                       the one before, should last.pt be damaged
 last.safetensors                  the model after the last epoch
 best.safetensors                  the model with the highest AP so far
-curves.png, per_class.csv         drawn and counted anew after each epoch and each evaluation
+curves.png, per_class.csv         rewritten after each epoch and each evaluation
 attention.csv, attention.jsonl    one row per snapshot, the same in both, where the probe images have ground truth
 snapshots/                        snapshots of the probe images, for `detrscope timelapse`
 traces/                           full traces of the probe images at some snapshots, for `detrscope see`
@@ -15,16 +15,12 @@ log.txt                           what the terminal said
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-import math
 import os
 import platform
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +33,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.file_lock import locked
 from detrscope.core.files import sweep
 from detrscope.training.config import RunConfig, flat, resolve
+from detrscope.training.metrics_table import MetricsTable, Row
 
 CONFIG, STATE, LAST, BEST = "config.yaml", "last.pt", "last.safetensors", "best.safetensors"
 PREVIOUS = "previous.pt"
@@ -48,7 +45,7 @@ SNAPSHOT_FILES = ("step_*.safetensors", "*.trace")
 TABLES = (METRICS_CSV, METRICS_JSONL, ATTENTION_CSV, ATTENTION_JSONL)
 FILES = (CONFIG, STATE, PREVIOUS, LAST, BEST, *TABLES, CURVES, PER_CLASS, LOG)
 
-# What a continued run may change: nothing that alters the numbers of the epochs that are done.
+# Settings that a resumed run may change: none that alters the numbers of the epochs that are done.
 CHANGEABLE = (
     "source",
     "data.source",  # the same images may have moved
@@ -61,9 +58,9 @@ CHANGEABLE = (
     "train.checkpoint_every",
     "train.accelerator",
     "train.devices",
+    "train.nodes",
     "train.threads",
 )
-Row = dict[str, Any]
 
 
 class RunFolder:
@@ -71,13 +68,15 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._metrics = MetricsTable(self.path / "metrics", "epoch")
+        self._attention = MetricsTable(self.path / "attention", "step")
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
     @property
     def in_use(self) -> bool:
-        """Whether a run has been here."""
+        """Whether the folder holds a run."""
         return any((self / name).exists() for name in (CONFIG, STATE, PREVIOUS, METRICS_JSONL))
 
     @property
@@ -87,7 +86,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder's lock in the `with`, and remove what a killed process has left unfinished.
+        """Hold the folder's lock in the `with`, and remove unfinished files of a killed process.
 
         Raises:
             UserError: another training is running in the folder.
@@ -99,10 +98,10 @@ class RunFolder:
             yield
 
     def refuse_if_in_use(self, overwrite: bool) -> None:
-        """Refuse to lose a run.
+        """Refuse to replace a run unasked.
 
         Raises:
-            UserError: a run has been here and `overwrite` is off, or the path is a file.
+            UserError: the folder holds a run and `overwrite` is off, or the path is a file.
         """
         if self.path.is_file():
             raise UserError(f"{self.path}: is a file; --out must name a folder")
@@ -113,7 +112,7 @@ class RunFolder:
             )
 
     def clear(self) -> None:
-        """Remove what an earlier run has left; other files stay."""
+        """Remove the files of an earlier run; others stay."""
         for name in FILES:
             (self / name).unlink(missing_ok=True)
         for folder in (SNAPSHOTS, TRACES):
@@ -122,16 +121,16 @@ class RunFolder:
                     path.unlink()
 
     def write_config(self, config: RunConfig) -> None:
-        """Write the settings, under a comment that names the versions that read them."""
+        """Write the settings, below a comment that names the versions of the software."""
         versions = f"detrscope {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
         with atomic_write(self / CONFIG) as path:
             path.write_text(f"# {versions}\n{to_yaml(config)}", encoding="utf-8")
 
     def config(self) -> RunConfig:
-        """The settings of the run that is here.
+        """Read the settings of the run.
 
         Raises:
-            UserError: there is no run here.
+            UserError: the folder holds no run.
         """
         if not (self / CONFIG).is_file():
             raise UserError(
@@ -140,19 +139,19 @@ class RunFolder:
         return resolve(file=self / CONFIG)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Replace the training state, at once; the one before is kept as `previous.pt`."""
+        """Replace the training state atomically; the one before is kept as `previous.pt`."""
         with atomic_write(self / STATE) as path:
             torch.save(dict(state), path)
             if (self / STATE).is_file():
                 os.replace(self / STATE, self / PREVIOUS)
 
     def load_state(self) -> dict[str, Any] | None:
-        """The training state, on the CPU; None where the run has not come to its first checkpoint.
+        """Read the training state to the CPU; None before the first checkpoint.
 
-        Where the last one is damaged or missing, the one before is taken, with a warning.
+        Where the last one is damaged or missing, the one before is read, with a warning.
 
         Raises:
-            UserError: neither can be read, or epochs were trained and no state is there.
+            UserError: neither can be read, or both are missing though epochs were trained.
         """
         problems = []
         for name in (STATE, PREVIOUS):
@@ -168,92 +167,51 @@ class RunFolder:
                 log.warning("%s; going on from %s, the checkpoint before it", reason, self / PREVIOUS)
             return state
         if problems:
-            raise UserError(f"{problems[0]}; {self._way_out()}")
+            raise UserError(f"{problems[0]}; {self._advice()}")
         if rows := self.rows():
             raise UserError(
-                f"{self / STATE}: missing, though {rows[-1]['epoch']} epochs were trained; {self._way_out()}"
+                f"{self / STATE}: missing, though {rows[-1]['epoch']} epochs were trained; {self._advice()}"
             )
         return None
 
-    def _way_out(self) -> str:
+    def _advice(self) -> str:
         return f"start a new run from its weights with --from {self / LAST}, or anew with --overwrite"
 
     def check_tables(self, epoch: int) -> None:
-        """Say which rows of the metrics are lost, on resuming after `epoch` epochs."""
+        """Warn of lost rows of the tables, on resuming after `epoch` epochs."""
         known = {row["epoch"] for row in self.rows()}
         lost = [number for number in range(1, epoch + 1) if number not in known]
         if lost:
             log.warning(
                 "%s: the metrics of %d epochs are lost, such as %d", self / METRICS_JSONL, len(lost), lost[0]
             )
-        self.attention_rows()  # says what cannot be read
+        self.attention_rows()  # warns of damaged lines
 
     def rows(self) -> list[Row]:
-        """The metrics so far, one row per epoch."""
-        return self._read(METRICS_JSONL, "epoch")
+        """Return the metrics so far, one row per epoch."""
+        return self._metrics.rows()
 
     def attention_rows(self) -> list[Row]:
         """Return the attention on the parts of the probe images so far, one row per snapshot."""
-        return self._read(ATTENTION_JSONL, "step")
+        return self._attention.rows()
 
     def add_row(self, row: Row) -> None:
-        """Write an epoch's metrics, in place of rows of that epoch or later (a resumed run repeats them)."""
-        self._add(METRICS_JSONL, METRICS_CSV, row, "epoch")
+        """Write an epoch's metrics, in place of rows of that epoch or later."""
+        self._metrics.add(row)
 
     def add_attention_row(self, row: Row) -> None:
-        """Write what was measured in a snapshot, in place of rows of that step or later."""
-        self._add(ATTENTION_JSONL, ATTENTION_CSV, row, "step")
-
-    def _read(self, name: str, key: str) -> list[Row]:
-        """The rows of a table that are whole; a warning says how many are not."""
-        path = self / name
-        if not path.is_file():
-            return []
-        rows: dict[int, Row] = {}
-        bad: list[int] = []
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-            try:
-                row = json.loads(line.decode("utf-8")) if line.strip() else None
-            except (ValueError, RecursionError):
-                bad.append(number)
-                continue
-            if row is None:
-                continue
-            if isinstance(row, dict) and isinstance(row.get(key), int) and row[key] not in rows:
-                rows[row[key]] = row
-            else:
-                bad.append(number)
-        if bad:
-            _warn_of_lines(path, tuple(bad))
-        return [rows[at] for at in sorted(rows)]
-
-    def _add(self, jsonl: str, table: str, row: Row, key: str) -> None:
-        rows = [old for old in self._read(jsonl, key) if old[key] < row[key]]
-        rows.append({key: _plain(value) for key, value in row.items()})
-        columns = list(dict.fromkeys(key for one in rows for key in one))
-        with atomic_write(self / jsonl) as path:
-            path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
-        with atomic_write(self / table) as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-@cache
-def _warn_of_lines(path: Path, bad: tuple[int, ...]) -> None:
-    log.warning("%s: %d lines are damaged and left out, such as line %d", path, len(bad), bad[0])
+        """Write the attention measured at a snapshot, in place of rows of that step or later."""
+        self._attention.add(row)
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """A training state whose checksums are right.
+    """Read a training state after checking its checksums.
 
     Raises:
-        UserError: it is damaged, or of something else.
+        UserError: it is damaged, or no training state.
     """
     try:
-        with zipfile.ZipFile(
-            path
-        ) as archive:  # torch.load does not look at the checksums that torch.save writes
+        with zipfile.ZipFile(path) as archive:  # torch.load ignores the checksums that torch.save writes
             damaged = archive.testzip()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise UserError(f"{path}: is not a training state that can be read ({error})") from None
@@ -261,20 +219,18 @@ def _read_state(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is damaged (the checksum of {damaged} is wrong)")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a zoo of types for damaged files
+    except Exception as error:  # torch.load raises errors of many types for damaged files
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(f"{path}: is not a training state that can be read ({reason})") from None
-    if (
-        not isinstance(state, dict)
-        or not {"format", "position", "model", "optimizer", "random"} <= state.keys()
-    ):
+    keys = {"format", "progress", "model", "optimizer", "random"}
+    if not isinstance(state, dict) or not keys <= state.keys():
         raise UserError(f"{path}: is not the training state of a run")
     return state
 
 
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
-    """In the `with`, the log also goes to the end of a file, with times; a quiet terminal stays quiet."""
+    """Append the log to a file too, with times, in the `with`; a quiet terminal stays quiet."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level, levels = log.level, [(other, other.level) for other in log.handlers]
@@ -293,7 +249,7 @@ def logged_to(path: Path) -> Iterator[None]:
 
 
 def refuse_changes(old: RunConfig, new: RunConfig, path: Path) -> None:
-    """Refuse to resume with settings that would make another run of it; say which others change.
+    """Refuse to resume with settings that would make it another run; log the changes that are allowed.
 
     Raises:
         UserError: naming the settings that differ.
@@ -310,8 +266,3 @@ def refuse_changes(old: RunConfig, new: RunConfig, path: Path) -> None:
             f"{path}: --resume continues the same run, but these settings differ: {listed}; leave them out,"
             f" or start a new run from its weights with --from {path / LAST}"
         )
-
-
-def _plain(value: Any) -> Any:
-    """NaN and infinity have no place in JSON."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Put a training together from its settings: data, model, loader."""
+"""Make data, model and loader of a training from its settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from lightning.fabric import Fabric
 
 from detrscope import families
-from detrscope.checkpoints.load import Loaded, load_backbone, load_model, random_model
+from detrscope.checkpoints.load import load_backbone, load_model, random_model
+from detrscope.checkpoints.native import Loaded
 from detrscope.config import merge
 from detrscope.console import log
 from detrscope.core.errors import UserError
@@ -35,10 +36,10 @@ def resolve_run(
     overrides: Mapping[str, Any] | None = None,
     resume: RunFolder | None = None,
 ) -> RunConfig:
-    """The settings that `train` would use. With `resume`, those of that run, which few settings may change.
+    """Return the settings that `train` would use. With `resume`, those of that run, of which few may change.
 
     Raises:
-        UserError: an unknown key, a value that is not valid, or a change to a run that is being resumed.
+        UserError: a key is unknown, a value is not valid, or a setting of a resumed run may not change.
     """
     given = undotted(overrides or {})
     if data is not None:
@@ -61,10 +62,10 @@ def resolve_run(
 
 
 def open_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | None]:
-    """The images to learn from and those to evaluate on.
+    """Open the images to learn from and those to evaluate on; None where the settings ask for no evaluation.
 
     Raises:
-        UserError: they cannot be read, there is nothing to learn from, or the classes do not agree.
+        UserError: they cannot be read, no image has boxes, or the classes do not agree.
     """
     data = config.data
     dataset = open_dataset(data.source, data.train_split, skip_unreadable=data.tolerant)
@@ -82,19 +83,21 @@ def open_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | N
         image.path.resolve() for image in val.images
     }
     if shared:
-        log.warning("%d of %d validation images are training images: AP will flatter", len(shared), len(val))
+        log.warning(
+            "%d of %d validation images are training images: AP will be too high", len(shared), len(val)
+        )
     return dataset, val
 
 
 def make_model(
     config: RunConfig, dataset: DetectionDataset, *, fresh: bool, saved: ModelCard | None = None
 ) -> tuple[Loaded, RunConfig]:
-    """The model that training starts from, and the config with what `start_from` brings filled in.
+    """Make the model that training starts from, and fill in the settings that `start_from` brings.
 
     Args:
         config: the settings.
-        dataset: tells the classes.
-        fresh: load weights; off where a training state will bring them.
+        dataset: the classes.
+        fresh: load pretrained weights; off where a training state will replace them.
         saved: the card of the run that is resumed.
     """
     choice, size = config.model, config.data.preprocessing
@@ -110,9 +113,9 @@ def make_model(
         reports = [loaded.report]
     else:
         loaded = random_model(choice.variant, choice.overrides, dataset.classes, size)
-        if saved is not None:  # what `--from` brought stays: the mean and deviation it was trained with
-            kept = saved.preprocessing.with_sides(size.short_side, size.long_side)
-            loaded = replace(loaded, card=replace(loaded.card, preprocessing=kept))
+        if saved is not None:  # keep the mean and deviation of a model given with --from
+            preprocessing = saved.preprocessing.with_sides(size.short_side, size.long_side)
+            loaded = replace(loaded, card=replace(loaded.card, preprocessing=preprocessing))
         wanted = fresh and choice.backbone_weights != "none"
         reports = [load_backbone(loaded.model, choice.backbone_weights)] if wanted else []
     for report in reports:
@@ -124,11 +127,11 @@ def make_model(
 def make_train_loader(
     config: RunConfig, dataset: DetectionDataset, card: ModelCard, fabric: Fabric
 ) -> DetectionLoader:
-    """The batches of this process, augmented, in the order of the seed."""
+    """Make the loader of this process: augmented images in the order that the seed gives."""
     transform = TrainTransform(config.augment, card.preprocessing)
     return make_loader(
         TransformedDataset(dataset, transform, cache=config.data.cache),
-        config.images_per_pass,
+        config.images_per_micro_batch,
         shuffle=True,
         workers=config.data.workers,
         seed=config.train.seed,
@@ -138,7 +141,7 @@ def make_train_loader(
 
 
 def _same_classes(dataset: DetectionDataset, val: DetectionDataset) -> None:
-    """Refuse validation boxes of classes that the training set does not know."""
+    """Refuse validation boxes of classes that the training set does not have."""
     with_boxes = {a.category_id for rows in val.annotations.values() for a in rows}
     match_classes(dataset.classes, val.classes, with_boxes)
 
@@ -164,7 +167,7 @@ def _log_dataset(what: str, dataset: DetectionDataset) -> None:
 
 
 def warn_of_crowded_images(config: RunConfig, dataset: DetectionDataset) -> None:
-    """Say when an image has more objects than the model has queries to find them with."""
+    """Warn of images with more objects than the model has queries."""
     queries = families.query_count(config.model.variant, config.model.overrides)
     counts = {i.id: sum(not a.iscrowd for a in dataset.annotations[i.id]) for i in dataset.images}
     crowded = [i for i in dataset.images if counts[i.id] > queries]

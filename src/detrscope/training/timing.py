@@ -1,11 +1,11 @@
-"""What a run costs: seconds of each step and what that means for the whole, and the most memory."""
+"""Cost of a run: seconds of each step, an estimate of the time left, peak memory."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from statistics import fmean
@@ -14,32 +14,32 @@ import torch
 
 from detrscope.console import log
 
-COLD = 3  # first steps of a process, not counted: kernels are compiled and memory is taken
-MEASURED = 5  # steps after those before an estimate is given
-RECENT = 200  # steps that the estimate rests on: a machine's load changes
-FORWARD = 0.4  # a forward pass of an evaluation relative to a training step; only until one was measured
+COLD = 3  # first steps of a process, not counted: kernels are compiled and memory is allocated
+MEASURED = 5  # further steps before an estimate is given
+RECENT = 200  # latest steps that the estimate rests on: the load of a machine changes
+FORWARD = 0.4  # a forward pass of an evaluation in training steps, until one has been measured
 
 
 class Clock:
-    """Measures steps, loading of images included, and what a run does besides, and tells the time left.
+    """Measures steps, loading of images included, and the other work of a run, and estimates the time left.
 
     Args:
         steps_per_epoch: optimiser steps of one epoch.
         total_steps: optimiser steps of the run.
-        due: for each kind of other work, how often it is still to be done after so many steps.
-        guesses: how many training steps one piece of other work takes, until it was measured.
+        intervals: steps between two pieces of each kind of other work, such as evaluations; the last comes at the end.
+        guesses: duration of one piece of other work in training steps, until one has been measured.
     """
 
     def __init__(
         self,
         steps_per_epoch: int,
         total_steps: int,
-        due: Mapping[str, Callable[[int], int]] | None = None,
+        intervals: Mapping[str, int] | None = None,
         guesses: Mapping[str, float] | None = None,
     ) -> None:
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = total_steps
-        self.due = due or {}
+        self.intervals = intervals or {}
         self.guesses = guesses or {}
         self._last = time.perf_counter()
         self._done = 0
@@ -47,11 +47,11 @@ class Clock:
         self._other: dict[str, list[float]] = {}
 
     def start(self) -> None:
-        """Forget what happened since the last step."""
+        """Start the next step's time now."""
         self._last = time.perf_counter()
 
     def step(self) -> float:
-        """Seconds since the last step or start."""
+        """Return the seconds since the last step or start."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._done += 1
@@ -73,23 +73,24 @@ class Clock:
         return fmean(self._recent) if len(self._recent) >= MEASURED else None
 
     def seconds_left(self, step: int) -> float | None:
-        """From `step` steps to the end of the run, all its work included; None before it is known."""
+        """Estimate the seconds from `step` steps to the end of the run, all its work included; None at first."""
         each = self.seconds_per_step
         if each is None:
             return None
         left = each * (self.total_steps - step)
-        for kind, times in self.due.items():
-            known = self._other.get(kind)
-            left += times(step) * (fmean(known[-5:]) if known else each * self.guesses.get(kind, 0.0))
+        for kind, interval in self.intervals.items():
+            times = self._other.get(kind)
+            count = -(-(self.total_steps - step) // interval)
+            left += count * (fmean(times[-5:]) if times else each * self.guesses.get(kind, 0.0))
         return left
 
     def left(self, step: int) -> str:
-        """`seconds_left` in words; `?` before it is known."""
+        """Return `seconds_left` in words; `?` before it is known."""
         seconds = self.seconds_left(step)
         return "?" if seconds is None else in_words(seconds)
 
     def log_estimate(self, step: int) -> None:
-        """Say once, as soon as it is known, how long an epoch and the rest of the run will take."""
+        """Log once, as soon as it is known, how long an epoch and the rest of the run will take."""
         each = self.seconds_per_step
         if self._done == COLD + MEASURED and each is not None:
             log.info(
@@ -102,12 +103,12 @@ class Clock:
 
 
 def in_words(seconds: float) -> str:
-    """Such as 0:01:30 or 2 days, 3:00:00."""
+    """Format a duration, such as 0:01:30 or 2 days, 3:00:00."""
     return str(timedelta(seconds=round(seconds)))
 
 
 def peak_memory_mb(device: torch.device) -> int | None:
-    """The most memory so far: of the GPU where there is one, else of this process; None if unknown."""
+    """Return the peak memory so far: of the GPU where there is one, else of this process; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     try:

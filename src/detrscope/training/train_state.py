@@ -1,34 +1,33 @@
-"""Everything that the next step depends on, as plain data that `torch.load(weights_only=True)` reads."""
+"""The training state: everything the next step depends on, as plain data for `torch.load(weights_only=True)`."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
-from torch import nn
 
+from detrscope.console import log
+from detrscope.core.distributed import gather_objects
 from detrscope.core.errors import UserError
-from detrscope.training.distributed import mean_over_ranks
-from detrscope.training.ema import Ema
+from detrscope.training.train_step import TrainStep
 
-FORMAT = 2
-T = TypeVar("T")
+FORMAT = 3
 
 
 @dataclass
 class Averages:
-    """Means over the steps of an epoch; what is NaN in a step is left out."""
+    """Means over the steps of an epoch; a value that is NaN in a step is left out."""
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, float], weights: Mapping[str, float]) -> None:
-        """Take in the values of one step; those with a weight are means over so many things, others count once."""
+        """Add the values of one step; `weights` are the counts that some of them are means over, others count once."""
         for name, value in values.items():
             weight = weights.get(name, 1.0) if value == value else 0.0
             self.sums[name] = self.sums.get(name, 0.0) + (weight * value if weight else 0.0)
@@ -36,7 +35,7 @@ class Averages:
 
     @classmethod
     def together(cls, parts: Sequence[Averages]) -> Averages:
-        """What several processes have taken in."""
+        """Add up the averages of several processes."""
         whole = cls()
         for part in parts:
             for name in part.sums:
@@ -44,28 +43,23 @@ class Averages:
                 whole.counts[name] = whole.counts.get(name, 0.0) + part.counts[name]
         return whole
 
-    def means(self, fabric: Fabric) -> dict[str, float]:
-        """The means, over all devices; one of them may not have met every name."""
-        names = sorted({name for part in gather_objects(fabric, list(self.sums)) for name in part})
-        if not names:
-            return {}
-        columns = [[self.sums.get(name, 0.0) for name in names], [self.counts.get(name, 0) for name in names]]
-        table = torch.tensor(columns, device=fabric.device, dtype=torch.float64)
-        sums, counts = mean_over_ranks(fabric, table, "sum").tolist()
-        means = {name: s / c if c else float("nan") for name, s, c in zip(names, sums, counts, strict=True)}
-        order = [*self.sums, *(name for name in names if name not in self.sums)]
-        return {name: means[name] for name in order}
+    def means(self) -> dict[str, float]:
+        """Return the means over all processes; every process is to call it."""
+        whole = Averages.together(gather_objects(self))
+        return {
+            name: s / whole.counts[name] if whole.counts[name] else math.nan for name, s in whole.sums.items()
+        }
 
 
 @dataclass
 class TrainProgress:
-    """How far a run has come."""
+    """Progress of a run."""
 
-    epoch: int = 0  # epochs that are finished: trained, evaluated, written down
-    passes: int = 0  # forward passes taken in the epoch after those
-    step: int = 0  # optimiser steps in all
-    seconds: float = 0.0  # spent training in this epoch
-    images: int = 0  # seen in this epoch, all devices
+    epoch: int = 0  # finished epochs: trained, evaluated, written
+    micro_batches: int = 0  # taken in the current epoch
+    step: int = 0  # optimiser steps taken
+    seconds: float = 0.0  # of training in the current epoch
+    images: int = 0  # trained on in the current epoch, all devices
     best_ap: float | None = None
     best_epoch: int = 0
     averages: Averages = field(default_factory=Averages)
@@ -73,39 +67,26 @@ class TrainProgress:
     def start_epoch(self) -> None:
         """Go on to the next epoch."""
         self.epoch += 1
-        self.passes, self.seconds, self.images = 0, 0.0, 0
+        self.micro_batches, self.seconds, self.images = 0, 0.0, 0
         self.averages = Averages()
 
-    @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> TrainProgress:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**{**tree, "averages": Averages(**tree["averages"])})
 
-
-def capture(
-    fabric: Fabric,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: Ema | None,
-    position: TrainProgress,
-) -> dict[str, Any]:
-    """The training state. To be called by every process, since each has its own random numbers."""
+def capture(train_step: TrainStep, progress: TrainProgress) -> dict[str, Any]:
+    """Return the training state. Every process is to call it, since each has its own random numbers."""
     return {
         "format": FORMAT,
-        "position": asdict(position),
-        "averages": gather_objects(fabric, asdict(position.averages)),  # of each process
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ema": ema.model.state_dict() if ema else None,
-        "scaler": fabric.strategy.precision.state_dict(),
-        "random": gather_objects(fabric, random_state()),
+        "progress": asdict(progress),
+        "averages": gather_objects(asdict(progress.averages)),  # of each process
+        "model": train_step.model.state_dict(),
+        "optimizer": train_step.optimizer.state_dict(),
+        "ema": train_step.ema.model.state_dict() if train_step.ema else None,
+        "scaler": train_step.fabric.strategy.precision.state_dict(),
+        "random": gather_objects(random_state(train_step.fabric.device)),
     }
 
 
-def restore(
-    state: dict[str, Any], fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
-) -> TrainProgress:
-    """Put a captured state back, but for the random numbers, which are `state["random"][rank]`.
+def restore(state: dict[str, Any], train_step: TrainStep) -> TrainProgress:
+    """Restore a captured state, random numbers included.
 
     Raises:
         UserError: the state is of another format, or does not fit the model.
@@ -115,34 +96,37 @@ def restore(
             f"training state has format {state.get('format')}; this version reads format {FORMAT}"
         )
     try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if ema:
-            ema.model.load_state_dict(state["ema"])
+        train_step.model.load_state_dict(state["model"])
+        train_step.optimizer.load_state_dict(state["optimizer"])
+        if train_step.ema:
+            train_step.ema.model.load_state_dict(state["ema"])
         if state["scaler"]:
-            fabric.strategy.precision.load_state_dict(state["scaler"])
-        position = TrainProgress.from_dict(state["position"])
+            train_step.fabric.strategy.precision.load_state_dict(state["scaler"])
         parts = [Averages(**part) for part in state["averages"]]
+        progress = TrainProgress(**{**state["progress"], "averages": Averages()})
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"training state does not fit this run: {str(error).splitlines()[0][:200]}") from None
-    if len(parts) == fabric.world_size:
-        position.averages = parts[fabric.global_rank]
-    else:  # the sums of all processes, once
-        position.averages = Averages.together(parts) if fabric.is_global_zero else Averages()
-    return position
+    rank, world = train_step.fabric.global_rank, train_step.fabric.world_size
+    if len(parts) == world:
+        progress.averages = parts[rank]
+        set_random_state(state["random"][rank])
+    else:
+        progress.averages = Averages() if rank else Averages.together(parts)  # the sums of all, once
+        log.warning("resuming on another number of devices: dropout will not be that of an uninterrupted run")
+    return progress
 
 
-def random_state() -> dict[str, Any]:
-    """The state of every random number generator that training draws from."""
-    name, keys, place, has_gauss, gauss = np.random.get_state()  # the legacy generator that libraries use
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of every random number generator that training draws from."""
+    name, keys, index, has_gauss, gauss = np.random.get_state()  # the legacy generator that libraries use
     version, words, spare = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state() if device.type == "cuda" else None,
         "numpy": [
             str(name),
             torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            int(place),
+            int(index),
             int(has_gauss),
             float(gauss),
         ],
@@ -151,7 +135,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on with the random numbers where `random_state` was taken."""
+    """Restore every random number generator to a `random_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -166,12 +150,3 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def gather_objects(fabric: Fabric, mine: T) -> list[T]:
-    """Something of every process, on every process, in the order of their ranks."""
-    if fabric.world_size == 1:
-        return [mine]
-    parts: list[T] = [mine] * fabric.world_size
-    torch.distributed.all_gather_object(parts, mine)
-    return parts

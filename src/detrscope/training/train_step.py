@@ -1,4 +1,4 @@
-"""One optimiser step: forward, loss and backward of its passes, clipping, the weights' move."""
+"""One optimiser step: forward, loss and backward of its micro-batches, clipping, the update of the weights."""
 
 from __future__ import annotations
 
@@ -11,31 +11,28 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from detrscope.blocks.queries import MixedQueries
+from detrscope.blocks.path import DetectionTransformer
+from detrscope.blocks.queries import LabelEmbedding
 from detrscope.core.errors import UserError
-from detrscope.core.model_card import Scoring
-from detrscope.core.types import Batch, Outputs, Proposals, Target
-from detrscope.training.config import TrainConfig
+from detrscope.core.types import Batch, Outputs, Target
 from detrscope.training.denoising import Denoising, Noise, make_denoising
-from detrscope.training.distributed import mean_over_ranks
 from detrscope.training.ema import Ema
-from detrscope.training.losses.criterion import (
-    PAIRS,
-    WEIGHTED,
-    ClassLoss,
-    CrossEntropy,
-    Losses,
-    LossWeights,
-    SetCriterion,
-)
-from detrscope.training.losses.sigmoid import FocalCost, FocalLoss, MatchabilityLoss
-from detrscope.training.matcher import ClassCost, Matcher, SoftmaxCost
+from detrscope.training.losses.criterion import PAIRS, WEIGHTED, Losses
+from detrscope.training.losses.recipe import make_criterion
 from detrscope.training.nonfinite import NonFinite, bad_gradients, first_bad_module, is_finite
-from detrscope.training.optim import Schedule, freeze_backbone, make_optimizer, parameter_groups, set_rates
+from detrscope.training.optimizer import (
+    freeze_backbone,
+    keep_frozen_norms,
+    make_optimizer,
+    parameter_groups,
+    set_rates,
+)
+from detrscope.training.schedule import Schedule
+from detrscope.training.train_config import TrainConfig
 
 
 class HasImageId(Protocol):
-    """What the step asks of a sample besides its tensors."""
+    """Sample of a loader, as far as the step needs it besides its tensors."""
 
     @property
     def image_id(self) -> int:
@@ -43,182 +40,164 @@ class HasImageId(Protocol):
         ...
 
 
-MicroBatch = tuple[
-    Batch, Sequence[Target], Sequence[HasImageId]
-]  # what a loader gives: as much as one device sees at once
+MicroBatch = tuple[Batch, Sequence[Target], Sequence[HasImageId]]
+"""Images that one device takes in one forward pass, as a loader gives them."""
 Values = dict[str, float]
 
 
-class AsTensors(nn.Module):
-    """A model that takes and gives bare tensors, as Fabric's precision and DDP want them."""
+class Opaque:
+    """Outputs that Fabric passes on unchanged: it takes collections of tensors apart and refuses frozen dataclasses."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, outputs: Outputs) -> None:
+        self.outputs = outputs
+
+
+class FabricForward(nn.Module):
+    """The model's forward with bare tensors as arguments, as Fabric's precision and DDP want them."""
+
+    def __init__(self, model: DetectionTransformer) -> None:
         super().__init__()
         self.model = model
 
     def forward(
-        self, images: Tensor, padding: Tensor | None, noisy: tuple[Tensor, Tensor, Tensor] | None = None
-    ) -> dict[str, dict[str, Tensor | None] | None]:
-        """Images [B, 3, H, W], padding [B, H, W], labels, boxes and mask of denoising queries -> `Outputs` as dicts."""
-        extra = None if noisy is None else two_stage_queries(self.model).from_labels(*noisy)
-        outputs = self.model(Batch(images, padding), extra=extra)
-        proposals = outputs.proposals
-        return {
-            "predictions": {"logits": outputs.logits, "boxes_cxcywh": outputs.boxes_cxcywh},
-            "proposals": None if proposals is None else dict(vars(proposals)),
-        }
+        self, images: Tensor, padding: Tensor | None, denoising: tuple[Tensor, Tensor, Tensor] | None
+    ) -> Opaque:
+        """Images [B, 3, H, W], padding [B, H, W], labels, boxes and mask of denoising queries -> `Outputs`."""
+        extra = None if denoising is None else label_embedding(self.model).queries(*denoising)
+        return Opaque(self.model(Batch(images, padding), extra=extra))
 
 
-def two_stage_queries(model: nn.Module) -> MixedQueries:
-    """The part of a model that takes denoising queries.
+def label_embedding(model: DetectionTransformer) -> LabelEmbedding:
+    """Return the part of a model that makes denoising queries.
 
     Raises:
-        UserError: the family has none.
+        UserError: the family supports no denoising.
     """
-    queries = getattr(model, "queries", None)
-    if not isinstance(queries, MixedQueries):
+    embedding = model.training_support.denoising
+    if embedding is None:
         raise UserError("train.denoising.groups: this family takes no denoising queries; set it to 0")
-    return queries
+    return embedding
 
 
-def make_matcher(config: TrainConfig, scoring: Scoring) -> Matcher:
-    """The assignment with the costs of the config; its class cost suits the scoring."""
-    class_cost: ClassCost = FocalCost() if scoring == "sigmoid" else SoftmaxCost()
-    return Matcher(class_cost, config.cost.classes, config.cost.box, config.cost.giou)
-
-
-def make_criterion(config: TrainConfig, fabric: Fabric, scoring: Scoring) -> SetCriterion:
-    """The set loss with the weights of the config, normalised over all devices; its class term suits the scoring."""
-    loss = config.loss
-    class_loss: ClassLoss = CrossEntropy(loss.no_object)
-    if scoring == "sigmoid":
-        class_loss = MatchabilityLoss() if loss.sigmoid == "overlap" else FocalLoss()
-    return SetCriterion(
-        make_matcher(config, scoring),
-        class_loss,
-        LossWeights(loss.classes, loss.box, loss.giou),
-        mean_over_ranks=lambda tensor: mean_over_ranks(fabric, tensor, "mean"),
-    )
-
-
-def check_learning(model: nn.Module, config: TrainConfig) -> None:
-    """Refuse settings that this model cannot learn by, before anything is written.
+def check_support(model: DetectionTransformer, config: TrainConfig) -> None:
+    """Refuse settings that this model does not support, before anything is written.
 
     Raises:
-        UserError: a pattern of `lr_factors` that fits nothing, or denoising for a family that takes none.
+        UserError: a pattern of `lr_factors` fits no parameter, or denoising of a family that does not support it.
     """
     parameter_groups(model, config)
     if config.denoising.groups:
-        two_stage_queries(model)
+        label_embedding(model)
 
 
 class TrainStep:
-    """A model together with all that changes it.
+    """Model, optimizer, criterion and EMA.
 
     Attributes:
         model: the model itself, on its device.
         ema: its running average, where the config asks for one.
         groups: the parameter groups, with their full learning rates.
+        wrapped: the model in what Fabric adds for precision and DDP.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, fabric: Fabric) -> None:
+    def __init__(self, model: DetectionTransformer, config: TrainConfig, fabric: Fabric) -> None:
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = model.to(fabric.device).to(memory_format=self.layout)
+        self.model = model.to(fabric.device)
+        self.model.to(memory_format=self.layout)
         if config.lr_backbone == 0:
             freeze_backbone(model)
         self.ema = Ema(model, config.ema.decay, config.ema.warmup_steps) if config.ema.enabled else None
         self.groups = parameter_groups(model, config)
         self.config = config
         self.fabric = fabric
-        self.criterion = make_criterion(config, fabric, getattr(model, "scoring", "softmax"))
-        self.live, self.optimizer = fabric.setup(AsTensors(model), make_optimizer(self.groups, config))
+        self.criterion = make_criterion(config, model.scoring)
+        self.wrapped, self.optimizer = fabric.setup(FabricForward(model), make_optimizer(self.groups, config))
 
     @property
     def eval_model(self) -> nn.Module:
-        """What is evaluated and saved: the average where there is one."""
+        """The weights that are evaluated and saved: the average, where there is one."""
         return self.ema.model if self.ema else self.model
 
     def train_mode(self) -> None:
-        """Training mode, but for norms that are frozen: those keep their statistics."""
-        self.live.train()
-        for module in self.model.modules():
-            if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
-                module.eval()
+        """Switch to training mode; norms that are frozen keep their statistics."""
+        self.wrapped.train()
+        keep_frozen_norms(self.model)
 
-    def step(self, passes: Sequence[MicroBatch], number: int, schedule: Schedule) -> Values:
+    def step(self, micro_batches: Sequence[MicroBatch], number: int, schedule: Schedule) -> Values:
         """Take an optimiser step.
 
         Args:
-            passes: the step's images on this device; several passes add up to one large batch.
-            number: how many steps were taken before.
-            schedule: what the learning rates are multiplied by.
+            micro_batches: the step's images on this device; several add up to one large batch.
+            number: steps taken before.
+            schedule: factor of the learning rates at each step.
 
         Returns:
-            The loss, its terms, the values that are watched, and the norm of the gradient before clipping.
+            The loss, its terms, the monitors, and the norm of the gradient before clipping.
 
         Raises:
             StepFailed: a cost, loss or gradient is NaN or infinite; this step has not changed the weights.
         """
         set_rates(self.optimizer, self.groups, schedule(number))
-        counts = [len(target.labels) for _, targets, _ in passes for target in targets]
-        found: list[Losses] = []
-        for one in passes:
-            last = len(found) + 1 == len(passes)
+        counts = [len(target.labels) for _, targets, _ in micro_batches for target in targets]
+        losses: list[Losses] = []
+        for i, micro_batch in enumerate(micro_batches, start=1):
             try:
-                with self.fabric.no_backward_sync(self.live, enabled=not last):
-                    found.append(self.losses(one, counts))
-                    self.fabric.backward(found[-1].total)
+                with self.fabric.no_backward_sync(self.wrapped, enabled=i < len(micro_batches)):
+                    losses.append(self.losses(micro_batch, counts))
+                    self.fabric.backward(losses[-1].total)
             except NonFinite as error:
-                rows = error.rows or range(len(one[2]))
-                raise StepFailed(
-                    error.what, [one[2][row].image_id for row in rows], self._culprit([one])
-                ) from None
+                samples = micro_batch[2]
+                ids = [samples[row].image_id for row in error.rows or range(len(samples))]
+                raise StepFailed(error.what, ids, self._culprit([micro_batch])) from None
         limit = self.config.clip or float("inf")
-        norm = self.fabric.clip_gradients(self.live, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(
+            self.wrapped, self.optimizer, max_norm=limit, error_if_nonfinite=False
+        )
         assert norm is not None
-        values = _on_host(found, norm)  # the one wait for the device besides the matching
-        if what := self._what_is_not_finite(values):
-            images = [sample.image_id for one in passes for sample in one[2]]
-            raise StepFailed(what, images, self._culprit(passes))
+        values = _to_host(losses, norm)  # the one wait for the device besides the matching
+        if what := self._nonfinite(values):
+            ids = [sample.image_id for _, _, samples in micro_batches for sample in samples]
+            raise StepFailed(what, ids, self._culprit(micro_batches))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(number + 1)
         return values
 
-    def losses(self, one: MicroBatch, counts: Sequence[int] | None = None) -> Losses:
-        """Forward and loss of one pass; `counts` as in `SetCriterion`."""
-        batch, targets, _ = one
-        device = self.fabric.device
-        batch = batch.to(device)
-        here = [target.to(device) for target in targets]
-        noisy = self._denoising(here)
-        told = None if noisy is None else (noisy.labels, noisy.boxes_cxcywh, noisy.mask)
-        found = self.live(batch.images.contiguous(memory_format=self.layout), batch.padding, told)
-        proposals = None if found["proposals"] is None else Proposals(**found["proposals"])
-        return self.criterion(Outputs(**found["predictions"], proposals=proposals), here, counts, noisy)
+    def losses(self, micro_batch: MicroBatch, counts: Sequence[int] | None = None) -> Losses:
+        """Run forward and loss of one micro-batch; `counts` as in `SetCriterion`."""
+        batch, targets, _ = micro_batch
+        batch = batch.to(self.fabric.device)
+        targets = [target.to(self.fabric.device) for target in targets]
+        denoising = self._denoising(targets)
+        noised = None if denoising is None else (denoising.labels, denoising.boxes_cxcywh, denoising.mask)
+        images = batch.images.contiguous(memory_format=self.layout)
+        outputs: Outputs = self.wrapped(images, batch.padding, noised).outputs
+        losses: Losses = self.criterion(outputs, targets, counts, denoising)
+        return losses
 
     def _denoising(self, targets: Sequence[Target]) -> Denoising | None:
         config = self.config.denoising
         if not config.groups:
             return None
-        classes = two_stage_queries(self.model).label_embedding.num_embeddings
+        classes = label_embedding(self.model).num_embeddings
         return make_denoising(targets, Noise(config.groups, config.box, config.label), classes)
 
-    def _what_is_not_finite(self, values: Values) -> str | None:
-        bad = [
+    def _nonfinite(self, values: Values) -> str | None:
+        """Name the loss terms or gradients that are not finite."""
+        terms = [
             name for name, value in values.items() if name.startswith("loss_") and not math.isfinite(value)
         ]
-        if bad:
-            return f"loss term {', '.join(bad)}"
+        if terms:
+            return f"loss term {', '.join(terms)}"
         scaled = self.config.precision == "fp16"  # its scaler skips steps whose gradient overflows
         if not math.isfinite(values["grad_norm"]) and not scaled:
             return f"gradient of {', '.join(bad_gradients(self.model)[:3]) or 'the model'}"
         return None
 
-    def _culprit(self, passes: Sequence[MicroBatch]) -> str | None:
-        """What first puts out a NaN or infinite number in a second forward of the same images."""
-        for batch, _, _ in passes:
+    def _culprit(self, micro_batches: Sequence[MicroBatch]) -> str | None:
+        """Name what first gives a NaN or infinite number in a second forward of the same images."""
+        for batch, _, _ in micro_batches:
             if not is_finite(batch.images):
                 return "the images"
             forward = partial(self.model, batch.to(self.fabric.device))
@@ -233,7 +212,7 @@ class StepFailed(Exception):
     Attributes:
         what: what is not finite, such as `loss term loss_box_2`.
         image_ids: the images it comes from.
-        culprit: what put out such a number first, where that can be told.
+        culprit: module or input that gave such a number first, where that is known.
     """
 
     def __init__(self, what: str, image_ids: Sequence[int], culprit: str | None) -> None:
@@ -243,22 +222,20 @@ class StepFailed(Exception):
         self.culprit = culprit
 
 
-def _on_host(found: Sequence[Losses], norm: Tensor) -> Values:
-    """Terms summed and watched values averaged over the passes of a step, in one transfer."""
-    rows = [{"loss": one.total.detach(), **one.terms} for one in found]
-    terms = list(
-        dict.fromkeys(name for row in rows for name in row)
-    )  # a pass without boxes has no denoising terms
-    sums = [torch.stack([row[name] for row in rows if name in row]).sum() for name in terms]
-    pairs = torch.stack([one.monitors[PAIRS] for one in found])  # [passes]
-    watched = {}
-    for name in found[0].monitors:
-        values = torch.stack([one.monitors[name] for one in found])
+def _to_host(losses: Sequence[Losses], norm: Tensor) -> Values:
+    """Sum the terms and average the monitors over the micro-batches of a step, in one transfer."""
+    rows = [{"loss": part.total.detach(), **part.terms} for part in losses]
+    # In order of appearance: a micro-batch without boxes has no denoising terms.
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    values = {name: torch.stack([row[name] for row in rows if name in row]).sum() for name in names}
+    pairs = torch.stack([part.monitors[PAIRS] for part in losses])  # [micro-batches]
+    for name in losses[0].monitors:
+        parts = torch.stack([part.monitors[name] for part in losses])
         if name == PAIRS:
-            watched[name] = values.sum()
+            values[name] = parts.sum()
         elif name in WEIGHTED:
-            watched[name] = (values * pairs).nansum() / pairs.sum()
+            values[name] = (parts * pairs).nansum() / pairs.sum()
         else:
-            watched[name] = values.nanmean()
-    names = [*terms, *watched, "grad_norm"]
-    return dict(zip(names, torch.stack([*sums, *watched.values(), norm]).tolist(), strict=True))
+            values[name] = parts.nanmean()
+    values["grad_norm"] = norm
+    return dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True))

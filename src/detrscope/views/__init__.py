@@ -1,8 +1,8 @@
-"""Plain data to pictures; `canvas` is the only place that draws.
+"""Figures of plain data; `canvas` is the only code that draws.
 
-`VIEWS` is the table of what can be seen of a trace, by name: views read traces, never models. To add a picture: a file
-here, a line there, a test. What shows other data (`curves`, `part_curves`, `precision_recall`, `contact_sheet`,
-`faithfulness`, the frames of `timelapse`) is called by the workflow that has the data.
+`VIEWS` lists the views of a trace by name; views read traces, never models. To add a view: a file here with a data step
+and a drawing step, a line there, a test. Figures of other data (`training_curves`, `part_curves`, `precision_recall`,
+`contact_sheet`, `faithfulness`, the frames of `timelapse`) are called by the commands that have the data.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from detrscope.core.errors import UserError, nearest
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from detrscope.core.trace_data import TraceData
     from detrscope.views.canvas import PixelFigure
     from detrscope.views.options import ViewOptions
+    from detrscope.views.view_data import ViewData
 
 Part = Literal[
     "queries",
@@ -30,103 +31,116 @@ Part = Literal[
     "cells",
     "threshold",
     "against",
-    "truth",
+    "ground_truth",
 ]
 QUERY: tuple[Part, ...] = ("queries", "threshold")
-PLACE: tuple[Part, ...] = ("points", "from_level")
-MAP: tuple[Part, ...] = ("layer", "head", "level", "merge", "cells")
-ROW: tuple[Part, ...] = ("layer", "head", "merge")
-POINT: tuple[Part, ...] = ("layer", "head", "level")
+QUERY_MAP: tuple[Part, ...] = (*QUERY, "layer", "head", "level", "merge", "cells")
+POINT_MAP: tuple[Part, ...] = ("points", "from_level", *QUERY_MAP)
+SAMPLES: tuple[Part, ...] = ("points", "from_level", *QUERY, "layer", "head", "level")
 
 
 @dataclass(frozen=True)
 class View:
-    """One line of the table; the module is imported when something is drawn, so that `--help` is not slowed down.
+    """A line of `VIEWS`; its module is imported when it is drawn, so that `--help` stays fast.
 
     Attributes:
-        module: of `detrscope.views`.
-        function: in it, from a trace and a choice to a sheet.
-        shows: in a few words.
-        uses: what of a choice makes a difference.
-        one: whether it shows the row of a query or that of a point, and not both.
-        explains: whether it shows more of a trace that has the gradients of the queries shown (`explain=`).
+        module: module of `detrscope.views`.
+        name: stem of its functions in it: `NAME_data`, from a trace and options to a `ViewData`, and `draw_NAME`, from
+            that to a figure.
+        shows: description in a few words.
+        uses: options that make a difference.
+        one_row: whether it shows the row of a query or that of a point, and not both.
+        uses_gradients: whether it shows more of a trace that has the gradients of the queries shown (`explain=`).
     """
 
     module: str
-    function: str
+    name: str
     shows: str
     uses: tuple[Part, ...]
-    one: bool = False
-    explains: bool = False
+    one_row: bool = False
+    uses_gradients: bool = False
 
-    def __call__(self, trace: TraceData, choice: ViewOptions) -> PixelFigure:
-        """Draw it.
+    def data(self, trace: TraceData, options: ViewOptions) -> ViewData:
+        """Compute the numbers that the view shows.
 
         Raises:
-            UserError: the choice does not fit this trace; as a `NotInTrace` where the trace has nothing to show.
+            UserError: the options do not fit this trace; as a `NotInTrace` where the trace has nothing to show.
         """
-        drawing = getattr(importlib.import_module(f"detrscope.views.{self.module}"), self.function)
-        return cast("Callable[[TraceData, ViewOptions], PixelFigure]", drawing)(trace, choice)
+        return cast("ViewData", self._function(f"{self.name}_data")(trace, options))
+
+    def draw(self, data: ViewData) -> PixelFigure:
+        """Draw these numbers; the figure keeps them as `numbers`."""
+        figure = cast("PixelFigure", self._function(f"draw_{self.name}")(data))
+        figure.numbers = data
+        return figure
+
+    def __call__(self, trace: TraceData, options: ViewOptions) -> PixelFigure:
+        """Compute and draw; raises as `data` does."""
+        return self.draw(self.data(trace, options))
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        return cast(
+            "Callable[..., Any]", getattr(importlib.import_module(f"detrscope.views.{self.module}"), name)
+        )
 
 
 VIEWS: dict[str, View] = {
     "detections": View(
-        "detections", "draw_view_detections", "boxes, classes, scores, queries", (*QUERY, "truth")
+        "detections", "detections", "boxes, classes, scores, queries", (*QUERY, "ground_truth")
     ),
-    "columns": View("per_query", "draw_per_query", "for each detection its map and its box", (*QUERY, *MAP)),
-    "merged": View("mean", "draw_mean", "the maps of all queries together", (*QUERY, *MAP)),
-    "encoder": View("encoder", "draw_encoder", "where places of the picture look", (*PLACE, *QUERY, *MAP)),
-    "heads": View(
-        "heads", "draw_heads", "one query or place in every head and layer", (*PLACE, *QUERY, *MAP), one=True
-    ),
-    "journey": View("by_layer", "draw_by_layer", "one query through the layers", (*QUERY, *MAP)),
-    "points": View("points", "draw_levels", "sampling points, by level", (*PLACE, *QUERY, *MAP), one=True),
-    "points-heads": View(
-        "points", "draw_point_heads", "sampling points, by head", (*PLACE, *QUERY, *POINT), one=True
-    ),
-    "points-layers": View(
-        "points", "draw_point_layers", "sampling points, of all layers", (*PLACE, *QUERY, *POINT), one=True
-    ),
+    "per-query": View("cross_attention", "per_query", "map and box of each query", QUERY_MAP),
+    "mean": View("cross_attention", "mean", "the mean map of all queries", QUERY_MAP),
+    "encoder": View("encoder", "encoder", "encoder self-attention of points", POINT_MAP),
+    "heads": View("heads", "heads", "every head and layer of a query or point", POINT_MAP, one_row=True),
+    "by-layer": View("heads", "by_layer", "one query through the decoder layers", QUERY_MAP),
+    "points": View("points", "point_levels", "sampling points by level", POINT_MAP, one_row=True),
+    "points-heads": View("points", "point_heads", "sampling points by head", SAMPLES, one_row=True),
+    "points-layers": View("points", "point_layers", "sampling points by layer", SAMPLES, one_row=True),
     "relevance": View(
-        "relevance", "draw_relevance", "what a prediction rests on", (*QUERY, *MAP), explains=True
+        "relevance",
+        "relevance",
+        "attention, rollout and relevance of a prediction",
+        QUERY_MAP,
+        uses_gradients=True,
     ),
-    "onlookers": View("incoming", "draw_incoming", "who looks at a place", (*PLACE, *QUERY, *MAP)),
-    "queries": View(
-        "query_self_attention", "draw_query_self_attention", "queries looking at queries", (*QUERY, *ROW)
+    "incoming": View("incoming", "incoming", "what attends to a point", POINT_MAP),
+    "query-self-attention": View(
+        "query_self_attention",
+        "query_self_attention",
+        "how queries attend to each other",
+        (*QUERY, "layer", "head", "merge"),
     ),
-    "features": View("features", "draw_features", "the backbone's strongest channels", ()),
-    "channels": View("features", "draw_channels", "all channels of one convolution", ()),
-    "measures": View("metrics", "draw_metrics", "attention over the layers, in numbers", (*QUERY, "truth")),
-    "compare": View(
-        "compare", "draw_comparison", "two traces, and their difference", ("against", *QUERY, *MAP)
-    ),
+    "features": View("features", "features", "the backbone's strongest channels", ()),
+    "channels": View("features", "channels", "all channels of one convolution", ()),
+    "metrics": View("metrics", "metrics", "attention metrics over the layers", (*QUERY, "ground_truth")),
+    "compare": View("compare", "comparison", "two traces and their difference", ("against", *QUERY_MAP)),
 }
 
 
 def view_of(name: str) -> View:
-    """A line of the table.
+    """Return a view by name.
 
     Raises:
-        UserError: no view has this name; the nearest one, or all of them, are named.
+        UserError: no such view; the nearest name, or all of them, are given.
     """
     if name not in VIEWS:
         raise UserError(f"view '{name}' is not known; {nearest(name, VIEWS)}")
     return VIEWS[name]
 
 
-def draw(trace: TraceData, view: str = "columns", choice: ViewOptions | None = None) -> PixelFigure:
-    """A picture of a trace.
+def draw(trace: TraceData, view: str = "per-query", options: ViewOptions | None = None) -> PixelFigure:
+    """Draw a figure of a trace.
 
     Args:
-        trace: a look, just made or loaded.
+        trace: a trace, just made or loaded.
         view: a name of `VIEWS`.
-        choice: queries, layer, head ...; what is left out the view chooses itself.
+        options: queries, layer, head ... to show; what is left out the view chooses.
 
     Raises:
-        UserError: an unknown view, a choice that means nothing in this trace, or a trace without what the view shows.
+        UserError: an unknown view, options that do not fit this trace, or a trace without what the view shows.
     """
     from detrscope.views.options import DEFAULT_OPTIONS
 
-    drawing, choice = view_of(view), choice or DEFAULT_OPTIONS
-    choice.check(trace)
-    return drawing(trace, choice)
+    shown, options = view_of(view), options or DEFAULT_OPTIONS
+    options.check(trace)
+    return shown(trace, options)

@@ -1,54 +1,59 @@
-"""One map of attention over its picture, with its scale and its caption."""
+"""One attention map over its image, with its colour scale and its caption."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from detrscope.core.attention_map import AttentionMap, QueryAttention
+from detrscope.lens.captions import caption
 from detrscope.views.canvas import WHITE, PixelFigure, Scale
-from detrscope.views.captions import caption
 from detrscope.views.grid import PanelGrid
-from detrscope.views.options import ShownQuery
-from detrscope.views.viewport import Viewport, mark, outline, plane
+from detrscope.views.selection import QueryPrediction
+from detrscope.views.viewport import Viewport, draw_boxes, draw_map, draw_point, visible_cells
 
 SIDE = 560
-OUTLINED = 8  # queries with a box
-OF_TOKENS, OF_CELLS = "attention weight of a token", "attention in a cell of the finest map"
-OF_QUERIES = "attention weight of a query"
+MAX_BOXES = 8
 
 
 def draw_attention(attention: AttentionMap | QueryAttention) -> PixelFigure:
-    """A map in colours over the grey picture; attention among queries as their boxes in colours.
-
-    The scale is that of the weights: of tokens, with several maps the mass in a cell of the finest of them, or of
-    queries.
-    """
-    frame = Viewport.of(attention)
+    """Draw a map in colours over the grey image; attention among queries as their boxes in colours."""
+    viewport = Viewport.of(attention)
     if isinstance(attention, QueryAttention):
-        return _among_queries(attention, frame)
-    values, extent = plane(attention)
-    scale = Scale.amounts(values, label=OF_TOKENS if len(attention.parts) == 1 else OF_CELLS)
-    tiles = PanelGrid(frame.size(SIDE), 1, lines=0, scale=scale)
-    sheet = tiles.sheet("", caption(attention.caption))
-    panel = frame.panel(sheet, tiles.place(0, 0), tiles.size, grey=True)
-    panel.heat(values, scale, extent)
-    if attention.selection.point is not None:
-        mark(panel, attention.selection.point)
-    return sheet
+        return _draw_query_attention(attention, viewport)
+    scale = map_scale(attention)
+    grid = PanelGrid(viewport.size(SIDE), 1, lines=0, scale=scale)
+    figure = grid.figure("", caption(attention.caption))
+    panel = grid.panel(figure, viewport, 0, 0, grey=True)
+    draw_map(panel, attention, scale)
+    draw_point(panel, attention.selection.point)
+    return figure
 
 
-def _among_queries(attention: QueryAttention, frame: Viewport) -> PixelFigure:
-    """The query that looks in white, those that it looks at most in the colours of their weights."""
+def map_scale(attention: AttentionMap) -> Scale:
+    """Return the colour scale of a map; of several levels, that of the mass in a cell of the finest."""
+    unit = (
+        "attention weight of a token"
+        if len(attention.parts) == 1
+        else "attention in a cell of the finest map"
+    )
+    return Scale.from_zero(visible_cells(attention)[0], label=unit)
+
+
+def _draw_query_attention(attention: QueryAttention, viewport: Viewport) -> PixelFigure:
+    """Draw the attending query in white, the queries that it attends to most in the colours of their weights."""
     weights = attention.values.float().numpy()
     boxes = attention.geometry.boxes_xyxy(attention.boxes_cxcywh.float()).tolist()
-    (looker,) = attention.selection.queries
-    scale = Scale.amounts(weights, label=OF_QUERIES)
-    order = [q for q in np.argsort(-weights, kind="stable").tolist() if q != looker][:OUTLINED]
-    shown = [ShownQuery(q, "", float(weights[q]), tuple(boxes[q]), scale.ink(weights[q])) for q in order]
-    tiles = PanelGrid(frame.size(SIDE), 1, lines=0, scale=scale)
-    about = f"{attention.caption}, {weights[looker]:.2f} of it on itself (white); boxes of the {len(shown)} others most"
-    sheet = tiles.sheet("", caption(about), Scale.inks)
-    panel = frame.panel(sheet, tiles.place(0, 0), tiles.size, grey=True)
-    outline(panel, shown, [f"#{one.query}  {one.score:.2f}" for one in shown])
-    panel.box(boxes[looker], WHITE, width=3)
-    return sheet
+    (query,) = attention.selection.queries
+    scale = Scale.from_zero(weights, label="attention weight of a query")
+    order = [q for q in np.argsort(-weights, kind="stable").tolist() if q != query][:MAX_BOXES]
+    others = [
+        QueryPrediction(q, "", float(weights[q]), tuple(boxes[q]), scale.marker_colour(weights[q]))
+        for q in order
+    ]
+    about = f"{attention.caption}, {weights[query]:.2f} of it on itself (white); boxes of the {len(others)} others most"
+    grid = PanelGrid(viewport.size(SIDE), 1, lines=0, scale=scale)
+    figure = grid.figure("", caption(about), Scale.marker_colours)
+    panel = grid.panel(figure, viewport, 0, 0, grey=True)
+    draw_boxes(panel, others, [f"#{one.query}  {one.score:.2f}" for one in others])
+    panel.box(boxes[query], WHITE, width=3)
+    return figure

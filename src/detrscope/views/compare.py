@@ -1,175 +1,202 @@
-"""Two traces of one picture side by side, and their difference."""
+"""Two traces of one image side by side, and the difference of their maps."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch.nn.functional import adaptive_avg_pool2d
+from torchvision.ops import box_iou
 
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.errors import UserError
 from detrscope.core.trace_data import TraceData
-from detrscope.views.canvas import PixelFigure, Scale
-from detrscope.views.captions import brief, caption, heads, model, over, short, sums
-from detrscope.views.grid import PanelGrid, panel_size
-from detrscope.views.options import (
-    DEFAULT_OPTIONS,
-    NotInTrace,
-    ShownQuery,
-    ViewOptions,
-    maps_of,
-    predictions,
-    shown_queries,
-    site_of,
+from detrscope.lens.captions import (
+    caption,
+    heads_used,
+    model_and_source,
+    model_name,
+    normalisation,
+    weight_sums,
 )
-from detrscope.views.viewport import Viewport, corner_text, outline, plane
+from detrscope.lens.maps import row_maps
+from detrscope.views.canvas import PixelFigure, Scale
+from detrscope.views.grid import PanelGrid, panel_size
+from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
+from detrscope.views.selection import (
+    QueryPrediction,
+    detected_queries,
+    predictions,
+    recorded_site,
+    shown_queries,
+)
+from detrscope.views.view_data import HIDDEN, ViewData
+from detrscope.views.viewport import Extent, Viewport, corner_text, draw_boxes, short, visible_cells
 
-MOST = 4  # queries
+MAX_QUERIES = 4
 SIDE = 320
-GRID = 96  # cells along the longer side where the tokens of two models do not coincide
-COARSE, UNLIKE = (
-    24,
-    0.06,
-)  # cells a side in which two pictures are compared, and the difference of unlike ones, of 1
-Seen = tuple[np.ndarray, tuple[float, float, float, float]]  # a map, and where its corners lie
+FINE_GRID = 96  # cells along the longer side where the tokens of two models do not coincide
+COARSE_GRID, MAX_DIFFERENCE = 24, 0.06  # cells a side in which two images are compared; of a range of 1
 
 
-def draw_comparison(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
-    """Above, what both found; then for each query both maps on one scale, and the second less the first.
+@dataclass(frozen=True)
+class ComparedTrace:
+    """One of the two traces: all its detections, the compared queries and their maps."""
+
+    name: str
+    detections: list[QueryPrediction]
+    queries: list[QueryPrediction]
+    maps: list[AttentionMap]
+    viewport: Viewport = field(metadata=HIDDEN)
+
+
+@dataclass(frozen=True)
+class Comparison(ViewData):
+    """Two traces, and the maps [H, W] of each compared query on cells that coincide."""
+
+    traces: list[ComparedTrace]
+    first: list[np.ndarray]
+    second: list[np.ndarray]
+    extents: list[Extent]
+
+    def differences(self) -> list[np.ndarray]:
+        """Return the second map less the first of each query."""
+        return [second - first for first, second in zip(self.first, self.second, strict=True)]
+
+
+def comparison_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Comparison:
+    """Compute the cross-attention of the same or of matching queries in both traces.
 
     Raises:
         NotInTrace: there is nothing to compare with.
-        UserError: the pictures are of different sizes, or nothing was found.
+        UserError: the images differ, or there are no detections.
     """
-    other = choice.against
+    other = options.against
     if other is None:
-        raise NotInTrace("nothing to compare with; give another trace of the picture, or a model (--against)")
-    _check_same_picture(trace, other)
-    shown = shown_queries(trace, choice)[:MOST]
-    same = _numbered_alike(trace, other)
-    queries = [one.query for one in shown]
-    partners = predictions(other, queries if same else _partners(other, shown))
-    _, site = site_of(trace, "decoder.cross", choice)
-    _, other_site = site_of(other, "decoder.cross", choice)
-    before = maps_of(trace, site, queries, choice)
-    after = maps_of(other, other_site, [one.query for one in partners], choice)
-    tiles = PanelGrid(panel_size(Viewport.of(trace), 3, SIDE), 3, 1 + len(shown), lines=1)
-    pairing = "the same query in both" if same else "in the second, the query whose box overlaps most"
-    about = caption(
-        f"first: {_about(trace, site, choice)}, {sums(before)}",
-        f"second: {_about(other, other_site, choice)}, {sums(after)}",
-        pairing,
-        "colours of both maps run from 0 to the greater peak",
-        "difference: orange is less, purple more",
-    )
-    sheet = tiles.sheet("Two looks at one picture", about)
-    for column, (one, boxes) in enumerate(
-        ((trace, shown_queries(trace, choice)), (other, _found(other, choice)))
+        raise NotInTrace("nothing to compare with; give another trace of the image, or a model (against)")
+    _check_same_image(trace, other)
+    detections = shown_queries(trace, options)
+    queries = detections[:MAX_QUERIES]
+    same = _share_query_numbers(trace, other)
+    partners = predictions(other, [q.query for q in queries] if same else _best_overlaps(other, queries))
+    others = predictions(other, detected_queries(other, options.threshold))
+    traces, captions = [], []
+    for one, shown, compared, order in (
+        (trace, detections, queries, "first"),
+        (other, others, partners, "second"),
     ):
-        tiles.title(sheet, 0, column, f"{('first', 'second')[column]}: {brief(one)} found {len(boxes)}")
-        panel = Viewport.of(one).panel(sheet, tiles.place(0, column), tiles.size)
-        outline(panel, boxes, [f"{box.says}  #{box.query}" for box in boxes])
-    for row, (a, b, mine, its) in enumerate(zip(before, after, shown, partners, strict=True), start=1):
-        titles = (f"{mine.title} ({mine.says})", f"{its.title} ({its.says})", "second less first")
-        for column, title in enumerate(titles):
-            tiles.title(sheet, row, column, title)
-        frames = (Viewport.of(trace, choice), Viewport.of(other, choice))
-        _row(sheet, tiles, row, frames, (a, b), (mine, its))
-    return sheet
+        _, site = recorded_site(one, "decoder.cross", options)
+        selection = options.selection(site, tuple(q.query for q in compared))
+        maps = row_maps(one, selection)
+        traces.append(ComparedTrace(model_name(one), shown, compared, maps, Viewport.of(one, options)))
+        captions.append(
+            f"{order}: {model_and_source(one)}, {site}, {heads_used(one, selection)}, "
+            f"{normalisation(one, selection)}, {weight_sums(maps)}"
+        )
+    pairs = [_on_one_grid(a, b) for a, b in zip(traces[0].maps, traces[1].maps, strict=True)]
+    return Comparison(
+        heading="Two traces of one image",
+        caption=caption(
+            *captions,
+            "the same query in both" if same else "in the second, the query whose box overlaps most",
+            "colours of both maps run from 0 to the greater peak",
+            "difference: orange is less, purple more",
+        ),
+        traces=traces,
+        first=[first for first, _, _ in pairs],
+        second=[second for _, second, _ in pairs],
+        extents=[extent for _, _, extent in pairs],
+    )
 
 
-def _about(trace: TraceData, site: str, choice: ViewOptions) -> str:
-    return f"{model(trace)}, {site}, {heads(trace, site, choice)}, {over(trace, site, choice)}"
+def draw_comparison(data: Comparison) -> PixelFigure:
+    """Draw the detections of both; below, for each query both maps on one scale and the second less the first."""
+    viewports = [one.viewport for one in data.traces]
+    grid = PanelGrid(panel_size(viewports[0], 3, SIDE), 3, 1 + len(data.first))
+    figure = grid.figure(data.heading, data.caption)
+    for column, (one, order) in enumerate(zip(data.traces, ("first", "second"), strict=True)):
+        title = f"{order}: {one.name}, {len(one.detections)} shown"
+        panel = grid.panel(figure, one.viewport, 0, column, title)
+        draw_boxes(panel, one.detections, [f"{box.label}  #{box.query}" for box in one.detections])
+    rows = zip(data.first, data.second, data.differences(), data.extents, strict=True)
+    for row, (first, second, difference, extent) in enumerate(rows):
+        scale = Scale.from_zero(first, second)
+        for column, (one, values) in enumerate(zip(data.traces, (first, second), strict=True)):
+            query = one.queries[row]
+            title = f"{query.title} ({query.label})"
+            panel = grid.panel(figure, one.viewport, 1 + row, column, title, grey=True)
+            panel.heatmap(values, scale, extent)
+            draw_boxes(panel, [query])
+            corner_text(panel, short(float(values.max())))
+        panel = grid.panel(figure, viewports[0], 1 + row, 2, "second less first", grey=True)
+        panel.heatmap(difference, Scale.symmetric(difference), extent)
+        corner_text(panel, f"{short(float(difference.min()))} to {short(float(difference.max()))}")
+    return figure
 
 
-def _row(
-    sheet: PixelFigure,
-    tiles: PanelGrid,
-    row: int,
-    frames: tuple[Viewport, Viewport],
-    maps: tuple[AttentionMap, AttentionMap],
-    boxes: tuple[ShownQuery, ShownQuery],
-) -> None:
-    (first, extent), (second, _) = seen = _on_one_grid(*maps)
-    scale = Scale.amounts(first, second)
-    for column, (frame, (values, where), box) in enumerate(zip(frames, seen, boxes, strict=True)):
-        panel = frame.panel(sheet, tiles.place(row, column), tiles.size, grey=True)
-        panel.heat(values, scale, where)
-        outline(panel, [box])
-        corner_text(panel, short(values.max()))
-    difference = second - first
-    panel = frames[0].panel(sheet, tiles.place(row, 2), tiles.size, grey=True)
-    panel.heat(difference, Scale.signed(difference), extent)
-    corner_text(panel, f"{short(difference.min())} to {short(difference.max())}")
+def _on_one_grid(first: AttentionMap, second: AttentionMap) -> tuple[np.ndarray, np.ndarray, Extent]:
+    """Return both maps cell by cell where their cells coincide, else as the mass in each cell of a fine grid."""
+    (a, extent), (b, other) = visible_cells(first), visible_cells(second)
+    if a.shape == b.shape and np.allclose(extent, other):
+        return a, b, extent
+    g = first.geometry
+    return _on_fine_grid(first), _on_fine_grid(second), (0.0, 0.0, float(g.width), float(g.height))
 
 
-def _on_one_grid(first: AttentionMap, second: AttentionMap) -> tuple[Seen, Seen]:
-    """Both maps cell by cell where their cells coincide, else as the mass in each cell of a fine grid."""
-    one, other = plane(first), plane(second)
-    if one[0].shape == other[0].shape and np.allclose(one[1], other[1]):
-        return one, other
-    return _fine(first), _fine(second)
-
-
-def _fine(attention: AttentionMap) -> Seen:
+def _on_fine_grid(attention: AttentionMap) -> np.ndarray:
     g = attention.geometry
-    shrink = GRID / max(g.width, g.height)
+    shrink = FINE_GRID / max(g.width, g.height)
     height, width = max(1, round(g.height * shrink)), max(1, round(g.width * shrink))
     across, down = width / g.width, height / g.height
     x0, y0, x1, y1 = g.crop_xyxy
     small = replace(g, height=height, width=width, crop_xyxy=(x0 * across, y0 * down, x1 * across, y1 * down))
-    return replace(attention, geometry=small).on_image().numpy(), (0.0, 0.0, float(g.width), float(g.height))
+    return replace(attention, geometry=small).on_image().numpy()
 
 
-def _numbered_alike(trace: TraceData, other: TraceData) -> bool:
-    """Whether a number is the same query in both.
+def _share_query_numbers(trace: TraceData, other: TraceData) -> bool:
+    """Return whether a number is the same query in both traces.
 
-    Learned queries keep theirs while a model learns; picked ones only as long as all that they are picked from stays.
+    Learned queries keep theirs during training; picked ones (two-stage) only as long as everything that they are picked
+    from stays.
     """
     if trace.card != other.card:
         return False
-    picked_alike = trace.notes == other.notes and all(
+    same_encoder = trace.notes == other.notes and all(
         edit.site.startswith("decoder.") for edit in (*trace.edits, *other.edits)
     )
-    return picked_alike or not (trace.picked or other.picked)
+    return same_encoder or not (trace.picked or other.picked)
 
 
-def _partners(trace: TraceData, shown: list[ShownQuery]) -> list[int]:
-    """The query of another model whose box overlaps each of these most."""
-    boxes = trace.boxes_xyxy().numpy()  # [Q, 4]
-    partners = []
-    for one in shown:
-        box = np.array(one.box_xyxy)
-        low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
-        both = np.clip(high - low, 0, None).prod(1)
-        union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - both
-        partners.append(int((both / np.maximum(union, 1e-9)).argmax()))
-    return partners
+def _best_overlaps(trace: TraceData, queries: Sequence[QueryPrediction]) -> list[int]:
+    """Return for each query of the first model that of the other whose box overlaps most."""
+    boxes = torch.tensor([one.box_xyxy for one in queries])
+    best: list[int] = box_iou(boxes, trace.boxes_xyxy()).nan_to_num().argmax(1).tolist()
+    return best
 
 
-def _found(trace: TraceData, choice: ViewOptions) -> list[ShownQuery]:
-    """What the second trace found, which may be nothing."""
-    return predictions(trace, list(dict.fromkeys(trace.detections(choice.threshold).query_ids.tolist())))
+def _check_same_image(trace: TraceData, other: TraceData) -> None:
+    """Refuse traces of different images; parts of one may have been changed, such as hidden.
 
-
-def _check_same_picture(trace: TraceData, other: TraceData) -> None:
-    """Parts of it may have been changed, such as hidden; most of it must be the same."""
+    Raises:
+        UserError: other sizes, or most of the pixels differ.
+    """
     first, second = trace.geometry, other.geometry
     if (first.width, first.height) != (second.width, second.height):
         raise UserError(
-            f"cannot compare a picture of {first.width} x {first.height} pixels with one of {second.width} x "
-            f"{second.height}: both traces must be of the same picture"
+            f"cannot compare an image of {first.width} x {first.height} pixels with one of {second.width} x "
+            f"{second.height}: both traces must be of the same image"
         )
-    one, two = trace.original, other.original
-    if one is None or two is None:
+    images = [trace.original, other.original]
+    if any(image is None for image in images):
         if first.crop_xyxy != second.crop_xyxy:
-            return  # unlike parts of it were seen, and the whole is not there to be compared
-        one, two = trace.image, other.image
-    small, its = (adaptive_avg_pool2d(picture.float(), COARSE) / 255 for picture in (one, two))
-    unlike = ((small - its).abs().mean(0) > UNLIKE).float().mean()
-    if float(unlike) > 0.5:
+            return  # the model saw other parts of it, and the originals are not there to be compared
+        images = [trace.image, other.image]
+    a, b = (adaptive_avg_pool2d(image.float(), COARSE_GRID) / 255 for image in images if image is not None)
+    differing = float(((a - b).abs().mean(0) > MAX_DIFFERENCE).float().mean())
+    if differing > 0.5:
         raise UserError(
-            f"cannot compare looks at different pictures: {trace.source or 'the first'} and "
-            f"{other.source or 'the second'} differ in {unlike:.0%} of their area"
+            f"cannot compare traces of different images: {trace.source or 'the first'} and "
+            f"{other.source or 'the second'} differ in {differing:.0%} of their area"
         )

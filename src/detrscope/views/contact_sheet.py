@@ -1,9 +1,9 @@
-"""Many small pictures with their boxes on one sheet: a dataset as the model will see it."""
+"""Contact sheet: many small images with their boxes, such as a dataset as the model sees it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,28 +11,28 @@ import numpy as np
 from torch import Tensor
 
 from detrscope.views.canvas import (
-    BLACK,
     WHITE,
     Box,
+    Colour,
     Drawing,
     ImageOverlay,
     Label,
     class_colours,
-    ink_on,
     resized,
     shortened,
+    text_colour_on,
     text_size,
 )
-from detrscope.views.label_placement import place_labels
+from detrscope.views.label_placement import labelled_boxes
 
 GAP = 12  # pixels between tiles
-TYPE = 13  # pixels, height of the type
-MOST_LABELS = 12  # a tile with more boxes has colours and no names: the names would hide the picture
+FONT_SIZE = 13  # pixels
+MAX_LABELS = 12  # a tile with more boxes has colours and no names: the names would hide the image
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of the sheet."""
+    """One image of the sheet."""
 
     image: Tensor  # [3, H, W] uint8
     boxes_xyxy: Tensor  # [M, 4] pixels of `image`
@@ -43,115 +43,83 @@ class Tile:
 def contact_sheet(
     tiles: Sequence[Tile], path: str | Path | None = None, *, columns: int = 4, tile_size: int = 360
 ) -> Drawing:
-    """Tiles in rows, each with its title above it, and a legend of the classes with their counts at the end.
+    """Draw tiles in rows, each below its title, and a legend of the classes with their counts.
 
     Args:
-        tiles: the pictures with their boxes.
-        path: where to save the sheet; None to keep it in memory.
+        tiles: images with their boxes.
+        path: file to write; None to keep the drawing in memory.
         columns: tiles in a row; fewer when there are fewer tiles.
-        tile_size: the longest side of a picture on the sheet in pixels; a larger picture is scaled down, a
-            smaller one is not scaled up.
+        tile_size: longest side of an image on the sheet in pixels; larger images are scaled down, smaller ones are not
+            scaled up.
 
     Returns:
         The sheet.
     """
     columns = max(1, min(columns, len(tiles)))
     colours = class_colours(name for tile in tiles for name in tile.names)
-    strip = text_size("", TYPE)[1]
-    cells = [_Cell.of(tile, tile_size) for tile in tiles]
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    heights = [max(cell.height for cell in row) + strip for row in rows]
-    width = max([columns * (max((c.width for c in cells), default=tile_size) + GAP)]) + GAP
-    legend, legend_height = _legend(Counter(n for t in tiles for n in t.names), colours, width, strip)
-    height = sum(heights) + GAP * (len(rows) + 1) + legend_height
+    strip = text_size("", FONT_SIZE)[1]
+    scaled = [_scaled(tile, tile_size) for tile in tiles]
+    rows = [scaled[i : i + columns] for i in range(0, len(scaled), columns)]
+    heights = [max(pixels.shape[0] for _, pixels, _ in row) + strip for row in rows]
+    widest = max((pixels.shape[1] for _, pixels, _ in scaled), default=tile_size)
+    width = columns * (widest + GAP) + GAP
+    top_of_legend = sum(heights) + GAP * (len(rows) + 1)
+    counts = Counter(name for tile in tiles for name in tile.names)
+    labels, height = _legend(counts, colours, width, top_of_legend, strip)
 
     sheet = np.full((height, width, 3), 255, dtype=np.uint8)
     boxes: list[Box] = []
-    labels: list[Label] = []
-    top = GAP
-    pitch = (width - GAP) // columns
+    top, pitch = GAP, widest + GAP
     for row, row_height in zip(rows, heights, strict=True):
-        for i, cell in enumerate(row):
-            left = GAP + i * pitch
-            labels.append(
-                Label(shortened(cell.tile.title, TYPE, pitch - GAP), (left, top), TYPE, WHITE, BLACK)
-            )
-            sheet[top + strip : top + strip + cell.height, left : left + cell.width] = cell.pixels
-            more_boxes, more_labels = cell.marks(left, top + strip, colours)
-            boxes += more_boxes
-            labels += more_labels
+        for i, (tile, pixels, scale) in enumerate(row):
+            left, under = GAP + i * pitch, top + strip
+            sheet[under : under + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+            labels.append(Label(shortened(tile.title, FONT_SIZE, pitch - GAP), (left, top), FONT_SIZE, WHITE))
+            frame = (left, under, left + pixels.shape[1], under + pixels.shape[0])
+            tile_boxes, tile_labels = _boxes_of(tile, scale, frame, colours)
+            boxes += tile_boxes
+            labels += tile_labels
         top += row_height + GAP
-    labels += [
-        Label(item.text, (item.xy[0], item.xy[1] + top), TYPE, item.colour, item.ink) for item in legend
-    ]
-    picture = ImageOverlay(sheet, boxes, labels)
+    drawing = ImageOverlay(sheet, boxes, labels)
     if path is not None:
-        picture.save(path)
-    return picture
+        drawing.save(path)
+    return drawing
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """A tile scaled to its place on the sheet."""
+def _scaled(tile: Tile, size: int) -> tuple[Tile, np.ndarray, float]:
+    """Return the tile, its pixels on the sheet uint8 [height, width, 3], and their scale."""
+    image = tile.image.permute(1, 2, 0).contiguous().cpu().numpy()
+    height, width = image.shape[:2]
+    scale = min(1.0, size / max(height, width))
+    if scale < 1:
+        image = resized(image, max(1, round(width * scale)), max(1, round(height * scale)))
+    return tile, image, scale
 
-    tile: Tile
-    pixels: np.ndarray  # uint8 [height, width, 3]
-    scale: float
 
-    @classmethod
-    def of(cls, tile: Tile, size: int) -> _Cell:
-        image = tile.image.permute(1, 2, 0).contiguous().cpu().numpy()
-        height, width = image.shape[:2]
-        scale = min(1.0, size / max(height, width))
-        if scale < 1:
-            image = resized(image, max(1, round(width * scale)), max(1, round(height * scale)))
-        return cls(tile, image, scale)
-
-    @property
-    def height(self) -> int:
-        return int(self.pixels.shape[0])
-
-    @property
-    def width(self) -> int:
-        return int(self.pixels.shape[1])
-
-    def marks(
-        self, left: int, top: int, colours: dict[str, tuple[int, int, int]]
-    ) -> tuple[list[Box], list[Label]]:
-        """Boxes and names in pixels of the sheet, large boxes first so that small ones stay visible."""
-        xyxy = self.tile.boxes_xyxy.detach().cpu().double().numpy().reshape(-1, 4) * self.scale
-        xyxy += np.array([left, top, left, top])
-        order = np.argsort(-np.prod(xyxy[:, 2:] - xyxy[:, :2], axis=1), kind="stable")
-        names = [self.tile.names[i] for i in order]
-        xyxy = xyxy[order]
-        boxes = [Box(_four(row), colours[name], 2) for row, name in zip(xyxy, names, strict=True)]
-        if len(names) > MOST_LABELS:
-            return boxes, []
-        sizes = [text_size(name, TYPE - 2) for name in names]
-        places = place_labels(xyxy, sizes, (left, top, left + self.width, top + self.height))
-        labels = [
-            Label(name, place, TYPE - 2, colours[name], ink_on(colours[name]))
-            for name, place in zip(names, places, strict=True)
-            if place is not None
-        ]
-        return boxes, labels
+def _boxes_of(
+    tile: Tile, scale: float, frame: tuple[int, int, int, int], colours: Mapping[str, Colour]
+) -> tuple[list[Box], list[Label]]:
+    """Return boxes and names in pixels of the sheet, large boxes first so that small ones stay visible."""
+    xyxy = tile.boxes_xyxy.detach().cpu().double().numpy().reshape(-1, 4) * scale + np.array(frame[:2] * 2)
+    order = np.argsort(-np.prod(xyxy[:, 2:] - xyxy[:, :2], axis=1), kind="stable")
+    names = [tile.names[i] for i in order]
+    texts = names if len(names) <= MAX_LABELS else []
+    return labelled_boxes(
+        xyxy[order], texts, [colours[name] for name in names], frame, size=FONT_SIZE - 2, line=2
+    )
 
 
 def _legend(
-    counts: Counter[str], colours: dict[str, tuple[int, int, int]], width: int, strip: int
+    counts: Counter[str], colours: Mapping[str, Colour], width: int, top: int, strip: int
 ) -> tuple[list[Label], int]:
-    """Class names with their counts in lines, most frequent first, and the height that they take."""
+    """Return class names with their counts in lines, most frequent first, and the bottom of the last line."""
     labels: list[Label] = []
-    x, y = GAP, 0
+    x, y = GAP, top
     for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         text = f"{name} {count}"
-        needed = text_size(text, TYPE)[0]
+        needed = text_size(text, FONT_SIZE)[0]
         if x + needed > width - GAP and x > GAP:
             x, y = GAP, y + strip + 4
-        labels.append(Label(text, (x, y), TYPE, colours[name], ink_on(colours[name])))
+        labels.append(Label(text, (x, y), FONT_SIZE, colours[name], text_colour_on(colours[name])))
         x += needed + 6
-    return labels, y + strip + GAP if labels else 0
-
-
-def _four(row: np.ndarray) -> tuple[float, float, float, float]:
-    return float(row[0]), float(row[1]), float(row[2]), float(row[3])
+    return labels, y + strip + GAP if labels else top

@@ -1,4 +1,4 @@
-"""The page that the demo leaves: one HTML file beside its pictures; nothing is fetched from anywhere."""
+"""The HTML page of the demo: one file beside its images; nothing is fetched from anywhere."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ td:first-child, th:first-child { text-align: left }
 pre { background: #f4f4f4; padding: .8rem; border-radius: 6px; overflow-x: auto }
 """
 
-NEXT = """detrscope detect YOUR.jpg                         # the model that ships knows drawn dogs only
-detrscope see YOUR.jpg                            # all figures of where it looks
+NEXT = """detrscope detect YOUR.jpg                         # the shipped model knows drawn dogs only
+detrscope see YOUR.jpg                            # all figures of its attention
 detrscope data convert voc:BCCD_Dataset --out bccd  # real images: github.com/Shenggan/BCCD_Dataset
 detrscope train --preset bccd --data bccd --out run # ten minutes on two cores
 detrscope evaluate --model run --data bccd
@@ -31,12 +31,12 @@ detrscope train --preset finetune --from detr-r50 --data coco:DIR --out run"""
 
 @dataclass(frozen=True)
 class DemoPage:
-    """What the page shows; paths are relative to it."""
+    """Content of the page; paths are relative to it."""
 
     pictures: Sequence[str]
-    films: Sequence[str]  # of the training, of one picture's queries
-    figures: Sequence[str]  # of one look of the model that ships
-    words: Sequence[str]  # its measures
+    films: Sequence[str]  # of the training, and of the queries of one image
+    figures: Sequence[str]  # of one trace of the shipped model
+    words: Sequence[str]  # sentences about its metrics
     parts: str
     curves: str
     shipped: Mapping[str, float | None]  # val/AP ...
@@ -45,55 +45,55 @@ class DemoPage:
     seconds: float
 
     def html(self) -> str:
-        """The page as text."""
+        """Return the page as text."""
         images = "".join(f'<img src="{_address(path)}" alt="detections">' for path in self.pictures)
         rows = "".join(
-            f"<tr><td>{_shown(name)}</td>"
+            f"<tr><td>{_text(name)}</td>"
             + "".join(f"<td>{_percent(row.get(f'val/{key}'))}</td>" for key in COLUMNS)
             + "</tr>"
             for name, row in (
-                ("the model that ships", self.shipped),
+                ("the shipped model", self.shipped),
                 (f"trained here from scratch, {self.steps} steps, {self.seconds:.0f} s", self.trained),
             )
         )
         head = "".join(f"<th>{key}</th>" for key in COLUMNS)
         figures = "".join(
-            f'<a href="{_address(path)}"><img class="wide" src="{_address(path)}" alt="{_shown(Path(path).stem)}"></a>'
+            f'<a href="{_address(path)}"><img class="wide" src="{_address(path)}" alt="{_text(Path(path).stem)}"></a>'
             for path in self.figures
         )
-        words = "".join(f"<li>{_shown(line)}</li>" for line in self.words)
+        words = "".join(f"<li>{_text(line)}</li>" for line in self.words)
         folder = str(Path(self.figures[0]).parent)
         return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>detrscope demo</title><style>{STYLE}</style></head><body>
 <h1>detrscope</h1>
-<p class="lead">A detection transformer, trained from scratch on this machine a moment ago, and where it looks.</p>
+<p class="lead">A detection transformer, trained from scratch on this machine a moment ago, and its attention.</p>
 <h2>How attention grew</h2>
 <video src="{_address(self.films[0])}" controls autoplay loop muted></video>
-<p>Six pictures it never trained on. Bright: where the queries of the last decoder layer look. It starts local by
+<p>Six images it never trained on. Bright: cross-attention of the queries in the last decoder layer. It starts local by
 construction, around each query's reference box; that the boxes sit on dogs, and that attention gathers inside them,
 is learned.</p>
 <video src="{_address(self.films[1])}" controls autoplay loop muted></video>
-<p>One of the pictures, query by query. The model gives its queries other numbers at every step; each panel follows
-one of them by its box, class and attention.</p>
+<p>One of the images, query by query. Query numbers change at every step; each panel tracks one query by its box, class
+and attention.</p>
 <h2>On which parts of a dog</h2>
 <img class="wide" src="{_address(self.parts)}" alt="attention on ears, muzzle, paws and other parts over training">
-<p>The drawings know which pixel is an ear. A cell of the map is wider than an ear or a paw, and its weight is dealt
-evenly to what lies in it.</p>
-<h2>How good they are</h2>
+<p>The drawings know which pixel is an ear. A cell of the map is wider than an ear or a paw, and its weight is spread
+evenly over it.</p>
+<h2>Average precision</h2>
 <table><tr><th></th>{head}</tr>{rows}</table>
 <p>COCO average precision in percent on drawings neither model has trained on.</p>
-<h2>Detections of the model that ships</h2>
+<h2>Detections of the shipped model</h2>
 <div class="grid">{images}</div>
-<p>Only dogs count: cats are there to be left alone.</p>
-<h2>Inside one look of it</h2>
+<p>Only dogs count: cats are distractors.</p>
+<h2>Inside the shipped model</h2>
 {figures}
 <ul>{words}</ul>
-<p>These and more are in <a href="{_address(folder)}/">{_shown(folder)}</a>, with the trace they were drawn
-from: every weight of every layer and head, in one file that is read without the model.</p>
+<p>These and more are in <a href="{_address(folder)}/">{_text(folder)}</a>, with the trace they were drawn
+from: every weight of every layer and head, in one file that loads without the model.</p>
 <h2>Curves</h2>
 <img class="wide" src="{_address(self.curves)}" alt="training curves">
 <h2>What to try next</h2>
-<pre>{_shown(NEXT, keep=chr(10))}</pre>
+<pre>{_text(NEXT, keep=chr(10))}</pre>
 </body></html>
 """
 
@@ -101,13 +101,13 @@ from: every weight of every layer and head, in one file that is read without the
 COLUMNS = ("AP", "AP50", "AP75")
 
 
-def _shown(text: str, *, keep: str = "") -> str:
-    """Return text to be shown: no tags, no controls."""
+def _text(text: str, *, keep: str = "") -> str:
+    """Return text for HTML: no tags, no control characters."""
     return escape(escape_text(text, keep=keep))
 
 
 def _address(path: str) -> str:
-    """Return a path beside the page as an address; `#`, `?` and `%` are parts of names."""
+    """Return a path beside the page as a URL; `#`, `?` and `%` are parts of names."""
     return quote(Path(path).as_posix().encode("utf-8", "surrogateescape"))
 
 

@@ -1,44 +1,63 @@
-"""What was found, with the numbers of the queries that found it."""
+"""Detections with the numbers of their queries, and the ground truth where it is known."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
 from detrscope.core.trace_data import TraceData
-from detrscope.views.canvas import WHITE, PixelFigure
-from detrscope.views.captions import caption, model
+from detrscope.lens.captions import caption, model_and_source
+from detrscope.views.canvas import PixelFigure
 from detrscope.views.grid import PanelGrid
-from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions, shown_queries
-from detrscope.views.viewport import Viewport, outline
+from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
+from detrscope.views.selection import QueryPrediction, shown_queries
+from detrscope.views.view_data import HIDDEN, ViewData
+from detrscope.views.viewport import Viewport, draw_boxes, draw_ground_truth
 
 SIDE = 760
 
 
-def draw_view_detections(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
-    """Boxes with class, score and query on the picture; dashed, those of the truth where it is known.
+@dataclass(frozen=True)
+class DetectionData(ViewData):
+    """Predictions, and annotated boxes [M, 4] in pixels of the original."""
+
+    queries: list[QueryPrediction]
+    ground_truth_xyxy: Tensor | None
+    viewport: Viewport = field(metadata=HIDDEN)
+
+
+def detections_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> DetectionData:
+    """Collect the predictions of the shown queries.
 
     Raises:
-        UserError: nothing was found.
+        UserError: no detections.
     """
-    shown = shown_queries(trace, choice)
-    frame = Viewport.of(trace)
-    truth = trace.targets_xyxy
-    tiles = PanelGrid(frame.size(SIDE), 1, lines=0)
-    which = "chosen by number" if choice.queries else f"with a score of {choice.threshold:g} or more"
-    scores = (
-        "softmax over classes and no object"
-        if trace.card.scoring == "softmax"
-        else "a sigmoid for each class"
+    queries = shown_queries(trace, options)
+    boxes = trace.targets_xyxy
+    chosen = "chosen by number" if options.queries else f"with a score of {options.threshold:g} or more"
+    softmax = trace.card.scoring == "softmax"
+    return DetectionData(
+        heading="Detections",
+        caption=caption(
+            model_and_source(trace),
+            f"{len(queries)} of {trace.queries} queries, {chosen}, in the last of {len(trace.logits)} layers that "
+            "predict",
+            f"scores: {'softmax over classes and no object' if softmax else 'a sigmoid for each class'}",
+            "number: of the query",
+            "" if boxes is None else f"white, dashed: the {len(boxes)} boxes of the ground truth",
+        ),
+        queries=queries,
+        ground_truth_xyxy=boxes,
+        viewport=Viewport.of(trace),
     )
-    about = caption(
-        model(trace),
-        f"{len(shown)} of {trace.queries} queries, {which}, in the last of {len(trace.logits)} layers that predict",
-        f"scores: {scores}",
-        "number: of the query",
-        "" if truth is None else f"white, dashed: the {len(truth)} of the truth",
-    )
-    sheet = tiles.sheet("What was found", about)
-    panel = frame.panel(sheet, tiles.place(0, 0), tiles.size)
-    if truth is not None:
-        for box in truth.tolist():
-            panel.box(box, WHITE, dashed=True)
-    outline(panel, shown, [f"{one.says}  #{one.query}" for one in shown], size=13)
-    return sheet
+
+
+def draw_detections(data: DetectionData) -> PixelFigure:
+    """Draw boxes with class, score and query on the image; the ground truth dashed."""
+    grid = PanelGrid(data.viewport.size(SIDE), 1, lines=0)
+    figure = grid.figure(data.heading, data.caption)
+    panel = grid.panel(figure, data.viewport, 0, 0)
+    draw_ground_truth(panel, data.ground_truth_xyxy)
+    draw_boxes(panel, data.queries, [f"{one.label}  #{one.query}" for one in data.queries], size=13)
+    return figure

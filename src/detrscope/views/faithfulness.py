@@ -1,4 +1,4 @@
-"""Deletion and insertion curves of the methods that explain a detection."""
+"""Deletion and insertion curves of methods that explain detections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from detrscope.lens.faithfulness import Summary, fractions
 from detrscope.views.canvas import Drawing, Plot
 
-PANELS = (("keys", "deletion"), ("keys", "insertion"), ("pixels", "deletion"), ("pixels", "insertion"))
 TITLES = {
     ("keys", "deletion"): "keys of cross-attention hidden: lower is more faithful",
     ("keys", "insertion"): "keys of cross-attention shown: higher is more faithful",
@@ -20,31 +19,31 @@ TITLES = {
 def draw_faithfulness(
     summaries: Sequence[Summary], path: str | Path | None = None, *, title: str = "", against: str = "random"
 ) -> Drawing:
-    """A panel for keys and pixels, deletion and insertion; a line for each method, the random order in black.
+    """Draw panels for keys and pixels, deletion and insertion, with a line for each method and the baseline in black.
 
     Args:
-        summaries: of all methods.
-        path: where to save the picture; None to keep it in memory.
-        title: a line above the panels.
-        against: the method drawn in black.
+        summaries: summaries of all methods.
+        path: file to write; None to keep the drawing in memory.
+        title: line of text above the panels.
+        against: name of the baseline.
 
     Returns:
-        The picture. The legends give the areas under the curves.
+        The drawing. The legends give the areas under the curves.
     """
     plot = Plot(1300, 1000, title)
     methods = [m for m in dict.fromkeys(s.method for s in summaries) if m != against]
-    for chart, kind in zip(plot.grid(2, 2), PANELS, strict=True):
+    for chart, (kind, panel_title) in zip(plot.grid(2, 2), TITLES.items(), strict=True):
         for s in summaries:
             if (s.where, s.what) != kind:
                 continue
-            shown = fractions(len(s.scores) - 1).tolist()
+            x = fractions(len(s.scores) - 1).tolist()
             label = f"{s.area:.3f} {s.method}"
             if s.method == against:
-                chart.line(shown, s.scores, label=label, grey=0.0, width=2.4)
+                chart.line(x, s.scores, label=label, grey=0.0, width=2.4)
             else:
-                chart.line(shown, s.scores, methods.index(s.method), label=label)
+                chart.line(x, s.scores, methods.index(s.method), label=label)
         what = "hidden" if kind[1] == "deletion" else "shown"
-        chart.names(TITLES[kind], x=f"part {what}", y="score, part of the undisturbed")
+        chart.titles(panel_title, x=f"share {what}", y="score relative to the undisturbed")
         chart.limits((0, 1), (0, None))
         chart.legend(title="area under the curve")
     if path is not None:

@@ -1,133 +1,173 @@
-"""Feature maps of the backbone: the strongest channels of every stage, or all channels of one convolution."""
+"""Feature maps of the backbone: the strongest channels of each stage, or all channels of one convolution."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
+from detrscope.lens.captions import caption, model_and_source
 from detrscope.views.canvas import Panel, PixelFigure, Scale
-from detrscope.views.captions import caption, model, short
-from detrscope.views.grid import PanelGrid, in_rows, panel_size
+from detrscope.views.grid import PanelGrid, panel_size, rows_and_columns
 from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
-from detrscope.views.viewport import Viewport, corner_text, corners
+from detrscope.views.view_data import HIDDEN, ViewData
+from detrscope.views.viewport import Extent, Viewport, cell_extent, corner_text, short
 
 STRONGEST = 6  # channels in a row
-MOST_ROWS = 6
-GRID, ACROSS = 64, 10  # channels of a grid, and in a row of it
+MAX_ROWS = 6
+MAX_CHANNELS, MAX_COLUMNS = 64, 10  # of the grid of one convolution
 SMALL, SIDE = 130, 190  # pixels
 HOW = "magnitudes after the ReLU, colours from 0 to each map's own peak, given in its corner"
 
 
 @dataclass(frozen=True)
-class Feature:
-    """The maps of one convolution without signs, and where they lie."""
+class FeatureMaps:
+    """Magnitudes of one convolution's output: its mean over channels and its strongest channels.
+
+    Attributes:
+        site: such as `backbone.layer1.2.conv3`.
+        count: number of channels.
+        mean: [h, w] over all channels, on the image.
+        channels: indices of the shown channels.
+        channel_means: mean of each shown channel over the image.
+        maps: [n, h, w] of the shown channels.
+        extent: x0, y0, x1, y1 of the maps in pixels of the original.
+    """
 
     site: str
-    size: np.ndarray  # [C, h, w] on the picture
-    extent: tuple[float, float, float, float]  # pixels of the original
+    count: int
+    mean: np.ndarray
+    channels: list[int]
+    channel_means: np.ndarray
+    maps: np.ndarray
+    extent: Extent
 
     @classmethod
-    def of(cls, trace: TraceData, site: str) -> Feature:
-        """What of a kept map lies on the picture."""
-        maps: Tensor = trace.features[site]
-        level = Level(maps.shape[1], maps.shape[2])
+    def of(cls, trace: TraceData, site: str, most: int) -> FeatureMaps:
+        """Return a recorded feature map with its `most` channels of the greatest mean, the strongest first."""
+        recorded: Tensor = trace.features[site]
+        level = Level(recorded.shape[1], recorded.shape[2])
         inside = trace.geometry.inside(level)
         rows, columns = int(inside.any(1).sum()), int(inside.any(0).sum())
-        size = maps[:, :rows, :columns].float().abs().numpy()
-        return cls(site, size, corners(trace.geometry, level, rows, columns))
+        maps = recorded[:, :rows, :columns].float().abs().numpy()
+        means = maps.mean((1, 2))
+        chosen = np.argsort(-means, kind="stable")[:most]
+        extent = cell_extent(trace.geometry, level, rows, columns)
+        return cls(site, len(maps), maps.mean(0), chosen.tolist(), means[chosen], maps[chosen], extent)
 
     @property
     def name(self) -> str:
-        """Without the backbone."""
+        """The site without the backbone."""
         return self.site.removeprefix("backbone.")
 
-    @cached_property
-    def means(self) -> np.ndarray:
-        """Of each channel: [C]."""
-        return np.asarray(self.size.mean((1, 2)))
+    @property
+    def size(self) -> str:
+        """Height and width in cells, such as `25x34`."""
+        return f"{self.mean.shape[0]}x{self.mean.shape[1]}"
 
-    def strongest(self, count: int) -> list[int]:
-        """Channels of the greatest mean."""
-        order: list[int] = np.argsort(-self.means, kind="stable").tolist()
-        return order[:count]
-
-    def show(self, panel: Panel, values: np.ndarray, *, veil: bool = False) -> None:
-        """One map on a scale of its own."""
-        panel.heat(values, Scale.amounts(values), self.extent, veil=veil)
-        corner_text(panel, short(values.max()))
+    def draw(self, panel: Panel, values: np.ndarray, *, transparent: bool = False) -> None:
+        """Draw one map on a scale of its own."""
+        panel.heatmap(values, Scale.from_zero(values), self.extent, transparent=transparent)
+        corner_text(panel, short(float(values.max())))
 
 
-def draw_features(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
-    """A row for each convolution: the mean over channels over the picture, then the channels that are strongest.
+@dataclass(frozen=True)
+class FeatureData(ViewData):
+    """Feature maps of some convolutions."""
 
-    Raises:
-        NotInTrace: no feature map was kept.
-    """
-    sites = _kept(trace)
-    rows = [Feature.of(trace, site) for site in (sites if len(sites) <= MOST_ROWS else stage_ends(sites))]
-    frame = Viewport.of(trace)
-    names = tuple(f"{r.name}\n{len(r.size)} channels\n{r.size.shape[1]}x{r.size.shape[2]}" for r in rows)
-    tiles = PanelGrid(panel_size(frame, 1 + STRONGEST, SIDE, 120), 1 + STRONGEST, len(rows), names=names)
-    about = caption(
-        model(trace),
-        f"feature maps of the convolutions {', '.join(r.site for r in rows)}",
-        f"the mean over channels, then the {STRONGEST} channels of the greatest mean over the picture, which is given "
-        "above them",
-        HOW,
-    )
-    sheet = tiles.sheet("What the backbone sees: the strongest channels", about)
-    for row, feature in enumerate(rows):
-        tiles.title(sheet, row, 0, "mean of channels")
-        under = frame.panel(sheet, tiles.place(row, 0), tiles.size, grey=True)
-        feature.show(under, feature.size.mean(0), veil=True)
-        for column, channel in enumerate(feature.strongest(STRONGEST), start=1):
-            tiles.title(sheet, row, column, f"channel {channel}: {short(feature.means[channel])}")
-            feature.show(
-                sheet.panel(*tiles.place(row, column), *tiles.size, frame.window), feature.size[channel]
-            )
-    return sheet
+    features: list[FeatureMaps]
+    viewport: Viewport = field(metadata=HIDDEN)
 
 
-def draw_channels(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
-    """The channels of the last convolution that was kept, as a grid in their order.
+def features_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> FeatureData:
+    """Collect the strongest channels of each recorded convolution, of many that of each stage's last.
 
     Raises:
-        NotInTrace: no feature map was kept.
+        NotInTrace: no feature map was recorded.
     """
-    feature = Feature.of(trace, _kept(trace)[-1])
-    count = len(feature.size)
-    channels = sorted(feature.strongest(GRID))
-    frame = Viewport.of(trace)
-    rows, columns = in_rows(channels, ACROSS)
-    tiles = PanelGrid(panel_size(frame, columns, SMALL), columns, rows)
-    which = f"all {count}" if len(channels) == count else f"the {len(channels)} strongest of {count}"
-    about = caption(
-        model(trace),
-        f"feature map of {feature.site}, {which} channels in their order, {feature.size.shape[1]}x"
-        f"{feature.size.shape[2]} cells",
-        HOW,
+    sites = _recorded(trace)
+    features = [
+        FeatureMaps.of(trace, site, STRONGEST)
+        for site in (sites if len(sites) <= MAX_ROWS else last_of_each_stage(sites))
+    ]
+    return FeatureData(
+        heading="Strongest channels of the backbone",
+        caption=caption(
+            model_and_source(trace),
+            f"feature maps of the convolutions {', '.join(one.site for one in features)}",
+            f"the mean over channels, then the {STRONGEST} channels of the greatest mean over the image, which is "
+            "given above them",
+            HOW,
+        ),
+        features=features,
+        viewport=Viewport.of(trace),
     )
-    sheet = tiles.sheet(f"Channels of {feature.name}", about)
-    for i, channel in enumerate(channels):
+
+
+def draw_features(data: FeatureData) -> PixelFigure:
+    """Draw a row for each convolution: the mean over channels over the image, then the strongest channels."""
+    names = tuple(f"{one.name}\n{one.count} channels\n{one.size}" for one in data.features)
+    size = panel_size(data.viewport, 1 + STRONGEST, SIDE, 120)
+    grid = PanelGrid(size, 1 + STRONGEST, len(names), row_names=names)
+    figure = grid.figure(data.heading, data.caption)
+    for row, one in enumerate(data.features):
+        panel = grid.panel(figure, data.viewport, row, 0, "mean of channels", grey=True)
+        one.draw(panel, one.mean, transparent=True)
+        shown = zip(one.channels, one.channel_means, one.maps, strict=True)
+        for column, (channel, mean, values) in enumerate(shown, start=1):
+            grid.title(figure, row, column, f"channel {channel}: {short(mean)}")
+            one.draw(figure.panel(*grid.corner(row, column), *size, data.viewport.window), values)
+    return figure
+
+
+def channels_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> FeatureData:
+    """Collect the channels of the last recorded convolution.
+
+    Raises:
+        NotInTrace: no feature map was recorded.
+    """
+    feature = FeatureMaps.of(trace, _recorded(trace)[-1], MAX_CHANNELS)
+    shown = len(feature.channels)
+    which = f"all {shown}" if shown == feature.count else f"the {shown} strongest of {feature.count}"
+    return FeatureData(
+        heading=f"Channels of {feature.name}",
+        caption=caption(
+            model_and_source(trace),
+            f"feature map of {feature.site}, {which} channels in their order, {feature.size} cells",
+            HOW,
+        ),
+        features=[feature],
+        viewport=Viewport.of(trace),
+    )
+
+
+def draw_channels(data: FeatureData) -> PixelFigure:
+    """Draw the channels of one convolution as a grid in their order."""
+    (feature,) = data.features
+    rows, columns = rows_and_columns(len(feature.channels), MAX_COLUMNS)
+    grid = PanelGrid(panel_size(data.viewport, columns, SMALL), columns, rows)
+    figure = grid.figure(data.heading, data.caption)
+    for i, (channel, values) in enumerate(
+        sorted(zip(feature.channels, feature.maps, strict=True), key=lambda c: c[0])
+    ):
         row, column = divmod(i, columns)
-        tiles.title(sheet, row, column, f"channel {channel}")
-        feature.show(sheet.panel(*tiles.place(row, column), *tiles.size, frame.window), feature.size[channel])
-    return sheet
+        grid.title(figure, row, column, f"channel {channel}")
+        panel = figure.panel(*grid.corner(row, column), *grid.size, data.viewport.window)
+        feature.draw(panel, values)
+    return figure
 
 
-def stage_ends(sites: Iterable[str]) -> tuple[str, ...]:
-    """The stem's and each stage's last convolution: `backbone.conv1`, `backbone.layer1.2.conv3` ..."""
+def last_of_each_stage(sites: Iterable[str]) -> tuple[str, ...]:
+    """Return the last convolution of the stem and of each stage: `backbone.conv1`, `backbone.layer1.2.conv3` ..."""
     last = {site.split(".")[1]: site for site in sites if not site.endswith(".downsample")}
     return tuple(last.values())
 
 
-def _kept(trace: TraceData) -> list[str]:
+def _recorded(trace: TraceData) -> list[str]:
     if not trace.features:
-        raise NotInTrace("no feature maps were kept; trace with features=['backbone.*']")
+        raise NotInTrace("no feature maps were recorded; trace with features=['backbone.*']")
     return list(trace.features)

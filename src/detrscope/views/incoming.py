@@ -1,123 +1,136 @@
-"""Who looks at a place: columns of attention, where the other views show rows."""
+"""Incoming attention of a point: columns of attention, where the other views show rows."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from detrscope.core.trace_data import Kind, TraceData
+from detrscope.core.attention_map import AttentionMap
+from detrscope.core.trace_data import TraceData
+from detrscope.lens.captions import caption, heads_used, model_and_source, normalisation
 from detrscope.lens.incoming_attention import incoming_from_queries, incoming_from_tokens
 from detrscope.views.canvas import PixelFigure, Scale, text_size
 from detrscope.views.canvas.figure import MARGIN
-from detrscope.views.canvas.text import TEXT
-from detrscope.views.captions import caption, heads, model, over, short
-from detrscope.views.grid import GAP, TITLE_LINE
-from detrscope.views.options import (
-    DEFAULT_OPTIONS,
-    NotInTrace,
-    ViewOptions,
-    centre,
+from detrscope.views.canvas.text import TEXT_SIZE
+from detrscope.views.grid import GAP, TITLE_HEIGHT
+from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
+from detrscope.views.selection import (
+    QueryPrediction,
+    box_centre,
     predictions,
+    recorded_site,
     shown_queries,
-    site_of,
 )
-from detrscope.views.viewport import Viewport, corner_text, mark, outline, overlay
+from detrscope.views.view_data import HIDDEN, ViewData
+from detrscope.views.viewport import Viewport, draw_boxes, draw_map, draw_point
 
 SIDE = 400
-LISTED, OUTLINED = 12, 5  # queries with a bar, and with a box
-LEAST = 1e-3  # of the greatest weight: a query with less does not look there
-BARS, NUMBERS = 200, 60  # pixels, of the longest bar and its number
-TALLEST = 40  # pixels, of a bar with the room around it
+MAX_BARS, MAX_BOXES = 12, 5  # queries with a bar, and with a box
+MIN_WEIGHT = 1e-3  # of the greatest weight: a query with less does not attend to the point
+BAR_WIDTH, NUMBER_WIDTH = 200, 60  # pixels, of the longest bar and its number
+MAX_BAR_HEIGHT = 40  # pixels, with the room around a bar
 
 
-def draw_incoming(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
-    """Queries of the decoder that look at a place most, and the places of the encoder that do.
+@dataclass(frozen=True)
+class AttendingQueries:
+    """Queries that attend to the point most, and their weights [n]."""
+
+    queries: list[QueryPrediction]
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class IncomingData(ViewData):
+    """What attends to a point, x, y in pixels of the original; None where it was not recorded."""
+
+    point: tuple[float, float]
+    from_queries: AttendingQueries | None
+    from_tokens: AttentionMap | None
+    viewport: Viewport = field(metadata=HIDDEN)
+
+
+def incoming_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> IncomingData:
+    """Compute how much decoder queries and encoder tokens attend to a point.
 
     Raises:
         NotInTrace: neither was recorded.
-        UserError: nothing was found, and no point chosen.
+        UserError: no point was chosen, and there are no detections.
     """
-    point = choice.points[0] if choice.points else centre(shown_queries(trace, choice)[0].box_xyxy, trace)
-    decoder, encoder = (_layer(trace, kind, choice) for kind in ("decoder.cross", "encoder.self"))
-    if decoder is None and encoder is None:
-        site_of(trace, "decoder.cross", choice)  # says why
-    frame = Viewport.of(trace, choice)
-    size = frame.size(SIDE)
-    panels = [_Queries(trace, choice, point, *decoder)] if decoder else []
-    width = MARGIN + sum(one.width(size) + GAP for one in panels) + (size[0] + GAP if encoder else 0)
-    parts = [one.about for one in panels]
-    attention = None
-    if encoder:
-        attention = incoming_from_tokens(
-            trace, point, encoder[0], choice.head, choice.merge, choice.from_level, choice.level
-        )
-        parts.append(f"right: {attention.caption}, colours from 0 to its peak")
-    parts.append("these are columns: rows are normalised, a column need not sum to 1")
-    at = f"({point[0]:.0f}, {point[1]:.0f})"
-    sheet = PixelFigure(
-        width - GAP + MARGIN,
-        TITLE_LINE + size[1],
-        f"Who looks at {at}",
-        caption(model(trace), *parts),
+    (point,) = options.points[:1] or [box_centre(shown_queries(trace, options)[0].box_xyxy, trace)]
+    from_queries, from_tokens, captions = None, None, []
+    with suppress(NotInTrace):
+        from_queries, about = _from_queries(trace, options, point)
+        captions.append(about)
+    with suppress(NotInTrace):
+        from_tokens = _from_tokens(trace, options, point)
+        captions.append(f"right: {from_tokens.caption}, colours from 0 to its peak")
+    if from_queries is None and from_tokens is None:
+        recorded_site(trace, "decoder.cross", options)  # raises with the reason
+    return IncomingData(
+        heading=f"Incoming attention of ({point[0]:.0f}, {point[1]:.0f})",
+        caption=caption(
+            model_and_source(trace),
+            *captions,
+            "these are columns: rows are normalised, a column need not sum to 1",
+        ),
+        point=point,
+        from_queries=from_queries,
+        from_tokens=from_tokens,
+        viewport=Viewport.of(trace, options),
     )
+
+
+def draw_incoming(data: IncomingData) -> PixelFigure:
+    """Draw the boxes and weights of attending queries, and the map of attending tokens."""
+    size, shown = data.viewport.size(SIDE), data.from_queries
+    names = [f"{one.title} ({one.label})" for one in shown.queries] if shown else []
+    beside = GAP + max((text_size(name, TEXT_SIZE)[0] for name in names), default=0)
+    queries_width = size[0] + GAP + beside + BAR_WIDTH + NUMBER_WIDTH + GAP if shown else 0
+    width = MARGIN + queries_width + (size[0] + GAP if data.from_tokens else 0)
+    figure = PixelFigure(width - GAP + MARGIN, TITLE_HEIGHT + size[1], data.heading, data.caption)
     x: float = MARGIN
-    for one in panels:
-        x = one.draw(sheet, frame, size, x)
-    if attention is not None:
-        sheet.text(f"tokens of the encoder that look at {at}", x, 0)
-        panel = frame.panel(sheet, (x, TITLE_LINE), size, grey=True)
-        corner_text(panel, short(overlay(panel, attention)))
-        mark(panel, point)
-    return sheet
+    if shown:
+        figure.text("decoder queries that attend to the point", x, 0)
+        panel = data.viewport.panel(figure, (x, TITLE_HEIGHT), size, grey=True)
+        scale = Scale.from_zero(shown.weights)
+        colours = [scale.marker_colour(weight) for weight in shown.weights]
+        coloured = [replace(one, colour=c) for one, c in zip(shown.queries, colours, strict=True)][:MAX_BOXES]
+        draw_boxes(panel, coloured, [f"#{one.query}" for one in coloured])
+        draw_point(panel, data.point)
+        bars_left = x + size[0] + GAP + beside
+        figure.text("weight", bars_left, 0)
+        chart = figure.chart(bars_left, TITLE_HEIGHT, BAR_WIDTH, min(size[1], MAX_BAR_HEIGHT * len(names)))
+        chart.bars(names, shown.weights.tolist(), colours)
+    if data.from_tokens is not None:
+        figure.text("encoder tokens that attend to the point", x + queries_width, 0)
+        panel = data.viewport.panel(figure, (x + queries_width, TITLE_HEIGHT), size, grey=True)
+        draw_map(panel, data.from_tokens)
+        draw_point(panel, data.point)
+    return figure
 
 
-class _Queries:
-    """A picture with the boxes of the queries that look most, and a bar for each."""
-
-    def __init__(
-        self, trace: TraceData, choice: ViewOptions, point: tuple[float, float], layer: int, site: str
-    ) -> None:
-        self.point = point
-        weights = incoming_from_queries(trace, point, layer, choice.head, choice.merge, choice.level).numpy()
-        order = np.argsort(-weights, kind="stable")
-        order = order[weights[order] >= LEAST * weights.max()][:LISTED]
-        self.weights = weights[order]
-        self.shown = predictions(trace, order.tolist())
-        which = (
-            "the token" if choice.level is not None or len(trace.levels) == 1 else "the tokens of all levels"
-        )
-        self.about = (
-            f"left: cross-attention at {site}, {heads(trace, site, choice)}, how much each of {len(weights)} queries "
-            f"looks at {which} there ({weights.sum():.3g} in all), a row is a {over(trace, site, choice)}; those "
-            f"with at least {LEAST:.1%} of the greatest, boxes of the first {OUTLINED}"
-        )
-
-        self.names = [f"{one.title} ({one.says})" for one in self.shown]
-        self.beside = GAP + max(text_size(name, TEXT)[0] for name in self.names)
-
-    def width(self, size: tuple[int, int]) -> int:
-        return size[0] + GAP + self.beside + BARS + NUMBERS
-
-    def draw(self, sheet: PixelFigure, frame: Viewport, size: tuple[int, int], x: float) -> float:
-        """Returns where the next thing may be."""
-        sheet.text("queries that look there", x, 0)
-        panel = frame.panel(sheet, (x, TITLE_LINE), size, grey=True)
-        scale = Scale.amounts(self.weights)
-        colours = [scale.ink(weight) for weight in self.weights]
-        first = [replace(one, colour=c) for one, c in zip(self.shown, colours, strict=True)][:OUTLINED]
-        outline(panel, first, [f"#{one.query}" for one in first])
-        mark(panel, self.point)
-        x += size[0] + GAP + self.beside
-        sheet.text("weight", x, 0)
-        chart = sheet.chart(x, TITLE_LINE, BARS, min(size[1], TALLEST * len(self.names)))
-        chart.bars(self.names, self.weights.tolist(), colours)
-        return x + BARS + NUMBERS + GAP
+def _from_queries(
+    trace: TraceData, options: ViewOptions, point: tuple[float, float]
+) -> tuple[AttendingQueries, str]:
+    layer, site = recorded_site(trace, "decoder.cross", options)
+    weights = incoming_from_queries(trace, point, layer, options.head, options.merge, options.level).numpy()
+    order = np.argsort(-weights, kind="stable")
+    order = order[weights[order] >= MIN_WEIGHT * weights.max()][:MAX_BARS]
+    one_level = options.level is not None or len(trace.levels) == 1
+    selection = options.selection(site)
+    about = (
+        f"left: cross-attention at {site}, {heads_used(trace, selection)}, weights of {len(weights)} queries at "
+        f"{'the token' if one_level else 'the tokens of all levels'} of the point ({weights.sum():.3g} in all), "
+        f"a row is a {normalisation(trace, selection)}; those with at least {MIN_WEIGHT:.1%} of the greatest, "
+        f"boxes of the first {MAX_BOXES}"
+    )
+    return AttendingQueries(predictions(trace, order.tolist()), weights[order]), about
 
 
-def _layer(trace: TraceData, kind: Kind, choice: ViewOptions) -> tuple[int, str] | None:
-    """Number and site, or nothing where this trace has none."""
-    try:
-        return site_of(trace, kind, choice)
-    except NotInTrace:
-        return None
+def _from_tokens(trace: TraceData, options: ViewOptions, point: tuple[float, float]) -> AttentionMap:
+    layer, _ = recorded_site(trace, "encoder.self", options)
+    return incoming_from_tokens(
+        trace, point, layer, options.head, options.merge, options.from_level, options.level
+    )

@@ -1,4 +1,4 @@
-"""Pictures one after the other as an mp4."""
+"""Write frames as an mp4 film."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from detrscope.views.canvas import resized
 
 
 class AddFrame(Protocol):
-    """Adds one frame to a film."""
+    """Function that adds one frame to a film."""
 
     def __call__(self, pixels: np.ndarray, at: Fraction | None = None) -> None:
         """Add `pixels`, uint8 [H, W, 3], at a time in seconds, or one step of the rate after the last."""
 
 
 @contextmanager
-def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iterator[AddFrame]:
-    """An mp4 (H.264) that is written whole or not at all.
+def write_mp4(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iterator[AddFrame]:
+    """Write an mp4 (H.264) atomically.
 
     Frames have the size of the first one, others are fitted into it with black beside them; an odd width or height is
-    evened by repeating the last column or row, as H.264 asks for.
+    made even by repeating the last column or row, as H.264 asks for.
 
     Args:
-        path: the file.
+        path: path of the file.
         rate: frames per second.
         quality: H.264's constant rate factor, 0 (lossless) to 51.
 
@@ -44,28 +44,29 @@ def film(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iter
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, clock)
-        ticks: list[int] = []  # of the last frame
+        last: int | None = None  # tick of the last frame
 
         def add(pixels: np.ndarray, at: Fraction | None = None) -> None:
+            nonlocal last
             height, width = pixels.shape[:2]
             even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            if not ticks:
+            if last is None:
                 stream.height, stream.width = even.shape[:2]
             if even.shape[:2] != (stream.height, stream.width):  # some cameras and calls change it on the way
-                even = _fitted(even, stream.height, stream.width)
-            after = ticks[-1] + 1 if ticks else 0
-            wanted = round(at * clock) if at is not None else after - 1 + step if ticks else 0
-            ticks[:] = [max(wanted, after)]  # time runs forward, even where a camera's does not
+                even = _letterboxed(even, stream.height, stream.width)
+            earliest = 0 if last is None else last + 1  # time runs forward, even where a camera's does not
+            wanted = round(at * clock) if at is not None else 0 if last is None else last + step
+            last = max(wanted, earliest)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-            frame.pts, frame.time_base = ticks[-1], Fraction(1, clock)
+            frame.pts, frame.time_base = last, Fraction(1, clock)
             container.mux(stream.encode(frame))
 
         yield add
         container.mux(stream.encode(None))
 
 
-def _fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a frame at another size, its shape kept, in the middle of black: uint8 [height, width, 3]."""
+def _letterboxed(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a frame scaled to fit another size, in the middle of black: uint8 [height, width, 3]."""
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     rows, columns = max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))
     whole = np.zeros((height, width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Attention on parts of objects over a training: how much, and how much for their area."""
+"""Attention on parts of objects over a training run: its share, and its share relative to the area."""
 
 from __future__ import annotations
 
@@ -6,121 +6,108 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detrscope.views.canvas import Colour, Drawing, PixelFigure, line_colour
-from detrscope.views.canvas.figure import LINE
-from detrscope.views.canvas.text import TEXT
+from detrscope.views.canvas.figure import LINE_HEIGHT
+from detrscope.views.canvas.text import TEXT_SIZE
+from detrscope.views.viewport import Rect
 
 Rows = Sequence[Mapping[str, float | None]]
-Rect = tuple[float, float, float, float]  # x, y, width, height
 WHOLE = ("object", "box")  # made up of other parts, or beside them
-REST = {
-    "other objects": 0.45,
-    "background": 0.65,
-    "outside the box": 0.65,
-}  # drawn in grey, 0 black to 1 white
+OUTSIDE_BOX = "outside the box"
+GREY = {"other objects": 0.45, "background": 0.65, OUTSIDE_BOX: 0.65}  # 0 black to 1 white, not on an object
 WIDTH, HEIGHT = 1100, 430  # pixels
 NAMES = 150  # pixels beside a chart for the names of its lines
-FOR_AREA = "attention for its area (1: as if spread evenly)"
+RELATIVE = "attention relative to area (1: as if uniform)"
 CAPTION = (
-    "Attention of the query that answers for an object (mean over heads, last decoder layer) on parts of the object,"
+    "Attention of the query matched with an object (mean over heads, last decoder layer) on parts of the object,"
     " mean over the objects of the probe images that show the part; the rest lies on the background and on other"
-    " objects. On the right the same divided by the mean share of the image that the part has: spread evenly over the"
-    " image, attention would be at 1."
+    " objects. On the right the same divided by the mean share of the image that the part has: uniform attention"
+    " would be at 1."
 )
 
 
 def draw_part_curves(rows: Rows, path: str | Path | None = None, *, name: str = "") -> Drawing:
-    """Attention on each part over the epochs: its mass, and its mass for the area of the part.
+    """Draw the attention on each part over the epochs: its share, and its share relative to the area of the part.
 
     Args:
-        rows: of a run's attention.jsonl.
-        path: where to save the picture; None to keep it in memory.
-        name: of the run, for the heading.
+        rows: rows of a run's attention.jsonl.
+        path: where to save the figure; None to keep it in memory.
+        name: name of the run, for the heading.
     """
-    sheet = PixelFigure(WIDTH, HEIGHT, f"Attention on parts{f', {name}' if name else ''}", CAPTION)
-    wide = WIDTH / 2 - NAMES - 66
-    for x, ratio, title in (
-        (50.0, False, "attention, %"),
-        (WIDTH / 2 + 50.0, True, FOR_AREA),
-    ):
-        sheet.text(title, x, 4, size=TEXT)
-        _draw(sheet, (x, 4 + TEXT * LINE + 8, wide, HEIGHT - 90), rows, rows[-1]["step"] or 0, ratio=ratio)
+    figure = PixelFigure(WIDTH, HEIGHT, f"Attention on parts{f', {name}' if name else ''}", CAPTION)
+    width, top = WIDTH / 2 - NAMES - 66, 4 + TEXT_SIZE * LINE_HEIGHT + 8
+    for x, relative, title in ((50.0, False, "attention, %"), (WIDTH / 2 + 50.0, True, RELATIVE)):
+        figure.text(title, x, 4, size=TEXT_SIZE)
+        _draw(figure, (x, top, width, HEIGHT - 90), rows, rows[-1]["step"] or 0, relative=relative)
     if path is not None:
-        sheet.save(path)
-    return sheet
+        figure.save(path)
+    return figure
 
 
-def draw_ratios(sheet: PixelFigure, rect: Rect, rows: Rows, until: float) -> None:
-    """Attention for its area, part by part up to a step, with names and values at the right of the rectangle."""
-    sheet.text(FOR_AREA, rect[0], rect[1] - TEXT * LINE, size=TEXT)
-    _draw(sheet, rect, rows, until, ratio=True)
+def draw_ratios(figure: PixelFigure, rect: Rect, rows: Rows, until: float) -> None:
+    """Draw the attention relative to area up to a step, with names and values at the right of the rectangle."""
+    figure.text(RELATIVE, rect[0], rect[1] - TEXT_SIZE * LINE_HEIGHT, size=TEXT_SIZE)
+    _draw(figure, rect, rows, until, relative=True)
 
 
-def on_objects(rows: Rows) -> str:
-    """The name under which attention on whole objects was measured; empty where it was not."""
+def whole_object(rows: Rows) -> str:
+    """Return the name under which attention on whole objects was measured; empty where it was not."""
     return next((name for name in WHOLE if any(f"mass/{name}" in row for row in rows)), "")
 
 
 def part_names(rows: Rows) -> list[str]:
-    """The parts that share the image among them: parts of objects where they are known, else objects, else boxes."""
-    names = [
-        key.removeprefix("mass/")
-        for key in dict.fromkeys(k for row in rows for k in row)
-        if key.startswith("mass/")
+    """Return the parts that share the image: parts of objects where they are known, else objects, else boxes."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    names = [key.removeprefix("mass/") for key in keys if key.startswith("mass/")]
+    parts = [name for name in names if name not in (*WHOLE, *GREY)] or [
+        name for name in names if name == "object"
     ]
-    fine = [name for name in names if name not in (*WHOLE, *REST)]
-    if fine:
-        return [*fine, *(name for name in names if name in REST and name != "outside the box")]
-    if "object" in names:
-        return ["object", *(name for name in names if name in REST and name != "outside the box")]
-    return names
+    return [*parts, *(name for name in names if name in GREY and name != OUTSIDE_BOX)] if parts else names
 
 
-def _draw(sheet: PixelFigure, rect: Rect, rows: Rows, until: float, *, ratio: bool) -> None:
-    chart = sheet.chart(*rect)
-    if ratio:
-        chart.level(1, "")
-    names = [name for name in part_names(rows) if ratio or name not in REST]
-    tops, ends = [0.0], []
-    coloured = [name for name in names if name not in REST]
-    for name in names:
-        points = [(row["epoch"], _value(row, name, ratio), row["step"]) for row in rows]
-        known = [(e, v, s) for e, v, s in points if e is not None and v is not None and s is not None]
-        past = [(e, v) for e, v, s in known if s <= until]
-        tops += [v for _, v, _ in known]
-        place = coloured.index(name) if name in coloured else 0
-        chart.line([e for e, _ in past], [v for _, v in past], place, grey=REST.get(name))
-        grey = round(255 * REST.get(name, 0))
-        colour = (grey, grey, grey) if name in REST else line_colour(place)
-        if past:
-            ends.append((past[-1][1], name, colour))
-    top = max(tops) * 1.05 or 1.0
-    chart.limits((0, (rows[-1]["epoch"] or 1.0)), (0, top))
-    chart.names(x="epoch")
-    _names(
-        sheet,
-        rect,
-        [(value / top, f"{name} {value:.2g}{'x' if ratio else ''}", colour) for value, name, colour in ends],
-    )
-
-
-def _value(row: Mapping[str, float | None], name: str, ratio: bool) -> float | None:
+def part_value(row: Mapping[str, float | None], name: str, *, relative: bool) -> float | None:
+    """Return the attention on a part in percent, or relative to its area; None where it was not measured."""
     mass, area = row.get(f"mass/{name}"), row.get(f"area/{name}")
     if mass is None or not area:
         return None
-    return mass / area if ratio else 100 * mass
+    return mass / area if relative else 100 * mass
 
 
-def _names(sheet: PixelFigure, rect: Rect, ends: list[tuple[float, str, Colour]]) -> None:
-    """Names of lines at the right of a chart, near their ends (0 at the bottom, 1 at the top) and apart."""
+def _draw(figure: PixelFigure, rect: Rect, rows: Rows, until: float, *, relative: bool) -> None:
+    chart = figure.chart(*rect)
+    if relative:
+        chart.reference_line(1, "")
+    names = [name for name in part_names(rows) if relative or name not in GREY]
+    coloured = [name for name in names if name not in GREY]
+    highest, ends = 0.0, []
+    for name in names:
+        points = [(row["epoch"], part_value(row, name, relative=relative), row["step"]) for row in rows]
+        known = [(e, v, s) for e, v, s in points if e is not None and v is not None and s is not None]
+        highest = max([highest, *(v for _, v, _ in known)])
+        past = [(e, v) for e, v, s in known if s <= until]
+        index = coloured.index(name) if name in coloured else 0
+        chart.line([e for e, _ in past], [v for _, v in past], index, grey=GREY.get(name))
+        grey = round(255 * GREY.get(name, 0))
+        if past:
+            colour = (grey, grey, grey) if name in GREY else line_colour(index)
+            value = past[-1][1]
+            ends.append((value, f"{name} {value:.2g}{'x' if relative else ''}", colour))
+    top = highest * 1.05 or 1.0
+    chart.limits((0, (rows[-1]["epoch"] or 1.0)), (0, top))
+    chart.titles(x="epoch")
+    _write_names(figure, rect, [(value / top, text, colour) for value, text, colour in ends])
+
+
+def _write_names(figure: PixelFigure, rect: Rect, ends: list[tuple[float, str, Colour]]) -> None:
+    """Write names of lines at the right of a chart, near their ends (0 bottom, 1 top) without overlap."""
     x, y, width, height = rect
-    step = TEXT * 1.25
+    spacing, bottom = TEXT_SIZE * 1.25, y + height - TEXT_SIZE / 2
+    ends = sorted(ends, key=lambda end: -end[0])
     tops: list[float] = []
-    for place, _, _ in sorted(ends, key=lambda end: -end[0]):
-        wanted = y + (1 - place) * height - TEXT / 2
-        tops.append(max(wanted, tops[-1] + step if tops else y - TEXT))
-    spill = tops[-1] - (y + height - TEXT / 2) if tops else 0.0
-    for i in range(len(tops) - 1, -1, -1):  # back up where they would run over the bottom
-        limit = y + height - TEXT / 2 if i + 1 == len(tops) else tops[i + 1] - step
-        tops[i] = min(tops[i], limit) if spill > 0 else tops[i]
-    for top, (_, text, colour) in zip(tops, sorted(ends, key=lambda end: -end[0]), strict=True):
-        sheet.text(text, x + width + 8, top, size=TEXT - 1, colour=colour)
+    for end, _, _ in ends:
+        wanted = y + (1 - end) * height - TEXT_SIZE / 2
+        tops.append(max(wanted, tops[-1] + spacing if tops else y - TEXT_SIZE))
+    if tops and tops[-1] > bottom:  # back up where they would run over the bottom
+        for i in range(len(tops) - 1, -1, -1):
+            tops[i] = min(tops[i], bottom if i + 1 == len(tops) else tops[i + 1] - spacing)
+    for top, (_, text, colour) in zip(tops, ends, strict=True):
+        figure.text(text, x + width + 8, top, size=TEXT_SIZE - 1, colour=colour)

@@ -1,122 +1,149 @@
-"""Decoder self-attention: how queries look at each other."""
+"""Decoder self-attention: how queries attend to each other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from detrscope.core.trace_data import TraceData
+from detrscope.lens.captions import caption, heads_used, model_and_source, normalisation
 from detrscope.lens.maps import self_attention
-from detrscope.views.canvas import WHITE, PixelFigure, Scale, ink_on, shortened, text_size
-from detrscope.views.canvas.figure import MARGIN, SCALE
-from detrscope.views.canvas.text import NAME, TEXT
-from detrscope.views.captions import caption, heads, model, short
-from detrscope.views.grid import GAP, NARROWEST, TITLE_LINE
-from detrscope.views.options import (
-    DEFAULT_OPTIONS,
-    ShownQuery,
-    ViewOptions,
-    centre,
+from detrscope.views.canvas import WHITE, PixelFigure, Scale, shortened, text_colour_on, text_size
+from detrscope.views.canvas.figure import COLOUR_BAR_WIDTH, MARGIN
+from detrscope.views.canvas.text import TEXT_SIZE, TITLE_SIZE
+from detrscope.views.grid import GAP, MIN_WIDTH, TITLE_HEIGHT
+from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
+from detrscope.views.selection import (
+    QueryPrediction,
+    box_centre,
     predictions,
+    recorded_site,
     shown_queries,
-    site_of,
 )
-from detrscope.views.viewport import Viewport, outline
+from detrscope.views.view_data import HIDDEN, ViewData
+from detrscope.views.viewport import Viewport, draw_boxes, short
 
 SIDE = 420
-ROWS = 10  # queries of the table
-LINKED = 6  # queries linked to the first
+MAX_ROWS = 10  # queries of the table
+MAX_LINKS = 6  # queries linked to the first
 CELL = 52  # pixels
 
 
-def draw_query_self_attention(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
-    """The picture with the queries that the first one looks at, and a table of how all shown ones look at each other.
+@dataclass(frozen=True)
+class QueryAttentionTable(ViewData):
+    """Attention among queries.
+
+    Attributes:
+        queries: queries of the table.
+        weights: [n, n], rows attend to columns.
+        others: [n] attention of each row to all queries that are not shown.
+        linked: queries that the first one attends to most.
+        linked_weights: their weights.
+        links: start and end of each link, x, y in pixels of the original: [m, 2, 2].
+    """
+
+    queries: list[QueryPrediction]
+    weights: np.ndarray
+    others: np.ndarray
+    linked: list[QueryPrediction]
+    linked_weights: np.ndarray
+    links: np.ndarray = field(metadata=HIDDEN)
+    viewport: Viewport = field(metadata=HIDDEN)
+
+
+def query_self_attention_data(
+    trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS
+) -> QueryAttentionTable:
+    """Compute how the shown queries attend to each other, and which queries the first attends to most.
 
     Raises:
         NotInTrace: it was not recorded.
-        UserError: nothing was found.
+        UserError: no detections.
     """
-    shown = shown_queries(trace, choice)[:ROWS]
-    layer, site = site_of(trace, "decoder.self", choice)
-    rows = np.stack([_row(trace, one.query, layer, choice) for one in shown])  # [n, Q]
-    frame = Viewport.of(trace)
-    size = frame.size(SIDE)
-    left = MARGIN + size[0] + 3 * GAP + max(text_size(one.title, NAME)[0] for one in shown)
-    across, down = CELL * (len(shown) + 1), CELL * len(shown)
-    about = caption(
-        model(trace),
-        f"self-attention at {site}, {heads(trace, site, choice)}, softmax over {rows.shape[1]} queries",
-        f"left: {shown[0].title} (white) and the {LINKED} others it looks at most, with their boxes of the last layer, "
-        "by number and weight",
-        "right: rows look at columns; beside it all queries that are not shown together, without a colour",
+    queries = shown_queries(trace, options)[:MAX_ROWS]
+    layer, site = recorded_site(trace, "decoder.self", options)
+    head, merge, selection = options.head, options.merge, options.selection(site)
+    rows = np.stack(
+        [
+            self_attention(trace, query=one.query, layer=layer, head=head, merge=merge).values.numpy()
+            for one in queries
+        ]
+    )  # [n, Q]
+    weights = rows[:, [one.query for one in queries]]
+    first = queries[0]
+    order = [q for q in np.argsort(-rows[0], kind="stable").tolist() if q != first.query][:MAX_LINKS]
+    linked = predictions(trace, order)
+    start = box_centre(first.box_xyxy, trace)
+    return QueryAttentionTable(
+        heading="Decoder self-attention of queries",
+        caption=caption(
+            model_and_source(trace),
+            f"self-attention at {site}, {heads_used(trace, selection)}, {normalisation(trace, selection)}",
+            f"left: {first.title} (white) and the {MAX_LINKS} others it attends to most, with their boxes of the last "
+            "layer, by number and weight",
+            "right: rows attend to columns; beside it all queries that are not shown together, without a colour",
+        ),
+        queries=queries,
+        weights=weights,
+        others=rows.sum(1) - weights.sum(1),
+        linked=linked,
+        linked_weights=rows[0][order],
+        links=np.array([[start, box_centre(one.box_xyxy, trace)] for one in linked]),
+        viewport=Viewport.of(trace),
     )
-    width = left + across + 2 * GAP + SCALE + MARGIN
-    height = TITLE_LINE + max(size[1], TITLE_LINE + down)
-    sheet = PixelFigure(max(width, NARROWEST), height, "How queries look at each other", about)
-    _links(trace, sheet, frame, size, shown[0], rows[0])
-    among = rows[:, [one.query for one in shown]]
-    scale = Scale.amounts(among, label="attention weight")
-    _table(sheet, (left, 2 * TITLE_LINE), shown, among, (rows.sum(1) - among.sum(1)).tolist(), scale)
-    sheet.scale(left + across + 2 * GAP, 2 * TITLE_LINE, max(down, 3 * CELL), scale, Scale.colours)
-    return sheet
 
 
-def _row(trace: TraceData, query: int, layer: int, choice: ViewOptions) -> np.ndarray:
-    """How much a query looks at each: [Q]."""
-    seen = self_attention(trace, query=query, layer=layer, head=choice.head, merge=choice.merge)
-    return np.asarray(seen.values)
+def draw_query_self_attention(data: QueryAttentionTable) -> PixelFigure:
+    """Draw the image with the queries that the first one attends to, and the table of attention weights."""
+    size = data.viewport.size(SIDE)
+    left = MARGIN + size[0] + 3 * GAP + max(text_size(one.title, TITLE_SIZE)[0] for one in data.queries)
+    across, down = CELL * (len(data.queries) + 1), CELL * len(data.queries)
+    width = left + across + 2 * GAP + COLOUR_BAR_WIDTH + MARGIN
+    height = TITLE_HEIGHT + max(size[1], TITLE_HEIGHT + down)
+    figure = PixelFigure(max(width, MIN_WIDTH), height, data.heading, data.caption)
+    _draw_links(figure, size, data)
+    scale = Scale.from_zero(data.weights, label="attention weight")
+    _draw_table(figure, (left, 2 * TITLE_HEIGHT), data, scale)
+    figure.colour_bar(left + across + 2 * GAP, 2 * TITLE_HEIGHT, max(down, 3 * CELL), scale, Scale.opaque)
+    return figure
 
 
-def _links(
-    trace: TraceData,
-    sheet: PixelFigure,
-    frame: Viewport,
-    size: tuple[int, int],
-    first: ShownQuery,
-    row: np.ndarray,
-) -> None:
-    """The first query's box in white, the others' by weight."""
-    queries: list[int] = np.argsort(-row, kind="stable").tolist()
-    queries = [q for q in queries if q != first.query][:LINKED]
-    scale = Scale.amounts(row[queries])
-    others = [replace(one, colour=scale.ink(row[one.query])) for one in predictions(trace, queries)]
-    sheet.text(shortened(f"{first.title} ({first.says}) looks at", NAME, size[0]), MARGIN, 0)
-    panel = frame.panel(sheet, (MARGIN, TITLE_LINE), size, grey=True)
-    start = np.array([centre(first.box_xyxy, trace)])
-    for one in reversed(others):
-        end = np.array([centre(one.box_xyxy, trace)])
-        panel.lines(start, end, one.colour, 1 + 4 * float(scale.place(row[one.query])))
-    outline(panel, others, [f"#{one.query}  {short(row[one.query])}" for one in others])
+def _draw_links(figure: PixelFigure, size: tuple[int, int], data: QueryAttentionTable) -> None:
+    """Draw the first query's box in white, and the others' in the colours of their weights."""
+    first, weights = data.queries[0], data.linked_weights
+    scale = Scale.from_zero(weights)
+    title = f"{first.title} ({first.label}) attends to"
+    figure.text(shortened(title, TITLE_SIZE, size[0]), MARGIN, 0)
+    panel = data.viewport.panel(figure, (MARGIN, TITLE_HEIGHT), size, grey=True)
+    others = [
+        replace(one, colour=scale.marker_colour(weight))
+        for one, weight in zip(data.linked, weights, strict=True)
+    ]
+    for one, weight, (start, end) in reversed(list(zip(others, weights, data.links, strict=True))):
+        panel.lines(start[None], end[None], one.colour, 1 + 4 * float(scale.fraction(weight)))
+    texts = [f"#{one.query}  {short(weight)}" for one, weight in zip(others, weights, strict=True)]
+    draw_boxes(panel, others, texts)
     panel.box(first.box_xyxy, WHITE, width=3)
 
 
-def _table(
-    sheet: PixelFigure,
-    corner: tuple[float, float],
-    shown: Sequence[ShownQuery],
-    table: np.ndarray,
-    others: Sequence[float],
-    scale: Scale,
+def _draw_table(
+    figure: PixelFigure, corner: tuple[float, float], data: QueryAttentionTable, scale: Scale
 ) -> None:
-    """Numbers on their colours, queries named at the left and above; the rest of each row beside it."""
-    (left, top), (rows, columns) = corner, table.shape
-    panel = sheet.panel(left, top, CELL * columns, CELL * rows, (0, 0, columns, rows), smooth=False)
-    panel.heat(table, scale, veil=False)
-    for i, one in enumerate(shown):
-        sheet.text(one.title, left - GAP, top + (i + 0.5) * CELL - NAME / 2, align="right")
-    for j, name in enumerate([*(str(one.query) for one in shown), "others"]):
-        sheet.text(name, left + (j + 0.5) * CELL, top - TITLE_LINE, align="center")
-    for i, rest in enumerate(others):
-        sheet.text(
-            short(rest),
-            left + (columns + 0.5) * CELL,
-            top + (i + 0.5) * CELL - TEXT / 2,
-            align="center",
-            size=TEXT,
-        )
-    for (i, j), weight in np.ndenumerate(table):
+    """Draw weights on their colours, queries named at the left and above; the rest of each row beside it."""
+    (left, top), (rows, columns) = corner, data.weights.shape
+    panel = figure.panel(left, top, CELL * columns, CELL * rows, (0, 0, columns, rows), smooth=False)
+    panel.heatmap(data.weights, scale, transparent=False)
+    for i, one in enumerate(data.queries):
+        figure.text(one.title, left - GAP, top + (i + 0.5) * CELL - TITLE_SIZE / 2, align="right")
+    for j, name in enumerate([*(str(one.query) for one in data.queries), "others"]):
+        figure.text(name, left + (j + 0.5) * CELL, top - TITLE_HEIGHT, align="center")
+    x = left + (columns + 0.5) * CELL
+    for i, rest in enumerate(data.others):
+        y = top + (i + 0.5) * CELL - TEXT_SIZE / 2
+        figure.text(short(rest), x, y, align="center", size=TEXT_SIZE)
+    for (i, j), weight in np.ndenumerate(data.weights):
         text = short(weight)
-        across, down = (side / CELL for side in text_size(text, TEXT))
-        panel.label(text, (j + (1 - across) / 2, i + (1 - down) / 2), ink=ink_on(scale.colour(weight)))
+        across, down = (side / CELL for side in text_size(text, TEXT_SIZE))
+        xy = (j + (1 - across) / 2, i + (1 - down) / 2)
+        panel.label(text, xy, text_colour=text_colour_on(scale.colour(weight)))

@@ -1,78 +1,97 @@
-"""Three answers to what a prediction rests on: attention of one layer, rollout, gradient-weighted relevance."""
+"""Three explanations of a prediction: attention of one layer, rollout, gradient-weighted relevance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.trace_data import TraceData
+from detrscope.lens.captions import OWN_PEAK, caption, heads_used, model_and_source, normalisation
+from detrscope.lens.maps import row_maps
 from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
 from detrscope.views.canvas import PixelFigure
-from detrscope.views.captions import OWN_PEAK, caption, heads, model, over, short
 from detrscope.views.grid import PanelGrid, panel_size
-from detrscope.views.options import DEFAULT_OPTIONS, ShownQuery, ViewOptions, maps_of, shown_queries, site_of
-from detrscope.views.viewport import Viewport, corner_text, outline, overlay
+from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
+from detrscope.views.selection import QueryPrediction, recorded_site, shown_queries
+from detrscope.views.view_data import HIDDEN, ViewData
+from detrscope.views.viewport import Viewport, draw_boxes, draw_map
 
 SIDE = 300
-MISSING = "relevance needs the gradients of the query: trace with explain=[{}]"
 
 
-def draw_relevance(trace: TraceData, choice: ViewOptions = DEFAULT_OPTIONS) -> PixelFigure:
-    """A row for each query: the picture with its box, where it looked last, rollout, and relevance for its class.
+@dataclass(frozen=True)
+class ExplainedQuery:
+    """A prediction with the map of each method."""
 
-    Relevance is there where the trace has the gradients of the query.
+    query: QueryPrediction
+    maps: dict[str, AttentionMap]
+
+
+@dataclass(frozen=True)
+class RelevanceData(ViewData):
+    """Explained predictions."""
+
+    queries: list[ExplainedQuery]
+    viewport: Viewport = field(metadata=HIDDEN)
+
+
+def relevance_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> RelevanceData:
+    """Compute attention and rollout of each query, and relevance where the trace has its gradients.
 
     Raises:
         NotInTrace: a site was not recorded.
-        UserError: nothing was found.
+        UserError: no detections.
     """
-    shown = rested_on(trace, choice)
-    _, site = site_of(trace, "decoder.cross", choice)
-    explained = {gradient.query for gradient in trace.gradients}
-    missing = [one.query for one in shown if one.query not in explained]
-    rows = [_answers(trace, site, one, choice, one.query in explained) for one in shown]
-    columns = 1 + max(len(row) for row in rows)
-    frame = Viewport.of(trace, choice)
-    tiles = PanelGrid(panel_size(frame, columns, SIDE), columns, len(rows), lines=2)
-    about = caption(
-        model(trace),
-        f"attention: cross-attention at {site}, {heads(trace, site, choice)}, {over(trace, site, choice)}",
-        "rollout: all layers, half of each the residual (arXiv:2005.00928, section 3)",
-        "relevance for the class named: all layers, weighted by gradients (arXiv:2103.15679, equations 5 to 10)"
-        if explained
-        else "",
-        MISSING.format(", ".join(map(str, missing))) if missing else "",
-        OWN_PEAK + ", given in its corner",
+    _, site = recorded_site(trace, "decoder.cross", options)
+    selection = options.selection(site)
+    with_gradients = {gradient.query for gradient in trace.gradients}
+    queries = []
+    for one in queries_to_explain(trace, options):
+        maps = {
+            "attention": row_maps(trace, options.selection(site, (one.query,)))[0],
+            "rollout": rollout(trace, one.query),
+        }
+        if one.query in with_gradients:
+            maps["relevance"] = relevance(trace, one.query)
+        queries.append(ExplainedQuery(one, maps))
+    missing = ", ".join(str(one.query.query) for one in queries if "relevance" not in one.maps)
+    return RelevanceData(
+        heading="Attention, rollout and relevance of predictions",
+        caption=caption(
+            model_and_source(trace),
+            f"attention: cross-attention at {site}, {heads_used(trace, selection)}, {normalisation(trace, selection)}",
+            "rollout: all layers, half of each the residual (arXiv:2005.00928, section 3)",
+            "relevance for the class named: all layers, weighted by gradients (arXiv:2103.15679, equations 5 to 10)"
+            if with_gradients
+            else "",
+            f"relevance needs the gradients of the query: trace with explain=[{missing}]" if missing else "",
+            OWN_PEAK,
+        ),
+        queries=queries,
+        viewport=Viewport.of(trace, options),
     )
-    sheet = tiles.sheet("What predictions rest on", about)
-    for row, (one, answers) in enumerate(zip(shown, rows, strict=True)):
-        tiles.title(sheet, row, 0, one.title, one.says)
-        outline(frame.panel(sheet, tiles.place(row, 0), tiles.size), [one])
-        for column, (name, answer) in enumerate(answers, start=1):
-            tiles.title(sheet, row, column, name, f"sums to {answer.mass:.3g}")
-            panel = frame.panel(sheet, tiles.place(row, column), tiles.size, grey=True)
-            corner_text(panel, short(overlay(panel, answer)))
-            outline(panel, [one])
-    return sheet
 
 
-def rested_on(trace: TraceData, choice: ViewOptions) -> Sequence[ShownQuery]:
-    """The chosen queries, else that of the best detection.
+def draw_relevance(data: RelevanceData) -> PixelFigure:
+    """Draw a row for each query: the image with its box, then the map of each method."""
+    columns = 1 + max(len(one.maps) for one in data.queries)
+    grid = PanelGrid(panel_size(data.viewport, columns, SIDE), columns, len(data.queries), lines=2)
+    figure = grid.figure(data.heading, data.caption)
+    for row, one in enumerate(data.queries):
+        draw_boxes(grid.panel(figure, data.viewport, row, 0, one.query.title, one.query.label), [one.query])
+        for column, (name, attention) in enumerate(one.maps.items(), start=1):
+            total = f"sums to {attention.mass:.3g}"
+            panel = grid.panel(figure, data.viewport, row, column, name, total, grey=True)
+            draw_map(panel, attention)
+            draw_boxes(panel, [one.query])
+    return figure
+
+
+def queries_to_explain(trace: TraceData, options: ViewOptions) -> list[QueryPrediction]:
+    """Return the chosen queries, else that of the best detection.
 
     Raises:
-        NothingFound: no query was chosen and none scores high enough.
+        NoDetections: no query was chosen and none reaches the threshold.
     """
-    return shown_queries(trace, choice)[: len(choice.queries) or 1]
-
-
-def _answers(
-    trace: TraceData, site: str, one: ShownQuery, choice: ViewOptions, explained: bool
-) -> list[tuple[str, AttentionMap]]:
-    answers = [
-        ("attention", maps_of(trace, site, [one.query], choice)[0]),
-        ("rollout", rollout(trace, one.query)),
-    ]
-    if explained:
-        answers.append(("relevance", relevance(trace, one.query)))
-    return answers
+    return shown_queries(trace, options)[: len(options.queries) or 1]

@@ -1,4 +1,4 @@
-"""Losses, AP and learning rates of one run or several, epoch by epoch."""
+"""Losses, AP and learning rates of training runs by epoch."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ Points = tuple[list[float], list[float]]  # epochs, values
 
 @dataclass(frozen=True)
 class Run:
-    """The metrics of one run: for each key its epochs and values, what is not a finite number left out."""
+    """Metrics of one run: epochs and finite values of each key."""
 
     name: str
     series: dict[str, Points]
 
 
 def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> Drawing:
-    """Losses, AP and learning rates over the epochs.
+    """Draw losses, AP and learning rates over the epochs.
 
     One run: a line for every loss term, AP and learning rate. Several runs: a colour for each run, with its
-    total losses (validation dashed), AP (AP50 dashed) and largest learning rate, so that runs can be told
-    apart.
+    total losses (validation dashed), AP (AP50 dashed) and largest learning rate.
 
     Args:
-        runs: run folders, or their `metrics.jsonl`. A last line that is half written is left out.
-        path: where to save the picture; None to keep it in memory.
+        runs: run folders, or their `metrics.jsonl`. A half-written last line is left out.
+        path: file to write; None to keep the drawing in memory.
 
     Returns:
-        The picture.
+        The drawing.
 
     Raises:
         UserError: a run without metrics, or a line before the last that is not a JSON object.
@@ -55,24 +54,24 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> D
         titles = ["loss", "AP, %", "learning rate"]
         _one_run(read[0], losses, precision, rates)
     else:
-        titles = ["loss, of validation dashed", "AP, AP50 dashed, %", "learning rate"]
+        titles = ["loss, validation dashed", "AP, AP50 dashed, %", "learning rate"]
         _several_runs(read, labels, losses, precision, rates)
     for chart, title in zip((losses, precision, rates), titles, strict=True):
-        chart.names(title, x="epoch")
+        chart.titles(title, x="epoch")
         chart.limits(y=(0, None))
-        chart.short_numbers()
+        chart.scientific_ticks()
         if chart.empty:
             chart.note("nothing yet")
         else:
             chart.legend()
-            chart.whole_steps()
+            chart.integer_ticks()
     if path is not None:
         plot.save(path)
     return plot
 
 
 def read_run(run: str | Path) -> Run:
-    """The metrics of one run; of several lines of one epoch, as after a resume, the later values win.
+    """Return the metrics of one run; of several lines of one epoch, as after a resume, the later values win.
 
     Raises:
         UserError: no metrics, or a line before the last that is not a JSON object.
@@ -143,7 +142,7 @@ def _percent(points: Points) -> Points:
 
 
 def _mark_best(chart: Chart, series: dict[str, Points]) -> None:
-    """The best AP, with its value."""
+    """Mark the best AP with its value."""
     if "val/AP" not in series:
         return
     epochs, values = _percent(series["val/AP"])
@@ -152,6 +151,6 @@ def _mark_best(chart: Chart, series: dict[str, Points]) -> None:
 
 
 def _distinct(paths: list[Path], runs: list[Run]) -> list[str]:
-    """Names of the run folders; whole paths where two folders are called the same."""
+    """Return the names of the run folders; whole paths where two have the same name."""
     names = [run.name for run in runs]
     return [n if names.count(n) == 1 else str(p) for n, p in zip(names, paths, strict=True)]

@@ -20,13 +20,13 @@ from detrscope.ops.kernels import deformable_dispatch as deformable_engine
 from detrscope.ops.kernels import deformable_numba
 from detrscope.ops.kernels.deformable_dispatch import VARIABLE, engine_for
 from tests.conftest import ROOT
-from tests.support.deformable_inputs import Look, by_definition, gradients, look
+from tests.support.deformable_inputs import SamplingInputs, by_definition, gradients, random_inputs
 
 CPU_VARIABLES = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 
 
 class Module(nn.Module):
-    def __init__(self, of: Look) -> None:
+    def __init__(self, of: SamplingInputs) -> None:
         super().__init__()
         self.of = of
 
@@ -35,7 +35,7 @@ class Module(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def nothing_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_engine_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
@@ -50,11 +50,11 @@ def nothing_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuda", torch.float64, "reference"),
     ],
 )
-def test_chosen_by_device_and_type(device: str, dtype: torch.dtype, engine: str) -> None:
+def test_engine_is_chosen_by_device_and_type(device: str, dtype: torch.dtype, engine: str) -> None:
     assert engine_for(device, dtype) == engine
 
 
-def test_environment_then_person(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_use_engine_overrides_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "reference")
     assert engine_for("cpu", torch.float32) == "reference"
     with use_engine("numba"):
@@ -74,9 +74,9 @@ def test_without_numba_the_reference_samples(monkeypatch: pytest.MonkeyPatch) ->
         engine_for("cpu", torch.float32)
 
 
-def test_what_cannot_be_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = look()
-    with use_engine("triton"), pytest.raises(UserError, match="'triton': it does not run on cpu; ask for"):
+def test_engines_that_cannot_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = random_inputs()
+    with use_engine("triton"), pytest.raises(UserError, match="'triton': it does not run on cpu; request"):
         of.sample()
     with use_engine("numba"), pytest.raises(UserError, match="values are float16 and it takes float32, bf"):
         of.sample(value=of.value.half())
@@ -89,29 +89,29 @@ def test_what_cannot_be_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) 
         of.sample()
 
 
-def test_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(deformable_engine.log, "info", lambda text, *parts: said.append(text % parts))
-    deformable_engine._said_once.cache_clear()
+def test_choice_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(deformable_engine.log, "info", lambda text, *parts: logged.append(text % parts))
+    deformable_engine._log_once.cache_clear()
     for _ in range(3):
         engine_for("cpu", torch.float32)
         engine_for("cpu", torch.float16)
-    assert said == [
+    assert logged == [
         "deformable attention on cpu runs by numba: the fastest here",
         "deformable attention on cpu runs by reference: values are float16 and it takes float32, bfloat16, float64",
     ]
 
 
 def test_half_precision_on_a_cpu() -> None:
-    of = look(1).to(lambda x: x)
+    of = random_inputs(1).to(lambda x: x)
     found = of.sample(value=of.value.half())
     assert found.dtype == torch.float16
     torch.testing.assert_close(found.double(), by_definition(of), rtol=0.01, atol=0.003)
 
 
 @pytest.mark.parametrize("engine", ["numba", "reference"])
-def test_compiles_whole(engine: str) -> None:
-    of = look(2, queries=40)
+def test_compiles_without_graph_breaks(engine: str) -> None:
+    of = random_inputs(2, queries=40)
     with use_engine(engine):
         compiled = torch.compile(Module(of), fullgraph=True, backend="aot_eager")
         inputs = [x.clone().requires_grad_() for x in of.tensors]
@@ -124,7 +124,7 @@ def test_compiles_whole(engine: str) -> None:
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_exported_graph_has_standard_operators_only(strict: bool) -> None:
-    of = look(3, point_levels=(0, 0, 1, 2, 2))
+    of = random_inputs(3, point_levels=(0, 0, 1, 2, 2))
     program = torch.export.export(Module(of), of.tensors, strict=strict)
     called = {node.target for node in program.graph.nodes if node.op == "call_function"}
     assert {f"{operator.namespace}" for operator in called} == {"aten"}  # type: ignore[union-attr]
@@ -136,13 +136,13 @@ def test_exported_graph_has_standard_operators_only(strict: bool) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning", "ignore::torch.jit.TracerWarning")
 def test_traced_graph_has_standard_operators_only() -> None:
-    of = look(4)
+    of = random_inputs(4)
     graph = str(torch.jit.trace(Module(of), of.tensors, check_trace=False).inlined_graph)
     assert "aten::grid_sampler" in graph
     assert "detrscope::" not in graph
 
 
-compile_afresh = deformable_numba._compiled.__wrapped__
+compile_afresh = deformable_numba.compiled_kernel.__wrapped__
 
 
 def run(code: str, **environment: str) -> str:
@@ -165,37 +165,42 @@ def test_numba_is_imported_when_first_needed() -> None:
     assert run(code) == "[]\n"
 
 
-def test_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_cached_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path))
-    _, made = compile_afresh("forward", "f32", 3)
-    assert made.cache_hits == 0
+    _, compiled = compile_afresh("forward", "f32", 3)
+    assert compiled.cache_hits == 0
     code = (
-        "from detrscope.ops.kernels.deformable_numba import _compiled\n"
-        "print(_compiled('forward', 'f32', 3)[1].cache_hits)"
+        "from detrscope.ops.kernels.deformable_numba import compiled_kernel\n"
+        "print(compiled_kernel('forward', 'f32', 3)[1].cache_hits)"
     )
     assert run(code, DETRSCOPE_CACHE=str(tmp_path)) == "1\n"
 
 
-def test_kept_for_another_installation_of_the_same_code(tmp_path: Path) -> None:
-    places = [tmp_path / name for name in ("one", "other")]
-    for place in places:
+def test_kernels_are_cached_for_another_installation(tmp_path: Path) -> None:
+    installations = [tmp_path / name for name in ("one", "other")]
+    for installation in installations:
         shutil.copytree(
-            ROOT / "src" / "detrscope", place / "detrscope", ignore=shutil.ignore_patterns("__pycache__")
+            ROOT / "src" / "detrscope",
+            installation / "detrscope",
+            ignore=shutil.ignore_patterns("__pycache__"),
         )
     code = (
-        "from detrscope.ops.kernels.deformable_numba import _compiled\n"
-        "print(_compiled('forward', 'f32', 3)[1].cache_hits)"
+        "from detrscope.ops.kernels.deformable_numba import compiled_kernel\n"
+        "print(compiled_kernel('forward', 'f32', 3)[1].cache_hits)"
     )
-    answers = [run(code, DETRSCOPE_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(place)) for place in places]
+    answers = [
+        run(code, DETRSCOPE_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(installation))
+        for installation in installations
+    ]
     assert answers == ["0\n", "1\n"]
-    changed = places[1] / "detrscope" / "ops" / "kernels" / "simd.py"
+    changed = installations[1] / "detrscope" / "ops" / "kernels" / "simd.py"
     changed.write_text(changed.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
-    assert run(code, DETRSCOPE_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(places[1])) == "0\n"
+    assert run(code, DETRSCOPE_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(installations[1])) == "0\n"
 
 
 @pytest.mark.parametrize("trouble", ["no folder", "full disk"])
-def test_compiles_where_nothing_can_be_kept(
+def test_compiles_where_the_cache_cannot_be_written(
     trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
@@ -205,10 +210,10 @@ def test_compiles_where_nothing_can_be_kept(
         monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path / "file" / "below"))
     else:
         monkeypatch.setattr(caching.IndexDataCacheFile, "save", raise_full_disk)
-    kernel, made = compile_afresh("forward", "f32", 3)
-    assert made.cache_hits == 0
-    monkeypatch.setattr(deformable_numba, "_compiled", lambda *_: (kernel, made))
-    of = look(5, channels=3)
+    kernel, compiled = compile_afresh("forward", "f32", 3)
+    assert compiled.cache_hits == 0
+    monkeypatch.setattr(deformable_numba, "compiled_kernel", lambda *_: (kernel, compiled))
+    of = random_inputs(5, channels=3)
     torch.testing.assert_close(of.sample().double(), by_definition(of), rtol=1e-5, atol=2e-6)
 
 
@@ -221,11 +226,11 @@ import sys
 from dataclasses import replace
 import torch
 from tests.conftest import ROOT
-from tests.support.deformable_inputs import gradients, look
+from tests.support.deformable_inputs import gradients, random_inputs
 torch.set_num_threads(1)
 found = []
 for seed, channels in enumerate((20, 32)):
-    of = look(seed, channels=channels)
+    of = random_inputs(seed, channels=channels)
     found += [gradients(of), gradients(replace(of, value=of.value.bfloat16()))]
 torch.save(found, sys.argv[1])
 """

@@ -14,7 +14,7 @@ from torch import Tensor
 from detrscope.core.errors import UserError
 from detrscope.ops.deformable import use_engine
 from tests.conftest import ROOT
-from tests.support.deformable_inputs import Look, gradients, look
+from tests.support.deformable_inputs import SamplingInputs, gradients, random_inputs
 
 triton = pytest.importorskip("triton", reason="Triton comes with torch for Linux only")
 
@@ -22,7 +22,7 @@ INTERPRETED = """
 import math, sys, torch
 sys.path.insert(0, sys.argv[1])
 from detrscope.ops.deformable import use_engine
-from tests.support.deformable_inputs import Look, gradients, look
+from tests.support.deformable_inputs import SamplingInputs, gradients, random_inputs
 
 def both(of):
     results = []
@@ -32,19 +32,19 @@ def both(of):
     return zip(*results, strict=True)
 
 for of in (
-    look(1, queries=34, heads=1),
-    look(2, queries=3, images=1, channels=5, point_levels=(2, 0, 1, 0)),
-    look(3, queries=1, heads=1, images=1, levels=((1, 1),), point_levels=(0,)),
+    random_inputs(1, queries=34, heads=1),
+    random_inputs(2, queries=3, images=1, channels=5, point_levels=(2, 0, 1, 0)),
+    random_inputs(3, queries=1, heads=1, images=1, levels=((1, 1),), point_levels=(0,)),
 ):
     for ours, theirs in both(of):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
 for dtype, tolerance in ((torch.bfloat16, 0.02), (torch.float16, 0.002)):
-    of = look(4, queries=3, heads=1, images=1, point_levels=(0, 2))
-    for ours, theirs in both(Look(of.value.to(dtype), of.points, of.scores, of.levels, of.point_levels)):
+    of = random_inputs(4, queries=3, heads=1, images=1, point_levels=(0, 2))
+    for ours, theirs in both(SamplingInputs(of.value.to(dtype), of.points, of.scores, of.levels, of.point_levels)):
         assert ours.dtype == theirs.dtype
         scale = theirs.float().abs().max()
         torch.testing.assert_close(ours.float() / scale, theirs.float() / scale, rtol=tolerance, atol=tolerance / 10)
-of = look(5, queries=5, images=1, heads=1, point_levels=(1, 0))
+of = random_inputs(5, queries=5, images=1, heads=1, point_levels=(1, 0))
 for query, bad in enumerate((math.nan, math.inf, -math.inf, 1e30)):
     of.points[0, query, 0, 0, query % 2] = bad
 for ours, theirs in both(of):
@@ -78,7 +78,7 @@ def test_compiles_for_a_gpu(dtype: str) -> None:
 
     def assembly(kernel: object, *tensors: str) -> str:
         names = kernel.arg_names  # type: ignore[attr-defined]
-        constants = {"TOGETHER": 8, "WIDE": 32}
+        constants = {"QUERIES": 8, "CHANNELS": 32}
         types = dict(zip(names, tensors, strict=False))
         signature = {n: types.get(n, "constexpr" if n in constants else "i32") for n in names}
         whole = [n for n in names if n in types or n == "channels"]  # multiples of 16, as a launch finds them
@@ -89,15 +89,17 @@ def test_compiles_for_a_gpu(dtype: str) -> None:
 
     # What instructions come out is the compiler's business and changes with its version.
     value, real = f"*{dtype}", "*fp32"
-    assert ".entry _forward" in assembly(deformable_triton._forward, value, real, real, "*i32", value)
+    assert ".entry forward_kernel" in assembly(
+        deformable_triton.forward_kernel, value, real, real, "*i32", value
+    )
     backward = (value, value, real, real, "*i32", real, real, real)
-    assert ".entry _backward" in assembly(deformable_triton._backward, *backward)
+    assert ".entry backward_kernel" in assembly(deformable_triton.backward_kernel, *backward)
 
 
-def test_refused_where_sums_must_have_an_order() -> None:
+def test_deterministic_algorithms_are_refused() -> None:
     from detrscope.ops.kernels import deformable_triton
 
-    of = look(queries=2)
+    of = random_inputs(queries=2)
     torch.use_deterministic_algorithms(True)
     try:
         with pytest.raises(UserError, match="'triton' adds gradients in no fixed order"):
@@ -113,7 +115,7 @@ class TestOnGpu:
     @pytest.mark.parametrize("channels", [32, 20, 8])
     def test_equals_reference(self, dtype: torch.dtype, channels: int) -> None:
         tolerance = 1e-4 if dtype == torch.float32 else 0.02
-        of = on_gpu(look(1, queries=70, heads=8, channels=channels), dtype)
+        of = on_gpu(random_inputs(1, queries=70, heads=8, channels=channels), dtype)
         for ours, theirs in zip(by(of, "triton"), by(of, "reference"), strict=True):
             assert ours.dtype == theirs.dtype
             scale = theirs.float().abs().max()
@@ -121,24 +123,24 @@ class TestOnGpu:
                 ours.float() / scale, theirs.float() / scale, rtol=tolerance, atol=tolerance
             )
 
-    def test_chosen_by_itself_and_compiled_whole(self) -> None:
-        of = on_gpu(look(2, queries=40), torch.float32)
+    def test_chosen_automatically_and_compiled_without_breaks(self) -> None:
+        of = on_gpu(random_inputs(2, queries=40), torch.float32)
         compiled: Callable[..., Tensor] = torch.compile(of.sample, fullgraph=True)
         expected = by(of, "triton")[0]
         torch.testing.assert_close(of.sample(), expected, rtol=0, atol=0)
         torch.testing.assert_close(compiled(*of.tensors), expected, rtol=1e-5, atol=1e-5)
 
     def test_autocast(self) -> None:
-        of = on_gpu(look(3), torch.bfloat16)
+        of = on_gpu(random_inputs(3), torch.bfloat16)
         with torch.autocast("cuda", torch.bfloat16):
             assert of.sample().dtype == torch.bfloat16
 
 
-def on_gpu(of: Look, dtype: torch.dtype) -> Look:
+def on_gpu(of: SamplingInputs, dtype: torch.dtype) -> SamplingInputs:
     moved = of.to(lambda x: x.cuda())
-    return Look(moved.value.to(dtype), moved.points, moved.scores, of.levels, of.point_levels)
+    return SamplingInputs(moved.value.to(dtype), moved.points, moved.scores, of.levels, of.point_levels)
 
 
-def by(of: Look, engine: str) -> tuple[Tensor, ...]:
+def by(of: SamplingInputs, engine: str) -> tuple[Tensor, ...]:
     with use_engine(engine):  # type: ignore[arg-type]
         return gradients(of)

@@ -18,7 +18,7 @@ BASE = Cost(1.0, 2.0)
 
 
 @pytest.fixture(autouse=True)
-def asked_anew() -> Iterator[None]:
+def cleared_caches() -> Iterator[None]:
     cached = (machine.onednn_convolves, machine.onednn_multiplies, machine._warn_once)
     for function in cached:
         function.cache_clear()
@@ -42,7 +42,7 @@ def costs(monkeypatch: pytest.MonkeyPatch, bf16: Cost) -> None:
         (Cost(float("inf"), 1.0), False),  # no such operator
     ],
 )
-def test_a_precision_is_native_where_products_and_convolutions_are_faster(
+def test_native_precisions_are_faster_than_float32(
     bf16: Cost, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs(monkeypatch, bf16)
@@ -51,26 +51,26 @@ def test_a_precision_is_native_where_products_and_convolutions_are_faster(
     assert machine.is_native(torch.float32)
 
 
-def test_emulation_is_warned_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(machine.log, "warning", lambda text, *values: said.append(text % values))
+def test_emulation_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(machine.log, "warning", lambda text, *values: logged.append(text % values))
     costs(monkeypatch, Cost(79.6, 10.0))
     for _ in range(2):
         machine.warn_if_emulated("bf16", CPU)
         machine.warn_if_emulated("fp32", CPU)
         machine.warn_if_emulated("bf16", torch.device("cuda"))
-    assert said == [
-        "precision bf16: this CPU emulates it, up to 80 times slower than fp32; precision auto takes what is fast"
+    assert logged == [
+        "precision bf16: this CPU emulates it, up to 80 times slower than fp32; precision auto selects a fast one"
     ]
 
 
-def test_measured_costs_are_positive_and_kept() -> None:
+def test_measured_costs_are_positive_and_cached() -> None:
     cost = machine.cost_on_cpu(torch.float32)
     assert cost is machine.cost_on_cpu(torch.float32)
     assert 0 < cost.product < 1 and 0 < cost.convolution < 1
 
 
-def test_an_operator_that_fails_is_not_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_operators_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> Tensor:
         raise RuntimeError("could not create a primitive")
 
@@ -95,7 +95,7 @@ def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
     assert not machine.onednn_convolves(dtype) and not machine.onednn_multiplies(dtype)
 
 
-def test_onednn_that_is_switched_off_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disabled_onednn_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False, raising=False)
     assert not machine.has_onednn()

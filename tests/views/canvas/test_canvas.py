@@ -23,9 +23,9 @@ from detrscope.views.canvas import (
     Plot,
     Scale,
     class_colours,
-    ink_on,
+    header_and_footer,
     shortened,
-    strips,
+    text_colour_on,
     text_size,
     wrapped,
 )
@@ -110,7 +110,7 @@ def test_show_is_inline_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == [picture]
 
 
-def test_a_class_keeps_its_colour_from_picture_to_picture() -> None:
+def test_class_keeps_its_colour_between_figures() -> None:
     names = ["RBC", "WBC", "Platelets"]
     colours = class_colours(names)
     assert len(set(colours.values())) == 3
@@ -125,16 +125,16 @@ def test_colours_do_not_depend_on_the_process() -> None:
     assert class_colours(["dog"]) == {"dog": PALETTE[3]}
 
 
-def test_ink_contrasts_with_every_plate() -> None:
+def test_text_contrasts_with_every_background() -> None:
     def luminance(colour: tuple[int, int, int]) -> float:
         """Relative luminance, WCAG 2.2."""
         linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     for colour in PALETTE:
-        light, dark = sorted((luminance(colour), luminance(ink_on(colour))), reverse=True)
+        light, dark = sorted((luminance(colour), luminance(text_colour_on(colour))), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 3, colour
-    assert (ink_on(WHITE), ink_on(BLACK)) == (BLACK, WHITE)
+    assert (text_colour_on(WHITE), text_colour_on(BLACK)) == (BLACK, WHITE)
 
 
 def test_only_the_canvas_draws() -> None:
@@ -155,45 +155,43 @@ def test_only_the_canvas_draws() -> None:
         assert not imported & {"matplotlib", "PIL"}, path
 
 
-def test_a_map_is_brightest_in_its_greatest_cell_and_shows_the_number_there() -> None:
+def test_map_has_the_colour_of_its_greatest_cell() -> None:
     values = np.zeros((4, 8))
     values[1, 6] = 0.5
-    scale = Scale.amounts(values)
+    scale = Scale.from_zero(values)
     for smooth in (True, False):
         sheet = PixelFigure(408, 204)
-        sheet.panel(0, 0, 408, 204, (0, 0, 8, 4), smooth).heat(values, scale, veil=False)
+        sheet.panel(0, 0, 408, 204, (0, 0, 8, 4), smooth).heatmap(values, scale, transparent=False)
         pixels = sheet.pixels()[MARGIN : MARGIN + 204].astype(int)
-        hottest = 255 * scale.colours(np.array(0.5))[:3]
+        hottest = 255 * scale.opaque(np.array(0.5))[:3]
         assert np.abs(pixels[76, 331] - hottest).max() <= 1, "the middle of cell (1, 6)"
-        coldest = 255 * scale.colours(np.array(0.0))[:3]
+        coldest = 255 * scale.opaque(np.array(0.0))[:3]
         assert np.abs(pixels[178, 50] - coldest).max() <= 1
 
 
 @pytest.mark.parametrize(("low", "high", "seen"), [(0, 255, 115), (140, 200, 78), (150, 150, 0)])
-def test_a_picture_under_a_map_is_pale_grey_with_as_much_contrast_as_there_is_room_for(
-    low: int, high: int, seen: float
-) -> None:
+def test_image_under_a_map_is_pale_grey(low: int, high: int, seen: float) -> None:
     image = np.full((100, 200, 3), low, np.uint8)
     image[:, 100:] = high
     sheet = PixelFigure(200, 100)
-    sheet.panel(0, 0, 200, 100, (0, 0, 200, 100)).picture(image, grey=True)
+    sheet.panel(0, 0, 200, 100, (0, 0, 200, 100)).image(image, grey=True)
     pixels = sheet.pixels()[MARGIN : MARGIN + 100].astype(int)
     assert (pixels[..., 0] == pixels[..., 2]).all() and pixels.min() >= 98 and pixels.max() <= 213
     assert pixels[50, 150, 0] - pixels[50, 50, 0] == pytest.approx(seen, abs=2)
 
 
-def test_a_veil_leaves_the_picture_where_nothing_is() -> None:
+def test_map_is_transparent_at_zero() -> None:
     sheet = PixelFigure(200, 100)
     panel = sheet.panel(0, 0, 200, 100, (0, 0, 200, 100))
     image = np.random.default_rng(0).integers(0, 255, (100, 200, 3), dtype=np.uint8)
-    panel.picture(image)
-    panel.heat(np.array([[0.0, 0, 0, 1]]), Scale(0, 1), (0, 0, 200, 100))
+    panel.image(image)
+    panel.heatmap(np.array([[0.0, 0, 0, 1]]), Scale(0, 1), (0, 0, 200, 100))
     pixels = sheet.pixels()[MARGIN : MARGIN + 100]
     assert (pixels[:, :100] == image[:, :100]).all()
     assert (pixels[:, 190:] != image[:, 190:]).any(axis=2).mean() > 0.95
 
 
-def test_boxes_stay_inside_the_window_and_dots_outside_of_it_are_left_out() -> None:
+def test_boxes_are_clipped_and_outside_dots_left_out() -> None:
     sheet = PixelFigure(200, 100)
     panel = sheet.panel(0, 0, 100, 100, (0, 0, 100, 100))
     panel.box((-50, 20, 60, 300), ORANGE, width=4)
@@ -204,10 +202,10 @@ def test_boxes_stay_inside_the_window_and_dots_outside_of_it_are_left_out() -> N
     assert (pixels[:, 110:] == 255).all()
 
 
-def test_a_sheet_makes_room_for_its_heading_and_caption() -> None:
+def test_figure_has_room_for_heading_and_caption() -> None:
     bare, told = PixelFigure(300, 50), PixelFigure(300, 50, "a heading", "word " * 60)
-    above, below = strips(300, "a heading", "word " * 60)
-    assert bare.pixels().shape == (50 + sum(strips(300, "", "")), 300, 3)
+    above, below = header_and_footer(300, "a heading", "word " * 60)
+    assert bare.pixels().shape == (50 + sum(header_and_footer(300, "", "")), 300, 3)
     assert told.pixels().shape == (50 + above + below, 300, 3)
     pixels = told.pixels()
     inked = np.nonzero((pixels < 150).any(axis=(1, 2)))[0]
@@ -224,9 +222,9 @@ def test_long_texts_are_wrapped_or_shortened() -> None:
     assert shortened("short", 12, 100) == "short"
 
 
-def test_differences_are_white_at_zero_and_unlike_on_both_sides() -> None:
-    scale = Scale.signed(np.array([-1.0, 3.0]))
+def test_diverging_scale_is_white_at_zero() -> None:
+    scale = Scale.symmetric(np.array([-1.0, 3.0]))
     assert (scale.low, scale.high) == (-3, 3)
-    below, zero, above = scale.colours(np.array([-3.0, 0, 3]))[:, :3]
+    below, zero, above = scale.opaque(np.array([-3.0, 0, 3]))[:, :3]
     assert zero.min() > 0.94 and below[0] > below[2] and above[2] > above[0]
-    assert (scale.veil(np.array([-3.0, 0, 3]))[:, 3] > 0.5).tolist() == [True, False, True]
+    assert (scale.translucent(np.array([-3.0, 0, 3]))[:, 3] > 0.5).tolist() == [True, False, True]

@@ -30,7 +30,7 @@ def one_other_typeface(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def forget() -> None:
         for cached in (module._face_of, module._opened):
             cached.cache_clear()
-        module._told.clear()
+        module._warned.clear()
 
     damaged = Path(__file__)
     files = (damaged, DATA / "LastResortHE-Regular.ttf", DATA / "DejaVuSansMono.ttf")
@@ -40,11 +40,11 @@ def one_other_typeface(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
 
 
-def test_a_system_typeface_is_found_for_what_ours_lacks() -> None:
-    assert list(module.runs(f"a{ARC}b")) == [
-        ("a", module.HOUSE),
+def test_system_typeface_is_used_for_missing_characters() -> None:
+    assert list(module.font_runs(f"a{ARC}b")) == [
+        ("a", module.DEFAULT_FONT),
         (ARC, DATA / "DejaVuSansMono.ttf"),
-        ("b", module.HOUSE),
+        ("b", module.DEFAULT_FONT),
     ]
 
 
@@ -58,15 +58,15 @@ def test_pillow_and_matplotlib_draw_the_glyph_of_that_typeface() -> None:
     assert sheet.pixels().std() > 1  # pytest turns matplotlib's warning about glyphs into an error
 
 
-def test_what_no_typeface_has_is_spelt_out_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_characters_are_escaped_and_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        assert module.drawn(CHINESE) == r"\u72ac\u72d7"
-        assert module.drawn("\u732b") == r"\u732b"
+        assert module.drawable_text(CHINESE) == r"\u72ac\u72d7"
+        assert module.drawable_text("\u732b") == r"\u732b"
     assert len(caplog.records) == 1 and "no typeface" in caplog.text and "Noto Sans CJK" in caplog.text
     assert text_size(CHINESE, 20) == text_size(r"\u72ac\u72d7", 20)
 
 
-def test_a_class_whose_name_cannot_be_drawn_is_its_id() -> None:
+def test_class_name_that_cannot_be_drawn_is_its_id() -> None:
     assert module.class_label(CHINESE, 7) == "class 7"
     assert module.class_label("dog", 7) == "dog"
     found = Detections(

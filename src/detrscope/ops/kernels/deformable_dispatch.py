@@ -1,8 +1,8 @@
-"""Which engine samples: the fastest that runs on the device, said once in the log, or the one a person asked for.
+"""Choice of the engine of deformable sampling: the requested one, else the fastest that runs on the device.
 
-To torch all of them are one operator, `detrscope::deformable_sample`, that knows the shape of what it gives and its
-gradient, so that `torch.compile` goes through it; the engine of a compiled graph is chosen whenever it runs. An
-exported graph has the standard operators of the reference.
+To torch all of them are one operator, `detrscope::deformable_sample`, with its output shape and its gradient, so that
+`torch.compile` can trace through it; a compiled graph chooses its engine whenever it runs. An exported graph has the
+standard operators of the reference.
 """
 
 from __future__ import annotations
@@ -22,80 +22,79 @@ from detrscope.console import log
 from detrscope.core.errors import UserError, nearest
 from detrscope.core.types import Level
 from detrscope.ops.kernels import deformable_reference
-from detrscope.ops.kernels.deformable_reference import sample_reference, sums_of
+from detrscope.ops.kernels.deformable_reference import sample_reference, sum_dtype
 
 Engine = Literal["reference", "numba", "triton"]
-VARIABLE = "DETRSCOPE_DEFORMABLE"  # of the environment: the name of an engine
+VARIABLE = "DETRSCOPE_DEFORMABLE"  # environment variable: name of an engine
 FASTEST: dict[str, Engine] = {"cpu": "numba", "cuda": "triton"}
 TYPES = {
     "numba": (torch.float32, torch.bfloat16, torch.float64),
     "triton": (torch.float32, torch.bfloat16, torch.float16),
 }
-WHEN_RUN = ""  # in place of an engine's name: choose when the operator runs
+AT_RUN_TIME = ""  # in place of an engine's name: choose when the operator runs
 OPERATOR, GRADIENT = "detrscope::deformable_sample", "detrscope::deformable_sample_backward"
 
-_asked_for: ContextVar[Engine | None] = ContextVar("asked_for", default=None)
+_requested: ContextVar[Engine | None] = ContextVar("requested", default=None)
 
 
 @contextmanager
 def use_engine(engine: Engine) -> Iterator[None]:
-    """Sample by this engine inside the `with`, whatever the environment says.
+    """Sample by this engine inside the `with`, regardless of the environment.
 
     Raises:
-        UserError: there is no engine of this name. One that cannot run is refused where it should sample.
+        UserError: there is no engine of this name. An engine that cannot run raises when it samples.
     """
-    token = _asked_for.set(_known(engine, "use_engine"))
+    token = _requested.set(_known(engine, "use_engine"))
     try:
         yield
     finally:
-        _asked_for.reset(token)
+        _requested.reset(token)
 
 
 def run_engine(
     value: Tensor, points: Tensor, weights: Tensor, levels: Sequence[Level], point_levels: Sequence[int]
 ) -> Tensor:
-    """Sample, as `sample_reference` defines it, by the engine of the hour.
+    """Sample, as `sample_reference` defines it, by the chosen engine.
 
     Returns:
         [B, Q, h*d] in the type of `value`.
 
     Raises:
-        UserError: the engine that was asked for cannot run here.
+        UserError: the requested engine cannot run here.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
-        return sample_reference(value, points, weights, levels, point_levels)
-    engine = WHEN_RUN if torch.compiler.is_compiling() else engine_for(value.device.type, value.dtype)
+    engine: str = "reference"
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        engine = AT_RUN_TIME
+    elif not torch.compiler.is_compiling() and not torch._C._is_tracing():
+        engine = engine_for(value.device.type, value.dtype)
     if engine == "reference":
         return sample_reference(value, points, weights, levels, point_levels)
-    exact = sums_of(value.dtype)
+    dtype = sum_dtype(value.dtype)
     sizes = [side for level in levels for side in level]
-    return torch.ops.detrscope.deformable_sample(
-        value, points.to(exact), weights.to(exact), sizes, list(point_levels), engine
+    out: Tensor = torch.ops.detrscope.deformable_sample(
+        value, points.to(dtype), weights.to(dtype), sizes, list(point_levels), engine
     )
+    return out
 
 
 def engine_for(device: str, dtype: torch.dtype) -> Engine:
-    """The engine for values of a type on a kind of device such as `cpu`.
+    """Return the engine for values of a type on a kind of device such as `cpu`.
 
     Raises:
-        UserError: the engine that was asked for cannot run here.
+        UserError: the requested engine cannot run here.
     """
-    asked_for = _asked_for.get() or _of_environment()
-    if asked_for is not None:
-        problem = why_not(asked_for, device, dtype)
+    name = os.environ.get(VARIABLE)
+    requested = _requested.get() or (_known(name, VARIABLE) if name else None)
+    if requested is not None:
+        problem = why_not(requested, device, dtype)
         if problem:
             raise UserError(
-                f"deformable attention by '{asked_for}': {problem}; ask for another engine or none"
+                f"deformable attention by '{requested}': {problem}; request another engine or none"
             )
-        return _said_once(asked_for, device, "as asked")
+        return _log_once(requested, device, "as requested")
     fastest = FASTEST.get(device, "reference")
     problem = why_not(fastest, device, dtype)
-    return _said_once("reference" if problem else fastest, device, problem or "the fastest here")
-
-
-def _of_environment() -> Engine | None:
-    name = os.environ.get(VARIABLE)
-    return _known(name, VARIABLE) if name else None
+    return _log_once("reference" if problem else fastest, device, problem or "the fastest here")
 
 
 def _known(name: str, where: str) -> Engine:
@@ -105,7 +104,7 @@ def _known(name: str, where: str) -> Engine:
 
 
 def why_not(engine: Engine, device: str, dtype: torch.dtype) -> str | None:
-    """Why an engine cannot sample values of a type on a kind of device; None where it can."""
+    """Return why an engine cannot sample values of a type on a kind of device; None where it can."""
     if engine == "reference":
         return None
     interpreted = engine == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
@@ -121,19 +120,19 @@ def why_not(engine: Engine, device: str, dtype: torch.dtype) -> str | None:
 def _import_problem(module: str) -> str | None:
     try:
         import_module(module)
-    except Exception as problem:  # a broken or unfitting installation raises whatever it likes
+    except Exception as problem:  # a broken installation may raise anything
         return f"{module} cannot be imported ({str(problem).splitlines()[0]})"
     return None
 
 
 @cache
-def _said_once(engine: Engine, device: str, why: str) -> Engine:
+def _log_once(engine: Engine, device: str, why: str) -> Engine:
     log.info("deformable attention on %s runs by %s: %s", device, engine, why)
     return engine
 
 
 def _kernels(engine: str, value: Tensor) -> Any:
-    """The module with `forward` and `backward` of an engine, imported when it is first needed."""
+    """Return the module with `forward` and `backward` of an engine, imported when first needed."""
     engine = engine or engine_for(value.device.type, value.dtype)
     if engine == "numba":
         from detrscope.ops.kernels import deformable_numba
@@ -159,24 +158,26 @@ torch.library.define(
 
 @torch.library.impl(OPERATOR, "default")
 def _forward(value: Tensor, *rest: Any) -> Tensor:
-    return _kernels(rest[-1], value).forward(value, *rest[:-1])
+    return cast(Tensor, _kernels(rest[-1], value).forward(value, *rest[:-1]))
 
 
 @torch.library.impl(GRADIENT, "default")
 def _backward(grad: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _kernels(rest[-1], value).backward(grad, value, *rest[:-1])
+    return cast(tuple[Tensor, Tensor, Tensor], _kernels(rest[-1], value).backward(grad, value, *rest[:-1]))
 
 
-@torch.library.register_fake(OPERATOR)
 def _shape(value: Tensor, points: Tensor, *_: Any) -> Tensor:
     b, _tokens, h, d = value.shape
     return value.new_empty(b, points.shape[1], h * d)
 
 
-@torch.library.register_fake(GRADIENT)
 def _shapes_of_gradients(grad: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     value, points, weights = (x.new_empty(x.shape) for x in inputs[:3])
     return value, points, weights
+
+
+torch.library.register_fake(OPERATOR, _shape)
+torch.library.register_fake(GRADIENT, _shapes_of_gradients)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -1,6 +1,6 @@
-"""Deformable sampling on a CPU: tensors in, tensors out, by the kernels of `deformable_kernel.py`.
+"""Deformable sampling on a CPU: calls the kernels of `deformable_numba_kernel.py` with tensors.
 
-A kernel is compiled when it is first needed, in a second or two, and kept for the next process (`kernel_cache.py`).
+A kernel is compiled when first needed, in a second or two, and cached for the next process (`compile_cache.py`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from detrscope.ops.kernels.threads import c_function, run_on_threads
 
 STORAGE = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float64: "f64"}
 WORTH_A_THREAD = 1 << 17  # channels read for all points: less is done before another thread has woken up
-
-LARGEST = 2**31 - 1  # bytes of the values of an image, within which ways are counted in int32
+MAX_BYTES = 2**31 - 1  # of the values of an image, since offsets are int32
 
 Kind = Literal["forward", "backward"]
 
@@ -31,18 +30,7 @@ Kind = Literal["forward", "backward"]
 def forward(
     value: Tensor, points: Tensor, weights: Tensor, sizes: Sequence[int], point_levels: Sequence[int]
 ) -> Tensor:
-    """Sample.
-
-    Args:
-        value: [B, S, h, d] float32, bfloat16 or float64.
-        points: [B, Q, h, P, 2] float32, float64 where the value is.
-        weights: [B, Q, h, P] of the type of the points.
-        sizes: height and width of each level, one after the other.
-        point_levels: the level of each point.
-
-    Returns:
-        [B, Q, h*d] in the type of `value`.
-    """
+    """Sample as `deformable_reference.forward` does; values are float32, bfloat16 or float64."""
     if _too_large(value):
         return deformable_reference.forward(value, points, weights, sizes, point_levels)
     out = value.new_empty(value.shape[0], points.shape[1], value.shape[2] * value.shape[3])
@@ -59,7 +47,7 @@ def backward(
     sizes: Sequence[int],
     point_levels: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of value, points and weights from `grad` [B, Q, h*d] of what `forward` gave."""
+    """Return the gradients of value, points and weights from `grad` [B, Q, h*d], that of the output."""
     if _too_large(value):
         return deformable_reference.backward(grad, value, points, weights, sizes, point_levels)
     inputs = [value.contiguous(), points.contiguous(), weights.contiguous()]
@@ -69,11 +57,11 @@ def backward(
 
 
 def _too_large(value: Tensor) -> bool:
-    return value[:1].numel() * 8 > LARGEST
+    return value[:1].numel() * 8 > MAX_BYTES
 
 
 def _run(kind: Kind, tensors: list[Tensor], sizes: Sequence[int], point_levels: Sequence[int]) -> None:
-    """Make the job of tensors (value, points, weights, out and the three gradients, if any) and run it."""
+    """Run a kernel on tensors: value, points, weights, out, and in the backward pass the three gradients."""
     images, tokens, heads, channels = tensors[0].shape
     queries, per_head = tensors[1].shape[1], tensors[1].shape[3]
     storage = STORAGE[tensors[0].dtype]
@@ -83,7 +71,7 @@ def _run(kind: Kind, tensors: list[Tensor], sizes: Sequence[int], point_levels: 
         steps = (heads * part, part)
     else:
         tasks, repeats = images * heads, kernel.BACKWARD_BLOCK
-        steps = (channels * BYTES[kernel.sums_of(storage)], 0)
+        steps = (channels * BYTES[kernel.sum_storage(storage)], 0)
     scratch_bytes = kernel.scratch_bytes(storage, channels, tokens, repeats * per_head, kind == "backward")
     work = images * queries * heads * per_head * channels
     threads = min(torch.get_num_threads(), max(tasks, 1)) if work >= WORTH_A_THREAD else 1
@@ -93,25 +81,25 @@ def _run(kind: Kind, tensors: list[Tensor], sizes: Sequence[int], point_levels: 
     addresses += [maps[0].ctypes.data, maps[1].ctypes.data, scratch.data_ptr()]
     counts = [scratch_bytes, images, tokens, queries, heads, per_head]
     job = np.array([0, 0, *addresses, *counts], dtype=np.int64)  # laid out as kernel.JOB
-    run_on_threads(_compiled(kind, storage, channels)[0], job.ctypes.data, threads)
+    run_on_threads(compiled_kernel(kind, storage, channels)[0], job.ctypes.data, threads)
 
 
 @lru_cache(maxsize=256)
 def _maps(
     sizes: tuple[int, ...], point_levels: tuple[int, ...], storage: str, repeats: int, token: int, part: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The maps of all points of a head, over and over, as the kernel's `Maps` has them.
+    """Return the feature maps of all points of a head, repeated, laid out as the kernel's `Maps`.
 
     Args:
         sizes: height and width of each level.
         point_levels: the level of each of P points.
-        storage: how a value is stored, which the type of the sums follows.
-        repeats: how often.
+        storage: how a value is stored; determines the type of the sums.
+        repeats: number of repetitions.
         token: bytes from one token to the next.
         part: bytes from the first token of one repetition to that of the next.
 
     Returns:
-        Widths and heights [2, repeats * P]; bytes to each map's first token and bytes of each map's row, the same.
+        Widths and heights [2, repeats * P]; bytes to each map's first token and bytes per map row, of the same shape.
     """
     heights, widths = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
     starts = np.array([0, *accumulate(heights * widths)])[:-1]
@@ -119,13 +107,13 @@ def _maps(
     first = (starts[levels] * token + np.arange(repeats)[:, None] * part).reshape(-1)
     size = np.stack([np.tile(widths[levels], repeats), np.tile(heights[levels], repeats)])
     down = np.tile(widths[levels] * token, repeats)
-    return size.astype(kernel.real_of(storage)), np.stack([first, down]).astype(np.int32)
+    return size.astype(kernel.sum_type(storage)), np.stack([first, down]).astype(np.int32)
 
 
 @cache
-def _compiled(kind: Kind, storage: str, channels: int) -> tuple[Any, Any]:
-    """The kernel to call, and what keeps it in memory."""
+def compiled_kernel(kind: Kind, storage: str, channels: int) -> tuple[Any, Any]:
+    """Return the C function of a kernel, and the numba object that must outlive it."""
     source = (kernel.forward_kernel if kind == "forward" else kernel.backward_kernel)(storage, channels)
-    made = compile_kernel(source, kernel.ENTRY)
-    assert made.address is not None
-    return c_function(made.address), made
+    compiled = compile_kernel(source, kernel.ENTRY)
+    assert compiled.address is not None
+    return c_function(compiled.address), compiled

@@ -1,8 +1,8 @@
-"""The loops of deformable sampling on a CPU, compiled by numba for one width of a head and one type of value.
+"""Kernels of deformable sampling on a CPU, compiled by numba for one head width and one type of value.
 
-A kernel is a C function of one job (`JOB`). Any number of threads may run it on the same job: each claims a task, and
-another, until none is left. A task writes what no other task writes, in an order of its own, so that the result does
-not depend on the number of threads. Nothing is allocated here and nothing can fail.
+A kernel is a C function of one job (`JOB`). Any number of threads may run it on the same job: each takes the next task
+until none is left. Tasks write to disjoint memory, each in a fixed order, so that the result does not depend on the
+number of threads. Nothing is allocated here and nothing can fail.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba import carray, types
+from numba import types
+from numba.np.numpy_support import carray
 
 from detrscope.ops.kernels.simd import (
     BYTES,
+    accumulate,
     add,
-    add_to,
     atomic_add,
     dot,
     fma,
@@ -28,8 +29,8 @@ from detrscope.ops.kernels.simd import (
     zeros,
 )
 
-FORWARD_BLOCK = 32  # queries of a task of the forward kernel, all heads
-BACKWARD_BLOCK = 8  # queries placed at a time by the backward kernel, whose task is one head of one image
+FORWARD_BLOCK = 32  # queries per task of the forward kernel, all heads
+BACKWARD_BLOCK = 8  # queries per block of the backward kernel, whose task is one head of one image
 JOB = np.dtype(
     [
         (name, np.int64)
@@ -41,14 +42,15 @@ JOB = np.dtype(
     ]
 )
 LINE = 64  # bytes of a cache line
-FAR = 24  # points ahead whose rows are asked for in time
-TASK, THREAD = 0, 1  # where the counters stand in a job
-ENTRY = types.void(types.CPointer(numba.from_dtype(JOB)))
+PREFETCH_DISTANCE = 24  # points
+TASK, THREAD = 0, 1  # index of the counters in a job
+make_pointer: Any = types.CPointer  # numba has no types
+ENTRY = types.void(make_pointer(numba.from_dtype(JOB)))
 Array = Any
 
 
 class Numbers(NamedTuple):
-    """What both kernels compute with, in the type of the sums."""
+    """Constants of both kernels, in the type of the sums."""
 
     half: Any
     one: Any
@@ -57,7 +59,7 @@ class Numbers(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """The map of each of n points, and the way through it in bytes, int32."""
+    """Feature map of each of n points, and its strides in bytes, int32."""
 
     width: Array  # [n]
     height: Array  # [n]
@@ -67,22 +69,22 @@ class Maps(NamedTuple):
 
 
 class Corners(NamedTuple):
-    """The four tokens around each of n points, upper left, upper right, lower left, lower right; and the place."""
+    """The four tokens around each of n points (upper left, upper right, lower left, lower right) and its offset."""
 
     at: Array  # [4, n] addresses
-    way: Array  # [4, n] bytes from the origin, int32; negative where there is no token
-    share: Array  # [4, n] weight times bilinear share
+    way: Array  # [4, n] bytes from the origin, int32; negative outside the map
+    share: Array  # [4, n] weight times bilinear coefficient
     right: Array  # [n] how far right of the upper left token the point lies, 0..1
     below: Array  # [n]
 
 
-def sums_of(storage: str) -> str:
-    """How sums of rows are stored."""
+def sum_storage(storage: str) -> str:
+    """Return how sums of rows are stored."""
     return "f64" if storage == "f64" else "f32"
 
 
-def real_of(storage: str) -> Any:
-    """The type of the sums, and of points and weights."""
+def sum_type(storage: str) -> Any:
+    """Return the type of the sums, and of points and weights."""
     return np.float64 if storage == "f64" else np.float32
 
 
@@ -91,20 +93,20 @@ def _numbers(real: Any) -> Numbers:
 
 
 def scratch_bytes(storage: str, channels: int, tokens: int, points: int, backward: bool) -> int:
-    """Memory of one thread that places `points` points at a time."""
-    real = real_of(storage)().nbytes
+    """Return the scratch memory in bytes of a thread that locates `points` points at a time."""
+    real = int(sum_type(storage)().nbytes)
     rows = 2 * (tokens + 1) if backward else 1
     size = points * (4 * (8 + 4) + (13 if backward else 6) * real) + rows * channels * real
     return -(-size // 64) * 64
 
 
 @numba.njit(inline="always")
-def _place(
+def _locate(
     points: Array, weights: Array, maps: Maps, origin: int, outside: int, corners: Corners, numbers: Any
 ) -> None:
-    """Find the corners of points [2 * n]. A token outside its map is read at the address `outside`, a row of zeros.
+    """Locate the corners of points [2 * n]. A token outside its map is read at the address `outside`, a row of zeros.
 
-    A point that is not finite has shares of NaN there: its sum is NaN, as `grid_sample` gives it.
+    A point that is not finite has shares of NaN: its sum is NaN, as with `grid_sample`.
     """
     half, one, before, nan = numbers
     at, way, share, right, below = corners
@@ -135,14 +137,14 @@ def _place(
         way1[i] = np.int32(upper + across) if in_upper & in_right else nowhere
         way2[i] = lower if in_lower & in_left else nowhere
         way3[i] = np.int32(lower + across) if in_lower & in_right else nowhere
-    for corner in range(4):  # apart from the loop above, which so takes twice as many points at a time
+    for corner in range(4):  # its own loop: the one above then takes twice as many points to a register
         for i in range(len(weights)):
             at[corner, i] = origin + way[corner, i] if way[corner, i] >= 0 else outside
 
 
 @numba.njit(inline="always")
 def _corners(address: int, count: int, real: Any) -> tuple[Corners, int]:
-    """Room for the corners of `count` points, and the address behind it."""
+    """Lay out the corners of `count` points at an address; return them and the address after them."""
     at = carray(pointer(address, np.int64), (4, count))
     share = carray(pointer(address + at.nbytes, real), (6, count))
     way = carray(pointer(address + at.nbytes + share.nbytes, np.int32), (4, count))
@@ -150,24 +152,24 @@ def _corners(address: int, count: int, real: Any) -> tuple[Corners, int]:
 
 
 def forward_kernel(storage: str, channels: int) -> Any:
-    """The function whose job is `out` from value, points and weights."""
-    real, stored, sums = real_of(storage), BYTES[storage], sums_of(storage)
+    """Return the kernel that computes `out` from value, points and weights."""
+    real, stored, sums = sum_type(storage), BYTES[storage], sum_storage(storage)
     summed = BYTES[sums]
-    short = channels * stored <= LINE  # longer rows the processor fetches ahead by itself
+    short = channels * stored <= LINE  # the processor prefetches longer rows itself
     numbers = _numbers(real)
 
     def forward(entry: Any) -> None:
         job = carray(entry, 1)[0]
         heads, queries, per_head = job.heads, job.queries, job.per_head
-        placed = heads * per_head  # all points of a query
-        points = carray(pointer(job.points, real), (job.images * queries, 2 * placed))
-        weights = carray(pointer(job.weights, real), (job.images * queries, placed))
-        sizes = carray(pointer(job.sizes, real), (2, placed))
-        steps = carray(pointer(job.steps, np.int32), (2, placed))
+        count = heads * per_head  # all points of a query
+        points = carray(pointer(job.points, real), (job.images * queries, 2 * count))
+        weights = carray(pointer(job.weights, real), (job.images * queries, count))
+        sizes = carray(pointer(job.sizes, real), (2, count))
+        steps = carray(pointer(job.steps, np.int32), (2, count))
         token = heads * channels * stored  # bytes of a token, all heads
         maps = Maps(sizes[0], sizes[1], steps[0], steps[1], np.int32(token))
         mine = job.scratch + atomic_add(entry, THREAD) * job.scratch_bytes
-        corners, zero_row = _corners(mine, placed, real)
+        corners, zero_row = _corners(mine, count, real)
         store(zero_row, zeros(channels, sums), sums)
         at, _, share, _, _ = corners
         at0, at1, at2, at3 = at[0], at[1], at[2], at[3]
@@ -179,28 +181,28 @@ def forward_kernel(storage: str, channels: int) -> Any:
             origin = job.value + image * job.tokens * token
             start = image * queries + block * FORWARD_BLOCK
             for q in range(start, min(start + FORWARD_BLOCK, (image + 1) * queries)):
-                for ahead in range(0, placed * summed, LINE // 2):
-                    prefetch(job.weights + (q + 2) * placed * summed + ahead)
-                    prefetch(job.points + ((q + 2) * placed * summed + ahead) * 2)
-                _place(points[q], weights[q], maps, origin, zero_row, corners, numbers)
+                for ahead in range(0, count * summed, LINE // 2):
+                    prefetch(job.weights + (q + 2) * count * summed + ahead)
+                    prefetch(job.points + ((q + 2) * count * summed + ahead) * 2)
+                _locate(points[q], weights[q], maps, origin, zero_row, corners, numbers)
                 i = 0
                 for head in range(heads):
-                    # four sums, so that one addition need not wait for the one before
+                    # four sums, so that additions do not wait for one another
                     total0 = total1 = total2 = total3 = zeros(channels, storage)
                     for _ in range(per_head):
                         k = np.uintp(i)
                         if short:
-                            far = np.uintp(min(i + FAR, placed - 1))
+                            far = np.uintp(min(i + PREFETCH_DISTANCE, count - 1))
                             prefetch(at0[far])
                             prefetch(at1[far])
                             prefetch(at2[far])
                             prefetch(at3[far])
-                        total0 = add(total0, share0[k], at0[k], storage)
-                        total1 = add(total1, share1[k], at1[k], storage)
-                        total2 = add(total2, share2[k], at2[k], storage)
-                        total3 = add(total3, share3[k], at3[k], storage)
+                        total0 = fma(total0, share0[k], at0[k], storage)
+                        total1 = fma(total1, share1[k], at1[k], storage)
+                        total2 = fma(total2, share2[k], at2[k], storage)
+                        total3 = fma(total3, share3[k], at3[k], storage)
                         i += 1
-                    total = fma(fma(total0, total1), fma(total2, total3))
+                    total = add(add(total0, total1), add(total2, total3))
                     store(job.out + q * token + head * channels * stored, total, storage)
             task = atomic_add(entry, TASK)
 
@@ -208,13 +210,13 @@ def forward_kernel(storage: str, channels: int) -> Any:
 
 
 def backward_kernel(storage: str, channels: int) -> Any:
-    """The function whose job is the gradients of value, points and weights from that of `out`.
+    """Return the kernel that computes the gradients of value, points and weights from that of `out`.
 
-    A task is one head of one image: nobody else adds to that part of the value's gradient, and each token's sum is
-    made in the order of the queries. The head's values are copied together first, which takes a fraction of the time
-    that reading them from between the other heads does.
+    A task is one head of one image: no other task adds to that part of the value's gradient, and each token's sum is
+    computed in the order of the queries. The head's values are copied to scratch first, which takes a fraction of the
+    time of reading them with a stride over all heads.
     """
-    real, sums = real_of(storage), sums_of(storage)
+    real, sums = sum_type(storage), sum_storage(storage)
     stored, summed = BYTES[storage], BYTES[sums]
     numbers = _numbers(real)
 
@@ -225,16 +227,16 @@ def backward_kernel(storage: str, channels: int) -> Any:
         all_weights = carray(pointer(job.weights, real), (job.images * queries, heads, per_head))
         grad_points = carray(pointer(job.grad_points, real), (job.images * queries, heads, 2 * per_head))
         grad_weights = carray(pointer(job.grad_weights, real), (job.images * queries, heads, per_head))
-        placed = BACKWARD_BLOCK * per_head
-        sizes = carray(pointer(job.sizes, real), (2, placed))
-        steps = carray(pointer(job.steps, np.int32), (2, placed))
+        count = BACKWARD_BLOCK * per_head
+        sizes = carray(pointer(job.sizes, real), (2, count))
+        steps = carray(pointer(job.steps, np.int32), (2, count))
         width, height = sizes[0], sizes[1]
         part, token, row = channels * stored, heads * channels * stored, channels * summed
         mine = job.scratch + atomic_add(entry, THREAD) * job.scratch_bytes
-        corners, behind = _corners(mine, placed, real)
+        corners, behind = _corners(mine, count, real)
         at, _, share, _, _ = corners
-        near = carray(pointer(behind, real), (7 * placed,))
-        dots, points, weights = near[: 4 * placed], near[4 * placed : 6 * placed], near[6 * placed :]
+        near = carray(pointer(behind, real), (7 * count,))
+        dots, points, weights = near[: 4 * count], near[4 * count : 6 * count], near[6 * count :]
         values = behind + near.nbytes  # [tokens + 1, channels], the last one outside
         grads = (tokens + 1) * row  # bytes from a row of values to the gradient of that row
         outside = values + tokens * row
@@ -245,7 +247,7 @@ def backward_kernel(storage: str, channels: int) -> Any:
             image, head = task // heads, task % heads
             first = image * tokens * token + head * part
             for s in range(tokens):
-                prefetch(job.value + first + (s + FAR) * token)
+                prefetch(job.value + first + (s + PREFETCH_DISTANCE) * token)
                 store(values + s * row, load(job.value + first + s * token, channels, storage), sums)
                 store(values + s * row + grads, zeros(channels, sums), sums)
             store(outside + grads, zeros(channels, sums), sums)
@@ -256,14 +258,14 @@ def backward_kernel(storage: str, channels: int) -> Any:
                         weights[q * per_head + p] = all_weights[start + q, head, p]
                     for p in range(2 * per_head):
                         points[2 * q * per_head + p] = all_points[start + q, head, p]
-                _place(points, weights[: block * per_head], maps, values, outside, corners, numbers)
+                _locate(points, weights[: block * per_head], maps, values, outside, corners, numbers)
                 i = 0
                 for q in range(block):
                     grad = load(job.out + (start + q) * token + head * part, channels, storage)
                     for _ in range(per_head):
                         for corner in range(4):
                             dots[4 * i + corner] = dot(grad, at[corner, i])
-                            add_to(at[corner, i] + grads, share[corner, i], grad)
+                            accumulate(at[corner, i] + grads, share[corner, i], grad)
                         i += 1
                 _to_points_and_weights(dots, points, weights, maps, corners, block * per_head, numbers)
                 for q in range(block):
@@ -283,7 +285,7 @@ def backward_kernel(storage: str, channels: int) -> Any:
 def _to_points_and_weights(
     dots: Array, points: Array, weights: Array, maps: Maps, corners: Corners, count: int, numbers: Any
 ) -> None:
-    """Put gradients in place of points and weights: `dots` [4 * n] are those of what the corners' tokens gave."""
+    """Overwrite points and weights by their gradients; `dots` [4 * n] are those with respect to the corners' shares."""
     one = numbers.one
     for i in range(count):
         upper_left, upper_right = dots[4 * i], dots[4 * i + 1]

@@ -1,4 +1,4 @@
-"""Deformable sampling by `grid_sample`: what the kernels are held to, what is exported, and what runs anywhere."""
+"""Deformable sampling by `grid_sample`: the definition of the kernels, the exported graph, and the fallback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detrscope.core.types import Level
 def sample_reference(
     value: Tensor, points: Tensor, weights: Tensor, levels: Sequence[Level], point_levels: Sequence[int]
 ) -> Tensor:
-    """Sample level by level, in float32 at least, with standard operators only.
+    """Sample level by level, in float32 at least, with standard operators of torch only.
 
     Bilinear interpolation between the centres of the tokens; a token outside its map counts as zero. A point that is
     not finite gives NaN.
@@ -30,28 +30,39 @@ def sample_reference(
         [B, Q, h*d] in the type of `value`.
     """
     b, _, h, _, _ = points.shape
-    exact = sums_of(value.dtype)
-    grid = (2 * points.to(exact) - 1).permute(0, 2, 1, 3, 4).flatten(0, 1)  # [B*h, Q, P, 2]
-    mix = weights.to(exact).permute(0, 2, 1, 3).flatten(0, 1)[:, None]  # [B*h, 1, Q, P]
+    dtype = sum_dtype(value.dtype)
+    grid = (2 * points.to(dtype) - 1).permute(0, 2, 1, 3, 4).flatten(0, 1)  # [B*h, Q, P, 2]
+    mix = weights.to(dtype).permute(0, 2, 1, 3).flatten(0, 1)[:, None]  # [B*h, 1, Q, P]
     out, start = None, 0
     for index, (height, width) in enumerate(levels):
-        here = _indices([p for p, level in enumerate(point_levels) if level == index])
+        of_level = _indices([p for p, level in enumerate(point_levels) if level == index])
         tokens = value[:, start : start + height * width]  # [B, H*W, h, d]
         start += height * width
-        if here is None:
+        if of_level is None:
             continue
-        plane = tokens.to(exact).permute(0, 2, 3, 1).reshape(b * h, -1, height, width)  # [B*h, d, H, W]
-        found = F.grid_sample(plane, grid[:, :, here], align_corners=False)  # [B*h, d, Q, n]
-        part = (found * mix[..., here]).sum(-1)  # [B*h, d, Q]
+        plane = tokens.to(dtype).permute(0, 2, 3, 1).reshape(b * h, -1, height, width)  # [B*h, d, H, W]
+        sampled = F.grid_sample(plane, grid[:, :, of_level], align_corners=False)  # [B*h, d, Q, n]
+        part = (sampled * mix[..., of_level]).sum(-1)  # [B*h, d, Q]
         out = part if out is None else out + part
     assert out is not None, "there is at least one point"
-    return out.unflatten(0, (b, h)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
+    return out.reshape(b, h, *out.shape[1:]).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
 
 def forward(
     value: Tensor, points: Tensor, weights: Tensor, sizes: Sequence[int], point_levels: Sequence[int]
 ) -> Tensor:
-    """As the kernels are called: sizes are height and width of each level, one after the other."""
+    """Sample; the signature of all engines.
+
+    Args:
+        value: [B, S, h, d].
+        points: [B, Q, h, P, 2] in `sum_dtype` of the value.
+        weights: [B, Q, h, P] in the same type.
+        sizes: height and width of each level, one after the other.
+        point_levels: the level of each point.
+
+    Returns:
+        [B, Q, h*d] in the type of `value`.
+    """
     return sample_reference(value, points, weights, _levels(sizes), point_levels).contiguous()
 
 
@@ -63,7 +74,7 @@ def backward(
     sizes: Sequence[int],
     point_levels: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of value, points and weights from `grad` [B, Q, h*d] of what `forward` gave, computed again."""
+    """Return the gradients of value, points and weights from `grad` [B, Q, h*d]; computes the output again."""
     inputs = [x.detach().requires_grad_() for x in (value, points, weights)]
     with torch.enable_grad():
         out = sample_reference(inputs[0], inputs[1], inputs[2], _levels(sizes), point_levels)
@@ -75,13 +86,14 @@ def _levels(sizes: Sequence[int]) -> list[Level]:
     return [Level(*size) for size in zip(sizes[::2], sizes[1::2], strict=True)]
 
 
-def sums_of(dtype: torch.dtype) -> torch.dtype:
-    """The type that values of a type are added up in, and that points and weights have: float32 at least."""
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type of sums of values, and of points and weights: float32 at least."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _indices(here: list[int]) -> slice | list[int] | None:
-    """As a slice where they follow one another, which an exported graph says shortly and reads without a copy."""
-    if not here:
+def _indices(points: list[int]) -> slice | list[int] | None:
+    """Return consecutive indices as a slice, which an exported graph reads without a copy; None without any."""
+    if not points:
         return None
-    return slice(here[0], here[-1] + 1) if here == list(range(here[0], here[-1] + 1)) else here
+    first, end = points[0], points[-1] + 1
+    return slice(first, end) if points == list(range(first, end)) else points

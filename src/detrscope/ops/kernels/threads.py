@@ -1,7 +1,7 @@
-"""A C function of one job run by several threads at once, on the threads that torch has where that can be.
+"""Run a C function on several threads: torch's own where possible.
 
-Threads of a library of our own would fight for the cores with torch's, which go on spinning for a while after each of
-its operations. GCC's OpenMP, which torch brings along on Linux, has one entry to run a function on all of them.
+Another pool of threads would compete for the cores with torch's, which keep spinning for a while after each operation.
+GCC's OpenMP, which torch uses on Linux, has one entry point that runs a function on all of them.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing import Any
 import torch
 
 from detrscope.console import log
-from detrscope.core.cpu import load, usable_cores
+from detrscope.core.cpu import load_average, usable_cores
 
 ONE_POINTER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def use_threads(asked: int | None = None) -> int:
-    """Let torch compute on some threads: those asked for, else no more than there are cores for this process.
+def use_threads(requested: int | None = None) -> int:
+    """Set the number of torch's threads: `requested`, else at most the cores that this process may use.
 
-    `OMP_NUM_THREADS` and `torch.set_num_threads` are heard: without `asked`, threads only ever become fewer.
+    `OMP_NUM_THREADS` and `torch.set_num_threads` are respected: without `requested`, threads only become fewer.
 
     Args:
-        asked: how many; None for as many as suit.
+        requested: number of threads; None for the default.
 
     Returns:
-        How many there are now.
+        The number of threads.
     """
     now, cores = torch.get_num_threads(), usable_cores()
-    wanted = asked or min(now, cores)
+    wanted = requested or min(now, cores)
     if wanted != now:
         torch.set_num_threads(wanted)
-        why = "as asked" if asked else f"this process may use {cores} cores"
+        why = "as requested" if requested else f"this process may use {cores} cores"
         log.info("computing on %d threads in place of %d: %s", wanted, now, why)
-    busy = load()
-    if not asked and wanted > 1 and busy is not None and busy > 1.5 * cores:
+    busy = load_average()
+    if not requested and wanted > 1 and busy is not None and busy > 1.5 * cores:
         log.warning(
             "other programs keep this machine busy (load %.1f on %d cores): steps may take several times as long;"
             " fewer threads may be faster (train.threads=1, or OMP_NUM_THREADS=1)",
@@ -50,14 +50,14 @@ def use_threads(asked: int | None = None) -> int:
 
 
 def run_on_threads(function: Any, job: int, threads: int) -> None:
-    """Call `function(job)` once on each of some threads and wait for all of them.
+    """Call `function(job)` once on each of several threads and wait for all of them.
 
     Args:
         function: a C function of one pointer, made by `c_function`. It must not touch Python.
-        job: the address it is called with; the calls share out the work among themselves.
-        threads: how many, the caller's own among them.
+        job: its argument, an address; the calls divide the work among themselves.
+        threads: number of threads, including the caller's.
     """
-    launch = team() if threads > 1 else None
+    launch = openmp_launcher() if threads > 1 else None
     if threads == 1:
         function(job)
     elif launch is not None:
@@ -72,20 +72,20 @@ def run_on_threads(function: Any, job: int, threads: int) -> None:
 
 
 def c_function(address: int) -> Any:
-    """The function at an address, callable with the address of a job; others may run in Python meanwhile."""
+    """Return the C function at an address, to be called with the address of a job; it releases the GIL."""
     return ONE_POINTER(address)
 
 
 @cache
-def team() -> Any | None:
-    """`GOMP_parallel` of the OpenMP that torch itself runs on; None where torch runs on another."""
+def openmp_launcher() -> Any | None:
+    """Return `GOMP_parallel` of torch's own OpenMP; None where torch uses another."""
     if not sys.platform.startswith("linux"):
         return None
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        launch = library.GOMP_parallel  # found in what the library was linked to
+        launch = library.GOMP_parallel  # resolved through the library's own dependencies
     except (OSError, AttributeError) as problem:
-        log.info("torch's own threads are out of reach, Python's take their place: %s", problem)
+        log.info("torch's own threads are not available, using Python's: %s", problem)
         return None
     launch.argtypes = [ONE_POINTER, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     launch.restype = None

@@ -1,1 +1,1 @@
-"""The terms of the loss, and the criterion that is composed of them."""
+"""The terms of the loss, the query sets they are taken of, and the criterion that is composed of them."""

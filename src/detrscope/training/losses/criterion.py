@@ -1,101 +1,77 @@
-"""The set loss (DETR, arXiv:2005.12872, section 3.1 and appendix A.2), for all decoder layers at once.
+"""The set loss (DETR, arXiv:2005.12872, section 3.1 and appendix A.2), composed of terms, for all layers at once.
 
-Every decoder layer has its own matching and its own three terms. The last layer's are called `loss_class`,
-`loss_box` and `loss_giou`; those of the layers before it `loss_class_0`, `loss_box_0`, `loss_giou_0`,
-`loss_class_1` and so on.
+Every decoder layer has its own matching and its own value of each term. Those of the last layer have the name of the
+term, such as `loss_box`; those of the layers before it `loss_box_0`, `loss_box_1` and so on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrscope.core.boxes import cxcywh_to_xyxy
+from detrscope.core.distributed import reduce_over_ranks
+from detrscope.core.model_card import Scoring
 from detrscope.core.types import Outputs, Target
 from detrscope.training.denoising import Denoising
 from detrscope.training.iou import iou_and_giou
-from detrscope.training.losses.auxiliary import auxiliary_outputs, split_denoising
-from detrscope.training.matcher import Matcher, Matches
+from detrscope.training.losses.query_sets import QuerySet, query_sets
+from detrscope.training.matcher import Matcher
 
-TERMS = ("loss_class", "loss_box", "loss_giou")
 MONITORS = ("class_error", "cardinality_error", "matched_iou")
-PAIRS = "pairs"  # beside them: how many pairs of a query and a box two of the means are over
+PAIRS = "pairs"  # a monitor too: the number of matched queries, by which the means of WEIGHTED are weighted
 WEIGHTED = ("class_error", "matched_iou")
-NO_OBJECT = -1  # in `AssignedTargets.labels`
+NO_OBJECT = -1  # in `MatchedPredictions.labels`
 
 
 @dataclass(frozen=True)
 class LossNormalizers:
-    """What the terms are divided by: counted over all images that share one optimiser step, per device."""
+    """Divisors of the terms: counts over all images of one optimiser step, per device."""
 
-    boxes: Tensor  # [] at least 1
-    matched: Tensor  # [] queries of one layer that answer for a box
-    unmatched: Tensor  # [] queries of one layer that do not
+    boxes: Tensor  # [] ground-truth boxes, at least 1
+    matched: Tensor  # [] matched queries of one layer
+    unmatched: Tensor  # [] the other queries of one layer
 
 
 @dataclass(frozen=True)
-class AssignedTargets:
-    """What every query should say, after matching."""
+class MatchedPredictions:
+    """Predictions of a query set beside their ground truth, as terms of the loss read them."""
 
-    labels: Tensor  # [N, B, Q] int64, class index, or NO_OBJECT
-    iou: Tensor  # [N, B, Q] with the box it answers for, 0 where there is none; no gradient
-    totals: LossNormalizers
+    logits: Tensor  # [N, B, Q, K]
+    labels: Tensor  # [N, B, Q] int64, class index of the matched box, or NO_OBJECT
+    iou: Tensor  # [N, B, Q] with the matched box, 0 where there is none; no gradient
+    boxes_cxcywh: Tensor  # [N, P, 4] predicted, of each pair
+    target_boxes_cxcywh: Tensor  # [N, P, 4] ground truth, of each pair
+    giou: Tensor  # [N, P]
+    normalizers: LossNormalizers
+    query_set: QuerySet  # where the above comes from, for terms of other outputs
 
 
-class ClassLoss(Protocol):
-    """The classification term."""
+class LossTerm(Protocol):
+    """One term of the loss. A new one is a file beside this one and a line in `recipe.py`."""
 
-    def __call__(self, logits: Tensor, assigned: AssignedTargets) -> Tensor:
-        """The loss of each layer: logits [N, B, Q, K] -> [N]."""
+    @property
+    def name(self) -> str:
+        """Name in the metrics, such as `loss_box`."""
         ...
 
-    def predicted_objects(self, logits: Tensor) -> Tensor:
-        """How many queries claim to see an object: logits [B, Q, K] -> [B]."""
+    @property
+    def weight(self) -> float:
+        """Factor of the term in the loss."""
         ...
 
-
-@dataclass(frozen=True)
-class CrossEntropy:
-    """Cross-entropy over classes and "no object" (the last logit), which counts less as most queries say it.
-
-    A weighted mean: divided by the sum of the weights, not by the number of queries.
-    """
-
-    no_object: float = 0.1  # weight of a query that should say "no object" (section 3.1)
-
-    def __call__(self, logits: Tensor, assigned: AssignedTargets) -> Tensor:
-        """The loss of each layer: logits [N, B, Q, K] -> [N]."""
-        layers, _, _, classes = logits.shape
-        empty = assigned.labels == NO_OBJECT  # [N, B, Q]
-        wanted = assigned.labels.masked_fill(empty, classes - 1)
-        each = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), reduction="none").view_as(
-            wanted
-        )  # [N, B, Q]
-        weighted = torch.where(empty, each * self.no_object, each).view(layers, -1).sum(1)  # [N]
-        return weighted / (assigned.totals.matched + self.no_object * assigned.totals.unmatched)
-
-    def predicted_objects(self, logits: Tensor) -> Tensor:
-        """How many queries claim to see an object: logits [B, Q, K] -> [B]."""
-        return (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """How much each term counts (DETR, appendix A.4)."""
-
-    classes: float = 1.0
-    box: float = 5.0
-    giou: float = 2.0
+    def __call__(self, matched: MatchedPredictions) -> Tensor:
+        """Return the term of each decoder layer, [N], normalised but not weighted."""
+        ...
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss of a batch, its weighted terms, and values that are only watched."""
+    """The loss of a batch, its weighted terms, and monitored values without influence."""
 
     total: Tensor  # [] the sum of the terms, with gradient
     terms: dict[str, Tensor]  # name -> [] weighted, no gradient; they add up to the total
@@ -107,23 +83,15 @@ class SetCriterion(nn.Module):
 
     Args:
         matcher: pairs queries with boxes.
-        class_loss: the classification term.
-        weights: how much each term counts.
-        mean_over_ranks: averages a tensor over the processes that train together; identity for one.
+        terms: the terms of the loss, in the order in which they are reported.
+        scoring: how logits become scores; tells `cardinality_error` which queries predict an object.
     """
 
-    def __init__(
-        self,
-        matcher: Matcher,
-        class_loss: ClassLoss,
-        weights: LossWeights,
-        mean_over_ranks: Callable[[Tensor], Tensor] = lambda x: x,
-    ) -> None:
+    def __init__(self, matcher: Matcher, terms: Sequence[LossTerm], scoring: Scoring) -> None:
         super().__init__()
         self.matcher = matcher
-        self.class_loss = class_loss
-        self.weights = weights
-        self.mean_over_ranks = mean_over_ranks
+        self.terms = tuple(terms)
+        self.scoring = scoring
 
     def forward(
         self,
@@ -132,94 +100,83 @@ class SetCriterion(nn.Module):
         counts: Sequence[int] | None = None,
         denoising: Denoising | None = None,
     ) -> Losses:
-        """The loss of one batch.
+        """Compute the loss of one batch.
 
         Args:
             outputs: predictions, logits [N, B, Q, K] and boxes [N, B, Q, 4]; denoising queries first.
-            targets: the truth of each of the B images, on the same device.
-            counts: boxes of each image of the optimiser step, where it is made of several batches (gradient
-                accumulation): the losses of those batches then add up to the loss of one large batch.
-            denoising: what the first queries were made from, where there are any.
+            targets: ground truth of each of the B images, on the same device.
+            counts: boxes of each image of the optimiser step, where it has several micro-batches: the losses of
+                those then add up to the loss of one large batch.
+            denoising: the denoising queries, where there are any.
 
         Raises:
             NonFinite: a matching cost is NaN or infinite.
         """
-        outputs = replace(outputs, logits=outputs.logits.float(), boxes_cxcywh=outputs.boxes_cxcywh.float())
-        own, noisy = split_denoising(outputs, denoising)
-        totals = self._totals([len(t.labels) for t in targets] if counts is None else counts, own.logits)
-        table, assigned = self._judge(own, targets, self.matcher(own, targets), totals)  # [3, N]
-        terms = _named(table.detach())
-        total = table.sum()
-        for extra in auxiliary_outputs(own, noisy, targets, denoising, self.matcher, totals.boxes):
-            rows, _ = self._judge(
-                extra.outputs, extra.targets, extra.matches, replace(totals, boxes=extra.boxes)
-            )
-            total = total + rows.sum()
-            terms |= {
-                f"{name}_{extra.name}": row for name, row in zip(TERMS, rows.detach().sum(1), strict=True)
-            }
-        return Losses(total, terms, self._monitors(own.logits[-1], assigned, targets))
+        sets = query_sets(outputs, targets, denoising, self.matcher)
+        counts = [len(target.labels) for target in targets] if counts is None else counts
+        normalizers = _normalizers(counts, sets[0].outputs.logits)
+        matched = [_match(query_set, normalizers) for query_set in sets]
+        tables = [torch.stack([term(m) * term.weight for term in self.terms]) for m in matched]  # [T, N] each
+        total = tables[0].sum()
+        terms = self._by_layer(tables[0].detach())
+        for query_set, table in zip(sets[1:], tables[1:], strict=True):
+            total = total + table.sum()
+            sums = zip(self.terms, table.detach().sum(1), strict=True)
+            terms |= {f"{term.name}_{query_set.name}": value for term, value in sums}
+        return Losses(total, terms, _monitors(matched[0], targets, self.scoring))
 
-    def _judge(
-        self, outputs: Outputs, targets: Sequence[Target], matches: Matches, totals: LossNormalizers
-    ) -> tuple[Tensor, AssignedTargets]:
-        """The weighted terms of a set of predictions, [3, N] with rows as in TERMS, and what each query should say."""
-        found, wanted = self._pairs(outputs.boxes_cxcywh, targets, matches)  # [N, P, 4] each
-        iou, giou = iou_and_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted))  # [N, P]
-        assigned = _assign(matches, targets, iou.detach(), outputs.logits.shape[:3], totals)
-        table = torch.stack(
-            [
-                self.class_loss(outputs.logits, assigned) * self.weights.classes,
-                (found - wanted).abs().sum((1, 2)) / totals.boxes * self.weights.box,
-                (1 - giou).sum(1) / totals.boxes * self.weights.giou,
-            ]
-        )
-        return table, assigned
-
-    @staticmethod
-    def _pairs(boxes: Tensor, targets: Sequence[Target], matches: Matches) -> tuple[Tensor, Tensor]:
-        """Predicted and true boxes of each pair, [N, P, 4] each."""
-        layer = torch.arange(len(boxes), device=boxes.device)[:, None]  # [N, 1]
-        wanted = torch.cat([t.boxes_cxcywh for t in targets]).float()  # [all M, 4]
-        return boxes[layer, matches.images, matches.queries], wanted[matches.targets]
-
-    def _totals(self, counts: Sequence[int], logits: Tensor) -> LossNormalizers:
-        queries = logits.shape[2]
-        boxes, matched = sum(counts), sum(min(count, queries) for count in counts)
-        local = logits.new_tensor([boxes, matched, len(counts) * queries - matched])
-        shared = self.mean_over_ranks(local)
-        return LossNormalizers(shared[0].clamp(min=1), shared[1], shared[2])
-
-    @torch.no_grad()
-    def _monitors(
-        self, logits: Tensor, assigned: AssignedTargets, targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
-        """Percent of matched queries with a wrong class, error in the number of objects, mean IoU."""
-        labels, iou = assigned.labels[-1], assigned.iou[-1]  # [B, Q]
-        matched = labels != NO_OBJECT
-        pairs = matched.sum()
-        wrong = ((logits.argmax(-1) != labels) & matched).sum()
-        present = torch.tensor([len(t.labels) for t in targets], device=logits.device)
-        miscounted = (self.class_loss.predicted_objects(logits) - present).abs().float().mean()
-        values = (100 * wrong / pairs, miscounted, iou.sum() / pairs, pairs.float())
-        return dict(zip((*MONITORS, PAIRS), values, strict=True))
+    def _by_layer(self, table: Tensor) -> dict[str, Tensor]:
+        """Name the terms [T, N] of the model's own queries, the last layer first and without a number."""
+        last = table.shape[1] - 1
+        names = {term.name: table[i, last] for i, term in enumerate(self.terms)}
+        return names | {
+            f"{term.name}_{n}": table[i, n] for n in range(last) for i, term in enumerate(self.terms)
+        }
 
 
-def _assign(
-    matches: Matches, targets: Sequence[Target], iou: Tensor, shape: Sequence[int], totals: LossNormalizers
-) -> AssignedTargets:
-    """Spread pairs over the queries. iou [N, P], shape (N, B, Q)."""
-    layer = torch.arange(shape[0], device=iou.device)[:, None]  # [N, 1]
-    where = (layer, matches.images.expand_as(matches.queries), matches.queries)
-    labels = torch.full(tuple(shape), NO_OBJECT, dtype=torch.int64, device=iou.device)  # [N, B, Q]
-    labels[where] = torch.cat([t.labels for t in targets])[matches.targets]
-    overlap = torch.zeros(tuple(shape), device=iou.device)  # [N, B, Q]
-    overlap[where] = iou
-    return AssignedTargets(labels, overlap, totals)
+def _normalizers(counts: Sequence[int], logits: Tensor) -> LossNormalizers:
+    queries = logits.shape[2]
+    boxes, matched = sum(counts), sum(min(count, queries) for count in counts)
+    local = logits.new_tensor([boxes, matched, len(counts) * queries - matched])
+    shared = reduce_over_ranks(local, "mean")
+    return LossNormalizers(shared[0].clamp(min=1), shared[1], shared[2])
 
 
-def _named(table: Tensor) -> dict[str, Tensor]:
-    """Rows of TERMS by layers as named terms, the last layer first and without a number. [3, N]."""
-    last = table.shape[1] - 1
-    names = {term: table[i, last] for i, term in enumerate(TERMS)}
-    return names | {f"{term}_{n}": table[i, n] for n in range(last) for i, term in enumerate(TERMS)}
+def _match(query_set: QuerySet, normalizers: LossNormalizers) -> MatchedPredictions:
+    """Bring predictions and ground truth of a query set side by side."""
+    outputs, targets, matches = query_set.outputs, query_set.targets, query_set.matches
+    layer = torch.arange(len(outputs.logits), device=outputs.logits.device)[:, None]  # [N, 1]
+    index = (layer, matches.images.expand_as(matches.queries), matches.queries)
+    predicted = outputs.boxes_cxcywh[index]  # [N, P, 4]
+    wanted = torch.cat([t.boxes_cxcywh for t in targets]).float()[matches.targets]  # [N, P, 4]
+    iou, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))  # [N, P]
+    labels = torch.full(outputs.logits.shape[:3], NO_OBJECT, device=iou.device)  # [N, B, Q]
+    labels[index] = torch.cat([t.labels for t in targets])[matches.targets]
+    query_iou = torch.zeros(outputs.logits.shape[:3], device=iou.device)  # [N, B, Q]
+    query_iou[index] = iou.detach()
+    ratio = query_set.matches_per_box
+    boxes = normalizers.boxes * ratio.numerator / ratio.denominator
+    normalizers = LossNormalizers(boxes, normalizers.matched, normalizers.unmatched)
+    return MatchedPredictions(
+        outputs.logits, labels, query_iou, predicted, wanted, giou, normalizers, query_set
+    )
+
+
+@torch.no_grad()
+def _monitors(matched: MatchedPredictions, targets: Sequence[Target], scoring: Scoring) -> dict[str, Tensor]:
+    """Return percent of matched queries with a wrong class, error in the number of objects, mean IoU, pairs."""
+    logits, labels, iou = matched.logits[-1], matched.labels[-1], matched.iou[-1]  # [B, Q, ...]
+    has_box = labels != NO_OBJECT
+    pairs = has_box.sum()
+    wrong = ((logits.argmax(-1) != labels) & has_box).sum()
+    present = torch.tensor([len(target.labels) for target in targets], device=logits.device)
+    miscounted = (_predicted_objects(logits, scoring) - present).abs().float().mean()
+    values = (100 * wrong / pairs, miscounted, iou.sum() / pairs, pairs.float())
+    return dict(zip((*MONITORS, PAIRS), values, strict=True))
+
+
+def _predicted_objects(logits: Tensor, scoring: Scoring) -> Tensor:
+    """Count the queries that predict an object rather than none: logits [B, Q, K] -> [B]."""
+    if scoring == "softmax":  # the last class is "no object"
+        return (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)
+    return (logits.amax(-1) > 0).sum(-1)

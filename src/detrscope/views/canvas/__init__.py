@@ -1,4 +1,4 @@
-"""The only place that draws; everything else in `views` says what to draw and where.
+"""The only code that draws; the rest of `views` says what to draw and where.
 
 `ImageOverlay`: an image with boxes and labels. `PixelFigure`: panels with absolute pixel layout. `Plot`: charts.
 All are a `Drawing`: saved as PNG, JPEG, WebP, SVG or PDF, displayed inline in a notebook.
@@ -13,14 +13,14 @@ from detrscope.views.canvas.colours import (
     Colour,
     Scale,
     class_colours,
-    ink_on,
     line_colour,
     line_style,
+    text_colour_on,
 )
-from detrscope.views.canvas.drawing import DPI, ENDINGS, Drawing
-from detrscope.views.canvas.figure import PixelFigure, strips
+from detrscope.views.canvas.drawing import DPI, ENDINGS, Drawing, resized
+from detrscope.views.canvas.figure import PixelFigure, header_and_footer
 from detrscope.views.canvas.fonts import class_label
-from detrscope.views.canvas.image_overlay import Box, ImageOverlay, Label, resized
+from detrscope.views.canvas.image_overlay import Box, ImageOverlay, Label
 from detrscope.views.canvas.panel import Panel
 from detrscope.views.canvas.plot import Chart, Plot
 from detrscope.views.canvas.text import shortened, text_size, wrapped
@@ -43,12 +43,12 @@ __all__ = [
     "Scale",
     "class_colours",
     "class_label",
-    "ink_on",
+    "header_and_footer",
     "line_colour",
     "line_style",
     "resized",
     "shortened",
-    "strips",
+    "text_colour_on",
     "text_size",
     "wrapped",
 ]

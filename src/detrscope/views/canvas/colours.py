@@ -1,4 +1,4 @@
-"""Colours: of classes, of lines, and of numbers."""
+"""Colours of classes, of plot lines, and of numbers."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ PALETTE: tuple[Colour, ...] = (
     (213, 94, 0),  # vermilion
     (170, 51, 119),  # purple
 )
-LINES = (4, 5, 2, 6, 0, 1)  # of the palette: what shows on white paper, the darkest first
-AMOUNTS = "inferno"  # even in lightness: reads the same to the colour-blind and in print
-DIFFERENCES = "PuOr"  # orange below zero, purple above: told apart with every common kind of colour blindness
-DARKEST = 0.25  # of `AMOUNTS` laid over a picture: its black would read as shadow
-FAINTEST = 0.3  # opacity of a mark for nothing
-STRONGEST = 0.85  # opacity over a picture of what is strongest
+LINES = (4, 5, 2, 6, 0, 1)  # indices of PALETTE that show on white paper, the darkest first
+SEQUENTIAL = "inferno"  # even in lightness: reads the same to the colour-blind and in print
+DIVERGING = "PuOr"  # orange below zero, purple above: told apart with every common kind of colour blindness
+DARKEST = 0.25  # start of SEQUENTIAL over an image: its black would read as shadow
+MIN_MARKER_OPACITY = 0.3
+MAX_OPACITY = 0.85  # of the greatest value over an image
 
 
 def class_colours(names: Iterable[str]) -> dict[str, Colour]:
-    """A colour for each class name.
+    """Return a colour for each class name.
 
-    The name alone picks the colour, so that a class looks the same in every picture; a class whose colour is
-    already taken moves to the next free one as long as there are any. Give all classes of a model for colours
-    that are stable in that case too.
+    The name alone picks the colour, so that a class looks the same in every figure; a class whose colour is taken moves
+    to the next free one as long as there are any. Pass all classes of a model for colours that are stable then too.
     """
     colours: dict[str, Colour] = {}
     taken: set[int] = set()
@@ -50,19 +49,19 @@ def class_colours(names: Iterable[str]) -> dict[str, Colour]:
     return colours
 
 
-def ink_on(colour: Colour) -> Colour:
-    """Black or white, whichever is easier to read on `colour`."""
-    red, green, blue = colour
+def text_colour_on(background: Colour) -> Colour:
+    """Return black or white, whichever is easier to read on a background."""
+    red, green, blue = background
     return BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else WHITE
 
 
 def line_colour(index: int) -> Colour:
-    """Colour of the `index`-th line of a plot."""
+    """Return the colour of the `index`-th line of a plot."""
     return PALETTE[LINES[index % len(LINES)]]
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and dash of the `index`-th line of a plot: colours first, then other dashes."""
+    """Return colour and dash of the `index`-th line of a plot: colours first, then other dashes."""
     dashes = ("-", "--", ":", "-.")
     return {
         "color": unit(line_colour(index)),
@@ -72,74 +71,74 @@ def line_style(index: int) -> dict[str, Any]:
 
 
 def unit(colour: Colour) -> tuple[float, float, float]:
-    """The colour in 0..1, as matplotlib has it."""
+    """Return a colour in 0..1, the form that matplotlib takes."""
     return colour[0] / 255, colour[1] / 255, colour[2] / 255
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How numbers become colours. Below `low` and above `high` are the end colours.
+    """Colour scale of numbers; values below `low` and above `high` get the end colours.
 
     Attributes:
-        low: the number of the darkest colour, or of the most orange one.
-        high: the number of the brightest colour, or of the most purple one.
-        label: what the numbers are, with their unit.
-        differences: from orange over white at the middle to purple, in place of from dark to bright.
+        low: value of the darkest colour, or of the most orange one.
+        high: value of the brightest colour, or of the most purple one.
+        label: quantity and unit, written beside the colour bar.
+        diverging: from orange over white to purple, instead of from dark to bright.
     """
 
     low: float
     high: float
     label: str = ""
-    differences: bool = False
+    diverging: bool = False
 
     @classmethod
-    def amounts(cls, *values: np.ndarray, label: str = "") -> Scale:
-        """From 0 to the greatest of some values."""
+    def from_zero(cls, *values: np.ndarray, label: str = "") -> Scale:
+        """Return a scale from 0 to the greatest value."""
         return cls(0.0, max((float(v.max()) for v in values if v.size), default=0.0) or 1e-9, label)
 
     @classmethod
-    def signed(cls, *values: np.ndarray, label: str = "") -> Scale:
-        """As far below zero as above it."""
+    def symmetric(cls, *values: np.ndarray, label: str = "") -> Scale:
+        """Return a diverging scale, symmetric about zero."""
         most = max((float(np.abs(v).max()) for v in values if v.size), default=0.0) or 1e-9
-        return cls(-most, most, label, differences=True)
+        return cls(-most, most, label, diverging=True)
 
-    def place(self, values: np.ndarray) -> np.ndarray:
-        """Where on the scale, 0..1."""
+    def fraction(self, values: np.ndarray) -> np.ndarray:
+        """Return the position of values on the scale, 0..1."""
         return np.clip((values - self.low) / (self.high - self.low), 0, 1)
 
-    def colours(self, values: np.ndarray) -> np.ndarray:
-        """Opaque: float [..., 4]."""
-        name = DIFFERENCES if self.differences else AMOUNTS
-        return np.asarray(matplotlib.colormaps[name](self.place(values)))
+    def opaque(self, values: np.ndarray) -> np.ndarray:
+        """Return opaque colours: [...] -> float [..., 4]."""
+        name = DIVERGING if self.diverging else SEQUENTIAL
+        return np.asarray(matplotlib.colormaps[name](self.fraction(values)))
+
+    def translucent(self, values: np.ndarray) -> np.ndarray:
+        """Return colours that are transparent at zero, to lie over an image: [...] -> float [..., 4]."""
+        fraction = self.fraction(values)
+        strength = np.abs(2 * fraction - 1) if self.diverging else fraction
+        colours = self.opaque(values) if self.diverging else _brightened(fraction)
+        colours[..., 3] = MAX_OPACITY * strength * (2 - strength)
+        return colours
+
+    def marker_colours(self, values: np.ndarray) -> np.ndarray:
+        """Return colours of markers on a pale image, fainter for smaller values: [...] -> float [..., 4]."""
+        fraction = self.fraction(values)
+        colours = _brightened(fraction)
+        colours[..., 3] = MIN_MARKER_OPACITY + (1 - MIN_MARKER_OPACITY) * np.sqrt(fraction)
+        return colours
 
     def colour(self, value: float) -> Colour:
-        """Of one number."""
-        return _whole(self.colours(np.array(value)))
+        """Return the opaque colour of one value."""
+        return _to_bytes(self.opaque(np.array(value)))
 
-    def ink(self, value: float) -> Colour:
-        """Of one number, for a mark on a pale picture, opaque."""
-        return _whole(self.inks(np.array(value)))
-
-    def inks(self, values: np.ndarray) -> np.ndarray:
-        """For marks on a pale picture: the fainter the less. Float [..., 4]."""
-        place = self.place(values)
-        colours = np.asarray(matplotlib.colormaps[AMOUNTS](DARKEST + (1 - DARKEST) * place))
-        colours[..., 3] = FAINTEST + (1 - FAINTEST) * np.sqrt(place)
-        return colours
-
-    def veil(self, values: np.ndarray) -> np.ndarray:
-        """To be laid over a picture: see-through where nothing is. Float [..., 4]."""
-        place = self.place(values)
-        if self.differences:
-            strength = np.abs(2 * place - 1)
-            colours = np.asarray(matplotlib.colormaps[DIFFERENCES](place))
-        else:
-            strength = place
-            colours = np.asarray(matplotlib.colormaps[AMOUNTS](DARKEST + (1 - DARKEST) * place))
-        colours[..., 3] = STRONGEST * strength * (2 - strength)
-        return colours
+    def marker_colour(self, value: float) -> Colour:
+        """Return the marker colour of one value, opaque."""
+        return _to_bytes(self.marker_colours(np.array(value)))
 
 
-def _whole(colour: np.ndarray) -> Colour:
+def _brightened(fraction: np.ndarray) -> np.ndarray:
+    return np.asarray(matplotlib.colormaps[SEQUENTIAL](DARKEST + (1 - DARKEST) * fraction))
+
+
+def _to_bytes(colour: np.ndarray) -> Colour:
     red, green, blue = (255 * colour[:3]).round().astype(int).tolist()
     return red, green, blue

@@ -1,4 +1,4 @@
-"""What every drawing is: something with pixels and a figure that can be saved and shown."""
+"""Base class of everything drawn: pixels and a matplotlib figure that can be saved and shown."""
 
 from __future__ import annotations
 
@@ -11,51 +11,52 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from detrscope.console import atomic_write
 from detrscope.core.errors import UserError, nearest
-from detrscope.views.canvas.fonts import letter
+from detrscope.views.canvas.fonts import set_fonts
 
 DPI = 100  # of every figure: a size in pixels divided by this is its size in inches
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
 
 
 class Drawing(ABC):
-    """Something drawn: shown in a notebook as it is, saved as PNG, JPEG, WebP, SVG or PDF."""
+    """Something drawn: displayed inline in a notebook, saved as PNG, JPEG, WebP, SVG or PDF."""
 
     @abstractmethod
     def figure(self) -> Figure:
-        """The picture as a matplotlib figure, for vector formats and for changing details by hand."""
+        """Return the matplotlib figure, for vector formats and for changing details by hand."""
 
     @abstractmethod
     def pixels(self) -> np.ndarray:
-        """The picture as uint8 [H, W, 3]."""
+        """Return the pixels as uint8 [H, W, 3]."""
 
     def save(self, path: str | Path) -> Path:
-        """Write the picture, whole or not at all; the ending of the name is the format.
+        """Write the image atomically; the suffix of the path gives the format.
 
         Raises:
-            UserError: an ending that is not a picture format.
+            UserError: a suffix that is not an image format.
         """
         path = Path(path)
         ending = path.suffix.lower()
         if ending not in ENDINGS:
-            raise UserError(f"{path}: cannot save a picture as '{ending}'; {nearest(ending, ENDINGS)}")
+            raise UserError(f"{path}: cannot save an image as '{ending}'; {nearest(ending, ENDINGS)}")
         with atomic_write(path) as temporary:
             if ending in (".svg", ".pdf"):
-                # Without a date equal pictures are equal files; publishers want TrueType fonts, and text as text.
+                # Without a date equal figures are equal files; publishers want TrueType fonts, and text as text.
                 with rc_context({"pdf.fonttype": 42}):
                     figure = self.figure()
-                    letter(figure)
+                    set_fonts(figure)
                     figure.savefig(temporary, format=ending[1:], metadata={_DATE_KEY[ending]: None})
             else:
                 Image.fromarray(self.pixels()).save(temporary, **_QUALITY.get(ending, {}))
         return path
 
     def show(self) -> None:
-        """Show the picture: inline in a notebook, else in the system's viewer."""
+        """Show the image: inline in a notebook, else in the system's image viewer."""
         ipython = sys.modules.get("IPython")
         shell = ipython.get_ipython() if ipython else None
         if shell is not None and "IPKernelApp" in shell.config:
@@ -67,6 +68,25 @@ class Drawing(ABC):
         buffer = io.BytesIO()
         Image.fromarray(self.pixels()).save(buffer, format="PNG")
         return buffer.getvalue()
+
+
+def rendered(figure: Figure) -> np.ndarray:
+    """Return the pixels of a matplotlib figure: uint8 [H, W, 3]."""
+    set_fonts(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # without type annotations
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return an image at another size: uint8 [H, W, 3] -> uint8 [height, width, 3]."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def enlarged(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return a map at another size, linear between cell centres: float [H, W] -> float [height, width]."""
+    plane = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    return np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
 
 
 _DATE_KEY = {".svg": "Date", ".pdf": "CreationDate"}

@@ -1,7 +1,7 @@
-"""Which typeface has a character: DejaVu Sans, else one of the system's, else none and the character is spelt out.
+"""Typefaces for any script: DejaVu Sans, else one of the system's, else the character is escaped.
 
-DejaVu Sans, which matplotlib brings along, has no Chinese, Japanese, Korean, Thai ... Drawn with it such a name is a
-row of empty boxes, the same for every class.
+DejaVu Sans, which comes with matplotlib, has no Chinese, Japanese, Korean, Thai ...: such class names would all be the
+same row of empty boxes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from matplotlib.text import Text
 from detrscope.console import log
 from detrscope.core.safe_text import escape_text
 
-HOUSE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-# Looked at first, as they are made for running text and have most characters: of Linux, macOS and Windows.
+DEFAULT_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+# Tried first, as they are made for running text and have most characters: of Linux, macOS and Windows.
 PREFERRED = (
     "notosanscjk",
     "sourcehan",
@@ -35,84 +35,84 @@ PREFERRED = (
     "malgun",
     "arial",
 )
-NO_LETTERS = ("lastresort", "adobeblank")  # they claim every character and draw a box, or nothing
+PLACEHOLDER_FONTS = ("lastresort", "adobeblank")  # claim every character and draw a box, or nothing
 REMEDY = "install one that has it, such as Noto Sans CJK"
 
 
-def runs(text: str) -> Iterator[tuple[str, Path]]:
+def font_runs(text: str) -> Iterator[tuple[str, Path]]:
     r"""Yield pieces of the text, each with the typeface that has its characters.
 
-    What no typeface has is spelt out, such as `\u732b`; texts that differ stay different.
+    Characters that no typeface has are escaped, such as `\u732b`; texts that differ stay different.
     """
-    plain = drawn(text)
-    for face, characters in groupby(plain, key=lambda c: _face_of(c) or HOUSE):
+    plain = drawable_text(text)
+    for face, characters in groupby(plain, key=lambda c: _face_of(c) or DEFAULT_FONT):
         yield "".join(characters), face
 
 
 def class_label(name: str, category_id: int) -> str:
     """Return the name of a class, or its id where no typeface has the characters of the name."""
-    missing = [c for c in escape_text(name) if not c.isascii() and _is_lost(c)]
+    missing = [c for c in escape_text(name) if not c.isascii() and _is_missing(c)]
     for character in missing:
         _warn(character)
     return f"class {category_id}" if missing else name
 
 
-def drawn(text: str, *, keep: str = "") -> str:
-    """Return the text as it can be drawn: controls and characters that no typeface has are spelt out."""
+def drawable_text(text: str, *, keep: str = "") -> str:
+    """Return the text as it can be drawn: controls and characters that no typeface has are escaped."""
     shown = escape_text(text, keep=keep)
-    return shown if shown.isascii() else "".join(_spelt(c) if c not in keep else c for c in shown)
+    return shown if shown.isascii() else "".join(_escaped(c) if c not in keep else c for c in shown)
 
 
-def letter(figure: Figure) -> None:
-    """Give every text of a figure the typefaces that it needs, and take its dollars and backslashes as they are."""
+def set_fonts(figure: Figure) -> None:
+    """Set the typefaces that each text of a figure needs, and take its dollars and backslashes literally."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        letter_text(text)
+        set_text_font(text)
 
 
-def letter_text(text: Text) -> None:
-    """Give one text the typefaces that it needs; `$` is no formula in the name of a class."""
+def set_text_font(text: Text) -> None:
+    """Set the typefaces that one text needs; `$` starts no formula in the name of a class."""
     words = text.get_text()
     if not words:
         return
     text.set_parse_math(False)
-    if (shown := drawn(words, keep="\n")) != words:
+    if (shown := drawable_text(words, keep="\n")) != words:
         text.set_text(shown)
-    families = list(dict.fromkeys(_family(face) for _, face in runs(shown)))
-    if families not in ([], [_family(HOUSE)]):
-        text.set_fontfamily([_family(HOUSE), *(f for f in families if f != _family(HOUSE))])
+    families = list(dict.fromkeys(_family(face) for _, face in font_runs(shown)))
+    if families not in ([], [_family(DEFAULT_FONT)]):
+        text.set_fontfamily([_family(DEFAULT_FONT), *(f for f in families if f != _family(DEFAULT_FONT))])
 
 
-def _spelt(character: str) -> str:
+def _escaped(character: str) -> str:
     if character.isascii() or _face_of(character):
         return character
-    if not _is_lost(character):
+    if not _is_missing(character):
         return ""
     _warn(character)
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _is_lost(character: str) -> bool:
-    """Whether something is missing where no typeface has the character: marks that join or vary others are nothing."""
+def _is_missing(character: str) -> bool:
+    """Return whether no typeface has a visible character; joiners and combining marks do not count."""
     return _face_of(character) is None and unicodedata.category(character) not in ("Cf", "Mn")
 
 
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 def _warn(character: str) -> None:
-    """Say once that characters are missing."""
-    if not _told:
+    """Warn once that characters are missing."""
+    if not _warned:
         log.warning(
             "no typeface here has '%s': classes named so are drawn as their ids; %s", character, REMEDY
         )
-    _told.add(character)
+    _warned.add(character)
 
 
 @cache
 def _face_of(character: str) -> Path | None:
     """Return the first typeface that has a character."""
-    return next((face for face in (HOUSE, *_system()) if _has(face, character)), None)
+    return next((face for face in (DEFAULT_FONT, *_system()) if _has(face, character)), None)
 
 
 def _has(face: Path, character: str) -> bool:
@@ -125,15 +125,15 @@ def _opened(face: Path) -> FT2Font | None:
     """Open a typeface; None for one that is damaged, of fixed sizes (colour emoji), or without letters."""
     try:
         font = FT2Font(str(face))
-    except Exception:  # whatever FreeType says of a stranger's file
+    except Exception:  # FreeType raises various types on damaged files
         return None
     name = font.family_name.lower().replace(" ", "")
-    return font if font.scalable and not name.startswith(NO_LETTERS) else None
+    return font if font.scalable and not name.startswith(PLACEHOLDER_FONTS) else None
 
 
 @cache
 def _system() -> tuple[Path, ...]:
-    """Return the files of the system's typefaces, the likely ones first."""
+    """Return the files of the system's typefaces, `PREFERRED` first."""
     files = sorted(Path(file) for file in font_manager.findSystemFonts())
 
     def rank(file: Path) -> int:
@@ -145,8 +145,8 @@ def _system() -> tuple[Path, ...]:
 
 @cache
 def _family(face: Path) -> str:
-    """Return the name under which matplotlib knows a typeface, made known to it if need be."""
-    if face == HOUSE:
+    """Return the name under which matplotlib knows a typeface, registering it if need be."""
+    if face == DEFAULT_FONT:
         return "DejaVu Sans"
     font_manager.fontManager.addfont(str(face))
     return str(font_manager.FontProperties(fname=str(face)).get_name())

@@ -1,4 +1,4 @@
-"""Charts: numbers along axes, in the house style."""
+"""Charts in the house style."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from detrscope.views.canvas.colours import Colour, line_style, unit
-from detrscope.views.canvas.drawing import DPI, Drawing
-from detrscope.views.canvas.fonts import drawn, letter, letter_text
+from detrscope.views.canvas.drawing import DPI, Drawing, rendered
+from detrscope.views.canvas.fonts import drawable_text, set_text_font
 
 Where = Literal["best", "lower left", "upper left", "upper right", "lower right"]
 
 
 class Chart:
-    """Axes with a light grid and no box around them."""
+    """Chart with a light grid and no box around it."""
 
     def __init__(self, axes: Axes) -> None:
         self._axes = axes
@@ -41,17 +40,17 @@ class Chart:
         width: float = 1.6,
         dots: float = 0.0,
     ) -> None:
-        """A line through points.
+        """Draw a line through points.
 
         Args:
-            x: where, in order.
-            y: how much.
-            index: which colour and dash of the house, one for each thing that is compared.
-            label: what the legend says.
-            dashed: another reading of the same thing.
-            dotted: what the same thing would be if nothing happened.
-            grey: 0 black to 1 white, in place of a colour.
-            width: of the line in points.
+            x: positions along x, in order.
+            y: values.
+            index: index of the line style, one for each series.
+            label: text in the legend.
+            dashed: dash the line, for a second value of the same series.
+            dotted: dot the line, for a baseline of the same series.
+            grey: 0 black to 1 white, instead of a colour.
+            width: line width in points.
             dots: size of a dot at each point; a single point always has one.
         """
         style = line_style(index) | {"linewidth": width}
@@ -69,21 +68,21 @@ class Chart:
         index: int = 0,
         size: float = 5,
     ) -> None:
-        """Points without a line."""
+        """Draw points without a line."""
         colour = line_style(index)["color"]
         self._axes.plot(x, y, "o", color=colour, markersize=size, alpha=0.55, markeredgewidth=0)
 
     def bars(self, names: Sequence[str], lengths: Sequence[float], colours: Sequence[Colour]) -> None:
-        """Bars to the right, the first on top, each with its number at its end."""
-        places, most = np.arange(len(names)), max([*lengths, 1e-9])
-        self._axes.barh(places, lengths, color=[unit(c) for c in colours], height=0.72)
-        self._axes.set_yticks(places, [drawn(name) for name in names], fontsize=9)
-        self._letter_ticks()
+        """Draw horizontal bars, the first on top, each with its value at its end."""
+        positions, longest = np.arange(len(names)), max([*lengths, 1e-9])
+        self._axes.barh(positions, lengths, color=[unit(c) for c in colours], height=0.72)
+        self._axes.set_yticks(positions, [drawable_text(name) for name in names], fontsize=9)
+        self._set_tick_fonts()
         self._axes.set_ylim(len(names) - 0.5, -0.5)
-        for place, length in zip(places.tolist(), lengths, strict=True):
+        for position, length in zip(positions.tolist(), lengths, strict=True):
             self._axes.annotate(
-                f"{length:.2g}" if length > most / 1000 else "0",
-                (length, place),
+                f"{length:.2g}" if length > longest / 1000 else "0",
+                (length, position),
                 xytext=(3, 0),
                 textcoords="offset points",
                 va="center",
@@ -92,15 +91,15 @@ class Chart:
         self._axes.grid(False)
         self._axes.spines[:].set_visible(False)
         self._axes.tick_params(left=False, bottom=False, labelbottom=False)
-        self._axes.set_xlim(0, most)
+        self._axes.set_xlim(0, longest)
 
     def mark(self, x: float, y: float, text: str) -> None:
-        """A black dot with a text above it."""
+        """Draw a black dot with a text above it."""
         self._axes.plot([x], [y], "o", color="black", markersize=4, zorder=5)
         self._axes.annotate(text, (x, y), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8)
 
-    def level(self, y: float, text: str) -> None:
-        """A thin line across at a height, with what it stands for."""
+    def reference_line(self, y: float, text: str) -> None:
+        """Draw a thin horizontal line with its meaning at the right."""
         self._axes.axhline(y, color="0.55", linewidth=0.9, linestyle=(0, (1, 2)))
         self._axes.annotate(
             text,
@@ -114,13 +113,13 @@ class Chart:
         )
 
     def note(self, text: str) -> None:
-        """A text in the middle, in place of what is missing."""
+        """Write a text in the middle of an empty chart."""
         self._axes.text(0.5, 0.5, text, transform=self._axes.transAxes, ha="center", va="center", color="0.4")
 
-    def names(
+    def titles(
         self, title: str = "", x: str = "", y: str = "", *, align: Literal["left", "center"] = "center"
     ) -> None:
-        """What is shown, and along which axes."""
+        """Set the title and the labels of the axes."""
         self._axes.set_title(title, fontsize=10, loc=align, parse_math=False)
         self._axes.set_xlabel(x, fontsize=9)
         self._axes.set_ylabel(y, fontsize=9)
@@ -130,40 +129,40 @@ class Chart:
         x: tuple[float | None, float | None] | None = None,
         y: tuple[float | None, float | None] | None = None,
     ) -> None:
-        """First and last number of each axis; None leaves it to the data."""
+        """Set the limits of each axis; None follows the data."""
         if x is not None:
             self._axes.set_xlim(*x)
         if y is not None:
             self._axes.set_ylim(*y)
 
-    def whole_steps(self) -> None:
-        """Ticks along x at whole numbers only; room on both sides of a single one."""
+    def integer_ticks(self) -> None:
+        """Set ticks along x at whole numbers only, with room on both sides of a single one."""
         self._axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         low, high = self._axes.dataLim.intervalx
         if low == high:
             self._axes.set_xlim(low - 1, high + 1)
 
     def ticks(self, names: Sequence[str], axis: Literal["x", "y"] = "x") -> None:
-        """Names at 0, 1, 2 ... in place of numbers."""
+        """Set names at 0, 1, 2 ... instead of numbers."""
         if axis == "x":
-            self._axes.set_xticks(range(len(names)), [drawn(name) for name in names], fontsize=9)
+            self._axes.set_xticks(range(len(names)), [drawable_text(name) for name in names], fontsize=9)
         else:
-            self._axes.set_yticks(range(len(names)), [drawn(name) for name in names], fontsize=9)
-        self._letter_ticks()
+            self._axes.set_yticks(range(len(names)), [drawable_text(name) for name in names], fontsize=9)
+        self._set_tick_fonts()
 
-    def _letter_ticks(self) -> None:
-        """Set now what `letter` cannot: matplotlib writes the text of ticks when it draws them."""
+    def _set_tick_fonts(self) -> None:
+        """Set now what `set_fonts` cannot: matplotlib writes the text of ticks when it draws them."""
         for text in (*self._axes.get_xticklabels(), *self._axes.get_yticklabels()):
-            letter_text(text)
+            set_text_font(text)
 
-    def short_numbers(self) -> None:
-        """Very large and very small numbers along y with a common factor of ten."""
+    def scientific_ticks(self) -> None:
+        """Show very large and very small numbers along y with a common factor of ten."""
         self._axes.ticklabel_format(axis="y", scilimits=(-2, 4))
 
     def legend(self, where: Where = "best", title: str = "") -> None:
-        """What each labelled line is."""
-        plate = self._axes.legend(fontsize=8, loc=where, title=title or None, title_fontsize=8)
-        plate.get_frame().set(edgecolor="none", alpha=0.85)  # lines below stay faintly there
+        """Show the legend of the labelled lines."""
+        legend = self._axes.legend(fontsize=8, loc=where, title=title or None, title_fontsize=8)
+        legend.get_frame().set(edgecolor="none", alpha=0.85)  # lines below stay faintly there
 
     @property
     def empty(self) -> bool:
@@ -172,7 +171,7 @@ class Chart:
 
 
 class Plot(Drawing):
-    """Charts beside each other, `width` x `height` pixels."""
+    """Charts in a grid, `width` x `height` pixels."""
 
     def __init__(self, width: int, height: int, heading: str = "") -> None:
         self._figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained")
@@ -180,21 +179,13 @@ class Plot(Drawing):
             self._figure.suptitle(heading, fontsize=11, parse_math=False)
 
     def grid(self, rows: int, columns: int) -> list[Chart]:
-        """Charts in reading order."""
+        """Return the charts of a grid in reading order."""
         return [Chart(axes) for axes in self._figure.subplots(rows, columns, squeeze=False).flat]
 
     def figure(self) -> Figure:
-        """The matplotlib figure."""
+        """Return the matplotlib figure."""
         return self._figure
 
     def pixels(self) -> np.ndarray:
-        """The picture as uint8 [H, W, 3]."""
-        return painted(self._figure)
-
-
-def painted(figure: Figure) -> np.ndarray:
-    """A figure as uint8 [H, W, 3]."""
-    letter(figure)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        """Return the pixels as uint8 [H, W, 3]."""
+        return rendered(self._figure)

@@ -1,4 +1,4 @@
-"""How large a text is, and texts that fit."""
+"""Sizes of text, and text that fits."""
 
 from __future__ import annotations
 
@@ -8,42 +8,44 @@ from pathlib import Path
 from PIL import ImageDraw, ImageFont
 
 from detrscope.views.canvas.colours import Colour
-from detrscope.views.canvas.fonts import HOUSE, runs
+from detrscope.views.canvas.fonts import DEFAULT_FONT, font_runs
 
-TITLE, NAME, TEXT = 16, 13, 12  # pixels: of a sheet, of a panel, of a caption
-HINTED = 1.03  # matplotlib sets small type a little wider than Pillow measures it
+HEADING_SIZE, TITLE_SIZE, TEXT_SIZE = 16, 13, 12  # pixels: of a figure, of a panel, of a caption
+HINTED = 1.03  # matplotlib sets small text a little wider than Pillow measures it
 
 
 @cache
-def font(size: int, face: Path = HOUSE) -> ImageFont.FreeTypeFont:
-    """Return a typeface, `size` pixels high; the DejaVu Sans that matplotlib brings along."""
+def font(size: int, face: Path = DEFAULT_FONT) -> ImageFont.FreeTypeFont:
+    """Return a typeface `size` pixels high."""
     return ImageFont.truetype(str(face), size)
 
 
-def length(text: str, size: int) -> float:
+def text_width(text: str, size: int) -> float:
     """Return the width in pixels of one line of text, in whatever typefaces it needs."""
-    return sum(font(size, face).getlength(part) for part, face in runs(text))
+    return sum(font(size, face).getlength(part) for part, face in font_runs(text))
 
 
-def write(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, ink: Colour) -> None:
-    """Paint a line of text with Pillow; x is its left and y its middle."""
+def draw_text(
+    draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, colour: Colour
+) -> None:
+    """Draw a line of text with Pillow; x is its left and y its middle."""
     x, y = xy
-    for part, face in runs(text):
-        draw.text((x, y), part, fill=ink, font=font(size, face), anchor="lm")
+    for part, face in font_runs(text):
+        draw.text((x, y), part, fill=colour, font=font(size, face), anchor="lm")
         x += font(size, face).getlength(part)
 
 
 def text_size(text: str, size: int) -> tuple[int, int]:
-    """Width and height in pixels of one line of text on its plate."""
-    return round(length(text, size)) + 2 * (size // 4), size + 2 * (size // 4)
+    """Return width and height in pixels of one line of text with its margins."""
+    return round(text_width(text, size)) + 2 * (size // 4), size + 2 * (size // 4)
 
 
 def wrapped(text: str, size: int, width: float) -> list[str]:
-    """The text in lines of at most `width` pixels, broken between words; a word wider than that stands alone."""
+    """Return lines of at most `width` pixels, broken between words; a wider word stands alone."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and length(longer, size) * HINTED <= width:
+        if lines and text_width(longer, size) * HINTED <= width:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -51,14 +53,9 @@ def wrapped(text: str, size: int, width: float) -> list[str]:
 
 
 def shortened(text: str, size: int, width: float) -> str:
-    """The text, its middle left out where it would be wider than `width` pixels on its plate."""
-    if text_size(text, size)[0] <= width:
-        return text
-    keep = len(text) - 1
-    while keep > 2 and text_size(_middle_out(text, keep), size)[0] > width:
+    """Return the text, its middle left out where it would be wider than `width` pixels with its margins."""
+    result, keep = text, len(text) - 1
+    while text_size(result, size)[0] > width and keep >= 2:
+        result = f"{text[: keep // 2]}…{text[len(text) - (keep - keep // 2) :]}"
         keep -= 1
-    return _middle_out(text, keep)
-
-
-def _middle_out(text: str, keep: int) -> str:
-    return f"{text[: keep // 2]}…{text[len(text) - (keep - keep // 2) :]}"
+    return result

@@ -1,27 +1,35 @@
-"""Films of a training that was watched: what happens to attention while a model learns.
+"""Films of a recording: how attention changes while a model trains.
 
-`FILMS` is the table of films by name: each gives the reels that can be made of a run. To add one: a file here, a line
-there, a test.
+To add a view of one image: a file here, a line in `VIEWS`, a test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from detrscope.core.snapshot import Recording
-from detrscope.views.timelapse.features import feature_reels
-from detrscope.views.timelapse.film_spec import FilmOptions, FilmSpec
-from detrscope.views.timelapse.final import final_reels
-from detrscope.views.timelapse.maps import boxes_reels, merged_reels, plain_reels
-from detrscope.views.timelapse.queries import query_reels
+from detrscope.views.timelapse.features import features_film
+from detrscope.views.timelapse.film_spec import FilmOptions, FilmSpec, ProbeFilm
+from detrscope.views.timelapse.final import final_film
+from detrscope.views.timelapse.maps import boxes_film, mean_film, plain_film
+from detrscope.views.timelapse.queries import queries_film
 
-FILMS: dict[str, Callable[[Recording, FilmOptions], Iterator[FilmSpec]]] = {
-    "final": final_reels,
-    "boxes": boxes_reels,
-    "merged": merged_reels,
-    "plain": plain_reels,
-    "queries": query_reels,
-    "features": feature_reels,
+FINAL = "final"  # the view of all images
+VIEWS: dict[str, Callable[[ProbeFilm], FilmSpec]] = {
+    "boxes": boxes_film,
+    "mean": mean_film,
+    "plain": plain_film,
+    "queries": queries_film,
+    "features": features_film,
 }
+NAMES = (FINAL, *VIEWS)
 
-__all__ = ["FILMS", "FilmOptions", "FilmSpec"]
+
+def films(view: str, recording: Recording, options: FilmOptions) -> list[FilmSpec]:
+    """Return the films of a view: one of all images for `final`, otherwise one for each image."""
+    if view == FINAL:
+        return [final_film(recording, options)]
+    return [VIEWS[view](ProbeFilm(recording, name, options)) for name in options.images(recording)]
+
+
+__all__ = ["FINAL", "NAMES", "VIEWS", "FilmOptions", "FilmSpec", "films"]

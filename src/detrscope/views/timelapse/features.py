@@ -1,91 +1,73 @@
-"""One picture: the feature maps of the backbone's convolutions, or the channels of one of them."""
+"""Films of one image: the feature maps of the backbone's convolutions, or the channels of one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 from detrscope.core.errors import UserError
-from detrscope.core.snapshot import FeatureMaps, Recording
-from detrscope.core.trace_data import TraceData
-from detrscope.views.canvas import PixelFigure, Scale, shortened, strips
-from detrscope.views.canvas.figure import MARGIN
-from detrscope.views.timelapse.film_spec import FilmOptions, FilmSpec, grid_of, heading, picture_panel
+from detrscope.core.snapshot import FeatureMaps
+from detrscope.views.canvas import PixelFigure, Scale
+from detrscope.views.timelapse.film_spec import (
+    NO_FEATURES,
+    OWN_PEAK,
+    FilmSpec,
+    ProbeFilm,
+    grid_figure,
+)
 
-WIDTH, HEIGHT = 1280, 720  # pixels
-NAME = 11  # pixels, of titles
-GAP = 8  # pixels between panels
+AFTER = "after norm and ReLU"
 
 
-def feature_reels(watched: Recording, choice: FilmOptions) -> Iterator[FilmSpec]:
-    """For each picture: every convolution, its channels merged; or the kept channels of one convolution.
+def features_film(film: ProbeFilm) -> FilmSpec:
+    """Return every convolution averaged over channels, or the stored channels of one convolution.
 
     Raises:
-        UserError: no features were kept.
+        UserError: no features were recorded.
     """
-    for name in choice.images:
-        features = watched.moments[-1].looks[name].features
-        if not features:
-            raise UserError(f"{watched.name}: no features were kept; train with --train.recording.features=4")
-        if choice.site is None:
-            yield FilmSpec(f"{name}-features", len(watched.moments), partial(_sites, watched, name))
-        else:
-            short = choice.site.removeprefix("backbone.")
-            draw = partial(_channels, watched, name, choice.site)
-            yield FilmSpec(f"{name}-features-{short}", len(watched.moments), draw)
+    site = film.options.site
+    if not film.snapshots[-1].features:
+        raise UserError(f"{film.recording.name}: {NO_FEATURES}")
+    if site is None:
+        return film.spec("features", partial(_draw_sites, film))
+    return film.spec(f"features-{site.removeprefix('backbone.')}", partial(_draw_channels, film, site))
 
 
-def _sites(watched: Recording, name: str, index: int) -> PixelFigure:
-    features = watched.moments[index].looks[name].features
+def _draw_sites(film: ProbeFilm, index: int) -> PixelFigure:
+    features = film.snapshots[index].features
     titles = [f"{site.removeprefix('backbone.')} {_size(maps)}" for site, maps in features.items()]
     values = [maps.values()[0].numpy() for maps in features.values()]
     caption = (
-        "feature maps of the backbone's convolutions, after norm and ReLU (shortcuts without): root mean square over"
-        " channels; colours from 0 to the map's own peak at each moment"
+        f"feature maps of the backbone's convolutions, {AFTER} (shortcuts without): root mean square over channels;"
+        f" {OWN_PEAK}"
     )
-    return _sheet(watched, name, index, "features", titles, values, caption)
+    return _draw_maps(film, film.heading(index, "features"), caption, titles, values)
 
 
-def _channels(watched: Recording, name: str, site: str, index: int) -> PixelFigure:
-    maps = watched.moments[index].looks[name].features[site]
+def _draw_channels(film: ProbeFilm, site: str, index: int) -> PixelFigure:
+    maps = film.snapshots[index].features[site]
     titles = ["all channels", *(f"channel {channel}" for channel in maps.channels)]
     caption = (
-        f"{site}, {_size(maps)}, after norm and ReLU: root mean square over all channels, then the channels that were"
-        " strongest in the first look; colours from 0 to the map's own peak at each moment"
+        f"{site}, {_size(maps)}, {AFTER}: root mean square over all channels, then the strongest channels of the first"
+        f" snapshot; {OWN_PEAK}"
     )
-    return _sheet(watched, name, index, site, titles, list(maps.values().clamp(min=0).numpy()), caption)
+    values = list(maps.values().clamp(min=0).numpy())
+    return _draw_maps(film, film.heading(index, site), caption, titles, values)
 
 
-def _sheet(
-    watched: Recording,
-    name: str,
-    index: int,
-    what: str,
-    titles: list[str],
-    values: list[np.ndarray],
-    caption: str,
+def _draw_maps(
+    film: ProbeFilm, heading: str, caption: str, titles: Sequence[str], maps: Sequence[np.ndarray]
 ) -> PixelFigure:
-    """The picture, then maps."""
-    trace: TraceData = watched.images[name]
-    above = heading(watched, index, f"{name}, {what}")
-    height = HEIGHT - sum(strips(WIDTH, above, caption))
-    aspect = trace.geometry.height / trace.geometry.width
-    places = grid_of(len(values) + 1, aspect, WIDTH - 2 * MARGIN, height, GAP, above=NAME + 8)
-    sheet = PixelFigure(WIDTH, round(max(y + down for _, y, _, down in places)), above, caption)
-    left = (WIDTH - max(x + width for x, _, width, _ in places)) / 2
-    for i, (x, y, across, down) in enumerate(places):
-        title = titles[i - 1] if i else "picture"
-        sheet.text(shortened(title, NAME, across), x + left, y - NAME - 5, size=NAME)
-        if i == 0:
-            picture_panel(sheet, (x + left, y, across, down), trace, grey=False)
-            continue
-        one = values[i - 1]
-        window = (0.0, 0.0, float(one.shape[1]), float(one.shape[0]))
-        panel = sheet.panel(x + left, y, across, down, window, smooth=False)
-        panel.heat(one, Scale.amounts(one), veil=False)
-    return sheet
+    """Return a frame with the image, then maps [H, W] cell by cell."""
+    figure, rects = grid_figure(heading, caption, ["image", *titles], film.viewport)
+    film.viewport.panel_in(figure, rects[0])
+    for values, (x, y, width, height) in zip(maps, rects[1:], strict=True):
+        window = (0.0, 0.0, float(values.shape[1]), float(values.shape[0]))
+        panel = figure.panel(x, y, width, height, window, smooth=False)
+        panel.heatmap(values, Scale.from_zero(values), transparent=False)
+    return figure
 
 
 def _size(maps: FeatureMaps) -> str:

@@ -1,4 +1,4 @@
-"""What all films share: which moments, images and queries, and how a picture lies under a map."""
+"""The parts that all films share: options, frames, and one probe image over the steps of training."""
 
 from __future__ import annotations
 
@@ -6,209 +6,195 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from detrscope.core.attention_map import AttentionMap, Selection, parts_of
+from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError, nearest
-from detrscope.core.snapshot import ProbeSnapshot, Recording
+from detrscope.core.snapshot import ProbeSnapshot, Recording, prediction_layer
 from detrscope.core.trace_data import TraceData
-from detrscope.views.canvas import WHITE, Drawing, Panel, PixelFigure, class_colours, ink_on, text_size
-from detrscope.views.label_placement import place_labels
+from detrscope.lens.maps import map_of_row, map_of_rows
+from detrscope.views.canvas import Drawing, Panel, PixelFigure, Scale, header_and_footer, shortened
+from detrscope.views.canvas.figure import MARGIN
+from detrscope.views.grid import largest_grid
+from detrscope.views.selection import QueryPrediction, predictions
+from detrscope.views.viewport import Rect, Viewport, draw_boxes, draw_ground_truth, draw_map, visible_cells
 
-TYPE = 12  # pixels, of labels on pictures
-CROWD = 8  # true boxes in a picture; of more the lines are thin
+MANY_BOXES = 8  # annotated boxes in an image; of more the lines are thin
+WIDTH, HEIGHT = 1280, 720  # pixels, of a film with a grid of panels
+TITLE = 13  # pixels, font size above a panel
+GAP = 10  # pixels between panels
+OWN_PEAK = "colours from 0 to the map's own peak in each frame"
+NO_FEATURES = "no features were recorded; train with train.recording.features=4"
 
-Over = Literal["found", "all"]
-Rect = tuple[float, float, float, float]  # x, y, width, height
+AveragedQueries = Literal["detected", "all"]
 
 
 @dataclass(frozen=True)
 class FilmOptions:
-    """What the films of a run are about.
+    """What the films of a recording show.
 
     Attributes:
-        images: names of probe images.
-        layer: of the decoder, counted from the end where negative.
-        over: merge over the queries that found something, or over all queries of the model.
-        threshold: the least score of a query that counts as found.
-        query: for `queries`: only the one that has this number in the last look.
-        site: for `features`: the channels of this convolution, in place of all convolutions.
+        image: name of a probe image; None is all of them.
+        layer: decoder layer, from the end where negative.
+        queries: the queries whose attention is averaged: those that are detected, or all of the model.
+        threshold: minimum score of a detected query.
+        query: for `queries`: index of the only query to show, in the last snapshot.
+        site: for `features`: the convolution whose channels are shown, instead of all convolutions.
     """
 
-    images: tuple[str, ...]
+    image: str | None = None
     layer: int = -1
-    over: Over = "found"
+    queries: AveragedQueries = "detected"
     threshold: float = 0.4
     query: int | None = None
     site: str | None = None
 
-    @classmethod
-    def of(
-        cls,
-        watched: Recording,
-        image: str | None = None,
-        layer: int = -1,
-        over: Over = "found",
-        threshold: float = 0.4,
-        query: int | None = None,
-        site: str | None = None,
-    ) -> FilmOptions:
-        """A choice that this run can satisfy; all images where none is named.
+    def check(self, recording: Recording) -> None:
+        """Raise where the recording has no such image, layer, query or site.
 
         Raises:
-            UserError: it has no such image, layer, query or site.
+            UserError: naming the option and what the recording has.
         """
-        if image is not None and image not in watched.images:
-            raise UserError(f"image '{image}' was not watched; {nearest(image, watched.images)}")
-        if not 0 <= threshold <= 1:
-            raise UserError(f"threshold {threshold:g}: expected a score between 0 and 1")
-        names = tuple(watched.images) if image is None else (image,)
-        look = watched.moments[-1].looks[names[0]]
-        layers = len(look.attention)
-        if not -layers <= layer < layers:
-            raise UserError(f"layer {layer}: this model has decoder layers 0 to {layers - 1}")
-        for name in names:
-            kept = watched.moments[-1].looks[name].query_ids.tolist()
-            if query is not None and query not in kept:
-                raise UserError(f"query {query} is not among those kept in the last look at '{name}': {kept}")
-        if site is not None and site not in look.features:
-            known = (
-                nearest(site, look.features)
-                if look.features
-                else "none: train with --train.recording.features=4"
+        if self.image is not None and self.image not in recording.images:
+            raise UserError(
+                f"image '{self.image}' is not a probe image of this run; {nearest(self.image, recording.images)}"
             )
-            raise UserError(f"site '{site}': no features of it were kept; {known}")
-        return cls(names, layer, over, threshold, query, site)
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"threshold {self.threshold:g}: expected a score between 0 and 1")
+        last = recording.steps[-1].snapshots
+        for name in self.images(recording):
+            snapshot = last[name]
+            layers, queries = len(snapshot.records), snapshot.query_ids.tolist()
+            if not -layers <= self.layer < layers:
+                raise UserError(f"layer {self.layer}: this model has decoder layers 0 to {layers - 1}")
+            if self.query is not None and self.query not in queries:
+                raise UserError(
+                    f"query {self.query} is not stored in the last snapshot of '{name}'; stored are {queries}"
+                )
+            if self.site is not None and self.site not in snapshot.features:
+                if not snapshot.features:
+                    raise UserError(f"site '{self.site}': {NO_FEATURES}")
+                known = nearest(self.site, snapshot.features)
+                raise UserError(f"site '{self.site}': its features were not recorded; {known}")
+
+    def images(self, recording: Recording) -> list[str]:
+        """Return the names of the images to show."""
+        return list(recording.images) if self.image is None else [self.image]
 
 
 @dataclass(frozen=True)
 class FilmSpec:
-    """One film: its frames by the number of the moment, all of one size."""
+    """One film: its frames by index, all of one size."""
 
     name: str  # of its file
     frames: int
     draw: Callable[[int], Drawing]
 
 
-def heading(watched: Recording, index: int, about: str = "") -> str:
-    """What moment a frame shows."""
-    moment = watched.moments[index]
-    trace = next(iter(watched.images.values()))
-    when = "before training" if moment.step == 0 else f"epoch {moment.epoch:.3g}, step {moment.step}"
-    return f"{trace.card.variant}{f', {about}' if about else ''}: {when} of {watched.moments[-1].step}"
-
-
-def site_name(layer: int, look: ProbeSnapshot) -> str:
-    """The attention site of a decoder layer."""
-    return f"decoder.{layer % len(look.attention)}.cross"
-
-
-def found_queries(look: ProbeSnapshot, trace: TraceData, choice: FilmOptions) -> list[int]:
-    """Places of the queries that found something, best first."""
-    best = look.scores(trace.card.scoring, choice.layer).amax(1)  # [n]
-    return [i for i in best.argsort(descending=True).tolist() if best[i] >= choice.threshold]
-
-
-def merged_row(look: ProbeSnapshot, trace: TraceData, choice: FilmOptions) -> Tensor:
-    """Attention merged over heads and queries: [S]."""
-    if choice.over == "all":
-        return look.everyone(choice.layer)
-    found = found_queries(look, trace, choice)
-    best = int(look.scores(trace.card.scoring, choice.layer).amax(1).argmax())
-    return look.rows(choice.layer)[found or [best]].mean(0)
-
-
-def merging(choice: FilmOptions) -> str:
-    """How `merged_row` merges, in words."""
-    if choice.over == "all":
-        return "mean over heads and all queries"
-    return f"mean over heads and the queries that score at least {choice.threshold:g} (else the best one)"
-
-
-def map_values(row: Tensor, trace: TraceData) -> np.ndarray:
-    """Attention over all tokens as one map: [S] -> [H, W]; of several levels the mass in each cell of the finest."""
-    parts = parts_of(row, trace.levels)
-    one = AttentionMap(parts, tuple(range(len(parts))), trace.geometry, trace.image, Selection("merged"))
-    return one.values.numpy()
-
-
-def size_in(trace: TraceData, width: float, height: float) -> tuple[float, float]:
-    """Width and height of an image that fits into a rectangle."""
-    scale = min(width / trace.geometry.width, height / trace.geometry.height)
-    return trace.geometry.width * scale, trace.geometry.height * scale
-
-
-def picture_panel(sheet: PixelFigure, rect: Rect, trace: TraceData, *, grey: bool = True) -> Panel:
-    """A probe image in the middle of a rectangle, in pixels of the original."""
-    x, y, width, height = rect
-    across, down = size_in(trace, width, height)
-    window = (0.0, 0.0, float(trace.geometry.width), float(trace.geometry.height))
-    panel = sheet.panel(x + (width - across) / 2, y + (height - down) / 2, across, down, window)
-    panel.picture(trace.image.permute(1, 2, 0).contiguous().numpy(), grey=grey)
-    return panel
-
-
-def dashed(*traces: TraceData) -> str:
-    """What dashed boxes are, for a caption; nothing where no picture has any."""
-    known = [truth for trace in traces if (truth := trace.targets_xyxy) is not None]
-    return "; dashed: truth" if any(len(truth) for truth in known) else ""
-
-
-def draw_truth(panel: Panel, trace: TraceData) -> None:
-    """The true boxes, dashed."""
-    if (truth := trace.targets_xyxy) is not None:
-        boxes = truth.tolist()
-        for box in boxes:
-            panel.box(box, WHITE, dashed=True, width=2.0 if len(boxes) <= CROWD else 1.0)
-
-
-def draw_found(
-    panel: Panel, look: ProbeSnapshot, trace: TraceData, layer: int, places: Sequence[int]
-) -> None:
-    """The boxes of some queries with class and score, best first."""
-    if not places:
-        return
-    colours = class_colours(trace.classes.names)
-    scores, labels = look.scores(trace.card.scoring, layer)[list(places)].max(1)
-    boxes = trace.geometry.boxes_xyxy(look.boxes(layer)[list(places)])
-    width, height = trace.geometry.width, trace.geometry.height
-    boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
-    names = [trace.classes.names[i] for i in labels.tolist()]
-    texts = [f"{name} {score:.2f}" for name, score in zip(names, scores.tolist(), strict=True)]
-    sizes = [text_size(text, TYPE) for text in texts]
-    frame = (0.0, 0.0, panel.width, panel.height)
-    where = place_labels(boxes.double().numpy() * panel.scale, sizes, frame)
-    for box, name in zip(boxes.tolist(), names, strict=True):
-        panel.box(box, colours[name])
-    for text, name, place in zip(texts, names, where, strict=True):
-        if place is not None:
-            xy = (place[0] / panel.scale, place[1] / panel.scale)
-            panel.label(text, xy, size=TYPE, plate=colours[name], ink=ink_on(colours[name]))
-
-
-def grid_of(
-    count: int, aspect: float, width: float, height: float, gap: float, above: float = 0
-) -> list[Rect]:
-    """Places for pictures in reading order, as large as they can be.
+class ProbeFilm:
+    """One probe image over the steps of training, and how a frame shows it.
 
     Args:
-        count: of pictures.
-        aspect: height of a picture for a width of 1.
-        width: of the whole.
-        height: of the whole.
-        gap: between pictures.
-        above: room over each picture, for its title; the places are without it.
+        recording: the recording.
+        name: name of the image.
+        options: layer, averaged queries and threshold.
     """
-    best: tuple[float, int] = (0.0, 1)
-    for columns in range(1, count + 1):
-        rows = -(-count // columns)
-        side = min((width + gap) / columns - gap, ((height + gap) / rows - gap - above) / aspect)
-        best = max(best, (side, columns))
-    side, columns = best
-    tall = side * aspect
-    return [
-        (i % columns * (side + gap), above + i // columns * (tall + above + gap), side, tall)
-        for i in range(count)
-    ]
+
+    def __init__(self, recording: Recording, name: str, options: FilmOptions) -> None:
+        self.recording, self.name, self.options = recording, name, options
+        self.snapshots: list[ProbeSnapshot] = recording.snapshots(name)
+        self.traces: list[TraceData] = recording.traces(name)
+        self.viewport = Viewport.of(recording.images[name])
+        self.site = self.traces[-1].site("decoder.cross", options.layer)
+
+    def spec(self, view: str, draw: Callable[[int], Drawing]) -> FilmSpec:
+        """Return the film of this image that a function draws frame by frame."""
+        return FilmSpec(f"{self.name}-{view}", len(self.traces), draw)
+
+    def heading(self, index: int, about: str = "") -> str:
+        """Return the heading of a frame about this image."""
+        return heading(self.recording, index, self.name + (f", {about}" if about else ""))
+
+    def detected(self, index: int) -> list[int]:
+        """Return the stored queries that reach the threshold, best first."""
+        scores = self._best_scores(index)
+        order: list[int] = scores.argsort(descending=True).tolist()
+        return [query for query in order if scores[query] >= self.options.threshold]
+
+    def attention(self, index: int) -> AttentionMap:
+        """Return the attention averaged over heads and queries."""
+        trace = self.traces[index]
+        if self.options.queries == "all":
+            row = self.snapshots[index].mean_rows[self.site].float()
+            return map_of_row(trace, row, Selection(self.site), "mean of all queries")
+        queries = self.detected(index) or [int(self._best_scores(index).argmax())]
+        return map_of_rows(trace, Selection(self.site, tuple(queries)), "mean of the detected queries")
+
+    def query_attention(self, index: int, query: int, layer: int) -> AttentionMap:
+        """Return the attention of one stored query in a decoder layer, averaged over heads."""
+        trace = self.traces[index]
+        return map_of_rows(trace, Selection(trace.site("decoder.cross", layer), (query,)), f"query {query}")
+
+    def predictions(self, index: int, queries: Sequence[int], layer: int) -> list[QueryPrediction]:
+        """Return what some stored queries predict in a decoder layer."""
+        trace = self.traces[index]
+        return predictions(trace, queries, prediction_layer(trace, layer))
+
+    def title(self, index: int, query: int, layer: int) -> str:
+        """Return index, class and score of a stored query, such as `query 37, dog 0.98`."""
+        (prediction,) = self.predictions(index, [query], layer)
+        return f"query {int(self.snapshots[index].query_ids[query])}, {prediction.label}"
+
+    def panel(self, figure: PixelFigure, rect: Rect, attention: AttentionMap) -> Panel:
+        """Return a panel with a map over the image, on a colour scale of its own."""
+        panel = self.viewport.panel_in(figure, rect, grey=True)
+        draw_map(panel, attention, Scale.from_zero(visible_cells(attention)[0]))
+        return panel
+
+    def draw_boxes(self, panel: Panel, index: int, queries: Sequence[int], layer: int) -> None:
+        """Draw the annotated boxes, and those that some queries predict with class and score."""
+        targets = self.traces[index].targets_xyxy
+        many = targets is not None and len(targets) > MANY_BOXES
+        draw_ground_truth(panel, targets, 1.0 if many else 2.0)
+        shown = self.predictions(index, queries, layer)
+        draw_boxes(panel, shown, [prediction.label for prediction in shown])
+
+    @property
+    def averaged(self) -> str:
+        """Heads and queries that `attention` averages over, in words."""
+        if self.options.queries == "all":
+            return "mean over heads and all queries"
+        return f"mean over heads and the queries that score at least {self.options.threshold:g} (else the best one)"
+
+    @property
+    def dashed_note(self) -> str:
+        """Meaning of dashed boxes, for a caption; empty without annotated boxes."""
+        targets = self.recording.images[self.name].targets_xyxy
+        return "; white, dashed: ground truth" if targets is not None and len(targets) else ""
+
+    def _best_scores(self, index: int) -> Tensor:
+        trace = self.traces[index]
+        return trace.scores(prediction_layer(trace, self.options.layer)).amax(1)  # [n]
+
+
+def heading(recording: Recording, index: int, about: str = "") -> str:
+    """Return the heading of a frame: model, subject, epoch and step."""
+    step = recording.steps[index]
+    variant = next(iter(recording.images.values())).card.variant
+    when = "before training" if step.step == 0 else f"epoch {step.epoch:.3g}, step {step.step}"
+    return f"{variant}{f', {about}' if about else ''}: {when} of {recording.steps[-1].step}"
+
+
+def grid_figure(
+    heading: str, caption: str, titles: Sequence[str], viewport: Viewport
+) -> tuple[PixelFigure, list[Rect]]:
+    """Return a figure with titles over equal panels of an image's shape, and the rectangles of the panels."""
+    height = HEIGHT - sum(header_and_footer(WIDTH, heading, caption))
+    across, down = viewport.size_within(1, 1)
+    rects = largest_grid(len(titles), down / across, WIDTH - 2 * MARGIN, height, GAP, above=TITLE + 8)
+    left = (WIDTH - max(x + w for x, _, w, _ in rects)) / 2
+    figure = PixelFigure(WIDTH, round(max(y + h for _, y, _, h in rects)), heading, caption)
+    rects = [(x + left, y, w, h) for x, y, w, h in rects]
+    for title, (x, y, w, _) in zip(titles, rects, strict=True):
+        figure.text(shortened(title, TITLE, w), x, y - TITLE - 5, size=TITLE)
+    return figure, rects

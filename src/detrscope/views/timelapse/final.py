@@ -1,123 +1,105 @@
-"""The film of a whole training: attention in the probe images, beside that epoch's losses, rates, AP and parts."""
+"""The film of a whole run: attention in the probe images beside losses, learning rates, AP and attention on parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
 
 from detrscope.console import log
 from detrscope.core.snapshot import Recording
-from detrscope.views.canvas import PixelFigure, Scale, strips
+from detrscope.views.canvas import PixelFigure, header_and_footer
 from detrscope.views.canvas.figure import MARGIN
+from detrscope.views.grid import largest_grid
 from detrscope.views.part_curves import draw_ratios
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
 from detrscope.views.timelapse.film_spec import (
+    OWN_PEAK,
     FilmOptions,
     FilmSpec,
-    Rect,
-    dashed,
-    draw_found,
-    draw_truth,
-    found_queries,
-    grid_of,
+    ProbeFilm,
     heading,
-    map_values,
-    merged_row,
-    merging,
-    picture_panel,
-    site_name,
 )
-from detrscope.views.timelapse.maps import OWN_PEAK
+from detrscope.views.viewport import Rect
 
 WIDTH, HEIGHT = 1440, 810  # pixels
-PICTURES = 780  # pixels across, of the part with the pictures
-MOST = 9  # pictures in one film
-GAP = 8  # pixels between pictures
+IMAGES_WIDTH = 780  # pixels across, of the part with the images
+MAX_IMAGES = 9  # in one film
+GAP = 8  # pixels between images
 ABOVE, BESIDE, BELOW = 46.0, 46.0, 24.0  # pixels around a chart for its title and its numbers
-SHORTEST, TALLEST = 80.0, 150.0  # of a chart under the pictures or above the parts
+MIN_CHART, MAX_CHART = 80.0, 150.0  # pixels, height of a chart below the images or above the parts
 NAMES = 130  # pixels for the names of parts
-UNDER = (LOSS, RATES)  # charts that go under the pictures if they can
+BELOW_IMAGES = (LOSS, RATES)  # charts that go below the images where there is room
 
 
-def final_reels(watched: Recording, choice: FilmOptions) -> Iterator[FilmSpec]:
-    """One film with all pictures (the first nine) and the metrics of the run."""
-    names = choice.images[:MOST]
-    if len(names) < len(choice.images):
-        log.info("the final film shows the first %d of %d pictures", len(names), len(choice.images))
-    name = "final" if len(choice.images) == len(watched.images) else f"{names[0]}-final"
-    yield FilmSpec(name, len(watched.moments), partial(_frame, watched, choice, names, Curves.of(watched)))
+def final_film(recording: Recording, options: FilmOptions) -> FilmSpec:
+    """Return one film with all images (the first nine) and the metrics of the run."""
+    names = options.images(recording)
+    left_out = f"the first {MAX_IMAGES} of {len(names)} images" if len(names) > MAX_IMAGES else ""
+    if left_out:
+        log.info("the final film shows %s", left_out)
+    films = [ProbeFilm(recording, name, options) for name in names[:MAX_IMAGES]]
+    name = "final" if len(names) == len(recording.images) else f"{names[0]}-final"
+    draw = partial(_draw, recording, films, left_out, Curves.of(recording))
+    return FilmSpec(name, len(recording.steps), draw)
 
 
-def _frame(
-    watched: Recording, choice: FilmOptions, names: tuple[str, ...], curves: Curves, index: int
+def _draw(
+    recording: Recording, films: Sequence[ProbeFilm], left_out: str, curves: Curves, index: int
 ) -> PixelFigure:
-    above = heading(watched, index)
-    first = watched.moments[index].looks[names[0]]
-    truth = dashed(*(watched.images[name] for name in names))
-    caption = f"{site_name(choice.layer, first)}: {merging(choice)}; {OWN_PEAK}{truth}; boxes: predicted"
-    if len(names) < len(choice.images):
-        caption += f"; the first {len(names)} of {len(choice.images)} pictures"
-    if watched.attention:
+    first = films[0]
+    dashed = next((film.dashed_note for film in films if film.dashed_note), "")
+    caption = f"{first.site}: {first.averaged}; {OWN_PEAK}{dashed}; boxes: predicted"
+    if left_out:
+        caption += f"; {left_out}"
+    if recording.attention:
         caption += (
-            "; attention for its area: mean over objects of what the query that answers for one (mean over heads of the"
+            "; attention relative to area: mean over objects of what the query matched with one (mean over heads of the"
             " last layer) gives to a part, divided by the mean share of the image that the part has"
         )
-    height = HEIGHT - sum(strips(WIDTH, above, caption))
-    sheet = PixelFigure(WIDTH, height, above, caption)
-    aspect = max(watched.images[name].geometry.height / watched.images[name].geometry.width for name in names)
-    places = grid_of(len(names), aspect, PICTURES - 2 * MARGIN, height, GAP)
-    for name, (x, y, across, down) in zip(names, places, strict=True):
-        _draw_picture(sheet, (MARGIN + x, y, across, down), watched, choice, name, index)
-    bottom = max(y + down for _, y, _, down in places)
-    charts, parts = _layout(list(curves.charts), bottom, height, bool(watched.attention))
+    above = heading(recording, index)
+    height = HEIGHT - sum(header_and_footer(WIDTH, above, caption))
+    figure = PixelFigure(WIDTH, height, above, caption)
+    aspect = max(down / across for across, down in (film.viewport.size_within(1, 1) for film in films))
+    rects = largest_grid(len(films), aspect, IMAGES_WIDTH - 2 * MARGIN, height, GAP)
+    for film, (x, y, across, down) in zip(films, rects, strict=True):
+        panel = film.panel(figure, (MARGIN + x, y, across, down), film.attention(index))
+        film.draw_boxes(panel, index, film.detected(index), film.options.layer)
+    bottom = max(y + down for _, y, _, down in rects)
+    charts, parts = _layout(list(curves.charts), bottom, height, bool(recording.attention))
     for title, rect in charts.items():
-        curves.draw(sheet, title, rect, watched.moments[index].epoch)
-    if watched.attention:
-        draw_ratios(sheet, parts, watched.attention, until=watched.moments[index].step)
-    return sheet
-
-
-def _draw_picture(
-    sheet: PixelFigure, rect: Rect, watched: Recording, choice: FilmOptions, name: str, index: int
-) -> None:
-    trace, look = watched.images[name], watched.moments[index].looks[name]
-    panel = picture_panel(sheet, rect, trace)
-    values = map_values(merged_row(look, trace, choice), trace)
-    panel.heat(values, Scale.amounts(values))
-    draw_truth(panel, trace)
-    draw_found(panel, look, trace, choice.layer, found_queries(look, trace, choice))
+        curves.draw(figure, title, rect, recording.steps[index].epoch)
+    if recording.attention:
+        draw_ratios(figure, parts, recording.attention, until=recording.steps[index].step)
+    return figure
 
 
 def _layout(
     titles: list[str], bottom: float, height: float, with_parts: bool
 ) -> tuple[dict[str, Rect], Rect]:
-    """Places of charts by title, and of the chart of parts.
+    """Return the rectangles of the charts by title, and of the chart of parts.
 
     Args:
-        titles: in the order of reading.
-        bottom: where the pictures end.
-        height: of the whole.
+        titles: titles in reading order.
+        bottom: where the images end.
+        height: height of the figure's body.
         with_parts: leave the lower right to the parts.
     """
-    places: dict[str, Rect] = {}
+    rects: dict[str, Rect] = {}
     room = height - bottom - ABOVE - BELOW
-    if room >= SHORTEST:
-        under = [title for title in titles if title in UNDER]
-        wide, tall = (PICTURES - MARGIN) / len(under), min(room, TALLEST)
-        for i, title in enumerate(under):
-            places[title] = (
-                MARGIN + i * wide + BESIDE - 16,
-                height - BELOW - tall,
-                wide - BESIDE - MARGIN,
-                tall,
-            )
-    rest = [title for title in titles if title not in places]
+    if room >= MIN_CHART:
+        below = [title for title in titles if title in BELOW_IMAGES]
+        wide, tall = (IMAGES_WIDTH - MARGIN) / len(below), min(room, MAX_CHART)
+        for i, title in enumerate(below):
+            x = MARGIN + i * wide + BESIDE - 16
+            rects[title] = (x, height - BELOW - tall, wide - BESIDE - MARGIN, tall)
+    rest = [title for title in titles if title not in rects]
     rows = -(-len(rest) // 2)
     tall = (height / (1.7 if with_parts else 1.0)) / rows - ABOVE - BELOW
-    tall = min(tall, TALLEST) if with_parts else tall
-    wide = (WIDTH - PICTURES) / 2
+    tall = min(tall, MAX_CHART) if with_parts else tall
+    wide = (WIDTH - IMAGES_WIDTH) / 2
     for i, title in enumerate(rest):
-        x, y = PICTURES + BESIDE + i % 2 * wide, ABOVE + i // 2 * (tall + ABOVE + BELOW)
-        places[title] = (x, y, wide - BESIDE - MARGIN, tall)
+        x, y = IMAGES_WIDTH + BESIDE + i % 2 * wide, ABOVE + i // 2 * (tall + ABOVE + BELOW)
+        rects[title] = (x, y, wide - BESIDE - MARGIN, tall)
     y = rows * (tall + ABOVE + BELOW) + ABOVE / 2
-    return places, (PICTURES + BESIDE, y, WIDTH - PICTURES - BESIDE - NAMES - MARGIN, height - y - BELOW - 16)
+    width = WIDTH - IMAGES_WIDTH - BESIDE - NAMES - MARGIN
+    return rects, (IMAGES_WIDTH + BESIDE, y, width, height - y - BELOW - 16)

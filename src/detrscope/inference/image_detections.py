@@ -1,0 +1,90 @@
+"""Detections in one image or video frame, with where they come from: for JSON, CSV and other libraries."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TextIO
+
+from detrscope.core.errors import UserError
+from detrscope.core.safe_text import csv_row
+from detrscope.core.types import Detections
+
+if TYPE_CHECKING:
+    import supervision
+
+BOX_COLUMNS = ("x0", "y0", "x1", "y1", "score", "category_id", "name", "query_id")
+CSV_COLUMNS = ("source", "frame", "time", *BOX_COLUMNS)
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """Detections in one image, or in one frame of a video."""
+
+    source: str
+    detections: Detections
+    frame: int | None = None  # index in the video
+    time: float | None = None  # seconds since the first frame
+    note: str = ""  # warning about these detections, such as of a model that does not know photographs
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; boxes in pixels of the upright original."""
+        d = self.detections
+        frame = {} if self.frame is None else {"frame": self.frame, "time": self.time}
+        note = {"note": self.note} if self.note else {}
+        keys = ("box_xyxy", "score", "category_id", "name", "query_id")
+        columns = (d.boxes_xyxy.tolist(), d.scores.tolist(), d.labels.tolist(), d.names, d.query_ids.tolist())
+        rows = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+        size = {"width": d.width, "height": d.height}
+        return {"source": self.source, **frame, **note, **size, "detections": rows}
+
+    def to_rows(self) -> list[tuple[Any, ...]]:
+        """Return a row of `CSV_COLUMNS` for each detection."""
+        rows = [[*row.values()] for row in self.to_json()["detections"]]
+        return [(self.source, self.frame, self.time, *box, *rest) for box, *rest in rows]
+
+
+def write_csv(file: TextIO, detections: Sequence[ImageDetections]) -> None:
+    """Write a header and a row for each detection; names that a spreadsheet would compute get an apostrophe."""
+    writer = csv.writer(file)
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows(csv_row(row) for image in detections for row in image.to_rows())
+
+
+def of_classes(detections: Detections, names: Collection[str]) -> Detections:
+    """Return the detections of some classes; all of them where `names` is empty."""
+    if not names:
+        return detections
+    keep = [i for i, name in enumerate(detections.names) if name in names]
+    return replace(
+        detections,
+        boxes_xyxy=detections.boxes_xyxy[keep],
+        scores=detections.scores[keep],
+        labels=detections.labels[keep],
+        names=tuple(detections.names[i] for i in keep),
+        query_ids=detections.query_ids[keep],
+    )
+
+
+def to_supervision(detections: Detections) -> supervision.Detections:
+    """Return the detections as those of `supervision`; class ids are the original category ids.
+
+    Raises:
+        UserError: supervision is not installed.
+    """
+    import numpy as np
+
+    try:
+        import supervision
+    except ImportError:
+        raise UserError(
+            "supervision is not installed; it comes with `pip install 'detrscope[supervision]'`"
+        ) from None
+
+    return supervision.Detections(
+        xyxy=detections.boxes_xyxy.numpy().astype(np.float32).reshape(-1, 4),
+        confidence=detections.scores.numpy().astype(np.float32),
+        class_id=detections.labels.numpy().astype(int),
+        data={"class_name": np.array(detections.names, dtype=str), "query_id": detections.query_ids.numpy()},
+    )

@@ -1,0 +1,99 @@
+"""Captions of maps and figures: model, site, heads, query, level and normalisation in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detrscope.core.attention_map import AttentionMap, Selection
+from detrscope.core.records import DeformableRecord
+from detrscope.core.trace_data import TraceData
+
+MAX_LISTED = 12  # queries that are listed by number
+NOTE = "note"  # key in the notes of a trace: a warning that belongs in its captions
+OWN_PEAK = "colours run from 0 to each map's own peak, given in its corner"
+
+
+def caption(*parts: str) -> str:
+    """Return the parts that are not empty as one sentence."""
+    return "; ".join(part for part in parts if part) + "."
+
+
+def model_and_source(trace: TraceData) -> str:
+    """Return model, image, notes and edits."""
+    image = f" on {Path(trace.source).name}" if trace.source else ""
+    edits = "; ".join(edit.describe() for edit in trace.edits)
+    notes = ", ".join(str(value) if key == NOTE else f"{key} {value}" for key, value in trace.notes.items())
+    return (
+        trace.card.variant
+        + image
+        + (f", {notes}" if notes else "")
+        + (f", edited ({edits})" if edits else "")
+    )
+
+
+def model_name(trace: TraceData) -> str:
+    """Return the model, its epoch and its number of edits, such as `detr-r50, epoch 10`."""
+    epoch = trace.notes.get("epoch")
+    when = f", epoch {epoch:g}" if isinstance(epoch, int | float) else ""
+    return trace.card.variant + when + (f", {len(trace.edits)} edits" if trace.edits else "")
+
+
+def heads_used(trace: TraceData, selection: Selection) -> str:
+    """Return how the heads of a site are merged, such as `mean of 8 heads`."""
+    count, head = trace.record(selection.site).shape[0], selection.head
+    return f"{selection.merge} of {count} heads" if head is None else f"head {head % count} of {count}"
+
+
+def token_sizes(trace: TraceData, level: int | None) -> str:
+    """Return the sizes of the shown levels, such as `25x34 + 13x17`."""
+    levels = trace.levels if level is None else [trace.levels[level]]
+    return " + ".join(f"{size.height}x{size.width}" for size in levels)
+
+
+def normalisation(trace: TraceData, selection: Selection) -> str:
+    """Return what the weights of a site are normalised over, and which levels are shown."""
+    site, level = selection.site, selection.level
+    record, sizes = trace.record(site), token_sizes(trace, level)
+    if site.startswith("decoder") and site.endswith("self"):
+        return f"softmax over {record.shape[2]} queries"
+    if isinstance(record, DeformableRecord):
+        text = f"softmax over points, splatted on {sizes} tokens and not renormalised"
+    else:
+        text = f"softmax over {sizes} tokens"
+    count = len(trace.levels)
+    if count == 1:
+        return text
+    return f"{text} ({'all' if level is None else f'level {level % count}'} of {count} levels)"
+
+
+def weight_sums(maps: Sequence[AttentionMap]) -> str:
+    """Return the least and the greatest sum of the weights of some maps."""
+    masses = [one.mass for one in maps]
+    low, high = f"{min(masses):.3f}", f"{max(masses):.3f}"
+    return f"weights of a map sum to {low}" + (f" to {high}" if low != high else "")
+
+
+def listed_queries(queries: Sequence[int]) -> str:
+    """Return query indices in words, such as `3 queries (number 0, 4, 7)`."""
+    listed = ", ".join(map(str, queries[:MAX_LISTED])) + (", ..." if len(queries) > MAX_LISTED else "")
+    return f"{len(queries)} {'query' if len(queries) == 1 else 'queries'} (number {listed})"
+
+
+def map_caption(
+    trace: TraceData, selection: Selection, name: str, mass: float, *, of_site: bool = True
+) -> str:
+    """Return the caption of one map.
+
+    Args:
+        trace: the trace.
+        selection: what the map was computed from.
+        name: name of its rows.
+        mass: sum of its weights.
+        of_site: whether it holds weights of one site, not computed over heads and layers.
+    """
+    if of_site:
+        parts = [selection.site, name, heads_used(trace, selection), normalisation(trace, selection)]
+    else:
+        parts = [name, f"{token_sizes(trace, selection.level)} tokens"]
+    return ", ".join([model_name(trace), *parts, f"weights sum to {mass:.3f}"])

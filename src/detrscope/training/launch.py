@@ -1,0 +1,106 @@
+"""Launch a training: processes, nodes, devices and precision, as settings, launcher and machine give them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from datetime import timedelta
+from typing import Literal
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from detrscope.console import log
+from detrscope.core.distributed import gather_objects
+from detrscope.core.errors import UserError
+from detrscope.core.model_card import Precision
+from detrscope.ops.kernels.machine import fastest_precision, warn_if_emulated
+from detrscope.training.config import RunConfig
+from detrscope.training.train_config import TrainConfig
+
+# How long to wait for another process; the first one may be busy with probe images.
+TIMEOUT = timedelta(minutes=10)
+PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """Return the kind of device that a run takes."""
+    if config.accelerator != "auto":
+        return torch.device({"gpu": "cuda"}.get(config.accelerator, config.accelerator))
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def resolve_processes(config: RunConfig) -> RunConfig:
+    """Fill in the nodes, and processes per node, that a launcher such as torchrun has started.
+
+    Raises:
+        UserError: the settings say other numbers.
+    """
+    world, local = (os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if not (world.isdecimal() and local.isdecimal()):  # not started by a launcher
+        return config
+    train, nodes, devices = config.train, int(world) // int(local), int(local)
+    for name, configured, count in (("nodes", train.nodes, nodes), ("devices", train.devices, devices)):
+        if configured not in (1, count):
+            raise UserError(
+                f"train.{name} is {configured}, but the launcher started {world} processes, {local} on each node:"
+                f" leave the setting out, or set it to {count}"
+            )
+    return replace(config, train=replace(train, nodes=nodes, devices=devices))
+
+
+def resolve_precision(config: RunConfig) -> RunConfig:
+    """Fill in the precision that `auto` means on this machine; a resumed run keeps that of its start."""
+    precision, device = config.train.precision, device_of(config.train)
+    if precision != "auto":
+        warn_if_emulated(precision, device)
+        return config
+    precision = fastest_precision(device)
+    log.info("precision %s: the fastest that this machine's %s computes natively", precision, device.type)
+    return replace(config, train=replace(config.train, precision=precision))
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """Make the engine that places models, casts products and joins processes.
+
+    Raises:
+        UserError: the devices are not there, or cannot compute in that precision.
+    """
+    assert config.precision != "auto"
+    if config.precision == "fp16" and device_of(config).type == "cpu":
+        raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
+    # Fabric prints its precision whatever --quiet says.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    try:
+        return Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            precision=PRECISIONS[config.precision],
+            strategy=DDPStrategy(timeout=TIMEOUT) if config.processes > 1 else "auto",
+        )
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise UserError(
+            f"train.accelerator {config.accelerator}, train.devices {config.devices}, train.nodes {config.nodes}:"
+            f" {error}"
+        ) from None
+
+
+def check_same_precision(config: TrainConfig) -> None:
+    """Check that every process has resolved the same precision: each has asked its own machine.
+
+    Raises:
+        UserError: they differ.
+    """
+    precisions = sorted(set(gather_objects(config.precision)))
+    if len(precisions) > 1:
+        raise UserError(
+            f"train.precision auto is {' and '.join(precisions)} in processes of this training: set it to one"
+        )

@@ -1,0 +1,30 @@
+"""The matcher and the terms of the loss that a training's settings and its model's scoring ask for."""
+
+from __future__ import annotations
+
+from detrscope.core.model_card import Scoring
+from detrscope.training.losses.boxes import BoxGIoU, BoxL1
+from detrscope.training.losses.classes import CrossEntropy, FocalLoss, MatchabilityLoss
+from detrscope.training.losses.criterion import LossTerm, SetCriterion
+from detrscope.training.matcher import FocalCost, Matcher, SoftmaxCost
+from detrscope.training.train_config import LossConfig, TrainConfig
+
+
+def make_criterion(config: TrainConfig, scoring: Scoring) -> SetCriterion:
+    """Make the set loss of a training."""
+    return SetCriterion(make_matcher(config, scoring), make_terms(config.loss, scoring), scoring)
+
+
+def make_matcher(config: TrainConfig, scoring: Scoring) -> Matcher:
+    """Make the matcher of a training; its class cost suits the scoring."""
+    class_cost = FocalCost() if scoring == "sigmoid" else SoftmaxCost()
+    return Matcher(class_cost, config.cost.classes, config.cost.box, config.cost.giou)
+
+
+def make_terms(config: LossConfig, scoring: Scoring) -> tuple[LossTerm, ...]:
+    """Return the terms of the loss; the class term suits the scoring."""
+    class_term: LossTerm = CrossEntropy(weight=config.classes, no_object=config.no_object)
+    if scoring == "sigmoid":
+        sigmoid_loss = MatchabilityLoss if config.sigmoid == "matchability" else FocalLoss
+        class_term = sigmoid_loss(weight=config.classes)
+    return class_term, BoxL1(weight=config.box), BoxGIoU(weight=config.giou)

@@ -1,0 +1,79 @@
+"""Processes, nodes and devices of a training, as settings and launchers give them; no cluster is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lightning.fabric.strategies import DDPStrategy
+
+from detrscope.core.errors import UserError
+from detrscope.training import launch
+from detrscope.training.config import DataConfig, RunConfig
+from detrscope.training.launch import make_fabric, resolve_processes
+from detrscope.training.train_config import TrainConfig
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The arguments that Fabric is made with."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(launch, "Fabric", lambda **arguments: given.update(arguments))
+    return given
+
+
+def test_nodes_and_devices_per_node_reach_fabric(arguments: dict[str, Any]) -> None:
+    make_fabric(TrainConfig(nodes=2, devices=4, accelerator="cpu", precision="bf16"))
+    assert (arguments["num_nodes"], arguments["devices"]) == (2, 4)
+    assert (arguments["accelerator"], arguments["precision"]) == ("cpu", "bf16-mixed")
+    assert isinstance(arguments["strategy"], DDPStrategy)
+
+
+@pytest.mark.parametrize(("nodes", "devices", "joins"), [(1, 1, False), (1, 2, True), (2, 1, True)])
+def test_several_processes_join_by_ddp(
+    nodes: int, devices: int, joins: bool, arguments: dict[str, Any]
+) -> None:
+    make_fabric(TrainConfig(nodes=nodes, devices=devices, accelerator="cpu", precision="fp32"))
+    assert isinstance(arguments["strategy"], DDPStrategy) == joins
+
+
+@pytest.mark.parametrize(
+    ("world", "local", "expected"), [("8", "4", (2, 4)), ("2", "2", (1, 2)), ("8", None, (1, 1))]
+)
+def test_a_launcher_tells_nodes_and_devices(
+    world: str, local: str | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    train = resolve_processes(RunConfig()).train
+    assert (train.nodes, train.devices) == expected
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (TrainConfig(devices=8), r"train\.devices is 8, but .* 8 processes, 4 on each node: .* set it to 4"),
+        (TrainConfig(nodes=4, devices=4), r"train\.nodes is 4, but .* set it to 2"),
+    ],
+)
+def test_settings_that_contradict_the_launcher_are_refused(
+    train: TrainConfig, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=message):
+        resolve_processes(RunConfig(train=train))
+
+
+def test_the_batch_is_divided_over_all_nodes() -> None:
+    train = TrainConfig(nodes=2, devices=4, accumulate=2)
+    assert RunConfig(data=DataConfig(batch_size=32), train=train).images_per_micro_batch == 2
+    with pytest.raises(UserError, match=r"data\.batch_size is 24: expected a multiple of train\.nodes x"):
+        RunConfig(data=DataConfig(batch_size=24), train=train)

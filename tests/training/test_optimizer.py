@@ -1,0 +1,73 @@
+"""Parameter groups and the optimizer over them."""
+
+from __future__ import annotations
+
+import pytest
+
+from detrscope.core.errors import UserError
+from detrscope.training.optimizer import (
+    freeze_backbone,
+    groups_table,
+    make_optimizer,
+    parameter_groups,
+    set_rates,
+)
+from detrscope.training.train_config import TrainConfig
+from tests.support.tiny_training import TinyDetector
+
+
+def test_backbone_has_its_own_learning_rate() -> None:
+    model = TinyDetector()
+    base, backbone = parameter_groups(model, TrainConfig())
+    assert (base.name, base.lr, base.weight_decay) == ("base", 1e-4, 1e-4)
+    assert (backbone.name, backbone.lr, backbone.weight_decay) == ("backbone", 1e-5, 1e-4)
+    assert set(backbone.parameters) == {n for n, _ in model.named_parameters() if n.startswith("backbone.")}
+    assert base.size + backbone.size == sum(p.numel() for p in model.parameters())
+
+
+def test_patterns_give_factors_and_the_first_one_wins() -> None:
+    config = TrainConfig(lr=1.0, lr_factors={"heads.3.*": 0.1, "heads.*": 0.5, "backbone.1.*": 2.0})
+    groups = {g.name: g for g in parameter_groups(TinyDetector(), config)}
+    assert {name: g.lr for name, g in groups.items()} == {
+        "backbone": 1e-5, "heads.3.*": 0.1, "heads.*": 0.5, "backbone.1.*": 2.0,
+    }  # fmt: skip
+    assert set(groups["heads.3.*"].parameters) == {"heads.3.weight", "heads.3.bias"}
+
+
+def test_pattern_without_match_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'head\.\*' fits no trainable parameter"):
+        parameter_groups(TinyDetector(), TrainConfig(lr_factors={"head.*": 0.1}))
+
+
+def test_decay_1d_off_spares_biases_and_norms() -> None:
+    groups = {g.name: g for g in parameter_groups(TinyDetector(), TrainConfig(decay_1d=False))}
+    assert list(groups) == ["base", "base.1d", "backbone", "backbone.1d"]
+    assert all(p.ndim == 1 for p in groups["backbone.1d"].parameters.values())
+    assert groups["backbone.1d"].weight_decay == 0 and groups["backbone"].weight_decay == 1e-4
+
+
+def test_frozen_backbone_is_listed_but_in_no_group() -> None:
+    from rich.console import Console
+
+    model = TinyDetector()
+    freeze_backbone(model)
+    groups = parameter_groups(model, TrainConfig())
+    assert [g.name for g in groups] == ["base"]
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(groups_table(groups, model))
+    frozen = sum(p.numel() for p in model.backbone.parameters())
+    assert (
+        f"{groups[0].size:,}" in capture.get()
+        and "frozen" in capture.get()
+        and f"{frozen:,}" in capture.get()
+    )
+
+
+def test_rates_are_set_per_group() -> None:
+    groups = parameter_groups(TinyDetector(), TrainConfig())
+    optimizer = make_optimizer(groups, TrainConfig())
+    set_rates(optimizer, groups, 0.5)
+    assert [g["lr"] for g in optimizer.param_groups] == [5e-5, 5e-6]
+    set_rates(optimizer, groups, 0.5)  # from the full rate, not from the last one
+    assert [g["lr"] for g in optimizer.param_groups] == [5e-5, 5e-6]
