@@ -26,7 +26,7 @@ def estimate_memory(config: RunConfig, classes: int) -> int:
     images = config.images_per_micro_batch
     layers = settings.decoder.layers
     queries = families.query_count(model.variant, model.overrides)
-    activations = images * queries * settings.width * layers * LAYER
+    activations: int = images * queries * settings.width * layers * LAYER
     activations += images * queries * classes * (layers + 1)
     activations += images * 3 * config.data.short_side**2 * MAPS
     weights = parameters * (COPIES + config.train.ema.enabled)
