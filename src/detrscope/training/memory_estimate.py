@@ -24,9 +24,9 @@ def estimate_memory(config: RunConfig, classes: int) -> int:
     parameters = sum(parameter.numel() for parameter in built.parameters())
     settings = families.resolve(model.variant, model.overrides)
     images = config.images_per_micro_batch
-    layers = getattr(getattr(settings, "decoder", None), "layers", 1)
+    layers = settings.decoder.layers
     queries = families.query_count(model.variant, model.overrides)
-    activations = images * queries * getattr(settings, "width", 1) * layers * LAYER
+    activations = images * queries * settings.width * layers * LAYER
     activations += images * queries * classes * (layers + 1)
     activations += images * 3 * config.data.short_side**2 * MAPS
     weights = parameters * (COPIES + config.train.ema.enabled)

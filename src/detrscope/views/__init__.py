@@ -34,8 +34,9 @@ Part = Literal[
     "ground_truth",
 ]
 QUERY: tuple[Part, ...] = ("queries", "threshold")
-POINT: tuple[Part, ...] = ("points", "from_level", *QUERY)
-MAP: tuple[Part, ...] = ("layer", "head", "level", "merge", "cells")
+QUERY_MAP: tuple[Part, ...] = (*QUERY, "layer", "head", "level", "merge", "cells")
+POINT_MAP: tuple[Part, ...] = ("points", "from_level", *QUERY_MAP)
+SAMPLES: tuple[Part, ...] = ("points", "from_level", *QUERY, "layer", "head", "level")
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class View:
 
     Attributes:
         module: module of `detrscope.views`.
-        data_step: function in it, from a trace and options to a `ViewData`.
-        drawing_step: function in it, from that `ViewData` to a figure.
+        name: stem of its functions in it: `NAME_data`, from a trace and options to a `ViewData`, and `draw_NAME`, from
+            that to a figure.
         shows: description in a few words.
         uses: options that make a difference.
         one_row: whether it shows the row of a query or that of a point, and not both.
@@ -53,8 +54,7 @@ class View:
     """
 
     module: str
-    data_step: str
-    drawing_step: str
+    name: str
     shows: str
     uses: tuple[Part, ...]
     one_row: bool = False
@@ -66,11 +66,11 @@ class View:
         Raises:
             UserError: the options do not fit this trace; as a `NotInTrace` where the trace has nothing to show.
         """
-        return cast("ViewData", self._function(self.data_step)(trace, options))
+        return cast("ViewData", self._function(f"{self.name}_data")(trace, options))
 
     def draw(self, data: ViewData) -> PixelFigure:
         """Draw these numbers; the figure keeps them as `numbers`."""
-        figure = cast("PixelFigure", self._function(self.drawing_step)(data))
+        figure = cast("PixelFigure", self._function(f"draw_{self.name}")(data))
         figure.numbers = data
         return figure
 
@@ -86,81 +86,34 @@ class View:
 
 VIEWS: dict[str, View] = {
     "detections": View(
-        "detections",
-        "detections_data",
-        "draw_detections",
-        "boxes, classes, scores, queries",
-        (*QUERY, "ground_truth"),
+        "detections", "detections", "boxes, classes, scores, queries", (*QUERY, "ground_truth")
     ),
-    "per-query": View(
-        "cross_attention", "per_query_data", "draw_per_query", "map and box of each query", (*QUERY, *MAP)
-    ),
-    "mean": View("cross_attention", "mean_data", "draw_mean", "the mean map of all queries", (*QUERY, *MAP)),
-    "encoder": View(
-        "encoder", "encoder_data", "draw_encoder", "encoder self-attention of points", (*POINT, *MAP)
-    ),
-    "heads": View(
-        "heads",
-        "heads_data",
-        "draw_heads",
-        "every head and layer of a query or point",
-        (*POINT, *MAP),
-        one_row=True,
-    ),
-    "by-layer": View(
-        "heads", "by_layer_data", "draw_by_layer", "one query through the decoder layers", (*QUERY, *MAP)
-    ),
-    "points": View(
-        "points", "point_levels_data", "draw_points", "sampling points by level", (*POINT, *MAP), one_row=True
-    ),
-    "points-heads": View(
-        "points",
-        "point_heads_data",
-        "draw_points",
-        "sampling points by head",
-        (*POINT, "layer", "head", "level"),
-        one_row=True,
-    ),
-    "points-layers": View(
-        "points",
-        "point_layers_data",
-        "draw_points",
-        "sampling points by layer",
-        (*POINT, "layer", "head", "level"),
-        one_row=True,
-    ),
+    "per-query": View("cross_attention", "per_query", "map and box of each query", QUERY_MAP),
+    "mean": View("cross_attention", "mean", "the mean map of all queries", QUERY_MAP),
+    "encoder": View("encoder", "encoder", "encoder self-attention of points", POINT_MAP),
+    "heads": View("heads", "heads", "every head and layer of a query or point", POINT_MAP, one_row=True),
+    "by-layer": View("heads", "by_layer", "one query through the decoder layers", QUERY_MAP),
+    "points": View("points", "point_levels", "sampling points by level", POINT_MAP, one_row=True),
+    "points-heads": View("points", "point_heads", "sampling points by head", SAMPLES, one_row=True),
+    "points-layers": View("points", "point_layers", "sampling points by layer", SAMPLES, one_row=True),
     "relevance": View(
         "relevance",
-        "relevance_data",
-        "draw_relevance",
+        "relevance",
         "attention, rollout and relevance of a prediction",
-        (*QUERY, *MAP),
+        QUERY_MAP,
         uses_gradients=True,
     ),
-    "incoming": View("incoming", "incoming_data", "draw_incoming", "what attends to a point", (*POINT, *MAP)),
+    "incoming": View("incoming", "incoming", "what attends to a point", POINT_MAP),
     "query-self-attention": View(
         "query_self_attention",
-        "query_self_attention_data",
-        "draw_query_self_attention",
+        "query_self_attention",
         "how queries attend to each other",
         (*QUERY, "layer", "head", "merge"),
     ),
-    "features": View("features", "features_data", "draw_features", "the backbone's strongest channels", ()),
-    "channels": View("features", "channels_data", "draw_channels", "all channels of one convolution", ()),
-    "metrics": View(
-        "metrics",
-        "metrics_data",
-        "draw_metrics",
-        "attention metrics over the layers",
-        (*QUERY, "ground_truth"),
-    ),
-    "compare": View(
-        "compare",
-        "comparison_data",
-        "draw_comparison",
-        "two traces and their difference",
-        ("against", *QUERY, *MAP),
-    ),
+    "features": View("features", "features", "the backbone's strongest channels", ()),
+    "channels": View("features", "channels", "all channels of one convolution", ()),
+    "metrics": View("metrics", "metrics", "attention metrics over the layers", (*QUERY, "ground_truth")),
+    "compare": View("compare", "comparison", "two traces and their difference", ("against", *QUERY_MAP)),
 }
 
 

@@ -83,14 +83,14 @@ def comparison_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) ->
     partners = predictions(other, [q.query for q in queries] if same else _best_overlaps(other, queries))
     others = predictions(other, detected_queries(other, options.threshold))
     traces, captions = [], []
-    for one, found, compared, order in (
+    for one, shown, compared, order in (
         (trace, detections, queries, "first"),
         (other, others, partners, "second"),
     ):
         _, site = recorded_site(one, "decoder.cross", options)
         selection = options.selection(site, tuple(q.query for q in compared))
         maps = row_maps(one, selection)
-        traces.append(ComparedTrace(model_name(one), found, compared, maps, Viewport.of(one, options)))
+        traces.append(ComparedTrace(model_name(one), shown, compared, maps, Viewport.of(one, options)))
         captions.append(
             f"{order}: {model_and_source(one)}, {site}, {heads_used(one, selection)}, "
             f"{normalisation(one, selection)}, {weight_sums(maps)}"

@@ -195,6 +195,9 @@ def draw_points(data: PointsData) -> PixelFigure:
     return figure
 
 
+draw_point_levels = draw_point_heads = draw_point_layers = draw_points
+
+
 def _deformable_row(trace: TraceData, options: ViewOptions, every_layer: bool = False) -> AttentionRow:
     def is_deformable(kind: Kind) -> bool:
         return any(isinstance(trace.records.get(site), DeformableRecord) for site in trace.sites_of(kind))
