@@ -212,7 +212,7 @@ def test_decompression_bombs_are_refused(state: State, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change"),
+    ("change", "message"),
     [
         (
             {"class_embed.weight": torch.zeros(4, 32, dtype=torch.int8)},
@@ -225,10 +225,10 @@ def test_decompression_bombs_are_refused(state: State, tmp_path: Path) -> None:
     ],
 )
 def test_misfitting_tensors_are_refused_before_allocation(
-    change: State, says: str, state: State, tmp_path: Path
+    change: State, message: str, state: State, tmp_path: Path
 ) -> None:
     torch.save({"model": {**state, **change}, "args": ARGS}, tmp_path / "odd.pth")
-    with pytest.raises(UserError, match=says) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_model(tmp_path / "odd.pth")
     assert "odd.pth" in str(error.value)
 

@@ -50,10 +50,12 @@ def test_layout_is_recognised_without_a_variant(tmp_path: Path) -> None:
     assert loaded.card.classes.names == ("class 0", "class 1", "class 2")
 
 
-@pytest.mark.parametrize(("words"), [((), "usage: python"), (("a.jpg", "b.pth"), "a.jpg: no such file")])
-def test_example_prints_its_usage(words: tuple[str, ...], says: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"), [((), "usage: python"), (("a.jpg", "b.pth"), "a.jpg: no such file")]
+)
+def test_example_prints_its_usage(words: tuple[str, ...], message: str) -> None:
     command = [sys.executable, str(ROOT / "examples" / "minimal_detr.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and not done.stdout
     (line,) = done.stderr.splitlines()
-    assert line.startswith(says)
+    assert line.startswith(message)
