@@ -118,13 +118,13 @@ def test_images_are_prepared_as_transformers_does(
         ("", "not valid JSON"),
     ],
 )
-def test_a_processor_that_cannot_be_obeyed_is_refused_by_name(tree: object, key: str, tmp_path: Path) -> None:
+def test_unsupported_processor_keys_are_refused(tree: object, key: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"preprocessor_config\.json: {key}") as error:
         read(tmp_path, tree)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-def test_unknown_keys_are_said_and_switches_that_are_off_are_fine(tmp_path: Path) -> None:
+def test_unknown_keys_are_logged_and_disabled_switches_ignored(tmp_path: Path) -> None:
     _, notes = read(tmp_path, {"brightness": 2, "do_center_crop": False, "size_divisor": None})
     assert notes == (f"{tmp_path}/preprocessor_config.json: not used: brightness",)
 
@@ -153,7 +153,7 @@ def test_unknown_keys_are_said_and_switches_that_are_off_are_fine(tmp_path: Path
         ("[" * 100_000, "nested too deep"),
     ],
 )
-def test_a_config_that_cannot_be_obeyed_is_refused_by_name(config: object, key: str, tmp_path: Path) -> None:
+def test_unsupported_config_keys_are_refused(config: object, key: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"config\.json: {key}") as error:
         load_model(folder_of(tmp_path, config))
     assert "\n" not in str(error.value)
@@ -168,7 +168,7 @@ def test_a_config_that_cannot_be_obeyed_is_refused_by_name(config: object, key: 
         ({"0": "N/A", "1": "bee", "2": ""}, ("unused 0", "bee", "unused 2"), ""),
     ],
 )
-def test_class_names_stay_with_their_numbers(
+def test_class_names_keep_their_indices(
     labels: dict[str, str], names: tuple[str, ...], says: str, tmp_path: Path
 ) -> None:
     loaded = load_model(folder_of(tmp_path, {**HEADS, "id2label": labels}, {}))
@@ -176,13 +176,13 @@ def test_class_names_stay_with_their_numbers(
     assert says in " ".join(loaded.report.lines())
 
 
-def test_coco_names_are_not_put_on_other_classes(tmp_path: Path) -> None:
+def test_coco_names_are_only_for_coco_class_counts(tmp_path: Path) -> None:
     with_gaps = {str(i): f"thing {i}" for i in range(91) if i % 3}
     loaded = load_model(folder_of(tmp_path, {**HEADS, "id2label": with_gaps}, {}, classes=91))
     assert loaded.card.classes.names[1] == "thing 1" and loaded.card.classes.names[3] == "unused 3"
 
 
-def test_a_folder_without_a_processor_says_what_is_assumed(
+def test_missing_processor_logs_assumptions(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)

@@ -38,7 +38,7 @@ def test_official_file_with_its_namespace(official: Path) -> None:
     assert len(PUBLISHED.rename(official_state(), {})) == loaded.report.loaded
 
 
-def test_strict_lists_every_key_that_does_not_fit(tmp_path: Path) -> None:
+def test_every_misfitting_key_is_listed(tmp_path: Path) -> None:
     state = official_state()
     del state["transformer.decoder.norm.bias"]
     state["query_embed.weight"] = torch.zeros(9, 16)
@@ -108,7 +108,7 @@ def test_91_classes_keep_their_coco_ids(tmp_path: Path) -> None:
     assert classes.names[18] == "dog" and classes.ids[18] == 18 and classes.names[12] == "unused 12"
 
 
-def test_run_folder_gives_its_best(tmp_path: Path) -> None:
+def test_run_folder_loads_the_best_checkpoint(tmp_path: Path) -> None:
     loaded = tiny("detr-r18")
     save_checkpoint(tmp_path / "last.safetensors", loaded.model, loaded.card)
     assert load_model(tmp_path).report.source.endswith("last.safetensors")
@@ -192,7 +192,7 @@ def test_offline_names_the_file_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_pa
         load_model("detr-r50")
 
 
-def test_published_hashes_stand_in_the_names() -> None:
+def test_published_file_names_hold_hashes() -> None:
     released = [v.published for v in VARIANTS.values() if isinstance(v.published, Published)]
     files = {published.file_name: published.sha256_prefix for published in released}
     assert files["detr-r50-e632da11.pth"] == "e632da11"

@@ -83,7 +83,7 @@ WRAPPERS: dict[str, tuple[Callable[[State], dict[str, Any]], str, str]] = {
 
 
 @pytest.mark.parametrize("kind", WRAPPERS)
-def test_wrappers_are_taken_off_and_said(kind: str, state: State, tmp_path: Path) -> None:
+def test_wrappers_are_removed_and_logged(kind: str, state: State, tmp_path: Path) -> None:
     wrap, says, skips = WRAPPERS[kind]
     torch.save({"args": ARGS, **wrap(state)} if "prefix" not in kind else wrap(state), tmp_path / "w.pth")
     plain = tmp_path / "plain.pth"
@@ -100,7 +100,7 @@ def test_arguments_in_hyper_parameters_are_read(state: State, tmp_path: Path) ->
     assert load_model(tmp_path / "l.ckpt").card.config["encoder"]["heads"] == ARGS.nheads
 
 
-def test_heads_that_are_not_told_are_said(
+def test_assumed_heads_are_logged(
     state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
@@ -110,7 +110,7 @@ def test_heads_that_are_not_told_are_said(
     assert "3 classes without names" in caplog.text
 
 
-def test_coco_is_never_assumed_in_silence(
+def test_assumed_coco_classes_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
@@ -140,7 +140,7 @@ def test_harmless_objects_beside_the_weights(kind: str, state: State, tmp_path: 
     assert load_model(tmp_path / "m.pth").card.config["encoder"]["heads"] == ARGS.nheads
 
 
-def test_half_precision_is_said(state: State, tmp_path: Path) -> None:
+def test_half_precision_is_logged(state: State, tmp_path: Path) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         torch.save({"model": {k: t.to(dtype) for k, t in state.items()}, "args": ARGS}, tmp_path / "h.pth")
         loaded = load_model(tmp_path / "h.pth")
@@ -148,7 +148,7 @@ def test_half_precision_is_said(state: State, tmp_path: Path) -> None:
         assert f"weights in {dtype}".replace("torch.", "") in " ".join(loaded.report.lines())
 
 
-def test_backbone_weights_lose_their_prefix(tmp_path: Path) -> None:
+def test_prefix_of_backbone_weights_is_removed(tmp_path: Path) -> None:
     import torchvision
 
     classifier = torchvision.models.resnet18(weights=None)
@@ -178,7 +178,7 @@ class Runs:
     ],
     ids=["print", "exec", "method"],
 )
-def test_what_could_run_code_is_named_with_the_remedy(
+def test_refused_objects_are_named(
     evil: Runs, name: str, state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"model": state, "args": ARGS, "x": evil}, tmp_path / "evil.pth")
@@ -190,7 +190,7 @@ def test_what_could_run_code_is_named_with_the_remedy(
     assert "owned" not in capsys.readouterr().out
 
 
-def test_what_the_user_allows_is_let_in(state: State, tmp_path: Path) -> None:
+def test_allowed_globals_are_loaded(state: State, tmp_path: Path) -> None:
     class_of_mine = argparse.Action
     torch.save({"model": state, "args": ARGS, "x": class_of_mine}, tmp_path / "mine.pth")
     with pytest.raises(UserError, match=r"argparse\.Action"):
@@ -199,7 +199,7 @@ def test_what_the_user_allows_is_let_in(state: State, tmp_path: Path) -> None:
         assert load_model(tmp_path / "mine.pth").report.loaded
 
 
-def test_archives_that_unfold_are_refused(state: State, tmp_path: Path) -> None:
+def test_decompression_bombs_are_refused(state: State, tmp_path: Path) -> None:
     torch.save({"model": {**state, "class_embed.weight": torch.zeros(1 << 22)}}, tmp_path / "plain.pth")
     with (
         zipfile.ZipFile(tmp_path / "plain.pth") as plain,
@@ -212,7 +212,7 @@ def test_archives_that_unfold_are_refused(state: State, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (
             {"class_embed.weight": torch.zeros(4, 32, dtype=torch.int8)},
@@ -224,11 +224,11 @@ def test_archives_that_unfold_are_refused(state: State, tmp_path: Path) -> None:
         ({"class_embed.weight": torch.tensor(1.0)}, "class_head.weight"),
     ],
 )
-def test_tensors_that_cannot_be_are_refused_before_memory_is_taken(
-    change: State, says: str, state: State, tmp_path: Path
+def test_misfitting_tensors_are_refused_before_allocation(
+    change: State, message: str, state: State, tmp_path: Path
 ) -> None:
     torch.save({"model": {**state, **change}, "args": ARGS}, tmp_path / "odd.pth")
-    with pytest.raises(UserError, match=says) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_model(tmp_path / "odd.pth")
     assert "odd.pth" in str(error.value)
 
@@ -248,7 +248,7 @@ def test_files_without_weights(content: object, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_pickle_is_one_line(state: State, tmp_path: Path) -> None:
+def test_damaged_pickle_is_a_one_line_error(state: State, tmp_path: Path) -> None:
     path = tmp_path / "d.pth"
     torch.save(
         {"model": {"class_embed.weight": torch.zeros(4, 8)}}, path, _use_new_zipfile_serialization=False

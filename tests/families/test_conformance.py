@@ -1,4 +1,4 @@
-"""What every variant owes the house, whatever its family."""
+"""Conformance of every variant: shapes, records, edits, padding, checkpoints, gradients."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_shapes_and_vocabulary(variant: str) -> None:
 
 
 @every_variant
-def test_looking_changes_nothing(variant: str) -> None:
+def test_recording_changes_nothing(variant: str) -> None:
     plain, probe = run(variant, padded_batch()), Probe()
     seen = run(variant, padded_batch(), probe)
     assert torch.equal(plain.logits, seen.logits) and torch.equal(plain.boxes_cxcywh, seen.boxes_cxcywh)
@@ -93,7 +93,7 @@ def test_records_rebuild_every_layer(variant: str, monkeypatch: pytest.MonkeyPat
 
 
 @every_variant
-def test_neutral_edits_are_the_identity(variant: str) -> None:
+def test_neutral_edits_change_nothing(variant: str) -> None:
     plain = run(variant, padded_batch())
     edits = (Bias("*", torch.zeros(1, 1, 1, 1)), Gain("*", factor=1.0))
     edited = run(variant, padded_batch(), Probe(sites=[], edits=edits))
@@ -141,7 +141,7 @@ def test_muted_key_is_not_read(variant: str) -> None:
 
 
 @every_variant
-def test_swap_of_its_own_tensors_changes_nothing(variant: str) -> None:
+def test_swap_by_the_same_tensors_changes_nothing(variant: str) -> None:
     site = "decoder.1.cross"
     first = Probe(sites=[site])
     plain = run(variant, padded_batch(), first)
@@ -228,7 +228,7 @@ def _padding_of(levels: Sequence[Level]) -> torch.Tensor:
 
 
 @every_variant
-def test_checkpoint_knows_itself(variant: str, tmp_path: Path) -> None:
+def test_checkpoint_round_trip(variant: str, tmp_path: Path) -> None:
     loaded = built(variant)
     save_checkpoint(tmp_path / "m.safetensors", loaded.model, loaded.card)
     model, card = load_checkpoint(tmp_path / "m.safetensors")
@@ -277,7 +277,7 @@ def test_feature_maps_of_every_convolution(variant: str) -> None:
 
 
 @every_variant
-def test_gradients_reach_what_shall_learn(variant: str) -> None:
+def test_gradients_reach_all_trainable_parameters(variant: str) -> None:
     model = tiny(variant).model.train()
     support = model.training_support
     extra = None
@@ -300,13 +300,13 @@ def test_gradients_reach_what_shall_learn(variant: str) -> None:
     assert all(n.startswith(expected) for n in frozen) and bool(frozen) == bool(expected)
 
 
-def test_tables_agree() -> None:
+def test_variant_and_family_tables_agree() -> None:
     assert set(VARIANTS) == {v.name for f in FAMILIES.values() for v in f.variants}
     assert family_of("detr-r50").name == "detr"
     assert query_count("detr-r50", {}) == 100 and query_count("detr-r50", {"queries": 10}) == 10
 
 
-def test_misspelt_names_are_answered() -> None:
+def test_misspelt_names_get_suggestions() -> None:
     with pytest.raises(UserError, match="model 'detr-r5' is not known; did you mean 'detr-r50'"):
         family_of("detr-r5")
     with pytest.raises(UserError, match=r"unknown key 'decoder.layer'; did you mean 'layers'"):
@@ -326,8 +326,6 @@ def test_misspelt_names_are_answered() -> None:
         ("sprint-dense-n", {"backbone": {"stages": [4]}}, "backbone.stages is .*: expected some of 1 to 3"),
     ],
 )
-def test_settings_that_cannot_be_built_are_one_line(
-    variant: str, overrides: dict[str, object], said: str
-) -> None:
+def test_invalid_settings_are_refused(variant: str, overrides: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         build(variant, overrides, 3)

@@ -51,11 +51,11 @@ def test_layout_is_recognised_without_a_variant(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"), [((), "usage: python"), (("a.jpg", "b.pth"), "a.jpg: no such file")]
+    ("words", "message"), [((), "usage: python"), (("a.jpg", "b.pth"), "a.jpg: no such file")]
 )
-def test_the_example_says_in_one_line_how_to_call_it(words: tuple[str, ...], says: str) -> None:
+def test_example_prints_its_usage(words: tuple[str, ...], message: str) -> None:
     command = [sys.executable, str(ROOT / "examples" / "minimal_detr.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and not done.stdout
     (line,) = done.stderr.splitlines()
-    assert line.startswith(says)
+    assert line.startswith(message)

@@ -144,7 +144,7 @@ def test_losses_equal_transformers(variant: str, folder: Path) -> None:
     assert sum(own.values()) == pytest.approx(float(theirs.loss), rel=1e-5)
 
 
-def test_proposals_equal_transformers_and_so_does_their_loss(folder: Path) -> None:
+def test_proposals_and_their_loss_equal_transformers(folder: Path) -> None:
     """Every proposal, and its terms with all labels 0, as the published criterion has it."""
     from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
 
@@ -166,7 +166,7 @@ def test_proposals_equal_transformers_and_so_does_their_loss(folder: Path) -> No
     assert terms["loss_giou_proposals"] == pytest.approx(2 * float(found["loss_giou"]), rel=1e-5)
 
 
-def test_files_with_every_copy_of_a_head_and_with_none_load_the_same(folder: Path) -> None:
+def test_shared_heads_load_with_and_without_copies(folder: Path) -> None:
     """Hub files differ: some repeat shared heads under every name, some keep one."""
     from safetensors.torch import load_file, save_file
 

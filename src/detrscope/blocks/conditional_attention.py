@@ -85,8 +85,8 @@ class ConditionalCrossAttention(nn.Module):
         )
         return cast(Tensor, self.output(mixed))
 
-    def _concatenate(self, content: Tensor, where: Tensor) -> Tensor:
+    def _concatenate(self, content: Tensor, spatial: Tensor) -> Tensor:
         """Concatenate content and spatial halves within each head: twice [B, n, h*d] -> [B, n, h*2d]."""
         shape = (*content.shape[:2], self.heads, -1)
-        parts = [part.reshape(shape) for part in (content, where)]  # [B, n, h, d]
+        parts = [part.reshape(shape) for part in (content, spatial)]  # [B, n, h, d]
         return torch.cat(parts, dim=-1).flatten(-2)

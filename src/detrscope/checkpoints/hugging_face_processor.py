@@ -136,6 +136,8 @@ def _filter(fields: ProcessorFields, name: str) -> Filter:
     if number not in FILTERS:
         names = {value: key for key, value in FILTER_NAMES.items()}
         known = ", ".join(f"{key} ({value})" for key, value in FILTERS.items())
-        what = f"{names[number]} ({number})" if number in names else f"{type_name(given)} {short_repr(given)}"
-        raise UserError(f"{name}: resample: expected one of {known}, found {what}")
+        found = (
+            f"{names[number]} ({number})" if number in names else f"{type_name(given)} {short_repr(given)}"
+        )
+        raise UserError(f"{name}: resample: expected one of {known}, found {found}")
     return FILTERS[number]

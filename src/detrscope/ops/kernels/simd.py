@@ -57,10 +57,10 @@ def _constant(vector: Any, number: float) -> Value:
 
 
 def _spread(builder: Any, scalar: Value, width: int) -> Value:
-    one = builder.insert_element(
+    first = builder.insert_element(
         ir.Constant(ir.VectorType(scalar.type, width), ir.Undefined), scalar, INT32(0)
     )
-    return builder.shuffle_vector(one, one, _constant(ir.VectorType(INT32, width), 0))
+    return builder.shuffle_vector(first, first, _constant(ir.VectorType(INT32, width), 0))
 
 
 def _read(builder: Any, address: Value, row: Row, storage: str) -> Value:
@@ -167,9 +167,9 @@ def fma(typing: Any, total: Any, scale: Any, address: Any, storage: Any) -> Any:
 
 
 @_in_kernels
-def add(typing: Any, one: Any, other: Any) -> Any:
+def add(typing: Any, a: Any, b: Any) -> Any:
     """Return the sum of two rows."""
-    return one(one, other), lambda context, builder, signature, args: builder.fadd(args[0], args[1])
+    return a(a, b), lambda context, builder, signature, args: builder.fadd(args[0], args[1])
 
 
 @_in_kernels
@@ -215,7 +215,7 @@ def prefetch(typing: Any, address: Any) -> Any:
 
 
 @_in_kernels
-def times(typing: Any, one: Any, other: Any) -> Any:
+def times(typing: Any, a: Any, b: Any) -> Any:
     """Multiply int32 by int32 to int32; numba's own product is int64, half as many to a register."""
     signature = types.int32(types.int32, types.int32)
     return signature, lambda context, builder, signature, args: builder.mul(args[0], args[1])
