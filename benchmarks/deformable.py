@@ -114,13 +114,13 @@ def peak(variant: str, name: str, folder: Path) -> None:
 
 
 def _resident(what: str) -> float:
-    """A line of /proc/self/status in MiB."""
+    """Read a line of /proc/self/status in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(what))
 
 
 def transformers_step(variant: str, images: torch.Tensor, targets: list[Target]) -> Callable[[], object]:
-    """A step of transformers' model with its own loss, AdamW and clipping."""
+    """Return a step of transformers' model with its own loss, AdamW and clipping."""
     model = transformers_model(variant).train()
     slow = [p for n, p in model.named_parameters() if "backbone" in n and p.requires_grad]
     fast = [p for n, p in model.named_parameters() if "backbone" not in n and p.requires_grad]

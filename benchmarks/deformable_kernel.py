@@ -49,7 +49,7 @@ class Case:
         return self.value, self.points, self.weights
 
     def to(self, device: str, dtype: torch.dtype) -> Case:
-        """The same elsewhere, its values in another type."""
+        """Return the same on another device, values in another type."""
         value, points, weights, given = (x.to(device) for x in (*self.inputs, self.given))
         return replace(self, value=value.to(dtype), points=points, weights=weights, given=given.to(dtype))
 
@@ -154,7 +154,7 @@ def measure(title: str, samplers: dict[str, Sampler], of: Case, rounds: int) -> 
 
 
 def published(clone: str | None) -> Any | None:
-    """The published extension module, if a clone of github.com/fundamentalvision/Deformable-DETR has it built."""
+    """Return the published extension module, if a clone of github.com/fundamentalvision/Deformable-DETR has it built."""
     if clone is None:
         return None
     for folder in (Path(clone) / "models" / "ops", *(Path(clone) / "models" / "ops" / "build").glob("lib*")):

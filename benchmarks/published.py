@@ -20,7 +20,7 @@ DEFAULTS = {
 
 
 def import_published(clone: str | Path) -> Any:
-    """The clone's `models` package; its check of torchvision's version reads three characters, so it is shown 0.9."""
+    """Import the clone's `models` package; its check of torchvision's version reads three characters, so it is shown 0.9."""
     if not (Path(clone) / "models" / "detr.py").is_file():
         sys.exit(
             f"{clone}: not a clone of github.com/facebookresearch/detr (git clone it and pass --clone DIR)"
@@ -51,7 +51,7 @@ def build_published(models: Any, backbone: str, dilation: bool = False) -> tuple
 
 
 def nested(images: torch.Tensor, padding: torch.Tensor | None = None) -> Any:
-    """The published code's pair of images and mask."""
+    """Return the published code's pair of images and mask."""
     from util.misc import NestedTensor
 
     if padding is None:

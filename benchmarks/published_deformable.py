@@ -34,12 +34,12 @@ SWITCHES = {"num_feature_levels": 4, "dilation": False, "with_box_refine": False
 
 
 def arguments_of(variant: str) -> argparse.Namespace:
-    """What the published training script would be given for a variant."""
+    """Return the arguments of the published training script for a variant."""
     return argparse.Namespace(**{**DEFAULTS, **SWITCHES, **VARIANTS[variant]})
 
 
 def import_published(clone: str | Path) -> Any:
-    """The clone's `models` package on its own PyTorch function; its check of torchvision's version is shown 0.9."""
+    """Import the clone's `models` package on its PyTorch function; its check of torchvision's version is shown 0.9."""
     if not (Path(clone) / "models" / "deformable_detr.py").is_file():
         sys.exit(
             f"{clone}: not a clone of github.com/fundamentalvision/Deformable-DETR (git clone it and pass --clone DIR)"

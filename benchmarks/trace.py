@@ -95,7 +95,7 @@ def ask(name: str, trace: ds.Trace) -> None:
 
 
 def with_maps(image: Tensor, rounds: int) -> None:
-    """Transformers with the maps of all heads against without, and the memory of maps and records."""
+    """Compare transformers with the maps of all heads against without, and the memory of maps and records."""
     from transformers import DetrConfig, DetrForObjectDetection, TimmBackboneConfig
 
     body = TimmBackboneConfig(backbone="resnet50", use_pretrained_backbone=False, out_indices=[4])

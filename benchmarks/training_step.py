@@ -31,7 +31,7 @@ BOXES = 7
 def published_step(
     models: object, images: torch.Tensor, targets: list[dict[str, torch.Tensor]]
 ) -> Callable[[], object]:
-    """The published training step, as its engine does it."""
+    """Return the published training step, as its engine does it."""
     model, criterion = build_published(models, "resnet50")
     model.train(), criterion.train()
     slow = [p for n, p in model.named_parameters() if "backbone" in n and p.requires_grad]
@@ -66,7 +66,7 @@ def our_step(
     precision: Literal["fp32", "bf16"],
     variant: str = "detr-r50",
 ) -> Callable[[], object]:
-    """The loop's own step, with its checks for non-finite numbers."""
+    """Return the loop's own step, with its checks for non-finite numbers."""
     config = TrainConfig(precision=precision)
     fabric = Fabric(
         accelerator="cpu", devices=1, precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
