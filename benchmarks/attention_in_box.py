@@ -25,7 +25,7 @@ from detrscope.lens.token_coverage import cover_of_boxes
 
 
 def masses(detector: ds.Detector, image: Tensor, boxes_xyxy: Tensor) -> dict[str, Tensor]:
-    """Return the part of attention inside each of M boxes [M, 4] in pixels of the image [3, H, W], by site: [M] each."""
+    """Return the share of attention in each of M boxes [M, 4] in pixels of the image [3, H, W], by site: [M] each."""
     probe = Probe(sites=["decoder.*.cross"])
     seen = detector.card.preprocessing.apply(image)
     outputs = detector.engine.predict(seen[None], probe=probe)

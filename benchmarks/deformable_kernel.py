@@ -154,7 +154,7 @@ def measure(title: str, samplers: dict[str, Sampler], of: Case, rounds: int) -> 
 
 
 def published(clone: str | None) -> Any | None:
-    """Return the published extension module, if a clone of github.com/fundamentalvision/Deformable-DETR has it built."""
+    """Return the published extension, if a clone of github.com/fundamentalvision/Deformable-DETR has it built."""
     if clone is None:
         return None
     for folder in (Path(clone) / "models" / "ops", *(Path(clone) / "models" / "ops" / "build").glob("lib*")):

@@ -20,7 +20,7 @@ DEFAULTS = {
 
 
 def import_published(clone: str | Path) -> Any:
-    """Import the clone's `models` package; its check of torchvision's version reads three characters, so it is shown 0.9."""
+    """Import the clone's `models` package, whose check of torchvision's version must be shown 0.9."""
     if not (Path(clone) / "models" / "detr.py").is_file():
         sys.exit(
             f"{clone}: not a clone of github.com/facebookresearch/detr (git clone it and pass --clone DIR)"
