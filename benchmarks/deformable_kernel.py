@@ -22,8 +22,8 @@ from torch import Tensor
 
 from benchmarks.ratio import compare, machine
 from detrscope.core.types import Level
-from detrscope.ops.deformable import sample_reference, use_engine
-from detrscope.ops.kernels.deformable_dispatch import run_engine
+from detrscope.ops.deformable import sample_reference, use_kernel
+from detrscope.ops.kernels.deformable_dispatch import run_kernel
 
 Sampler = Callable[["Case"], Tensor]
 FOUR_LEVELS = tuple(
@@ -86,8 +86,8 @@ def _centres(level: Level) -> Tensor:
 
 
 def by_engine(engine: Any, of: Case) -> Tensor:
-    with use_engine(engine):
-        return run_engine(*of.inputs, of.levels, of.point_levels)
+    with use_kernel(engine):
+        return run_kernel(*of.inputs, of.levels, of.point_levels)
 
 
 def by_reference(of: Case) -> Tensor:

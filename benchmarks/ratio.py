@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from detrscope.ops.kernels.machine import DTYPES, is_native
+from detrscope.ops.kernels.machine import DTYPES, is_native_precision
 
 
 def compare(
@@ -37,7 +37,7 @@ def compare(
     Returns:
         The ratio of every side to the first.
     """
-    if not is_native(torch.bfloat16) and any("bf16" in name for name in sides):
+    if not is_native_precision(torch.bfloat16) and any("bf16" in name for name in sides):
         print("bf16 is emulated on this CPU: its sides are left out")
         sides = {name: run for name, run in sides.items() if "bf16" not in name}
     for _ in range(warm_up):
@@ -69,7 +69,7 @@ def machine() -> str:
     """One line on what ran this: instruction sets as torch and oneDNN use them, and which precisions are native."""
     chip = platform.processor() or platform.machine()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "all there is")
-    native = ", ".join(name for name, dtype in DTYPES.items() if is_native(dtype))
+    native = ", ".join(name for name, dtype in DTYPES.items() if is_native_precision(dtype))
     return (
         f"{os.cpu_count()} cores {chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, torch's kernels"
         f" {torch.backends.cpu.get_cpu_capability()}, oneDNN {limit}, native: {native}"

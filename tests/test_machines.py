@@ -97,7 +97,7 @@ def test_results_agree_between_machines(name: str, on_this_machine: dict[str, An
 def test_emulated_bf16_works_with_one_warning(name: str, precision: str, tmp_path: Path) -> None:
     output = run(["-c", EVERY_FAMILY, str(tmp_path), precision, "sprint"], MACHINES[name], tmp_path)
     emulated = precision == "bf16" and (
-        name == "plain" or not machine.is_native(torch.bfloat16) or name == "avx2"
+        name == "plain" or not machine.is_native_precision(torch.bfloat16) or name == "avx2"
     )
     assert output.count("this CPU emulates it") == (1 if emulated else 0)
 

@@ -53,9 +53,9 @@ def __getattr__(name: str) -> Any:
         )
     value = getattr(importlib.import_module(MODULES[name]), name)
     if inspect.isfunction(value):  # commands check their arguments here only, where Python callers come in
-        from detrscope.core.argument_check import checked_arguments
+        from detrscope.core.argument_check import check_arguments_of
 
-        value = checked_arguments(value, name=name, names=_annotation_types)
+        value = check_arguments_of(value, name=name, names=_annotation_types)
     globals()[name] = value
     return value
 

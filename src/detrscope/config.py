@@ -14,7 +14,7 @@ from typing import Any, TypedDict, TypeVar, Unpack, dataclass_transform, get_arg
 
 import pydantic
 
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.text_files import read_yaml
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def setting(default: Any, help: str, **limits: Unpack[Limits]) -> Any:
     return field(default=default, metadata={"help": help, **limits})
 
 
-def section(cls: type[T], help: str = "") -> T:
+def config_section(cls: type[T], help: str = "") -> T:
     """Declare a field that is itself a dataclass of settings."""
     return field(default_factory=cls, metadata={"help": help})
 
@@ -54,7 +54,7 @@ def section(cls: type[T], help: str = "") -> T:
 def settings(cls: type[T]) -> type[T]:
     """Make a frozen, keyword-only dataclass that is checked however it is made: in Python, from YAML, from options.
 
-    What one field cannot tell, such as a range that depends on another setting, is checked by `require` in the
+    What one field cannot tell, such as a range that depends on another setting, is checked by `require_setting` in the
     `__post_init__` of the class.
     """
     checks = pydantic.ConfigDict(allow_inf_nan=False, extra="forbid")
@@ -72,7 +72,7 @@ def settings(cls: type[T]) -> type[T]:
     return typing.cast(type[T], checked)
 
 
-def require(valid: bool, name: str, value: object, expected: str) -> None:
+def require_setting(valid: bool, name: str, value: object, expected: str) -> None:
     """Refuse a setting from within `__post_init__`; `name` is relative to the class, such as `encoder.heads`.
 
     Raises:
@@ -102,28 +102,28 @@ def preset_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def load_preset(name: str) -> Tree:
+def load_preset_config(name: str) -> Tree:
     """Read a shipped preset, laid over the preset that its `based_on` names.
 
     Raises:
         UserError: no preset has that name; the message names the nearest one.
     """
     if name not in preset_names():
-        raise UserError(f"preset '{name}' is not known; {nearest(name, preset_names())}")
+        raise UserError(f"preset '{name}' is not known; {suggest_nearest(name, preset_names())}")
     with resources.as_file(resources.files("detrscope") / "presets" / f"{name}.yaml") as path:
         tree = load_yaml(path)
     base = tree.pop("based_on", None)
-    return merge(load_preset(base), tree) if base else tree
+    return merge_configs(load_preset_config(base), tree) if base else tree
 
 
-def merge(*trees: Mapping[str, Any]) -> Tree:
+def merge_configs(*trees: Mapping[str, Any]) -> Tree:
     """Merge nested dicts; later ones win, key by key."""
     result: Tree = {}
     for tree in trees:
         for key, value in tree.items():
             old = result.get(key)
             both = isinstance(old, Mapping) and isinstance(value, Mapping)
-            result[key] = merge(typing.cast(Tree, old), value) if both else value
+            result[key] = merge_configs(typing.cast(Tree, old), value) if both else value
     return result
 
 
@@ -183,7 +183,7 @@ def build(cls: type[T], tree: Mapping[str, Any], *, source: str) -> T:
         raise UserError(f"{source}: {_first_problem(error)}") from None
 
 
-def to_tree(config: Any) -> Tree:
+def config_to_tree(config: Any) -> Tree:
     """Convert a settings dataclass to nested dicts of YAML and JSON types."""
     return typing.cast(Tree, _plain(dataclasses.asdict(config)))
 
@@ -192,7 +192,7 @@ def to_yaml(config: Any) -> str:
     """Convert a settings dataclass to YAML text, in field order."""
     import yaml
 
-    return yaml.safe_dump(to_tree(config), sort_keys=False)
+    return yaml.safe_dump(config_to_tree(config), sort_keys=False)
 
 
 @dataclass(frozen=True)
@@ -205,14 +205,14 @@ class Setting:
     help: str
 
 
-def describe(cls: type, prefix: str = "") -> Iterator[Setting]:
+def describe_config(cls: type, prefix: str = "") -> Iterator[Setting]:
     """Yield every setting of a dataclass with its dotted key, type, default and help."""
     hints = get_type_hints(cls)
     for f in dataclasses.fields(cls):
         key = f"{prefix}{f.name}"
         inner = _dataclass_of(hints[f.name])
         if inner is not None:
-            yield from describe(inner, prefix=f"{key}.")
+            yield from describe_config(inner, prefix=f"{key}.")
             continue
         if f.default is not dataclasses.MISSING:
             default = str(f.default)
@@ -228,7 +228,7 @@ def _refuse_unknown_keys(cls: type, tree: Mapping[str, Any], source: str, prefix
     valid = {f.name for f in dataclasses.fields(cls)}
     for key, value in tree.items():
         if key not in valid:
-            hint = nearest(str(key), valid)
+            hint = suggest_nearest(str(key), valid)
             raise UserError(f"{source}: unknown key '{prefix}{key}'; {hint}")
         inner = _dataclass_of(hints[key])
         if inner is not None and isinstance(value, Mapping):
@@ -239,7 +239,9 @@ def _first_problem(error: pydantic.ValidationError) -> str:
     """Describe the first problem in one line: dotted key, value, what was expected."""
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "value_error":  # of `require`, whose text begins with the name within its section
+    if (
+        problem["type"] == "value_error"
+    ):  # of `require_setting`, whose text begins with the name within its section
         text = str(problem["ctx"]["error"])
         return f"{key}.{text}" if key else text
     text = problem["msg"].replace("Input should be", "expected")

@@ -14,9 +14,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from detrscope.core.errors import WorkFailed
-from detrscope.core.files import atomic_write as atomic_write
-from detrscope.core.files import check_file as check_file
-from detrscope.core.files import check_folder as check_folder
 from detrscope.core.safe_text import escape_text
 
 if TYPE_CHECKING:
@@ -120,12 +117,12 @@ def _standard_output() -> Iterator[None]:
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeError):
             raise
-        silence_output()
+        silence_console()
         reason = getattr(error, "strerror", None) or error
         raise WorkFailed(f"standard output: cannot be written ({reason})") from None
 
 
-def prepare_output() -> None:
+def prepare_console() -> None:
     """Escape characters that the standard streams cannot encode (LANG=C), and replace closed streams."""
     if sys.stdout is None:
         sys.stdout = ClosedOutput()
@@ -148,7 +145,7 @@ class ClosedOutput(io.TextIOBase):
         return 0
 
 
-def silence_output() -> None:
+def silence_console() -> None:
     """Redirect standard output to nowhere: Python would report its failure again at exit."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (as long as the process)
 
@@ -166,7 +163,7 @@ class LineHandler(logging.Handler):
             print(self.format(record), file=sys.stderr, flush=True)
 
 
-def setup(quiet: bool = False, level: LogLevel = "info") -> None:
+def setup_console(quiet: bool = False, level: LogLevel = "info") -> None:
     """Set up logging for a command. Quiet keeps warnings and errors and drops progress."""
     from rich.logging import RichHandler
 

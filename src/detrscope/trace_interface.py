@@ -10,11 +10,11 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, overload
 
-from detrscope.core.argument_check import checked_arguments, checked_methods
+from detrscope.core.argument_check import check_arguments_of, check_method_arguments
 from detrscope.core.attention_map import AttentionMap, QueryAttention
 from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_file import load_trace, save_trace
-from detrscope.core.trace_summary import describe
+from detrscope.core.trace_summary import describe_trace
 from detrscope.lens import incoming_attention, maps, relevance, rollout
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 
-@checked_methods
+@check_method_arguments
 class _Displayed:
     """Display methods of a map: a notebook shows it inline. Drawing is imported when something is drawn."""
 
@@ -50,19 +50,19 @@ class _Displayed:
         return self.draw()._repr_png_()
 
 
-@checked_methods
+@check_method_arguments
 @dataclass(frozen=True, repr=False)
 class DisplayedMap(_Displayed, AttentionMap):
     """An `AttentionMap` with `show` and `save`."""
 
 
-@checked_methods
+@check_method_arguments
 @dataclass(frozen=True)
 class DisplayedQueryAttention(_Displayed, QueryAttention):
     """A `QueryAttention` with `show` and `save`."""
 
 
-def displayed(attention: AttentionMap | QueryAttention) -> DisplayedMap | DisplayedQueryAttention:
+def displayable_map(attention: AttentionMap | QueryAttention) -> DisplayedMap | DisplayedQueryAttention:
     """Return the map with `show` and `save`."""
     kind = DisplayedMap if isinstance(attention, AttentionMap) else DisplayedQueryAttention
     return kind(**{f.name: getattr(attention, f.name) for f in fields(attention)})
@@ -85,7 +85,7 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def method(self: TraceData, *args: Any, **kwargs: Any) -> DisplayedMap | DisplayedQueryAttention:
-        return displayed(function(self, *args, **kwargs))
+        return displayable_map(function(self, *args, **kwargs))
 
     trace, *others = signature(function).parameters.values()
     parameters = [trace.replace(name="self"), *others]
@@ -93,7 +93,7 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-@checked_methods
+@check_method_arguments
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace(TraceData):
     """Everything recorded in one forward pass over one image. Made by `Detector.trace`; loads without the model.
@@ -147,7 +147,7 @@ class Trace(TraceData):
         from detrscope.views.options import ViewOptions
 
         types = {"TraceData": TraceData, "ViewOptions": ViewOptions}
-        return checked_arguments(draw, name="Trace.draw", names=lambda: types)(self, view, options)
+        return check_arguments_of(draw, name="Trace.draw", names=lambda: types)(self, view, options)
 
     def show(self, view: str = "per-query", options: ViewOptions | None = None) -> None:
         """Show a figure: inline in a notebook, else in the system's image viewer; arguments as for `draw`."""
@@ -155,7 +155,7 @@ class Trace(TraceData):
 
     def describe(self) -> str:
         """Return the shapes of everything, step by step, as text."""
-        return describe(self)
+        return describe_trace(self)
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.describe())}</pre>"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detrscope.checkpoints.download import fetch
-from detrscope.checkpoints.load import load_backbone, load_model, with_classes
+from detrscope.checkpoints.load import load_backbone_weights, load_model, with_new_class_head
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
@@ -98,7 +98,7 @@ def test_other_classes_reset_the_class_head_only(official: Path, tmp_path: Path)
 
 def test_same_classes_keep_the_head() -> None:
     loaded = tiny("detr-r18")
-    assert with_classes(loaded, ClassTable((3,), ("x",))).report.reset
+    assert with_new_class_head(loaded, ClassTable((3,), ("x",))).report.reset
     assert loaded.card.classes == CLASSES
 
 
@@ -206,12 +206,12 @@ def test_backbone_weights_from_a_file(tmp_path: Path) -> None:
     torch.save(classifier.state_dict(), tmp_path / "r18.pth")
     for variant in ("detr-r18",):
         model = tiny(variant).model
-        report = load_backbone(model, str(tmp_path / "r18.pth"))
+        report = load_backbone_weights(model, str(tmp_path / "r18.pth"))
         assert report.loaded > 60
         assert torch.equal(model.backbone.body.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "r34.pth")
     with pytest.raises(UserError, match=r"r34.pth: does not fit the backbone: left over"):
-        load_backbone(model, str(tmp_path / "r34.pth"))
+        load_backbone_weights(model, str(tmp_path / "r34.pth"))
 
 
 def test_hugging_face_id_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,10 +22,10 @@ from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
 from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.core.safe_text import csv_cell, escape_text
+from detrscope.core.safe_text import escape_text, safe_csv_cell
 from detrscope.core.types import Detections
-from detrscope.inference.image_detections import ImageDetections, write_csv
-from detrscope.lens.report import write_csv as write_measures
+from detrscope.inference.image_detections import ImageDetections, write_detections_csv
+from detrscope.lens.report import write_detections_csv as write_measures
 from tests.conftest import ROOT
 from tests.support.tiny_models import tiny_settings
 
@@ -64,7 +64,7 @@ def test_tables_show_names_unchanged(name: str, capsys: pytest.CaptureFixture[st
 def test_log_records_are_one_line_each(
     name: str, quiet: bool, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    console.setup(quiet)
+    console.setup_console(quiet)
     handler = logging.FileHandler(tmp_path / "log.txt", encoding="utf-8")
     console.log.addHandler(handler)
     try:
@@ -130,7 +130,7 @@ def test_wrong_options_are_one_line_errors(
     ],
 )
 def test_csv_cells_are_not_formulas(cell: object, written: object) -> None:
-    assert csv_cell(cell) == written
+    assert safe_csv_cell(cell) == written
 
 
 def test_detections_with_odd_names_in_csv_and_json(name: str) -> None:
@@ -138,7 +138,7 @@ def test_detections_with_odd_names_in_csv_and_json(name: str) -> None:
     detections = Detections(torch.zeros(1, 4), one, one.long(), (name,), one.long(), 4, 4)
     found = ImageDetections(f"={name}.png", detections)
     file = io.StringIO(newline="")
-    write_csv(file, [found])
+    write_detections_csv(file, [found])
     heading, row = csv.reader(file.getvalue().splitlines())
     assert row[heading.index("source")] == f"'={escape_text(name)}.png"
     file.getvalue().encode("utf-8")

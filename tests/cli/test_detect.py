@@ -26,7 +26,7 @@ from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Detections
 from detrscope.inference import detector as detector_module
 from detrscope.inference.image_detections import to_supervision
-from detrscope.inference.media_sources import UniqueNames, expand
+from detrscope.inference.media_sources import UniqueNames, expand_media_sources
 from detrscope.views.canvas import class_colours
 from detrscope.views.mp4 import write_mp4
 from tests.support.square_detector import NAMES, WORLD, SquareDetector, picture
@@ -362,7 +362,9 @@ def test_url_is_downloaded_once(server: str, tmp_path: Path) -> None:
 
 def test_expand_classifies_each_source(folder: Path) -> None:
     write_clip(folder / "clip.MP4")
-    sources = expand([folder, "https://example.org/a%20b.jpg?x=1", np.zeros((4, 4, 3), np.uint8)])
+    sources = expand_media_sources(
+        [folder, "https://example.org/a%20b.jpg?x=1", np.zeros((4, 4, 3), np.uint8)]
+    )
     assert [(s.stem, s.is_video, s.named) for s in sources] == [
         ("0", False, False),
         ("1", False, False),

@@ -13,7 +13,7 @@ from detrscope import families
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
 from detrscope.commands.evaluate import evaluate, evaluate_results
-from detrscope.config import to_tree
+from detrscope.config import config_to_tree
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DETR that has learned nothing."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    config = to_tree(families.resolve("detr-r18", SMALL))
+    config = config_to_tree(families.resolve_variant("detr-r18", SMALL))
     model = families.build("detr-r18", SMALL, len(IDS))
     save_checkpoint(
         path,

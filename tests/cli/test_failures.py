@@ -13,7 +13,7 @@ import pytest
 
 from detrscope.cli import main
 from detrscope.core.errors import UserError, WorkFailed, in_one_line
-from detrscope.core.files import atomic_write, check_file, check_folder
+from detrscope.core.files import atomic_write, check_writable_file, check_writable_folder
 from detrscope.data.drawn_dogs import write_drawn
 from tests.conftest import ROOT
 
@@ -236,12 +236,12 @@ def test_deleted_working_directory_is_one_line_error(
     monkeypatch.chdir(gone)
     gone.rmdir()
     with pytest.raises(UserError, match="cannot be written"):
-        check_folder("out")
+        check_writable_folder("out")
 
 
 def test_path_checks_leave_no_files(tmp_path: Path) -> None:
-    check_folder(tmp_path / "a" / "b")
-    check_file(tmp_path / "a" / "b.json")
+    check_writable_folder(tmp_path / "a" / "b")
+    check_writable_file(tmp_path / "a" / "b.json")
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="NUL"):
-        check_folder(tmp_path / "a\0b")
+        check_writable_folder(tmp_path / "a\0b")

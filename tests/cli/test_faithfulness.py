@@ -32,8 +32,8 @@ def test_tables_and_json(
     dogs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One real run on one dog, shown both ways; of the stages of the sanity check the first and the last."""
-    every = sanity.stages
-    monkeypatch.setattr(sanity, "stages", lambda model: [[*every(model)][i] for i in (0, -1)])
+    every = sanity.sanity_stages
+    monkeypatch.setattr(sanity, "sanity_stages", lambda model: [[*every(model)][i] for i in (0, -1)])
     real, found = command.faithfulness, []
     monkeypatch.setattr(command, "faithfulness", lambda *a, **k: found.append(real(*a, **k)) or found[-1])
     few = ("--data", str(dogs), "--split", "train", "--steps", "2", "--method", "rollout", "--sanity", "1")

@@ -22,7 +22,7 @@ from detrscope.checkpoints.load import random_model
 from detrscope.cli import main
 from detrscope.commands import figure_files
 from detrscope.commands import see as command
-from detrscope.commands.trace_provider import expand_inputs
+from detrscope.commands.trace_provider import expand_trace_inputs
 from detrscope.core.errors import UserError
 from detrscope.core.trace_file import trace_bytes
 from detrscope.inference.detector import Detector
@@ -77,7 +77,7 @@ def test_no_two_images_share_a_folder(tmp_path: Path, detector: Detector) -> Non
         path.parent.mkdir()
         path.touch()
     trace = replace(detector.trace(picture(), sites=[]), source=str(named[0]))
-    found = [source for source, _ in expand_inputs([*named, trace, picture(), picture()])]
+    found = [source for source, _ in expand_trace_inputs([*named, trace, picture(), picture()])]
     assert [source.stem for source in found] == ["p", "p-2", "p-2-2", "p-3", "image-5", "image-6"]
     assert [source.name for source in found][4:] == ["image 5", "image 6"]
 

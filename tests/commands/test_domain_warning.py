@@ -12,8 +12,8 @@ from PIL import Image
 
 import detrscope as ds
 from detrscope.commands.detect import detect
-from detrscope.commands.domain_warning import SHIPPED, DomainWarning, photograph_models
-from detrscope.data.drawn_dogs import is_drawn, write_drawn
+from detrscope.commands.domain_warning import SHIPPED, DomainWarning, suggest_photograph_models
+from detrscope.data.drawn_dogs import is_drawn_dogs, write_drawn
 from detrscope.families import VARIANTS
 from detrscope.trace_interface import Trace
 
@@ -35,13 +35,13 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_drawings_are_recognised_by_metadata(drawn: Path, tmp_path: Path) -> None:
     path = next(drawn.iterdir())
-    assert is_drawn(path)
+    assert is_drawn_dogs(path)
     copied = tmp_path / "copied.png"
     copied.write_bytes(path.read_bytes())
     with Image.open(copied) as image:
-        assert is_drawn(copied) and is_drawn(image)
+        assert is_drawn_dogs(copied) and is_drawn_dogs(image)
         image.save(tmp_path / "again.png")
-    assert not is_drawn(tmp_path / "again.png"), "saved by another program"
+    assert not is_drawn_dogs(tmp_path / "again.png"), "saved by another program"
 
 
 def test_drawings_are_recognised_by_annotations(drawn: Path, tmp_path: Path) -> None:
@@ -49,14 +49,14 @@ def test_drawings_are_recognised_by_annotations(drawn: Path, tmp_path: Path) -> 
     folder.mkdir(parents=True)
     with Image.open(next(drawn.iterdir())) as image:
         image.copy().save(folder / "0.png")
-    assert is_drawn(folder / "0.png") is False
+    assert is_drawn_dogs(folder / "0.png") is False
     (folder.parent / "annotations.json").write_text((drawn.parent / "annotations.json").read_text())
-    assert is_drawn(folder / "0.png")
+    assert is_drawn_dogs(folder / "0.png")
 
 
 def test_photographs_are_not_drawings(shared_data: Path) -> None:
     photographs = [p for p in shared_data.rglob("*.jp*g") if p.is_file()]
-    assert len(photographs) > 100 and not any(map(is_drawn, photographs))
+    assert len(photographs) > 100 and not any(map(is_drawn_dogs, photographs))
 
 
 def test_warning_is_in_log_json_and_image(
@@ -66,7 +66,9 @@ def test_warning_is_in_log_json_and_image(
         found = detect(SHIPPED, [photograph, next(drawn.iterdir())], out=tmp_path / "out", device="cpu")
     (said,) = [record.getMessage() for record in caplog.records]
     assert (
-        "giraffe.jpg" in said and "drawn dogs" in said and f"such as model {photograph_models()[0]}" in said
+        "giraffe.jpg" in said
+        and "drawn dogs" in said
+        and f"such as model {suggest_photograph_models()[0]}" in said
     )
     first, second = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert "knows drawn dogs only" in first["note"] and "note" not in second
@@ -101,5 +103,5 @@ def test_other_weights_give_no_warning(model: object) -> None:
 
 
 def test_recommended_models_have_published_weights() -> None:
-    assert len(photograph_models()) == len(set(photograph_models())) == 3
-    assert all(VARIANTS[name].published for name in photograph_models())
+    assert len(suggest_photograph_models()) == len(set(suggest_photograph_models())) == 3
+    assert all(VARIANTS[name].published for name in suggest_photograph_models())

@@ -19,7 +19,7 @@ from detrscope.cli import train as commands
 from detrscope.commands import train as command
 from detrscope.core.errors import UserError
 from detrscope.training import setup
-from detrscope.training.config import RunConfig, resolve
+from detrscope.training.config import RunConfig, resolve_training_config
 from detrscope.training.run_folder import RunFolder
 from tests.support.datasets import MakeDataset
 
@@ -121,8 +121,8 @@ def test_fine_tuning_resets_only_the_class_head(
     config = setup.resolve_run(settings, data=other, from_=first.folder / "last.safetensors")
     with pytest.raises(UserError, match=r"brings its own model: leave out model\.variant"):
         setup.resolve_run(data=other, from_="detr-r50", overrides={"model.variant": "detr-r18"})
-    dataset, _ = setup.open_data(config)
-    loaded, filled = setup.make_model(config, dataset, fresh=True)
+    dataset, _ = setup.open_training_data(config)
+    loaded, filled = setup.make_training_model(config, dataset, fresh=True)
     old, new = load_file(first.folder / "last.safetensors"), loaded.model.state_dict()
     reset = {name for name in old if old[name].shape != new[name].shape or not old[name].equal(new[name])}
     assert reset == {"heads.class_head.weight", "heads.class_head.bias"}
@@ -209,7 +209,7 @@ def test_more_boxes_than_queries_is_a_warning(
     from detrscope.console import log
 
     config = setup.resolve_run(settings, data=make_dataset(boxes=7))
-    dataset, _ = setup.open_data(config)
+    dataset, _ = setup.open_training_data(config)
     log.addHandler(caplog.handler)
     setup.warn_of_crowded_images(config, dataset)
     log.removeHandler(caplog.handler)
@@ -235,7 +235,9 @@ def test_print_config_round_trips_without_training(tmp_path: Path) -> None:
     )
     file = tmp_path / "printed.yaml"
     file.write_text(result.stdout)
-    assert resolve(file=file) == resolve("dogs-reduced", overrides={"train.epochs": 3})
+    assert resolve_training_config(file=file) == resolve_training_config(
+        "dogs-reduced", overrides={"train.epochs": 3}
+    )
     assert not (tmp_path / "run").exists()
 
 

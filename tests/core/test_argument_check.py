@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import detrscope as ds
-from detrscope.core.argument_check import WrongArgument, checked_arguments
+from detrscope.core.argument_check import WrongArgument, check_arguments_of
 from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError, WorkFailed
@@ -213,7 +213,7 @@ def test_numpy_and_torch_numbers_are_accepted() -> None:
 
 
 def test_wrong_argument_is_also_a_type_error() -> None:
-    @checked_arguments
+    @check_arguments_of
     def double(number: int, note: str = "") -> int:
         return 2 * number
 

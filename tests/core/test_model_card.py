@@ -16,9 +16,9 @@ from detrscope.checkpoints.load import load_model
 from detrscope.checkpoints.native import HEADER, save_checkpoint
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
-from detrscope.families import FAMILIES, config_of, resolve
+from detrscope.families import FAMILIES, family_config, resolve_variant
 from detrscope.inference.detector import load
-from detrscope.inference.torch_engine import require_torch
+from detrscope.inference.torch_engine import require_torch_engine
 from tests.support.tiny_models import CLASSES, built
 
 
@@ -119,13 +119,13 @@ def test_nonfinite_metrics_are_left_out() -> None:
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(family: Any, tree: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="a file: "):
-        config_of(family, tree, source="a file")
+        family_config(family, tree, source="a file")
 
 
 def test_every_variant_config_is_valid() -> None:
     for family in FAMILIES.values():
         for variant in family.variants:
-            assert resolve(variant.name, {}) == variant.config
+            assert resolve_variant(variant.name, {}) == variant.config
 
 
 def test_random_weights_are_reproducible() -> None:
@@ -133,9 +133,13 @@ def test_random_weights_are_reproducible() -> None:
     state = torch.random.get_rng_state()
     one, other = (load("sprint-deformable-n", weights="random", device="cpu") for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state), "the caller's random numbers go on"
-    first_state, second_state = (require_torch(d.engine, "test").model.state_dict() for d in (one, other))
+    first_state, second_state = (
+        require_torch_engine(d.engine, "test").model.state_dict() for d in (one, other)
+    )
     for (key, first), second in zip(first_state.items(), second_state.values(), strict=True):
         assert torch.equal(first, second), key
     assert one.card.source == "random weights of seed 0"
     heads = [load("sprint-dense-n", classes=list(CLASSES.names), device="cpu") for _ in range(2)]
-    assert torch.equal(*(require_torch(head.engine, "test").model.heads.class_head.weight for head in heads))
+    assert torch.equal(
+        *(require_torch_engine(head.engine, "test").model.heads.class_head.weight for head in heads)
+    )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from detrscope.core.errors import UserError
 from detrscope.core.records import DeformableRecord
-from detrscope.core.snapshot import SIDE, FeatureMaps, ProbeSnapshot, SnapshotStep, record_of_rows
+from detrscope.core.snapshot import SIDE, FeatureMaps, ProbeSnapshot, SnapshotStep, snapshot_record
 from detrscope.core.snapshot_file import HEADER, load_snapshot, save_snapshot, snapshot_paths
 from detrscope.core.trace_file import load_trace, save_trace
 from detrscope.core.types import Level
@@ -41,11 +41,11 @@ def test_stored_rows_are_those_of_the_full_trace(variant: str) -> None:
 
 def test_a_record_of_rows_has_these_rows_to_float16() -> None:
     rows = torch.rand(3, 50, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    record = record_of_rows(rows)
+    record = snapshot_record(rows)
     torch.testing.assert_close(record.rows()[0, 0], rows, rtol=1e-3, atol=0)
     torch.testing.assert_close(record.rows(torch.tensor([2]))[0, 0], rows[2:], rtol=1e-3, atol=0)
     one_hot = torch.nn.functional.one_hot(torch.tensor([7]), 70_000).float()
-    assert record_of_rows(one_hot).rows().isfinite().all(), "beyond float16 the gain is cut"
+    assert snapshot_record(one_hot).rows().isfinite().all(), "beyond float16 the gain is cut"
 
 
 @pytest.mark.parametrize("variant", ["sprint-dense-n", "sprint-deformable-n"])

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from detrscope.core.errors import UserError
-from detrscope.data.clean import turned
+from detrscope.data.clean import turn_annotations
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset, read_dataset
@@ -282,9 +282,9 @@ def test_four_quarter_turns_are_the_identity() -> None:
     start = (3.0, 5.0, 7.0, 2.0)
     found, width, height = start, 40, 30
     for _ in range(4):
-        found, width, height = turned(found, width, height, 6), height, width
+        found, width, height = turn_annotations(found, width, height, 6), height, width
     assert found == start
-    assert turned(turned(start, 40, 30, 6), 30, 40, 8) == start
+    assert turn_annotations(turn_annotations(start, 40, 30, 6), 30, 40, 8) == start
 
 
 def test_real_coco(shared_data: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_plain_yaml, read_yaml
 from detrscope.data.check import check
-from detrscope.data.convert import convert
+from detrscope.data.convert import convert_dataset
 from detrscope.data.image_files import SUFFIXES
 from detrscope.data.image_header import MOST_PIXELS, most_pixels, read_size
 from detrscope.data.image_reader import read_image
@@ -106,7 +106,7 @@ def test_pipes_and_devices_do_not_block(make: Any, name: str, tmp_path: Path) ->
     assert any("regular file" in p.reason for p in report.problems) or name == "classes.txt"
     if report.count("error"):
         with pytest.raises(UserError):
-            convert(source, tmp_path / "out")
+            convert_dataset(source, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["a.json", "results", "pipe"])
@@ -123,8 +123,8 @@ def test_links_to_other_files_are_not_copied(tmp_path: Path) -> None:
     (folder / "train" / "images" / "0.png").unlink()
     os.symlink(tmp_path / "secret", folder / "train" / "images" / "0.png")
     with pytest.raises(UserError, match=r"0\.png: not an image"):
-        convert(folder, tmp_path / "out")
-    written = convert(folder, tmp_path / "out", skip_unreadable=True)["train"]
+        convert_dataset(folder, tmp_path / "out")
+    written = convert_dataset(folder, tmp_path / "out", skip_unreadable=True)["train"]
     assert [i.path.name for i in written.images] == ["1.png"]
 
 

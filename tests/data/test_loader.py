@@ -206,7 +206,7 @@ def test_cache_holds_the_same_pixels_and_logs_its_size(
     for image in dataset.images:
         image.path.unlink()
     assert all(torch.equal(cached[i].image, before[i]) for i in range(11))
-    monkeypatch.setattr(cache, "free_memory", lambda: 1000)
+    monkeypatch.setattr(cache, "free_memory_for_pixels", lambda: 1000)
     with pytest.raises(UserError, match=r"needs 39\.6 kB of memory but only 1\.0 kB is free"):
         TransformedDataset(dataset, EvalTransform(SMALL), cache=True)
 

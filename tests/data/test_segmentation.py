@@ -14,7 +14,7 @@ from detrscope.data.dataset import Annotation, ImageInfo
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.part_masks import read_part_mask
-from detrscope.data.segmentation import BACKGROUND, OBJECT, OTHERS, box_regions, segmentation_of
+from detrscope.data.segmentation import BACKGROUND, OBJECT, OTHERS, segmentation_of, segmentation_of_box
 
 HEIGHT, WIDTH = 30, 40
 STAR = [[3.0, 4.0, 30.0, 6.0, 24.5, 25.0, 9.0, 22.0], [31.0, 20.0, 38.0, 20.0, 38.0, 28.0]]
@@ -96,7 +96,7 @@ def test_parts_partition_each_drawn_dog(tmp_path: Path) -> None:
 
 
 def test_box_regions_are_inside_and_outside() -> None:
-    names, masks = box_regions((3.0, 4.0, 10.0, 6.0), HEIGHT, WIDTH)
+    names, masks = segmentation_of_box((3.0, 4.0, 10.0, 6.0), HEIGHT, WIDTH)
     assert names == ("box", "outside the box")
     assert masks[0].sum() == 60 and masks[0, 4:10, 3:13].all() and (masks[0] ^ masks[1]).all()
-    assert box_regions((39.6, 29.6, 0.3, 0.3), HEIGHT, WIDTH)[1][0].sum() <= 1
+    assert segmentation_of_box((39.6, 29.6, 0.3, 0.3), HEIGHT, WIDTH)[1][0].sum() <= 1

@@ -15,13 +15,13 @@ from PIL import Image
 
 from detrscope.core.errors import UserError
 from detrscope.data.check import check
-from detrscope.data.convert import convert
+from detrscope.data.convert import convert_dataset
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_files import ALLOW_OUTSIDE
 from detrscope.data.image_header import MOST_PIXELS, read_size
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset, splits_of
-from detrscope.data.parse_values import boolean, integer, number
+from detrscope.data.parse_values import parse_boolean, parse_integer, parse_number
 from detrscope.evaluation.coco_ap import average_precision
 from tests.support.dataset_folders import save_image, write_coco_json, write_yolo
 
@@ -120,11 +120,18 @@ def test_unparsable_values_are_named(key: str, value: Any, tmp_path: Path) -> No
 
 
 def test_parse_values() -> None:
-    assert [integer(v) for v in (7, 7.0, "7", "-7", True, "7.5", 10**20, "9" * 5000, None, float("inf"))] == [
-        *(7, 7, 7, -7, None, None, None, None, None, None)
+    assert [
+        parse_integer(v) for v in (7, 7.0, "7", "-7", True, "7.5", 10**20, "9" * 5000, None, float("inf"))
+    ] == [*(7, 7, 7, -7, None, None, None, None, None, None)]
+    assert [parse_number(v) for v in ("1.5", 2, True, "nan", 10**400, [])] == [
+        1.5,
+        2.0,
+        None,
+        None,
+        None,
+        None,
     ]
-    assert [number(v) for v in ("1.5", 2, True, "nan", 10**400, [])] == [1.5, 2.0, None, None, None, None]
-    assert [boolean(v) for v in ("", " TRUE ", "no", 2, [])] == [False, True, False, None, None]
+    assert [parse_boolean(v) for v in ("", " TRUE ", "no", 2, [])] == [False, True, False, None, None]
 
 
 def test_boxes_as_fractions_are_warned_about(tmp_path: Path) -> None:
@@ -202,7 +209,7 @@ def test_written_names_are_unique_on_every_file_system(tmp_path: Path) -> None:
     for i, name in enumerate(names):
         save_image(tmp_path / "set" / "images" / name, seed=i)
     write_coco_json(tmp_path / "set" / "annotations.json", names)
-    convert(f"coco:{tmp_path / 'set'}", tmp_path / "out")
+    convert_dataset(f"coco:{tmp_path / 'set'}", tmp_path / "out")
     tree = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
     written = [row["file_name"] for row in tree["images"]]
     assert len({unicodedata.normalize("NFC", name).casefold() for name in written}) == len(names)
@@ -240,14 +247,14 @@ def test_nothing_outside_the_folder_is_read_or_copied(
     save_image(tmp_path / "deep" / "secret.png")
     write_coco_json(tmp_path / "deep" / "set" / "annotations.json", [name])
     with pytest.raises(UserError, match="outside of the dataset's folder"):
-        convert(tmp_path / "deep" / "set", tmp_path / "out")
+        convert_dataset(tmp_path / "deep" / "set", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     monkeypatch.setenv(ALLOW_OUTSIDE, "1")
     if name != "/etc/passwd":
-        convert(tmp_path / "deep" / "set", tmp_path / "out")
+        convert_dataset(tmp_path / "deep" / "set", tmp_path / "out")
         return
     with pytest.raises(UserError, match="passwd"):  # no image
-        convert(tmp_path / "deep" / "set", tmp_path / "out")
+        convert_dataset(tmp_path / "deep" / "set", tmp_path / "out")
 
 
 @pytest.mark.parametrize("text", ["train: /\nnames: [dog]\n", "path: /\ntrain: usr\nnames: [dog]\n"])

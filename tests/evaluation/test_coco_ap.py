@@ -9,7 +9,7 @@ import pytest
 
 from detrscope.core.errors import UserError
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.report import percent
+from detrscope.evaluation.report import format_ap
 from tests.support.coco_problems import SUMMARY, pycocotools_evaluation, random_problem
 
 
@@ -118,7 +118,7 @@ def test_nothing_to_measure_against_is_undefined(missing: str) -> None:
     assert set(found.summary().values()) == {None}
     assert all(row.AP is None for row in found.per_class)
     assert json.loads(json.dumps(found.to_json()))["AP"] is None
-    assert percent(found.AP) == "-"
+    assert format_ap(found.AP) == "-"
 
 
 def test_only_crowds_is_undefined() -> None:

@@ -7,8 +7,8 @@ import torch
 
 from detrscope.core.types import Batch
 from detrscope.explain.explainers import EXPLAINERS, ExplainInput, explain_inputs
-from detrscope.inference.torch_engine import require_torch
-from detrscope.lens.faithfulness import Detected
+from detrscope.inference.torch_engine import require_torch_engine
+from detrscope.lens.deletion_curves import Detected
 from tests.support.traces import detector_of, picture
 
 QUERY = 2
@@ -39,7 +39,7 @@ def test_input_gradient_equals_finite_difference() -> None:
     detector = detector_of("detr-r18")
     case = case_of("detr-r18")
     direction = case.image_gradient.double() / case.image_gradient.double().norm()
-    model = require_torch(detector.engine, "test").model.double()
+    model = require_torch_engine(detector.engine, "test").model.double()
 
     def logit(image: torch.Tensor) -> float:
         with torch.no_grad():

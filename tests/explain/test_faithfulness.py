@@ -17,12 +17,12 @@ from detrscope.core.edits import Bias, Gain
 from detrscope.core.errors import UserError
 from detrscope.core.types import Outputs
 from detrscope.data.drawn_dogs import write_drawn
-from detrscope.explain.explainers import EXPLAINERS, detect_and_explain, explain_inputs
+from detrscope.explain.explainers import EXPLAINERS, explain_detections, explain_inputs
 from detrscope.explain.faithfulness import PerturbationRunner
-from detrscope.explain.sanity import sanity_check, stages
+from detrscope.explain.sanity import sanity_check, sanity_stages
 from detrscope.inference.detector import Detector, load
-from detrscope.inference.torch_engine import require_torch
-from detrscope.lens.faithfulness import Detected, detection_score
+from detrscope.inference.torch_engine import require_torch_engine
+from detrscope.lens.deletion_curves import Detected, detection_score
 from tests.support.traces import detector_of, picture
 
 
@@ -41,7 +41,7 @@ def shipped() -> Detector:
 def test_hidden_keys_equal_bias_edits(shipped: Detector, dogs: Path) -> None:
     """A point of both curves made again with one edited trace, and the ends of the curves."""
     path = dogs / "images" / "10000004.png"
-    case = next(iter(detect_and_explain(shipped, path, 0.5)))
+    case = next(iter(explain_detections(shipped, path, 0.5)))
     runner = PerturbationRunner(shipped, case)
     weights = EXPLAINERS["attention, last layer"](case)
     deletion, insertion = runner.keys(weights, 8)
@@ -86,7 +86,7 @@ def test_hidden_keys_equal_gain_edits_when_deformable() -> None:
 def test_hidden_pixels_are_the_highest_of_the_map(
     shipped: Detector, dogs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = next(iter(detect_and_explain(shipped, dogs / "images" / "10000004.png", 0.5)))
+    case = next(iter(explain_detections(shipped, dogs / "images" / "10000004.png", 0.5)))
     runner = PerturbationRunner(shipped, case)
     weights = torch.zeros(64)
     weights[:32] = 1 + torch.rand(32)  # the upper half of an 8x8 map
@@ -109,7 +109,7 @@ def test_hidden_pixels_are_the_highest_of_the_map(
 
 
 def test_faithfulness_of_the_shipped_model(shipped: Detector, dogs: Path, tmp_path: Path) -> None:
-    model = require_torch(shipped.engine, "test").model
+    model = require_torch_engine(shipped.engine, "test").model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     some = ["attention, last layer", "relevance", "input gradient", "middle of the box"]
     settings = {"split": "train", "count": 2, "steps": 4, "sanity": 1, "methods": some}
@@ -155,10 +155,10 @@ def test_sanity_check_without_detections_warns(
     "variant", ["detr-r18", "minimal-r50", "sprint-deformable-n", "deformable-detr-r50-two-stage"]
 )
 def test_stages_cover_every_parameter_once(variant: str) -> None:
-    model = require_torch(detector_of(variant).engine, "test").model
-    held = [id(p) for _, part in stages(model) for p in part]
+    model = require_torch_engine(detector_of(variant).engine, "test").model
+    held = [id(p) for _, part in sanity_stages(model) for p in part]
     assert len(held) == len(set(held)) and set(held) == {id(p) for p in model.parameters()}
-    names = [name for name, _ in stages(model)]
+    names = [name for name, _ in sanity_stages(model)]
     assert (
         names[0] == "heads"
         and names[-1] == "backbone"

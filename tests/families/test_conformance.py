@@ -17,7 +17,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.types import Batch, Level, Outputs
-from detrscope.families import FAMILIES, VARIANTS, build, family_of, query_count
+from detrscope.families import FAMILIES, VARIANTS, build, family_of, family_query_count
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import TorchEngine
 from detrscope.ops import attention
@@ -303,7 +303,7 @@ def test_gradients_reach_all_trainable_parameters(variant: str) -> None:
 def test_variant_and_family_tables_agree() -> None:
     assert set(VARIANTS) == {v.name for f in FAMILIES.values() for v in f.variants}
     assert family_of("detr-r50").name == "detr"
-    assert query_count("detr-r50", {}) == 100 and query_count("detr-r50", {"queries": 10}) == 10
+    assert family_query_count("detr-r50", {}) == 100 and family_query_count("detr-r50", {"queries": 10}) == 10
 
 
 def test_misspelt_names_get_suggestions() -> None:

@@ -20,7 +20,7 @@ from detrscope.core.postprocess import TOP, postprocess
 from detrscope.core.types import Outputs
 from detrscope.inference import torch_engine
 from detrscope.inference.detector import Detector, load
-from detrscope.inference.torch_engine import choose_device, require_torch
+from detrscope.inference.torch_engine import choose_device, require_torch_engine
 from tests.support.tiny_models import tiny
 
 
@@ -131,7 +131,7 @@ def test_copied_detector_uses_its_own_weights(detector: Detector) -> None:
     twin = copy.deepcopy(detector)
     assert torch.equal(twin.predict(images).logits, before.logits)
     with torch.no_grad():
-        model = require_torch(twin.engine, "test").model
+        model = require_torch_engine(twin.engine, "test").model
         model.backbone.get_submodule("body.conv1").get_parameter("weight").mul_(0)
     assert not torch.equal(twin.predict(images).logits, before.logits), "a weight laid out before was used"
     assert torch.equal(detector.predict(images).logits, before.logits)

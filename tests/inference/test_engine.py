@@ -11,7 +11,7 @@ from detrscope.core.probe import Probe
 from detrscope.core.types import Outputs
 from detrscope.inference.detector import Detector
 from detrscope.inference.engine import Engine
-from detrscope.inference.torch_engine import TorchEngine, require_torch
+from detrscope.inference.torch_engine import TorchEngine, require_torch_engine
 from tests.support.equality import same
 from tests.support.traces import detector_of, picture
 
@@ -67,7 +67,7 @@ def test_another_engine_gives_the_same_detections_and_maps(variant: str) -> None
 def test_what_needs_gradients_names_the_engine() -> None:
     _, stored = both("detr-r18")
     with pytest.raises(UserError, match=r"saliency needs PyTorch, but engine 'stored' runs this model"):
-        require_torch(stored.engine, "saliency")
+        require_torch_engine(stored.engine, "saliency")
     assert repr(stored) == "Detector(detr-r18, 3 classes, stored, nowhere, fp32)"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from detrscope.commands.detect import detect
 from detrscope.core.errors import UserError
-from detrscope.inference.video import Video, upright
+from detrscope.inference.video import Video, upright_video_frame
 from tests.support.square_detector import SquareDetector
 from tests.support.videos import damaged_clip, write_clip
 
@@ -28,11 +28,11 @@ def test_rotated_video_frames_become_upright() -> None:
     def frame(rotation: int) -> SimpleNamespace:
         return SimpleNamespace(rotation=rotation, to_ndarray=lambda format: stored)
 
-    assert upright(frame(0)).shape == (3, 2, 3)
-    assert upright(frame(90)).shape == (3, 3, 2)
-    assert upright(frame(90))[0, 0, 0] == 255  # top left
-    assert upright(frame(-90))[0, 2, 1] == 255  # bottom right
-    assert upright(frame(180))[0, 1, 0] == 255  # bottom left
+    assert upright_video_frame(frame(0)).shape == (3, 2, 3)
+    assert upright_video_frame(frame(90)).shape == (3, 3, 2)
+    assert upright_video_frame(frame(90))[0, 0, 0] == 255  # top left
+    assert upright_video_frame(frame(-90))[0, 2, 1] == 255  # bottom right
+    assert upright_video_frame(frame(180))[0, 1, 0] == 255  # bottom left
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])

@@ -18,8 +18,13 @@ from detrscope.core.types import Level
 from detrscope.families import VARIANTS
 from detrscope.lens.measure import measure
 from detrscope.lens.metrics import agreement, effective_tokens, entropy, mass_in, mean_distance, points_into
-from detrscope.lens.report import describe_differences, layer_means, write_csv, write_json
-from detrscope.lens.token_coverage import centres_of, cover_of_boxes, cover_of_masks
+from detrscope.lens.report import (
+    describe_attention_differences,
+    layer_means,
+    write_measurements_csv,
+    write_measurements_json,
+)
+from detrscope.lens.token_coverage import centres_of_covered_tokens, cover_of_boxes, cover_of_masks
 from tests.support.traces import detector_of, picture, traced
 
 LEVELS = (Level(6, 8), Level(3, 4))
@@ -52,7 +57,7 @@ def test_agreement_is_one_minus_jensen_shannon() -> None:
 
 
 def test_distance_and_pointing_equal_loops() -> None:
-    centres = centres_of(GEOMETRY, LEVELS)
+    centres = centres_of_covered_tokens(GEOMETRY, LEVELS)
     assert centres.shape == (60, 2) and centres[0].tolist() == [4, 4] and centres[48].tolist() == [8, 8]
     start = torch.tensor([[0.0, 0.0], [32.0, 24.0], [64.0, 48.0]])
     boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [20.0, 10.0, 60.0, 40.0], [0.0, 0.0, 64.0, 48.0]])
@@ -133,8 +138,8 @@ def test_every_layer_and_head_is_measured(variant: str) -> None:
     cover = cover_of_boxes(trace.boxes_xyxy()[4:5], trace.geometry, trace.levels)[0]
     assert one.in_box == pytest.approx(float((row * cover).sum()), abs=1e-5)
     assert one.box_area == pytest.approx(float(cover.mean()), abs=1e-5)
-    assert len(describe_differences(measurements)) == 4 and "nan" not in " ".join(
-        describe_differences(measurements)[:2]
+    assert len(describe_attention_differences(measurements)) == 4 and "nan" not in " ".join(
+        describe_attention_differences(measurements)[:2]
     )
 
 
@@ -143,13 +148,13 @@ def test_large_encoders_are_measured_at_some_tokens() -> None:
     every, some = measure(trace)[-1], measure(trace, tokens=40)[-1]
     assert every.rows == every.keys == 8 * 15 and some.rows == 40 and some.keys == every.keys
     assert some.entropy == pytest.approx(every.entropy, rel=0.05)
-    assert describe_differences(measure(trace)) == [], "no decoder was recorded"
+    assert describe_attention_differences(measure(trace)) == [], "no decoder was recorded"
 
 
 def test_tables_are_written(tmp_path: Path) -> None:
     measurements = measure(traced("detr-r18"), masks={"all": torch.ones(50, 90)})
-    write_csv(tmp_path / "m.csv", measurements)
-    write_json(tmp_path / "m.json", measurements)
+    write_measurements_csv(tmp_path / "m.csv", measurements)
+    write_measurements_json(tmp_path / "m.json", measurements)
     with open(tmp_path / "m.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     tree = json.loads((tmp_path / "m.json").read_text())

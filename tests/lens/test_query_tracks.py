@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.geometry import Geometry
-from detrscope.core.snapshot import record_of_rows
+from detrscope.core.snapshot import snapshot_record
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
 from detrscope.lens.query_tracks import query_distance, track_queries
@@ -31,7 +31,7 @@ def trace_of(boxes: Tensor, classes: Tensor, order: Tensor) -> TraceData:
         boxes_cxcywh=boxes[order][None],
         levels=(Level(1, CELLS),),
         model_sites=("decoder.0.cross",),
-        records={"decoder.0.cross": record_of_rows(rows[order])},
+        records={"decoder.0.cross": snapshot_record(rows[order])},
     )
 
 

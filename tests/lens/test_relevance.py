@@ -14,7 +14,7 @@ from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.types import Batch, Level
 from detrscope.families import VARIANTS
 from detrscope.inference.detector import Detector
-from detrscope.inference.torch_engine import require_torch
+from detrscope.inference.torch_engine import require_torch_engine
 from detrscope.lens.relevance import gradient_attention, relevance
 from detrscope.lens.rollout import rollout
 from detrscope.trace_interface import Trace
@@ -80,7 +80,7 @@ def written(
         monkeypatch.setattr(f"detrscope.blocks.{module}.attend", doors.attend)
     monkeypatch.setattr("detrscope.blocks.deformable_attention.sample", doors.sample)
     image = detector.card.preprocessing.apply(picture())[None]
-    model = require_torch(detector.engine, "test").model
+    model = require_torch_engine(detector.engine, "test").model
     logits = model(Batch(image)).logits[-1, 0, QUERY]
     if model.scoring == "softmax":
         logits = logits[:-1]

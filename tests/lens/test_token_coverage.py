@@ -12,7 +12,7 @@ import torch
 from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
 from detrscope.lens.metrics import mass_in
-from detrscope.lens.token_coverage import area_of_masks, cover_of_masks
+from detrscope.lens.token_coverage import area_covered_by_masks, cover_of_masks
 
 FINE = 6  # sub-pixels along a side of a pixel
 
@@ -55,7 +55,7 @@ def test_parts_of_the_image_share_all_attention() -> None:
     masses = mass_in(rows[:, None], cover_of_masks(masks, geometry, levels))
     assert masses.shape == (5, 4)
     torch.testing.assert_close(masses.sum(1), torch.ones(5))
-    torch.testing.assert_close(area_of_masks(masks).sum(), torch.tensor(1.0))
+    torch.testing.assert_close(area_covered_by_masks(masks).sum(), torch.tensor(1.0))
 
 
 def test_uniform_attention_gives_each_part_its_area() -> None:
@@ -63,7 +63,7 @@ def test_uniform_attention_gives_each_part_its_area() -> None:
     mask = torch.zeros(1, 24, 32, dtype=torch.bool)
     mask[0, 5:17, 3:10] = True
     cells = cover_of_masks(mask, geometry, [Level(6, 8)])
-    torch.testing.assert_close(mass_in(torch.full((48,), 1 / 48), cells), area_of_masks(mask))
+    torch.testing.assert_close(mass_in(torch.full((48,), 1 / 48), cells), area_covered_by_masks(mask))
     mask[:] = False
     mask[0, 4:8, 8:12] = True  # exactly cell (1, 2)
     row = torch.zeros(2, 48)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detrscope.core.types import Level
-from detrscope.ops.deformable import sample_reference, use_engine
+from detrscope.ops.deformable import sample_reference, use_kernel
 from detrscope.ops.kernels import deformable_numba
 from detrscope.ops.kernels import threads as threads_module
 from detrscope.ops.softmax import softmax_rows
@@ -37,10 +37,10 @@ def looks(draw: st.DrawFn) -> SamplingInputs:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("engine", ["reference", "numba"])
-def test_engines_equal_the_definition(engine: str, seed: int) -> None:
+@pytest.mark.parametrize("kernel", ["reference", "numba"])
+def test_kernels_equal_the_definition(kernel: str, seed: int) -> None:
     of = random_inputs(seed, point_levels=(2, 0, 1, 0, 2))
-    with use_engine(engine):
+    with use_kernel(kernel):
         torch.testing.assert_close(of.sample().double(), by_definition(of), rtol=1e-5, atol=2e-6)
 
 
@@ -52,11 +52,11 @@ def test_kernel_equals_reference_on_any_shape(of: SamplingInputs) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("engine", ["reference", "numba"])
-def test_gradcheck(engine: str) -> None:
+@pytest.mark.parametrize("kernel", ["reference", "numba"])
+def test_gradcheck(kernel: str) -> None:
     of = random_inputs(1, images=1, queries=3, point_levels=(0, 1, 1)).to(Tensor.double)
     inputs = [x.requires_grad_() for x in of.tensors]
-    with use_engine(engine):
+    with use_kernel(kernel):
         assert torch.autograd.gradcheck(of.sample, inputs)
 
 
@@ -67,8 +67,8 @@ def test_double_equals_reference_to_the_last_digits() -> None:
 
 def both(of: SamplingInputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     results = []
-    for engine in ("numba", "reference"):
-        with use_engine(engine):
+    for kernel in ("numba", "reference"):
+        with use_kernel(kernel):
             results.append(gradients(of))
     return results[0], results[1]
 
@@ -77,7 +77,7 @@ class TestBfloat16:
     def test_forward_is_the_exact_sum_rounded_to_the_nearest(self) -> None:
         of = random_inputs(4, queries=60)
         rounded = of.value.bfloat16()
-        with use_engine("numba"):
+        with use_kernel("numba"):
             found = of.sample(value=rounded)
             exact = of.sample(value=rounded.float())
         assert found.dtype == torch.bfloat16
@@ -93,9 +93,9 @@ class TestBfloat16:
     def test_gradients_are_rounded_from_float32(self, channels: int) -> None:
         of = random_inputs(5, channels=channels)
         rounded = SamplingInputs(of.value.bfloat16(), of.points, of.scores, of.levels, of.point_levels)
-        with use_engine("numba"):
+        with use_kernel("numba"):
             found = gradients(rounded)
-        with use_engine("reference"):
+        with use_kernel("reference"):
             expected = gradients(rounded)
         assert [x.dtype for x in found] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
         for ours, theirs in zip(found, expected, strict=True):
@@ -109,7 +109,7 @@ def middles(row: Tensor) -> Tensor:
     of = SamplingInputs(
         row.view(1, 4, 1, 1).repeat(1, 1, 1, 8), points, torch.zeros(1, 2, 1, 1), (Level(1, 4),), (0,)
     )
-    with use_engine("numba"):
+    with use_kernel("numba"):
         return of.sample()[0, :, 0]
 
 
@@ -122,8 +122,8 @@ class TestPlaces:
         value = torch.arange(1.0, 9).view(1, 8, 1, 1).repeat(1, 1, 1, 8)
         return SamplingInputs(value, points, torch.zeros(1, len(places), 1, 1), (Level(2, 4),), (0,))
 
-    @pytest.mark.parametrize("engine", ["reference", "numba"])
-    def test_centres_borders_and_outside(self, engine: str) -> None:
+    @pytest.mark.parametrize("kernel", ["reference", "numba"])
+    def test_centres_borders_and_outside(self, kernel: str) -> None:
         places = [
             (0.125, 0.25),
             (0.875, 0.75),
@@ -134,7 +134,7 @@ class TestPlaces:
             (0.5, -0.25),
             (7, -9),
         ]
-        with use_engine(engine):
+        with use_kernel(kernel):
             found = self.at(*places).sample()[0, :, 0]
         # a centre; a corner of the map has a quarter of its token; half a token outside nothing is left
         assert found.tolist() == pytest.approx([1, 8, 0.25, 2, 0, 0, 0, 0])
@@ -145,7 +145,7 @@ class TestPlaces:
         for found, expected in zip(*both(of), strict=True):
             assert torch.equal(found, expected)
             assert found.isfinite().all()
-        with use_engine("numba"):
+        with use_kernel("numba"):
             assert (gradients(of)[0] == 0).all()
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -165,7 +165,7 @@ class TestPlaces:
         infinite[:, 6:14] = of.value
         point_levels, maps = (1,), (Level(2, 3), Level(2, 4), Level(3, 2))
         of = SamplingInputs(infinite, of.points, of.scores, maps, point_levels)
-        with use_engine("numba"):
+        with use_kernel("numba"):
             assert of.sample().isfinite().all()
 
 
@@ -184,7 +184,7 @@ class TestDeterminism:
 
     def run(self, of: SamplingInputs, threads: int) -> tuple[Tensor, ...]:
         torch.set_num_threads(threads)
-        with use_engine("numba"):
+        with use_kernel("numba"):
             return gradients(of)
 
     def test_result_is_independent_of_threads(
@@ -225,7 +225,7 @@ def test_strided_inputs_and_gradients() -> None:
     assert not strided.points.is_contiguous()
     for ours, theirs in zip(both(strided)[0], both(of)[0], strict=True):
         assert torch.equal(ours, theirs)
-    with use_engine("numba"):
+    with use_kernel("numba"):
         inputs = [x.clone().requires_grad_() for x in of.tensors]
         of.sample(*inputs).sum().backward()  # a gradient without memory of its own
         assert inputs[0].grad is not None and inputs[0].grad.isfinite().all()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.ops import linear as module
-from detrscope.ops.linear import linear, two_linear
+from detrscope.ops.linear import linear, linear_pair
 
 SHAPES = [(5,), (3, 5), (2, 4, 5), (2, 0, 5), (0, 5), (4, 1, 3, 5)]
 
@@ -71,7 +71,7 @@ def test_two_linear_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -
     expected = F.linear(F.linear(x, first, biases[0]).relu(), second, biases[1])
     for rows in (4, 42, 1000):
         monkeypatch.setattr(module, "ROWS", rows)
-        found = two_linear(x, first, biases[0], second, biases[1])
+        found = linear_pair(x, first, biases[0], second, biases[1])
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

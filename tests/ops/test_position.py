@@ -7,7 +7,7 @@ import math
 import torch
 
 from detrscope.core.types import Level
-from detrscope.ops.position import as_boxes, inverse_sigmoid, pyramid_centres, sine_boxes, valid_ratios
+from detrscope.ops.position import inverse_sigmoid, position_as_box, pyramid_centres, sine_boxes, valid_ratios
 
 LEVELS = (Level(4, 6), Level(2, 3))
 
@@ -56,7 +56,7 @@ def test_sine_boxes_interleave_sines_and_cosines_of_each_number() -> None:
 
 def test_points_become_boxes_of_logit_zero() -> None:
     points = torch.tensor([[0.2, 0.9]])
-    boxes = as_boxes(points)
+    boxes = position_as_box(points)
     torch.testing.assert_close(boxes[:, :2], points)
     assert torch.equal(inverse_sigmoid(boxes)[:, 2:], torch.zeros(1, 2))
-    assert as_boxes(boxes) is boxes
+    assert position_as_box(boxes) is boxes

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from detrscope.core.geometry import Geometry
-from detrscope.core.snapshot import record_of_rows
+from detrscope.core.snapshot import snapshot_record
 from detrscope.core.types import Level
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.part_masks import read_part_mask
-from detrscope.recording.part_attention import PartAttention, PartMeter, attention_row
+from detrscope.recording.part_attention import PartAttention, PartMeter, part_attention_row
 from detrscope.recording.probe_images import open_probe_images
 from detrscope.trace_interface import Trace
-from detrscope.training.config import resolve
+from detrscope.training.config import resolve_training_config
 from tests.support.traces import detector_of
 
 
@@ -29,7 +29,7 @@ def trace_of_rows(side: int, rows: torch.Tensor) -> Trace:
         trace,
         geometry=Geometry.of_resize(side, side, (side, side)),
         levels=(Level(4, 4),),
-        records={trace.site("decoder.cross"): record_of_rows(rows)},
+        records={trace.site("decoder.cross"): snapshot_record(rows)},
     )
 
 
@@ -37,7 +37,9 @@ def test_mass_on_parts_equals_counted_pixels(tmp_path: Path) -> None:
     """Cells are squares of sixteen pixels here: each pixel has a 256th of its cell's weight."""
     write_drawn(tmp_path / "dogs", count=10, size=64, seed=1)
     training = open_dataset(f"coco:{tmp_path / 'dogs'}", "train")
-    config = resolve(overrides={"train.recording": {"images": f"coco:{tmp_path / 'dogs'}", "count": 3}})
+    config = resolve_training_config(
+        overrides={"train.recording": {"images": f"coco:{tmp_path / 'dogs'}", "count": 3}}
+    )
     probes = open_probe_images(config, training.classes, training, None)
     meter = PartMeter(probes)
     rows = torch.rand(5, 16, generator=torch.Generator().manual_seed(0)).softmax(-1).half()
@@ -66,7 +68,7 @@ def test_a_row_averages_over_objects_that_show_the_part() -> None:
         PartAttention("background", 0.5, 0.9),
         PartAttention("ears", 0.4, 0.03),
     ]
-    row = attention_row(50, 1 / 3, parts)
+    row = part_attention_row(50, 1 / 3, parts)
     assert row == pytest.approx(
         {
             "step": 50,

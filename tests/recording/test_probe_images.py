@@ -17,7 +17,7 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.data.open_dataset import open_dataset
 from detrscope.recording.probe_images import MAX_UNCOUNTED, AnnotatedImage, open_probe_images
-from detrscope.training.config import RunConfig, resolve
+from detrscope.training.config import RunConfig, resolve_training_config
 from detrscope.training.setup import resolve_run
 
 
@@ -42,7 +42,7 @@ def probes_of(config: RunConfig, training: DetectionDataset) -> list[AnnotatedIm
 
 
 def config_with(images: Any, **more: Any) -> RunConfig:
-    return resolve(overrides={"train.recording": {"images": str(images), **more}})
+    return resolve_training_config(overrides={"train.recording": {"images": str(images), **more}})
 
 
 def write_images(folder: Path, count: int = 3) -> Path:
@@ -59,7 +59,7 @@ def test_a_folder_gives_images_without_ground_truth(dogs: Path, tmp_path: Path) 
     assert [p.name for p in probes] == ["p0", "p1", "p2"]
     assert all(len(p.boxes_xyxy) == 0 and p.image.shape == (3, 20, 30) for p in probes)
     assert len(probes_of(config_with(images, count=2), training_set(dogs))) == 2
-    assert probes_of(resolve(), training_set(dogs)) == [], "no probe images by default"
+    assert probes_of(resolve_training_config(), training_set(dogs)) == [], "no probe images by default"
 
 
 def test_a_dataset_gives_boxes_classes_and_parts(dogs: Path) -> None:
@@ -139,9 +139,9 @@ def test_wrong_sources_and_counts_are_refused(dogs: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"no images or videos in this folder.*such as coco:DIR"):
         probes_of(config_with(dogs), training)
     with pytest.raises(UserError, match=r"train\.recording\.split is test: expected val"):
-        resolve(overrides={"train.recording.split": "test"})
+        resolve_training_config(overrides={"train.recording.split": "test"})
     with pytest.raises(UserError, match=r"taken from data\.val_split, and there is none"):
-        probes_of(resolve(overrides={"train.recording.count": 2}), training)
+        probes_of(resolve_training_config(overrides={"train.recording.count": 2}), training)
 
 
 def test_probe_images_option_overrides_the_count_of_a_preset() -> None:

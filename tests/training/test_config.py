@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 from detrscope import families
-from detrscope.config import describe, preset_names, to_yaml
+from detrscope.config import describe_config, preset_names, to_yaml
 from detrscope.core.errors import UserError
-from detrscope.training.config import DataConfig, RunConfig, flat, resolve, undotted
+from detrscope.training.config import (
+    DataConfig,
+    RunConfig,
+    flatten_config,
+    nest_dotted_config,
+    resolve_training_config,
+)
 from detrscope.training.optimizer import parameter_groups
 from detrscope.training.run_folder import RunFolder
 from detrscope.training.train_config import EmaConfig, TrainConfig
@@ -40,23 +46,23 @@ def test_promised_presets_exist() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_resolves_names_its_source_and_builds(name: str) -> None:
-    config = resolve(name)
+    config = resolve_training_config(name)
     assert len(config.source) > 40
     model = families.build(config.model.variant, config.model.overrides, classes=3)
     assert sum(p.numel() for p in model.parameters()) > 1e6
 
 
 def test_published_detr_recipe() -> None:
-    config = resolve("detr-r50-coco")
+    config = resolve_training_config("detr-r50-coco")
     train = config.train
     assert (train.lr, train.lr_backbone, train.weight_decay, train.clip) == (1e-4, 1e-5, 1e-4, 0.1)
     assert (train.epochs, train.schedule.kind, train.schedule.drop_epochs) == (300, "step", (200,))
     assert (train.cost.classes, train.cost.box, train.cost.giou) == (1, 5, 2)
     assert (train.loss.classes, train.loss.box, train.loss.giou, train.loss.no_object) == (1, 5, 2, 0.1)
     assert config.data.batch_size == 16 and config.data.preprocessing.short_side == 800
-    model = families.resolve(config.model.variant, config.model.overrides)
+    model = families.resolve_variant(config.model.variant, config.model.overrides)
     assert (model.encoder.dropout, model.decoder.dropout, model.queries) == (0.1, 0.1, 100)
-    longer = resolve("detr-r50-coco-500").train
+    longer = resolve_training_config("detr-r50-coco-500").train
     assert (longer.epochs, longer.schedule.drop_epochs, longer.schedule.drop_factor) == (500, (400,), 0.1)
 
 
@@ -65,7 +71,7 @@ DEFORMABLE = [name for name in PRESETS if name.startswith("deformable-detr-r50")
 
 @pytest.mark.parametrize("name", DEFORMABLE)
 def test_published_deformable_recipes(name: str) -> None:
-    config = resolve(name)
+    config = resolve_training_config(name)
     train = config.train
     assert config.model.variant == name.removesuffix("-coco") and config.data.batch_size == 32
     assert (train.lr, train.lr_backbone, train.weight_decay, train.clip) == (2e-4, 2e-5, 1e-4, 0.1)
@@ -81,8 +87,8 @@ def test_published_deformable_recipes(name: str) -> None:
 
 
 def test_dogs_reduced_recipe() -> None:
-    config = resolve("dogs-reduced")
-    model = families.resolve(config.model.variant, config.model.overrides)
+    config = resolve_training_config("dogs-reduced")
+    model = families.resolve_variant(config.model.variant, config.model.overrides)
     assert (model.backbone.name, model.width, model.queries) == ("resnet18", 128, 10)
     for stack in (model.encoder, model.decoder):
         assert (stack.layers, stack.heads, stack.feedforward) == (3, 4, 1024)
@@ -92,13 +98,15 @@ def test_dogs_reduced_recipe() -> None:
 def test_later_settings_override_earlier_ones(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train: {epochs: 7, lr: 1.0e-3}\n")
-    config = resolve("detr-r50-coco", file, {"train.lr": 5e-4, "model": {"overrides": {"queries": 20}}})
+    config = resolve_training_config(
+        "detr-r50-coco", file, {"train.lr": 5e-4, "model": {"overrides": {"queries": 20}}}
+    )
     assert (config.train.epochs, config.train.lr, config.train.clip) == (7, 5e-4, 0.1)
     assert config.model.overrides == {"queries": 20} and config.model.variant == "detr-r50"
 
 
 def test_config_file_round_trip(tmp_path: Path) -> None:
-    config = resolve("dogs-reduced", overrides={"train.lr_factors": {"*.bias": 0.5}})
+    config = resolve_training_config("dogs-reduced", overrides={"train.lr_factors": {"*.bias": 0.5}})
     RunFolder(tmp_path).write_config(config)
     assert (tmp_path / "config.yaml").read_text().startswith("# detrscope ")
     assert RunFolder(tmp_path).config() == config and to_yaml(RunFolder(tmp_path).config()) == to_yaml(config)
@@ -126,7 +134,7 @@ def test_config_file_round_trip(tmp_path: Path) -> None:
 )
 def test_a_wrong_setting_is_named(overrides: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        resolve("detr-r50-coco", overrides=overrides)
+        resolve_training_config("detr-r50-coco", overrides=overrides)
     assert message in str(caught.value)
 
 
@@ -151,16 +159,16 @@ def test_an_error_in_a_file_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"mine\.yaml: unknown key 'data.batchsize'; did you mean 'batch_size'"
     ):
-        resolve("detr-r50-coco", file)
+        resolve_training_config("detr-r50-coco", file)
 
 
 def test_a_misspelt_preset_is_named() -> None:
     with pytest.raises(UserError, match="preset 'detr-r50-coc' is not known; did you mean 'detr-r50-coco'"):
-        resolve("detr-r50-coc")
+        resolve_training_config("detr-r50-coc")
 
 
 def test_every_setting_has_a_help_text() -> None:
-    settings = list(describe(RunConfig))
+    settings = list(describe_config(RunConfig))
     assert {"train.schedule.kind", "train.ema.enabled", "data.batch_size", "augment.flip"} <= {
         s.key for s in settings
     }
@@ -173,5 +181,5 @@ def test_a_micro_batch_is_a_share_of_the_batch() -> None:
 
 
 def test_dotted_keys() -> None:
-    assert undotted({"a.b": 1, "a": {"c": {"*.d": 2}}}) == {"a": {"b": 1, "c": {"*.d": 2}}}
-    assert flat({"a": {"b": 1}, "c": {}}) == {"a.b": 1, "c": {}}
+    assert nest_dotted_config({"a.b": 1, "a": {"c": {"*.d": 2}}}) == {"a": {"b": 1, "c": {"*.d": 2}}}
+    assert flatten_config({"a": {"b": 1}, "c": {}}) == {"a.b": 1, "c": {}}

@@ -11,9 +11,9 @@ import torch
 
 from detrscope import families
 from detrscope.checkpoints.load import random_model
-from detrscope.config import load_preset, preset_names, to_yaml
+from detrscope.config import load_preset_config, preset_names, to_yaml
 from detrscope.core.classes import ClassTable
-from detrscope.training.config import RunConfig, resolve
+from detrscope.training.config import RunConfig, resolve_training_config
 from detrscope.training.optimizer import parameter_groups
 
 
@@ -27,7 +27,7 @@ NONE = {"model.backbone_weights": "none"}
 
 
 def backbone_of(config: RunConfig) -> Any:
-    return families.resolve(config.model.variant, config.model.overrides).backbone
+    return families.resolve_variant(config.model.variant, config.model.overrides).backbone
 
 
 def assert_all_of_it_learns(config: RunConfig) -> None:
@@ -47,31 +47,36 @@ def test_no_pretrained_weights_make_the_backbone_trainable(
     preset: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="detrscope"):
-        config = resolve(preset, overrides=NONE)
+        config = resolve_training_config(preset, overrides=NONE)
     assert_all_of_it_learns(config)
     assert "all its stages learn" in caplog.text and "freezes or slows" not in caplog.text
     caplog.clear()
-    assert resolve(base=config) == config, "resuming changes nothing"
+    assert resolve_training_config(base=config) == config, "resuming changes nothing"
     assert not caplog.text
-    untouched = resolve(preset)
+    untouched = resolve_training_config(preset)
     assert backbone_of(untouched).norm == "frozen" and untouched.train.lr_backbone < untouched.train.lr
 
 
 def test_no_pretrained_weights_asked_for_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("model: {variant: detr-r18, backbone_weights: none}\n")
-    config = resolve("detr-r50-coco", tmp_path / "mine.yaml")
+    config = resolve_training_config("detr-r50-coco", tmp_path / "mine.yaml")
     assert_all_of_it_learns(config)
     (tmp_path / "again.yaml").write_text(to_yaml(config))
-    assert resolve(file=tmp_path / "again.yaml") == config
+    assert resolve_training_config(file=tmp_path / "again.yaml") == config
 
 
 def test_no_pretrained_weights_and_another_variant(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("model: {variant: sprint-dense-n, backbone_weights: none}\n")
-    assert_all_of_it_learns(resolve(file=tmp_path / "mine.yaml", overrides={"model.variant": "detr-r18"}))
+    assert_all_of_it_learns(
+        resolve_training_config(file=tmp_path / "mine.yaml", overrides={"model.variant": "detr-r18"})
+    )
 
 
 def test_backbone_rate_follows_the_given_rate() -> None:
-    assert resolve("dogs-reduced", overrides={**NONE, "train.lr": 3e-4}).train.lr_backbone == 3e-4
+    assert (
+        resolve_training_config("dogs-reduced", overrides={**NONE, "train.lr": 3e-4}).train.lr_backbone
+        == 3e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_backbone_rate_follows_the_given_rate() -> None:
 def test_explicit_freezing_is_kept_with_a_warning(
     given: dict[str, Any], named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = resolve("dogs-reduced", overrides={**NONE, **given})
+    config = resolve_training_config("dogs-reduced", overrides={**NONE, **given})
     backbone = backbone_of(config)
     have = {
         "model.overrides.backbone.norm": backbone.norm,
@@ -101,14 +106,14 @@ def test_explicit_freezing_is_kept_with_a_warning(
 def test_no_preset_freezes_random_weights_and_all_cite_a_source(
     preset: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = resolve(preset)
+    config = resolve_training_config(preset)
     assert "freezes or slows" not in caplog.text
-    source = load_preset(preset)["source"]
+    source = load_preset_config(preset)["source"]
     assert config.source == source and ("arXiv:" in source or "Ours" in source)
     assert not any(part in source for part in ("docs/", "src/", "mission"))
 
 
 def test_photos_preset_has_no_vertical_flip() -> None:
-    config = resolve("photos")
+    config = resolve_training_config("photos")
     assert config.augment.vertical_flip == 0 and config.model.variant.startswith("sprint-deformable")
-    assert families.query_count(config.model.variant, config.model.overrides) >= 60
+    assert families.family_query_count(config.model.variant, config.model.overrides) >= 60

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrscope.config import merge
-from detrscope.training.config import RunConfig, resolve, undotted
+from detrscope.config import merge_configs
+from detrscope.training.config import RunConfig, nest_dotted_config, resolve_training_config
 from detrscope.training.launch import make_fabric
 from detrscope.training.schedule import constant
-from detrscope.training.setup import make_model, make_train_loader, open_data
+from detrscope.training.setup import make_training_loader, make_training_model, open_training_data
 from detrscope.training.train_step import TrainStep
 
 GOLDEN = Path(__file__).parent / "golden_sprint.json"
 STEPS = 20
-SETTINGS = undotted(
+SETTINGS = nest_dotted_config(
     {
         "data.source": "drawn-dogs:count=80,val=1,test=1,size=64",
         "data.batch_size": 4,
@@ -31,13 +31,15 @@ SETTINGS = undotted(
 
 def losses() -> list[float]:
     """The loss of each of the first steps, from the first draw of weights on."""
-    config: RunConfig = resolve("drawn-dogs", None, merge(SETTINGS, {"train": {"accelerator": "cpu"}}))
+    config: RunConfig = resolve_training_config(
+        "drawn-dogs", None, merge_configs(SETTINGS, {"train": {"accelerator": "cpu"}})
+    )
     fabric = make_fabric(config.train)
     fabric.launch()
-    dataset, _ = open_data(config)
+    dataset, _ = open_training_data(config)
     torch.manual_seed(config.train.seed)
-    loaded, config = make_model(config, dataset, fresh=True)
-    loader = make_train_loader(config, dataset, loaded.card, fabric)
+    loaded, config = make_training_model(config, dataset, fresh=True)
+    loader = make_training_loader(config, dataset, loaded.card, fabric)
     loader.set_epoch(0)
     train_step = TrainStep(loaded.model, config.train, fabric)
     train_step.wrapped.train()

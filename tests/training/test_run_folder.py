@@ -13,15 +13,15 @@ import torch
 from detrscope.console import log
 from detrscope.core import file_lock as lock
 from detrscope.core.errors import UserError
-from detrscope.core.files import sweep
-from detrscope.training.config import RunConfig, resolve
+from detrscope.core.files import remove_temporary_files
+from detrscope.training.config import RunConfig, resolve_training_config
 from detrscope.training.run_folder import (
     LAST,
     METRICS_JSONL,
     PREVIOUS,
     STATE,
     RunFolder,
-    logged_to,
+    log_to_run_folder,
     refuse_changes,
 )
 from detrscope.training.train_config import TrainConfig
@@ -159,7 +159,7 @@ def test_unfinished_files_of_a_killed_process_are_removed(tmp_path: Path) -> Non
     ]
     for name in names:
         (tmp_path / name).touch()
-    assert sweep(tmp_path, ["last.pt", "metrics.csv"]) == 2
+    assert remove_temporary_files(tmp_path, ["last.pt", "metrics.csv"]) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[2:])
 
 
@@ -169,12 +169,14 @@ def test_metrics_are_written_whole(folder: RunFolder) -> None:
 
 
 def test_resuming_refuses_changes_of_the_recipe(tmp_path: Path) -> None:
-    old = resolve("detr-r50-coco")
+    old = resolve_training_config("detr-r50-coco")
     refuse_changes(
-        old, resolve("detr-r50-coco", overrides={"train.epochs": 400, "data.workers": 0}), tmp_path
+        old,
+        resolve_training_config("detr-r50-coco", overrides={"train.epochs": 400, "data.workers": 0}),
+        tmp_path,
     )
     with pytest.raises(UserError, match=r"train\.lr 0\.0001 -> 0\.001.*--from .*" + LAST):
-        refuse_changes(old, resolve("detr-r50-coco", overrides={"train.lr": 1e-3}), tmp_path)
+        refuse_changes(old, resolve_training_config("detr-r50-coco", overrides={"train.lr": 1e-3}), tmp_path)
 
 
 def test_folder_in_use_is_refused_unless_overwritten(tmp_path: Path) -> None:
@@ -197,11 +199,11 @@ def test_log_file_is_written_when_the_terminal_is_quiet(
 ) -> None:
     from detrscope import console
 
-    console.setup(quiet=True)
-    with logged_to(tmp_path / "log.txt"):
+    console.setup_console(quiet=True)
+    with log_to_run_folder(tmp_path / "log.txt"):
         console.log.info("epoch 1")
     console.log.info("afterwards")
     assert "epoch 1" in (tmp_path / "log.txt").read_text()
     assert "afterwards" not in (tmp_path / "log.txt").read_text()
     assert "epoch 1" not in capsys.readouterr().err
-    console.setup()
+    console.setup_console()

@@ -15,7 +15,7 @@ from detrscope.families import build
 from detrscope.training.optimizer import make_optimizer, parameter_groups
 from detrscope.training.schedule import constant
 from detrscope.training.train_config import DenoisingConfig, MuonConfig, TrainConfig
-from detrscope.training.train_step import TrainStep, check_support
+from detrscope.training.train_step import TrainStep, check_training_support
 from tests.support.tiny_models import built, tiny, tiny_settings
 
 FABRIC = Fabric(accelerator="cpu", devices=1)
@@ -80,6 +80,6 @@ def test_fp16_steps_can_be_skipped() -> None:
 
 def test_settings_are_checked_before_anything_is_written() -> None:
     with pytest.raises(UserError, match=r"this family takes no denoising queries"):
-        check_support(built("detr-r18").model, TrainConfig(denoising=DenoisingConfig(groups=1)))
+        check_training_support(built("detr-r18").model, TrainConfig(denoising=DenoisingConfig(groups=1)))
     with pytest.raises(UserError, match=r"fits no trainable parameter"):
-        check_support(built("detr-r18").model, TrainConfig(lr_factors={"*.nowhere.*": 0.1}))
+        check_training_support(built("detr-r18").model, TrainConfig(lr_factors={"*.nowhere.*": 0.1}))

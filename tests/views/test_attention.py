@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from detrscope.views.attention import draw_attention
-from detrscope.views.viewport import visible_cells
+from detrscope.views.viewport import viewport_cells
 from tests.support.figures import (
     brightest,
     images,
@@ -22,5 +22,5 @@ def test_attention_map_draws_itself() -> None:
     picture, veil = images(sheet)[:2]
     assert brightest(*veil, picture[1]) == pytest.approx(middle((2, 5)), abs=0.3)
     assert attention.caption in sheet.caption and attention._repr_png_().startswith(b"\x89PNG")
-    values, extent = visible_cells(attention)
+    values, extent = viewport_cells(attention)
     assert values.shape == (10, 15) and extent == (0, 0, 60, 40)

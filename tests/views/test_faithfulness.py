@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detrscope.lens.faithfulness import Curve, summarise
+from detrscope.lens.deletion_curves import Curve, summarise_curves
 from detrscope.views.faithfulness import TITLES, draw_faithfulness
 
 
@@ -16,7 +16,7 @@ def test_four_panels_with_a_line_for_each_method(tmp_path: Path) -> None:
         for method, end in (("rollout", 0.2), ("random", 0.8))
         for where, what in TITLES
     ]
-    picture = draw_faithfulness(summarise(curves), tmp_path / "f.svg", title="two methods")
+    picture = draw_faithfulness(summarise_curves(curves), tmp_path / "f.svg", title="two methods")
     panels = picture.figure().axes
     assert len(panels) == 4 and (tmp_path / "f.svg").read_text().startswith("<?xml")
     for ax in panels:

@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from detrscope.views.canvas import PixelFigure
-from detrscope.views.part_curves import draw_part_curves, draw_ratios, part_names, part_value, whole_object
+from detrscope.views.part_curves import (
+    curve_part_names,
+    draw_part_curves,
+    draw_ratios,
+    part_curve_value,
+    whole_object_curve,
+)
 
 DOGS = ("object", "ears", "tail", "other objects", "background")
 
@@ -34,14 +40,14 @@ def rows_of(*names: str, steps: int = 4) -> list[dict[str, float | None]]:
     ],
 )
 def test_the_finest_known_parts_are_drawn(measured: tuple[str, ...], drawn: list[str], whole: str) -> None:
-    assert part_names(rows_of(*measured)) == drawn and whole_object(rows_of(*measured)) == whole
+    assert curve_part_names(rows_of(*measured)) == drawn and whole_object_curve(rows_of(*measured)) == whole
 
 
 def test_values_are_percent_or_relative_to_area() -> None:
     row = rows_of("ears")[2]
-    assert part_value(row, "ears", relative=False) == pytest.approx(6.0)
-    assert part_value(row, "ears", relative=True) == pytest.approx(6.0)
-    assert part_value(row, "tail", relative=True) is None
+    assert part_curve_value(row, "ears", relative=False) == pytest.approx(6.0)
+    assert part_curve_value(row, "ears", relative=True) == pytest.approx(6.0)
+    assert part_curve_value(row, "tail", relative=True) is None
 
 
 def test_the_figure_is_saved_as_png_and_svg(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detrscope.core.errors import UserError
-from detrscope.views.training_curves import draw_curves, read_run
+from detrscope.views.training_curves import draw_curves, read_training_curves
 
 
 def write_run(folder: Path, epochs: int, *, tail: str = "", **more: Any) -> Path:
@@ -85,7 +85,7 @@ def test_a_run_that_has_just_begun_is_drawn(tmp_path: Path) -> None:
 
 def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", 3, tail='{"epoch": 4, "train/lo')
-    assert read_run(run).series["train/loss"][0] == [1, 2, 3]
+    assert read_training_curves(run).series["train/loss"][0] == [1, 2, 3]
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
@@ -101,14 +101,14 @@ def test_a_folder_without_metrics_is_named(tmp_path: Path) -> None:
 
 def test_after_a_resume_the_later_line_of_an_epoch_counts(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", 3, tail='{"epoch": 2, "train/loss": 9}\n')
-    assert read_run(run).series["train/loss"] == ([1, 2, 3], [5, 9, pytest.approx(5 / 3)])
+    assert read_training_curves(run).series["train/loss"] == ([1, 2, 3], [5, 9, pytest.approx(5 / 3)])
 
 
 def test_values_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "a", 2, tail='{"epoch": 3, "train/loss": NaN}\n{"epoch": 4, "train/loss": 1}\n'
     )
-    assert read_run(run).series["train/loss"][0] == [1, 2, 4]
+    assert read_training_curves(run).series["train/loss"][0] == [1, 2, 4]
 
 
 def test_a_refresh_takes_less_than_a_second(tmp_path: Path) -> None:

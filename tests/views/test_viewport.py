@@ -8,7 +8,7 @@ import torch
 
 from detrscope.core.attention_map import Selection
 from detrscope.lens.maps import map_of_rows
-from detrscope.views.viewport import Viewport, visible_cells
+from detrscope.views.viewport import Viewport, viewport_cells
 from tests.support.figures import (
     GEOMETRY,
     made,
@@ -23,4 +23,4 @@ def test_crop_without_original_shows_the_crop() -> None:
     original = torch.zeros(3, 40, 100, dtype=torch.uint8)
     assert Viewport.of(replace(trace, original=original)).window == (0, 0, 100, 40)
     attention = map_of_rows(trace, Selection("decoder.1.cross", (2,)), "query 2")
-    assert visible_cells(attention)[1] == (20, 0, 80, 40)
+    assert viewport_cells(attention)[1] == (20, 0, 80, 40)

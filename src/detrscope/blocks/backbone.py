@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.probe import Probe
-from detrscope.ops.convolution import conv_norm, fold
+from detrscope.ops.convolution import convolution_and_norm, fold_norm_into_convolution
 
 if TYPE_CHECKING:
     from timm.models import FeatureInfo
@@ -62,13 +62,13 @@ class ResidualBackbone(nn.Module):
     def fold_norms(self) -> None:
         """Multiply every norm into its convolution for good; for inference, since the state dict changes."""
         stem, stages = self.parts()
-        stem.conv1, stem.bn1 = fold(stem.conv1, stem.bn1), nn.Identity()
+        stem.conv1, stem.bn1 = fold_norm_into_convolution(stem.conv1, stem.bn1), nn.Identity()
         for block in (block for stage in stages for block in _blocks(stage)):
             for conv, norm in _pairs(block):
-                setattr(block, conv, fold(getattr(block, conv), getattr(block, norm)))
+                setattr(block, conv, fold_norm_into_convolution(getattr(block, conv), getattr(block, norm)))
                 setattr(block, norm, nn.Identity())
             if block.downsample is not None:
-                block.downsample[0] = fold(block.downsample[0], block.downsample[1])
+                block.downsample[0] = fold_norm_into_convolution(block.downsample[0], block.downsample[1])
                 block.downsample[1] = nn.Identity()
 
     @property
@@ -145,7 +145,7 @@ class TimmBackbone(nn.Module):
         except ImportError:
             raise UserError(f"backbone timm:{name} needs timm: pip install 'detrscope[timm]'") from None
         if name not in timm.list_models():
-            raise UserError(f"timm has no model '{name}'; {nearest(name, timm.list_models())[:200]}")
+            raise UserError(f"timm has no model '{name}'; {suggest_nearest(name, timm.list_models())[:200]}")
         body = timm.create_model(name, pretrained=False, features_only=True)
         wanted = [4 * 2 ** (s - 1) for s in stages]
         info = cast("FeatureInfo", body.feature_info)
@@ -192,7 +192,7 @@ def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, nor
             raise UserError(f"backbone {name}: dilation (DC5) is for resnet50 and resnet101")
         return TimmBackbone(name.removeprefix("timm:"), stages, norm)
     if name not in RESNETS:
-        raise UserError(f"backbone '{name}' is not known; {nearest(name, RESNETS)} (or timm:NAME)")
+        raise UserError(f"backbone '{name}' is not known; {suggest_nearest(name, RESNETS)} (or timm:NAME)")
     if dilate_last and name in ("resnet18", "resnet34"):
         raise UserError(f"backbone {name}: dilation (DC5) is for resnet50 and resnet101")
     body = getattr(torchvision.models, name)(
@@ -233,7 +233,7 @@ def _step(
     relu: bool = True,
     residual: Tensor | None = None,
 ) -> Tensor:
-    x = conv_norm(x, conv, norm, relu=relu, residual=residual)
+    x = convolution_and_norm(x, conv, norm, relu=relu, residual=residual)
     if probe is not None and probe.wants_features(site := f"backbone.{name}"):
         probe.keep_features(site, x)
     return x

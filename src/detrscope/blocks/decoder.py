@@ -11,7 +11,7 @@ from detrscope.blocks.attention import QuerySelfAttention
 from detrscope.blocks.layers import FeedForward, Residual
 from detrscope.core.probe import Probe
 from detrscope.core.types import Pyramid, Queries, States
-from detrscope.ops.position import as_boxes, sine_coordinates
+from detrscope.ops.position import position_as_box, sine_coordinates
 
 Refine = Callable[[int, Tensor, Tensor | None], Tensor | None]
 """(layer index, content [B, Q, D], reference points [B, Q, 2] or boxes_cxcywh [B, Q, 4] or None) -> the next layer's
@@ -96,7 +96,7 @@ class Decoder(nn.Module):
             x = layer(x, position, reference, queries.mask, pyramid, probe)
             contents.append(self.norm(x))
             if reference is not None:
-                references.append(as_boxes(reference))
+                references.append(position_as_box(reference))
             reference = refine(index, contents[-1], reference)
         boxes = torch.stack(references) if references else None
         return States(torch.stack(contents), boxes, queries.proposals)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detrscope.ops.convolution import is_learning, may_leave_torch
 from detrscope.ops.dropout import dropout
-from detrscope.ops.linear import linear, two_linear
+from detrscope.ops.linear import linear, linear_pair
 
 
 class Linear(nn.Linear):
@@ -48,7 +48,7 @@ class FeedForward(nn.Module):
         """[B, S, D] -> [B, S, D]."""
         first, second = self.expand, self.contract
         if not self.training and may_leave_torch(tokens) and not is_learning(tokens, first.weight):
-            return two_linear(tokens, first.weight, first.bias, second.weight, second.bias)
+            return linear_pair(tokens, first.weight, first.bias, second.weight, second.bias)
         hidden = linear(tokens, first.weight, first.bias, relu=True)  # [B, S, H]
         return cast(Tensor, self.contract(self.dropout(hidden)))
 
@@ -83,7 +83,7 @@ def zero_last(box_head: MLP) -> MLP:
     return box_head
 
 
-def apply_exact(head: nn.Module, x: Tensor) -> Tensor:
+def linear_in_float32(head: nn.Module, x: Tensor) -> Tensor:
     """Apply a head in the precision of its weights: boxes and scores need more bits than bfloat16 has."""
     with torch.autocast(x.device.type, enabled=False):
         return cast(Tensor, head(x.to(next(head.parameters()).dtype)))

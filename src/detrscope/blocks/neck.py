@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detrscope.blocks.position import Position
 from detrscope.core.types import Level, Pyramid
-from detrscope.ops.convolution import conv_norm
+from detrscope.ops.convolution import convolution_and_norm
 from detrscope.ops.position import pyramid_centres, sine_coordinates, token_centres
 
 
@@ -103,7 +103,7 @@ class DeformableNeck(nn.Module):
         ):
             source = maps[index] if index < len(maps) else maps[-1] if index == len(maps) else projected[-1]
             assert isinstance(projection, nn.Conv2d)
-            x = norm(conv_norm(source, projection, nn.Identity(), relu=False))  # [B, D, H_l, W_l]
+            x = norm(convolution_and_norm(source, projection, nn.Identity(), relu=False))  # [B, D, H_l, W_l]
             projected.append(x)
             paddings.append(shrink_padding(padding, x))
             positions.append(self.position(x, paddings[-1]) + level.to(x.dtype))  # [B or 1, H_l*W_l, D]

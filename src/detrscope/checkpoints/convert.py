@@ -10,18 +10,18 @@ import torch
 from detrscope.checkpoints.native import Loaded, LoadReport
 from detrscope.checkpoints.third_party import (
     ThirdPartyCheckpoint,
-    class_table_of,
-    known_settings,
     recognise,
+    third_party_classes,
+    third_party_settings,
 )
-from detrscope.config import merge, to_tree
+from detrscope.config import config_to_tree, merge_configs
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.families import VARIANTS, config_of, family_of
+from detrscope.families import VARIANTS, family_config, family_of
 from detrscope.families.family import Family
-from detrscope.families.keys.shapes import Shapes, compare, listed, some
+from detrscope.families.keys.shapes import Shapes, compare_shapes, list_keys, some_keys
 
 
 def convert_checkpoint(
@@ -42,38 +42,38 @@ def convert_checkpoint(
     family, layout, state = recognise(checkpoint, source, family_of(variant) if variant else None)
     try:
         tree = (
-            to_tree(VARIANTS[variant].config)
+            config_to_tree(VARIANTS[variant].config)
             if variant
-            else merge(family.infer(Shapes(state)), known_settings(family, checkpoint))
+            else merge_configs(family.infer(Shapes(state)), third_party_settings(family, checkpoint))
         )
         count = family.classes(Shapes(state))
     except UserError as error:
         raise UserError(f"{source} ({layout.name} layout): {error}") from None
-    config = config_of(family, tree, source=source)
+    config = family_config(family, tree, source=source)
     if count < 1:
         raise UserError(f"{source} ({layout.name} layout): the class head has no classes")
     with torch.device("meta"):  # shapes are compared before memory is allocated
         expected = family.build(config, count).state_dict()
     ignored = tuple(key for key in state if key.endswith("num_batches_tracked") and key not in expected)
     state = {key: tensor for key, tensor in state.items() if key not in ignored}
-    if problems := compare(state, expected):
-        raise UserError(f"{source} ({layout.name} layout): {len(problems)} problems: {listed(problems)}")
+    if problems := compare_shapes(state, expected):
+        raise UserError(f"{source} ({layout.name} layout): {len(problems)} problems: {list_keys(problems)}")
     if variant:
-        _refuse_other_settings(tree, known_settings(family, checkpoint), source, variant)
+        _refuse_other_settings(tree, third_party_settings(family, checkpoint), source, variant)
     model = family.build(config, count)
     model.load_state_dict({**model.state_dict(), **state})
-    classes, remarks, assumed = class_table_of(checkpoint, count, coco=published)
+    classes, remarks, assumed = third_party_classes(checkpoint, count, coco=published)
     if assumed:
         for line in remarks:
             log.warning("%s: %s; pass other names as classes", source, line)
     if not published:
         _warn_of_assumptions(checkpoint, source, variant)
     if nonfinite := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
-        log.warning("%s: NaN or infinite numbers in %s", source, some(nonfinite))
+        log.warning("%s: NaN or infinite numbers in %s", source, some_keys(nonfinite))
     card = ModelCard(
         family=family.name,
         variant=variant or _variant_of(family, config),
-        config=to_tree(config),
+        config=config_to_tree(config),
         classes=classes,
         preprocessing=checkpoint.preprocessing or Preprocessing(),
         scoring=model.scoring,

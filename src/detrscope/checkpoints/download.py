@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from detrscope.console import atomic_write, log, progress
+from detrscope.console import log, progress
 from detrscope.core.download import download, shown_url
 from detrscope.core.errors import UserError
-from detrscope.core.files import cache_folder
+from detrscope.core.files import atomic_write, cache_folder
 
 MAX_BYTES = 8 << 30  # of a file of weights
 

@@ -58,7 +58,7 @@ class ConfigFields(Partial):
     id2label: dict[str, str] | None = None
 
 
-def read_config(path: Path) -> ConfigFields:
+def read_hugging_face_config(path: Path) -> ConfigFields:
     """Read a config.json.
 
     Raises:
@@ -71,26 +71,30 @@ def read_config(path: Path) -> ConfigFields:
     return fields
 
 
-def settings_of(config: ConfigFields) -> dict[str, Any]:
+def hugging_face_settings(config: ConfigFields) -> dict[str, Any]:
     """Translate a config to our settings."""
     strides = [
         getattr(part, "output_stride", None) for part in (config.backbone_config, config.backbone_kwargs)
     ]
     return {
         "backbone": {"dilate_last": bool(config.dilation) or 16 in strides},
-        **stack_settings("encoder", config.encoder_attention_heads, config.encoder_n_points),
-        **stack_settings("decoder", config.decoder_attention_heads, config.decoder_n_points),
-        **reference_settings(config.with_box_refine, config.two_stage, config.two_stage_num_proposals),
+        **hugging_face_stack_settings("encoder", config.encoder_attention_heads, config.encoder_n_points),
+        **hugging_face_stack_settings("decoder", config.decoder_attention_heads, config.decoder_n_points),
+        **hugging_face_reference_settings(
+            config.with_box_refine, config.two_stage, config.two_stage_num_proposals
+        ),
     }
 
 
-def stack_settings(name: str, heads: int | None, points: int | None) -> dict[str, Any]:
+def hugging_face_stack_settings(name: str, heads: int | None, points: int | None) -> dict[str, Any]:
     """Translate the known numbers of heads and sampling points of a stack to our settings."""
     known = {key: value for key, value in (("heads", heads), ("points", points)) if value is not None}
     return {name: known} if known else {}
 
 
-def reference_settings(refine: bool | None, two_stage: bool | None, queries: int | None) -> dict[str, Any]:
+def hugging_face_reference_settings(
+    refine: bool | None, two_stage: bool | None, queries: int | None
+) -> dict[str, Any]:
     """Translate Deformable DETR's two switches, and the number of proposals, to our settings."""
     if refine is None:
         return {}
@@ -100,7 +104,7 @@ def reference_settings(refine: bool | None, two_stage: bool | None, queries: int
     return settings
 
 
-def labels_of(config: ConfigFields, path: Path) -> dict[int, str]:
+def hugging_face_labels(config: ConfigFields, path: Path) -> dict[int, str]:
     """Return class names by index in the logits; empty where the config has none.
 
     Raises:

@@ -19,21 +19,27 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints.coco_classes import coco_classes
 from detrscope.checkpoints.convert import convert_checkpoint
 from detrscope.checkpoints.download import fetch
-from detrscope.checkpoints.native import Loaded, LoadReport, build_from_card, load_checkpoint, read_card
+from detrscope.checkpoints.native import (
+    Loaded,
+    LoadReport,
+    build_checkpoint_model,
+    load_checkpoint,
+    read_checkpoint_card,
+)
 from detrscope.checkpoints.third_party import (
     PROCESSOR_FILES,
     WEIGHT_FILES,
-    read_file,
     read_folder,
+    read_third_party_file,
 )
-from detrscope.config import to_tree
+from detrscope.config import config_to_tree
 from detrscope.core.classes import ClassTable
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.families import VARIANTS, family_of, resolve
+from detrscope.families import VARIANTS, family_of, resolve_variant
 from detrscope.families.family import OnHub
-from detrscope.families.keys.shapes import Shapes, compare
+from detrscope.families.keys.shapes import Shapes, compare_shapes
 
 CLASS_HEADS = re.compile(r".*(class_heads?|label_embedding)\..*")
 RANDOM_SEED = 0  # of untrained weights, so that a name means the same model each time
@@ -63,7 +69,7 @@ def load_model(
     if name in VARIANTS:
         loaded = _load_variant(name, weights)
     elif weights is not None:
-        raise UserError(f"weights: expected a variant name with it; {nearest(name, VARIANTS)}")
+        raise UserError(f"weights: expected a variant name with it; {suggest_nearest(name, VARIANTS)}")
     elif isdir(path):  # unlike Path.is_dir, False for names that no file can have
         loaded = _load_folder(path)
     elif isfile(path):
@@ -72,23 +78,25 @@ def load_model(
         loaded = convert_checkpoint(read_folder(_hub_snapshot(name)), source=name)
     else:
         problem = "no such file" if path.suffix or "/" in name else "not a known model"
-        raise UserError(f"model '{name}': {problem}; {nearest(name, VARIANTS)}")
-    return loaded if classes is None or classes == loaded.card.classes else with_classes(loaded, classes)
+        raise UserError(f"model '{name}': {problem}; {suggest_nearest(name, VARIANTS)}")
+    return (
+        loaded if classes is None or classes == loaded.card.classes else with_new_class_head(loaded, classes)
+    )
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded_weights(seed: int) -> Iterator[None]:
     """Seed the CPU's random numbers inside the `with`, and restore the generator after it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def with_classes(loaded: Loaded, classes: ClassTable) -> Loaded:
+def with_new_class_head(loaded: Loaded, classes: ClassTable) -> Loaded:
     """Return the model for other classes: the class head is reset, all other weights stay."""
     report = loaded.report
     card = replace(loaded.card, classes=classes, metrics={}, source=f"fine-tuned from {report.source}")
-    model = build_from_card(card)
+    model = build_checkpoint_model(card)
     new, old = model.state_dict(), loaded.model.state_dict()
     reset = tuple(key for key in new if CLASS_HEADS.fullmatch(key))
     model.load_state_dict({key: new[key] if key in reset else old[key] for key in new})
@@ -108,12 +116,12 @@ def random_model(
     """
     family = family_of(variant)
     base = VARIANTS[variant]
-    config = resolve(variant, overrides)
+    config = resolve_variant(variant, overrides)
     model = family.build(config, len(classes))
     card = ModelCard(
         family.name,
         variant,
-        to_tree(config),
+        config_to_tree(config),
         classes,
         preprocessing or base.preprocessing,
         model.scoring,
@@ -122,7 +130,7 @@ def random_model(
     return Loaded(model.eval(), card, LoadReport("random weights", 0))
 
 
-def load_backbone(model: DetectionTransformer, weights: str) -> LoadReport:
+def load_backbone_weights(model: DetectionTransformer, weights: str) -> LoadReport:
     """Load classification weights into the backbone of a model.
 
     Args:
@@ -142,11 +150,13 @@ def load_backbone(model: DetectionTransformer, weights: str) -> LoadReport:
         notes: tuple[str, ...] = ()
         state, source = _imagenet(model)
     else:
-        checkpoint = read_file(Path(weights), marks=("conv1.weight", "stem.0.weight", "stem.conv.weight"))
+        checkpoint = read_third_party_file(
+            Path(weights), marks=("conv1.weight", "stem.0.weight", "stem.conv.weight")
+        )
         state, source, notes = dict(checkpoint.state), weights, checkpoint.notes
     unused = ("fc.", *(key for key in state if key.endswith("num_batches_tracked") and key not in expected))
     state = {key: value for key, value in state.items() if not key.startswith(unused)}
-    if problems := compare(state, expected):
+    if problems := compare_shapes(state, expected):
         raise UserError(f"{source}: does not fit the backbone: {'; '.join(problems[:10])}")
     body.load_state_dict(state, strict=False)
     return LoadReport(source, len(state), notes=notes)
@@ -168,7 +178,7 @@ def _imagenet(model: DetectionTransformer) -> tuple[dict[str, Tensor], str]:
         url.rsplit("-", 1)[-1].removesuffix(".pth"),
         instead="set model.backbone_weights to a file of them, or to none to learn from scratch",
     )
-    return dict(read_file(path).state), path.name
+    return dict(read_third_party_file(path).state), path.name
 
 
 def _load_variant(name: str, weights: str | Path | None) -> Loaded:
@@ -176,7 +186,7 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
     if weights == "random":
         classes = coco_classes(91)
         assert classes is not None
-        with seeded(RANDOM_SEED):
+        with seeded_weights(RANDOM_SEED):
             loaded = random_model(name, {}, classes)
         source = f"random weights of seed {RANDOM_SEED}"
         return replace(loaded, card=replace(loaded.card, source=source), report=LoadReport(source, 0))
@@ -193,15 +203,15 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
             checkpoint = read_folder(_hub_snapshot(repository))
             return convert_checkpoint(checkpoint, source=repository, variant=name, published=True)
         path = fetch(variant.published.url, variant.published.sha256_prefix)
-        return convert_checkpoint(read_file(path), source=str(path), variant=name, published=True)
+        return convert_checkpoint(read_third_party_file(path), source=str(path), variant=name, published=True)
     path = Path(weights)
     if not exists(path):
         raise UserError(f"weights {weights}: no such file")
-    if isfile(path) and path.suffix == ".safetensors" and (card := read_card(path)) is not None:
+    if isfile(path) and path.suffix == ".safetensors" and (card := read_checkpoint_card(path)) is not None:
         if card.variant != name:
             raise UserError(f"{path}: the checkpoint is a {card.variant}, expected a {name}")
         return _load_file(path)
-    checkpoint = read_folder(path) if isdir(path) else read_file(path)
+    checkpoint = read_folder(path) if isdir(path) else read_third_party_file(path)
     released = variant.published is not None and path.name == variant.published.url.rpartition("/")[2]
     return convert_checkpoint(checkpoint, source=str(path), variant=name, published=released)
 
@@ -218,10 +228,10 @@ def _load_folder(folder: Path) -> Loaded:
 
 
 def _load_file(path: Path) -> Loaded:
-    if path.suffix == ".safetensors" and read_card(path) is not None:
+    if path.suffix == ".safetensors" and read_checkpoint_card(path) is not None:
         model, card = load_checkpoint(path)
         return Loaded(model, card, LoadReport(str(path), len(model.state_dict())))
-    return convert_checkpoint(read_file(path), source=str(path))
+    return convert_checkpoint(read_third_party_file(path), source=str(path))
 
 
 def _hub_snapshot(repository: str) -> Path:

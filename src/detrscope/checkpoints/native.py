@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.console import atomic_write
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
+from detrscope.core.files import atomic_write
 from detrscope.core.model_card import ModelCard
 from detrscope.core.text_files import parse_json
-from detrscope.families import FAMILIES, config_of
-from detrscope.families.keys.shapes import compare, listed
+from detrscope.families import FAMILIES, family_config
+from detrscope.families.keys.shapes import compare_shapes, list_keys
 
 HEADER = "detrscope"
 
@@ -70,7 +70,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> None
         save_file(state, temporary, metadata={HEADER: json.dumps(card.to_json()), "format": "pt"})
 
 
-def read_card(path: str | Path) -> ModelCard | None:
+def read_checkpoint_card(path: str | Path) -> ModelCard | None:
     """Return the card of a safetensors file, or None where it has none.
 
     Raises:
@@ -84,7 +84,7 @@ def read_card(path: str | Path) -> ModelCard | None:
     return ModelCard.from_json(parse_json(metadata[HEADER], name), name)
 
 
-def build_from_card(card: ModelCard, path: str | Path | None = None) -> DetectionTransformer:
+def build_checkpoint_model(card: ModelCard, path: str | Path | None = None) -> DetectionTransformer:
     """Build the model that a card describes, with random weights.
 
     Args:
@@ -96,9 +96,11 @@ def build_from_card(card: ModelCard, path: str | Path | None = None) -> Detectio
     """
     name = f"{path}: model card" if path else f"the card of {card.variant}"
     if card.family not in FAMILIES:
-        raise UserError(f"{name}: family '{card.family}' is not known; {nearest(card.family, FAMILIES)}")
+        raise UserError(
+            f"{name}: family '{card.family}' is not known; {suggest_nearest(card.family, FAMILIES)}"
+        )
     family = FAMILIES[card.family]
-    config = config_of(family, card.config, source=f"{name}: config")
+    config = family_config(family, card.config, source=f"{name}: config")
     if path is not None:
         with torch.device("meta"):  # shapes without memory
             meta_model = family.build(config, len(card.classes))
@@ -106,8 +108,8 @@ def build_from_card(card: ModelCard, path: str | Path | None = None) -> Detectio
             raise UserError(
                 f"{name}: scoring is '{card.scoring}', expected '{meta_model.scoring}' of {card.family}"
             )
-        if problems := compare(_meta_tensors(path), meta_model.state_dict()):
-            raise UserError(f"{path}: does not fit its card: {listed(problems)}")
+        if problems := compare_shapes(_meta_tensors(path), meta_model.state_dict()):
+            raise UserError(f"{path}: does not fit its card: {list_keys(problems)}")
     return family.build(config, len(card.classes))
 
 
@@ -117,12 +119,12 @@ def load_checkpoint(path: str | Path) -> tuple[DetectionTransformer, ModelCard]:
     Raises:
         UserError: not a native checkpoint, or its tensors do not fit its card.
     """
-    card = read_card(path)
+    card = read_checkpoint_card(path)
     if card is None:
         raise UserError(
             f"{path}: has no model card; for third-party weights pass a variant and the file as weights"
         )
-    model = build_from_card(card, path)
+    model = build_checkpoint_model(card, path)
     model.load_state_dict(load_file(path))
     return model.eval(), card
 

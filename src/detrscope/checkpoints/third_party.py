@@ -19,11 +19,11 @@ from detrscope.checkpoints.hugging_face_config import (
     Heads,
     Partial,
     class_table,
-    labels_of,
-    read_config,
-    reference_settings,
-    settings_of,
-    stack_settings,
+    hugging_face_labels,
+    hugging_face_reference_settings,
+    hugging_face_settings,
+    hugging_face_stack_settings,
+    read_hugging_face_config,
 )
 from detrscope.checkpoints.hugging_face_processor import read_processor
 from detrscope.checkpoints.safe_pickle import read_pickle
@@ -82,7 +82,7 @@ class Arguments(Partial):
     dec_n_points: Heads | None = None
 
 
-def read_file(path: Path, marks: tuple[str, ...] | None = None) -> ThirdPartyCheckpoint:
+def read_third_party_file(path: Path, marks: tuple[str, ...] | None = None) -> ThirdPartyCheckpoint:
     """Read a `.pth`, `.pt`, `.ckpt`, `.bin` or `.safetensors` file of third-party weights.
 
     Args:
@@ -120,11 +120,11 @@ def read_folder(folder: Path) -> ThirdPartyCheckpoint:
         UserError: a file is missing, unreadable, or has unsupported values.
     """
     path = folder / "config.json"
-    config = read_config(path)
+    config = read_hugging_face_config(path)
     files = [folder / name for name in WEIGHT_FILES if (folder / name).exists()]
     if not files:
         raise UserError(f"{folder}: has neither {' nor '.join(WEIGHT_FILES)}")
-    checkpoint = read_file(files[0])
+    checkpoint = read_third_party_file(files[0])
     preprocessing, notes = None, checkpoint.notes
     for name in PROCESSOR_FILES:
         if (folder / name).exists():
@@ -133,8 +133,8 @@ def read_folder(folder: Path) -> ThirdPartyCheckpoint:
             break
     return replace(
         checkpoint,
-        settings=settings_of(config),
-        labels=labels_of(config, path),
+        settings=hugging_face_settings(config),
+        labels=hugging_face_labels(config, path),
         path=path,
         preprocessing=preprocessing,
         notes=notes,
@@ -160,13 +160,13 @@ def recognise(
     raise UserError(f"{source}: not weights of {families} (first keys: {list(checkpoint.state)[:3]})")
 
 
-def known_settings(family: Family, checkpoint: ThirdPartyCheckpoint) -> dict[str, Any]:
+def third_party_settings(family: Family, checkpoint: ThirdPartyCheckpoint) -> dict[str, Any]:
     """Return those settings of a checkpoint's own config that the family has."""
     names = {field.name for field in dataclasses.fields(family.config)}
     return {name: value for name, value in checkpoint.settings.items() if name in names}
 
 
-def class_table_of(
+def third_party_classes(
     checkpoint: ThirdPartyCheckpoint, count: int, *, coco: bool
 ) -> tuple[ClassTable, tuple[str, ...], bool]:
     """Return the class table of a checkpoint with `count` classes: its own, COCO's, or plain numbers.
@@ -201,9 +201,9 @@ def _settings_of_arguments(content: object, path: Path) -> dict[str, Any]:
     for key, arguments in _arguments_in(content):
         fields = validate(Arguments, arguments, f"{path}: {key}")
         settings = {
-            **stack_settings("encoder", fields.nheads, fields.enc_n_points),
-            **stack_settings("decoder", fields.nheads, fields.dec_n_points),
-            **reference_settings(fields.with_box_refine, fields.two_stage, fields.num_queries),
+            **hugging_face_stack_settings("encoder", fields.nheads, fields.enc_n_points),
+            **hugging_face_stack_settings("decoder", fields.nheads, fields.dec_n_points),
+            **hugging_face_reference_settings(fields.with_box_refine, fields.two_stage, fields.num_queries),
         }
         if fields.dilation is not None:
             settings["backbone"] = {"dilate_last": fields.dilation}

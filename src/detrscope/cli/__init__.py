@@ -9,10 +9,10 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 
 def main() -> None:
     """Run the `detrscope` command. Exit codes: 0 done, 1 work failed, 2 wrong input, 130 interrupted."""
-    from detrscope.console import prepare_output, silence_output
+    from detrscope.console import prepare_console, silence_console
     from detrscope.core.errors import in_one_line
 
-    prepare_output()
+    prepare_console()
     try:
         sys.exit(_run())
     except KeyboardInterrupt:
@@ -29,7 +29,7 @@ def main() -> None:
         try:
             sys.stdout.flush()
         except (OSError, ValueError):  # the error just printed
-            silence_output()
+            silence_console()
         sys.exit(code)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from detrscope import console
 from detrscope.cli.options import Log, Quiet
+from detrscope.core.files import atomic_write
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +69,7 @@ def check(
 
     Exit code 0: no errors (warnings are allowed). 1: errors. 2: the dataset could not be read.
     """
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
     import json as to_text
 
     from detrscope.data.check import check as check_dataset
@@ -76,7 +77,7 @@ def check(
     report = check_dataset(source, split or (), annotations=annotations, queries=queries, pixels=pixels)
     text = to_text.dumps(report.to_json(), indent=1)
     if out is not None:
-        with console.atomic_write(out) as temporary:
+        with atomic_write(out) as temporary:
             temporary.write_text(text, encoding="utf-8")
     if json:
         console.print_raw(f"{text}\n")
@@ -111,12 +112,12 @@ def show(
 
     Training settings may follow, such as --augment.crop=0 or --data.short_side=480.
     """
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
     from detrscope.commands import show as command
     from detrscope.config import parse_overrides
-    from detrscope.training.config import resolve
+    from detrscope.training.config import resolve_training_config
 
-    settings = resolve(preset, config, parse_overrides(context.args))
+    settings = resolve_training_config(preset, config, parse_overrides(context.args))
     tiles = command.show(
         source,
         out,
@@ -160,7 +161,7 @@ def subset(
     log_level: Log = "info",
 ) -> None:
     """Cut a dataset by category: a number of images with it and a number without."""
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
     from detrscope.data.subset import Counts, cut_subset
 
     val = Counts(val_with, val_without) if val_with or val_without or val_split else None
@@ -194,8 +195,8 @@ def convert(
     log_level: Log = "info",
 ) -> None:
     """Write a dataset of any readable format in COCO's layout, all splits at once."""
-    console.setup(quiet, log_level)
-    from detrscope.data.convert import convert as convert_dataset
+    console.setup_console(quiet, log_level)
+    from detrscope.data.convert import convert_dataset
 
     parts = convert_dataset(source, out, splits=split or (), files=files, skip_unreadable=skip_unreadable)
     _print_written(out, parts, quiet)
@@ -214,7 +215,7 @@ def draw(
     log_level: Log = "info",
 ) -> None:
     """Draw scenes with cartoon dogs: images, boxes, masks, and the part of the dog under each pixel."""
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
     from detrscope.data.drawn_dogs import write_drawn
 
     dogs = write_drawn(out, count=count, seed=seed, size=size, start=start)

@@ -9,6 +9,7 @@ import typer
 
 from detrscope import console
 from detrscope.cli.options import Log, OutFolder, Quiet
+from detrscope.core.files import check_writable_folder
 
 
 def demo(
@@ -24,9 +25,9 @@ def demo(
 
     After an interruption, run it again to continue.
     """
-    console.setup(quiet, log_level)
-    console.check_folder(out)
+    console.setup_console(quiet, log_level)
+    check_writable_folder(out)
     from detrscope.commands.demo import demo as run
-    from detrscope.commands.demo import summary
+    from detrscope.commands.demo import demo_summary
 
-    console.say(summary(run(out, quick=quick, seed=seed)))
+    console.say(demo_summary(run(out, quick=quick, seed=seed)))

@@ -20,6 +20,7 @@ from detrscope.cli.options import (
     Weights,
 )
 from detrscope.core.errors import UserError
+from detrscope.core.files import check_writable_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,16 +55,16 @@ def detect(
     Images with boxes, detections.json and detections.csv go to the folder --out ("detections" by default). With --json
     or --csv nothing is written unless --out is given.
     """
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
     if json and csv:
         raise UserError("give --json or --csv, not both; both are written with --out")
     if out is None and not (json or csv):
         out = FOLDER
     if out is not None:
-        console.check_folder(out)
+        check_writable_folder(out)
 
     from detrscope.commands import detect as command
-    from detrscope.inference.image_detections import write_csv
+    from detrscope.inference.image_detections import write_detections_csv
 
     results = command.detect(
         model,
@@ -82,7 +83,7 @@ def detect(
         import io
 
         lines = io.StringIO(newline="")
-        write_csv(lines, results)
+        write_detections_csv(lines, results)
         console.print_raw(lines.getvalue())
     elif not quiet:
         console.print_table(_details(results) if len(results) <= DETAILED else _overview(results))

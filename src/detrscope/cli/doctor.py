@@ -12,11 +12,11 @@ def doctor(
     log_level: Log = "warning",
 ) -> None:
     """Show versions, devices, and which precision, engine and kernels `auto` selects here, and why."""
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
 
-    from detrscope.commands.doctor import examine
+    from detrscope.commands.doctor import examine_machine
 
-    findings = examine()
+    findings = examine_machine()
     if json:
         from dataclasses import asdict
 

@@ -20,6 +20,7 @@ from detrscope.cli.options import (
     Weights,
 )
 from detrscope.core.errors import UserError
+from detrscope.core.files import check_writable_file, check_writable_folder
 
 
 def evaluate(
@@ -48,16 +49,16 @@ def evaluate(
 
     With --out, metrics, tables, precision-recall curves and detections are written.
     """
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
     if (model is None) == (results_in is None):
         raise UserError("give either --model or --results-in")
     if results_in is not None and results is not None:
         raise UserError("--results writes the detections of a model; it does not go with --results-in")
     for path in (json, results):
         if path is not None:
-            console.check_file(path)
+            check_writable_file(path)
     if out is not None:
-        console.check_folder(out)
+        check_writable_folder(out)
 
     from detrscope.commands import evaluate as command
     from detrscope.evaluation.report import class_table, summary_table

@@ -19,6 +19,7 @@ from detrscope.cli.options import (
     Split,
     Weights,
 )
+from detrscope.core.files import check_writable_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,9 +53,9 @@ def faithfulness(
 
     With --out, faithfulness.json, faithfulness.csv and faithfulness.png are written.
     """
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
     if out is not None:
-        console.check_folder(out)
+        check_writable_folder(out)
 
     from detrscope.commands import faithfulness as command
 

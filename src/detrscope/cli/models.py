@@ -12,7 +12,7 @@ def models(
     log_level: Log = "info",
 ) -> None:
     """List the models: family, published AP on COCO val 2017, and the source of their weights."""
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
 
     from detrscope.families import FAMILIES
 

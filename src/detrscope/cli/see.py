@@ -11,6 +11,7 @@ import typer
 from detrscope import console
 from detrscope.cli.options import Device, ImageFormat, Log, OptionalModel, Precision, Quiet, Weights
 from detrscope.core.errors import UserError
+from detrscope.core.files import check_writable_folder
 from detrscope.views import VIEWS
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ def see(
 
     Images are traced by sprint-dense-n, the shipped model, where no other is named; traces need none.
     """
-    console.setup(quiet, log_level)
-    console.check_folder(out)
+    console.setup_console(quiet, log_level)
+    check_writable_folder(out)
     points = [_point(text) for text in point or ()]
 
     import json as to_text
@@ -160,7 +161,7 @@ def _point(text: str) -> tuple[float, float]:
 
 def _print_tables(results: Sequence[SeeResult]) -> None:
     """Print the files and metrics of one image; of several, a line for each."""
-    from detrscope.lens.report import describe_differences, describe_parts
+    from detrscope.lens.report import describe_attention_differences, describe_attention_on_parts
 
     if len(results) > 1:
         console.print_table(_overview_table(results))
@@ -169,7 +170,10 @@ def _print_tables(results: Sequence[SeeResult]) -> None:
         console.print_table(_file_table(result))
         if result.measurements:
             console.print_table(_metric_table(result))
-            for line in [*describe_differences(result.measurements), *describe_parts(result.measurements)]:
+            for line in [
+                *describe_attention_differences(result.measurements),
+                *describe_attention_on_parts(result.measurements),
+            ]:
                 console.say(line)
 
 

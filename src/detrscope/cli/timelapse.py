@@ -9,6 +9,7 @@ import typer
 
 from detrscope import console
 from detrscope.cli.options import Log, Quiet
+from detrscope.core.files import check_writable_folder
 
 
 def timelapse(
@@ -50,9 +51,9 @@ def timelapse(
     log_level: Log = "info",
 ) -> None:
     """Film how attention changes while a model trains, and how much of it lies on the parts of objects."""
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
     if out is not None:
-        console.check_folder(out)
+        check_writable_folder(out)
     from detrscope.commands.timelapse import timelapse as run_films
 
     paths = run_films(

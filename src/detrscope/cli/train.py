@@ -9,7 +9,8 @@ import typer
 
 from detrscope import console
 from detrscope.cli.options import Log, OptionalData, OutFolder, Quiet
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
+from detrscope.core.files import check_writable_file, check_writable_folder
 
 # `--a.b=c` goes through to the config; --help is our own, since it lists the settings too.
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -34,7 +35,7 @@ def _show_help(context: typer.Context, requested: bool) -> None:
         return
     from rich.table import Table
 
-    from detrscope.config import describe, preset_names
+    from detrscope.config import describe_config, preset_names
     from detrscope.families import FAMILIES
     from detrscope.training.config import RunConfig
 
@@ -45,10 +46,10 @@ def _show_help(context: typer.Context, requested: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("key", "type", "default", "description"):
         table.add_column(heading, overflow="fold")
-    for setting in describe(RunConfig):
+    for setting in describe_config(RunConfig):
         table.add_row(setting.key, setting.type, setting.default, setting.help)
     for family in FAMILIES.values():
-        for setting in describe(family.config, prefix="model.overrides."):
+        for setting in describe_config(family.config, prefix="model.overrides."):
             table.add_row(setting.key, setting.type, setting.default, f"{family.name}: {setting.help}")
     console.print_table(table)
     raise typer.Exit
@@ -97,7 +98,7 @@ def train(
     Settings come from --preset, then --config, then --KEY=VALUE, later ones winning:
     detrscope train --preset bccd-detr --data coco:bccd --train.epochs=150
     """
-    console.setup(quiet, log_level)
+    console.setup_console(quiet, log_level)
     from detrscope.config import parse_overrides, to_yaml
 
     overrides = parse_overrides(_settings(context.args))
@@ -119,7 +120,7 @@ def train(
         )
         console.print_raw(to_yaml(settings))
         return
-    console.check_folder(out)
+    check_writable_folder(out)
     command.train(
         config,
         preset=preset,
@@ -140,8 +141,8 @@ def plot(
     log_level: Log = "info",
 ) -> None:
     """Draw losses, AP and learning rates over the epochs, of one run or of several in one figure."""
-    console.setup(quiet, log_level)
-    console.check_file(out)
+    console.setup_console(quiet, log_level)
+    check_writable_file(out)
     from detrscope.views.training_curves import draw_curves
 
     draw_curves(runs, out)
@@ -161,5 +162,7 @@ def _settings(arguments: list[str]) -> list[str]:
         name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("-") and not argument[1:2].isdigit() and name.split(".")[0] not in sections:
             known = [f"--{option}" for option in OWN_OPTIONS] + [f"--{key}.KEY" for key in sections]
-            raise UserError(f"unknown option '{argument.partition('=')[0]}'; {nearest('--' + name, known)}")
+            raise UserError(
+                f"unknown option '{argument.partition('=')[0]}'; {suggest_nearest('--' + name, known)}"
+            )
     return arguments

@@ -11,12 +11,13 @@ from detrscope.commands.evaluate import evaluate
 from detrscope.commands.see import see
 from detrscope.commands.timelapse import timelapse
 from detrscope.commands.train import train
-from detrscope.console import atomic_write, log
+from detrscope.console import log
 from detrscope.core.errors import UserError
+from detrscope.core.files import atomic_write
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.inference.detector import Detector, load
-from detrscope.lens.report import describe_differences, describe_parts
+from detrscope.lens.report import describe_attention_differences, describe_attention_on_parts
 from detrscope.recording.recorder import load_recording
 from detrscope.training.loop import Outcome
 from detrscope.training.run_folder import RunFolder
@@ -97,7 +98,10 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         pictures=[str(path.relative_to(out)) for path in images],
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
         figures=[str(result.files[name].relative_to(out)) for name in FIGURES],
-        words=[*describe_differences(result.measurements), *describe_parts(result.measurements)],
+        words=[
+            *describe_attention_differences(result.measurements),
+            *describe_attention_on_parts(result.measurements),
+        ],
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",
         shipped={f"val/{name}": value for name, value in shipped.summary().items()},
@@ -154,7 +158,7 @@ def _film(run: RunFolder, out: Path) -> list[Path]:
     return [*paths, *timelapse(run.path, out / "films", view="queries", image=image)]
 
 
-def summary(page: Path) -> str:
+def demo_summary(page: Path) -> str:
     """Return the results of a demo in one line."""
     rows = RunFolder(page.parent / "run").rows()
     last = json.dumps(

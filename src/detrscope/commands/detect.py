@@ -18,8 +18,8 @@ from detrscope.core.errors import UserError, WorkFailed
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.inference.detector import Detector, open_detector
 from detrscope.inference.engine import Precision
-from detrscope.inference.image_detections import ImageDetections, of_classes
-from detrscope.inference.media_sources import MediaSource, expand, warn_of_other_frames
+from detrscope.inference.image_detections import ImageDetections, detections_of_classes
+from detrscope.inference.media_sources import MediaSource, expand_media_sources, warn_of_other_media_frames
 from detrscope.inference.video import Video, VideoFrame
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def detect(
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold {threshold}: expected a score between 0 and 1")
-    todo = [_checked(s) for s in expand(sources if isinstance(sources, list | tuple) else [sources])]
+    todo = [
+        _checked(s) for s in expand_media_sources(sources if isinstance(sources, list | tuple) else [sources])
+    ]
     detector = open_detector(model, weights=weights, device=device, precision=precision)
     classes = detector.card.classes
     writer = None if out is None else DetectionWriter(Path(out), image_format, classes.names, todo)
@@ -76,7 +78,9 @@ def detect(
     domain.warn()
 
     def detect_in(image: Tensor, source: MediaSource, frame: VideoFrame | None = None) -> ImageDetections:
-        detections = replace(of_classes(detector.detect(image, threshold), names), source=source.name)
+        detections = replace(
+            detections_of_classes(detector.detect(image, threshold), names), source=source.name
+        )
         index, time = (None, None) if frame is None else (frame.index, round(float(frame.time), 6))
         return ImageDetections(source.name, detections, index, time, notes[source.stem])
 
@@ -119,7 +123,7 @@ def _in_image(
     source: MediaSource, detect_in: DetectIn, writer: DetectionWriter | None, bar: Progress
 ) -> list[ImageDetections]:
     image = read_image(source.content)
-    warn_of_other_frames(source)
+    warn_of_other_media_frames(source)
     result = detect_in(image, source)
     if writer:
         writer.write_image(source, image, result)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from detrscope.core.errors import UserError, nearest
-from detrscope.core.files import atomic_write, check_folder
-from detrscope.inference.image_detections import ImageDetections, write_csv
+from detrscope.core.errors import UserError, suggest_nearest
+from detrscope.core.files import atomic_write, check_writable_folder
+from detrscope.inference.image_detections import ImageDetections, write_detections_csv
 from detrscope.inference.media_sources import MediaSource
 from detrscope.inference.video import VideoFrame
 from detrscope.views.canvas import ENDINGS, Drawing
@@ -41,8 +41,10 @@ class DetectionWriter:
     ) -> None:
         suffix = f".{image_format}"
         if suffix not in ENDINGS:
-            raise UserError(f"format '{image_format}': {nearest(image_format, [e[1:] for e in ENDINGS])}")
-        check_folder(folder)
+            raise UserError(
+                f"format '{image_format}': {suggest_nearest(image_format, [e[1:] for e in ENDINGS])}"
+            )
+        check_writable_folder(folder)
         self._folder, self._suffix, self._classes = folder, suffix, classes
         for source in sources:
             path = self._path(source, ".mp4" if source.is_video else suffix)
@@ -76,7 +78,7 @@ class DetectionWriter:
             tree = [image.to_json() for image in detections]
             path.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
         with atomic_write(self._folder / CSV) as path, open(path, "w", newline="", encoding="utf-8") as file:
-            write_csv(file, detections)
+            write_detections_csv(file, detections)
 
     def _draw(self, image: Tensor, detections: ImageDetections) -> Drawing:
         return draw_detections(image, detections.detections, classes=self._classes, title=detections.note)

@@ -13,7 +13,7 @@ import torch
 from detrscope._version import __version__
 from detrscope.core.files import cache_folder
 from detrscope.ops.kernels import machine
-from detrscope.ops.kernels.deformable_dispatch import FASTEST, engine_for, why_not
+from detrscope.ops.kernels.deformable_dispatch import FASTEST, kernel_for, why_not
 
 PACKAGES = ("torch", "torchvision", "lightning", "numba", "numpy", "scipy", "faster-coco-eval", "av")
 # package, purpose, how to install it
@@ -42,7 +42,7 @@ class Finding:
     reason: str = ""
 
 
-def examine() -> list[Finding]:
+def examine_machine() -> list[Finding]:
     """Return all findings about this machine, in the order of the report."""
     return [*_versions(), *_devices(), *_speeds(), *_choices(), *_optional(), *_folders()]
 
@@ -84,13 +84,13 @@ def _devices() -> Iterator[Finding]:
 
 
 def _speeds() -> Iterator[Finding]:
-    base = machine.cost_on_cpu(torch.float32)
+    base = machine.machine_cost(torch.float32)
     for name, dtype in machine.DTYPES.items():
-        cost = machine.cost_on_cpu(dtype)
+        cost = machine.machine_cost(dtype)
         if dtype == torch.float32:
             reason = "the reference of the others"
         else:
-            native = "native" if machine.is_native(dtype) else "emulated, or no faster"
+            native = "native" if machine.is_native_precision(dtype) else "emulated, or no faster"
             times = f"{cost.product / base.product:.2g} and {cost.convolution / base.convolution:.2g}"
             reason = f"{native}: {times} times the time of fp32"
         value = f"product {cost.product * 1e3:.3g} ms, convolution {cost.convolution * 1e3:.3g} ms"
@@ -119,7 +119,7 @@ def _choices() -> Iterator[Finding]:
     muon = "bf16" if machine.product_slowdown(torch.bfloat16) <= machine.FAST else "fp32"
     yield Finding(topic, "Muon's iteration on the CPU", muon, "the faster of the two")
     for kind in dict.fromkeys(("cpu", device.type)):
-        chosen = engine_for(kind, torch.float32)
+        chosen = kernel_for(kind, torch.float32)
         fastest = FASTEST.get(kind, "reference")
         reason = why_not(fastest, kind, torch.float32) or "the fastest here"
         yield Finding(topic, f"deformable attention on {kind}", chosen, reason)

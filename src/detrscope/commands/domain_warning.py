@@ -11,7 +11,7 @@ from PIL import Image
 
 from detrscope.console import log
 from detrscope.core.safe_text import escape_text
-from detrscope.data.drawn_dogs import is_drawn
+from detrscope.data.drawn_dogs import is_drawn_dogs
 from detrscope.data.image_reader import ImageSource
 from detrscope.families import FAMILIES, VARIANTS
 
@@ -54,12 +54,12 @@ class DomainWarning:
             " (offline: weights from a file); all of them: detrscope models; your own: detrscope train",
             escape_text(images),
             self.name,
-            ", ".join(photograph_models()),
-            photograph_models()[0],
+            ", ".join(suggest_photograph_models()),
+            suggest_photograph_models()[0],
         )
 
 
-def photograph_models() -> list[str]:
+def suggest_photograph_models() -> list[str]:
     """Return models with published COCO weights: the first of each family, and the best."""
     known = [
         [(v.published.ap, v.name) for v in family.variants if v.published and v.published.ap]
@@ -71,4 +71,4 @@ def photograph_models() -> list[str]:
 
 
 def _is_drawn(image: str | Path | Image.Image) -> bool:
-    return is_drawn(image if isinstance(image, Image.Image) else Path(image).expanduser())
+    return is_drawn_dogs(image if isinstance(image, Image.Image) else Path(image).expanduser())

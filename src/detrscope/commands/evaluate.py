@@ -13,11 +13,11 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.evaluator import Evaluator
-from detrscope.evaluation.report import write_class_csv, write_curve_csv, write_json
+from detrscope.evaluation.report import write_class_csv, write_json, write_precision_recall_csv
 from detrscope.evaluation.results_file import read_results, write_results
 from detrscope.inference.detector import Detector, open_detector
 from detrscope.inference.engine import Precision
-from detrscope.inference.torch_engine import require_torch
+from detrscope.inference.torch_engine import require_torch_engine
 from detrscope.views.precision_recall import draw_precision_recall
 
 
@@ -60,7 +60,7 @@ def evaluate(
         raise UserError(f"batch size {batch_size}: expected 1 or more")
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
     detector = open_detector(model, weights=weights, device=device, precision=precision)
-    engine = require_torch(detector.engine, "evaluation")
+    engine = require_torch_engine(detector.engine, "evaluation")
     evaluator = Evaluator(
         dataset, detector.card, batch_size=batch_size, device=engine.device, workers=workers
     )
@@ -103,7 +103,7 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> None:
     out = Path(out)
     write_json(out / "evaluation.json", evaluation)
     write_class_csv(out / "per_class.csv", evaluation)
-    write_curve_csv(out / "precision_recall.csv", evaluation)
+    write_precision_recall_csv(out / "precision_recall.csv", evaluation)
     curves = {curve.name: (curve.precision_50, curve.precision_75) for curve in evaluation.curves}
     draw_precision_recall(curves, out / "precision_recall.png")
 

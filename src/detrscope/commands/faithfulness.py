@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from detrscope.commands.domain_warning import DomainWarning
-from detrscope.console import atomic_write, log
-from detrscope.core.safe_text import csv_cell
+from detrscope.console import log
+from detrscope.core.files import atomic_write
+from detrscope.core.safe_text import safe_csv_cell
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
-from detrscope.explain.faithfulness import Faithfulness, check_arguments, measure_faithfulness
+from detrscope.explain.faithfulness import Faithfulness, check_faithfulness_arguments, measure_faithfulness
 from detrscope.inference.detector import Detector, open_detector
 from detrscope.inference.engine import Precision
 from detrscope.views.faithfulness import draw_faithfulness
@@ -53,7 +54,7 @@ def faithfulness(
     Raises:
         UserError: a wrong argument, or no detection to follow.
     """
-    check_arguments(count, steps, sanity, methods)
+    check_faithfulness_arguments(count, steps, sanity, methods)
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
     detector = open_detector(model, weights=weights, device=device, precision=precision)
     domain = DomainWarning(model, weights)
@@ -80,7 +81,7 @@ def write_faithfulness(result: Faithfulness, out: str | Path) -> None:
     ):
         writer = csv.DictWriter(file, [*rows[0]])
         writer.writeheader()
-        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+        writer.writerows({key: safe_csv_cell(value) for key, value in row.items()} for row in rows)
     title = f"{result.model}, {result.detections} detections in {result.images} images of {result.data}"
     draw_faithfulness(result.summaries, out / "faithfulness.png", title=title)
     log.info(f"written to {out}")

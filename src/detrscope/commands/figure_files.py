@@ -8,11 +8,11 @@ from typing import Literal
 
 from detrscope.commands.trace_provider import SUFFIX
 from detrscope.console import log
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.files import atomic_write
 from detrscope.core.trace_file import trace_bytes
 from detrscope.lens.measure import Measurement
-from detrscope.lens.report import write_csv
+from detrscope.lens.report import write_measurements_csv
 from detrscope.trace_interface import Trace
 from detrscope.views.canvas import ENDINGS, PixelFigure
 
@@ -41,7 +41,9 @@ class FigureFiles:
     ) -> None:
         ending = f".{image_format}"
         if ending not in ENDINGS:
-            raise UserError(f"format '{image_format}': {nearest(image_format, [e[1:] for e in ENDINGS])}")
+            raise UserError(
+                f"format '{image_format}': {suggest_nearest(image_format, [e[1:] for e in ENDINGS])}"
+            )
         if folder.is_file():
             raise UserError(f"{folder}: is a file; expected a folder to write to")
         self._folder, self._ending, self._features = folder, ending, features
@@ -60,7 +62,7 @@ class FigureFiles:
         files = {}
         if measurements:
             files[METRICS] = folder / METRICS
-            write_csv(folder / METRICS, measurements)
+            write_measurements_csv(folder / METRICS, measurements)
         if self._trace_format != "none" and not from_file:
             kept = trace if self._features else replace(trace, features={})
             trace_format = self._decide_format(kept)

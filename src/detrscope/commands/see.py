@@ -11,12 +11,12 @@ from typing import Any
 from detrscope.commands.domain_warning import SHIPPED, DomainWarning
 from detrscope.commands.figure_files import FigureFiles, TraceFormat
 from detrscope.commands.ground_truth import GroundTruthIndex
-from detrscope.commands.trace_provider import TraceInput, TraceProvider, expand_inputs, is_trace
+from detrscope.commands.trace_provider import TraceInput, TraceProvider, expand_trace_inputs, is_trace_input
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.inference.detector import Detector, load
 from detrscope.inference.engine import Precision
-from detrscope.inference.media_sources import MediaSource, warn_of_other_frames
+from detrscope.inference.media_sources import MediaSource, warn_of_other_media_frames
 from detrscope.lens.measure import Measurement
 from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, View, view_of
@@ -109,21 +109,21 @@ def see(
         in_trace = trace_format not in (None, "none")
         beside = {"against": against is not None, "ground_truth": ground_truth is not None and not in_trace}
         _check_use(options, {name for name, given in beside.items() if given}, drawn)
-    inputs = expand_inputs(sources if isinstance(sources, list) else [sources])
-    images = sum(not is_trace(content) for _, content in inputs)
+    inputs = expand_trace_inputs(sources if isinstance(sources, list) else [sources])
+    images = sum(not is_trace_input(content) for _, content in inputs)
     files = None
     if out is not None:
         trace_format = trace_format or ("none" if views else None)
         files = FigureFiles(Path(out), image_format, trace_format, bool(features), images)
     if not images:
         _refuse_for_traces(model=model, weights=weights, features=features)
-        if against is None or isinstance(against, Trace | Detector) or is_trace(against):
+        if against is None or isinstance(against, Trace | Detector) or is_trace_input(against):
             _refuse_for_traces(device=device != "auto", precision=precision != "auto")
     domain = DomainWarning(model, weights)
     if images and not isinstance(model, Detector):
         model = load(model or SHIPPED, weights=weights, device=device, precision=precision)
     if isinstance(against, str | Path):
-        is_file = is_trace(against)
+        is_file = is_trace_input(against)
         against = Trace.load(against) if is_file else load(against, device=device, precision=precision)
     if split is not None and ground_truth is None:
         raise UserError(f"split {split}: is a split of the ground truth, but no ground truth was given")
@@ -140,15 +140,15 @@ def see(
                 trace = provider.trace(content, source.name)
             if trace is None:
                 continue
-            if not is_trace(content):
-                warn_of_other_frames(source)
+            if not is_trace_input(content):
+                warn_of_other_media_frames(source)
             chosen = replace(options, against=provider.counterpart(trace))
             with _skipping(source, NoDetections, PointOutsideImage):
                 chosen.check(trace)
                 _warn_of_points(trace, chosen, drawn)
                 result = SeeResult(source.name)
                 for name, view in drawn.items():
-                    again = provider if view.uses_gradients and not is_trace(content) else None
+                    again = provider if view.uses_gradients and not is_trace_input(content) else None
                     figure = _draw(result, name, view, trace, chosen, again, optional=not views)
                     if figure is not None:
                         if numbers and figure.numbers is not None:
@@ -160,7 +160,7 @@ def see(
                     bar.advance(task)
                 if files:
                     result.files |= files.write_tables(
-                        source.stem, trace, result.measurements, from_file=is_trace(content)
+                        source.stem, trace, result.measurements, from_file=is_trace_input(content)
                     )
                 else:
                     result.trace = trace

@@ -12,7 +12,7 @@ from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.dataset import TransformedDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.transforms import AugmentConfig, EvalTransform, TrainTransform
-from detrscope.views.canvas import class_label
+from detrscope.views.canvas import drawable_class_label
 from detrscope.views.contact_sheet import Tile, contact_sheet
 
 
@@ -58,7 +58,7 @@ def show(
     transform = TrainTransform(augment, preprocessing) if augment else EvalTransform(preprocessing)
     samples = TransformedDataset(dataset, transform)
     classes = dataset.classes
-    labels = [class_label(name, id_) for name, id_ in zip(classes.names, classes.ids, strict=True)]
+    labels = [drawable_class_label(name, id_) for name, id_ in zip(classes.names, classes.ids, strict=True)]
     tiles = []
     for index, info in enumerate(dataset.images):
         sample = samples[seed, index]

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from detrscope.console import log, progress
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.recording.recorder import load_recording
 from detrscope.views.gif import write_gif
 from detrscope.views.mp4 import write_mp4
@@ -108,5 +108,5 @@ def _write(
 def _check_views(views: Sequence[str]) -> list[str]:
     for name in views:
         if name not in (*NAMES, ALL):
-            raise UserError(f"view '{name}' is not known; {nearest(name, (*NAMES, ALL))}")
+            raise UserError(f"view '{name}' is not known; {suggest_nearest(name, (*NAMES, ALL))}")
     return list(dict.fromkeys(views))

@@ -12,23 +12,23 @@ from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.data.image_reader import ImageSource
 from detrscope.inference.detector import Detector
-from detrscope.inference.media_sources import MediaSource, UniqueNames, expand
+from detrscope.inference.media_sources import MediaSource, UniqueNames, expand_media_sources
 from detrscope.lens.captions import NOTE
 from detrscope.trace_interface import Trace
-from detrscope.views.features import last_of_each_stage
+from detrscope.views.features import features_of_each_stage
 from detrscope.views.options import ViewOptions
-from detrscope.views.relevance import queries_to_explain
+from detrscope.views.relevance import relevance_queries
 
 SUFFIX = ".trace"
 TraceInput = ImageSource | Trace
 
 
-def is_trace(source: TraceInput) -> bool:
+def is_trace_input(source: TraceInput) -> bool:
     """Return whether a source is a trace or a trace file, which needs no model."""
     return isinstance(source, Trace) or (isinstance(source, str | Path) and Path(source).suffix == SUFFIX)
 
 
-def expand_inputs(sources: Sequence[TraceInput]) -> list[tuple[MediaSource, TraceInput]]:
+def expand_trace_inputs(sources: Sequence[TraceInput]) -> list[tuple[MediaSource, TraceInput]]:
     """Return every image and trace with its name, in the order given; folders and globs by name.
 
     Raises:
@@ -41,7 +41,9 @@ def expand_inputs(sources: Sequence[TraceInput]) -> list[tuple[MediaSource, Trac
             name = source.source or f"trace {number}"
             inputs.append((MediaSource(name, name, stems.unused(Path(name).stem), False, True), source))
         else:
-            inputs += [(media, media.content) for media in expand([source], stems, before=len(inputs))]
+            inputs += [
+                (media, media.content) for media in expand_media_sources([source], stems, before=len(inputs))
+            ]
     for media, _ in inputs:
         if media.is_video:
             raise UserError(f"{media.name}: is a video; see takes images, detect takes videos")
@@ -76,7 +78,7 @@ class TraceProvider:
         self.features = probe.features
         if detector is not None:
             probe.check(detector.engine.sites, detector.engine.feature_sites)
-            self.features = self.features or last_of_each_stage(detector.engine.feature_sites)
+            self.features = self.features or features_of_each_stage(detector.engine.feature_sites)
 
     def trace(self, source: TraceInput, name: str) -> Trace:
         """Return the trace of an image, or of a file.
@@ -90,7 +92,7 @@ class TraceProvider:
         """
         if isinstance(source, Trace):
             trace = source
-        elif isinstance(source, str | Path) and is_trace(source):
+        elif isinstance(source, str | Path) and is_trace_input(source):
             trace = Trace.load(source)
         else:
             assert self.detector is not None, "a model is loaded where there is an image"
@@ -110,7 +112,7 @@ class TraceProvider:
             NoDetections: no query was chosen and none reaches the threshold.
         """
         assert self.detector is not None and trace.original is not None, "made from an image by a model"
-        queries = [one.query for one in queries_to_explain(trace, options)]
+        queries = [one.query for one in relevance_queries(trace, options)]
         again = self.detector.trace(trace.original, explain=queries)
         return replace(again, source=trace.source, notes=trace.notes, targets=trace.targets)
 

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.fabric import Fabric
 from torch import nn
 
-from detrscope.checkpoints.native import read_card
+from detrscope.checkpoints.native import read_checkpoint_card
 from detrscope.console import log
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.model_card import ModelCard
@@ -22,19 +22,24 @@ from detrscope.ops.kernels.machine import DTYPES
 from detrscope.ops.kernels.threads import use_threads
 from detrscope.recording.recorder import make_recorder
 from detrscope.training.config import RunConfig
-from detrscope.training.launch import check_same_precision, make_fabric, resolve_precision, resolve_processes
+from detrscope.training.launch import (
+    check_launch_precision,
+    make_fabric,
+    resolve_precision,
+    resolve_processes,
+)
 from detrscope.training.loop import Hooks, Outcome, Scores, train_model
 from detrscope.training.memory_estimate import check_memory
-from detrscope.training.run_folder import CURVES, LAST, LOG, PER_CLASS, RunFolder, logged_to
+from detrscope.training.run_folder import CURVES, LAST, LOG, PER_CLASS, RunFolder, log_to_run_folder
 from detrscope.training.setup import (
-    make_model,
-    make_train_loader,
-    open_data,
+    make_training_loader,
+    make_training_model,
+    open_training_data,
     resolve_run,
     warn_of_crowded_images,
 )
 from detrscope.training.train_state import seed_all
-from detrscope.training.train_step import check_support
+from detrscope.training.train_step import check_training_support
 from detrscope.views.training_curves import draw_curves
 
 
@@ -118,17 +123,17 @@ def train(
 
 def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -> Outcome:
     """Train in one process; every process runs this."""
-    check_same_precision(config.train)
-    dataset, val = open_data(config)
+    check_launch_precision(config.train)
+    dataset, val = open_training_data(config)
     seed_all(config.train.seed)  # the same first weights in every process
     if not config.model.start_from:
         check_memory(config, len(dataset.classes), fabric.device)
     continues = resume and folder.has_state
-    saved = read_card(folder / LAST) if continues and (folder / LAST).exists() else None
-    loaded, config = make_model(config, dataset, fresh=not continues, saved=saved)
+    saved = read_checkpoint_card(folder / LAST) if continues and (folder / LAST).exists() else None
+    loaded, config = make_training_model(config, dataset, fresh=not continues, saved=saved)
     warn_of_crowded_images(config, dataset)
-    loader = make_train_loader(config, dataset, loaded.card, fabric)
-    check_support(loaded.model, config.train)
+    loader = make_training_loader(config, dataset, loaded.card, fabric)
+    check_training_support(loaded.model, config.train)
     hooks = Hooks(
         evaluate=None if val is None else _make_evaluate(config, loaded.card, val, folder, fabric),
         evaluation_forwards=0 if val is None else -(-len(val) // config.images_per_micro_batch),
@@ -141,7 +146,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
             folder.clear()
         folder.write_config(config)
     fabric.barrier()
-    with logged_to(folder / LOG) if fabric.is_global_zero else nullcontext():
+    with log_to_run_folder(folder / LOG) if fabric.is_global_zero else nullcontext():
         precision = config.train.precision
         assert precision != "auto"
         return train_model(

@@ -14,7 +14,7 @@ import numpy as np
 import pydantic
 from torch import Tensor
 
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.json_schema import short_repr
 
 P = ParamSpec("P")
@@ -34,7 +34,7 @@ class WrongArgument(UserError, TypeError):
     """An argument of the wrong type; a `TypeError` too, as Python callers expect."""
 
 
-def checked_arguments(
+def check_arguments_of(
     function: Callable[P, R],
     *,
     name: str = "",
@@ -52,20 +52,20 @@ def checked_arguments(
     return _checked(function, name or function.__qualname__, lambda: _hints(function, names()))
 
 
-def checked_methods(cls: C) -> C:
+def check_method_arguments(cls: C) -> C:
     """Decorate a class: the arguments of its public methods are checked against their annotations."""
     for name, member in list(vars(cls).items()):
         qualified = f"{cls.__name__}.{name}"
         if name.startswith("_"):
             continue
         if isinstance(member, classmethod):
-            setattr(cls, name, classmethod(checked_arguments(member.__func__, name=qualified)))
+            setattr(cls, name, classmethod(check_arguments_of(member.__func__, name=qualified)))
         elif inspect.isfunction(member):
-            setattr(cls, name, checked_arguments(member, name=qualified))
+            setattr(cls, name, check_arguments_of(member, name=qualified))
     return cls
 
 
-def checked_fields(cls: C) -> C:
+def check_field_arguments(cls: C) -> C:
     """Decorate a dataclass: the values of its fields are checked against their annotations."""
     init = cls.__init__  # type: ignore[misc]
     cls.__init__ = _checked(init, cls.__name__, lambda: typing.get_type_hints(cls))  # type: ignore[misc]
@@ -138,7 +138,7 @@ def _converted(value: object, hint: Any, name: str) -> Any:
     if matches_type(plain, hint):
         return plain
     if isinstance(plain, str) and (choices := _choices(hint)):
-        raise WrongArgument(f"{name} {short_repr(plain)} is not known; {nearest(plain, choices)}")
+        raise WrongArgument(f"{name} {short_repr(plain)} is not known; {suggest_nearest(plain, choices)}")
     in_list = matches_type([plain], hint) or matches_type((plain,), hint)
     remedy = f"; for one, write [{short_repr(value)}]" if in_list else ""
     raise WrongArgument(f"{name}: expected {describe_type(hint)}, found {_described(value)}{remedy}")

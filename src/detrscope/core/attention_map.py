@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detrscope.core.argument_check import checked_methods
+from detrscope.core.argument_check import check_method_arguments
 from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
 
@@ -28,7 +28,7 @@ class Selection:
     point: tuple[float, float] | None = None  # x, y in pixels of the original, which selected the token
 
 
-@checked_methods
+@check_method_arguments
 @dataclass(frozen=True, repr=False)
 class AttentionMap:
     """Attention over the image tokens of one or several levels. Made by `Trace` and by the lens.
@@ -91,7 +91,7 @@ class AttentionMap:
         return x, y
 
 
-@checked_methods
+@check_method_arguments
 @dataclass(frozen=True)
 class QueryAttention:
     """Attention of one query over all queries (decoder self-attention).
@@ -143,14 +143,14 @@ class QueryAttention:
         return float((box[0] + box[2]) / 2), float((box[1] + box[3]) / 2)
 
 
-def merged_heads(rows: Tensor, head: int | None, merge: Merge) -> Tensor:
+def merge_heads(rows: Tensor, head: int | None, merge: Merge) -> Tensor:
     """Return one head, or the mean or maximum over heads: [h, ...] -> [...]."""
     if head is not None:
         return rows[head]
     return rows.mean(0) if merge == "mean" else rows.amax(0)
 
 
-def parts_of(row: Tensor, levels: Sequence[Level]) -> tuple[Tensor, ...]:
+def split_by_level(row: Tensor, levels: Sequence[Level]) -> tuple[Tensor, ...]:
     """Split a row over all tokens into maps: [S] -> [H_l, W_l] for each level."""
     parts = torch.split(row, [level.tokens for level in levels])
     return tuple(part.view(*level) for part, level in zip(parts, levels, strict=True))

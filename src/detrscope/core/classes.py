@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ClassTable:
         """
         indices = self._indices_of_names.get(name, [])
         if not indices:
-            raise UserError(f"class '{name}' is not known; {nearest(name, self.names)}")
+            raise UserError(f"class '{name}' is not known; {suggest_nearest(name, self.names)}")
         if len(indices) > 1:
             ids = ", ".join(str(self.ids[i]) for i in indices[:10])
             raise UserError(

@@ -36,7 +36,7 @@ def cpu_quota(root: Path) -> float | None:
     return None
 
 
-def load_average() -> float | None:
+def cpu_load_average() -> float | None:
     """Return the load average over the last minute; None where the system does not give it."""
     try:
         return os.getloadavg()[0]

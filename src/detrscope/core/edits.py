@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detrscope.core.argument_check import checked_fields
+from detrscope.core.argument_check import check_field_arguments
 from detrscope.core.errors import UserError
 
 
-@checked_fields
+@check_field_arguments
 @dataclass(frozen=True)
 class Bias:
     """Bias on the scores before the softmax: hides (-inf) or favours keys or points."""
@@ -32,7 +32,7 @@ class Bias:
         return f"bias at {self.site}{note}"
 
 
-@checked_fields
+@check_field_arguments
 @dataclass(frozen=True)
 class Gain:
     """Factor on the weights after the softmax: mutes (0) or scales heads, queries, keys... Nothing is renormalised.
@@ -70,7 +70,7 @@ class Gain:
         return f"gain {self.factor:g} at {self.site}{where}"
 
 
-@checked_fields
+@check_field_arguments
 @dataclass(frozen=True)
 class Swap:
     """Replacement of a tensor of a site by one of another trace, after the split into heads.

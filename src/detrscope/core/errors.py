@@ -62,7 +62,7 @@ def _describe_os_error(error: OSError) -> str:
     return f"{' -> '.join(paths) + ': ' if paths else ''}{reason}{f'; {remedy}' if remedy else ''}"
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+def suggest_nearest(name: str, valid: Iterable[str]) -> str:
     """Return a hint such as `did you mean 'epochs'?`, or the list of valid names when nothing is near."""
     choices = sorted(valid)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
@@ -70,7 +70,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"valid: {between.join(choices)}"
 
 
-def nearest_site(name: str, known: Iterable[str]) -> str:
+def suggest_site(name: str, known: Iterable[str]) -> str:
     """Return the nearest site as a hint, and all sites; those that differ in numbers only as `first to last`."""
     sites = list(known)
     groups: dict[str, list[str]] = {}

@@ -65,7 +65,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, names: Iterable[str]) -> int:
+def remove_temporary_files(folder: Path, names: Iterable[str]) -> int:
     """Remove the temporary files that a killed process left beside files of these names; return how many.
 
     No other process may be writing these files.
@@ -83,7 +83,7 @@ def sweep(folder: Path, names: Iterable[str]) -> int:
     return count
 
 
-def check_folder(path: str | Path) -> None:
+def check_writable_folder(path: str | Path) -> None:
     """Check that an output folder can be made, before any work is done for it; nothing is left behind.
 
     Raises:
@@ -93,11 +93,11 @@ def check_folder(path: str | Path) -> None:
         raise UserError(f"{path}: is a file; out must name a folder")
 
 
-def check_file(path: str | Path) -> None:
+def check_writable_file(path: str | Path) -> None:
     """Check that an output file can be written, before any work is done for it; nothing is left behind.
 
     Raises:
-        UserError: it is a folder, or see `check_folder`.
+        UserError: it is a folder, or see `check_writable_folder`.
     """
     if _check_writable(Path(path)) and Path(path).is_dir():
         raise UserError(f"{path}: is a folder; give the name of a file to write")

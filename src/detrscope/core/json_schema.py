@@ -7,7 +7,7 @@ from typing import Any, NoReturn, TypeVar
 
 import pydantic
 
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 
 Schema = TypeVar("Schema", bound=pydantic.BaseModel)
 
@@ -55,7 +55,7 @@ def raise_first_error(
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
     if first["type"] == "extra_forbidden":
-        hint = nearest(key, known) if known and "." not in key else "not known to this version"
+        hint = suggest_nearest(key, known) if known and "." not in key else "not known to this version"
         raise UserError(f"{name}: unknown key '{shorten(key)}'; {hint}")
     if first["type"] == "missing":
         raise UserError(f"{name}: key '{key}' is missing")

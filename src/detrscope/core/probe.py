@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.edits import Edit
-from detrscope.core.errors import UserError, nearest_site
+from detrscope.core.errors import UserError, suggest_site
 from detrscope.core.records import Gradient, Record
 from detrscope.core.types import Level
 
@@ -69,7 +69,7 @@ class Probe:
         patterns += [(p, feature_sites) for p in self.features]
         for pattern, known in patterns:
             if not any(fnmatchcase(site, pattern) for site in known):
-                raise UserError(f"site '{pattern}' is not in this model; {nearest_site(pattern, known)}")
+                raise UserError(f"site '{pattern}' is not in this model; {suggest_site(pattern, known)}")
 
     def wants(self, site: str) -> bool:
         """Return whether this attention site is to be recorded."""

@@ -26,7 +26,7 @@ def escape_text(text: object, *, keep: str = "") -> str:
     return text.translate(escapes)
 
 
-def csv_cell(value: Any) -> Any:
+def safe_csv_cell(value: Any) -> Any:
     """Return a cell that a spreadsheet does not compute: a text like a formula gets an apostrophe in front."""
     if not isinstance(value, str):
         return value
@@ -34,6 +34,6 @@ def csv_cell(value: Any) -> Any:
     return f"'{shown}" if value.lstrip(" ").startswith(FORMULA_STARTS) else shown
 
 
-def csv_row(values: Any) -> list[Any]:
-    """Return `csv_cell` of each value."""
-    return [csv_cell(value) for value in values]
+def safe_csv_row(values: Any) -> list[Any]:
+    """Return `safe_csv_cell` of each value."""
+    return [safe_csv_cell(value) for value in values]

@@ -150,12 +150,12 @@ class Recording:
         return [snapshot.trace(self.images[image]) for snapshot in self.snapshots(image)]
 
 
-def prediction_layer(trace: TraceData, layer: int) -> int:
+def snapshot_prediction_layer(trace: TraceData, layer: int) -> int:
     """Return the index in `logits` of a decoder layer; -1 where only the last layer predicts."""
     return layer if len(trace.logits) > 1 else -1
 
 
-def record_of_rows(rows: Tensor) -> DenseRecord:
+def snapshot_record(rows: Tensor) -> DenseRecord:
     """Return a record of one head whose rows are given: [n, S].
 
     With keys of no channels the softmax is 1 / S everywhere; the gain after it, S * rows, makes the rows. In float16
@@ -171,7 +171,7 @@ def _reduced(record: Record, query_ids: Tensor) -> tuple[Record, Tensor]:
     """Return the record of some queries in float16, and the mean row over heads and all queries: [S] float16."""
     if isinstance(record, DenseRecord):
         rows = record.rows()[0].float().mean(0)  # [Q, S]
-        return record_of_rows(rows[query_ids]), rows.mean(0).half()
+        return snapshot_record(rows[query_ids]), rows.mean(0).half()
     tokens, weights = (entries.flatten() for entries in record.footprint())  # [h * Q * 4P]
     heads, queries, count = record.shape
     total = weights.new_zeros(count).scatter_add_(

@@ -9,11 +9,11 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from detrscope.core.argument_check import checked_methods
+from detrscope.core.argument_check import check_method_arguments
 from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.classes import ClassTable
 from detrscope.core.edits import Edit
-from detrscope.core.errors import UserError, nearest_site
+from detrscope.core.errors import UserError, suggest_site
 from detrscope.core.geometry import Geometry
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import class_scores, postprocess
@@ -24,7 +24,7 @@ from detrscope.core.types import Detections, Level, Outputs, Regions, Target
 Kind = Literal["encoder.self", "decoder.self", "decoder.cross"]
 
 
-@checked_methods
+@check_method_arguments
 @dataclass(frozen=True, eq=False)
 class TraceData:
     """Recorded data of one forward pass over one image.
@@ -147,7 +147,7 @@ class TraceData:
             raise UserError(
                 f"site '{site}' was not recorded; this trace has {recorded}; record it with sites="
             )
-        raise UserError(f"site '{site}' is not in this model; {nearest_site(site, self.model_sites)}")
+        raise UserError(f"site '{site}' is not in this model; {suggest_site(site, self.model_sites)}")
 
     def site(self, kind: Kind, layer: int = -1) -> str:
         """Return the site of a layer, counted from the end where negative.

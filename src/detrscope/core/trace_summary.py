@@ -14,7 +14,7 @@ from detrscope.core.types import Level
 MEBI = 2**20
 
 
-def describe(trace: TraceData) -> str:
+def describe_trace(trace: TraceData) -> str:
     """Return the shapes from the file to the boxes, and the memory of each site's record, as text."""
     g = trace.geometry
     lines = [

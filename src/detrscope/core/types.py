@@ -17,11 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detrscope.core.argument_check import checked_fields
+from detrscope.core.argument_check import check_field_arguments
 from detrscope.core.errors import UserError
 
 
-@checked_fields
+@check_field_arguments
 @dataclass(frozen=True)
 class Target:
     """Ground truth of one image, as the losses take it."""

@@ -149,7 +149,7 @@ def _cleaned(
         validation.add("missing-area", image.path, "no area", a.id, category)
     declared_area = box[2] * box[3] if math.isnan(a.area) else a.area
     if turn is not None:
-        declared = turned(box, *turn.raw, turn.orientation)
+        declared = turn_annotations(box, *turn.raw, turn.orientation)
         a = replace(a, bbox_xywh=declared, segmentation=_turned_polygons(a.segmentation, turn))
 
     def unusable(kind: str, reason: str) -> Annotation:
@@ -190,7 +190,7 @@ def _text(box: Box) -> str:
     return f"box [{', '.join(f'{v:g}' for v in box)}]"
 
 
-def turned(box: Box, width: int, height: int, orientation: int) -> Box:
+def turn_annotations(box: Box, width: int, height: int, orientation: int) -> Box:
     """Return a box of the stored `width` x `height` pixels in the upright frame of an EXIF orientation 5..8."""
     left, top, w, h = box
     right, bottom = left + w, top + h
@@ -210,7 +210,7 @@ def _turned_polygons(segmentation: Any, size: FileSize) -> Any:
     width, height = size.raw
 
     def point(x: float, y: float) -> Sequence[float]:
-        return turned((x, y, 0.0, 0.0), width, height, size.orientation)[:2]
+        return turn_annotations((x, y, 0.0, 0.0), width, height, size.orientation)[:2]
 
     return [
         [v for x, y in zip(polygon[::2], polygon[1::2], strict=False) for v in point(x, y)]

@@ -17,7 +17,7 @@ from detrscope.data.coco_masks import mask_box
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
 from detrscope.data.image_files import HIDDEN, is_hidden
 from detrscope.data.image_finder import ImageFinder
-from detrscope.data.parse_values import ROW_LENGTH, boolean, box_xywh, integer, number
+from detrscope.data.parse_values import ROW_LENGTH, box_xywh, parse_boolean, parse_integer, parse_number
 from detrscope.data.splits import ANY, canonical_split, find_split
 from detrscope.data.validation_log import ValidationLog
 
@@ -161,7 +161,7 @@ def _report_text_ids(tree: dict[str, Any], path: Path, validation: ValidationLog
 def _classes(rows: list[dict[str, Any]], path: Path) -> ClassTable:
     table: dict[int, str] = {}
     for row in rows:
-        category = integer(row.get("id"))
+        category = parse_integer(row.get("id"))
         if category is None or not isinstance(row.get("name"), str | int | float):
             row_text = short_repr(row, ROW_LENGTH)
             raise UserError(f"{path}: category {row_text}: expected an integer 'id' of 64 bits and a 'name'")
@@ -177,7 +177,7 @@ def _images(
     names = [_file_name(row) for row in rows]
     find.expect(name for name in names if name is not None)
     for row, name in zip(rows, names, strict=True):
-        image_id = integer(row.get("id"))
+        image_id = parse_integer(row.get("id"))
         if image_id is None or name is None:
             keys = short_repr({k: row.get(k) for k in ("id", "file_name")}, ROW_LENGTH)
             reason = f"image {keys}: expected an integer 'id' of 64 bits and a 'file_name'"
@@ -185,7 +185,7 @@ def _images(
             continue
         sides = []
         for key in ("width", "height"):
-            side = integer(row.get(key))
+            side = parse_integer(row.get(key))
             if row.get(key) is not None and (side is None or side < 0):
                 reason = f"image id {image_id}: {key} is {short_repr(row[key])}, expected pixels"
                 validation.add("bad-value", path, reason)
@@ -215,19 +215,19 @@ def _annotations(
     paths = {image.id: image.path for image in images}
     names = dict(zip(classes.ids, classes.names, strict=True))
     for position, row in enumerate(rows, start=1):
-        own, image, category = (integer(row.get(k)) for k in ("id", "image_id", "category_id"))
+        own, image, category = (parse_integer(row.get(k)) for k in ("id", "image_id", "category_id"))
         if "id" not in row:
             own = position
         if own is None or image is None or category is None:
             keys = short_repr({k: row.get(k) for k in ("id", "image_id", "category_id")}, ROW_LENGTH)
             validation.add("bad-id", path, f"annotation {keys}: expected integers of 64 bits")
             continue
-        crowd = boolean(row.get("iscrowd"))
+        crowd = parse_boolean(row.get("iscrowd"))
         if crowd is None:
             reason = f"iscrowd is {short_repr(row['iscrowd'])}, expected 0 or 1"
             validation.add("bad-value", path, reason, own)
             continue
-        area = number(row.get("area"))
+        area = parse_number(row.get("area"))
         # NaN counts as no area, which is derived from the box.
         if area is None and not isinstance(row.get("area"), float | None):
             reason = f"area is {short_repr(row['area'])}, expected a number of pixels"

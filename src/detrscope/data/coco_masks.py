@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval.core import mask as rle
 
-from detrscope.data.parse_values import number
+from detrscope.data.parse_values import parse_number
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray | None:
@@ -30,7 +30,7 @@ def mask_box(segmentation: Any) -> list[float] | None:
         if isinstance(segmentation, dict):
             packed = _run_lengths(segmentation, *segmentation["size"])
             return None if packed is None else [float(v) for v in rle.toBbox(packed)[0]]
-        points = [[number(v) for v in polygon] for polygon in segmentation]
+        points = [[parse_number(v) for v in polygon] for polygon in segmentation]
         xs, ys = ([v for p in points for v in p[start::2] if v is not None] for start in (0, 1))
         if sum(map(len, points)) > len(xs) + len(ys):
             return None

@@ -11,7 +11,7 @@ from detrscope.data.splits import ANY
 from detrscope.data.write_coco import Files, write_coco
 
 
-def convert(
+def convert_dataset(
     source: str | Path,
     out: str | Path,
     *,

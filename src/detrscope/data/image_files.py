@@ -66,7 +66,7 @@ def scan_folder(folder: Path) -> FolderContents:
     return contents
 
 
-def name_key(name: str) -> str:
+def image_name_key(name: str) -> str:
     """Return a key that is equal for names that some file systems take for the same: case and Unicode form ignored."""
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -78,19 +78,19 @@ class FileIndex:
     """
 
     def __init__(self) -> None:
-        self._names: dict[Path, dict[str, list[str]]] = {}  # of each listed folder, by `name_key`
+        self._names: dict[Path, dict[str, list[str]]] = {}  # of each listed folder, by `image_name_key`
         self._similar: dict[Path, Path | None] = {}  # by the name of a folder that does not exist
 
     def find(self, path: Path) -> Path | None:
-        """Return the file of a name; else the only one with the same `name_key`; else None.
+        """Return the file of a name; else the only one with the same `image_name_key`; else None.
 
         Raises:
-            UserError: several files have that `name_key`.
+            UserError: several files have that `image_name_key`.
         """
         folder = self._folder(path.parent)
         if folder is None:
             return None
-        names = self._names[folder].get(name_key(path.name), [])
+        names = self._names[folder].get(image_name_key(path.name), [])
         if path.name in names:
             return folder / path.name
         if len(names) > 1:
@@ -101,16 +101,16 @@ class FileIndex:
         return folder / names[0] if names else None
 
     def stems(self, folder: Path) -> dict[str, list[Path]]:
-        """Return the images directly in a folder by the `name_key` of their stem."""
+        """Return the images directly in a folder by the `image_name_key` of their stem."""
         stems: dict[str, list[Path]] = {}
         if listed := self._folder(folder):
             for path in sorted(listed / name for names in self._names[listed].values() for name in names):
                 if is_image_file(path) and not is_hidden(path):
-                    stems.setdefault(name_key(path.stem), []).append(path)
+                    stems.setdefault(image_name_key(path.stem), []).append(path)
         return stems
 
     def _folder(self, folder: Path) -> Path | None:
-        """Return a listed folder by its name, or the only one with the same `name_key`; None where there is none."""
+        """Return a listed folder by name, or the only one of the same `image_name_key`; None where there is none."""
         if folder in self._names:
             return folder
         if folder in self._similar:
@@ -120,7 +120,7 @@ class FileIndex:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if not entry.is_dir():
-                        names.setdefault(name_key(entry.name), []).append(entry.name)
+                        names.setdefault(image_name_key(entry.name), []).append(entry.name)
         except (OSError, ValueError):  # ValueError: a name with a NUL
             parent = self._folder(folder.parent) if folder.parent != folder else None
             similar = subfolder(parent, folder.name) if parent else None
@@ -131,31 +131,31 @@ class FileIndex:
 
 
 def subfolder(folder: Path, name: str) -> Path | None:
-    """Return a folder by its name inside another one; else the only one with the same `name_key`; else None."""
+    """Return a folder by its name inside another one; else the only one with the same `image_name_key`; else None."""
     if is_folder(folder / name):
         return folder / name
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if name_key(e.name) == name_key(name) and e.is_dir()]
+            names = [e.name for e in entries if image_name_key(e.name) == image_name_key(name) and e.is_dir()]
     except (OSError, ValueError):
         return None
     return folder / names[0] if len(names) == 1 else None
 
 
-def is_inside(path: Path, root: Path) -> bool:
+def is_inside_dataset(path: Path, root: Path) -> bool:
     """Return whether a path stays in a folder, by its name; links are followed wherever they lead."""
     if os.environ.get(ALLOW_OUTSIDE) == "1":
         return True
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
 
 
-def refuse_outside(path: Path, root: Path, where: object) -> None:
+def refuse_images_outside(path: Path, root: Path, where: object) -> None:
     """Check that a path that a dataset names stays in its folder.
 
     Raises:
         UserError: it does not.
     """
-    if not is_inside(path, root):
+    if not is_inside_dataset(path, root):
         raise UserError(
             f"{where}: names {path}, outside of the dataset's folder {root}; move it there, or set {ALLOW_OUTSIDE}=1"
             " where you trust the dataset"

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from detrscope.core.errors import UserError
-from detrscope.data.image_files import FileIndex, exists, is_inside, refuse_outside, subfolder
+from detrscope.data.image_files import FileIndex, exists, is_inside_dataset, refuse_images_outside, subfolder
 from detrscope.data.splits import canonical_split
 
 _SUBFOLDERS = ("images", "data")
@@ -69,15 +69,15 @@ class ImageFinder:
                 if matches := self._matches(group, candidates):
                     return self._single(file_name, matches)
         missing = self.groups[0][0] / name
-        if any(is_inside(missing, root) for root in self.roots):
+        if any(is_inside_dataset(missing, root) for root in self.roots):
             return missing
         if exists(missing):
-            refuse_outside(missing, self.roots[0], self.annotations)
+            refuse_images_outside(missing, self.roots[0], self.annotations)
         return self.groups[0][0] / last
 
     def _matches(self, folders: list[Path], names: Iterable[str]) -> list[Path]:
         paths = [path for folder in folders for name in names if (path := self.files.find(folder / name))]
-        inside = [path for path in paths if any(is_inside(path, root) for root in self.roots)]
+        inside = [path for path in paths if any(is_inside_dataset(path, root) for root in self.roots)]
         return list(dict.fromkeys(inside))
 
     def _single(self, file_name: str, matches: list[Path]) -> Path:

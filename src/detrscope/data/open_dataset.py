@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detrscope.console import log
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.data import coco, voc, yolo
 from detrscope.data import drawn_dogs as drawn
 from detrscope.data.dataset import DetectionDataset
@@ -118,7 +118,7 @@ def _parts(source: str | Path) -> tuple[str | None, Path]:
         return None, Path(source).expanduser()
     if prefix not in SOURCE_FORMATS:
         raise UserError(
-            f"{source}: '{prefix}:' is not a known dataset format; {nearest(prefix, SOURCE_FORMATS)}"
+            f"{source}: '{prefix}:' is not a known dataset format; {suggest_nearest(prefix, SOURCE_FORMATS)}"
         )
     return prefix, Path(rest).expanduser()
 

@@ -14,7 +14,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,20}(\.0{1,20})?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 
 
-def integer(value: Any) -> int | None:
+def parse_integer(value: Any) -> int | None:
     """Return an integer that may be written as 7.0, "7" or "-7"; None for anything else, and beyond 64 bits."""
     if isinstance(value, str):
         text = value.strip()
@@ -28,7 +28,7 @@ def integer(value: Any) -> int | None:
     return value if type(value) is int and abs(value) <= LARGEST_ID else None
 
 
-def number(value: Any) -> float | None:
+def parse_number(value: Any) -> float | None:
     """Return a finite number that may be written as a string; None for anything else."""
     if isinstance(value, str):
         text = value.strip()
@@ -48,13 +48,13 @@ def box_xywh(value: Any) -> tuple[float, float, float, float] | None:
     """Return four finite numbers; None for anything else."""
     if not isinstance(value, list | tuple) or len(value) != 4:
         return None
-    left, top, width, height = map(number, value)
+    left, top, width, height = map(parse_number, value)
     if left is None or top is None or width is None or height is None:
         return None
     return left, top, width, height
 
 
-def boolean(value: Any) -> bool | None:
+def parse_boolean(value: Any) -> bool | None:
     """Return a boolean that may be written as a number 0 or 1, a string or null (no); None for anything else."""
     if value is None or isinstance(value, bool):
         return bool(value)

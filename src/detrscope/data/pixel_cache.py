@@ -32,12 +32,12 @@ class PixelCache:
         for index in np.flatnonzero(sizes.prod(axis=1) == 0):
             read(int(index))  # an image of unknown size cannot be read: raise before memory is taken
         starts = np.concatenate([[0], np.cumsum(3 * sizes.prod(axis=1))]).astype(np.int64)
-        needed, free = int(starts[-1]), free_memory()
-        log.info("%s: caching %d images takes %s of memory", name, len(sizes), in_bytes(needed))
+        needed, free = int(starts[-1]), free_memory_for_pixels()
+        log.info("%s: caching %d images takes %s of memory", name, len(sizes), format_bytes(needed))
         if free is not None and needed > 0.9 * free:
             raise UserError(
-                f"{name}: caching {len(sizes)} images needs {in_bytes(needed)} of memory but only "
-                f"{in_bytes(free)} is free; switch the cache off"
+                f"{name}: caching {len(sizes)} images needs {format_bytes(needed)} of memory but only "
+                f"{format_bytes(free)} is free; switch the cache off"
             )
         cache = cls(torch.empty(needed, dtype=torch.uint8), starts, sizes)
         for _ in decode_all(
@@ -53,7 +53,7 @@ class PixelCache:
         return block.view(height, width, 3).permute(2, 0, 1)
 
 
-def free_memory() -> int | None:
+def free_memory_for_pixels() -> int | None:
     """Return the bytes that can be taken without swapping; None where the system does not tell."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
@@ -63,7 +63,7 @@ def free_memory() -> int | None:
         return None
 
 
-def in_bytes(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Return a number of bytes with its unit, such as 1.4 GB."""
     size = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):

@@ -82,7 +82,7 @@ def segmentation_of(image: ImageInfo, annotations: Sequence[Annotation]) -> Segm
     return SegmentationMap(instance)
 
 
-def box_regions(box_xywh: Sequence[float], height: int, width: int) -> tuple[tuple[str, ...], Tensor]:
+def segmentation_of_box(box_xywh: Sequence[float], height: int, width: int) -> tuple[tuple[str, ...], Tensor]:
     """Return the inside and outside of a box, rounded to whole pixels: names, and masks [2, H, W] bool."""
     x, y, w, h = box_xywh
     inside = torch.zeros(height, width, dtype=torch.bool)

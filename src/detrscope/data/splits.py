@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 
 ANY = "*"  # the name of the only split of a layout that has no splits
 ALIASES = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
@@ -33,5 +33,5 @@ def find_split(wanted: str, available: Iterable[str], where: str) -> str:
     if len(matches) > 1:
         raise UserError(f"{where}: split '{wanted}' may be {' or '.join(sorted(matches))}; choose one")
     if not matches:
-        raise UserError(f"{where}: no split '{wanted}'; {nearest(wanted, names)}")
+        raise UserError(f"{where}: no split '{wanted}'; {suggest_nearest(wanted, names)}")
     return matches[0]

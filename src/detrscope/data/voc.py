@@ -22,15 +22,15 @@ from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
 from detrscope.data.image_files import (
     HIDDEN,
     FileIndex,
+    image_name_key,
     is_hidden,
     is_image_file,
     is_regular,
-    name_key,
-    refuse_outside,
+    refuse_images_outside,
     scan_folder,
     subfolder,
 )
-from detrscope.data.parse_values import boolean, integer, number
+from detrscope.data.parse_values import parse_boolean, parse_integer, parse_number
 from detrscope.data.splits import ANY, canonical_split, find_split
 from detrscope.data.validation_log import ValidationLog
 
@@ -141,7 +141,7 @@ def _read_page(path: Path, validation: ValidationLog) -> _Page:
     one_based = (root.findtext("source/annotation") or "").strip().startswith("PASCAL VOC")
     objects = []
     for item in root.iter("object"):
-        corners = [number(item.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
+        corners = [parse_number(item.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
         box, swapped = None, False
         if None not in corners:
             x0, y0, x1, y1 = (c for c in corners if c is not None)
@@ -150,13 +150,13 @@ def _read_page(path: Path, validation: ValidationLog) -> _Page:
             shift = 1 if one_based else 0
             box = (x0 - shift, y0 - shift, x1 - x0 + shift, y1 - y0 + shift)
         name = (item.findtext("name") or "").strip()
-        objects.append(_Object(name, box, boolean(item.findtext("difficult")), swapped))
+        objects.append(_Object(name, box, parse_boolean(item.findtext("difficult")), swapped))
     sides = []
     for key in ("width", "height"):
         text = root.findtext(f"size/{key}")
-        side = integer(text)
-        if text and text.strip() and side is None and number(text) is not None:
-            side = round(number(text) or 0)
+        side = parse_integer(text)
+        if text and text.strip() and side is None and parse_number(text) is not None:
+            side = round(parse_number(text) or 0)
         if text and text.strip() and side is None:
             validation.add("bad-value", path, f"{key} is {text.strip()[:40]!r}, expected pixels")
         sides.append(side or 0)
@@ -238,9 +238,9 @@ def _report_labels(
         validation.add("no-labels", root, reason)
     lists = [path for path in splits.values() if path.suffix == ".txt"]
     if lists:
-        listed = {name_key(_stem(line)) for path in lists for line in read_lines(path)}
+        listed = {image_name_key(_stem(line)) for path in lists for line in read_lines(path)}
         for path in _all_xml(root, splits):
-            if name_key(path.stem) not in listed:
+            if image_name_key(path.stem) not in listed:
                 validation.add("unused-file", path, "in no list of ImageSets/Main")
 
 
@@ -258,16 +258,16 @@ def _members(root: Path, split: Path, validation: ValidationLog) -> Iterator[tup
         stems = files.stems(images)
         for line in read_lines(split):
             stem = _stem(line)
-            refuse_outside(annotations / stem, root, split)
+            refuse_images_outside(annotations / stem, root, split)
             if is_hidden(Path(stem)):
                 validation.add("left-out-file", images / stem, HIDDEN)
                 continue
             in_folder = stems if "/" not in stem else files.stems((images / stem).parent)
-            same_stem = in_folder.get(name_key(stem.rpartition("/")[2])) or [images / f"{stem}.jpg"]
+            same_stem = in_folder.get(image_name_key(stem.rpartition("/")[2])) or [images / f"{stem}.jpg"]
             yield files.find(annotations / f"{stem}.xml"), _first(same_stem, validation)
         return
     images = (_images_folder(root) if _annotations_folder(root) else None) or split
-    pages = {name_key(p.stem): p for p in sorted(split.glob("*.xml")) if not is_hidden(p)}
+    pages = {image_name_key(p.stem): p for p in sorted(split.glob("*.xml")) if not is_hidden(p)}
     stems = files.stems(images)
     contents = scan_folder(images)
     for path, reason in contents.left_out({".xml", ".txt"}):

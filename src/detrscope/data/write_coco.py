@@ -15,7 +15,7 @@ from typing import Any, Literal
 from detrscope.console import progress
 from detrscope.core.errors import UserError
 from detrscope.data.dataset import DetectionDataset, ImageInfo
-from detrscope.data.image_files import exists, name_key
+from detrscope.data.image_files import exists, image_name_key
 from detrscope.data.image_header import read_size
 
 Files = Literal["copy", "hardlink", "symlink"]
@@ -32,7 +32,7 @@ def write_coco(splits: Mapping[str, DetectionDataset], out: Path, files: Files =
     Raises:
         UserError: `out` is in use, or an image is missing or cannot be linked.
     """
-    with atomic_folder(out) as folder, progress() as bar:
+    with atomic_coco_folder(out) as folder, progress() as bar:
         (folder / "annotations").mkdir()
         for split, dataset in splits.items():
             (folder / split).mkdir()
@@ -56,14 +56,18 @@ def _as_json(tree: dict[str, Any]) -> bytes:
 def _names(images: Sequence[ImageInfo]) -> list[str]:
     """Return a file name for each image, its own where that is free; unique on file systems that ignore case, too."""
     taken: set[str] = set()
-    own = {name_key(_valid_text(image.path.name)) for image in images}  # no new name may be one of these
+    own = {
+        image_name_key(_valid_text(image.path.name)) for image in images
+    }  # no new name may be one of these
     names = []
     for image in images:
         name = _valid_text(image.path.name)
-        if name_key(name) in taken:
+        if image_name_key(name) in taken:
             candidates = (f"{image.id}{'_' * n}{name}" for n in count(1))
-            name = next(c for c in candidates if name_key(c) not in own and name_key(c) not in taken)
-        taken.add(name_key(name))
+            name = next(
+                c for c in candidates if image_name_key(c) not in own and image_name_key(c) not in taken
+            )
+        taken.add(image_name_key(name))
         names.append(name)
     return names
 
@@ -74,7 +78,7 @@ def _valid_text(name: str) -> str:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_coco_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, renamed to it when the block succeeds, else removed.
 
     Raises:

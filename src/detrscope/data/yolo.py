@@ -16,9 +16,9 @@ from detrscope.core.text_files import read_text
 from detrscope.data.clean import clean_dataset
 from detrscope.data.coco_masks import mask_box
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
-from detrscope.data.image_files import HIDDEN, FileIndex, is_hidden, name_key
+from detrscope.data.image_files import HIDDEN, FileIndex, image_name_key, is_hidden
 from detrscope.data.image_header import read_size
-from detrscope.data.parse_values import integer, number
+from detrscope.data.parse_values import parse_integer, parse_number
 from detrscope.data.splits import canonical_split, find_split
 from detrscope.data.validation_log import ValidationLog
 from detrscope.data.yolo_layout import LAYOUT as LAYOUT
@@ -56,7 +56,7 @@ def read_split(
     folder = source if source.is_dir() else source.parent
     paths = layout.splits[find_split(split, layout.splits, str(source))]
     files = dict.fromkeys(file for path in paths for file in images_of(path, layout, validation))
-    images = [ImageInfo(number, file) for number, file in enumerate(files, start=1)]
+    images = [ImageInfo(image_id, file) for image_id, file in enumerate(files, start=1)]
     labels = _LabelFinder(layout.root, validation)
     label_files = {file: labels.find(file) for file in files}
     if canonical_split(split) != "test" or any(label_files.values()):  # a test split may have no labels
@@ -119,7 +119,11 @@ class _LabelFinder:
                 if is_hidden(path):
                     if folder != images:  # else reported by `images_of`
                         self.validation.add("left-out-file", path, HIDDEN)
-                elif path not in used and path.name not in _NOT_LABELS and name_key(path.stem) not in stems:
+                elif (
+                    path not in used
+                    and path.name not in _NOT_LABELS
+                    and image_name_key(path.stem) not in stems
+                ):
                     self.validation.add("unused-file", path, "a label file without an image")
 
 
@@ -137,7 +141,7 @@ def _annotations(
     validation: ValidationLog,
     details: bool,
 ) -> Iterator[Annotation]:
-    number = in_pixels = 0
+    count = in_pixels = 0
     for image in images:
         labels = labels_of[image.path]
         if labels is None:
@@ -154,11 +158,11 @@ def _annotations(
         for row, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            number += 1
+            count += 1
             parsed = _parse(line, layout.keypoints)
             if parsed is None:
                 reason = f"line {row} is {line.strip()[:60]!r}, expected `class cx cy w h` or a polygon"
-                validation.add("bad-label", labels, reason, number)
+                validation.add("bad-label", labels, reason, count)
                 continue
             category, box, polygon = parsed
             in_pixels += max(box) > FRACTIONS
@@ -166,18 +170,16 @@ def _annotations(
             points = [v * (size.height if i % 2 else size.width) for i, v in enumerate(polygon)]
             area = _polygon_area(points) if points else w * h
             mask = [points] if points and details else None
-            yield Annotation(number, image.id, category, (x, y, w, h), area, segmentation=mask)
-    if number and in_pixels >= 0.95 * number:
-        reason = (
-            f"{in_pixels} of {number} lines have numbers above {FRACTIONS}: pixels in place of fractions?"
-        )
+            yield Annotation(count, image.id, category, (x, y, w, h), area, segmentation=mask)
+    if count and in_pixels >= 0.95 * count:
+        reason = f"{in_pixels} of {count} lines have numbers above {FRACTIONS}: pixels in place of fractions?"
         validation.add("labels-like-pixels", layout.root, reason)
 
 
 def _parse(line: str, keypoints: int) -> tuple[int, tuple[float, ...], list[float]] | None:
     """Return class, box x, y, w, h and polygon, 0..1; None where the line has another form."""
     words = line.split()
-    first, values = integer(words[0]), [v for v in map(number, words[1:]) if v is not None]
+    first, values = parse_integer(words[0]), [v for v in map(parse_number, words[1:]) if v is not None]
     if first is None or len(values) < len(words) - 1:
         return None
     if len(values) in (4, 5) or (keypoints and len(values) == 4 + keypoints):

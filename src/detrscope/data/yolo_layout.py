@@ -17,13 +17,13 @@ from detrscope.data.image_files import (
     is_folder,
     is_hidden,
     is_image_file,
-    is_inside,
+    is_inside_dataset,
     is_regular,
-    refuse_outside,
+    refuse_images_outside,
     scan_folder,
     subfolder,
 )
-from detrscope.data.parse_values import ROW_LENGTH, integer
+from detrscope.data.parse_values import ROW_LENGTH, parse_integer
 from detrscope.data.splits import ANY
 from detrscope.data.validation_log import ValidationLog
 
@@ -134,14 +134,14 @@ def _is_list_of_images(path: Path) -> bool:
 def _from_yaml(path: Path, tree: dict[str, Any]) -> Layout:
     names = _names(path, tree)
     shape = tree.get("kpt_shape")
-    sides = [integer(side) for side in shape] if isinstance(shape, list) else []
+    sides = [parse_integer(side) for side in shape] if isinstance(shape, list) else []
     keypoints = math.prod(side for side in sides if side is not None) if sides and None not in sides else 0
     entry = tree.get("path", "")
     if not isinstance(entry, str):
         raise UserError(f"{path}: 'path' is {short_repr(entry)}, expected a folder")
     root = path.parent if entry in _NULL else path.parent / entry
     root = root if is_folder(root) else path.parent  # a path of the machine that it was written on
-    refuse_outside(root, path.parent, path)
+    refuse_images_outside(root, path.parent, path)
     splits: dict[str, list[Path]] = {}
     missing = []
     for split in SPLITS:
@@ -163,7 +163,7 @@ def _from_yaml(path: Path, tree: dict[str, Any]) -> Layout:
 def _names(path: Path, tree: dict[str, Any]) -> list[str]:
     names = tree.get("names")
     if isinstance(names, dict):
-        numbered = {integer(key): name for key, name in names.items()}
+        numbered = {parse_integer(key): name for key, name in names.items()}
         if set(numbered) != set(range(len(names))):
             keys = short_repr(list(names), ROW_LENGTH)
             raise UserError(f"{path}: the keys of 'names' must be 0, 1, 2 ...; found {keys}")
@@ -171,7 +171,7 @@ def _names(path: Path, tree: dict[str, Any]) -> list[str]:
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise UserError(f"{path}: 'names' must be a list of names, or a mapping from number to name")
     count = tree.get("nc", len(names))
-    if integer(count) != len(names):
+    if parse_integer(count) != len(names):
         value = short_repr(count)
         raise UserError(f"{path}: 'nc' is {value}, but 'names' has {len(names)} names; correct one of them")
     return names
@@ -189,8 +189,8 @@ def _resolve_yaml_entry(entry: str, root: Path, path: Path) -> Path:
     existing = [p for p in candidates if exists(p)]
     if not existing:
         return candidates[0]
-    resolved = next((p for p in existing if is_inside(p, root)), existing[0])
-    refuse_outside(resolved, root, path)
+    resolved = next((p for p in existing if is_inside_dataset(p, root)), existing[0])
+    refuse_images_outside(resolved, root, path)
     return resolved
 
 
@@ -204,9 +204,9 @@ def _entry(entry: str, folders: list[Path], where: Path) -> Path:
     candidates = [folder / entry for folder in folders]
     candidates += [folder.joinpath(*parts[i:]) for i in range(len(parts)) for folder in folders]
     existing = [path for path in candidates if exists(path)]
-    inside = next((p for p in existing if any(is_inside(p, folder) for folder in folders)), None)
+    inside = next((p for p in existing if any(is_inside_dataset(p, folder) for folder in folders)), None)
     if inside is None and existing:
-        refuse_outside(existing[0], folders[0], where)
+        refuse_images_outside(existing[0], folders[0], where)
     return inside or (existing or candidates)[0]
 
 

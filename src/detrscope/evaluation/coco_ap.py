@@ -18,7 +18,7 @@ import numpy as np
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.evaluation.accumulate import IOU_50, IOU_75, accumulate
-from detrscope.evaluation.results_file import check_ground_truth, result_problem
+from detrscope.evaluation.results_file import check_results_ground_truth, result_problem
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping
         UserError: a result or an annotation is of an image that the ground truth does not have, or a value is not of
             COCO's type.
     """
-    check_ground_truth(ground_truth)
+    check_results_ground_truth(ground_truth)
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     # In the order of ids, as pycocotools: where scores are equal the order of images decides.
     image_ids = [image["id"] for image in ground_truth["images"]]

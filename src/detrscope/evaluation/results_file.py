@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrscope.console import atomic_write
 from detrscope.core.errors import UserError
+from detrscope.core.files import atomic_write
 from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_json
-from detrscope.data.parse_values import LARGEST_ID, ROW_LENGTH, integer
-from detrscope.data.parse_values import number as parse_number
+from detrscope.data.parse_values import LARGEST_ID, ROW_LENGTH, parse_integer, parse_number
 
 
 def write_results(path: str | Path, results: Sequence[Mapping[str, Any]]) -> Path:
@@ -48,7 +47,7 @@ def _with_numbers(result: Any) -> Any:
     box = result.get("bbox")
     if not texts and not (isinstance(box, list) and any(isinstance(value, str) for value in box)):
         return result
-    parsed = {key: (parse_number if key == "score" else integer)(result[key]) for key in texts}
+    parsed = {key: (parse_number if key == "score" else parse_integer)(result[key]) for key in texts}
     better = {**result, **{key: value for key, value in parsed.items() if value is not None}}
     if isinstance(box, list):
         better["bbox"] = [value if (v := parse_number(value)) is None else v for value in box]
@@ -80,7 +79,7 @@ _FIELDS = {
 _TEXT_IDS = (("images", "id"), ("annotations", "image_id"))  # ids of images may be names
 
 
-def check_ground_truth(ground_truth: Any) -> None:
+def check_results_ground_truth(ground_truth: Any) -> None:
     """Check that a COCO dataset has the fields that evaluation reads.
 
     Raises:

@@ -16,12 +16,12 @@ from torch import Tensor
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.trace_data import TraceData
 from detrscope.inference.detector import Detector
-from detrscope.inference.torch_engine import require_torch
-from detrscope.lens.faithfulness import Detected
+from detrscope.inference.torch_engine import require_torch_engine
+from detrscope.lens.deletion_curves import Detected
 from detrscope.lens.maps import cross_attention
 from detrscope.lens.relevance import gradient_attention, relevance
 from detrscope.lens.rollout import rollout
-from detrscope.lens.token_coverage import centres_of
+from detrscope.lens.token_coverage import centres_of_covered_tokens
 
 RANDOM = "random"
 
@@ -39,72 +39,72 @@ class ExplainInput:
 Explainer = Callable[[ExplainInput], Tensor]  # -> [S], the weight of every token
 
 
-def last_attention(case: ExplainInput) -> Tensor:
+def explain_by_last_attention(case: ExplainInput) -> Tensor:
     """Cross-attention of the last decoder layer, mean over heads."""
     return _tokens(cross_attention(case.trace, case.detected.query))
 
 
-def max_attention(case: ExplainInput) -> Tensor:
+def explain_by_max_attention(case: ExplainInput) -> Tensor:
     """Cross-attention of the last decoder layer, maximum over heads."""
     return _tokens(cross_attention(case.trace, case.detected.query, merge="max"))
 
 
-def mean_attention(case: ExplainInput) -> Tensor:
+def explain_by_mean_attention(case: ExplainInput) -> Tensor:
     """Cross-attention, mean over heads and decoder layers."""
     layers = range(case.trace.layers("decoder.cross"))
     return torch.stack([_tokens(cross_attention(case.trace, case.detected.query, n)) for n in layers]).mean(0)
 
 
-def attention_rollout(case: ExplainInput) -> Tensor:
+def explain_by_rollout(case: ExplainInput) -> Tensor:
     """Attention rollout through decoder and encoder."""
     return _tokens(rollout(case.trace, query=case.detected.query))
 
 
-def gradient_relevance(case: ExplainInput) -> Tensor:
+def explain_by_relevance(case: ExplainInput) -> Tensor:
     """Gradient-weighted relevance through decoder and encoder."""
     return _tokens(relevance(case.trace, case.detected.query))
 
 
-def gradient_weighted(case: ExplainInput) -> Tensor:
+def explain_by_gradient_weighted_attention(case: ExplainInput) -> Tensor:
     """Gradient-weighted cross-attention, mean over decoder layers."""
     layers = range(case.trace.layers("decoder.cross"))
     maps = [_tokens(gradient_attention(case.trace, case.detected.query, n)) for n in layers]
     return torch.stack(maps).mean(0)
 
 
-def input_gradient(case: ExplainInput) -> Tensor:
+def explain_by_input_gradient(case: ExplainInput) -> Tensor:
     """Absolute gradient of the class's logit, maximum over colours, mean over the pixels of each token's cell."""
     return _cell_means(case, case.image_gradient.abs().amax(0))
 
 
-def gradient_times_input(case: ExplainInput) -> Tensor:
+def explain_by_gradient_times_input(case: ExplainInput) -> Tensor:
     """Gradient of the class's logit times the normalised image: absolute sum over colours, mean over each cell."""
     return _cell_means(case, (case.image_gradient * case.normalised).sum(0).abs())
 
 
-def box_centre(case: ExplainInput) -> Tensor:
+def explain_by_box_centre(case: ExplainInput) -> Tensor:
     """Baseline that does not look inside the model: nearness to the centre of the predicted box, in box sizes."""
     g = case.trace.geometry
     box = g.boxes_xyxy(case.detected.box_cxcywh)
     centre, size = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).clamp(min=1)
-    distance = ((centres_of(g, case.trace.levels) - centre) / size).square().sum(-1)  # [S]
+    distance = ((centres_of_covered_tokens(g, case.trace.levels) - centre) / size).square().sum(-1)  # [S]
     return 1 / (1 + distance)
 
 
 EXPLAINERS: dict[str, Explainer] = {
-    "attention, last layer": last_attention,
-    "attention, last layer, greatest head": max_attention,
-    "attention, mean of layers": mean_attention,
-    "rollout": attention_rollout,
-    "gradient-weighted attention": gradient_weighted,
-    "relevance": gradient_relevance,
-    "input gradient": input_gradient,
-    "gradient x input": gradient_times_input,
-    "middle of the box": box_centre,
+    "attention, last layer": explain_by_last_attention,
+    "attention, last layer, greatest head": explain_by_max_attention,
+    "attention, mean of layers": explain_by_mean_attention,
+    "rollout": explain_by_rollout,
+    "gradient-weighted attention": explain_by_gradient_weighted_attention,
+    "relevance": explain_by_relevance,
+    "input gradient": explain_by_input_gradient,
+    "gradient x input": explain_by_gradient_times_input,
+    "middle of the box": explain_by_box_centre,
 }
 
 
-def detect_and_explain(detector: Detector, path: Path, threshold: float) -> list[ExplainInput]:
+def explain_detections(detector: Detector, path: Path, threshold: float) -> list[ExplainInput]:
     """Return an input of the explanation methods for each detection in an image.
 
     Raises:
@@ -125,7 +125,7 @@ def explain_inputs(detector: Detector, trace: TraceData, detected: list[Detected
     Raises:
         UserError: PyTorch does not run this detector.
     """
-    engine = require_torch(detector.engine, "the gradient of an image")
+    engine = require_torch_engine(detector.engine, "the gradient of an image")
     image = detector.card.preprocessing.normalise(trace.image)
     gradients = engine.image_gradients(image[None], [(d.query, d.class_index) for d in detected])
     return [ExplainInput(trace, d, gradient, image) for d, gradient in zip(detected, gradients, strict=True)]

@@ -13,24 +13,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.console import progress
-from detrscope.core.attention_map import AttentionMap, Selection, parts_of
+from detrscope.core.attention_map import AttentionMap, Selection, split_by_level
 from detrscope.core.edits import Bias, Edit, Gain
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord
 from detrscope.core.trace_data import TraceData
 from detrscope.data.dataset import DetectionDataset
-from detrscope.explain.explainers import EXPLAINERS, RANDOM, ExplainInput, detect_and_explain
+from detrscope.explain.explainers import EXPLAINERS, RANDOM, ExplainInput, explain_detections
 from detrscope.explain.sanity import sanity_check
 from detrscope.inference.detector import Detector
-from detrscope.lens.faithfulness import (
+from detrscope.lens.deletion_curves import (
     Curve,
     Sanity,
     Summary,
+    curve_fractions,
     detection_score,
     first_by_weight,
-    fractions,
-    summarise,
+    summarise_curves,
 )
 
 SITES = "decoder.*.cross"  # where keys are hidden
@@ -97,7 +97,7 @@ def measure_faithfulness(
     Raises:
         UserError: an argument out of range, an unknown method, or no detection to follow.
     """
-    check_arguments(count, steps, sanity, methods)
+    check_faithfulness_arguments(count, steps, sanity, methods)
     chosen = [*methods] or [*EXPLAINERS]
     paths = [image.path for image in dataset.images[:count]]
     curves: list[Curve] = []
@@ -105,7 +105,7 @@ def measure_faithfulness(
     with progress() as bar:
         task = bar.add_task("images, hiding what each method ranks highest", total=len(paths))
         for done, path in enumerate(paths, start=1):
-            cases = detect_and_explain(detector, path, threshold)
+            cases = explain_detections(detector, path, threshold)
             part = 1 / (max(1, len(cases)) * (len(chosen) + RANDOM_ORDERS))
             for case in cases:
                 runner = PerturbationRunner(detector, case)
@@ -124,12 +124,12 @@ def measure_faithfulness(
         steps=steps,
         threshold=threshold,
         muted=fmean(muted),
-        summaries=tuple(summarise(curves, RANDOM)),
+        summaries=tuple(summarise_curves(curves, RANDOM)),
         sanity=tuple(sanity_check(detector, paths[:sanity], chosen, threshold)) if sanity else (),
     )
 
 
-def check_arguments(count: int, steps: int, sanity: int, methods: Sequence[str]) -> None:
+def check_faithfulness_arguments(count: int, steps: int, sanity: int, methods: Sequence[str]) -> None:
     """Check the arguments that do not depend on the model.
 
     Raises:
@@ -140,7 +140,7 @@ def check_arguments(count: int, steps: int, sanity: int, methods: Sequence[str])
             raise UserError(f"{name} {value}: expected {least} or more")
     for method in methods:
         if method not in EXPLAINERS:
-            raise UserError(f"method '{method}' is not known; {nearest(method, EXPLAINERS)}")
+            raise UserError(f"method '{method}' is not known; {suggest_nearest(method, EXPLAINERS)}")
 
 
 def _curves(
@@ -184,7 +184,7 @@ class PerturbationRunner:
 
         One key is always left: a softmax over no keys is undefined.
         """
-        counts = (fractions(steps) * (len(weights) - 1)).round()
+        counts = (curve_fractions(steps) * (len(weights) - 1)).round()
         hidden = torch.cat(
             [first_by_weight(weights, counts), ~first_by_weight(weights, counts + 1)]
         )  # [2 * (steps + 1), S]
@@ -199,7 +199,7 @@ class PerturbationRunner:
     def pixels(self, weights: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Return the scores with pixels deleted, and inserted, highest weight first: [steps + 1] each."""
         importance = _over_pixels(self.case.trace, weights)  # [h, w]
-        counts = (fractions(steps) * importance.numel()).round()
+        counts = (curve_fractions(steps) * importance.numel()).round()
         first = first_by_weight(importance.flatten(), counts).view(
             -1, 1, *importance.shape
         )  # [steps + 1, 1, h, w]
@@ -215,7 +215,7 @@ class PerturbationRunner:
 
 def _over_pixels(trace: TraceData, weights: Tensor) -> Tensor:
     """Return weights of tokens [S] as a smooth map over the pixels of the model's input, [h, w]."""
-    parts = parts_of(weights.float(), trace.levels)
+    parts = split_by_level(weights.float(), trace.levels)
     geometry = trace.geometry.of_model_input()
     return AttentionMap(
         parts, tuple(range(len(parts))), geometry, trace.image, Selection("weights")

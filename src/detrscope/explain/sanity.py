@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from detrscope.console import log, progress
-from detrscope.explain.explainers import EXPLAINERS, detect_and_explain, explain_inputs
+from detrscope.explain.explainers import EXPLAINERS, explain_detections, explain_inputs
 from detrscope.inference.detector import Detector
-from detrscope.inference.torch_engine import require_torch
-from detrscope.lens.faithfulness import Sanity, rank_correlation
+from detrscope.inference.torch_engine import require_torch_engine
+from detrscope.lens.deletion_curves import Sanity, rank_correlation
 
 
 def sanity_check(
@@ -44,19 +44,19 @@ def sanity_check(
         UserError: PyTorch does not run this detector.
     """
     cases_by_path = [
-        (path, cases) for path in paths if (cases := detect_and_explain(detector, path, threshold))
+        (path, cases) for path in paths if (cases := explain_detections(detector, path, threshold))
     ]
     if not cases_by_path:
         log.warning("no check with shuffled parameters: nothing is detected in its %d images", len(paths))
         return []
     trained = [[{m: EXPLAINERS[m](case) for m in methods} for case in cases] for _, cases in cases_by_path]
     shuffled = copy.deepcopy(detector)
-    model = require_torch(shuffled.engine, "the check with shuffled parameters").model
+    model = require_torch_engine(shuffled.engine, "the check with shuffled parameters").model
     generator = torch.Generator().manual_seed(seed)
     correlations: dict[str, dict[str, float]] = {method: {} for method in methods}
     with progress() as bar:
-        task = bar.add_task("stages, shuffling parameters", total=len([*stages(model)]))
-        for stage, parameters in stages(model):
+        task = bar.add_task("stages, shuffling parameters", total=len([*sanity_stages(model)]))
+        for stage, parameters in sanity_stages(model):
             _shuffle(parameters, generator)
             values: dict[str, list[float]] = {method: [] for method in methods}
             for (path, cases), maps in zip(cases_by_path, trained, strict=True):
@@ -71,7 +71,7 @@ def sanity_check(
     return [Sanity(method, by_stage) for method, by_stage in correlations.items()]
 
 
-def stages(model: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:
+def sanity_stages(model: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:
     """Yield the parameters of each stage from predictions to pixels: heads, last decoder layer, ... backbone."""
     for name in ("heads", "decoder", "queries", "encoder", "neck", "backbone"):
         part = model.get_submodule(name)

@@ -7,8 +7,8 @@ from typing import Any
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.config import build as build_config
-from detrscope.config import merge, to_tree
-from detrscope.core.errors import UserError, nearest
+from detrscope.config import config_to_tree, merge_configs
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.families import deformable_detr, detr, minimal, sprint
 from detrscope.families.family import Family, Variant
 
@@ -27,10 +27,10 @@ def family_of(variant: str) -> Family:
     for family in FAMILIES.values():
         if any(v.name == variant for v in family.variants):
             return family
-    raise UserError(f"model '{variant}' is not known; {nearest(variant, VARIANTS)}")
+    raise UserError(f"model '{variant}' is not known; {suggest_nearest(variant, VARIANTS)}")
 
 
-def resolve(variant: str, overrides: Mapping[str, Any], *, source: str = "model") -> Any:
+def resolve_variant(variant: str, overrides: Mapping[str, Any], *, source: str = "model") -> Any:
     """Return the config of a variant with some settings overridden.
 
     Args:
@@ -42,10 +42,12 @@ def resolve(variant: str, overrides: Mapping[str, Any], *, source: str = "model"
         UserError: unknown variant or setting, or a value of the wrong type.
     """
     family = family_of(variant)
-    return build_config(family.config, merge(to_tree(VARIANTS[variant].config), overrides), source=source)
+    return build_config(
+        family.config, merge_configs(config_to_tree(VARIANTS[variant].config), overrides), source=source
+    )
 
 
-def config_of(family: Family, tree: Mapping[str, Any], *, source: str) -> Any:
+def family_config(family: Family, tree: Mapping[str, Any], *, source: str) -> Any:
     """Return a family's config read from a file.
 
     Args:
@@ -65,9 +67,9 @@ def build(variant: str, overrides: Mapping[str, Any], classes: int) -> Detection
     Raises:
         UserError: unknown variant or setting.
     """
-    return family_of(variant).build(resolve(variant, overrides), classes)
+    return family_of(variant).build(resolve_variant(variant, overrides), classes)
 
 
-def query_count(variant: str, overrides: Mapping[str, Any]) -> int:
+def family_query_count(variant: str, overrides: Mapping[str, Any]) -> int:
     """Return the number of queries, the most objects a model can detect in an image."""
-    return int(getattr(resolve(variant, overrides), family_of(variant).query_count))
+    return int(getattr(resolve_variant(variant, overrides), family_of(variant).query_count))

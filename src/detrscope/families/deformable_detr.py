@@ -18,7 +18,7 @@ from detrscope.blocks.neck import DeformableNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import SinePosition
 from detrscope.blocks.queries import PointQueries, TwoStageQueries
-from detrscope.config import section, setting, settings
+from detrscope.config import config_section, setting, settings
 from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.deformable_detr import HUGGING_FACE, PUBLISHED
 from detrscope.families.keys.shapes import Shapes
@@ -30,8 +30,8 @@ from detrscope.families.settings import (
     LayersConfig,
     Queries,
     Width,
+    require_backbone_stages,
     require_stacks,
-    require_stages,
 )
 from detrscope.families.stacks import decoder_layers, encoder_layers
 
@@ -67,13 +67,13 @@ class DeformableDetrConfig:
         " proposes and layers refine (two-stage)",
     )
     box_layers: BoxLayers = setting(3, "linear layers of the box heads")
-    backbone: BackboneConfig = section(BackboneConfig)
-    encoder: SamplingLayersConfig = section(SamplingLayersConfig)
-    decoder: SamplingLayersConfig = section(SamplingLayersConfig)
+    backbone: BackboneConfig = config_section(BackboneConfig)
+    encoder: SamplingLayersConfig = config_section(SamplingLayersConfig)
+    decoder: SamplingLayersConfig = config_section(SamplingLayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
-        require_stages("stages", self.stages, 4)
+        require_backbone_stages("stages", self.stages, 4)
 
     @property
     def levels(self) -> int:
@@ -127,7 +127,7 @@ def _head_pairs(config: DeformableDetrConfig, classes: int) -> tuple[list[nn.Lin
     return class_heads, boxes
 
 
-def infer(shapes: Shapes) -> dict[str, object]:
+def infer_family_settings(shapes: Shapes) -> dict[str, object]:
     """Infer settings from a checkpoint's shapes; they do not tell heads and dilation, and points only for 8 heads."""
     levels, width = shapes.size("neck.level", 0), shapes.size("neck.level", 1)
     extra = sum(shapes.size(f"neck.projections.{n}.weight", -1) == 3 for n in range(levels))
@@ -178,7 +178,7 @@ FAMILY = Family(
     name="deformable_detr",
     config=DeformableDetrConfig,
     build=build,
-    infer=infer,
+    infer=infer_family_settings,
     classes=count_classes,
     layouts=(PUBLISHED, HUGGING_FACE),
     query_count="queries",

@@ -15,7 +15,7 @@ from detrscope.blocks.neck import ProjectionNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import LearnedPosition, SinePosition
 from detrscope.blocks.queries import LearnedQueries
-from detrscope.config import section, setting, settings
+from detrscope.config import config_section, setting, settings
 from detrscope.families.family import Family, Published, Variant
 from detrscope.families.keys.detr import HUGGING_FACE, PUBLISHED
 from detrscope.families.keys.shapes import Shapes
@@ -45,9 +45,9 @@ class DetrConfig:
     position: Literal["sine", "learned"] = setting("sine", "positional encoding of the tokens")
     norm: NormPosition = setting("post", "norm after (post) or before (pre) each sublayer")
     box_layers: BoxLayers = setting(3, "number of linear layers of the box head")
-    backbone: BackboneConfig = section(BackboneConfig)
-    encoder: LayersConfig = section(LayersConfig)
-    decoder: LayersConfig = section(LayersConfig)
+    backbone: BackboneConfig = config_section(BackboneConfig)
+    encoder: LayersConfig = config_section(LayersConfig)
+    decoder: LayersConfig = config_section(LayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4)
@@ -71,7 +71,7 @@ def build(config: DetrConfig, classes: int) -> DetectionTransformer:
     )
 
 
-def infer(shapes: Shapes) -> dict[str, object]:
+def infer_family_settings(shapes: Shapes) -> dict[str, object]:
     """Infer settings from a checkpoint's shapes; they do not tell heads and dilation."""
     return {
         "width": shapes.size("heads.class_head.weight", 1),
@@ -100,7 +100,7 @@ FAMILY = Family(
     name="detr",
     config=DetrConfig,
     build=build,
-    infer=infer,
+    infer=infer_family_settings,
     classes=Shapes.softmax_classes,
     layouts=(PUBLISHED, HUGGING_FACE),
     query_count="queries",

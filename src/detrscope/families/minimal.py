@@ -15,7 +15,7 @@ from detrscope.blocks.neck import SummedNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import LearnedPosition
 from detrscope.blocks.queries import LearnedContent
-from detrscope.config import section, setting, settings
+from detrscope.config import config_section, setting, settings
 from detrscope.families.family import Family, Published, Variant
 from detrscope.families.keys.minimal import PUBLISHED
 from detrscope.families.keys.shapes import Shapes
@@ -47,9 +47,9 @@ class MinimalConfig:
     width: Width = setting(256, "model width D")
     queries: Queries = setting(100, "number of object queries")
     positions: Width = setting(50, "number of learned rows and of columns")
-    backbone: TrainedBackboneConfig = section(TrainedBackboneConfig)
-    encoder: LayersConfig = section(LayersConfig)
-    decoder: LayersConfig = section(LayersConfig)
+    backbone: TrainedBackboneConfig = config_section(TrainedBackboneConfig)
+    encoder: LayersConfig = config_section(LayersConfig)
+    decoder: LayersConfig = config_section(LayersConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=2)
@@ -70,7 +70,7 @@ def build(config: MinimalConfig, classes: int) -> DetectionTransformer:
     )
 
 
-def infer(shapes: Shapes) -> dict[str, object]:
+def infer_family_settings(shapes: Shapes) -> dict[str, object]:
     """Infer settings from a checkpoint's shapes."""
     return {
         "width": shapes.size("heads.class_head.weight", 1),
@@ -86,7 +86,7 @@ FAMILY = Family(
     name="minimal",
     config=MinimalConfig,
     build=build,
-    infer=infer,
+    infer=infer_family_settings,
     classes=Shapes.softmax_classes,
     layouts=(PUBLISHED,),
     query_count="queries",

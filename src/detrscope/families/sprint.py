@@ -24,7 +24,7 @@ from detrscope.blocks.layers import MLP, zero_last
 from detrscope.blocks.neck import PyramidNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.queries import PRIOR_LOGIT, MixedQueries
-from detrscope.config import require, section, setting, settings
+from detrscope.config import config_section, require_setting, setting, settings
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.family import Family, Variant
 from detrscope.families.keys.shapes import Shapes
@@ -38,8 +38,8 @@ from detrscope.families.settings import (
     LayersConfig,
     Queries,
     Width,
+    require_backbone_stages,
     require_stacks,
-    require_stages,
 )
 from detrscope.families.stacks import decoder_layers, encoder_layers
 
@@ -90,29 +90,33 @@ class SprintConfig:
     sizes: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = setting(
         (0.25,), "side of a proposed box at the start, 0..1, for each stage used"
     )
-    backbone: SlimConfig = section(SlimConfig)
-    encoder: EncoderConfig = section(EncoderConfig)
-    decoder: DecoderConfig = section(DecoderConfig)
+    backbone: SlimConfig = config_section(SlimConfig)
+    encoder: EncoderConfig = config_section(EncoderConfig)
+    decoder: DecoderConfig = config_section(DecoderConfig)
 
     def __post_init__(self) -> None:
         require_stacks(self.width, self.encoder, self.decoder, multiple=4 * self.decoder.heads)
         slim = self.backbone
         count = len(slim.widths)
         one_each = f"one for each of the {count} widths"
-        require(len(slim.depths) == count, "backbone.depths", slim.depths, one_each)
-        require_stages("backbone.stages", slim.stages, count)
-        require(len(self.sizes) == len(slim.stages), "sizes", self.sizes, "one for each of backbone.stages")
+        require_setting(len(slim.depths) == count, "backbone.depths", slim.depths, one_each)
+        require_backbone_stages("backbone.stages", slim.stages, count)
+        require_setting(
+            len(self.sizes) == len(slim.stages), "sizes", self.sizes, "one for each of backbone.stages"
+        )
         self._check_cross(self.decoder)
 
     def _check_cross(self, decoder: DecoderConfig) -> None:
         points, name = decoder.points, "decoder.points"
         if points:
-            require(len(points) == len(self.sizes), name, points, "none, or one for each of backbone.stages")
+            require_setting(
+                len(points) == len(self.sizes), name, points, "none, or one for each of backbone.stages"
+            )
             valid = min(points) >= 0 and 0 < sum(points) <= MAX_POINTS
-            require(valid, name, points, f"numbers of points, not all 0, {MAX_POINTS} in all at most")
+            require_setting(valid, name, points, f"numbers of points, not all 0, {MAX_POINTS} in all at most")
             default = f"{START_SHARPNESS}, the default: decoder.points makes the cross-attention deformable"
             sharpness = decoder.sharpness
-            require(sharpness == START_SHARPNESS, "decoder.sharpness", sharpness, default)
+            require_setting(sharpness == START_SHARPNESS, "decoder.sharpness", sharpness, default)
 
 
 def build(config: SprintConfig, classes: int) -> DetectionTransformer:
@@ -144,7 +148,7 @@ def _class_head(width: int, classes: int) -> nn.Linear:
     return head
 
 
-def infer(shapes: Shapes) -> dict[str, object]:
+def infer_family_settings(shapes: Shapes) -> dict[str, object]:
     """Infer settings from a checkpoint's shapes."""
     return {"width": shapes.size("heads.class_head.weight", 1), "queries": shapes.size("queries.content", 0)}
 
@@ -175,7 +179,7 @@ FAMILY = Family(
     name="sprint",
     config=SprintConfig,
     build=build,
-    infer=infer,
+    infer=infer_family_settings,
     classes=lambda shapes: shapes.rows("heads.class_head.weight"),
     layouts=(),
     query_count="queries",

@@ -10,9 +10,9 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from detrscope.checkpoints.load import RANDOM_SEED, load_model, seeded
+from detrscope.checkpoints.load import RANDOM_SEED, load_model, seeded_weights
 from detrscope.console import log
-from detrscope.core.argument_check import checked_arguments, checked_methods
+from detrscope.core.argument_check import check_arguments_of, check_method_arguments
 from detrscope.core.classes import ClassTable
 from detrscope.core.download import is_url, shown_url
 from detrscope.core.edits import Edit
@@ -28,7 +28,7 @@ from detrscope.inference.tracing import trace_image
 from detrscope.trace_interface import Trace
 
 
-@checked_methods
+@check_method_arguments
 class Detector:
     """A model that detects objects in images. Made by `load`.
 
@@ -164,7 +164,7 @@ class Detector:
         return Trace.of(data)
 
 
-@checked_arguments
+@check_arguments_of
 def load(
     name_or_path: str | Path,
     *,
@@ -200,7 +200,7 @@ def load(
         classes = ClassTable.of_names(classes)
     if classes is not None and not len(classes):
         raise UserError("load: classes: expected at least one class, found none")
-    with seeded(RANDOM_SEED):  # of a class head that is reset
+    with seeded_weights(RANDOM_SEED):  # of a class head that is reset
         loaded = load_model(name_or_path, weights=weights, classes=classes)
     for line in loaded.report.lines():
         log.info(line)

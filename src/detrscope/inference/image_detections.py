@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from detrscope.core.errors import UserError
-from detrscope.core.safe_text import csv_row
+from detrscope.core.safe_text import safe_csv_row
 from detrscope.core.types import Detections
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ class ImageDetections:
         return [(self.source, self.frame, self.time, *box, *rest) for box, *rest in rows]
 
 
-def write_csv(file: TextIO, detections: Sequence[ImageDetections]) -> None:
+def write_detections_csv(file: TextIO, detections: Sequence[ImageDetections]) -> None:
     """Write a header and a row for each detection; names that a spreadsheet would compute get an apostrophe."""
     writer = csv.writer(file)
     writer.writerow(CSV_COLUMNS)
-    writer.writerows(csv_row(row) for image in detections for row in image.to_rows())
+    writer.writerows(safe_csv_row(row) for image in detections for row in image.to_rows())
 
 
-def of_classes(detections: Detections, names: Collection[str]) -> Detections:
+def detections_of_classes(detections: Detections, names: Collection[str]) -> Detections:
     """Return the detections of some classes; all of them where `names` is empty."""
     if not names:
         return detections

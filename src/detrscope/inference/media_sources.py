@@ -59,7 +59,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def expand(
+def expand_media_sources(
     sources: Iterable[ImageSource], stems: UniqueNames | None = None, *, before: int = 0
 ) -> list[MediaSource]:
     """Return all images and videos in the order given; those of folders and globs sorted by name.
@@ -102,7 +102,7 @@ def _media_source(content: ImageSource, named: bool, number: int, stems: UniqueN
     return MediaSource(content, name, stems.unused(path.stem or f"image-{number}"), is_video, named)
 
 
-def warn_of_other_frames(source: MediaSource) -> None:
+def warn_of_other_media_frames(source: MediaSource) -> None:
     """Warn that only the first frame of an animation, or the first page, is read."""
     if source.is_video or not isinstance(source.content, str | Path) or is_url(source.content):
         return

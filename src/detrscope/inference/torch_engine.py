@@ -15,7 +15,7 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import Gradient
 from detrscope.core.types import Batch, Outputs
 from detrscope.inference.engine import Engine, Precision
-from detrscope.ops.kernels.machine import DTYPES, fastest_precision, warn_if_emulated
+from detrscope.ops.kernels.machine import DTYPES, fastest_precision, warn_if_precision_emulated
 
 
 class TorchEngine:
@@ -104,7 +104,7 @@ class TorchEngine:
         return Gradient(query, index, {site: g.cpu() for site, g in zip(probe.taps, gradients, strict=True)})
 
 
-def require_torch(engine: Engine, purpose: str) -> TorchEngine:
+def require_torch_engine(engine: Engine, purpose: str) -> TorchEngine:
     """Return the engine if PyTorch runs the model.
 
     Args:
@@ -145,5 +145,5 @@ def choose_dtype(precision: Precision, card: ModelCard, device: torch.device) ->
     if precision == "auto":
         native = card.precision == "bf16" and fastest_precision(device) == "bf16"
         return torch.bfloat16 if native else torch.float32
-    warn_if_emulated(precision, device)
+    warn_if_precision_emulated(precision, device)
     return DTYPES[precision]

@@ -98,7 +98,7 @@ class Video:
                 index = self._count + sum(other is None or other < time for other in lost)
                 if frame.is_corrupt:
                     self.flawed.append(index)
-                yield VideoFrame(index, time - start, upright(frame))
+                yield VideoFrame(index, time - start, upright_video_frame(frame))
                 self._count += 1
                 self._end = time - start + 1 / self.rate
         if self._count == 0:
@@ -183,7 +183,7 @@ def _listed(numbers: list[int]) -> str:
     return f" (number {', '.join(listed)})" if parts else ""
 
 
-def upright(frame: av.VideoFrame) -> Tensor:
+def upright_video_frame(frame: av.VideoFrame) -> Tensor:
     """Return the pixels, uint8 [3, H, W], rotated as the camera recorded."""
     pixels = frame.to_ndarray(format="rgb24")  # [H, W, 3]
     rotated = np.ascontiguousarray(np.rot90(pixels, k=round(frame.rotation / 90)))

@@ -19,7 +19,7 @@ def caption(*parts: str) -> str:
     return "; ".join(part for part in parts if part) + "."
 
 
-def model_and_source(trace: TraceData) -> str:
+def caption_model_and_source(trace: TraceData) -> str:
     """Return model, image, notes and edits."""
     image = f" on {Path(trace.source).name}" if trace.source else ""
     edits = "; ".join(edit.describe() for edit in trace.edits)
@@ -32,14 +32,14 @@ def model_and_source(trace: TraceData) -> str:
     )
 
 
-def model_name(trace: TraceData) -> str:
+def caption_model(trace: TraceData) -> str:
     """Return the model, its epoch and its number of edits, such as `detr-r50, epoch 10`."""
     epoch = trace.notes.get("epoch")
     when = f", epoch {epoch:g}" if isinstance(epoch, int | float) else ""
     return trace.card.variant + when + (f", {len(trace.edits)} edits" if trace.edits else "")
 
 
-def heads_used(trace: TraceData, selection: Selection) -> str:
+def caption_heads(trace: TraceData, selection: Selection) -> str:
     """Return how the heads of a site are merged, such as `mean of 8 heads`."""
     count, head = trace.record(selection.site).shape[0], selection.head
     return f"{selection.merge} of {count} heads" if head is None else f"head {head % count} of {count}"
@@ -51,7 +51,7 @@ def token_sizes(trace: TraceData, level: int | None) -> str:
     return " + ".join(f"{size.height}x{size.width}" for size in levels)
 
 
-def normalisation(trace: TraceData, selection: Selection) -> str:
+def caption_normalisation(trace: TraceData, selection: Selection) -> str:
     """Return what the weights of a site are normalised over, and which levels are shown."""
     site, level = selection.site, selection.level
     record, sizes = trace.record(site), token_sizes(trace, level)
@@ -67,14 +67,14 @@ def normalisation(trace: TraceData, selection: Selection) -> str:
     return f"{text} ({'all' if level is None else f'level {level % count}'} of {count} levels)"
 
 
-def weight_sums(maps: Sequence[AttentionMap]) -> str:
+def caption_weight_sums(maps: Sequence[AttentionMap]) -> str:
     """Return the least and the greatest sum of the weights of some maps."""
     masses = [one.mass for one in maps]
     low, high = f"{min(masses):.3f}", f"{max(masses):.3f}"
     return f"weights of a map sum to {low}" + (f" to {high}" if low != high else "")
 
 
-def listed_queries(queries: Sequence[int]) -> str:
+def caption_queries(queries: Sequence[int]) -> str:
     """Return query indices in words, such as `3 queries (number 0, 4, 7)`."""
     listed = ", ".join(map(str, queries[:MAX_LISTED])) + (", ..." if len(queries) > MAX_LISTED else "")
     return f"{len(queries)} {'query' if len(queries) == 1 else 'queries'} (number {listed})"
@@ -93,7 +93,12 @@ def map_caption(
         of_site: whether it holds weights of one site, not computed over heads and layers.
     """
     if of_site:
-        parts = [selection.site, name, heads_used(trace, selection), normalisation(trace, selection)]
+        parts = [
+            selection.site,
+            name,
+            caption_heads(trace, selection),
+            caption_normalisation(trace, selection),
+        ]
     else:
         parts = [name, f"{token_sizes(trace, selection.level)} tokens"]
-    return ", ".join([model_name(trace), *parts, f"weights sum to {mass:.3f}"])
+    return ", ".join([caption_model(trace), *parts, f"weights sum to {mass:.3f}"])

@@ -13,8 +13,8 @@ from detrscope.core.attention_map import (
     Merge,
     QueryAttention,
     Selection,
-    merged_heads,
-    parts_of,
+    merge_heads,
+    split_by_level,
 )
 from detrscope.core.errors import UserError
 from detrscope.core.records import to_float32
@@ -91,7 +91,7 @@ def self_attention(
         return map_of_rows(trace, selection, name)
     assert query is not None
     selection = Selection(trace.site("decoder.self", layer), (trace.check_query(query),), head, merge)
-    values = merged_heads(_rows(trace, selection), head, merge)[0]  # [Q]
+    values = merge_heads(_rows(trace, selection), head, merge)[0]  # [Q]
     return QueryAttention(
         values=values,
         boxes_cxcywh=trace.boxes_cxcywh[layer if len(trace.boxes_cxcywh) > 1 else -1],
@@ -114,7 +114,7 @@ def map_of_rows(trace: TraceData, selection: Selection, name: str) -> AttentionM
         UserError: no such head or level, or the site was not recorded.
     """
     rows = _rows(trace, selection)  # [h, n, S]
-    return map_of_row(trace, merged_heads(rows, selection.head, selection.merge).mean(0), selection, name)
+    return map_of_row(trace, merge_heads(rows, selection.head, selection.merge).mean(0), selection, name)
 
 
 def map_of_row(
@@ -133,7 +133,7 @@ def map_of_row(
         UserError: no such level.
     """
     trace.check_index("level", selection.level, len(trace.levels))
-    parts = parts_of(row, trace.levels)
+    parts = split_by_level(row, trace.levels)
     levels = range(len(parts)) if selection.level is None else [selection.level % len(parts)]
     attention = AttentionMap(
         parts=tuple(parts[level] for level in levels),

@@ -14,7 +14,7 @@ from detrscope.core.records import to_float32
 from detrscope.core.trace_data import Kind, TraceData
 from detrscope.lens.attention_product import BLOCK
 from detrscope.lens.metrics import agreement, entropy, mass_in, mean_distance, points_into
-from detrscope.lens.token_coverage import centres_of, cover_of_boxes, cover_of_masks
+from detrscope.lens.token_coverage import centres_of_covered_tokens, cover_of_boxes, cover_of_masks
 
 MAX_TOKENS = 1024  # of a large encoder, so many are measured, evenly chosen
 
@@ -142,7 +142,7 @@ class _SiteValues:
 
 def _encoder_rows(trace: TraceData, queries: Sequence[int], most: int) -> _Rows:
     """Return encoder tokens, evenly chosen, each with the first detected box that it lies in."""
-    centres = centres_of(trace.geometry, trace.levels)
+    centres = centres_of_covered_tokens(trace.geometry, trace.levels)
     on_image = _on_image(trace).nonzero()[:, 0]
     index = on_image[torch.linspace(0, len(on_image) - 1, min(most, len(on_image))).round().long()]
     boxes = trace.boxes_xyxy()[list(queries)]
@@ -159,7 +159,7 @@ def _query_rows(trace: TraceData, queries: Sequence[int], kind: Kind) -> _Rows:
     boxes = every[list(queries)]
     has_box = torch.full((len(boxes),), kind == "decoder.cross")
     if kind == "decoder.cross":
-        centres, (cover, area) = centres_of(trace.geometry, trace.levels), _cover(trace, boxes)
+        centres, (cover, area) = centres_of_covered_tokens(trace.geometry, trace.levels), _cover(trace, boxes)
     else:
         centres, cover = _centres(every), torch.zeros(len(boxes), len(every))
         area = cover.sum(1)

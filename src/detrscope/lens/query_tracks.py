@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
 from detrscope.core.boxes import cxcywh_to_xyxy
-from detrscope.core.snapshot import prediction_layer
+from detrscope.core.snapshot import snapshot_prediction_layer
 from detrscope.core.trace_data import TraceData
 
 BOX, GIOU, CLASS, ATTENTION = 5.0, 2.0, 2.0, 1.0
@@ -57,6 +57,6 @@ def query_distance(a: TraceData, b: TraceData, layer: int = -1) -> Tensor:
 
 def _features(trace: TraceData, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return boxes_cxcywh [n, 4], class scores [n, classes] and mean attention over the heads [n, S]."""
-    predicted = prediction_layer(trace, layer)
+    predicted = snapshot_prediction_layer(trace, layer)
     rows = trace.record(trace.site("decoder.cross", layer)).rows()[0].float().mean(0)
     return trace.boxes_cxcywh[predicted], trace.scores(predicted), rows

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from detrscope.core.files import atomic_write
-from detrscope.core.safe_text import csv_cell
+from detrscope.core.safe_text import safe_csv_cell
 from detrscope.lens.measure import Measurement
 
 
@@ -24,7 +24,7 @@ def measured_on_parts(measurements: Sequence[Measurement]) -> Measurement | None
     return last[0] if last and last[0].parts else None
 
 
-def describe_parts(measurements: Sequence[Measurement]) -> list[str]:
+def describe_attention_on_parts(measurements: Sequence[Measurement]) -> list[str]:
     """Return what the queries attend to in the last decoder layer, as a sentence; empty without masks."""
     last = measured_on_parts(measurements)
     if last is None:
@@ -34,7 +34,7 @@ def describe_parts(measurements: Sequence[Measurement]) -> list[str]:
     return [f"On parts, in the last decoder layer: {shares}."]
 
 
-def describe_differences(measurements: Sequence[Measurement]) -> list[str]:
+def describe_attention_differences(measurements: Sequence[Measurement]) -> list[str]:
     """Return how encoder and decoder attention differ, a sentence for each metric, from the means over layers.
 
     Empty where one of the two was not measured.
@@ -62,18 +62,21 @@ def describe_differences(measurements: Sequence[Measurement]) -> list[str]:
     ]
 
 
-def write_csv(path: str | Path, measurements: Sequence[Measurement]) -> None:
+def write_measurements_csv(path: str | Path, measurements: Sequence[Measurement]) -> None:
     """Write a heading and a line for each measurement; a cell without a meaning is empty."""
     rows = [m.to_row() for m in measurements]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
-        writer.writerow({column: csv_cell(column) for column in columns})
-        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+        writer.writerow({column: safe_csv_cell(column) for column in columns})
+        writer.writerows({key: safe_csv_cell(value) for key, value in row.items()} for row in rows)
 
 
-def write_json(path: str | Path, measurements: Sequence[Measurement]) -> None:
+def write_measurements_json(path: str | Path, measurements: Sequence[Measurement]) -> None:
     """Write `{"summary": [...], "measurements": [...]}`."""
-    tree = {"summary": describe_differences(measurements), "measurements": [m.to_row() for m in measurements]}
+    tree = {
+        "summary": describe_attention_differences(measurements),
+        "measurements": [m.to_row() for m in measurements],
+    }
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")

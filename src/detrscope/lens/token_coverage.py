@@ -59,11 +59,11 @@ def cover_of_masks(masks: Tensor, geometry: Geometry, levels: Sequence[Level]) -
     return torch.cat([geometry.cell_means(masks, level).flatten(1) for level in levels], dim=1)
 
 
-def area_of_masks(masks: Tensor) -> Tensor:
+def area_covered_by_masks(masks: Tensor) -> Tensor:
     """Return the share of the image that each mask covers, the mass of uniform attention: [r, H, W] -> [r]."""
     return masks.float().mean(dim=(1, 2))
 
 
-def centres_of(geometry: Geometry, levels: Sequence[Level]) -> Tensor:
+def centres_of_covered_tokens(geometry: Geometry, levels: Sequence[Level]) -> Tensor:
     """Return the centre of every token's cell in pixels of the original: [S, 2] x, y."""
     return torch.cat([geometry.centres(level) for level in levels])

@@ -18,7 +18,13 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord, mask_to_bias
 from detrscope.core.types import Level
 from detrscope.ops.dropout import dropout as drop
-from detrscope.ops.edits import broadcast_scores, has_query_keys, level_mask, selection_mask, swapped
+from detrscope.ops.edits import (
+    apply_swap_edit,
+    broadcast_edit_scores,
+    edit_has_query_keys,
+    edit_level_mask,
+    edit_selection_mask,
+)
 
 SMALL_MAP = 1 << 16  # elements of one head's map
 
@@ -62,7 +68,7 @@ def attend(
     scale = q.shape[-1] ** -0.5
     if probe is not None:
         for edit in probe.edits_at(site):
-            inputs = _edited(inputs, edit, () if has_query_keys(site) else probe.levels)
+            inputs = _edited(inputs, edit, () if edit_has_query_keys(site) else probe.levels)
         if probe.wants(site):
             q, k, v, bias, gain = inputs
             values = v.detach() if probe.values else None
@@ -109,13 +115,13 @@ def _edited(inputs: _Inputs, edit: Edit, levels: Sequence[Level]) -> _Inputs:
     shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])  # [B, h, Q, S]
     match edit:
         case Bias():
-            scores = broadcast_scores(edit, shape).to(q)
+            scores = broadcast_edit_scores(edit, shape).to(q)
             return inputs._replace(bias=scores if bias is None else bias + scores)
         case Gain():
             factor = torch.where(_gain_mask(edit, shape, levels), edit.factor, 1.0).to(q)
             return inputs._replace(gain=factor if gain is None else gain * factor)
         case Swap():
-            return inputs._replace(**{edit.part: swapped(edit, {"query": q, "key": k, "value": v})})
+            return inputs._replace(**{edit.part: apply_swap_edit(edit, {"query": q, "key": k, "value": v})})
     return inputs
 
 
@@ -126,5 +132,5 @@ def _gain_mask(edit: Gain, shape: tuple[int, ...], levels: Sequence[Level]) -> T
             f"gain at '{edit.site}': this site attends to all keys and has no points; select keys or levels"
         )
     selections = {1: ("head", edit.heads), 2: ("query", edit.queries), 3: ("key", edit.keys)}
-    mask = selection_mask(edit, selections, shape)
-    return mask if edit.levels is None else mask & level_mask(edit, levels, shape[3])
+    mask = edit_selection_mask(edit, selections, shape)
+    return mask if edit.levels is None else mask & edit_level_mask(edit, levels, shape[3])

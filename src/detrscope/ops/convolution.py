@@ -12,7 +12,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from detrscope.ops.kernels.machine import onednn_convolves
 
 
-def conv_norm(
+def convolution_and_norm(
     x: Tensor, conv: nn.Conv2d, norm: nn.Module, *, relu: bool, residual: Tensor | None = None
 ) -> Tensor:
     """Compute `relu(norm(conv(x)) + residual)` in as few passes over memory as possible.
@@ -34,7 +34,7 @@ def conv_norm(
         y = norm(_convolved(x, conv, conv.weight, conv.bias))
     else:
         weight, bias = _folded(conv, norm)
-        if may_use_onednn(x, weight, residual):
+        if convolution_may_use_onednn(x, weight, residual):
             return _fused(x, conv, weight, bias, relu, residual)
         y = _convolved(x, conv, weight, bias)
     y = y if residual is None else y + residual
@@ -86,7 +86,7 @@ class PackedConv2d(nn.Conv2d):
         return {**self.__dict__, "packed": None}  # oneDNN's layout can be neither copied nor pickled
 
 
-def fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
+def fold_norm_into_convolution(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
     """Return a convolution that equals `norm(conv(x))` in evaluation (inference only)."""
     if isinstance(norm, nn.Identity):
         return conv
@@ -121,9 +121,11 @@ def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:
     return conv.weight * scale.view(-1, 1, 1, 1), bias
 
 
-def may_use_onednn(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> bool:
+def convolution_may_use_onednn(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> bool:
     """Return whether oneDNN's fused convolutions apply now: on a CPU, without gradients or export."""
-    return may_leave_torch(x) and not is_learning(x, weight, residual) and onednn_convolves(computed_in(x))
+    return (
+        may_leave_torch(x) and not is_learning(x, weight, residual) and onednn_convolves(convolution_dtype(x))
+    )
 
 
 def is_learning(*tensors: Tensor | None) -> bool:
@@ -138,7 +140,7 @@ def may_leave_torch(x: Tensor) -> bool:
     return x.device.type == "cpu" and bool(torch.backends.mkldnn.enabled)
 
 
-def computed_in(x: Tensor) -> torch.dtype:
+def convolution_dtype(x: Tensor) -> torch.dtype:
     """Return the type that an operator on `x` computes in, autocast included."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 

@@ -16,12 +16,12 @@ from detrscope.core.edits import Bias, Edit, Gain, Swap
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
 from detrscope.core.types import Level
-from detrscope.ops.edits import broadcast_scores, selection_mask, swapped
-from detrscope.ops.kernels.deformable_dispatch import run_engine, use_engine
+from detrscope.ops.edits import apply_swap_edit, broadcast_edit_scores, edit_selection_mask
+from detrscope.ops.kernels.deformable_dispatch import run_kernel, use_kernel
 from detrscope.ops.kernels.deformable_reference import sample_reference, sum_dtype
 from detrscope.ops.softmax import softmax_rows
 
-__all__ = ["sample", "sample_reference", "use_engine"]
+__all__ = ["sample", "sample_reference", "use_kernel"]
 
 
 def sample(
@@ -54,7 +54,7 @@ def sample(
         [B, Q, h*d] in the type of `value`, heads concatenated, before the output projection.
 
     Raises:
-        UserError: an edit that does not fit this site, or a requested engine that cannot run here.
+        UserError: an edit that does not fit this site, or a requested kernel that cannot run here.
     """
     dtype = sum_dtype(value.dtype)
     edits = [] if probe is None else probe.edits_at(site)
@@ -83,11 +83,11 @@ class _Sampling(NamedTuple):
         """Return [B, Q, h*d]; points whose keys have different gains are sampled apart and added up."""
         value, points, weights, levels, point_levels, key_gain, key_group = self
         if key_gain is None or key_group is None:
-            return run_engine(value, points, weights, levels, point_levels)
+            return run_kernel(value, points, weights, levels, point_levels)
         parts = []
         for group, gain in enumerate(key_gain.to(value)):
             share = weights if len(key_gain) == 1 else weights * (key_group == group)
-            parts.append(run_engine(value * gain[:, None, None], points, share, levels, point_levels))
+            parts.append(run_kernel(value * gain[:, None, None], points, share, levels, point_levels))
         return torch.stack(parts).sum(0)
 
     def record(self, reference: Tensor, values: bool) -> DeformableRecord:
@@ -108,7 +108,7 @@ def _biased(scores: Tensor, edits: Sequence[Edit]) -> Tensor:
     b, q, h, p = scores.shape
     for edit in edits:
         if isinstance(edit, Bias):
-            bias = broadcast_scores(edit, (b, h, q, p)).expand(b, h, q, p)
+            bias = broadcast_edit_scores(edit, (b, h, q, p)).expand(b, h, q, p)
             scores = scores + bias.transpose(1, 2).to(scores)
     return scores
 
@@ -118,7 +118,7 @@ def _edited(sampling: _Sampling, edit: Edit) -> _Sampling:
     match edit:
         case Swap():
             parts = {"value": sampling.value, "points": sampling.points, "weights": sampling.weights}
-            new = swapped(edit, {name: x.transpose(1, 2) for name, x in parts.items()})
+            new = apply_swap_edit(edit, {name: x.transpose(1, 2) for name, x in parts.items()})
             parts[edit.part] = new.transpose(1, 2)
             return sampling._replace(value=parts["value"], points=parts["points"], weights=parts["weights"])
         case Gain(keys=None):
@@ -132,17 +132,17 @@ def _edited(sampling: _Sampling, edit: Edit) -> _Sampling:
 def _gain_mask(edit: Gain, sampling: _Sampling) -> Tensor:
     """Return a mask of the weights that a gain selects, broadcasting to [B, Q, h, P]."""
     selections = {1: ("query", edit.queries), 2: ("head", edit.heads), 3: ("point", edit.points)}
-    mask = selection_mask(edit, selections, sampling.weights.shape)
+    mask = edit_selection_mask(edit, selections, sampling.weights.shape)
     if edit.levels is None:
         return mask
-    of_level = selection_mask(edit, {0: ("level", edit.levels)}, (len(sampling.levels),))
+    of_level = edit_selection_mask(edit, {0: ("level", edit.levels)}, (len(sampling.levels),))
     return mask & of_level[list(sampling.point_levels)]
 
 
 def _with_key_gain(sampling: _Sampling, edit: Gain) -> _Sampling:
     """Apply a gain on tokens; if it is for some points only, these become a group whose keys have their own gain."""
     tokens = sampling.value.shape[1]
-    keys = selection_mask(edit, {0: ("key", edit.keys)}, (tokens,))
+    keys = edit_selection_mask(edit, {0: ("key", edit.keys)}, (tokens,))
     gain = torch.where(keys, edit.factor, 1.0).to(sampling.weights)  # [S]
     mask = _gain_mask(edit, sampling).to(sampling.weights.device)
     old = gain.new_ones(1, tokens) if sampling.key_gain is None else sampling.key_gain  # [G, S]

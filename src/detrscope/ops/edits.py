@@ -13,7 +13,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.types import Level
 
 
-def broadcast_scores(edit: Bias, shape: tuple[int, ...]) -> Tensor:
+def broadcast_edit_scores(edit: Bias, shape: tuple[int, ...]) -> Tensor:
     """Return the scores of a bias.
 
     Raises:
@@ -26,7 +26,7 @@ def broadcast_scores(edit: Bias, shape: tuple[int, ...]) -> Tensor:
     return edit.scores
 
 
-def swapped(edit: Swap, parts: Mapping[str, Tensor]) -> Tensor:
+def apply_swap_edit(edit: Swap, parts: Mapping[str, Tensor]) -> Tensor:
     """Return the tensor of a swap in the type and on the device of the part that it replaces.
 
     Raises:
@@ -41,7 +41,7 @@ def swapped(edit: Swap, parts: Mapping[str, Tensor]) -> Tensor:
     return edit.tensor.to(old)
 
 
-def selection_mask(
+def edit_selection_mask(
     edit: Gain, selections: Mapping[int, tuple[str, tuple[int, ...] | None]], shape: tuple[int, ...]
 ) -> Tensor:
     """Return a mask that is True where all selections of a gain hold; of size 1 along axes without a selection.
@@ -62,7 +62,7 @@ def selection_mask(
     return mask
 
 
-def level_mask(edit: Gain, levels: Sequence[Level], tokens: int) -> Tensor:
+def edit_level_mask(edit: Gain, levels: Sequence[Level], tokens: int) -> Tensor:
     """Return a mask [S] of the tokens in the levels that a gain selects.
 
     Raises:
@@ -87,6 +87,6 @@ def _index_mask(edit: Gain, name: str, indices: tuple[int, ...], size: int) -> T
     return mask
 
 
-def has_query_keys(site: str) -> bool:
+def edit_has_query_keys(site: str) -> bool:
     """Return whether the keys of a site are queries rather than tokens of the feature maps."""
     return site.startswith("decoder.") and site.endswith(".self")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.ops.convolution import autocast, computed_in, is_learning, may_leave_torch
+from detrscope.ops.convolution import autocast, convolution_dtype, is_learning, may_leave_torch
 from detrscope.ops.kernels.machine import onednn_multiplies
 
 ROWS = 2048  # tokens of a hidden map at once: few enough for the cache, enough for the matrix product
@@ -36,7 +36,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     return F.relu(y) if relu else y
 
 
-def two_linear(
+def linear_pair(
     x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor
 ) -> Tensor:
     """Compute linear, ReLU, linear over many tokens, `ROWS` at a time, so that no hidden map is ever whole.
@@ -61,7 +61,7 @@ def two_linear(
 
 def _may_use_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Return whether oneDNN's linear layer applies now: on a CPU, without gradients or export."""
-    return may_leave_torch(x) and not is_learning(x, weight, bias) and onednn_multiplies(computed_in(x))
+    return may_leave_torch(x) and not is_learning(x, weight, bias) and onednn_multiplies(convolution_dtype(x))
 
 
 def _may_learn_by_onednn(x: Tensor, weight: Tensor) -> bool:

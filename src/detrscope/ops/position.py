@@ -11,7 +11,9 @@ from torch import Tensor
 from detrscope.core.types import Level
 
 
-def unpadded_counts(padding: Tensor | None, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def unpadded_positions(
+    padding: Tensor | None, height: int, width: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
     """Count the unpadded rows and columns up to each pixel, from 1.
 
     Returns:
@@ -34,7 +36,7 @@ def token_centres(padding: Tensor | None, height: int, width: int, like: Tensor)
         width: W.
         like: gives the device.
     """
-    y, x = unpadded_counts(padding, height, width, like)  # counts from 1
+    y, x = unpadded_positions(padding, height, width, like)  # counts from 1
     inside_y = y[:, -1:, :].clamp(min=1)
     inside_x = x[:, :, -1:].clamp(min=1)
     return torch.stack([(x - 0.5) / inside_x, (y - 0.5) / inside_y], dim=-1).flatten(1, 2)
@@ -117,7 +119,7 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x / (1 - x))
 
 
-def as_boxes(reference: Tensor) -> Tensor:
+def position_as_box(reference: Tensor) -> Tensor:
     """Turn reference points into boxes of half the image's size, whose logit is 0: [..., 2 or 4] -> [..., 4].
 
     A head that adds to this logit then predicts the logit of the size itself. Boxes stay as they are.
@@ -146,7 +148,7 @@ def sine_position(
     Returns:
         [B, H*W, D], or [1, H*W, D] without padding.
     """
-    y, x = unpadded_counts(padding, height, width, like)
+    y, x = unpadded_positions(padding, height, width, like)
     eps = 1e-6
     y = (y + offset) / (y[:, -1:, :] + eps) * (2 * math.pi)
     x = (x + offset) / (x[:, :, -1:] + eps) * (2 * math.pi)

@@ -11,7 +11,7 @@ from torch import Tensor
 from detrscope.core.records import to_float32
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.metrics import mass_in
-from detrscope.lens.token_coverage import area_of_masks, cover_of_masks
+from detrscope.lens.token_coverage import area_covered_by_masks, cover_of_masks
 from detrscope.recording.probe_images import AnnotatedImage
 from detrscope.training.metrics_table import Row
 
@@ -53,14 +53,14 @@ class PartMeter:
         """Return the names of an object's visible parts, their cover of the tokens [r, S] and their areas [r]."""
         if (name, index) not in self._visible:
             names, masks = self._images[name].parts_of(index)
-            areas = area_of_masks(masks)
+            areas = area_covered_by_masks(masks)
             visible = areas.nonzero().flatten()
             cover = cover_of_masks(masks[visible], trace.geometry, trace.levels)
             self._visible[name, index] = [names[i] for i in visible.tolist()], cover, areas[visible]
         return self._visible[name, index]
 
 
-def attention_row(step: int, epoch: float, parts: Sequence[PartAttention]) -> Row:
+def part_attention_row(step: int, epoch: float, parts: Sequence[PartAttention]) -> Row:
     """Return a row of attention.jsonl: means over the objects that have a part; columns as in docs/timelapse.md."""
     row: Row = {"step": step, "epoch": round(epoch, 4)}
     for name in dict.fromkeys(part.name for part in parts):

@@ -17,10 +17,10 @@ from detrscope.core.types import Regions, Target
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import read_upright
 from detrscope.data.open_dataset import SOURCE_FORMATS, read_dataset
-from detrscope.data.segmentation import SegmentationMap, box_regions, segmentation_of
+from detrscope.data.segmentation import SegmentationMap, segmentation_of, segmentation_of_box
 from detrscope.data.validation_log import ValidationLog
 from detrscope.evaluation.class_matching import match_classes
-from detrscope.inference.media_sources import UniqueNames, expand
+from detrscope.inference.media_sources import UniqueNames, expand_media_sources
 from detrscope.training.config import RunConfig
 
 MAX_UNCOUNTED = 32  # images of a source that are recorded without `count`
@@ -71,7 +71,7 @@ class AnnotatedImage:
         if self.segmentation is not None:
             return self.segmentation.regions(self.annotation_indices[index])
         x0, y0, x1, y1 = self.boxes_xyxy[index].tolist()
-        return box_regions((x0, y0, x1 - x0, y1 - y0), *self.image.shape[-2:])
+        return segmentation_of_box((x0, y0, x1 - x0, y1 - y0), *self.image.shape[-2:])
 
 
 def open_probe_images(
@@ -121,7 +121,7 @@ def _from_source(source: str, split: str, count: int, classes: ClassTable) -> li
             ids.sort(key=lambda image_id: not dataset.annotations[image_id])  # those with an object first
         return annotated_images(dataset.subset(ids[: count or None]), classes)
     try:
-        files = [file for file in expand([source]) if not file.is_video]
+        files = [file for file in expand_media_sources([source]) if not file.is_video]
     except UserError as error:
         raise UserError(
             f"train.recording.images: {error}; name a dataset with its kind, such as coco:DIR"

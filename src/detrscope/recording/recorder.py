@@ -25,7 +25,7 @@ from detrscope.core.types import Outputs
 from detrscope.data.dataset import DetectionDataset
 from detrscope.inference.torch_engine import TorchEngine
 from detrscope.inference.tracing import trace_image
-from detrscope.recording.part_attention import PartMeter, attention_row
+from detrscope.recording.part_attention import PartMeter, part_attention_row
 from detrscope.recording.probe_images import AnnotatedImage, open_probe_images
 from detrscope.training.config import RunConfig
 from detrscope.training.losses.recipe import make_matcher
@@ -91,7 +91,7 @@ class SnapshotRecorder:
                     save_trace(replace(trace, records={}, features={}, original=None), path)
         path = save_snapshot(SnapshotStep(step, epoch, snapshots), self.folder / SNAPSHOTS)
         if parts:
-            self.folder.add_attention_row(attention_row(step, epoch, parts))
+            self.folder.add_attention_row(part_attention_row(step, epoch, parts))
         if self._started is None:
             self._started = start
             self._log_size(path, full_traces, step, plan)

@@ -10,7 +10,18 @@ import numpy as np
 
 from detrscope.synthetic import head as heads
 from detrscope.synthetic.parts import BODY, FUR, LEGS, PAWS, TAIL
-from detrscope.synthetic.sketch import Colour, Point, Shape, Sketch, blob, hue, mix, slab, tone, tube
+from detrscope.synthetic.sketch import (
+    Colour,
+    Point,
+    Shape,
+    Sketch,
+    blob,
+    mix_paint,
+    sketch_hue,
+    slab,
+    tone,
+    tube,
+)
 
 Species = Literal["dog", "cat"]
 Pose = Literal["stand", "sit", "lie"]
@@ -38,7 +49,7 @@ def draw_animal(rng: np.random.Generator, species: Species, light: Point) -> Ske
     coat, second = _coat(rng)
     cat = species == "cat"
     body = _body(rng, cat)
-    far = mix(tone(coat, 0.78), (70, 50, 110), 0.1)
+    far = mix_paint(tone(coat, 0.78), (70, 50, 110), 0.1)
     socks = second if rng.random() < 0.45 else coat
     _tail(sketch, rng, body, cat, second if rng.random() < 0.3 else coat)
     _legs(sketch, rng, body, far, tone(socks, 0.8), near=False)
@@ -63,7 +74,7 @@ def _coat(rng: np.random.Generator) -> tuple[Colour, Colour]:
         r, g, b = (int(np.clip(c + rng.integers(-14, 15), 30, 250)) for c in coat)
         coat = (r, g, b)
     else:
-        coat = hue(rng.random(), rng.uniform(0.25, 0.6), rng.uniform(0.55, 0.95))
+        coat = sketch_hue(rng.random(), rng.uniform(0.25, 0.6), rng.uniform(0.55, 0.95))
     if rng.random() < 0.5:
         return coat, tone(coat, rng.choice([0.5, 0.62, 1.6, 1.75]))
     other = _COATS[rng.integers(len(_COATS))]
@@ -207,7 +218,7 @@ def _fur(
 def _collar(sketch: Sketch, rng: np.random.Generator, body: Body, neck: Point) -> None:
     (x0, y0), (x1, y1) = body.shoulder, neck
     angle = math.atan2(y1 - y0, x1 - x0)
-    colour = hue(rng.random(), 0.8, 0.85)
+    colour = sketch_hue(rng.random(), 0.8, 0.85)
     with sketch.placed(x0 + 0.38 * (x1 - x0), y0 + 0.38 * (y1 - y0), angle=angle):
         r = 0.74 * body.girth
         sketch.flat(BODY, colour, slab(-0.045, -r, 0.045, r))

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from detrscope.synthetic.sketch import Colour, hue, mix, tone
+from detrscope.synthetic.sketch import Colour, mix_paint, sketch_hue, tone
 
 Kind = Literal["meadow", "room", "paper"]
 
@@ -39,14 +39,14 @@ def _ramp(size: tuple[int, int], top: Colour, bottom: Colour) -> Image.Image:
 
 
 def _meadow(rng: np.random.Generator, side: int, horizon: float) -> Image.Image:
-    sky = hue(rng.choice([0.55, 0.58, 0.62, 0.95, 0.1], p=[0.4, 0.3, 0.18, 0.05, 0.07]), 0.4, 0.97)
-    grass = hue(
+    sky = sketch_hue(rng.choice([0.55, 0.58, 0.62, 0.95, 0.1], p=[0.4, 0.3, 0.18, 0.05, 0.07]), 0.4, 0.97)
+    grass = sketch_hue(
         rng.choice([0.22, 0.28, 0.33, 0.12, 0.4], p=[0.25, 0.3, 0.2, 0.15, 0.1]),
         0.45,
         rng.uniform(0.68, 0.9),
     )
     edge = round(horizon * side)
-    image = _ramp((side, side), sky, mix(sky, (255, 255, 255), 0.6))
+    image = _ramp((side, side), sky, mix_paint(sky, (255, 255, 255), 0.6))
     draw = ImageDraw.Draw(image)
     if rng.random() < 0.4:
         x, y, r = rng.uniform(0.1, 0.9) * side, rng.uniform(0.05, horizon * 0.7) * side, 0.06 * side
@@ -60,7 +60,7 @@ def _meadow(rng: np.random.Generator, side: int, horizon: float) -> Image.Image:
         for k, w in ((-1.2, 0.7), (0.0, 1.0), (1.2, 0.75)):
             draw.ellipse((x + (k - w) * r, y - w * r, x + (k + w) * r, y + 0.7 * w * r), fill=(252, 252, 255))
     for shade in (0.6, 0.3):  # hills
-        colour = mix(grass, sky, shade)
+        colour = mix_paint(grass, sky, shade)
         start, wave, high = rng.uniform(0, math.tau), rng.uniform(2, 7), rng.uniform(0.03, 0.1) * side
         xs = np.linspace(0, 1, 17)
         ys = edge - high * (1 + np.sin(start + wave * xs))
@@ -75,7 +75,7 @@ def _blades(rng: np.random.Generator, image: Image.Image, grass: Colour, edge: i
     draw = ImageDraw.Draw(image)
     side = image.width
     points = rng.random((int(rng.integers(10, 45)), 3))
-    petals = hue(rng.random(), 0.4, 0.98)
+    petals = sketch_hue(rng.random(), 0.4, 0.98)
     for x, near, kind in points.tolist():
         y = edge + near * (side - edge)
         r = (0.006 + 0.014 * near) * side
@@ -92,8 +92,8 @@ def _blades(rng: np.random.Generator, image: Image.Image, grass: Colour, edge: i
 
 
 def _room(rng: np.random.Generator, side: int, horizon: float) -> Image.Image:
-    wall = hue(rng.random(), rng.uniform(0.1, 0.4), rng.uniform(0.65, 0.95))
-    floor = hue(rng.uniform(0.04, 0.12), rng.uniform(0.25, 0.55), rng.uniform(0.6, 0.88))
+    wall = sketch_hue(rng.random(), rng.uniform(0.1, 0.4), rng.uniform(0.65, 0.95))
+    floor = sketch_hue(rng.uniform(0.04, 0.12), rng.uniform(0.25, 0.55), rng.uniform(0.6, 0.88))
     edge = round(horizon * side)
     image = _ramp((side, side), tone(wall, 1.1), tone(wall, 0.9))
     draw = ImageDraw.Draw(image)
@@ -125,7 +125,7 @@ def _wall_decoration(rng: np.random.Generator, draw: ImageDraw.ImageDraw, side: 
     """Draw a window or a painting on the wall."""
     w, h = rng.uniform(0.12, 0.3) * side, rng.uniform(0.4, 0.7) * horizon * side
     x, y = rng.uniform(0.02, 0.7) * side, rng.uniform(0.05, 0.2) * horizon * side
-    frame, view = tone(hue(rng.random(), 0.3, 0.6), 1.0), hue(rng.uniform(0.5, 0.62), 0.4, 0.95)
+    frame, view = tone(sketch_hue(rng.random(), 0.3, 0.6), 1.0), sketch_hue(rng.uniform(0.5, 0.62), 0.4, 0.95)
     line = 0.014 * side
     draw.rectangle((x - line, y - line, x + w + line, y + h + line), fill=frame)
     if rng.random() < 0.55:
@@ -141,30 +141,30 @@ def _wall_decoration(rng: np.random.Generator, draw: ImageDraw.ImageDraw, side: 
                 y + h * rng.uniform(0.25, 0.75),
                 rng.uniform(0.1, 0.22) * min(w, h),
             )
-            draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=hue(rng.random(), 0.6, 0.9))
+            draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=sketch_hue(rng.random(), 0.6, 0.9))
 
 
 def _rug(rng: np.random.Generator, draw: ImageDraw.ImageDraw, side: int, edge: int) -> None:
     x, y = rng.uniform(0.25, 0.75) * side, edge + rng.uniform(0.4, 0.7) * (side - edge)
     rx, ry = rng.uniform(0.2, 0.4) * side, rng.uniform(0.15, 0.3) * (side - edge)
-    colours = hue(rng.random(), 0.45, 0.75), hue(rng.random(), 0.3, 0.9)
+    colours = sketch_hue(rng.random(), 0.45, 0.75), sketch_hue(rng.random(), 0.3, 0.9)
     for k, size in enumerate((1.0, 0.88, 0.76, 0.4)):
         draw.ellipse((x - rx * size, y - ry * size, x + rx * size, y + ry * size), fill=colours[k % 2])
 
 
 def _paper(rng: np.random.Generator, side: int) -> Image.Image:
     """Return clouds of colour, a gradient, stripes, checks or dots."""
-    first = hue(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.55, 0.98))
-    second = hue(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.55, 0.98))
+    first = sketch_hue(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.55, 0.98))
+    second = sketch_hue(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.55, 0.98))
     kind = rng.random()
     if kind < 0.35:
         few = int(rng.integers(3, 8))
         share = rng.random((few, few, 1))
         cells = (np.array(first) * share + np.array(second) * (1 - share)).round().astype(np.uint8)
         return Image.fromarray(cells).resize((side, side), Image.Resampling.BICUBIC)
-    image = _ramp((side, side), first, mix(first, second, 0.5))
+    image = _ramp((side, side), first, mix_paint(first, second, 0.5))
     draw = ImageDraw.Draw(image)
-    soft = mix(first, second, 0.35)
+    soft = mix_paint(first, second, 0.35)
     step = rng.uniform(0.06, 0.2) * side
     if kind < 0.5:
         slope = rng.uniform(-1, 1) * side

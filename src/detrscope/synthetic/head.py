@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detrscope.synthetic.parts import EARS, FUR, HEAD, MUZZLE
-from detrscope.synthetic.sketch import Colour, Sketch, blob, hue, mix, polygon, tone, tube
+from detrscope.synthetic.sketch import Colour, Sketch, blob, mix_paint, polygon, sketch_hue, tone, tube
 
 _INK: Colour = (28, 22, 30)
 _PINK: Colour = (236, 138, 148)
@@ -75,7 +75,7 @@ def _dog_front(sketch: Sketch, rng: np.random.Generator, coat: Colour, second: C
             spine = [(0.5 * s, -0.55), (0.68 * s, -1.0), (0.72 * s, -1.5)]
             sketch.solid(EARS, ears, tube(spine, [0.34, 0.26, 0.05]))
             sketch.flat(
-                EARS, mix(ears, _PINK, 0.6), tube([(0.56 * s, -0.75), (0.7 * s, -1.25)], [0.15, 0.04])
+                EARS, mix_paint(ears, _PINK, 0.6), tube([(0.56 * s, -0.75), (0.7 * s, -1.25)], [0.15, 0.04])
             )
     sketch.solid(HEAD, coat, blob(0, 0, 1.0, 0.96))
     if patch:
@@ -106,12 +106,12 @@ def cat(sketch: Sketch, rng: np.random.Generator, coat: Colour, second: Colour) 
         ear = polygon([(s * 0.28 - 0.1 * s, -0.62), (s * 0.95, -0.3), (s * 0.82, -1.4)])
         sketch.solid(EARS, coat, ear, glow=False)
         inner = polygon([(s * 0.42, -0.68), (s * 0.8, -0.5), (s * 0.76, -1.12)])
-        sketch.flat(EARS, mix(coat, _PINK, 0.7), inner)
+        sketch.flat(EARS, mix_paint(coat, _PINK, 0.7), inner)
     sketch.solid(HEAD, coat, blob(0, 0, 1.06, 0.86))
     if rng.random() < 0.5:
         marks = [tube([(x, -0.95), (0.7 * x, -0.5)], [0.07, 0.03]) for x in (-0.3, 0.0, 0.3)]
         sketch.pattern(HEAD, FUR, second, *marks)
-    iris = hue(rng.choice([0.14, 0.25, 0.32, 0.52]), 0.65, 0.85)
+    iris = sketch_hue(rng.choice([0.14, 0.25, 0.32, 0.52]), 0.65, 0.85)
     for s in (-1, 1):
         x = 0.42 * s + 0.7 * yaw
         sketch.flat(HEAD, _INK, blob(x, -0.08, 0.25, 0.25))

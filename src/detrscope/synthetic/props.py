@@ -13,9 +13,9 @@ from detrscope.synthetic.sketch import (
     Point,
     Sketch,
     blob,
-    hue,
-    mix,
+    mix_paint,
     polygon,
+    sketch_hue,
     slab,
     tone,
     tube,
@@ -33,11 +33,11 @@ def draw_prop(rng: np.random.Generator, light: Point, indoors: bool | None) -> S
 
 
 def _paint(rng: np.random.Generator) -> Colour:
-    return hue(rng.random(), rng.uniform(0.2, 0.75), rng.uniform(0.45, 0.95))
+    return sketch_hue(rng.random(), rng.uniform(0.2, 0.75), rng.uniform(0.45, 0.95))
 
 
 def _wood(rng: np.random.Generator) -> Colour:
-    return hue(rng.uniform(0.05, 0.1), rng.uniform(0.4, 0.65), rng.uniform(0.4, 0.75))
+    return sketch_hue(rng.uniform(0.05, 0.1), rng.uniform(0.4, 0.65), rng.uniform(0.4, 0.75))
 
 
 def _table(sketch: Sketch, rng: np.random.Generator) -> None:
@@ -66,7 +66,7 @@ def _chair(sketch: Sketch, rng: np.random.Generator) -> None:
     for k in (0.45, 0.85):
         y = -seat - back * k
         sketch.solid(OTHER, colour, slab(-0.4, y - 0.06, -0.24, y + 0.06), glow=False)
-    sketch.solid(OTHER, mix(colour, _paint(rng), 0.5), slab(-0.36, -seat - 0.08, 0.34, -seat + 0.03))
+    sketch.solid(OTHER, mix_paint(colour, _paint(rng), 0.5), slab(-0.36, -seat - 0.08, 0.34, -seat + 0.03))
 
 
 def _sofa(sketch: Sketch, rng: np.random.Generator) -> None:
@@ -89,11 +89,11 @@ def _lamp(sketch: Sketch, rng: np.random.Generator) -> None:
     shade = polygon(
         [(-0.14, -height - 0.3), (0.14, -height - 0.3), (0.28, -height + 0.05), (-0.28, -height + 0.05)]
     )
-    sketch.solid(OTHER, hue(rng.random(), 0.35, 0.98), shade)
+    sketch.solid(OTHER, sketch_hue(rng.random(), 0.35, 0.98), shade)
 
 
 def _plant(sketch: Sketch, rng: np.random.Generator) -> None:
-    green = hue(rng.uniform(0.26, 0.42), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75))
+    green = sketch_hue(rng.uniform(0.26, 0.42), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75))
     for angle in rng.uniform(-1.1, 1.1, rng.integers(4, 8)):
         length = rng.uniform(0.45, 0.75)
         tip = (math.sin(angle) * length, -0.35 - math.cos(angle) * length)
@@ -101,11 +101,11 @@ def _plant(sketch: Sketch, rng: np.random.Generator) -> None:
         leaf = tube([(0, -0.35), bend, tip], [0.03, 0.09, 0.02])
         sketch.solid(OTHER, tone(green, rng.uniform(0.8, 1.2)), leaf, glow=False)
     pot = polygon([(-0.22, -0.4), (0.22, -0.4), (0.16, 0), (-0.16, 0)])
-    sketch.solid(OTHER, hue(rng.uniform(0.0, 0.1), 0.6, 0.75), pot)
+    sketch.solid(OTHER, sketch_hue(rng.uniform(0.0, 0.1), 0.6, 0.75), pot)
 
 
 def _tree(sketch: Sketch, rng: np.random.Generator) -> None:
-    green = hue(rng.uniform(0.12, 0.4), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75))
+    green = sketch_hue(rng.uniform(0.12, 0.4), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75))
     high = rng.uniform(0.5, 0.9)
     trunk = tube([(0, -0.04), (rng.uniform(-0.06, 0.06), -high / 2), (0, -high)], [0.11, 0.075, 0.06])
     sketch.solid(OTHER, _wood(rng), trunk)
@@ -124,7 +124,7 @@ def _tree(sketch: Sketch, rng: np.random.Generator) -> None:
 
 
 def _conifer(sketch: Sketch, rng: np.random.Generator) -> None:
-    green = hue(rng.uniform(0.33, 0.45), rng.uniform(0.4, 0.6), rng.uniform(0.35, 0.6))
+    green = sketch_hue(rng.uniform(0.33, 0.45), rng.uniform(0.4, 0.6), rng.uniform(0.35, 0.6))
     sketch.solid(OTHER, _wood(rng), slab(-0.06, -0.25, 0.06, 0), glow=False)
     for k, width in enumerate((0.42, 0.34, 0.25)):
         y = -0.2 - 0.3 * k
@@ -133,7 +133,7 @@ def _conifer(sketch: Sketch, rng: np.random.Generator) -> None:
 
 
 def _bush(sketch: Sketch, rng: np.random.Generator) -> None:
-    green = hue(rng.uniform(0.2, 0.4), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75))
+    green = sketch_hue(rng.uniform(0.2, 0.4), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75))
     leaves = [
         blob(x, -rng.uniform(0.16, 0.3), 0.24, 0.22) for x in np.linspace(-0.4, 0.4, rng.integers(3, 6))
     ]
@@ -153,7 +153,7 @@ def _fence(sketch: Sketch, rng: np.random.Generator) -> None:
 
 
 def _stone(sketch: Sketch, rng: np.random.Generator) -> None:
-    grey = hue(rng.random(), 0.08, rng.uniform(0.45, 0.75))
+    grey = sketch_hue(rng.random(), 0.08, rng.uniform(0.45, 0.75))
     sketch.solid(OTHER, grey, blob(0, -0.22, 0.42, 0.25), blob(0.3, -0.14, 0.26, 0.16))
 
 
@@ -175,7 +175,7 @@ def _block(sketch: Sketch, rng: np.random.Generator) -> None:
 
 
 def _box(sketch: Sketch, rng: np.random.Generator) -> None:
-    colour, width = mix(_wood(rng), _paint(rng), 0.4), rng.uniform(0.3, 0.6)
+    colour, width = mix_paint(_wood(rng), _paint(rng), 0.4), rng.uniform(0.3, 0.6)
     sketch.solid(OTHER, colour, slab(-width, -0.6, width, 0), glow=False, depth=0.12)
     sketch.pattern(OTHER, OTHER, _paint(rng), slab(-0.09, -0.7, 0.09, 0.1))
 

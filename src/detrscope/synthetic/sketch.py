@@ -44,13 +44,13 @@ def tone(colour: Colour, factor: float) -> Colour:
     return r, g, b
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
+def mix_paint(first: Colour, second: Colour, share: float) -> Colour:
     """Return a mixture of two colours with `share` of the second."""
     r, g, b = (round(x + (y - x) * share) for x, y in zip(first, second, strict=True))
     return r, g, b
 
 
-def hue(h: float, saturation: float, value: float) -> Colour:
+def sketch_hue(h: float, saturation: float, value: float) -> Colour:
     """Return a colour from hue, saturation and value, 0..1."""
     r, g, b = (round(255 * c) for c in colorsys.hsv_to_rgb(h % 1, saturation, value))
     return r, g, b
@@ -145,7 +145,7 @@ class Sketch:
             depth: Share of the thickness that is in the shade.
         """
         placed = [self._place(shape) for shape in shapes]
-        dark = mix(tone(colour, 0.38), (38, 24, 30), 0.35)
+        dark = mix_paint(tone(colour, 0.38), (38, 24, 30), 0.35)
         for shape in placed:
             self._fill(shape.points + shape.outward * self._line, dark, part + OUTLINE)
         for shape in placed:
@@ -225,7 +225,7 @@ def _glowing(colour: Colour) -> Colour:
 
 
 def _shaded(colour: Colour) -> Colour:
-    return mix(tone(colour, 0.76), (70, 50, 110), 0.12)
+    return mix_paint(tone(colour, 0.76), (70, 50, 110), 0.12)
 
 
 @cache

@@ -11,19 +11,19 @@ from detrscope import families
 from detrscope.config import (
     Tree,
     build,
-    load_preset,
+    config_section,
+    config_to_tree,
+    load_preset_config,
     load_yaml,
-    merge,
-    require,
-    section,
+    merge_configs,
+    require_setting,
     setting,
     settings,
-    to_tree,
 )
 from detrscope.console import log
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.transforms import AugmentConfig
-from detrscope.training.from_scratch import trainable_backbone, warn_of_frozen_random_weights
+from detrscope.training.from_scratch import train_backbone_from_scratch, warn_of_frozen_random_weights
 from detrscope.training.train_config import TrainConfig
 
 SHORTEST_SIDE = 16  # pixels: half of the coarsest stride, below which a map has no token
@@ -75,7 +75,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         least = f"at least short_side ({self.short_side})"
-        require(self.long_side >= self.short_side, "long_side", self.long_side, least)
+        require_setting(self.long_side >= self.short_side, "long_side", self.long_side, least)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -88,13 +88,13 @@ class RunConfig:
     """A training run as data; `config.yaml` in a run folder holds one, resolved."""
 
     source: str = setting("", "where the recipe comes from: a paper's section, a URL")
-    model: ModelChoice = section(ModelChoice)
-    data: DataConfig = section(DataConfig)
-    augment: AugmentConfig = section(AugmentConfig)
-    train: TrainConfig = section(TrainConfig)
+    model: ModelChoice = config_section(ModelChoice)
+    data: DataConfig = config_section(DataConfig)
+    augment: AugmentConfig = config_section(AugmentConfig)
+    train: TrainConfig = config_section(TrainConfig)
 
     def __post_init__(self) -> None:
-        require(
+        require_setting(
             self.data.batch_size % self._micro_batches == 0,
             "data.batch_size",
             self.data.batch_size,
@@ -113,7 +113,7 @@ class RunConfig:
         return self.train.processes * self.train.accumulate
 
 
-def resolve(
+def resolve_training_config(
     preset: str | None = None,
     file: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -131,19 +131,21 @@ def resolve(
     Raises:
         UserError: a preset, key or variant is unknown (the message names the nearest one), or a value is not valid.
     """
-    tree: Tree = to_tree(base) if base else {}
+    tree: Tree = config_to_tree(base) if base else {}
     config = base or RunConfig()
     for source, layer in (
-        (f"preset '{preset}'", load_preset(preset) if preset is not None else None),
+        (f"preset '{preset}'", load_preset_config(preset) if preset is not None else None),
         (str(file), load_yaml(file) if file is not None else None),
-        ("settings given", undotted(overrides) if overrides else None),
+        ("settings given", nest_dotted_config(overrides) if overrides else None),
     ):
         if layer is None:
             continue
-        below, tree = tree, merge(tree, layer)
+        below, tree = tree, merge_configs(tree, layer)
         config = build(RunConfig, tree, source=source)  # layer by layer, so that an error names its source
-        families.resolve(config.model.variant, config.model.overrides, source=f"{source}: model.overrides")
-        completed = merge(below, trainable_backbone(config, layer), layer)
+        families.resolve_variant(
+            config.model.variant, config.model.overrides, source=f"{source}: model.overrides"
+        )
+        completed = merge_configs(below, train_backbone_from_scratch(config, layer), layer)
         if completed != tree:
             tree, config = completed, build(RunConfig, completed, source=source)
             log.info(
@@ -154,23 +156,23 @@ def resolve(
     return config
 
 
-def undotted(tree: Mapping[str, Any]) -> Tree:
+def nest_dotted_config(tree: Mapping[str, Any]) -> Tree:
     """Nest dotted keys: `{"a.b": 1}` as `{"a": {"b": 1}}`; keys within values, such as patterns, stay as they are."""
     result: Tree = {}
     for key, value in tree.items():
         for part in reversed(key.split(".")):
             value = {part: value}
-        result = merge(result, value)
+        result = merge_configs(result, value)
     return result
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten settings to dotted keys and plain values."""
-    tree = config if isinstance(config, Mapping) else to_tree(config)
+    tree = config if isinstance(config, Mapping) else config_to_tree(config)
     result: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            result |= flat(value, f"{prefix}{key}.")
+            result |= flatten_config(value, f"{prefix}{key}.")
         else:
             result[f"{prefix}{key}"] = value
     return result

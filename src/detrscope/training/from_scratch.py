@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from detrscope import families
-from detrscope.config import Tree, merge
+from detrscope.config import Tree, merge_configs
 from detrscope.console import log
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ ALL_STAGES = 5  # stem and four stages
 TRAINABLE = {"norm": "trainable", "trainable_stages": ALL_STAGES}
 
 
-def trainable_backbone(config: RunConfig, layer: Tree) -> Tree:
+def train_backbone_from_scratch(config: RunConfig, layer: Tree) -> Tree:
     """Return the settings that make the backbone trainable, where a layer of settings asks for no pretrained weights.
 
     Recipes freeze the stem, the first stage and all norms, and give the rest a tenth of the rate, because they start
@@ -30,11 +30,11 @@ def trainable_backbone(config: RunConfig, layer: Tree) -> Tree:
     touched = {"backbone_weights", "variant"} & layer.get("model", {}).keys()
     if not touched or model.backbone_weights != "none" or model.start_from:
         return {}
-    backbone = families.resolve(model.variant, model.overrides).backbone
+    backbone = families.resolve_variant(model.variant, model.overrides).backbone
     names = [field.name for field in dataclasses.fields(backbone) if field.name in TRAINABLE]
     result: Tree = {"model": {"overrides": {"backbone": {name: TRAINABLE[name] for name in names}}}}
     rates = {"train": {"lr_backbone": train.lr}} if train.lr_backbone < train.lr else {}
-    return merge(result if names else {}, rates)
+    return merge_configs(result if names else {}, rates)
 
 
 def warn_of_frozen_random_weights(config: RunConfig) -> None:
@@ -42,7 +42,7 @@ def warn_of_frozen_random_weights(config: RunConfig) -> None:
     model, train = config.model, config.train
     if model.backbone_weights != "none" or model.start_from is not None:
         return
-    backbone = families.resolve(model.variant, model.overrides).backbone
+    backbone = families.resolve_variant(model.variant, model.overrides).backbone
     slowed = {
         "model.overrides.backbone.norm": getattr(backbone, "norm", "trainable") == "frozen",
         "model.overrides.backbone.trainable_stages": getattr(backbone, "trainable_stages", ALL_STAGES)

@@ -17,7 +17,7 @@ from detrscope.console import log
 from detrscope.core.distributed import gather_objects
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import Precision
-from detrscope.ops.kernels.machine import fastest_precision, warn_if_emulated
+from detrscope.ops.kernels.machine import fastest_precision, warn_if_precision_emulated
 from detrscope.training.config import RunConfig
 from detrscope.training.train_config import TrainConfig
 
@@ -30,7 +30,7 @@ PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 }
 
 
-def device_of(config: TrainConfig) -> torch.device:
+def launch_device(config: TrainConfig) -> torch.device:
     """Return the kind of device that a run takes."""
     if config.accelerator != "auto":
         return torch.device({"gpu": "cuda"}.get(config.accelerator, config.accelerator))
@@ -58,9 +58,9 @@ def resolve_processes(config: RunConfig) -> RunConfig:
 
 def resolve_precision(config: RunConfig) -> RunConfig:
     """Fill in the precision that `auto` means on this machine; a resumed run keeps that of its start."""
-    precision, device = config.train.precision, device_of(config.train)
+    precision, device = config.train.precision, launch_device(config.train)
     if precision != "auto":
-        warn_if_emulated(precision, device)
+        warn_if_precision_emulated(precision, device)
         return config
     precision = fastest_precision(device)
     log.info("precision %s: the fastest that this machine's %s computes natively", precision, device.type)
@@ -74,7 +74,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
         UserError: the devices are not there, or cannot compute in that precision.
     """
     assert config.precision != "auto"
-    if config.precision == "fp16" and device_of(config).type == "cpu":
+    if config.precision == "fp16" and launch_device(config).type == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
     # Fabric prints its precision whatever --quiet says.
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -93,7 +93,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
         ) from None
 
 
-def check_same_precision(config: TrainConfig) -> None:
+def check_launch_precision(config: TrainConfig) -> None:
     """Check that every process has resolved the same precision: each has asked its own machine.
 
     Raises:

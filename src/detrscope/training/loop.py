@@ -26,7 +26,7 @@ from detrscope.training.run_folder import BEST, LAST, RunFolder
 from detrscope.training.schedule import make_schedule
 from detrscope.training.timing import peak_memory_mb
 from detrscope.training.train_config import TrainConfig
-from detrscope.training.train_state import TrainProgress, capture, restore, seed_all
+from detrscope.training.train_state import TrainProgress, capture_train_state, restore_train_state, seed_all
 from detrscope.training.train_step import MicroBatch, StepFailed, TrainStep
 
 Scores = Mapping[str, float | None]  # AP and the like, 0..1; None is "undefined"
@@ -205,14 +205,14 @@ class TrainingRun:
         state = self.folder.load_state()
         if state is None:
             return TrainProgress()
-        progress = restore(state, self.train_step)
+        progress = restore_train_state(state, self.train_step)
         log.info("resuming after epoch %d, step %d", progress.epoch, progress.step)
         if self.fabric.is_global_zero:
             self.folder.check_tables(progress.epoch)
         return progress
 
     def _save_state(self) -> None:
-        state = capture(self.train_step, self.progress)
+        state = capture_train_state(self.train_step, self.progress)
         if self.fabric.is_global_zero:
             self.folder.save_state(state)
 

@@ -6,7 +6,7 @@ import torch
 
 from detrscope import families
 from detrscope.core.errors import UserError
-from detrscope.data.pixel_cache import free_memory, in_bytes
+from detrscope.data.pixel_cache import format_bytes, free_memory_for_pixels
 from detrscope.training.config import RunConfig
 
 FLOAT = 4  # bytes
@@ -22,10 +22,10 @@ def estimate_memory(config: RunConfig, classes: int) -> int:
     with torch.device("meta"):  # shapes only
         built = families.build(model.variant, model.overrides, classes)
     parameters = sum(parameter.numel() for parameter in built.parameters())
-    settings = families.resolve(model.variant, model.overrides)
+    settings = families.resolve_variant(model.variant, model.overrides)
     images = config.images_per_micro_batch
     layers = settings.decoder.layers
-    queries = families.query_count(model.variant, model.overrides)
+    queries = families.family_query_count(model.variant, model.overrides)
     activations: int = images * queries * settings.width * layers * LAYER
     activations += images * queries * classes * (layers + 1)
     activations += images * 3 * config.data.short_side**2 * MAPS
@@ -43,10 +43,10 @@ def check_memory(config: RunConfig, classes: int, device: torch.device) -> None:
     if device.type == "cuda":
         free: int | None = torch.cuda.mem_get_info(device)[0]
     else:
-        free = free_memory()
+        free = free_memory_for_pixels()
     if free is not None and needed > free:
         raise UserError(
-            f"this training needs at least {in_bytes(needed)} of memory, {in_bytes(free)} are free; use fewer queries"
-            " (model.overrides.queries), smaller images (data.short_side), a smaller data.batch_size or a larger"
-            " train.accumulate"
+            f"this training needs at least {format_bytes(needed)} of memory, {format_bytes(free)} are free;"
+            " use fewer queries (model.overrides.queries), smaller images (data.short_side), a smaller data.batch_size"
+            " or a larger train.accumulate"
         )

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from detrscope.console import atomic_write, log
+from detrscope.console import log
+from detrscope.core.files import atomic_write
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.training.muon import Muon
 from detrscope.training.train_config import TrainConfig
 
@@ -78,7 +78,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[ParameterGro
     for pattern in config.lr_factors:
         if not any(fnmatchcase(name, pattern) for name in trainable):
             raise UserError(
-                f"train.lr_factors: '{pattern}' fits no trainable parameter; {nearest(pattern, trainable)}"
+                f"train.lr_factors: '{pattern}' fits no trainable parameter; {suggest_nearest(pattern, trainable)}"
             )
     order = list(rates)
     groups = []

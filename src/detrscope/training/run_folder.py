@@ -28,11 +28,11 @@ import torch
 
 from detrscope._version import __version__
 from detrscope.config import to_yaml
-from detrscope.console import atomic_write, log
+from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.file_lock import locked
-from detrscope.core.files import sweep
-from detrscope.training.config import RunConfig, flat, resolve
+from detrscope.core.files import atomic_write, remove_temporary_files
+from detrscope.training.config import RunConfig, flatten_config, resolve_training_config
 from detrscope.training.metrics_table import MetricsTable, Row
 
 CONFIG, STATE, LAST, BEST = "config.yaml", "last.pt", "last.safetensors", "best.safetensors"
@@ -92,7 +92,7 @@ class RunFolder:
             UserError: another training is running in the folder.
         """
         with locked(self.path, "another training"):
-            count = sweep(self.path, FILES)
+            count = remove_temporary_files(self.path, FILES)
             if count:
                 log.info("%s: removed %d unfinished files of a process that was killed", self.path, count)
             yield
@@ -136,7 +136,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path}: no run to resume here ({CONFIG} is missing); start one without --resume"
             )
-        return resolve(file=self / CONFIG)
+        return resolve_training_config(file=self / CONFIG)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace the training state atomically; the one before is kept as `previous.pt`."""
@@ -229,7 +229,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def logged_to(path: Path) -> Iterator[None]:
+def log_to_run_folder(path: Path) -> Iterator[None]:
     """Append the log to a file too, with times, in the `with`; a quiet terminal stays quiet."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -254,7 +254,7 @@ def refuse_changes(old: RunConfig, new: RunConfig, path: Path) -> None:
     Raises:
         UserError: naming the settings that differ.
     """
-    before, after = flat(old), flat(new)
+    before, after = flatten_config(old), flatten_config(new)
     keys: Iterable[str] = dict.fromkeys([*before, *after])
     changes = {k: f"{k} {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)}
     for key in CHANGEABLE:

@@ -26,7 +26,7 @@ def make_schedule(config: ScheduleConfig, steps_per_epoch: int, total_steps: int
         schedule = step_decay(drops, config.drop_factor)
     elif config.kind == "cosine":
         schedule = cosine(round(config.hold * total_steps), total_steps, config.final_factor)
-    return warm_up(schedule, config.warmup_steps) if config.warmup_steps else schedule
+    return warm_up_schedule(schedule, config.warmup_steps) if config.warmup_steps else schedule
 
 
 def constant(step: int) -> float:
@@ -56,7 +56,7 @@ def one_cycle(end: int, rise: float = 0.3, first: float = 1 / 25, final: float =
     return factor
 
 
-def warm_up(schedule: Schedule, steps: int) -> Schedule:
+def warm_up_schedule(schedule: Schedule, steps: int) -> Schedule:
     """Scale the first `steps` steps of a schedule by a straight line up from 1/steps."""
     return lambda step: schedule(step) * min(1.0, (step + 1) / steps)
 

@@ -11,9 +11,9 @@ from typing import Any
 from lightning.fabric import Fabric
 
 from detrscope import families
-from detrscope.checkpoints.load import load_backbone, load_model, random_model
+from detrscope.checkpoints.load import load_backbone_weights, load_model, random_model
 from detrscope.checkpoints.native import Loaded
-from detrscope.config import merge
+from detrscope.config import merge_configs
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
@@ -22,7 +22,7 @@ from detrscope.data.loader import DetectionLoader, make_loader
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.transforms import TrainTransform
 from detrscope.evaluation.class_matching import match_classes
-from detrscope.training.config import RunConfig, resolve, undotted
+from detrscope.training.config import RunConfig, nest_dotted_config, resolve_training_config
 from detrscope.training.run_folder import RunFolder, refuse_changes
 
 
@@ -41,19 +41,21 @@ def resolve_run(
     Raises:
         UserError: a key is unknown, a value is not valid, or a setting of a resumed run may not change.
     """
-    given = undotted(overrides or {})
+    given = nest_dotted_config(overrides or {})
     if data is not None:
-        given = merge(given, {"data": {"source": str(data)}})
+        given = merge_configs(given, {"data": {"source": str(data)}})
     if probe_images is not None:
-        given = merge({"train": {"recording": {"count": 0}}}, given)  # all of them, whatever a preset says
-        given = merge(given, {"train": {"recording": {"images": str(probe_images)}}})
+        given = merge_configs(
+            {"train": {"recording": {"count": 0}}}, given
+        )  # all of them, whatever a preset says
+        given = merge_configs(given, {"train": {"recording": {"images": str(probe_images)}}})
     if from_ is not None:
         if "model" in given:
             raise UserError(f"--from brings its own model: leave out model.{', model.'.join(given['model'])}")
         given["model"] = {"start_from": str(Path(from_).resolve()) if Path(from_).exists() else str(from_)}
     saved = resume.config() if resume else None
     base, file = (config, None) if isinstance(config, RunConfig) else (saved, config)
-    resolved = resolve(preset, file, given, base=base)
+    resolved = resolve_training_config(preset, file, given, base=base)
     if saved and resume:
         if resolved.train.precision == "auto":
             resolved = replace(resolved, train=replace(resolved.train, precision=saved.train.precision))
@@ -61,7 +63,7 @@ def resolve_run(
     return resolved
 
 
-def open_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | None]:
+def open_training_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | None]:
     """Open the images to learn from and those to evaluate on; None where the settings ask for no evaluation.
 
     Raises:
@@ -89,7 +91,7 @@ def open_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | N
     return dataset, val
 
 
-def make_model(
+def make_training_model(
     config: RunConfig, dataset: DetectionDataset, *, fresh: bool, saved: ModelCard | None = None
 ) -> tuple[Loaded, RunConfig]:
     """Make the model that training starts from, and fill in the settings that `start_from` brings.
@@ -117,14 +119,14 @@ def make_model(
             preprocessing = saved.preprocessing.with_sides(size.short_side, size.long_side)
             loaded = replace(loaded, card=replace(loaded.card, preprocessing=preprocessing))
         wanted = fresh and choice.backbone_weights != "none"
-        reports = [load_backbone(loaded.model, choice.backbone_weights)] if wanted else []
+        reports = [load_backbone_weights(loaded.model, choice.backbone_weights)] if wanted else []
     for report in reports:
         for line in report.lines():
             log.info("%s", line)
     return loaded, config
 
 
-def make_train_loader(
+def make_training_loader(
     config: RunConfig, dataset: DetectionDataset, card: ModelCard, fabric: Fabric
 ) -> DetectionLoader:
     """Make the loader of this process: augmented images in the order that the seed gives."""
@@ -168,7 +170,7 @@ def _log_dataset(what: str, dataset: DetectionDataset) -> None:
 
 def warn_of_crowded_images(config: RunConfig, dataset: DetectionDataset) -> None:
     """Warn of images with more objects than the model has queries."""
-    queries = families.query_count(config.model.variant, config.model.overrides)
+    queries = families.family_query_count(config.model.variant, config.model.overrides)
     counts = {i.id: sum(not a.iscrowd for a in dataset.annotations[i.id]) for i in dataset.images}
     crowded = [i for i in dataset.images if counts[i.id] > queries]
     if crowded:

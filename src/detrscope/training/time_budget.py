@@ -11,8 +11,13 @@ from detrscope.data.loader import DetectionLoader
 from detrscope.training.launch import make_fabric, resolve_precision
 from detrscope.training.plan import TrainPlan
 from detrscope.training.schedule import make_schedule
-from detrscope.training.setup import make_model, make_train_loader, open_data, resolve_run
-from detrscope.training.timing import COLD, MEASURED, Clock, in_words
+from detrscope.training.setup import (
+    make_training_loader,
+    make_training_model,
+    open_training_data,
+    resolve_run,
+)
+from detrscope.training.timing import COLD, MEASURED, Clock, format_training_time
 from detrscope.training.train_state import seed_all
 from detrscope.training.train_step import TrainStep
 
@@ -27,10 +32,10 @@ def measure_step(preset: str, overrides: Mapping[str, Any]) -> float:
     config = resolve_precision(resolve_run(preset=preset, overrides=overrides))
     fabric = make_fabric(config.train)
     fabric.launch()
-    dataset, _ = open_data(config)
+    dataset, _ = open_training_data(config)
     seed_all(config.train.seed)
-    loaded, config = make_model(config, dataset, fresh=True)
-    loader = make_train_loader(config, dataset, loaded.card, fabric)
+    loaded, config = make_training_model(config, dataset, fresh=True)
+    loader = make_training_loader(config, dataset, loaded.card, fabric)
     train_step = TrainStep(loaded.model, config.train, fabric)
     plan = TrainPlan.of(config.train, loader)
     schedule = make_schedule(config.train.schedule, plan.steps_per_epoch, plan.total_steps)
@@ -58,8 +63,8 @@ def steps_within(seconds: float, each: float, most: int, least: int) -> int:
     if steps == most:
         why = "all of the recipe's"
     elif steps == fitting:
-        why = f"as many as fit into {in_words(seconds)}; the recipe has {most}"
+        why = f"as many as fit into {format_training_time(seconds)}; the recipe has {most}"
     else:
-        why = f"the least that is useful; only {fitting} would fit into {in_words(seconds)}"
-    log.info("%d steps of %.2g s, about %s: %s", steps, each, in_words(steps * each), why)
+        why = f"the least that is useful; only {fitting} would fit into {format_training_time(seconds)}"
+    log.info("%d steps of %.2g s, about %s: %s", steps, each, format_training_time(steps * each), why)
     return steps

@@ -87,7 +87,7 @@ class Clock:
     def left(self, step: int) -> str:
         """Return `seconds_left` in words; `?` before it is known."""
         seconds = self.seconds_left(step)
-        return "?" if seconds is None else in_words(seconds)
+        return "?" if seconds is None else format_training_time(seconds)
 
     def log_estimate(self, step: int) -> None:
         """Log once, as soon as it is known, how long an epoch and the rest of the run will take."""
@@ -96,13 +96,13 @@ class Clock:
             log.info(
                 "%.3g s a step, %s an epoch of %d steps, about %s left in all",
                 each,
-                in_words(each * self.steps_per_epoch),
+                format_training_time(each * self.steps_per_epoch),
                 self.steps_per_epoch,
                 self.left(step),
             )
 
 
-def in_words(seconds: float) -> str:
+def format_training_time(seconds: float) -> str:
     """Format a duration, such as 0:01:30 or 2 days, 3:00:00."""
     return str(timedelta(seconds=round(seconds)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
-from detrscope.config import require, section, setting, settings
+from detrscope.config import config_section, require_setting, setting, settings
 
 
 @settings
@@ -109,7 +109,7 @@ class RecordingConfig:
 
     def __post_init__(self) -> None:
         expected = "val; it names a split of the dataset in images, which is not given"
-        require(self.images is not None or self.split == "val", "split", self.split, expected)
+        require_setting(self.images is not None or self.split == "val", "split", self.split, expected)
 
 
 @settings
@@ -138,13 +138,13 @@ class TrainConfig:
     weight_decay: float = setting(1e-4, "decoupled weight decay (AdamW)", ge=0)
     decay_1d: bool = setting(True, "decay biases and norms too, as the paper's code does")
     clip: float = setting(0.1, "largest norm of the gradient; 0 does not clip", ge=0)
-    schedule: ScheduleConfig = section(ScheduleConfig)
-    cost: CostConfig = section(CostConfig)
-    loss: LossConfig = section(LossConfig)
-    denoising: DenoisingConfig = section(DenoisingConfig)
-    muon: MuonConfig = section(MuonConfig)
-    recording: RecordingConfig = section(RecordingConfig)
-    ema: EmaConfig = section(EmaConfig)
+    schedule: ScheduleConfig = config_section(ScheduleConfig)
+    cost: CostConfig = config_section(CostConfig)
+    loss: LossConfig = config_section(LossConfig)
+    denoising: DenoisingConfig = config_section(DenoisingConfig)
+    muon: MuonConfig = config_section(MuonConfig)
+    recording: RecordingConfig = config_section(RecordingConfig)
+    ema: EmaConfig = config_section(EmaConfig)
     accumulate: int = setting(
         1, "micro-batches that one optimiser step is divided into, to save memory", ge=1
     )

@@ -71,7 +71,7 @@ class TrainProgress:
         self.averages = Averages()
 
 
-def capture(train_step: TrainStep, progress: TrainProgress) -> dict[str, Any]:
+def capture_train_state(train_step: TrainStep, progress: TrainProgress) -> dict[str, Any]:
     """Return the training state. Every process is to call it, since each has its own random numbers."""
     return {
         "format": FORMAT,
@@ -85,7 +85,7 @@ def capture(train_step: TrainStep, progress: TrainProgress) -> dict[str, Any]:
     }
 
 
-def restore(state: dict[str, Any], train_step: TrainStep) -> TrainProgress:
+def restore_train_state(state: dict[str, Any], train_step: TrainStep) -> TrainProgress:
     """Restore a captured state, random numbers included.
 
     Raises:

@@ -79,7 +79,7 @@ def label_embedding(model: DetectionTransformer) -> LabelEmbedding:
     return embedding
 
 
-def check_support(model: DetectionTransformer, config: TrainConfig) -> None:
+def check_training_support(model: DetectionTransformer, config: TrainConfig) -> None:
     """Refuse settings that this model does not support, before anything is written.
 
     Raises:

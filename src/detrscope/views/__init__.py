@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 
 if TYPE_CHECKING:
     from detrscope.core.trace_data import TraceData
@@ -124,7 +124,7 @@ def view_of(name: str) -> View:
         UserError: no such view; the nearest name, or all of them, are given.
     """
     if name not in VIEWS:
-        raise UserError(f"view '{name}' is not known; {nearest(name, VIEWS)}")
+        raise UserError(f"view '{name}' is not known; {suggest_nearest(name, VIEWS)}")
     return VIEWS[name]
 
 

@@ -9,7 +9,7 @@ from detrscope.lens.captions import caption
 from detrscope.views.canvas import WHITE, PixelFigure, Scale
 from detrscope.views.grid import PanelGrid
 from detrscope.views.selection import QueryPrediction
-from detrscope.views.viewport import Viewport, draw_boxes, draw_map, draw_point, visible_cells
+from detrscope.views.viewport import Viewport, draw_boxes, draw_map, draw_point, viewport_cells
 
 SIDE = 560
 MAX_BOXES = 8
@@ -36,7 +36,7 @@ def map_scale(attention: AttentionMap) -> Scale:
         if len(attention.parts) == 1
         else "attention in a cell of the finest map"
     )
-    return Scale.from_zero(visible_cells(attention)[0], label=unit)
+    return Scale.from_zero(viewport_cells(attention)[0], label=unit)
 
 
 def _draw_query_attention(attention: QueryAttention, viewport: Viewport) -> PixelFigure:

@@ -15,11 +15,11 @@ from detrscope.core.errors import UserError
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.captions import (
     caption,
-    heads_used,
-    model_and_source,
-    model_name,
-    normalisation,
-    weight_sums,
+    caption_heads,
+    caption_model,
+    caption_model_and_source,
+    caption_normalisation,
+    caption_weight_sums,
 )
 from detrscope.lens.maps import row_maps
 from detrscope.views.canvas import PixelFigure, Scale
@@ -28,12 +28,12 @@ from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
 from detrscope.views.selection import (
     QueryPrediction,
     detected_queries,
-    predictions,
-    recorded_site,
+    select_predictions,
+    select_recorded_site,
     shown_queries,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
-from detrscope.views.viewport import Extent, Viewport, corner_text, draw_boxes, short, visible_cells
+from detrscope.views.viewport import Extent, Viewport, corner_text, draw_boxes, short, viewport_cells
 
 MAX_QUERIES = 4
 SIDE = 320
@@ -80,20 +80,22 @@ def comparison_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) ->
     detections = shown_queries(trace, options)
     queries = detections[:MAX_QUERIES]
     same = _share_query_numbers(trace, other)
-    partners = predictions(other, [q.query for q in queries] if same else _best_overlaps(other, queries))
-    others = predictions(other, detected_queries(other, options.threshold))
+    partners = select_predictions(
+        other, [q.query for q in queries] if same else _best_overlaps(other, queries)
+    )
+    others = select_predictions(other, detected_queries(other, options.threshold))
     traces, captions = [], []
     for one, shown, compared, order in (
         (trace, detections, queries, "first"),
         (other, others, partners, "second"),
     ):
-        _, site = recorded_site(one, "decoder.cross", options)
+        _, site = select_recorded_site(one, "decoder.cross", options)
         selection = options.selection(site, tuple(q.query for q in compared))
         maps = row_maps(one, selection)
-        traces.append(ComparedTrace(model_name(one), shown, compared, maps, Viewport.of(one, options)))
+        traces.append(ComparedTrace(caption_model(one), shown, compared, maps, Viewport.of(one, options)))
         captions.append(
-            f"{order}: {model_and_source(one)}, {site}, {heads_used(one, selection)}, "
-            f"{normalisation(one, selection)}, {weight_sums(maps)}"
+            f"{order}: {caption_model_and_source(one)}, {site}, {caption_heads(one, selection)}, "
+            f"{caption_normalisation(one, selection)}, {caption_weight_sums(maps)}"
         )
     pairs = [_on_one_grid(a, b) for a, b in zip(traces[0].maps, traces[1].maps, strict=True)]
     return Comparison(
@@ -138,7 +140,7 @@ def draw_comparison(data: Comparison) -> PixelFigure:
 
 def _on_one_grid(first: AttentionMap, second: AttentionMap) -> tuple[np.ndarray, np.ndarray, Extent]:
     """Return both maps cell by cell where their cells coincide, else as the mass in each cell of a fine grid."""
-    (a, extent), (b, other) = visible_cells(first), visible_cells(second)
+    (a, extent), (b, other) = viewport_cells(first), viewport_cells(second)
     if a.shape == b.shape and np.allclose(extent, other):
         return a, b, extent
     g = first.geometry

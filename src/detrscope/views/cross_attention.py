@@ -9,11 +9,11 @@ from detrscope.core.trace_data import TraceData
 from detrscope.lens.captions import (
     OWN_PEAK,
     caption,
-    heads_used,
-    listed_queries,
-    model_and_source,
-    normalisation,
-    weight_sums,
+    caption_heads,
+    caption_model_and_source,
+    caption_normalisation,
+    caption_queries,
+    caption_weight_sums,
 )
 from detrscope.lens.maps import map_of_rows, row_maps
 from detrscope.views.attention import map_scale
@@ -21,7 +21,7 @@ from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.canvas.figure import COLOUR_BAR_WIDTH
 from detrscope.views.grid import PanelGrid, panel_size, rows_and_columns
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
-from detrscope.views.selection import QueryPrediction, recorded_site, shown_queries
+from detrscope.views.selection import QueryPrediction, select_recorded_site, shown_queries
 from detrscope.views.view_data import HIDDEN, ViewData
 from detrscope.views.viewport import Viewport, draw_boxes, draw_map
 
@@ -47,16 +47,16 @@ def per_query_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> 
     """
     detections = shown_queries(trace, options)
     queries = detections if options.queries else detections[:MAX_DETECTIONS]
-    _, site = recorded_site(trace, "decoder.cross", options)
+    _, site = select_recorded_site(trace, "decoder.cross", options)
     selection = options.selection(site, tuple(one.query for one in queries))
     maps = row_maps(trace, selection)
     return PerQuery(
         heading=f"Cross-attention and prediction of each query: {len(queries)} of {trace.queries} queries",
         caption=caption(
-            model_and_source(trace),
-            f"cross-attention at {site}, {heads_used(trace, selection)}",
-            normalisation(trace, selection),
-            weight_sums(maps),
+            caption_model_and_source(trace),
+            f"cross-attention at {site}, {caption_heads(trace, selection)}",
+            caption_normalisation(trace, selection),
+            caption_weight_sums(maps),
             OWN_PEAK,
             f"the best {len(queries)} of {len(detections)} detections"
             if len(queries) < len(detections)
@@ -96,17 +96,17 @@ def mean_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> MeanA
         UserError: no detections, or the layer was not recorded.
     """
     queries = shown_queries(trace, options)
-    _, site = recorded_site(trace, "decoder.cross", options)
+    _, site = select_recorded_site(trace, "decoder.cross", options)
     selection = options.selection(site, tuple(one.query for one in queries))
-    name = f"mean of {listed_queries(selection.queries)}"
+    name = f"mean of {caption_queries(selection.queries)}"
     attention = map_of_rows(trace, selection, name)
     return MeanAttention(
         heading="Mean cross-attention of the queries",
         caption=caption(
-            model_and_source(trace),
-            f"cross-attention at {site}, {heads_used(trace, selection)}, {name}",
-            normalisation(trace, selection),
-            weight_sums([attention]),
+            caption_model_and_source(trace),
+            f"cross-attention at {site}, {caption_heads(trace, selection)}, {name}",
+            caption_normalisation(trace, selection),
+            caption_weight_sums([attention]),
         ),
         queries=queries,
         map=attention,

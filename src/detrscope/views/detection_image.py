@@ -16,7 +16,7 @@ from detrscope.views.canvas import (
     ImageOverlay,
     Label,
     class_colours,
-    class_label,
+    drawable_class_label,
     text_size,
     wrapped,
 )
@@ -60,7 +60,7 @@ def draw_detections(
     rows = zip(detections.names, detections.labels.tolist(), detections.scores.tolist(), strict=True)
     boxes, labels = labelled_boxes(
         boxes_xyxy,
-        [f"{class_label(name, category_id)} {score:.2f}" for name, category_id, score in rows],
+        [f"{drawable_class_label(name, category_id)} {score:.2f}" for name, category_id, score in rows],
         [colours[name] for name in detections.names],
         (0, 0, width, height),
         size=size,

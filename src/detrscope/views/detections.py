@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from detrscope.core.trace_data import TraceData
-from detrscope.lens.captions import caption, model_and_source
+from detrscope.lens.captions import caption, caption_model_and_source
 from detrscope.views.canvas import PixelFigure
 from detrscope.views.grid import PanelGrid
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
@@ -40,7 +40,7 @@ def detections_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) ->
     return DetectionData(
         heading="Detections",
         caption=caption(
-            model_and_source(trace),
+            caption_model_and_source(trace),
             f"{len(queries)} of {trace.queries} queries, {chosen}, in the last of {len(trace.logits)} layers that "
             "predict",
             f"scores: {'softmax over classes and no object' if softmax else 'a sigmoid for each class'}",

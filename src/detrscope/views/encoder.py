@@ -12,19 +12,31 @@ from detrscope.core.trace_data import TraceData
 from detrscope.lens.captions import (
     OWN_PEAK,
     caption,
-    heads_used,
-    model_and_source,
-    normalisation,
-    weight_sums,
+    caption_heads,
+    caption_model_and_source,
+    caption_normalisation,
+    caption_weight_sums,
 )
 from detrscope.lens.maps import map_of_rows
 from detrscope.views.canvas import PixelFigure
 from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.grid import GAP, MIN_WIDTH, TITLE_HEIGHT
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
-from detrscope.views.selection import box_centre, detected_queries, of_level, predictions, recorded_site
+from detrscope.views.selection import (
+    detected_queries,
+    select_box_centre,
+    select_predictions,
+    select_recorded_site,
+    selected_level_text,
+)
 from detrscope.views.view_data import HIDDEN, ViewData
-from detrscope.views.viewport import Viewport, attended_region, draw_map, draw_numbered_point, draw_point
+from detrscope.views.viewport import (
+    Viewport,
+    draw_map,
+    draw_numbered_point,
+    draw_point,
+    viewport_of_attention,
+)
 
 MAX_POINTS = 6  # where none are chosen
 MIN_DISTANCE = 0.14  # of the diagonal: points nearer to each other would show the same
@@ -52,7 +64,7 @@ def encoder_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> En
     Raises:
         NotInTrace: the model has no encoder attention, or it was not recorded.
     """
-    _, site = recorded_site(trace, "encoder.self", options)
+    _, site = select_recorded_site(trace, "encoder.self", options)
     points = list(options.points) or _default_points(trace, options)
     maps = []
     for point in points:
@@ -60,19 +72,20 @@ def encoder_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> En
         maps.append(map_of_rows(trace, selection, f"token at ({point[0]:g}, {point[1]:g})"))
     viewport, selection = Viewport.of(trace, options), options.selection(site)
     zoomed = [
-        viewport.zoomed_to(np.append(attended_region(one), [point], 0))
+        viewport.zoomed_to(np.append(viewport_of_attention(one), [point], 0))
         for one, point in zip(maps, points, strict=True)
     ]
     is_zoomed = all(one is not viewport for one in zoomed)  # all maps are zoomed, or none
     return EncoderMaps(
         heading="Encoder self-attention of image tokens",
         caption=caption(
-            model_and_source(trace),
-            f"self-attention at {site}, {heads_used(trace, selection)}",
-            normalisation(trace, selection),
-            weight_sums(maps),
+            caption_model_and_source(trace),
+            f"self-attention at {site}, {caption_heads(trace, selection)}",
+            caption_normalisation(trace, selection),
+            caption_weight_sums(maps),
             OWN_PEAK,
-            f"red: the point whose attention is shown, that of the token{of_level(trace, options)} whose cell holds it",
+            f"red: the point whose attention is shown, that of the token{selected_level_text(trace, options)}"
+            " whose cell holds it",
             "maps are zoomed in" if is_zoomed else "",
         ),
         points=points,
@@ -112,7 +125,9 @@ def _default_points(trace: TraceData, options: ViewOptions) -> list[tuple[float,
     """Return centres of detections, best first, then spots all over the image, none of them close together."""
     queries = options.queries or detected_queries(trace, options.threshold)
     x0, y0, x1, y1 = trace.geometry.crop_xyxy
-    candidates = [box_centre(one.box_xyxy, trace) for one in predictions(trace, queries)[: MAX_POINTS - 2]]
+    candidates = [
+        select_box_centre(one.box_xyxy, trace) for one in select_predictions(trace, queries)[: MAX_POINTS - 2]
+    ]
     candidates += [(x0 + u * (x1 - x0), y0 + v * (y1 - y0)) for u, v in SPOTS]
     chosen: list[tuple[float, float]] = []
     for point in candidates:

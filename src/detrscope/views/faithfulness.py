@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from detrscope.lens.faithfulness import Summary, fractions
+from detrscope.lens.deletion_curves import Summary, curve_fractions
 from detrscope.views.canvas import Drawing, Plot
 
 TITLES = {
@@ -36,7 +36,7 @@ def draw_faithfulness(
         for s in summaries:
             if (s.where, s.what) != kind:
                 continue
-            x = fractions(len(s.scores) - 1).tolist()
+            x = curve_fractions(len(s.scores) - 1).tolist()
             label = f"{s.area:.3f} {s.method}"
             if s.method == against:
                 chart.line(x, s.scores, label=label, grey=0.0, width=2.4)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
-from detrscope.lens.captions import caption, model_and_source
+from detrscope.lens.captions import caption, caption_model_and_source
 from detrscope.views.canvas import Panel, PixelFigure, Scale
 from detrscope.views.grid import PanelGrid, panel_size, rows_and_columns
 from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
 from detrscope.views.view_data import HIDDEN, ViewData
-from detrscope.views.viewport import Extent, Viewport, cell_extent, corner_text, short
+from detrscope.views.viewport import Extent, Viewport, corner_text, short, viewport_cell_extent
 
 STRONGEST = 6  # channels in a row
 MAX_ROWS = 6
@@ -56,7 +56,7 @@ class FeatureMaps:
         maps = recorded[:, :rows, :columns].float().abs().numpy()
         means = maps.mean((1, 2))
         chosen = np.argsort(-means, kind="stable")[:most]
-        extent = cell_extent(trace.geometry, level, rows, columns)
+        extent = viewport_cell_extent(trace.geometry, level, rows, columns)
         return cls(site, len(maps), maps.mean(0), chosen.tolist(), means[chosen], maps[chosen], extent)
 
     @property
@@ -92,12 +92,12 @@ def features_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> F
     sites = _recorded(trace)
     features = [
         FeatureMaps.of(trace, site, STRONGEST)
-        for site in (sites if len(sites) <= MAX_ROWS else last_of_each_stage(sites))
+        for site in (sites if len(sites) <= MAX_ROWS else features_of_each_stage(sites))
     ]
     return FeatureData(
         heading="Strongest channels of the backbone",
         caption=caption(
-            model_and_source(trace),
+            caption_model_and_source(trace),
             f"feature maps of the convolutions {', '.join(one.site for one in features)}",
             f"the mean over channels, then the {STRONGEST} channels of the greatest mean over the image, which is "
             "given above them",
@@ -136,7 +136,7 @@ def channels_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> F
     return FeatureData(
         heading=f"Channels of {feature.name}",
         caption=caption(
-            model_and_source(trace),
+            caption_model_and_source(trace),
             f"feature map of {feature.site}, {which} channels in their order, {feature.size} cells",
             HOW,
         ),
@@ -161,7 +161,7 @@ def draw_channels(data: FeatureData) -> PixelFigure:
     return figure
 
 
-def last_of_each_stage(sites: Iterable[str]) -> tuple[str, ...]:
+def features_of_each_stage(sites: Iterable[str]) -> tuple[str, ...]:
     """Return the last convolution of the stem and of each stage: `backbone.conv1`, `backbone.layer1.2.conv3` ..."""
     last = {site.split(".")[1]: site for site in sites if not site.endswith(".downsample")}
     return tuple(last.values())

@@ -11,10 +11,10 @@ from detrscope.core.trace_data import TraceData
 from detrscope.lens.captions import (
     OWN_PEAK,
     caption,
-    heads_used,
-    model_and_source,
-    normalisation,
-    weight_sums,
+    caption_heads,
+    caption_model_and_source,
+    caption_normalisation,
+    caption_weight_sums,
 )
 from detrscope.lens.maps import head_maps, row_maps
 from detrscope.views.canvas import WHITE, PixelFigure
@@ -22,18 +22,18 @@ from detrscope.views.grid import PanelGrid, panel_size
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
 from detrscope.views.selection import (
     QueryPrediction,
-    attention_row,
-    predictions_in_layer,
     recorded_layers,
+    select_attention_row,
+    select_predictions_in_layer,
     shown_queries,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
 from detrscope.views.viewport import (
     Viewport,
-    attended_region,
     draw_boxes,
     draw_map,
     draw_point,
+    viewport_of_attention,
     zoom_note,
 )
 
@@ -64,7 +64,7 @@ def heads_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Head
     Raises:
         UserError: no detections, or no layer was recorded.
     """
-    row = attention_row(trace, options, every_layer=True)
+    row = select_attention_row(trace, options, every_layer=True)
     layers = []
     for layer, site in row.sites:
         selection = options.selection(site, (row.row,))
@@ -79,14 +79,14 @@ def heads_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Head
     every = [one for layer in layers for one in layer.maps]
     whole = Viewport.of(trace, options)
     corners = np.array([box.box_xyxy for layer in layers for box in layer.predictions]).reshape(-1, 2)
-    viewport = whole.zoomed_to(np.concatenate([corners, *map(attended_region, every)]))
+    viewport = whole.zoomed_to(np.concatenate([corners, *map(viewport_of_attention, every)]))
     return HeadMaps(
         heading=f"Heads and layers of {row.name}",
         caption=caption(
-            model_and_source(trace),
+            caption_model_and_source(trace),
             f"{'self' if row.point else 'cross'}-attention at {', '.join(site for _, site in row.sites)}, {row.name}",
-            normalisation(trace, options.selection(row.sites[-1][1])),
-            weight_sums(every),
+            caption_normalisation(trace, options.selection(row.sites[-1][1])),
+            caption_weight_sums(every),
             OWN_PEAK,
             "red: the point whose attention is shown" if row.point else "box: what the layer predicts",
             zoom_note(viewport, whole),
@@ -135,7 +135,7 @@ def by_layer_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> B
             layer,
             site,
             row_maps(trace, options.selection(site, (query.query,))),
-            predictions_in_layer(trace, query.query, layer),
+            select_predictions_in_layer(trace, query.query, layer),
         )
         for layer, site in recorded_layers(trace, "decoder.cross", options)
     ]
@@ -143,11 +143,11 @@ def by_layer_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> B
     return ByLayer(
         heading=f"{query.title.capitalize()} through the layers",
         caption=caption(
-            model_and_source(trace),
+            caption_model_and_source(trace),
             f"cross-attention at {', '.join(layer.site for layer in layers)}, {query.title}, "
-            + heads_used(trace, selection),
-            normalisation(trace, selection),
-            weight_sums([layer.maps[0] for layer in layers]),
+            + caption_heads(trace, selection),
+            caption_normalisation(trace, selection),
+            caption_weight_sums([layer.maps[0] for layer in layers]),
             OWN_PEAK,
             "dashed: the box that the layer before predicted",
         ),

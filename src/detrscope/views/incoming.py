@@ -9,7 +9,7 @@ import numpy as np
 
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.trace_data import TraceData
-from detrscope.lens.captions import caption, heads_used, model_and_source, normalisation
+from detrscope.lens.captions import caption, caption_heads, caption_model_and_source, caption_normalisation
 from detrscope.lens.incoming_attention import incoming_from_queries, incoming_from_tokens
 from detrscope.views.canvas import PixelFigure, Scale, text_size
 from detrscope.views.canvas.figure import MARGIN
@@ -18,9 +18,9 @@ from detrscope.views.grid import GAP, TITLE_HEIGHT
 from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
 from detrscope.views.selection import (
     QueryPrediction,
-    box_centre,
-    predictions,
-    recorded_site,
+    select_box_centre,
+    select_predictions,
+    select_recorded_site,
     shown_queries,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
@@ -58,7 +58,7 @@ def incoming_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> I
         NotInTrace: neither was recorded.
         UserError: no point was chosen, and there are no detections.
     """
-    (point,) = options.points[:1] or [box_centre(shown_queries(trace, options)[0].box_xyxy, trace)]
+    (point,) = options.points[:1] or [select_box_centre(shown_queries(trace, options)[0].box_xyxy, trace)]
     from_queries, from_tokens, captions = None, None, []
     with suppress(NotInTrace):
         from_queries, about = _from_queries(trace, options, point)
@@ -67,11 +67,11 @@ def incoming_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> I
         from_tokens = _from_tokens(trace, options, point)
         captions.append(f"right: {from_tokens.caption}, colours from 0 to its peak")
     if from_queries is None and from_tokens is None:
-        recorded_site(trace, "decoder.cross", options)  # raises with the reason
+        select_recorded_site(trace, "decoder.cross", options)  # raises with the reason
     return IncomingData(
         heading=f"Incoming attention of ({point[0]:.0f}, {point[1]:.0f})",
         caption=caption(
-            model_and_source(trace),
+            caption_model_and_source(trace),
             *captions,
             "these are columns: rows are normalised, a column need not sum to 1",
         ),
@@ -114,23 +114,23 @@ def draw_incoming(data: IncomingData) -> PixelFigure:
 def _from_queries(
     trace: TraceData, options: ViewOptions, point: tuple[float, float]
 ) -> tuple[AttendingQueries, str]:
-    layer, site = recorded_site(trace, "decoder.cross", options)
+    layer, site = select_recorded_site(trace, "decoder.cross", options)
     weights = incoming_from_queries(trace, point, layer, options.head, options.merge, options.level).numpy()
     order = np.argsort(-weights, kind="stable")
     order = order[weights[order] >= MIN_WEIGHT * weights.max()][:MAX_BARS]
     one_level = options.level is not None or len(trace.levels) == 1
     selection = options.selection(site)
     about = (
-        f"left: cross-attention at {site}, {heads_used(trace, selection)}, weights of {len(weights)} queries at "
+        f"left: cross-attention at {site}, {caption_heads(trace, selection)}, weights of {len(weights)} queries at "
         f"{'the token' if one_level else 'the tokens of all levels'} of the point ({weights.sum():.3g} in all), "
-        f"a row is a {normalisation(trace, selection)}; those with at least {MIN_WEIGHT:.1%} of the greatest, "
+        f"a row is a {caption_normalisation(trace, selection)}; those with at least {MIN_WEIGHT:.1%} of the greatest, "
         f"boxes of the first {MAX_BOXES}"
     )
-    return AttendingQueries(predictions(trace, order.tolist()), weights[order]), about
+    return AttendingQueries(select_predictions(trace, order.tolist()), weights[order]), about
 
 
 def _from_tokens(trace: TraceData, options: ViewOptions, point: tuple[float, float]) -> AttentionMap:
-    layer, _ = recorded_site(trace, "encoder.self", options)
+    layer, _ = select_recorded_site(trace, "encoder.self", options)
     return incoming_from_tokens(
         trace, point, layer, options.head, options.merge, options.from_level, options.level
     )

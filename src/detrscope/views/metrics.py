@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from detrscope.core.trace_data import Kind, TraceData
-from detrscope.lens.captions import caption, listed_queries, model_and_source
+from detrscope.lens.captions import caption, caption_model_and_source, caption_queries
 from detrscope.lens.measure import Measurement, measure
-from detrscope.lens.report import describe_differences, describe_parts, measured_on_parts
+from detrscope.lens.report import (
+    describe_attention_differences,
+    describe_attention_on_parts,
+    measured_on_parts,
+)
 from detrscope.views.canvas import PALETTE, Chart, PixelFigure, text_size
 from detrscope.views.canvas.text import TITLE_SIZE
 from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
@@ -51,13 +55,13 @@ def metrics_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Me
     measurements = measure(trace, queries, threshold=options.threshold, tokens=tokens)
     measured = max((m.rows for m in measurements if m.kind == "encoder.self"), default=0)
     about = caption(
-        model_and_source(trace),
-        f"over {listed_queries(queries)}" + (f" and {measured} encoder tokens" if measured else ""),
+        caption_model_and_source(trace),
+        f"over {caption_queries(queries)}" + (f" and {measured} encoder tokens" if measured else ""),
         "a dot for each head, a line through their mean",
         "in the box: of the query's last prediction, or of the detection that a token lies in; dotted: uniform "
         "attention",
     )
-    sentences = [*describe_differences(measurements), *describe_parts(measurements)]
+    sentences = [*describe_attention_differences(measurements), *describe_attention_on_parts(measurements)]
     return MetricsData("Attention over the layers", " ".join([about, *sentences]), measurements)
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import av
 import numpy as np
 
-from detrscope.console import atomic_write
+from detrscope.core.files import atomic_write
 from detrscope.views.canvas import resized
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detrscope.core.argument_check import checked_fields
+from detrscope.core.argument_check import check_field_arguments
 from detrscope.core.attention_map import Merge, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.trace_data import Kind, TraceData
@@ -24,7 +24,7 @@ class NotInTrace(UserError):
     """A view needs something that the trace does not have, such as deformable attention."""
 
 
-@checked_fields
+@check_field_arguments
 @dataclass(frozen=True)
 class ViewOptions:
     """Which part of a trace a view shows; each view chooses what is left out.

@@ -49,12 +49,12 @@ def draw_ratios(figure: PixelFigure, rect: Rect, rows: Rows, until: float) -> No
     _draw(figure, rect, rows, until, relative=True)
 
 
-def whole_object(rows: Rows) -> str:
+def whole_object_curve(rows: Rows) -> str:
     """Return the name under which attention on whole objects was measured; empty where it was not."""
     return next((name for name in WHOLE if any(f"mass/{name}" in row for row in rows)), "")
 
 
-def part_names(rows: Rows) -> list[str]:
+def curve_part_names(rows: Rows) -> list[str]:
     """Return the parts that share the image: parts of objects where they are known, else objects, else boxes."""
     keys = dict.fromkeys(key for row in rows for key in row)
     names = [key.removeprefix("mass/") for key in keys if key.startswith("mass/")]
@@ -64,7 +64,7 @@ def part_names(rows: Rows) -> list[str]:
     return [*parts, *(name for name in names if name in GREY and name != OUTSIDE_BOX)] if parts else names
 
 
-def part_value(row: Mapping[str, float | None], name: str, *, relative: bool) -> float | None:
+def part_curve_value(row: Mapping[str, float | None], name: str, *, relative: bool) -> float | None:
     """Return the attention on a part in percent, or relative to its area; None where it was not measured."""
     mass, area = row.get(f"mass/{name}"), row.get(f"area/{name}")
     if mass is None or not area:
@@ -76,11 +76,11 @@ def _draw(figure: PixelFigure, rect: Rect, rows: Rows, until: float, *, relative
     chart = figure.chart(*rect)
     if relative:
         chart.reference_line(1, "")
-    names = [name for name in part_names(rows) if relative or name not in GREY]
+    names = [name for name in curve_part_names(rows) if relative or name not in GREY]
     coloured = [name for name in names if name not in GREY]
     highest, ends = 0.0, []
     for name in names:
-        points = [(row["epoch"], part_value(row, name, relative=relative), row["step"]) for row in rows]
+        points = [(row["epoch"], part_curve_value(row, name, relative=relative), row["step"]) for row in rows]
         known = [(e, v, s) for e, v, s in points if e is not None and v is not None and s is not None]
         highest = max([highest, *(v for _, v, _ in known)])
         past = [(e, v) for e, v, s in known if s <= until]

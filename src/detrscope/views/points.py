@@ -12,13 +12,13 @@ from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace_data import Kind, TraceData
 from detrscope.core.types import Level
-from detrscope.lens.captions import caption, model_and_source
+from detrscope.lens.captions import caption, caption_model_and_source
 from detrscope.lens.maps import map_of_rows
 from detrscope.views.canvas import BLACK, PALETTE, WHITE, Panel, PixelFigure, Scale
 from detrscope.views.canvas.figure import COLOUR_BAR_WIDTH
 from detrscope.views.grid import PanelGrid, panel_size, rows_and_columns
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
-from detrscope.views.selection import AttentionRow, QueryPrediction, attention_row
+from detrscope.views.selection import AttentionRow, QueryPrediction, select_attention_row
 from detrscope.views.view_data import HIDDEN, ViewData
 from detrscope.views.viewport import Viewport, draw_boxes, draw_map, draw_point, zoom_note
 
@@ -202,7 +202,7 @@ def _deformable_row(trace: TraceData, options: ViewOptions, every_layer: bool = 
     def is_deformable(kind: Kind) -> bool:
         return any(isinstance(trace.records.get(site), DeformableRecord) for site in trace.sites_of(kind))
 
-    return attention_row(trace, options, every_layer, is_deformable)
+    return select_attention_row(trace, options, every_layer, is_deformable)
 
 
 def _layer_points(trace: TraceData, row: AttentionRow, options: ViewOptions) -> dict[int, SamplingPoints]:
@@ -229,7 +229,7 @@ def _points_data(
     return PointsData(
         heading=heading,
         caption=caption(
-            model_and_source(trace),
+            caption_model_and_source(trace),
             f"deformable attention at {', '.join(sites)}, {row.name}, {heads}, "
             + ("all levels" if level is None else f"level {level}"),
             "softmax over the points of a head, all levels together",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from detrscope.core.trace_data import TraceData
-from detrscope.lens.captions import caption, heads_used, model_and_source, normalisation
+from detrscope.lens.captions import caption, caption_heads, caption_model_and_source, caption_normalisation
 from detrscope.lens.maps import self_attention
 from detrscope.views.canvas import WHITE, PixelFigure, Scale, shortened, text_colour_on, text_size
 from detrscope.views.canvas.figure import COLOUR_BAR_WIDTH, MARGIN
@@ -16,9 +16,9 @@ from detrscope.views.grid import GAP, MIN_WIDTH, TITLE_HEIGHT
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
 from detrscope.views.selection import (
     QueryPrediction,
-    box_centre,
-    predictions,
-    recorded_site,
+    select_box_centre,
+    select_predictions,
+    select_recorded_site,
     shown_queries,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
@@ -62,7 +62,7 @@ def query_self_attention_data(
         UserError: no detections.
     """
     queries = shown_queries(trace, options)[:MAX_ROWS]
-    layer, site = recorded_site(trace, "decoder.self", options)
+    layer, site = select_recorded_site(trace, "decoder.self", options)
     head, merge, selection = options.head, options.merge, options.selection(site)
     rows = np.stack(
         [
@@ -73,13 +73,13 @@ def query_self_attention_data(
     weights = rows[:, [one.query for one in queries]]
     first = queries[0]
     order = [q for q in np.argsort(-rows[0], kind="stable").tolist() if q != first.query][:MAX_LINKS]
-    linked = predictions(trace, order)
-    start = box_centre(first.box_xyxy, trace)
+    linked = select_predictions(trace, order)
+    start = select_box_centre(first.box_xyxy, trace)
     return QueryAttentionTable(
         heading="Decoder self-attention of queries",
         caption=caption(
-            model_and_source(trace),
-            f"self-attention at {site}, {heads_used(trace, selection)}, {normalisation(trace, selection)}",
+            caption_model_and_source(trace),
+            f"self-attention at {site}, {caption_heads(trace, selection)}, {caption_normalisation(trace, selection)}",
             f"left: {first.title} (white) and the {MAX_LINKS} others it attends to most, with their boxes of the last "
             "layer, by number and weight",
             "right: rows attend to columns; beside it all queries that are not shown together, without a colour",
@@ -89,7 +89,7 @@ def query_self_attention_data(
         others=rows.sum(1) - weights.sum(1),
         linked=linked,
         linked_weights=rows[0][order],
-        links=np.array([[start, box_centre(one.box_xyxy, trace)] for one in linked]),
+        links=np.array([[start, select_box_centre(one.box_xyxy, trace)] for one in linked]),
         viewport=Viewport.of(trace),
     )
 

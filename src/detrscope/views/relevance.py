@@ -6,14 +6,20 @@ from dataclasses import dataclass, field
 
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.trace_data import TraceData
-from detrscope.lens.captions import OWN_PEAK, caption, heads_used, model_and_source, normalisation
+from detrscope.lens.captions import (
+    OWN_PEAK,
+    caption,
+    caption_heads,
+    caption_model_and_source,
+    caption_normalisation,
+)
 from detrscope.lens.maps import row_maps
 from detrscope.lens.relevance import relevance
 from detrscope.lens.rollout import rollout
 from detrscope.views.canvas import PixelFigure
 from detrscope.views.grid import PanelGrid, panel_size
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
-from detrscope.views.selection import QueryPrediction, recorded_site, shown_queries
+from detrscope.views.selection import QueryPrediction, select_recorded_site, shown_queries
 from detrscope.views.view_data import HIDDEN, ViewData
 from detrscope.views.viewport import Viewport, draw_boxes, draw_map
 
@@ -43,11 +49,11 @@ def relevance_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> 
         NotInTrace: a site was not recorded.
         UserError: no detections.
     """
-    _, site = recorded_site(trace, "decoder.cross", options)
+    _, site = select_recorded_site(trace, "decoder.cross", options)
     selection = options.selection(site)
     with_gradients = {gradient.query for gradient in trace.gradients}
     queries = []
-    for one in queries_to_explain(trace, options):
+    for one in relevance_queries(trace, options):
         maps = {
             "attention": row_maps(trace, options.selection(site, (one.query,)))[0],
             "rollout": rollout(trace, one.query),
@@ -59,8 +65,9 @@ def relevance_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> 
     return RelevanceData(
         heading="Attention, rollout and relevance of predictions",
         caption=caption(
-            model_and_source(trace),
-            f"attention: cross-attention at {site}, {heads_used(trace, selection)}, {normalisation(trace, selection)}",
+            caption_model_and_source(trace),
+            f"attention: cross-attention at {site}, {caption_heads(trace, selection)},"
+            f" {caption_normalisation(trace, selection)}",
             "rollout: all layers, half of each the residual (arXiv:2005.00928, section 3)",
             "relevance for the class named: all layers, weighted by gradients (arXiv:2103.15679, equations 5 to 10)"
             if with_gradients
@@ -88,7 +95,7 @@ def draw_relevance(data: RelevanceData) -> PixelFigure:
     return figure
 
 
-def queries_to_explain(trace: TraceData, options: ViewOptions) -> list[QueryPrediction]:
+def relevance_queries(trace: TraceData, options: ViewOptions) -> list[QueryPrediction]:
     """Return the chosen queries, else that of the best detection.
 
     Raises:

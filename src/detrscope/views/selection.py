@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from detrscope.core.trace_data import Kind, TraceData
-from detrscope.views.canvas import Colour, class_colours, class_label
+from detrscope.views.canvas import Colour, class_colours, drawable_class_label
 from detrscope.views.options import NoDetections, NotInTrace, ViewOptions, counted
 from detrscope.views.view_data import HIDDEN
 
@@ -50,10 +50,10 @@ def shown_queries(trace: TraceData, options: ViewOptions) -> list[QueryPredictio
             f"nothing scores {options.threshold:g} or more; the best is {trace.query_name(best)}: choose a lower "
             f"threshold, or queries by number (such as {best})"
         )
-    return predictions(trace, queries)
+    return select_predictions(trace, queries)
 
 
-def predictions(trace: TraceData, queries: Sequence[int], layer: int = -1) -> list[QueryPrediction]:
+def select_predictions(trace: TraceData, queries: Sequence[int], layer: int = -1) -> list[QueryPrediction]:
     """Return what some queries predict in a decoder layer."""
     scores, classes = trace.scores(layer).max(-1)  # [Q]
     boxes = trace.boxes_xyxy(layer)  # [Q, 4]
@@ -63,15 +63,15 @@ def predictions(trace: TraceData, queries: Sequence[int], layer: int = -1) -> li
         index = int(classes[query])
         name = trace.classes.names[index]
         x0, y0, x1, y1 = boxes[query].tolist()
-        label = class_label(name, trace.classes.ids[index])
+        label = drawable_class_label(name, trace.classes.ids[index])
         result.append(QueryPrediction(query, label, float(scores[query]), (x0, y0, x1, y1), colours[name]))
     return result
 
 
-def predictions_in_layer(trace: TraceData, query: int, layer: int) -> list[QueryPrediction]:
+def select_predictions_in_layer(trace: TraceData, query: int, layer: int) -> list[QueryPrediction]:
     """Return what a query predicts in decoder layer `layer` from 0; empty where only later layers predict."""
     first = trace.layers("decoder.cross") - len(trace.logits)
-    return predictions(trace, [query], layer - first) if layer >= first else []
+    return select_predictions(trace, [query], layer - first) if layer >= first else []
 
 
 def recorded_layers(trace: TraceData, kind: Kind, options: ViewOptions) -> list[tuple[int, str]]:
@@ -82,14 +82,14 @@ def recorded_layers(trace: TraceData, kind: Kind, options: ViewOptions) -> list[
     """
     sites = trace.sites_of(kind)
     if options.layer is not None or not sites:
-        return [recorded_site(trace, kind, options)]
+        return [select_recorded_site(trace, kind, options)]
     recorded = [(i, site) for i, site in enumerate(sites) if site in trace.records]
     if not recorded:
         raise NotInTrace(f"no {kind} attention was recorded; trace with sites=['{kind.replace('.', '.*.')}']")
     return recorded
 
 
-def recorded_site(trace: TraceData, kind: Kind, options: ViewOptions) -> tuple[int, str]:
+def select_recorded_site(trace: TraceData, kind: Kind, options: ViewOptions) -> tuple[int, str]:
     """Return index and site of the one layer to show: the chosen one, else the last.
 
     Raises:
@@ -127,10 +127,10 @@ class AttentionRow:
 
     def boxes(self, trace: TraceData, layer: int) -> list[QueryPrediction]:
         """Return what the query predicts in a layer; empty for a token."""
-        return [] if self.point is not None else predictions_in_layer(trace, self.row, layer)
+        return [] if self.point is not None else select_predictions_in_layer(trace, self.row, layer)
 
 
-def attention_row(
+def select_attention_row(
     trace: TraceData,
     options: ViewOptions,
     every_layer: bool = False,
@@ -158,21 +158,25 @@ def attention_row(
             note = "the encoder has no such attention at the point: a query is shown instead"
     if fits is not None and not fits(kind):
         raise NotInTrace(f"{trace.card.variant} has no deformable attention at {kind}")
-    sites = recorded_layers(trace, kind, options) if every_layer else [recorded_site(trace, kind, options)]
+    sites = (
+        recorded_layers(trace, kind, options) if every_layer else [select_recorded_site(trace, kind, options)]
+    )
     if options.points and not note:
         x, y = point = options.points[0]
         row = trace.token_at(point, options.from_level)
-        return AttentionRow(row, f"token{of_level(trace, options)} at ({x:g}, {y:g})", tuple(sites), point)
+        return AttentionRow(
+            row, f"token{selected_level_text(trace, options)} at ({x:g}, {y:g})", tuple(sites), point
+        )
     first = shown_queries(trace, options)[0]
     return AttentionRow(first.query, f"{first.title} ({first.label})", tuple(sites), None, note)
 
 
-def of_level(trace: TraceData, options: ViewOptions) -> str:
+def selected_level_text(trace: TraceData, options: ViewOptions) -> str:
     """Return ` of level 1` for a token of a trace with several levels, else nothing."""
     return f" of level {options.from_level % len(trace.levels)}" if len(trace.levels) > 1 else ""
 
 
-def box_centre(box_xyxy: Sequence[float], trace: TraceData) -> tuple[float, float]:
+def select_box_centre(box_xyxy: Sequence[float], trace: TraceData) -> tuple[float, float]:
     """Return the centre of a box in whole pixels, moved into the part of the image that the model saw."""
     x0, y0, x1, y1 = trace.geometry.crop_xyxy
     x, y = round((box_xyxy[0] + box_xyxy[2]) / 2), round((box_xyxy[1] + box_xyxy[3]) / 2)

@@ -46,7 +46,7 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> D
     Raises:
         UserError: a run without metrics, or a line before the last that is not a JSON object.
     """
-    read = [read_run(run) for run in runs]
+    read = [read_training_curves(run) for run in runs]
     labels = _distinct([Path(run) for run in runs], read)
     plot = Plot(1500, 480, labels[0] if len(read) == 1 else "")
     losses, precision, rates = plot.grid(1, 3)
@@ -70,7 +70,7 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> D
     return plot
 
 
-def read_run(run: str | Path) -> Run:
+def read_training_curves(run: str | Path) -> Run:
     """Return the metrics of one run; of several lines of one epoch, as after a resume, the later values win.
 
     Raises:

@@ -128,16 +128,16 @@ class Viewport:
         return self._resized.setdefault(size, (fine, extent))
 
 
-def visible_cells(attention: AttentionMap) -> tuple[np.ndarray, Extent]:
+def viewport_cells(attention: AttentionMap) -> tuple[np.ndarray, Extent]:
     """Return the cells of a map that lie on the image, and their extent; of several levels, on the finest grid."""
     values, g = attention.values, attention.geometry
     level = Level(*values.shape)
     inside = g.inside(level)
     rows, columns = int(inside.any(1).sum()), int(inside.any(0).sum())
-    return values[:rows, :columns].float().numpy(), cell_extent(g, level, rows, columns)
+    return values[:rows, :columns].float().numpy(), viewport_cell_extent(g, level, rows, columns)
 
 
-def cell_extent(g: Geometry, level: Level, rows: int, columns: int) -> Extent:
+def viewport_cell_extent(g: Geometry, level: Level, rows: int, columns: int) -> Extent:
     """Return the extent of the first rows and columns of cells of a level."""
     across, down = g.scale
     x0, y0 = g.crop_xyxy[:2]
@@ -145,9 +145,9 @@ def cell_extent(g: Geometry, level: Level, rows: int, columns: int) -> Extent:
     return x0, y0, x0 + columns * cell[0], y0 + rows * cell[1]
 
 
-def attended_region(attention: AttentionMap) -> np.ndarray:
+def viewport_of_attention(attention: AttentionMap) -> np.ndarray:
     """Return the corners of all attended cells, [n, 2]: what a zoomed viewport must show."""
-    values, (x0, y0, x1, y1) = visible_cells(attention)
+    values, (x0, y0, x1, y1) = viewport_cells(attention)
     rows, columns = np.nonzero(values > ATTENDED * values.max())
     sides = (x1 - x0) / values.shape[1], (y1 - y0) / values.shape[0]
     cells = np.stack([columns, rows], axis=1)
@@ -164,7 +164,7 @@ def draw_map(
     panel: Panel, attention: AttentionMap, scale: Scale | None = None, *, transparent: bool = True
 ) -> None:
     """Draw a map; without a scale on one of its own, with the greatest weight written in the corner."""
-    values, extent = visible_cells(attention)
+    values, extent = viewport_cells(attention)
     panel.heatmap(values, scale or Scale.from_zero(values), extent, transparent=transparent)
     if scale is None:
         corner_text(panel, short(float(values.max())))

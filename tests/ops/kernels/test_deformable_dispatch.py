@@ -1,4 +1,4 @@
-"""Which engine samples, and what torch.compile, export and tracing see of it."""
+"""Which kernel samples, and what torch.compile, export and tracing see of it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from numba.core import caching
 from torch import Tensor, nn
 
 from detrscope.core.errors import UserError
-from detrscope.ops.deformable import use_engine
-from detrscope.ops.kernels import deformable_dispatch as deformable_engine
+from detrscope.ops.deformable import use_kernel
+from detrscope.ops.kernels import deformable_dispatch as deformable_dispatch
 from detrscope.ops.kernels import deformable_numba
-from detrscope.ops.kernels.deformable_dispatch import VARIABLE, engine_for
+from detrscope.ops.kernels.deformable_dispatch import VARIABLE, kernel_for
 from tests.conftest import ROOT
 from tests.support.deformable_inputs import SamplingInputs, by_definition, gradients, random_inputs
 
@@ -35,12 +35,12 @@ class Module(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def no_engine_requested(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_kernel_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "engine"),
+    ("device", "dtype", "kernel"),
     [
         ("cpu", torch.float32, "numba"),
         ("cpu", torch.bfloat16, "numba"),
@@ -50,52 +50,52 @@ def no_engine_requested(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuda", torch.float64, "reference"),
     ],
 )
-def test_engine_is_chosen_by_device_and_type(device: str, dtype: torch.dtype, engine: str) -> None:
-    assert engine_for(device, dtype) == engine
+def test_kernel_is_chosen_by_device_and_type(device: str, dtype: torch.dtype, kernel: str) -> None:
+    assert kernel_for(device, dtype) == kernel
 
 
-def test_use_engine_overrides_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_use_kernel_overrides_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "reference")
-    assert engine_for("cpu", torch.float32) == "reference"
-    with use_engine("numba"):
-        assert engine_for("cpu", torch.float32) == "numba"
-        with use_engine("reference"):
-            assert engine_for("cpu", torch.float32) == "reference"
-        assert engine_for("cpu", torch.float32) == "numba"
-    assert engine_for("cpu", torch.float32) == "reference"
+    assert kernel_for("cpu", torch.float32) == "reference"
+    with use_kernel("numba"):
+        assert kernel_for("cpu", torch.float32) == "numba"
+        with use_kernel("reference"):
+            assert kernel_for("cpu", torch.float32) == "reference"
+        assert kernel_for("cpu", torch.float32) == "numba"
+    assert kernel_for("cpu", torch.float32) == "reference"
 
 
 def test_without_numba_the_reference_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        deformable_engine, "_import_problem", lambda name: f"{name} cannot be imported (gone)"
+        deformable_dispatch, "_import_problem", lambda name: f"{name} cannot be imported (gone)"
     )
-    assert engine_for("cpu", torch.float32) == "reference"
-    with use_engine("numba"), pytest.raises(UserError, match=r"'numba': numba cannot be imported \(gone\)"):
-        engine_for("cpu", torch.float32)
+    assert kernel_for("cpu", torch.float32) == "reference"
+    with use_kernel("numba"), pytest.raises(UserError, match=r"'numba': numba cannot be imported \(gone\)"):
+        kernel_for("cpu", torch.float32)
 
 
-def test_engines_that_cannot_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_cannot_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     of = random_inputs()
-    with use_engine("triton"), pytest.raises(UserError, match="'triton': it does not run on cpu; request"):
+    with use_kernel("triton"), pytest.raises(UserError, match="'triton': it does not run on cpu; request"):
         of.sample()
-    with use_engine("numba"), pytest.raises(UserError, match="values are float16 and it takes float32, bf"):
+    with use_kernel("numba"), pytest.raises(UserError, match="values are float16 and it takes float32, bf"):
         of.sample(value=of.value.half())
-    with pytest.raises(UserError, match="no engine 'numbat'; did you mean 'numba'"), use_engine("numbat"):  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no kernel 'numbat'; did you mean 'numba'"), use_kernel("numbat"):  # type: ignore[arg-type]
         pass
     monkeypatch.setenv(VARIABLE, "fast")
     with pytest.raises(
-        UserError, match=f"{VARIABLE}: there is no engine 'fast'; valid: numba, reference, triton"
+        UserError, match=f"{VARIABLE}: there is no kernel 'fast'; valid: numba, reference, triton"
     ):
         of.sample()
 
 
 def test_choice_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
-    monkeypatch.setattr(deformable_engine.log, "info", lambda text, *parts: logged.append(text % parts))
-    deformable_engine._log_once.cache_clear()
+    monkeypatch.setattr(deformable_dispatch.log, "info", lambda text, *parts: logged.append(text % parts))
+    deformable_dispatch._log_once.cache_clear()
     for _ in range(3):
-        engine_for("cpu", torch.float32)
-        engine_for("cpu", torch.float16)
+        kernel_for("cpu", torch.float32)
+        kernel_for("cpu", torch.float16)
     assert logged == [
         "deformable attention on cpu runs by numba: the fastest here",
         "deformable attention on cpu runs by reference: values are float16 and it takes float32, bfloat16, float64",
@@ -109,10 +109,10 @@ def test_half_precision_on_a_cpu() -> None:
     torch.testing.assert_close(found.double(), by_definition(of), rtol=0.01, atol=0.003)
 
 
-@pytest.mark.parametrize("engine", ["numba", "reference"])
-def test_compiles_without_graph_breaks(engine: str) -> None:
+@pytest.mark.parametrize("kernel", ["numba", "reference"])
+def test_compiles_without_graph_breaks(kernel: str) -> None:
     of = random_inputs(2, queries=40)
-    with use_engine(engine):
+    with use_kernel(kernel):
         compiled = torch.compile(Module(of), fullgraph=True, backend="aot_eager")
         inputs = [x.clone().requires_grad_() for x in of.tensors]
         out = compiled(*inputs)

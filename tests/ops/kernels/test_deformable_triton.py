@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.errors import UserError
-from detrscope.ops.deformable import use_engine
+from detrscope.ops.deformable import use_kernel
 from tests.conftest import ROOT
 from tests.support.deformable_inputs import SamplingInputs, gradients, random_inputs
 
@@ -21,13 +21,13 @@ triton = pytest.importorskip("triton", reason="Triton comes with torch for Linux
 INTERPRETED = """
 import math, sys, torch
 sys.path.insert(0, sys.argv[1])
-from detrscope.ops.deformable import use_engine
+from detrscope.ops.deformable import use_kernel
 from tests.support.deformable_inputs import SamplingInputs, gradients, random_inputs
 
 def both(of):
     results = []
     for engine in ("triton", "reference"):
-        with use_engine(engine):
+        with use_kernel(engine):
             results.append(gradients(of))
     return zip(*results, strict=True)
 
@@ -142,5 +142,5 @@ def on_gpu(of: SamplingInputs, dtype: torch.dtype) -> SamplingInputs:
 
 
 def by(of: SamplingInputs, engine: str) -> tuple[Tensor, ...]:
-    with use_engine(engine):  # type: ignore[arg-type]
+    with use_kernel(engine):  # type: ignore[arg-type]
         return gradients(of)

@@ -29,7 +29,7 @@ def cleared_caches() -> Iterator[None]:
 
 def costs(monkeypatch: pytest.MonkeyPatch, bf16: Cost) -> None:
     table = {torch.float32: BASE, torch.bfloat16: bf16, torch.float16: Cost(3.0, 3.0)}
-    monkeypatch.setattr(machine, "cost_on_cpu", table.__getitem__)
+    monkeypatch.setattr(machine, "machine_cost", table.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_native_precisions_are_faster_than_float32(
     bf16: Cost, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs(monkeypatch, bf16)
-    assert machine.is_native(torch.bfloat16) is native
+    assert machine.is_native_precision(torch.bfloat16) is native
     assert machine.fastest_precision(CPU) == ("bf16" if native else "fp32")
-    assert machine.is_native(torch.float32)
+    assert machine.is_native_precision(torch.float32)
 
 
 def test_emulation_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,17 +56,17 @@ def test_emulation_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.log, "warning", lambda text, *values: logged.append(text % values))
     costs(monkeypatch, Cost(79.6, 10.0))
     for _ in range(2):
-        machine.warn_if_emulated("bf16", CPU)
-        machine.warn_if_emulated("fp32", CPU)
-        machine.warn_if_emulated("bf16", torch.device("cuda"))
+        machine.warn_if_precision_emulated("bf16", CPU)
+        machine.warn_if_precision_emulated("fp32", CPU)
+        machine.warn_if_precision_emulated("bf16", torch.device("cuda"))
     assert logged == [
         "precision bf16: this CPU emulates it, up to 80 times slower than fp32; precision auto selects a fast one"
     ]
 
 
 def test_measured_costs_are_positive_and_cached() -> None:
-    cost = machine.cost_on_cpu(torch.float32)
-    assert cost is machine.cost_on_cpu(torch.float32)
+    cost = machine.machine_cost(torch.float32)
+    assert cost is machine.machine_cost(torch.float32)
     assert 0 < cost.product < 1 and 0 < cost.convolution < 1
 
 
@@ -83,7 +83,7 @@ def test_failing_operators_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None
     x = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(
-            convolution.conv_norm(x, conv, norm, relu=False), norm(conv(x)), rtol=1e-5, atol=1e-5
+            convolution.convolution_and_norm(x, conv, norm, relu=False), norm(conv(x)), rtol=1e-5, atol=1e-5
         )
         y = torch.randn(5, 4)
         weight = torch.randn(3, 4)
@@ -99,4 +99,4 @@ def test_disabled_onednn_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False, raising=False)
     assert not machine.has_onednn()
-    assert not convolution.may_use_onednn(x, weight)
+    assert not convolution.convolution_may_use_onednn(x, weight)

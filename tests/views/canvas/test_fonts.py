@@ -67,8 +67,8 @@ def test_missing_characters_are_escaped_and_warned_about_once(caplog: pytest.Log
 
 
 def test_class_name_that_cannot_be_drawn_is_its_id() -> None:
-    assert module.class_label(CHINESE, 7) == "class 7"
-    assert module.class_label("dog", 7) == "dog"
+    assert module.drawable_class_label(CHINESE, 7) == "class 7"
+    assert module.drawable_class_label("dog", 7) == "dog"
     found = Detections(
         torch.tensor([[5.0, 5, 300, 300]]),
         torch.tensor([0.9]),

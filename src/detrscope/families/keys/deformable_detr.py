@@ -17,7 +17,7 @@ from detrscope.families.keys.torch_transformer import TORCH_FEEDFORWARD, torch_a
 HEAD = re.compile(r"heads\.(class|box)_heads\.(\d+)\.(.*)")
 
 
-def finalize_heads(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+def finalize_head_keys(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """Assign the numbered heads of a checkpoint to the model's.
 
     Files number a class and a box head for every decoder layer. Without refinement these are copies of one, and the
@@ -101,7 +101,7 @@ PUBLISHED = KeyLayout(
             ),
         ),
     ),
-    finalize=finalize_heads,
+    finalize=finalize_head_keys,
 )  # fmt: skip
 
 HUGGING_FACE = KeyLayout(
@@ -119,5 +119,5 @@ HUGGING_FACE = KeyLayout(
             (*HF_REST, (r"encoder_attn_layer_norm\.(.*)", r"cross_residual.norm.\2")),
         ),
     ),
-    finalize=finalize_heads,
+    finalize=finalize_head_keys,
 )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.errors import UserError
-from detrscope.families.keys.shapes import some
+from detrscope.families.keys.shapes import some_keys
 
 Rule = tuple[str, str]
 """(pattern of the whole third-party key, our key). `{a|b|c}` in our key splits the tensor in equal parts along its
@@ -60,9 +60,9 @@ class KeyLayout:
             else:
                 unknown.append(key)
         if unknown:
-            raise UserError(f"{len(unknown)} keys unknown to the {self.name} layout: {some(unknown)}")
+            raise UserError(f"{len(unknown)} keys unknown to the {self.name} layout: {some_keys(unknown)}")
         if differing:
-            raise UserError(f"several keys of different content for the same tensor: {some(differing)}")
+            raise UserError(f"several keys of different content for the same tensor: {some_keys(differing)}")
         return self.finalize(renamed, settings)
 
 

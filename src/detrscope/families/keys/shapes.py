@@ -83,7 +83,9 @@ class Shapes:
         return names[deep, blocks]
 
 
-def compare(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], skip: Iterable[str] = ()) -> list[str]:
+def compare_shapes(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], skip: Iterable[str] = ()
+) -> list[str]:
     """List the tensors of `state` that do not fit `wanted`: missing, left over, of another shape or type."""
     skip = tuple(skip)
     problems = []
@@ -99,12 +101,12 @@ def compare(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], skip: Ite
     return problems + [f"left over {key}" for key in state if key not in wanted]
 
 
-def listed(problems: list[str], limit: int = 200) -> str:
+def list_keys(problems: list[str], limit: int = 200) -> str:
     """Join problems in one line, at most `limit` of them."""
     more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
     return "; ".join(problems[:limit]) + more
 
 
-def some(items: list[str], limit: int = 8) -> str:
+def some_keys(items: list[str], limit: int = 8) -> str:
     """Join the first few items and the number of the rest."""
     return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")

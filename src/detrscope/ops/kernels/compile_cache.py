@@ -24,7 +24,7 @@ SOURCES = (deformable_numba_kernel, simd)
 
 
 @cache
-def fingerprint() -> str:
+def kernel_fingerprint() -> str:
     """Return a hash of the sources of the compiled code."""
     digest = hashlib.sha256(numba.__version__.encode())
     for module in SOURCES:
@@ -50,11 +50,11 @@ class UserFolder(caching._CacheLocator):
     def get_cache_path(self) -> str:
         """Return the folder, numba's own where the environment sets one."""
         base = os.environ.get("NUMBA_CACHE_DIR") or cache_folder()
-        return str(Path(base) / "kernels" / fingerprint())
+        return str(Path(base) / "kernels" / kernel_fingerprint())
 
     def get_source_stamp(self) -> str:
         """Return the stamp by which cached code is stale."""
-        return fingerprint()
+        return kernel_fingerprint()
 
     def get_disambiguator(self) -> str:
         """Return no extra part of the file's name."""

@@ -1,7 +1,7 @@
-"""Choice of the engine of deformable sampling: the requested one, else the fastest that runs on the device.
+"""Choice of the kernel of deformable sampling: the requested one, else the fastest that runs on the device.
 
 To torch all of them are one operator, `detrscope::deformable_sample`, with its output shape and its gradient, so that
-`torch.compile` can trace through it; a compiled graph chooses its engine whenever it runs. An exported graph has the
+`torch.compile` can trace through it; a compiled graph chooses its kernel whenever it runs. An exported graph has the
 standard operators of the reference.
 """
 
@@ -19,69 +19,69 @@ import torch
 from torch import Tensor
 
 from detrscope.console import log
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.types import Level
 from detrscope.ops.kernels import deformable_reference
 from detrscope.ops.kernels.deformable_reference import sample_reference, sum_dtype
 
-Engine = Literal["reference", "numba", "triton"]
-VARIABLE = "DETRSCOPE_DEFORMABLE"  # environment variable: name of an engine
-FASTEST: dict[str, Engine] = {"cpu": "numba", "cuda": "triton"}
+Kernel = Literal["reference", "numba", "triton"]
+VARIABLE = "DETRSCOPE_DEFORMABLE"  # environment variable: name of an kernel
+FASTEST: dict[str, Kernel] = {"cpu": "numba", "cuda": "triton"}
 TYPES = {
     "numba": (torch.float32, torch.bfloat16, torch.float64),
     "triton": (torch.float32, torch.bfloat16, torch.float16),
 }
-AT_RUN_TIME = ""  # in place of an engine's name: choose when the operator runs
+AT_RUN_TIME = ""  # in place of an kernel's name: choose when the operator runs
 OPERATOR, GRADIENT = "detrscope::deformable_sample", "detrscope::deformable_sample_backward"
 
-_requested: ContextVar[Engine | None] = ContextVar("requested", default=None)
+_requested: ContextVar[Kernel | None] = ContextVar("requested", default=None)
 
 
 @contextmanager
-def use_engine(engine: Engine) -> Iterator[None]:
-    """Sample by this engine inside the `with`, regardless of the environment.
+def use_kernel(kernel: Kernel) -> Iterator[None]:
+    """Sample by this kernel inside the `with`, regardless of the environment.
 
     Raises:
-        UserError: there is no engine of this name. An engine that cannot run raises when it samples.
+        UserError: there is no kernel of this name. An kernel that cannot run raises when it samples.
     """
-    token = _requested.set(_known(engine, "use_engine"))
+    token = _requested.set(_known(kernel, "use_kernel"))
     try:
         yield
     finally:
         _requested.reset(token)
 
 
-def run_engine(
+def run_kernel(
     value: Tensor, points: Tensor, weights: Tensor, levels: Sequence[Level], point_levels: Sequence[int]
 ) -> Tensor:
-    """Sample, as `sample_reference` defines it, by the chosen engine.
+    """Sample, as `sample_reference` defines it, by the chosen kernel.
 
     Returns:
         [B, Q, h*d] in the type of `value`.
 
     Raises:
-        UserError: the requested engine cannot run here.
+        UserError: the requested kernel cannot run here.
     """
-    engine: str = "reference"
+    kernel: str = "reference"
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        engine = AT_RUN_TIME
+        kernel = AT_RUN_TIME
     elif not torch.compiler.is_compiling() and not torch._C._is_tracing():
-        engine = engine_for(value.device.type, value.dtype)
-    if engine == "reference":
+        kernel = kernel_for(value.device.type, value.dtype)
+    if kernel == "reference":
         return sample_reference(value, points, weights, levels, point_levels)
     dtype = sum_dtype(value.dtype)
     sizes = [side for level in levels for side in level]
     out: Tensor = torch.ops.detrscope.deformable_sample(
-        value, points.to(dtype), weights.to(dtype), sizes, list(point_levels), engine
+        value, points.to(dtype), weights.to(dtype), sizes, list(point_levels), kernel
     )
     return out
 
 
-def engine_for(device: str, dtype: torch.dtype) -> Engine:
-    """Return the engine for values of a type on a kind of device such as `cpu`.
+def kernel_for(device: str, dtype: torch.dtype) -> Kernel:
+    """Return the kernel for values of a type on a kind of device such as `cpu`.
 
     Raises:
-        UserError: the requested engine cannot run here.
+        UserError: the requested kernel cannot run here.
     """
     name = os.environ.get(VARIABLE)
     requested = _requested.get() or (_known(name, VARIABLE) if name else None)
@@ -89,7 +89,7 @@ def engine_for(device: str, dtype: torch.dtype) -> Engine:
         problem = why_not(requested, device, dtype)
         if problem:
             raise UserError(
-                f"deformable attention by '{requested}': {problem}; request another engine or none"
+                f"deformable attention by '{requested}': {problem}; request another kernel or none"
             )
         return _log_once(requested, device, "as requested")
     fastest = FASTEST.get(device, "reference")
@@ -97,23 +97,23 @@ def engine_for(device: str, dtype: torch.dtype) -> Engine:
     return _log_once("reference" if problem else fastest, device, problem or "the fastest here")
 
 
-def _known(name: str, where: str) -> Engine:
-    if name not in get_args(Engine):
-        raise UserError(f"{where}: there is no engine '{name}'; {nearest(name, get_args(Engine))}")
-    return cast(Engine, name)
+def _known(name: str, where: str) -> Kernel:
+    if name not in get_args(Kernel):
+        raise UserError(f"{where}: there is no kernel '{name}'; {suggest_nearest(name, get_args(Kernel))}")
+    return cast(Kernel, name)
 
 
-def why_not(engine: Engine, device: str, dtype: torch.dtype) -> str | None:
-    """Return why an engine cannot sample values of a type on a kind of device; None where it can."""
-    if engine == "reference":
+def why_not(kernel: Kernel, device: str, dtype: torch.dtype) -> str | None:
+    """Return why an kernel cannot sample values of a type on a kind of device; None where it can."""
+    if kernel == "reference":
         return None
-    interpreted = engine == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-    if FASTEST.get(device) != engine and not interpreted:
+    interpreted = kernel == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if FASTEST.get(device) != kernel and not interpreted:
         return f"it does not run on {device}"
-    if dtype not in TYPES[engine]:
-        known = ", ".join(str(d).removeprefix("torch.") for d in TYPES[engine])
+    if dtype not in TYPES[kernel]:
+        known = ", ".join(str(d).removeprefix("torch.") for d in TYPES[kernel])
         return f"values are {str(dtype).removeprefix('torch.')} and it takes {known}"
-    return _import_problem(engine)
+    return _import_problem(kernel)
 
 
 @cache
@@ -126,19 +126,19 @@ def _import_problem(module: str) -> str | None:
 
 
 @cache
-def _log_once(engine: Engine, device: str, why: str) -> Engine:
-    log.info("deformable attention on %s runs by %s: %s", device, engine, why)
-    return engine
+def _log_once(kernel: Kernel, device: str, why: str) -> Kernel:
+    log.info("deformable attention on %s runs by %s: %s", device, kernel, why)
+    return kernel
 
 
-def _kernels(engine: str, value: Tensor) -> Any:
-    """Return the module with `forward` and `backward` of an engine, imported when first needed."""
-    engine = engine or engine_for(value.device.type, value.dtype)
-    if engine == "numba":
+def _kernels(kernel: str, value: Tensor) -> Any:
+    """Return the module with `forward` and `backward` of an kernel, imported when first needed."""
+    kernel = kernel or kernel_for(value.device.type, value.dtype)
+    if kernel == "numba":
         from detrscope.ops.kernels import deformable_numba
 
         return deformable_numba
-    if engine == "triton":
+    if kernel == "triton":
         from detrscope.ops.kernels import deformable_triton
 
         return deformable_triton
@@ -147,11 +147,11 @@ def _kernels(engine: str, value: Tensor) -> Any:
 
 torch.library.define(
     OPERATOR,
-    "(Tensor value, Tensor points, Tensor weights, SymInt[] sizes, int[] point_levels, str engine) -> Tensor",
+    "(Tensor value, Tensor points, Tensor weights, SymInt[] sizes, int[] point_levels, str kernel) -> Tensor",
 )
 torch.library.define(
     GRADIENT,
-    "(Tensor grad, Tensor value, Tensor points, Tensor weights, SymInt[] sizes, int[] point_levels, str engine)"
+    "(Tensor grad, Tensor value, Tensor points, Tensor weights, SymInt[] sizes, int[] point_levels, str kernel)"
     " -> (Tensor, Tensor, Tensor)",
 )
 

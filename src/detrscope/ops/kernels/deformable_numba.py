@@ -71,8 +71,10 @@ def _run(kind: Kind, tensors: list[Tensor], sizes: Sequence[int], point_levels: 
         steps = (heads * part, part)
     else:
         tasks, repeats = images * heads, kernel.BACKWARD_BLOCK
-        steps = (channels * BYTES[kernel.sum_storage(storage)], 0)
-    scratch_bytes = kernel.scratch_bytes(storage, channels, tokens, repeats * per_head, kind == "backward")
+        steps = (channels * BYTES[kernel.kernel_sum_storage(storage)], 0)
+    scratch_bytes = kernel.kernel_scratch_bytes(
+        storage, channels, tokens, repeats * per_head, kind == "backward"
+    )
     work = images * queries * heads * per_head * channels
     threads = min(torch.get_num_threads(), max(tasks, 1)) if work >= WORTH_A_THREAD else 1
     scratch = torch.empty(threads * scratch_bytes, dtype=torch.uint8)
@@ -107,7 +109,7 @@ def _maps(
     first = (starts[levels] * token + np.arange(repeats)[:, None] * part).reshape(-1)
     size = np.stack([np.tile(widths[levels], repeats), np.tile(heights[levels], repeats)])
     down = np.tile(widths[levels] * token, repeats)
-    return size.astype(kernel.sum_type(storage)), np.stack([first, down]).astype(np.int32)
+    return size.astype(kernel.kernel_sum_type(storage)), np.stack([first, down]).astype(np.int32)
 
 
 @cache

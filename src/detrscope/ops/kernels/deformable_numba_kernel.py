@@ -78,12 +78,12 @@ class Corners(NamedTuple):
     below: Array  # [n]
 
 
-def sum_storage(storage: str) -> str:
+def kernel_sum_storage(storage: str) -> str:
     """Return how sums of rows are stored."""
     return "f64" if storage == "f64" else "f32"
 
 
-def sum_type(storage: str) -> Any:
+def kernel_sum_type(storage: str) -> Any:
     """Return the type of the sums, and of points and weights."""
     return np.float64 if storage == "f64" else np.float32
 
@@ -92,9 +92,9 @@ def _numbers(real: Any) -> Numbers:
     return Numbers(real(0.5), real(1), real(-2), real(np.nan))
 
 
-def scratch_bytes(storage: str, channels: int, tokens: int, points: int, backward: bool) -> int:
+def kernel_scratch_bytes(storage: str, channels: int, tokens: int, points: int, backward: bool) -> int:
     """Return the scratch memory in bytes of a thread that locates `points` points at a time."""
-    real = int(sum_type(storage)().nbytes)
+    real = int(kernel_sum_type(storage)().nbytes)
     rows = 2 * (tokens + 1) if backward else 1
     size = points * (4 * (8 + 4) + (13 if backward else 6) * real) + rows * channels * real
     return -(-size // 64) * 64
@@ -153,7 +153,7 @@ def _corners(address: int, count: int, real: Any) -> tuple[Corners, int]:
 
 def forward_kernel(storage: str, channels: int) -> Any:
     """Return the kernel that computes `out` from value, points and weights."""
-    real, stored, sums = sum_type(storage), BYTES[storage], sum_storage(storage)
+    real, stored, sums = kernel_sum_type(storage), BYTES[storage], kernel_sum_storage(storage)
     summed = BYTES[sums]
     short = channels * stored <= LINE  # the processor prefetches longer rows itself
     numbers = _numbers(real)
@@ -216,7 +216,7 @@ def backward_kernel(storage: str, channels: int) -> Any:
     computed in the order of the queries. The head's values are copied to scratch first, which takes a fraction of the
     time of reading them with a stride over all heads.
     """
-    real, sums = sum_type(storage), sum_storage(storage)
+    real, sums = kernel_sum_type(storage), kernel_sum_storage(storage)
     stored, summed = BYTES[storage], BYTES[sums]
     numbers = _numbers(real)
 

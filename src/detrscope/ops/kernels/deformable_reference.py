@@ -51,7 +51,7 @@ def sample_reference(
 def forward(
     value: Tensor, points: Tensor, weights: Tensor, sizes: Sequence[int], point_levels: Sequence[int]
 ) -> Tensor:
-    """Sample; the signature of all engines.
+    """Sample; the signature of all kernels.
 
     Args:
         value: [B, S, h, d].

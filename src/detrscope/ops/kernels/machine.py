@@ -45,24 +45,24 @@ class Cost(NamedTuple):
     convolution: float
 
 
-def is_native(dtype: torch.dtype) -> bool:
+def is_native_precision(dtype: torch.dtype) -> bool:
     """Return whether the CPU computes products and convolutions of a type faster than those of float32."""
     return dtype == torch.float32 or slowdown(dtype) <= FAST
 
 
 def slowdown(dtype: torch.dtype) -> float:
     """Return the time on the CPU relative to float32, the worse of a matrix product and a convolution."""
-    reference, cost = cost_on_cpu(torch.float32), cost_on_cpu(dtype)
+    reference, cost = machine_cost(torch.float32), machine_cost(dtype)
     return max(cost.product / reference.product, cost.convolution / reference.convolution)
 
 
 def product_slowdown(dtype: torch.dtype) -> float:
     """Return the time of a matrix product on the CPU relative to float32."""
-    return cost_on_cpu(dtype).product / cost_on_cpu(torch.float32).product
+    return machine_cost(dtype).product / machine_cost(torch.float32).product
 
 
 @cache
-def cost_on_cpu(dtype: torch.dtype) -> Cost:
+def machine_cost(dtype: torch.dtype) -> Cost:
     """Measure torch's own operators on the CPU; infinite for an operator that torch lacks for this type."""
     a = torch.full((256, 256), 0.5, dtype=dtype)
     image = torch.full((1, 64, 40, 40), 0.5, dtype=dtype).to(memory_format=torch.channels_last)
@@ -137,7 +137,7 @@ def onednn_multiplies(dtype: torch.dtype) -> bool:
 
 
 def _may_try_onednn(dtype: torch.dtype) -> bool:
-    return dtype in (torch.float32, torch.bfloat16) and is_native(dtype) and has_onednn()
+    return dtype in (torch.float32, torch.bfloat16) and is_native_precision(dtype) and has_onednn()
 
 
 def _runs(function: Callable[[], object], name: str) -> bool:
@@ -154,15 +154,15 @@ def fastest_precision(device: torch.device) -> Precision:
     """Return the fastest precision that a device computes natively and that trains as well as float32."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu" and is_native(torch.bfloat16):
+    if device.type == "cpu" and is_native_precision(torch.bfloat16):
         return "bf16"
     return "fp32"
 
 
-def warn_if_emulated(precision: Precision, device: torch.device) -> None:
+def warn_if_precision_emulated(precision: Precision, device: torch.device) -> None:
     """Warn once how much slower a precision is than fp32 where the CPU only emulates it."""
     dtype = DTYPES[precision]
-    if device.type == "cpu" and not is_native(dtype):
+    if device.type == "cpu" and not is_native_precision(dtype):
         _warn_once(precision, slowdown(dtype))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from detrscope.console import log
-from detrscope.core.cpu import load_average, usable_cores
+from detrscope.core.cpu import cpu_load_average, usable_cores
 
 ONE_POINTER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -38,7 +38,7 @@ def use_threads(requested: int | None = None) -> int:
         torch.set_num_threads(wanted)
         why = "as requested" if requested else f"this process may use {cores} cores"
         log.info("computing on %d threads in place of %d: %s", wanted, now, why)
-    busy = load_average()
+    busy = cpu_load_average()
     if not requested and wanted > 1 and busy is not None and busy > 1.5 * cores:
         log.warning(
             "other programs keep this machine busy (load %.1f on %d cores): steps may take several times as long;"

@@ -19,7 +19,7 @@ from detrscope.views.canvas.colours import (
 )
 from detrscope.views.canvas.drawing import DPI, ENDINGS, Drawing, resized
 from detrscope.views.canvas.figure import PixelFigure, header_and_footer
-from detrscope.views.canvas.fonts import class_label
+from detrscope.views.canvas.fonts import drawable_class_label
 from detrscope.views.canvas.image_overlay import Box, ImageOverlay, Label
 from detrscope.views.canvas.panel import Panel
 from detrscope.views.canvas.plot import Chart, Plot
@@ -42,7 +42,7 @@ __all__ = [
     "Plot",
     "Scale",
     "class_colours",
-    "class_label",
+    "drawable_class_label",
     "header_and_footer",
     "line_colour",
     "line_style",

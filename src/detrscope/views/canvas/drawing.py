@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from detrscope.console import atomic_write
-from detrscope.core.errors import UserError, nearest
+from detrscope.core.errors import UserError, suggest_nearest
+from detrscope.core.files import atomic_write
 from detrscope.views.canvas.fonts import set_fonts
 
 DPI = 100  # of every figure: a size in pixels divided by this is its size in inches
@@ -43,7 +43,7 @@ class Drawing(ABC):
         path = Path(path)
         ending = path.suffix.lower()
         if ending not in ENDINGS:
-            raise UserError(f"{path}: cannot save an image as '{ending}'; {nearest(ending, ENDINGS)}")
+            raise UserError(f"{path}: cannot save an image as '{ending}'; {suggest_nearest(ending, ENDINGS)}")
         with atomic_write(path) as temporary:
             if ending in (".svg", ".pdf"):
                 # Without a date equal figures are equal files; publishers want TrueType fonts, and text as text.

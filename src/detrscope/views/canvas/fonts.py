@@ -49,7 +49,7 @@ def font_runs(text: str) -> Iterator[tuple[str, Path]]:
         yield "".join(characters), face
 
 
-def class_label(name: str, category_id: int) -> str:
+def drawable_class_label(name: str, category_id: int) -> str:
     """Return the name of a class, or its id where no typeface has the characters of the name."""
     missing = [c for c in escape_text(name) if not c.isascii() and _is_missing(c)]
     for character in missing:

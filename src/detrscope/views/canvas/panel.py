@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 
-from detrscope.views.canvas.colours import BLACK, WHITE, Colour, Scale, unit
+from detrscope.views.canvas.colours import BLACK, WHITE, Colour, Scale, unit_range
 from detrscope.views.canvas.drawing import DPI, enlarged, resized
 from detrscope.views.canvas.text import TEXT_SIZE, text_size
 
@@ -103,7 +103,7 @@ class Panel:
                     x1 - x0,
                     y1 - y0,
                     fill=False,
-                    edgecolor=(*unit(edge), opacity),
+                    edgecolor=(*unit_range(edge), opacity),
                     linewidth=line * POINTS,
                     linestyle=(0, (4, 3)) if dashed else "-",
                     joinstyle="miter",
@@ -130,9 +130,9 @@ class Panel:
             rim: colour of the rim, which has the opacity of its marker.
         """
         visible = (xy >= self.window[:2]).all(-1) & (xy <= self.window[2:]).all(-1)
-        rgba = np.array([(*unit(colours), 1.0)]) if isinstance(colours, tuple) else colours
+        rgba = np.array([(*unit_range(colours), 1.0)]) if isinstance(colours, tuple) else colours
         rgba = np.broadcast_to(rgba, (len(xy), 4))[visible]
-        red, green, blue = unit(rim)
+        red, green, blue = unit_range(rim)
         x, y = self._to_figure(xy[visible]).T
         self._axes.scatter(
             x,
@@ -155,7 +155,7 @@ class Panel:
                 markersize=size * part * POINTS,
                 markerfacecolor="none",
                 markeredgewidth=line * part**0.5 * POINTS,
-                markeredgecolor=unit(edge),
+                markeredgecolor=unit_range(edge),
                 zorder=5,
             )
 
@@ -170,7 +170,7 @@ class Panel:
                 marker="+",
                 markersize=size * POINTS,
                 markeredgewidth=line * POINTS,
-                color=unit(edge),
+                color=unit_range(edge),
                 zorder=3,
             )
 
@@ -179,7 +179,11 @@ class Panel:
         pairs = np.stack([self._to_figure(starts), self._to_figure(ends)], axis=1)  # [n, 2, 2]
         self._axes.add_collection(
             LineCollection(
-                list(pairs), colors=[unit(colour)], linewidths=width * POINTS, zorder=2, clip_path=self._clip
+                list(pairs),
+                colors=[unit_range(colour)],
+                linewidths=width * POINTS,
+                zorder=2,
+                clip_path=self._clip,
             ),
             autolim=False,
         )
@@ -198,13 +202,13 @@ class Panel:
         x, y = self._to_figure(np.array(xy)).tolist()
         if background is not None:
             self._axes.add_patch(
-                Rectangle((x, y), width, height, facecolor=unit(background), edgecolor="none", zorder=6)
+                Rectangle((x, y), width, height, facecolor=unit_range(background), edgecolor="none", zorder=6)
             )
         self._axes.text(
             x + size // 4,
             y + height / 2,
             text,
-            color=unit(text_colour),
+            color=unit_range(text_colour),
             fontsize=size * POINTS,
             va="center_baseline",
             parse_math=False,

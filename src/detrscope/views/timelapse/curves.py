@@ -9,7 +9,7 @@ from detrscope.core.snapshot import Recording
 from detrscope.views.canvas import PixelFigure, line_colour, text_size
 from detrscope.views.canvas.figure import CAPTION_COLOUR, LINE_HEIGHT
 from detrscope.views.canvas.text import TEXT_SIZE
-from detrscope.views.part_curves import Rows, whole_object
+from detrscope.views.part_curves import Rows, whole_object_curve
 from detrscope.views.viewport import Rect
 
 TOLERANCE = 1e-6  # epochs; steps become epochs by a division
@@ -57,7 +57,7 @@ class Curves:
                 [line(key.removeprefix("lr/").split(".")[0], key, metrics, 1000) for key in rates]
             ),
         }
-        if key := whole_object(recording.attention):
+        if key := whole_object_curve(recording.attention):
             charts[f"attention {'in its box' if key == 'box' else 'on its object'}, %"] = [
                 line("attention", f"mass/{key}", recording.attention, 100),
                 line("area", f"area/{key}", recording.attention, 100, dashed=True),

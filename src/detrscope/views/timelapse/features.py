@@ -15,7 +15,7 @@ from detrscope.views.timelapse.film_spec import (
     OWN_PEAK,
     FilmSpec,
     ProbeFilm,
-    grid_figure,
+    film_grid_figure,
 )
 
 AFTER = "after norm and ReLU"
@@ -61,7 +61,7 @@ def _draw_maps(
     film: ProbeFilm, heading: str, caption: str, titles: Sequence[str], maps: Sequence[np.ndarray]
 ) -> PixelFigure:
     """Return a frame with the image, then maps [H, W] cell by cell."""
-    figure, rects = grid_figure(heading, caption, ["image", *titles], film.viewport)
+    figure, rects = film_grid_figure(heading, caption, ["image", *titles], film.viewport)
     film.viewport.panel_in(figure, rects[0])
     for values, (x, y, width, height) in zip(maps, rects[1:], strict=True):
         window = (0.0, 0.0, float(values.shape[1]), float(values.shape[0]))

@@ -9,15 +9,15 @@ from typing import Literal
 from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, Selection
-from detrscope.core.errors import UserError, nearest
-from detrscope.core.snapshot import ProbeSnapshot, Recording, prediction_layer
+from detrscope.core.errors import UserError, suggest_nearest
+from detrscope.core.snapshot import ProbeSnapshot, Recording, snapshot_prediction_layer
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.maps import map_of_row, map_of_rows
 from detrscope.views.canvas import Drawing, Panel, PixelFigure, Scale, header_and_footer, shortened
 from detrscope.views.canvas.figure import MARGIN
 from detrscope.views.grid import largest_grid
-from detrscope.views.selection import QueryPrediction, predictions
-from detrscope.views.viewport import Rect, Viewport, draw_boxes, draw_ground_truth, draw_map, visible_cells
+from detrscope.views.selection import QueryPrediction, select_predictions
+from detrscope.views.viewport import Rect, Viewport, draw_boxes, draw_ground_truth, draw_map, viewport_cells
 
 MANY_BOXES = 8  # annotated boxes in an image; of more the lines are thin
 WIDTH, HEIGHT = 1280, 720  # pixels, of a film with a grid of panels
@@ -57,7 +57,8 @@ class FilmOptions:
         """
         if self.image is not None and self.image not in recording.images:
             raise UserError(
-                f"image '{self.image}' is not a probe image of this run; {nearest(self.image, recording.images)}"
+                f"image '{self.image}' is not a probe image of this run;"
+                f" {suggest_nearest(self.image, recording.images)}"
             )
         if not 0 <= self.threshold <= 1:
             raise UserError(f"threshold {self.threshold:g}: expected a score between 0 and 1")
@@ -74,7 +75,7 @@ class FilmOptions:
             if self.site is not None and self.site not in snapshot.features:
                 if not snapshot.features:
                     raise UserError(f"site '{self.site}': {NO_FEATURES}")
-                known = nearest(self.site, snapshot.features)
+                known = suggest_nearest(self.site, snapshot.features)
                 raise UserError(f"site '{self.site}': its features were not recorded; {known}")
 
     def images(self, recording: Recording) -> list[str]:
@@ -113,7 +114,7 @@ class ProbeFilm:
 
     def heading(self, index: int, about: str = "") -> str:
         """Return the heading of a frame about this image."""
-        return heading(self.recording, index, self.name + (f", {about}" if about else ""))
+        return film_heading(self.recording, index, self.name + (f", {about}" if about else ""))
 
     def detected(self, index: int) -> list[int]:
         """Return the stored queries that reach the threshold, best first."""
@@ -138,7 +139,7 @@ class ProbeFilm:
     def predictions(self, index: int, queries: Sequence[int], layer: int) -> list[QueryPrediction]:
         """Return what some stored queries predict in a decoder layer."""
         trace = self.traces[index]
-        return predictions(trace, queries, prediction_layer(trace, layer))
+        return select_predictions(trace, queries, snapshot_prediction_layer(trace, layer))
 
     def title(self, index: int, query: int, layer: int) -> str:
         """Return index, class and score of a stored query, such as `query 37, dog 0.98`."""
@@ -148,7 +149,7 @@ class ProbeFilm:
     def panel(self, figure: PixelFigure, rect: Rect, attention: AttentionMap) -> Panel:
         """Return a panel with a map over the image, on a colour scale of its own."""
         panel = self.viewport.panel_in(figure, rect, grey=True)
-        draw_map(panel, attention, Scale.from_zero(visible_cells(attention)[0]))
+        draw_map(panel, attention, Scale.from_zero(viewport_cells(attention)[0]))
         return panel
 
     def draw_boxes(self, panel: Panel, index: int, queries: Sequence[int], layer: int) -> None:
@@ -174,10 +175,10 @@ class ProbeFilm:
 
     def _best_scores(self, index: int) -> Tensor:
         trace = self.traces[index]
-        return trace.scores(prediction_layer(trace, self.options.layer)).amax(1)  # [n]
+        return trace.scores(snapshot_prediction_layer(trace, self.options.layer)).amax(1)  # [n]
 
 
-def heading(recording: Recording, index: int, about: str = "") -> str:
+def film_heading(recording: Recording, index: int, about: str = "") -> str:
     """Return the heading of a frame: model, subject, epoch and step."""
     step = recording.steps[index]
     variant = next(iter(recording.images.values())).card.variant
@@ -185,7 +186,7 @@ def heading(recording: Recording, index: int, about: str = "") -> str:
     return f"{variant}{f', {about}' if about else ''}: {when} of {recording.steps[-1].step}"
 
 
-def grid_figure(
+def film_grid_figure(
     heading: str, caption: str, titles: Sequence[str], viewport: Viewport
 ) -> tuple[PixelFigure, list[Rect]]:
     """Return a figure with titles over equal panels of an image's shape, and the rectangles of the panels."""

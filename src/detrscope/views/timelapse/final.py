@@ -17,7 +17,7 @@ from detrscope.views.timelapse.film_spec import (
     FilmOptions,
     FilmSpec,
     ProbeFilm,
-    heading,
+    film_heading,
 )
 from detrscope.views.viewport import Rect
 
@@ -56,7 +56,7 @@ def _draw(
             "; attention relative to area: mean over objects of what the query matched with one (mean over heads of the"
             " last layer) gives to a part, divided by the mean share of the image that the part has"
         )
-    above = heading(recording, index)
+    above = film_heading(recording, index)
     height = HEIGHT - sum(header_and_footer(WIDTH, above, caption))
     figure = PixelFigure(WIDTH, height, above, caption)
     aspect = max(down / across for across, down in (film.viewport.size_within(1, 1) for film in films))

@@ -7,7 +7,7 @@ from functools import partial
 from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.canvas.figure import COLOUR_BAR_WIDTH, MARGIN
 from detrscope.views.timelapse.film_spec import OWN_PEAK, FilmSpec, ProbeFilm
-from detrscope.views.viewport import visible_cells
+from detrscope.views.viewport import viewport_cells
 
 WIDTH, MAX_HEIGHT = 720, 720  # pixels
 
@@ -24,7 +24,7 @@ def mean_film(film: ProbeFilm) -> FilmSpec:
 
 def plain_film(film: ProbeFilm) -> FilmSpec:
     """Return the averaged attention as a plain map, all frames on one colour scale."""
-    maps = [visible_cells(film.attention(index))[0] for index in range(len(film.traces))]
+    maps = [viewport_cells(film.attention(index))[0] for index in range(len(film.traces))]
     unit = "attention in a cell" if len(film.traces[-1].levels) > 1 else "attention of a token"
     return film.spec("plain", partial(_draw_plain, film, Scale.from_zero(*maps, label=unit)))
 
@@ -42,7 +42,7 @@ def _draw_over_image(film: ProbeFilm, with_boxes: bool, index: int) -> PixelFigu
 
 def _draw_plain(film: ProbeFilm, scale: Scale, index: int) -> PixelFigure:
     attention = film.attention(index)
-    values, _ = visible_cells(attention)
+    values, _ = viewport_cells(attention)
     sizes = " + ".join(f"{level.height}x{level.width}" for level in film.traces[index].levels)
     caption = (
         f"{film.site}: {film.averaged}; {sizes} tokens, weights sum to {attention.mass:.2f};"

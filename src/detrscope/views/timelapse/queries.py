@@ -7,11 +7,11 @@ from functools import partial
 from torch import Tensor
 
 from detrscope.core.records import DeformableRecord
-from detrscope.core.snapshot import prediction_layer
+from detrscope.core.snapshot import snapshot_prediction_layer
 from detrscope.lens.query_tracks import track_queries
 from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.points import draw_markers, sampling_points
-from detrscope.views.timelapse.film_spec import OWN_PEAK, FilmSpec, ProbeFilm, grid_figure
+from detrscope.views.timelapse.film_spec import OWN_PEAK, FilmSpec, ProbeFilm, film_grid_figure
 
 MAX_PANELS = 8  # queries in a film
 MARKERS = "; markers: sampling points of all heads, coloured by weight, shaped by level; blue: the reference"
@@ -25,7 +25,7 @@ def queries_film(film: ProbeFilm) -> FilmSpec:
     if query is not None:
         track = tracks[:, film.snapshots[-1].query_ids.tolist().index(query)]
         return film.spec(f"query-{query}", partial(_draw_layers, film, track))
-    best = last.scores(prediction_layer(last, layer)).amax(1).argsort(descending=True)[:MAX_PANELS]
+    best = last.scores(snapshot_prediction_layer(last, layer)).amax(1).argsort(descending=True)[:MAX_PANELS]
     return film.spec("queries", partial(_draw_queries, film, tracks[:, best]))
 
 
@@ -34,7 +34,7 @@ def _draw_queries(film: ProbeFilm, tracks: Tensor, index: int) -> PixelFigure:
     layer, queries = film.options.layer, tracks[index].tolist()
     caption = f"{film.site}: mean over heads; {OWN_PEAK}{film.dashed_note}; {TRACKED}"
     titles = [film.title(index, query, layer) for query in queries]
-    figure, rects = grid_figure(film.heading(index), caption, titles, film.viewport)
+    figure, rects = film_grid_figure(film.heading(index), caption, titles, film.viewport)
     for query, rect in zip(queries, rects, strict=True):
         panel = film.panel(figure, rect, film.query_attention(index, query, layer))
         film.draw_boxes(panel, index, [query], layer)
@@ -49,7 +49,7 @@ def _draw_layers(film: ProbeFilm, track: Tensor, index: int) -> PixelFigure:
     note = MARKERS if deformable else ""
     caption = f"decoder.*.cross: mean over heads; {OWN_PEAK}{film.dashed_note}{note}; {TRACKED}"
     titles = [f"layer {layer}: {film.title(index, query, layer)}" for layer in range(len(sites))]
-    figure, rects = grid_figure(film.heading(index), caption, titles, film.viewport)
+    figure, rects = film_grid_figure(film.heading(index), caption, titles, film.viewport)
     for layer, (site, rect) in enumerate(zip(sites, rects, strict=True)):
         panel = film.panel(figure, rect, film.query_attention(index, query, layer))
         film.draw_boxes(panel, index, [query], layer)

@@ -10,15 +10,15 @@ from torchvision.ops import box_iou
 
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.types import Outputs
-from detrscope.lens.faithfulness import (
+from detrscope.lens.deletion_curves import (
     Curve,
     Detected,
     area_under,
+    curve_fractions,
     detection_score,
     first_by_weight,
-    fractions,
     rank_correlation,
-    summarise,
+    summarise_curves,
 )
 
 
@@ -32,7 +32,7 @@ def test_greatest_weights_come_first() -> None:
     weights = torch.tensor([0.1, 0.5, 0.5, 0.0, 0.9])
     first = first_by_weight(weights, torch.tensor([0, 1, 2, 3, 5]))
     assert [row.nonzero()[:, 0].tolist() for row in first] == [[], [4], [1, 4], [1, 2, 4], [0, 1, 2, 3, 4]]
-    torch.testing.assert_close(fractions(4), torch.tensor([0, 0.25, 0.5, 0.75, 1]))
+    torch.testing.assert_close(curve_fractions(4), torch.tensor([0, 0.25, 0.5, 0.75, 1]))
 
 
 @pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
@@ -74,7 +74,7 @@ def test_summaries_average_orders_within_a_detection_first() -> None:
         *(curve("random", "deletion", 1, 1, s, 0) for s in (0.2, 0.4)),
         *(curve("random", "deletion", 2, 1, s, 1) for s in (1.0, 1.0)),
     ]
-    found = {s.method: s for s in summarise(curves)}
+    found = {s.method: s for s in summarise_curves(curves)}
     areas, chance = [0.35, 0.55, 1.0], [0.55, 0.4, 1.0]
     assert found["map"].area == pytest.approx(np.mean(areas)) and found["random"].area == pytest.approx(
         np.mean(chance)
@@ -85,5 +85,7 @@ def test_summaries_average_orders_within_a_detection_first() -> None:
     assert found["map"].difference_error == pytest.approx(float(sem(apart)))
     assert found["map"].better == pytest.approx(1 / 3), "a tie is not better"
     assert found["map"].detections == 3 and found["map"].scores == pytest.approx((1, 0.6, 1 / 3))
-    inserted = summarise([curve("map", "insertion", 0, 0, 1, 1), curve("random", "insertion", 0, 0, 0.2, 1)])
+    inserted = summarise_curves(
+        [curve("map", "insertion", 0, 0, 1, 1), curve("random", "insertion", 0, 0, 0.2, 1)]
+    )
     assert inserted[0].better == 1

@@ -43,7 +43,7 @@ def detection_score(outputs: Outputs, detected: Detected, scoring: Scoring) -> T
     return best
 
 
-def fractions(steps: int) -> Tensor:
+def curve_fractions(steps: int) -> Tensor:
     """Return 0 to 1 in so many steps: [steps + 1]."""
     return torch.linspace(0, 1, steps + 1)
 
@@ -110,7 +110,7 @@ class Summary:
     scores: tuple[float, ...]
 
 
-def summarise(curves: Sequence[Curve], against: str = "random") -> list[Summary]:
+def summarise_curves(curves: Sequence[Curve], against: str = "random") -> list[Summary]:
     """Summarise the curves of each method and kind; several curves of one detection (random orders) are averaged.
 
     Args:
