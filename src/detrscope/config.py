@@ -20,7 +20,7 @@ from detrscope.core.text_files import read_yaml
 T = TypeVar("T")
 Tree = dict[str, Any]
 
-# The bounds of pydantic's messages in the words of ours; {} is the number.
+# Replacements for pydantic's messages about bounds; {} is the number.
 BOUNDS = {
     "greater_than_equal": "{} or more",
     "greater_than": "more than {}",
@@ -160,7 +160,7 @@ def parse_overrides(arguments: Sequence[str]) -> Tree:
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise UserError(f"--{name}: '{parent}' already has a value of its own")
+                raise UserError(f"--{name}: '{parent}' is already set to a value; expected a section")
         node[last] = value
     return tree
 

@@ -84,7 +84,7 @@ def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
     return Plain(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
-def say(text: object = "") -> None:
+def print_line(text: object = "") -> None:
     """Print a line of results to standard output; like the functions below, raise WorkFailed if that fails."""
     print_raw(escape_text(text) + "\n")
 

@@ -98,7 +98,7 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
 class Trace(TraceData):
     """Everything recorded in one forward pass over one image. Made by `Detector.trace`; loads without the model.
 
-    The data are the attributes of `TraceData`. Maps are computed from the records when they are asked for.
+    The data are the attributes of `TraceData`. Maps are computed from the records on demand.
     """
 
     @classmethod
@@ -138,7 +138,7 @@ class Trace(TraceData):
 
         Args:
             view: a name of `detrscope.views.VIEWS`.
-            options: queries, layer, head ... to show; what is left out the view chooses.
+            options: queries, layer, head ... to show; the view chooses unset options.
 
         Raises:
             UserError: an unknown view, options that do not fit this trace, or a trace without what the view shows.

@@ -33,10 +33,10 @@ class StoredEngine:
             probe.check(self.sites, self.feature_sites)
             probe.levels, probe.shapes = self.stored.levels, self.stored.shapes
             for site, record in self.stored.records.items():
-                if probe.wants(site):
+                if probe.records_site(site):
                     probe.keep(site, record)
             for site, features in self.stored.feature_maps.items():
-                if probe.wants_features(site):
+                if probe.records_features_of(site):
                     probe.keep_features(site, features)
         return self.outputs
 

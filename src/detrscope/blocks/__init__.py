@@ -1,1 +1,1 @@
-"""Modules named after their place in the path."""
+"""Model components: backbone, neck, encoder, queries, decoder, heads."""

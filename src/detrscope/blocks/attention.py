@@ -1,4 +1,4 @@
-"""Dense attention as modules: four projections around door 1."""
+"""Dense attention as modules: projections around `ops.attention.attend`."""
 
 from __future__ import annotations
 

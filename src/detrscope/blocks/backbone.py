@@ -234,6 +234,6 @@ def _step(
     residual: Tensor | None = None,
 ) -> Tensor:
     x = convolution_and_norm(x, conv, norm, relu=relu, residual=residual)
-    if probe is not None and probe.wants_features(site := f"backbone.{name}"):
+    if probe is not None and probe.records_features_of(site := f"backbone.{name}"):
         probe.keep_features(site, x)
     return x

@@ -1,4 +1,4 @@
-"""Deformable attention as modules: four projections around door 2.
+"""Deformable attention as modules: projections around `ops.deformable.sample`.
 
 Multi-scale deformable attention (Zhu et al. 2020, arXiv:2010.04159, section 4.1, equation 3). A query's points are its
 reference point plus offsets in cells of each map, or the centre of its reference box plus offsets in parts of the box.

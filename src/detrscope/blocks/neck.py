@@ -44,7 +44,7 @@ class SummedNeck(ProjectionNeck):
 class PyramidNeck(nn.Module):
     """A 1x1 convolution and a batch norm for each map.
 
-    The position of a token is the sine encoding of its centre; a learned vector tells its level.
+    The position of a token is the sine encoding of its centre; a learned vector encodes its level.
     """
 
     def __init__(self, channels: tuple[int, ...], width: int) -> None:

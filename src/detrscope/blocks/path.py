@@ -1,4 +1,4 @@
-"""The path from image to boxes, the same for every family."""
+"""Model pipeline from image to boxes, shared by all families."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class DetectionTransformer(nn.Module):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Attention sites in the order of the path."""
+        """Attention sites in forward order."""
         return tuple(site for m in self.modules() if isinstance(site := getattr(m, "site", None), str))
 
     @property

@@ -37,9 +37,9 @@ class LabelEmbedding(nn.Embedding):
 
 @dataclass(frozen=True)
 class TrainingSupport:
-    """Training techniques that a model supports beside the set loss on its predictions.
+    """Training techniques that a model supports besides the set loss.
 
-    The training step reads these fields and never asks for a class, so a new family needs no change there.
+    The training step uses only these fields, so a new family needs no change there.
 
     Attributes:
         denoising: makes denoising queries; None where the model takes none.

@@ -105,14 +105,14 @@ def _warn_of_assumptions(checkpoint: ThirdPartyCheckpoint, source: str, variant:
     if checkpoint.preprocessing is None:
         usual = Preprocessing()
         log.warning(
-            "%s: does not say how images are prepared; assumed: sides of %d to %d pixels, ImageNet's mean and"
+            "%s: has no preprocessing config; assumed: sides of %d to %d pixels, ImageNet's mean and"
             " deviation",
             source,
             usual.short_side,
             usual.long_side,
         )
     if not checkpoint.settings and not variant:
-        log.warning("%s: does not say how many attention heads it has; assumed: 8 heads, no dilation", source)
+        log.warning("%s: has no number of attention heads; assumed: 8 heads, no dilation", source)
 
 
 def _variant_of(family: Family, config: Any) -> str:

@@ -42,7 +42,7 @@ Heads = Annotated[int, Field(ge=1)]
 
 
 class ConfigFields(Partial):
-    """Keys of a config that the shapes of tensors do not tell."""
+    """Keys of a config that cannot be inferred from tensor shapes."""
 
     activation_function: Literal["relu"] = "relu"
     backbone_config: BackboneFields | None = None

@@ -27,7 +27,7 @@ HEADER = "detrscope"
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was loaded of a checkpoint.
+    """Report on the tensors loaded from a checkpoint.
 
     Attributes:
         source: the checkpoint.

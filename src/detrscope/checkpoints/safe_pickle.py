@@ -18,7 +18,7 @@ UNPACKED_SLACK = 1 << 20  # bytes by which an archive's content may exceed the f
 
 
 class UnsupportedObject:
-    """Placeholder of a harmless object beside the weights, such as a numpy scalar; keeps nothing, does nothing."""
+    """Placeholder of a harmless object beside the weights, such as a numpy scalar; discards its state."""
 
     def __new__(cls, *args: object, **keywords: object) -> UnsupportedObject:
         """Ignore all arguments."""
@@ -112,6 +112,6 @@ def _reason(error: Exception) -> str:
         if "unrecognized function" in text or "Can only" in text:
             return "it holds objects other than tensors, which could run code when loaded; save the weights alone"
     if isinstance(error, MemoryError):
-        return "it asks for more memory than there is"
+        return "loading it needs more memory than is available"
     first = (text or type(error).__name__).splitlines()[0]
     return first.split(". ")[0][:120]

@@ -52,7 +52,7 @@ class ThirdPartyCheckpoint:
 
     Attributes:
         state: tensors by third-party key.
-        settings: settings from its own config, in our words.
+        settings: settings from its own config, under this package's names.
         labels: class names by index in the logits, where it has them.
         path: file of `labels`, for errors.
         preprocessing: preprocessing, where it has one.
@@ -70,7 +70,7 @@ class ThirdPartyCheckpoint:
 
 
 class Arguments(Partial):
-    """Arguments of the published training scripts that the shapes of tensors do not tell."""
+    """Arguments of the published training scripts that cannot be inferred from tensor shapes."""
 
     dilation: bool | None = None
     nheads: Heads | None = None
@@ -147,7 +147,7 @@ def recognise(
     """Return family, key layout and renamed tensors of a checkpoint.
 
     Raises:
-        UserError: no family knows these keys, or some keys are left over.
+        UserError: the keys match no family, or some keys are left over.
     """
     for family in (only,) if only else FAMILIES.values():
         for layout in family.layouts:

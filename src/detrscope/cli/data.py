@@ -57,7 +57,9 @@ def check(
             "--pixels/--no-pixels", help="Decode every image, to find truncated ones and duplicates."
         ),
     ] = True,
-    limit: Annotated[int, typer.Option(help="Rows per kind of problem in the table.", min=0)] = 5,
+    limit: Annotated[
+        int, typer.Option(help="Maximum number of rows per kind of problem in the table.", min=0)
+    ] = 5,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON with every problem in place of the table.")
     ] = False,
@@ -150,7 +152,7 @@ def subset(
     split: Annotated[str, typer.Option(help="Split to draw from.")] = "train",
     val_split: Annotated[
         str | None,
-        typer.Option(help="Split to draw validation from.", show_default="the rest of the same"),
+        typer.Option(help="Split to draw validation from.", show_default="the rest of --split"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the draw.", min=0)] = 0,
     all_categories: Annotated[
@@ -220,7 +222,7 @@ def draw(
 
     dogs = write_drawn(out, count=count, seed=seed, size=size, start=start)
     if not quiet:
-        console.say(f"{out}: {count} images, {dogs} dogs")
+        console.print_line(f"{out}: {count} images, {dogs} dogs")
 
 
 def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -> None:
@@ -230,7 +232,7 @@ def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -
             scored = sum(map(len, dataset.unusable.values()))
             more = f" (and {scored} empty or outside, as declared)" if scored else ""
             classes = len(dataset.classes)
-            console.say(
+            console.print_line(
                 f"{out}: {split}: {len(dataset)} images, {boxes} annotations, {classes} classes{more}"
             )
 
@@ -238,13 +240,13 @@ def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -
 def _print_report(report: Report, limit: int) -> None:
     for statistics in report.statistics:
         for line in _summary(statistics).splitlines():
-            console.say(line)
+            console.print_line(line)
         console.print_table(_class_table(statistics))
     if report.problems:
         console.print_table(_problem_table(report, limit))
     errors, warnings = report.count("error"), report.count("warning")
     plural = ["s" if n != 1 else "" for n in (errors, warnings)]
-    console.say(f"{report.source}: {errors} error{plural[0]}, {warnings} warning{plural[1]}")
+    console.print_line(f"{report.source}: {errors} error{plural[0]}, {warnings} warning{plural[1]}")
 
 
 def _summary(statistics: Statistics) -> str:
@@ -254,7 +256,7 @@ def _summary(statistics: Statistics) -> str:
         f"{statistics.split}: {statistics.images} images ({statistics.images_without_boxes} without boxes), "
         f"{sizes['smallest']} to {sizes['largest']}\n"
         f"{statistics.boxes} boxes (small {statistics.small}, medium {statistics.medium}, large {statistics.large}), "
-        f"{mean} an image, at most {most}; {statistics.crowds} crowds (not counted, not learned from)\n"
+        f"{mean} an image, at most {most}; {statistics.crowds} crowds (not counted, excluded from training)\n"
         f"left out: {statistics.left_out or 'nothing'}"
     )
 

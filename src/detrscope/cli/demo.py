@@ -30,4 +30,4 @@ def demo(
     from detrscope.commands.demo import demo as run
     from detrscope.commands.demo import demo_summary
 
-    console.say(demo_summary(run(out, quick=quick, seed=seed)))
+    console.print_line(demo_summary(run(out, quick=quick, seed=seed)))

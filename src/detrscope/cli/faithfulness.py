@@ -34,13 +34,13 @@ def faithfulness(
     split: Split = "val",
     count: Annotated[int, typer.Option(help="Number of images, the first ones of the split.")] = 100,
     threshold: Annotated[float, typer.Option(help="Minimum score of a followed detection.")] = 0.5,
-    steps: Annotated[int, typer.Option(help="Steps of every curve.")] = 16,
+    steps: Annotated[int, typer.Option(help="Number of steps of every curve.")] = 16,
     method: Annotated[
         list[str] | None,
         typer.Option(help="Name of a method to measure; may be repeated.", show_default="all"),
     ] = None,
     sanity: Annotated[
-        int, typer.Option(help="Images for the check with shuffled parameters; 0 skips it.")
+        int, typer.Option(help="Number of images for the check with shuffled parameters; 0 skips it.")
     ] = 20,
     out: OptionalOutFolder = None,
     device: Device = "auto",
@@ -77,7 +77,7 @@ def faithfulness(
         console.print_json(result.to_json())
     else:
         console.print_table(_areas(result))
-        console.say(f"all cross-attention muted: {result.muted:.0%} of the score remains")
+        console.print_line(f"all cross-attention muted: {result.muted:.0%} of the score remains")
         if result.sanity:
             console.print_table(_sanity(result))
 

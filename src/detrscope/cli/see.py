@@ -36,11 +36,16 @@ def see(
     ] = FOLDER,
     view: Annotated[
         list[str] | None,
-        typer.Option(help="Draw this view of those below; may be repeated.", show_default="all that apply"),
+        typer.Option(
+            help="Name of a view to draw, from the list below; may be repeated.",
+            show_default="all that apply",
+        ),
     ] = None,
     query: Annotated[
         list[int] | None,
-        typer.Option(help="Show this query; may be repeated.", show_default="those of the detections"),
+        typer.Option(
+            help="Index of a query to show; may be repeated.", show_default="those of the detections"
+        ),
     ] = None,
     point: Annotated[
         list[str] | None,
@@ -65,7 +70,7 @@ def see(
     cells: Annotated[
         bool, typer.Option("--cells", help="Show each token as an even cell instead of interpolating.")
     ] = False,
-    threshold: Annotated[float, typer.Option(help="Least score of a detection, 0 to 1.")] = 0.5,
+    threshold: Annotated[float, typer.Option(help="Minimum score of a detection, 0 to 1.")] = 0.5,
     against: Annotated[
         str | None,
         typer.Option(help="Compare with a trace of the same image (x.trace), or with another model."),
@@ -77,12 +82,14 @@ def see(
             "and attention on its masks is measured."
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of that dataset.", show_default="val")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of the --ground-truth dataset.", show_default="val")
+    ] = None,
     image_format: ImageFormat = "png",
     trace: Annotated[
         Literal["full", "half", "none"] | None,
         typer.Option(
-            help="Write the trace too: exactly, with records in half precision, or not.",
+            help="Format of the trace file: full precision, records in half precision, or no file.",
             show_default="full; none with --view, or where all of them take over 1 GB",
         ),
     ] = None,
@@ -102,7 +109,7 @@ def see(
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """See inside: all figures of an image in one folder, with its trace, its metrics and its shapes.
+    """Draw the attention figures of each image into a folder, with its trace, metrics and tensor shapes.
 
     Images are traced by sprint-dense-n, the shipped model, where no other is named; traces need none.
     """
@@ -174,7 +181,7 @@ def _print_tables(results: Sequence[SeeResult]) -> None:
                 *describe_attention_differences(result.measurements),
                 *describe_attention_on_parts(result.measurements),
             ]:
-                console.say(line)
+                console.print_line(line)
 
 
 def _file_table(result: SeeResult) -> Table:

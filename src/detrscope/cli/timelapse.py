@@ -1,4 +1,4 @@
-"""`detrscope timelapse`."""
+"""`detrscope timelapse`: films of attention over a recorded training run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def timelapse(
             show_default=False,
         ),
     ] = None,
-    image: Annotated[str | None, typer.Option(help="Name of one probe image; all by default.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Name of the probe image to film; all images by default.")
+    ] = None,
     query: Annotated[
         int | None,
         typer.Option(help="With --view queries: query index in the last snapshot, shown layer by layer."),
@@ -70,4 +72,4 @@ def timelapse(
         gif=gif,
     )
     for path in paths:
-        console.say(path)
+        console.print_line(path)

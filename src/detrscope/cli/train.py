@@ -82,7 +82,8 @@ def train(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the settings as YAML and train nothing.")
+        bool,
+        typer.Option("--print-config", help="Print the resolved settings as YAML and exit without training."),
     ] = False,
     show_help: Annotated[
         bool,

@@ -42,7 +42,7 @@ class DemoSize:
     test: int
     seconds: float  # of training, between the numbers of steps below
     most_steps: int
-    least_steps: int  # fewer would not teach what the demo shows
+    least_steps: int  # with fewer steps the model does not learn
     overrides: dict[str, int]  # training settings
 
 
@@ -95,7 +95,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
     log.info("6/6  filming its attention")
     films = _film(run, out)
     page = DemoPage(
-        pictures=[str(path.relative_to(out)) for path in images],
+        detection_images=[str(path.relative_to(out)) for path in images],
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
         figures=[str(result.files[name].relative_to(out)) for name in FIGURES],
         words=[

@@ -107,15 +107,13 @@ def _choices() -> Iterator[Finding]:
         topic,
         "precision, detection",
         f"{training} or fp32" if training != "fp32" else "fp32",
-        "that of the checkpoint's training where it is native, else fp32: published figures hold",
+        "the checkpoint's training precision where native, else fp32, so that published AP is reproduced",
     )
     yield Finding(topic, "engine", "torch")
     fused = "oneDNN" if machine.onednn_convolves(torch.float32) else "torch"
     yield Finding(topic, "convolution + norm + ReLU", fused, "in one pass where oneDNN has it")
     products = "oneDNN" if machine.onednn_multiplies(torch.float32) else "torch"
-    yield Finding(
-        topic, "linear layers, fp32", products, "the faster of the two, oneDNN where they are alike"
-    )
+    yield Finding(topic, "linear layers, fp32", products, "the faster of the two; oneDNN on a tie")
     muon = "bf16" if machine.product_slowdown(torch.bfloat16) <= machine.FAST else "fp32"
     yield Finding(topic, "Muon's iteration on the CPU", muon, "the faster of the two")
     for kind in dict.fromkeys(("cpu", device.type)):

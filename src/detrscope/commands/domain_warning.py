@@ -40,17 +40,17 @@ class DomainWarning:
         if self.name is None or (isinstance(image, str | Path | Image.Image) and _is_drawn(image)):
             return ""
         self.foreign.append(name)
-        return f"{self.name} knows drawn dogs only and this is not known to be a drawing: its detections mean nothing"
+        return f"{self.name} is trained on drawn dogs only; this is no known drawing: its detections are unreliable"
 
     def warn(self) -> None:
-        """Log which images are not drawings, and which models know photographs."""
+        """Log which images are not drawings, and which models are trained on photographs."""
         if not self.foreign:
             return
         count, first = len(self.foreign), self.foreign[0]
         images = f"{first} is" if self.count == 1 else f"{count} of {self.count} images (such as {first}) are"
         log.warning(
-            "%s not known to be drawn dogs, and %s, the shipped model, knows nothing else: its detections there mean"
-            " nothing. Models that know photographs: %s; such as model %s, whose weights are downloaded once"
+            "%s not known to be drawn dogs, and %s, the shipped model, is trained on these only: its detections are"
+            " unreliable. Models for photographs: %s; for example model %s, whose weights are downloaded once"
             " (offline: weights from a file); all of them: detrscope models; your own: detrscope train",
             escape_text(images),
             self.name,

@@ -54,7 +54,7 @@ def evaluate(
         out: folder for all of these and for tables and curves; see `write_evaluation`.
 
     Raises:
-        UserError: a wrong argument, or a model that does not know the dataset's classes.
+        UserError: a wrong argument, or a model that lacks classes of the dataset.
     """
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: expected 1 or more")

@@ -64,14 +64,14 @@ class FigureFiles:
             files[METRICS] = folder / METRICS
             write_measurements_csv(folder / METRICS, measurements)
         if self._trace_format != "none" and not from_file:
-            kept = trace if self._features else replace(trace, features={})
-            trace_format = self._decide_format(kept)
+            saved = trace if self._features else replace(trace, features={})
+            trace_format = self._decide_format(saved)
             if trace_format != "none":
-                path = kept.save(folder / f"{stem}{SUFFIX}", half=trace_format == "half")
+                path = saved.save(folder / f"{stem}{SUFFIX}", half=trace_format == "half")
                 files[path.name] = path
             files[SHAPES] = folder / SHAPES
             with atomic_write(folder / SHAPES) as temporary:
-                temporary.write_text(kept.describe() + "\n", encoding="utf-8")
+                temporary.write_text(saved.describe() + "\n", encoding="utf-8")
         return files
 
     def _decide_format(self, trace: Trace) -> TraceFormat:
@@ -87,7 +87,7 @@ class FigureFiles:
         if self._trace_format is None and total > MAX_DEFAULT_MB:
             self._trace_format = "none"
             log.warning(
-                "%s: traces are not written, as they are large; ask for full or half precision to write them",
+                "%s: traces are not written, as they are large; set the trace format to full or half to write them",
                 size,
             )
         elif self._images > 1:

@@ -32,7 +32,7 @@ class SeeResult:
     Attributes:
         source: name of the image.
         figures: figures by view; empty where they were written.
-        numbers: numbers of each view as JSON values, where they were asked for.
+        numbers: numbers of each view as JSON values; empty unless requested.
         left_out: views that need something this trace does not have, and what that is.
         no_detections: why views of detections were left out; empty where there are detections.
         measurements: measurements of the view `metrics`.
@@ -237,7 +237,7 @@ def _refuse_for_traces(**given: object) -> None:
     """
     for name, value in given.items():
         if value:
-            raise UserError(f"{name}: makes no difference to traces, which are drawn without a model")
+            raise UserError(f"{name}: has no effect on traces, which are drawn without a model; leave it out")
 
 
 def _check_use(options: ViewOptions, beside: set[str], drawn: Mapping[str, View]) -> None:
@@ -255,4 +255,4 @@ def _check_use(options: ViewOptions, beside: set[str], drawn: Mapping[str, View]
     for part in sorted(given | beside):
         if part not in used:
             users = ", ".join(name for name, view in VIEWS.items() if part in view.uses)
-            raise UserError(f"{part}: makes no difference to {', '.join(drawn)}; it does to {users}")
+            raise UserError(f"{part}: has no effect on {', '.join(drawn)}; only these views use it: {users}")

@@ -1,4 +1,4 @@
-"""Show images of a dataset as the model sees them, on one sheet."""
+"""Contact sheet of dataset images after preprocessing and augmentation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def show(
 
     Args:
         source: Dataset, as in `open_dataset`.
-        out: Image file to write, PNG or as its suffix says.
+        out: Image file to write, the suffix selects the format.
         split: Split of the dataset.
         count: Number of images, drawn by `seed`; all of them where there are fewer.
         augment: Augmentation of training; None shows images as in evaluation.

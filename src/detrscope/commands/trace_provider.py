@@ -1,4 +1,4 @@
-"""Traces of images and of trace files: the one place where `see` makes, loads and completes them."""
+"""Make, load and annotate the traces that `see` draws."""
 
 from __future__ import annotations
 
@@ -125,5 +125,5 @@ class TraceProvider:
         if not isinstance(self.against, Detector):
             return self.against
         if trace.original is None:
-            raise UserError(f"{trace.source}: this trace holds no original image for another model to trace")
+            raise UserError(f"{trace.source}: no original image in this trace, which the second model needs")
         return self.against.trace(trace.original)

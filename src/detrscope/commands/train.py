@@ -83,10 +83,10 @@ def train(
     folder = RunFolder(out)
     if resume and from_ is not None:
         raise UserError(
-            "--resume continues a run and --from starts a new one from a model's weights: give one of them"
+            "resume and from_ exclude each other: resume continues a run, from_ starts a new one from given weights"
         )
     if resume and overwrite:
-        raise UserError("--resume continues the run that --overwrite would remove: give one of them")
+        raise UserError("resume and overwrite exclude each other: overwrite would remove the run to continue")
     if not resume:
         folder.refuse_if_in_use(overwrite)
     config = resolve_run(
@@ -99,7 +99,7 @@ def train(
         resume=folder if resume else None,
     )
     if not config.data.source:
-        raise UserError("no dataset: give --data, such as --data coco:path/to/coco")
+        raise UserError("data.source is empty: expected a dataset, such as data='coco:path/to/coco'")
     config = resolve_precision(resolve_processes(config))
     use_threads(config.train.threads)
     fabric = make_fabric(config.train)
@@ -117,7 +117,7 @@ def train(
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WorkFailed(
             f"process {fabric.global_rank} of {fabric.world_size}: another process of this training has ended or does"
-            f" not answer ({reason}); look for its message, then continue with --resume"
+            f" not answer ({reason}); check the log of that process, then continue with resume=True"
         ) from None
 
 

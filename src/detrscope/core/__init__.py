@@ -1,1 +1,1 @@
-"""Plain data that everything else speaks in; imports nothing of ours."""
+"""Data types shared by all subpackages; imports no other subpackage."""

@@ -140,7 +140,7 @@ def _converted(value: object, hint: Any, name: str) -> Any:
     if isinstance(plain, str) and (choices := _choices(hint)):
         raise WrongArgument(f"{name} {short_repr(plain)} is not known; {suggest_nearest(plain, choices)}")
     in_list = matches_type([plain], hint) or matches_type((plain,), hint)
-    remedy = f"; for one, write [{short_repr(value)}]" if in_list else ""
+    remedy = f"; pass a list: [{short_repr(value)}]" if in_list else ""
     raise WrongArgument(f"{name}: expected {describe_type(hint)}, found {_described(value)}{remedy}")
 
 
@@ -192,7 +192,7 @@ def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
 
 
 def _by_instance(hint: Any) -> Any:
-    """Return the hint with isinstance checks for classes: pydantic would look into dataclasses, not know tensors."""
+    """Return the hint with isinstance checks for classes: pydantic would open dataclasses and reject tensors."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return Union[tuple(_by_instance(part) for part in parts)]  # noqa: UP007, made at run time

@@ -1,4 +1,4 @@
-"""Exchange between the processes of torch.distributed; every function also serves a process that is alone."""
+"""Collective operations over torch.distributed; all of them also work in a single process."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ REMEDIES = {
 def in_one_line(error: Exception) -> tuple[str, int] | None:
     """Return an error in one line and its exit code: 2 for wrong input, 1 for failed work.
 
-    None stands for an error that nobody expects: a fault of this package, to be shown with its traceback.
+    None means an unexpected error, a bug of this package, which is shown with its traceback.
     """
     if isinstance(error, UserError):
         return str(error), 2
@@ -45,7 +45,10 @@ def in_one_line(error: Exception) -> tuple[str, int] | None:
         return _describe_os_error(error), 2 if error.errno in WRONG_PATH and error.filename is not None else 1
     if isinstance(error, UnicodeEncodeError):
         letters = error.object[error.start : error.end]
-        return f"the characters {letters!r} cannot be written in {error.encoding}; rename what has them", 2
+        return (
+            f"the characters {letters!r} cannot be written in {error.encoding}; rename that file or class",
+            2,
+        )
     if isinstance(error, MemoryError):
         return "not enough memory; use smaller images, fewer of them at once, or another machine", 1
     return None

@@ -1,4 +1,4 @@
-"""Write files whole or not at all; check where they are to be written; the cache folder."""
+"""Atomic file writes, checks of output paths, and the cache folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEM_BYTES = 60  # of the name of a temporary file, which ends in random letters
 # Errors of the disk: whatever library raises them and however it words them, they come from writing.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EPIPE})
 _IN_RUST = re.compile(r"os error (\d+)")  # safetensors
-_IN_TORCH = ("PytorchStreamWriter", "unexpected pos")  # torch.save tells no reason
+_IN_TORCH = ("PytorchStreamWriter", "unexpected pos")  # torch.save gives no error number
 
 
 def cache_folder() -> Path:
@@ -112,7 +112,9 @@ def _check_writable(path: Path) -> bool:
         if nearest == path.absolute() and nearest.is_file():
             nearest = nearest.parent
         if nearest.is_dir():
-            tempfile.TemporaryFile(dir=nearest).close()  # permissions alone say little: root passes them all
+            tempfile.TemporaryFile(
+                dir=nearest
+            ).close()  # checking permissions is not enough: root passes every check
             _check_names(path, nearest)
         elif nearest != path.absolute():
             raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is a file", str(path))
@@ -120,7 +122,7 @@ def _check_writable(path: Path) -> bool:
         if isinstance(error, OSError) and error.errno not in WRONG_PATH:
             raise
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be written ({reason}); choose another place to write to") from None
+        raise UserError(f"{path}: cannot be written ({reason}); choose another path") from None
     return path.exists()
 
 

@@ -84,7 +84,7 @@ def _beginning(value: object, depth: int = 3) -> object:
 
 
 def type_name(value: object) -> str:
-    """Return the type of a value in JSON's words, in Python's for anything else."""
+    """Return the JSON name of a value's type; the Python name for other types."""
     names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 

@@ -1,4 +1,4 @@
-"""Model card: what a checkpoint knows about its model."""
+"""Model card: metadata of the model in a checkpoint."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ModelCard:
             name: name of the card in messages.
 
         Raises:
-            UserError: a format this version does not know, an unknown key, or a value of the wrong type or out of
+            UserError: an unsupported format version, an unknown key, or a value of the wrong type or out of
                 range; the key is named.
         """
         if isinstance(tree, dict) and tree.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""Preprocessing of images; stored in every checkpoint so that nobody has to remember it."""
+"""Resize and normalisation of images; stored in every checkpoint."""
 
 from __future__ import annotations
 

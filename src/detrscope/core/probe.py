@@ -71,11 +71,11 @@ class Probe:
             if not any(fnmatchcase(site, pattern) for site in known):
                 raise UserError(f"site '{pattern}' is not in this model; {suggest_site(pattern, known)}")
 
-    def wants(self, site: str) -> bool:
+    def records_site(self, site: str) -> bool:
         """Return whether this attention site is to be recorded."""
         return self.sites is None or _matches(site, self.sites)
 
-    def wants_features(self, site: str) -> bool:
+    def records_features_of(self, site: str) -> bool:
         """Return whether the feature map of this convolution is to be recorded."""
         return _matches(site, self.features)
 
@@ -97,7 +97,7 @@ class Probe:
         With out = A @ V, the gradient of A is that of out @ V^T. The graph begins at the leaves, so nothing before
         the first site takes part in it.
         """
-        if not (self.explain and self.wants(site)):
+        if not (self.explain and self.records_site(site)):
             return out
         self.taps[site] = torch.zeros_like(out, requires_grad=True)
         return out + self.taps[site]

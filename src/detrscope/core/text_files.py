@@ -60,7 +60,7 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
             f"{path}: not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}); save it as UTF-8"
         ) from None
     if "\0" in text:
-        raise UserError(f"{path}: has NUL characters, so it is not a text; save it as UTF-8")
+        raise UserError(f"{path}: contains NUL characters; expected a text file in UTF-8")
     return text
 
 
@@ -124,7 +124,7 @@ def read_yaml(path: Path) -> Any:
             # Before values are made: merge keys (<<) would multiply in memory already.
             if node is not None and _expanded(node, {}) > LARGEST_TREE:
                 raise UserError(
-                    f"{path}: its aliases (*name) stand for more than {LARGEST_TREE:,} values; write them out"
+                    f"{path}: its aliases (*name) expand to more than {LARGEST_TREE:,} values; write them out"
                 )
             return None if node is None else loader.construct_document(node)
         finally:
@@ -228,7 +228,7 @@ def _expanded(node: Any, sizes: dict[int, int]) -> int:
     if isinstance(node.value, str):
         return 1
     if id(node) not in sizes:
-        sizes[id(node)] = LARGEST_TREE + 1  # of an alias inside of what it stands for
+        sizes[id(node)] = LARGEST_TREE + 1  # size of a recursive alias
         pairs = [pair if isinstance(pair, tuple) else (pair,) for pair in node.value]
         sizes[id(node)] = 1 + sum(_expanded(inner, sizes) for pair in pairs for inner in pair)
     return sizes[id(node)]

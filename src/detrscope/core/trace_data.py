@@ -47,8 +47,8 @@ class TraceData:
         source: name of the file or URL.
         shapes: shapes of the tensors along the path by name, such as `feature map 0`.
         notes: free notes, such as the epoch.
-        picked: whether the model selects its queries by the image (two-stage): with other weights, the same index is
-            then another query.
+        picked: whether the model selects its queries per image (two-stage); the same index is then another query
+            with other weights.
     """
 
     card: ModelCard

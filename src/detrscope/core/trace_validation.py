@@ -1,4 +1,4 @@
-"""Check that the parts of a trace from a file fit together, so that nothing breaks when they are used."""
+"""Check that the parts of a trace from a file fit together, so that later computations cannot fail on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGEST_IMAGE = 1 << 31  # pixels
 
 
 def find_problem(trace: TraceData) -> str:
-    """Return what does not fit together, or an empty text."""
+    """Return a description of the first inconsistency; empty if there is none."""
     return next((problem for problem in _problems(trace) if problem), "")
 
 
@@ -23,7 +23,7 @@ def _problems(trace: TraceData) -> Iterator[str]:
     """Yield the result of each check; later checks may rely on earlier ones."""
     yield _check_geometry(trace.geometry)
     if tuple(trace.image.shape) != (3, *trace.geometry.content) or trace.image.dtype != torch.uint8:
-        yield f"image {list(trace.image.shape)} for content {list(trace.geometry.content)}"
+        yield f"image {list(trace.image.shape)}: expected uint8 {[3, *trace.geometry.content]}"
     yield from _check_predictions(trace)
     yield from _check_ground_truth(trace)
     queries, tokens = trace.queries, trace.tokens
@@ -39,7 +39,7 @@ def _problems(trace: TraceData) -> Iterator[str]:
             yield from _check_deformable(record, site, rows, trace)
     for site, maps in trace.features.items():
         if maps.dim() != 3 or not maps.is_floating_point() or 0 in maps.shape:
-            yield f"features {list(maps.shape)} at '{site}'"
+            yield f"feature map {list(maps.shape)} at '{site}': expected floating-point [C, H, W]"
     for gradient in trace.gradients:
         if not 0 <= gradient.query < queries or not 0 <= gradient.class_index < len(trace.classes):
             yield f"a gradient of query {gradient.query}, class index {gradient.class_index}"
@@ -53,25 +53,25 @@ def _check_geometry(g: Geometry) -> str:
     x0, y0, x1, y1 = g.crop_xyxy
     sizes = (g.height, g.width, *g.content, *g.padded)
     if min(sizes) < 1 or g.height * g.width > LARGEST_IMAGE:
-        return f"sizes {list(sizes)}"
+        return f"image sizes {list(sizes)}: expected at least 1 pixel each and at most {LARGEST_IMAGE}"
     if not (0 <= x0 < x1 <= g.width and 0 <= y0 < y1 <= g.height):
         return f"crop {list(g.crop_xyxy)} of an image of {g.width} x {g.height}"
     if g.content[0] > g.padded[0] or g.content[1] > g.padded[1]:
-        return f"content {list(g.content)} in {list(g.padded)}"
-    return "" if 1 <= g.orientation <= 8 else f"EXIF orientation {g.orientation}"
+        return f"content {list(g.content)}: larger than the padded size {list(g.padded)}"
+    return "" if 1 <= g.orientation <= 8 else f"EXIF orientation {g.orientation}: expected 1 to 8"
 
 
 def _check_predictions(trace: TraceData) -> Iterator[str]:
     logits, boxes = trace.logits, trace.boxes_cxcywh
     if logits.dim() != 3 or 0 in logits.shape or not logits.is_floating_point():
-        yield f"logits {list(logits.shape)}"
+        yield f"logits {list(logits.shape)}: expected floating-point [N, Q, K]"
     if tuple(boxes.shape) != (*logits.shape[:2], 4) or not boxes.is_floating_point():
         yield f"boxes {list(boxes.shape)} for logits {list(logits.shape)}"
     expected = len(trace.classes) + (trace.card.scoring == "softmax")
     if logits.shape[2] != expected:
         yield f"logits {list(logits.shape)} for {len(trace.classes)} classes scored by {trace.card.scoring}"
     if trace.records and not trace.levels:
-        yield "records without feature maps"
+        yield "attention records but no feature levels: expected the size of at least one level"
 
 
 def _check_ground_truth(trace: TraceData) -> Iterator[str]:

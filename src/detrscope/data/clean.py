@@ -1,4 +1,4 @@
-"""Rules that every reader shares: image sizes, the frame of the boxes, and which boxes are learned from."""
+"""Rules that every reader shares: image sizes, the frame of the boxes, and which boxes become training targets."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class SampleInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as the model sees it, with its ground truth."""
+    """Transformed image with its target."""
 
     image: Tensor  # [3, H, W] float32, normalised
     target: Target

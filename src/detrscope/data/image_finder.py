@@ -25,7 +25,7 @@ class ImageFinder:
     Args:
         path: Annotation file.
         images: Folder of the images, where it was given.
-        single: Whether the name of the file tells no split; then that of its folder may.
+        single: Whether the file name contains no split; the folder name is used then.
     """
 
     def __init__(self, path: Path, images: Path | None, *, single: bool) -> None:

@@ -1,4 +1,4 @@
-"""Open image files: formats, the pixel limit, and what the header tells."""
+"""Open image files: formats, pixel limit, size and EXIF orientation from the header."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_size(path: str | Path) -> FileSize:
             known = image.format != "PNG" or not image.info.keys().isdisjoint(_PNG_EXIF)
             orientation = exif_orientation(image) if known else 1
             width, height = image.size
-            # Pillow turns TIFF by itself and tells the turned size.
+            # Pillow rotates TIFF itself and reports the rotated size.
             turned = orientation >= 5 and image.format != "TIFF"
     except UserError:
         raise

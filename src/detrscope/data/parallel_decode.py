@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class PixelGate:
-    """Bound on the pixels decoded at the same time: one huge image takes the memory of all the cores' share.
+    """Bound on the pixels decoded at the same time, since one huge image may need the memory budget of all cores.
 
     Args:
         limit: Pixels at a time, about 1 GB with all copies on the way; a single larger image passes alone.

@@ -54,7 +54,7 @@ class PixelCache:
 
 
 def free_memory_for_pixels() -> int | None:
-    """Return the bytes that can be taken without swapping; None where the system does not tell."""
+    """Return the bytes that can be taken without swapping; None where the system does not report it."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             table = dict(line.split(":", 1) for line in lines)

@@ -43,7 +43,7 @@ def cut_subset(
 
     An image is *with* the categories if at least one object of them is annotated in it (a crowd alone does
     not count), and *without* if none is, not even a crowd. The draw depends on the seed and the image
-    ids only; `train` is the same whatever `val` asks for.
+    ids only; `train` is independent of `val`.
 
     Args:
         source: Dataset, as in `open_dataset`.
@@ -110,7 +110,7 @@ def _take(
     ):
         if count > available:
             images = f"{count} images {word} {' or '.join(categories)}"
-            raise UserError(f"{dataset.name}: {images} are asked for, there are {available}{besides}")
+            raise UserError(f"{dataset.name}: {images} requested, but only {available} available{besides}")
     drawn = {*with_them[:wanted], *without[: counts.without]}
     return dataset.subset(image.id for image in dataset.images if image.id in drawn)
 

@@ -1,8 +1,8 @@
 """Read PASCAL VOC XML in its usual folder layouts.
 
 Not read by supervision, whose reader decodes every image to learn its size, forgets `difficult`,
-knows no ImageSets, numbers classes by the order in which files are met (another one in each split), and takes
-every box for 1-based, which only PASCAL's own are. The two agree on boxes up to that pixel, by test.
+knows no ImageSets, numbers classes in order of appearance (a different order in each split), and treats
+every box as 1-based, which only PASCAL's own boxes are. The two agree on boxes up to that pixel, by test.
 """
 
 from __future__ import annotations

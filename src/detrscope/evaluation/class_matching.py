@@ -20,10 +20,10 @@ def match_classes(
     Args:
         model: Classes of the model.
         dataset: Classes of the dataset.
-        needed: Dataset ids that the model must know, such as those that have boxes; None for all of them.
+        needed: Dataset ids that the model must have, such as those that have boxes; None for all of them.
 
     Raises:
-        UserError: the model does not know a needed class.
+        UserError: the model lacks a needed class.
     """
     same = set(zip(model.ids, model.names, strict=True)) & set(zip(dataset.ids, dataset.names, strict=True))
     matched = {category_id: category_id for category_id, _ in same}
@@ -38,8 +38,8 @@ def match_classes(
     if lacking:
         names = [name for i, name in zip(dataset.ids, dataset.names, strict=True) if i in lacking]
         raise UserError(
-            f"the model does not know {len(names)} of the dataset's classes ({_listed(names)}); "
-            f"it knows {_listed(model.names)}; the dataset has {_listed(dataset.names)}"
+            f"the model has no class for {len(names)} of the dataset's classes ({_listed(names)}); "
+            f"classes of the model: {_listed(model.names)}; of the dataset: {_listed(dataset.names)}"
         )
     if renumbered:
         log.info(f"{renumbered} classes have other ids in the dataset than in the model: matched by name")

@@ -34,7 +34,7 @@ class Evaluator:
         workers: Number of processes that read images; 0 reads them in this one.
 
     Raises:
-        UserError: the models do not know a class that has boxes in the dataset.
+        UserError: the models lack a class that has boxes in the dataset.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Evaluator:
         self.batch_size, self.device, self.autocast, self.workers = batch_size, device, autocast, workers
 
     def __call__(self, model: nn.Module) -> ModelEvaluation:
-        """Evaluate a model; under torch.distributed every process is to call it, and gets the same."""
+        """Evaluate a model; under torch.distributed must be called by every process; all get the same result."""
         predictions = predict_dataset(
             model,
             self.card,

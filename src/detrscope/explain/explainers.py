@@ -1,6 +1,6 @@
 """Explanation methods: the weight of every image token for one detection.
 
-Gradients are those of training: they do not see what a family detaches, such as the reference boxes that a decoder
+Gradients are those of training: none through what a family detaches, such as the reference boxes that a decoder
 layer hands to the next one and, in two-stage families, the choice of the tokens that queries start from.
 """
 
@@ -83,7 +83,7 @@ def explain_by_gradient_times_input(case: ExplainInput) -> Tensor:
 
 
 def explain_by_box_centre(case: ExplainInput) -> Tensor:
-    """Baseline that does not look inside the model: nearness to the centre of the predicted box, in box sizes."""
+    """Baseline that ignores the model: nearness to the centre of the predicted box, in box sizes."""
     g = case.trace.geometry
     box = g.boxes_xyxy(case.detected.box_cxcywh)
     centre, size = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).clamp(min=1)

@@ -128,7 +128,7 @@ def _head_pairs(config: DeformableDetrConfig, classes: int) -> tuple[list[nn.Lin
 
 
 def infer_family_settings(shapes: Shapes) -> dict[str, object]:
-    """Infer settings from a checkpoint's shapes; they do not tell heads and dilation, and points only for 8 heads."""
+    """Infer settings from a checkpoint's shapes, except heads and dilation; points assume 8 heads."""
     levels, width = shapes.size("neck.level", 0), shapes.size("neck.level", 1)
     extra = sum(shapes.size(f"neck.projections.{n}.weight", -1) == 3 for n in range(levels))
     two_stage = shapes.has("queries.projection.weight")

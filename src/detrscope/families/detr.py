@@ -72,7 +72,7 @@ def build(config: DetrConfig, classes: int) -> DetectionTransformer:
 
 
 def infer_family_settings(shapes: Shapes) -> dict[str, object]:
-    """Infer settings from a checkpoint's shapes; they do not tell heads and dilation."""
+    """Infer settings from a checkpoint's shapes; heads and dilation cannot be inferred."""
     return {
         "width": shapes.size("heads.class_head.weight", 1),
         "queries": shapes.size("queries.position.weight", 0),

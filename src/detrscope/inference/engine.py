@@ -15,7 +15,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class Engine(Protocol):
     """Runner of one model: PyTorch today, exported models behind the same interface.
 
-    Everything above it (`Detector`, traces, faithfulness) sees normalised images, `Outputs` and what is in a `Probe`.
+    Everything above it (`Detector`, traces, faithfulness) uses only normalised images, `Outputs` and a `Probe`.
 
     Attributes:
         name: name of the engine, as `load` takes it.
@@ -32,7 +32,7 @@ class Engine(Protocol):
     feature_sites: tuple[str, ...]
 
     def predict(self, images: Tensor, padding: Tensor | None = None, probe: Probe | None = None) -> Outputs:
-        """Return the predictions of a normalised batch, and record what a probe asks for.
+        """Return the predictions of a normalised batch, and record the requested sites.
 
         Args:
             images: [B, 3, H, W] float, on any device.

@@ -69,7 +69,7 @@ def caption_normalisation(trace: TraceData, selection: Selection) -> str:
 
 def caption_weight_sums(maps: Sequence[AttentionMap]) -> str:
     """Return the least and the greatest sum of the weights of some maps."""
-    masses = [one.mass for one in maps]
+    masses = [attention.mass for attention in maps]
     low, high = f"{min(masses):.3f}", f"{max(masses):.3f}"
     return f"weights of a map sum to {low}" + (f" to {high}" if low != high else "")
 

@@ -104,7 +104,7 @@ def incoming_from_queries(
         UserError: a point outside the image, no such layer, head or level, or the site was not recorded.
     """
     levels = range(len(trace.levels)) if level is None else [level]
-    keys = torch.tensor([trace.token_at(point, one) for one in levels])
+    keys = torch.tensor([trace.token_at(point, index) for index in levels])
     weights = IncomingAttention(trace.record(trace.site("decoder.cross", layer))).of(keys).sum(-1)  # [h, Q]
     trace.check_index("head", head, len(weights))
     return merge_heads(weights, head, merge)

@@ -1,1 +1,1 @@
-"""Functions without parameters; the two doors."""
+"""Stateless operators, including the two attention functions that record and edit attention."""

@@ -1,4 +1,4 @@
-"""Door 1: all softmax attention happens here, is recorded here and is edited here.
+"""Softmax attention: the only function that computes, records and edits it.
 
 Scaled dot-product attention, Vaswani et al. 2017 (arXiv:1706.03762), equation 1, per head.
 """
@@ -69,7 +69,7 @@ def attend(
     if probe is not None:
         for edit in probe.edits_at(site):
             inputs = _edited(inputs, edit, () if edit_has_query_keys(site) else probe.levels)
-        if probe.wants(site):
+        if probe.records_site(site):
             q, k, v, bias, gain = inputs
             values = v.detach() if probe.values else None
             probe.keep(site, DenseRecord(q.detach(), k.detach(), values, scale, bias, gain))

@@ -1,4 +1,4 @@
-"""Door 2: all deformable attention happens here, is recorded here and is edited here.
+"""Deformable attention: the only function that computes, records and edits it.
 
 Multi-scale deformable attention, Zhu et al. 2020 (arXiv:2010.04159), equations 2 and 3: every query samples a few
 points of the feature maps and sums the samples by weights of its own.
@@ -62,7 +62,7 @@ def sample(
     sampling = _Sampling(value, points.to(dtype), weights, tuple(levels), tuple(point_levels))
     for edit in sorted(edits, key=lambda edit: isinstance(edit, Gain)):  # gains come last
         sampling = _edited(sampling, edit)
-    if probe is not None and probe.wants(site):
+    if probe is not None and probe.records_site(site):
         probe.keep(site, sampling.record(reference, probe.values))
     out = sampling.run()
     return out if probe is None else probe.tap(site, out)

@@ -77,7 +77,7 @@ class AnnotatedImage:
 def open_probe_images(
     config: RunConfig, classes: ClassTable, training: DetectionDataset, val: DetectionDataset | None
 ) -> list[AnnotatedImage]:
-    """Read the probe images of a run; an empty list where its config asks for none.
+    """Read the probe images of a run; an empty list where recording is off.
 
     Args:
         config: settings of the run; see `train.recording`.
@@ -95,7 +95,7 @@ def open_probe_images(
         if val is None:
             raise UserError(
                 "train.recording.count: probe images are taken from data.val_split, and there is none;"
-                " name others with --probe-images"
+                " set train.recording.images"
             )
         source, split = config.data.val_source or config.data.source, config.data.val_split or ""
         with_objects = [image.id for image in val.images if val.annotations[image.id]]
@@ -136,16 +136,16 @@ def _from_source(source: str, split: str, count: int, classes: ClassTable) -> li
     ]
 
 
-def _check_count(source: str, found: int, count: int) -> None:
-    if not count and found > MAX_UNCOUNTED:
+def _check_count(source: str, available: int, count: int) -> None:
+    if not count and available > MAX_UNCOUNTED:
         raise UserError(
-            f"train.recording.images: {source} has {found} images; say how many of them to record,"
-            " such as --train.recording.count=4"
+            f"train.recording.images: {source} has {available} images; set the number of images to record,"
+            " such as train.recording.count=4"
         )
 
 
 def annotated_images(dataset: DetectionDataset, classes: ClassTable) -> list[AnnotatedImage]:
-    """Read every image of a dataset, with the objects whose class a model with these classes knows."""
+    """Read every image of a dataset, keeping objects of the given classes."""
     index_of = {
         theirs: classes.index_of(ours) for ours, theirs in match_classes(classes, dataset.classes, ()).items()
     }

@@ -153,10 +153,10 @@ def make_recorder(
     training: DetectionDataset,
     val: DetectionDataset | None,
 ) -> SnapshotRecorder | None:
-    """Return the recorder of a run, or None where its config asks for no probe images.
+    """Return the recorder of a run, or None where recording is off.
 
     Raises:
-        UserError: see `open_probe_images`; or features are asked of a backbone that gives none.
+        UserError: see `open_probe_images`; or features are requested from a backbone without feature sites.
     """
     images = open_probe_images(config, loaded.card.classes, training, val)
     if images and config.train.recording.features and not loaded.model.feature_sites:
@@ -177,7 +177,7 @@ def load_recording(run: str | Path) -> Recording:
     images = {path.stem: load_trace(path) for path in sorted(snapshots.glob(f"*{TRACE}"))}
     steps = [load_snapshot(path) for path in snapshot_paths(snapshots)]
     if not steps or not images:
-        raise UserError(f"{folder.path}: holds no snapshots; train with --probe-images DIR")
+        raise UserError(f"{folder.path}: contains no snapshots; train with probe_images=DIR")
     return Recording(
         folder.path.resolve().name,
         {name: images[name] for name in steps[0].snapshots if name in images},

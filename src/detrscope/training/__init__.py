@@ -1,1 +1,1 @@
-"""Learning: matching, loss, optimiser, the loop, and the folder a run leaves behind."""
+"""Training: matching, loss, optimiser, training loop and run folder."""

@@ -33,7 +33,7 @@ MOST_WORKERS = 512  # processes; each takes some hundred megabytes
 
 @settings
 class ModelChoice:
-    """Which model is trained, and the weights that it starts from."""
+    """Model to train and its initial weights."""
 
     variant: str = setting("detr-r50", "a variant name; see `detrscope models`")
     overrides: dict[str, Any] = field(
@@ -54,7 +54,7 @@ class ModelChoice:
 
 @settings
 class DataConfig:
-    """Which images are trained and evaluated on, their size and their number."""
+    """Datasets, splits, image size and batch size."""
 
     source: str = setting("", "a dataset: coco:DIR, yolo:DIR, voc:DIR, a folder, or an annotation .json")
     val_source: str | None = setting(None, "another dataset to evaluate on; null: the same as source")
@@ -150,7 +150,7 @@ def resolve_training_config(
             tree, config = completed, build(RunConfig, completed, source=source)
             log.info(
                 "no pretrained backbone (model.backbone_weights none): all its stages learn, its norms are trainable,"
-                " at the full rate; settings that say otherwise win"
+                " at the full rate; explicit settings take precedence"
             )
     warn_of_frozen_random_weights(config)
     return config

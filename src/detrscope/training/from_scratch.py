@@ -17,10 +17,10 @@ TRAINABLE = {"norm": "trainable", "trainable_stages": ALL_STAGES}
 
 
 def train_backbone_from_scratch(config: RunConfig, layer: Tree) -> Tree:
-    """Return the settings that make the backbone trainable, where a layer of settings asks for no pretrained weights.
+    """Return the settings that make the backbone trainable, where settings turn pretrained weights off.
 
     Recipes freeze the stem, the first stage and all norms, and give the rest a tenth of the rate, because they start
-    from ImageNet's weights. With random weights that would freeze noise, and keep the rest close to it.
+    from ImageNet's weights. With random weights, this would freeze untrained layers and slow the others.
 
     Args:
         config: all settings, with those of the layer.

@@ -39,4 +39,4 @@ class Interruption:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        log.info("stopping after this step; once more stops at once, without a checkpoint")
+        log.info("stopping after this step; press Ctrl-C again to stop immediately, without a checkpoint")

@@ -41,7 +41,7 @@ def resolve_processes(config: RunConfig) -> RunConfig:
     """Fill in the nodes, and processes per node, that a launcher such as torchrun has started.
 
     Raises:
-        UserError: the settings say other numbers.
+        UserError: the settings contradict the launcher.
     """
     world, local = (os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if not (world.isdecimal() and local.isdecimal()):  # not started by a launcher
@@ -76,7 +76,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     assert config.precision != "auto"
     if config.precision == "fp16" and launch_device(config).type == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
-    # Fabric prints its precision whatever --quiet says.
+    # Fabric prints its precision even with --quiet.
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     try:
         return Fabric(

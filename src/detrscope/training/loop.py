@@ -36,7 +36,7 @@ Recorder = Callable[[nn.Module, int, TrainPlan], object]
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a training does besides its steps.
+    """Callbacks of a training run.
 
     Attributes:
         evaluate: model -> scores; called by every process. None: no evaluation.
@@ -195,7 +195,7 @@ class TrainingRun:
                     callback(self.folder.path)
 
     def _stops(self, interruption: Interruption) -> bool:
-        """Return whether any process was asked to stop."""
+        """Return whether a stop was requested in any process."""
         return any_rank(interruption.requested, self.fabric.device)
 
     def _start_or_resume(self) -> TrainProgress:
@@ -245,7 +245,7 @@ class TrainingRun:
     def _failure(self, error: StepFailed) -> WorkFailed:
         images = ", ".join(self.hooks.image_name(image_id) for image_id in error.image_ids[:8])
         more = f" and {len(error.image_ids) - 8} more" if len(error.image_ids) > 8 else ""
-        culprit = f"; the first to give such a number: {error.culprit}" if error.culprit else ""
+        culprit = f"; first non-finite output: {error.culprit}" if error.culprit else ""
         return WorkFailed(
             f"{error.what} is not finite in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}{culprit};"
             f" images: {images}{more}; the checkpoints in {self.folder.path} are from before;"

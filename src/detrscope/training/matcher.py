@@ -56,7 +56,7 @@ class SoftmaxCost:
 
 @dataclass(frozen=True)
 class FocalCost:
-    """How much the focal loss would fall if the query had the class (Deformable DETR, arXiv:2010.04159)."""
+    """Focal loss as a positive minus focal loss as a negative (Deformable DETR, arXiv:2010.04159)."""
 
     alpha: float = 0.25
     gamma: float = 2.0
@@ -73,7 +73,7 @@ class FocalCost:
 
 @dataclass(frozen=True)
 class Matcher:
-    """The cheapest one-to-one assignment of boxes to queries, for each image and decoder layer."""
+    """Minimum-cost one-to-one assignment of boxes to queries, per image and decoder layer."""
 
     class_cost: ClassCost
     class_weight: float = 1.0

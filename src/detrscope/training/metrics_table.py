@@ -28,7 +28,7 @@ class MetricsTable:
         self.key = key
 
     def rows(self) -> list[Row]:
-        """Return the rows that are whole, in order; a warning says how many are not."""
+        """Return the intact rows in order; log a warning with the number of damaged lines."""
         if not self.jsonl.is_file():
             return []
         rows: dict[int, Row] = {}

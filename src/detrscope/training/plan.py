@@ -1,4 +1,4 @@
-"""How long a run is, in micro-batches, steps and epochs, and the clock that estimates the time left."""
+"""Length of a run in micro-batches, steps and epochs, and the clock that estimates the remaining time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TrainPlan:
         return step % (every or self.steps_per_epoch) == 0 or step >= self.total_steps
 
     def clock(self, config: TrainConfig, evaluation_forwards: int | None) -> Clock:
-        """Make the clock of a run, which knows how much work besides steps is still to be done.
+        """Make the clock of a run, including evaluations, snapshots and ends of epochs.
 
         Args:
             config: how often snapshots and evaluations are due.

@@ -10,7 +10,7 @@ curves.png, per_class.csv         rewritten after each epoch and each evaluation
 attention.csv, attention.jsonl    one row per snapshot, the same in both, where the probe images have ground truth
 snapshots/                        snapshots of the probe images, for `detrscope timelapse`
 traces/                           full traces of the probe images at some snapshots, for `detrscope see`
-log.txt                           what the terminal said
+log.txt                           terminal log with timestamps
 """
 
 from __future__ import annotations
@@ -98,17 +98,17 @@ class RunFolder:
             yield
 
     def refuse_if_in_use(self, overwrite: bool) -> None:
-        """Refuse to replace a run unasked.
+        """Raise if the folder contains a run that must not be overwritten.
 
         Raises:
             UserError: the folder holds a run and `overwrite` is off, or the path is a file.
         """
         if self.path.is_file():
-            raise UserError(f"{self.path}: is a file; --out must name a folder")
+            raise UserError(f"{self.path}: is a file; expected a folder as out")
         if self.in_use and not overwrite:
             raise UserError(
-                f"{self.path}: holds a run already; continue it with --resume, replace it with --overwrite,"
-                " or choose another --out"
+                f"{self.path}: already contains a run; continue it with resume, replace it with overwrite,"
+                " or choose another out folder"
             )
 
     def clear(self) -> None:
@@ -134,7 +134,7 @@ class RunFolder:
         """
         if not (self / CONFIG).is_file():
             raise UserError(
-                f"{self.path}: no run to resume here ({CONFIG} is missing); start one without --resume"
+                f"{self.path}: no run to resume ({CONFIG} is missing); start a new run without resume"
             )
         return resolve_training_config(file=self / CONFIG)
 
@@ -175,7 +175,7 @@ class RunFolder:
         return None
 
     def _advice(self) -> str:
-        return f"start a new run from its weights with --from {self / LAST}, or anew with --overwrite"
+        return f"start a new run with from_={self / LAST}, or replace this one with overwrite"
 
     def check_tables(self, epoch: int) -> None:
         """Warn of lost rows of the tables, on resuming after `epoch` epochs."""
@@ -249,7 +249,7 @@ def log_to_run_folder(path: Path) -> Iterator[None]:
 
 
 def refuse_changes(old: RunConfig, new: RunConfig, path: Path) -> None:
-    """Refuse to resume with settings that would make it another run; log the changes that are allowed.
+    """Check that a resumed run keeps its settings; log the changes that are allowed.
 
     Raises:
         UserError: naming the settings that differ.
@@ -263,6 +263,6 @@ def refuse_changes(old: RunConfig, new: RunConfig, path: Path) -> None:
     if changes:
         listed = ", ".join(changes.values())
         raise UserError(
-            f"{path}: --resume continues the same run, but these settings differ: {listed}; leave them out,"
-            f" or start a new run from its weights with --from {path / LAST}"
+            f"{path}: a resumed run must keep its settings, but these differ: {listed}; leave them out,"
+            f" or start a new run from its weights with from_={path / LAST}"
         )

@@ -1,4 +1,4 @@
-"""Make data, model and loader of a training from its settings."""
+"""Build the datasets, model and loader of a training run from its settings."""
 
 from __future__ import annotations
 
@@ -45,13 +45,11 @@ def resolve_run(
     if data is not None:
         given = merge_configs(given, {"data": {"source": str(data)}})
     if probe_images is not None:
-        given = merge_configs(
-            {"train": {"recording": {"count": 0}}}, given
-        )  # all of them, whatever a preset says
+        given = merge_configs({"train": {"recording": {"count": 0}}}, given)  # all images, also with a preset
         given = merge_configs(given, {"train": {"recording": {"images": str(probe_images)}}})
     if from_ is not None:
         if "model" in given:
-            raise UserError(f"--from brings its own model: leave out model.{', model.'.join(given['model'])}")
+            raise UserError(f"from_ defines the model: leave out model.{', model.'.join(given['model'])}")
         given["model"] = {"start_from": str(Path(from_).resolve()) if Path(from_).exists() else str(from_)}
     saved = resume.config() if resume else None
     base, file = (config, None) if isinstance(config, RunConfig) else (saved, config)
@@ -64,7 +62,7 @@ def resolve_run(
 
 
 def open_training_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | None]:
-    """Open the images to learn from and those to evaluate on; None where the settings ask for no evaluation.
+    """Open the images to learn from and those to evaluate on; None where evaluation is off.
 
     Raises:
         UserError: they cannot be read, no image has boxes, or the classes do not agree.
@@ -74,7 +72,7 @@ def open_training_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDa
     _log_dataset("training", dataset)
     if all(a.iscrowd for rows in dataset.annotations.values() for a in rows):
         raise UserError(
-            f"{dataset.name}: no boxes in any of its {len(dataset)} images: nothing to learn from"
+            f"{dataset.name}: no boxes in any of its {len(dataset)} images: expected at least one training box"
         )
     if data.val_split is None:
         return dataset, None
@@ -176,8 +174,8 @@ def warn_of_crowded_images(config: RunConfig, dataset: DetectionDataset) -> None
     if crowded:
         worst = max(crowded, key=lambda image: counts[image.id])
         log.warning(
-            "%d images have more boxes than the model's %d queries, such as %s with %d: the rest can never be"
-            " found; raise model.overrides.queries",
+            "%d images have more boxes than the model's %d queries, such as %s with %d: the excess cannot be"
+            " detected; raise model.overrides.queries",
             len(crowded),
             queries,
             worst.path.name,

@@ -1,4 +1,4 @@
-"""How a model learns: optimiser, schedule, matching cost, loss, recording, devices."""
+"""Training settings: optimiser, schedule, matching cost, loss, recording, devices."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LossConfig:
 
 @settings
 class ScheduleConfig:
-    """How learning rates change, step by step."""
+    """Learning-rate schedule."""
 
     kind: Literal["step", "cosine", "onecycle", "constant"] = setting("step", "shape of the schedule")
     drop_epochs: tuple[int, ...] = setting(
@@ -63,7 +63,7 @@ class DenoisingConfig:
 class MuonConfig:
     """Muon for hidden matrices and convolutions; heads, queries, norms and biases stay with AdamW."""
 
-    enabled: bool = setting(False, "use Muon")
+    enabled: bool = setting(False, "whether to optimise hidden matrices with Muon")
     lr: float = setting(4e-3, "learning rate of Muon's parameters", ge=0)
     momentum: float = setting(0.95, "momentum of the gradient's running average", ge=0, lt=1)
     iterations: int = setting(4, "Newton-Schulz iterations", ge=1, le=50)
@@ -116,16 +116,16 @@ class RecordingConfig:
 class EmaConfig:
     """A running average of the weights, which is evaluated and saved in their place."""
 
-    enabled: bool = setting(False, "keep the average")
+    enabled: bool = setting(False, "whether to maintain a running average of the weights")
     decay: float = setting(0.9997, "fraction of the average that is kept at each step", ge=0, lt=1)
     warmup_steps: int = setting(
-        1000, "steps over which the decay rises, so that the first weights are forgotten"
+        1000, "steps over which the decay rises, so that early weights are discarded quickly"
     )
 
 
 @settings
 class TrainConfig:
-    """How the model learns."""
+    """Optimisation, loss, schedule, devices and checkpoints of a run."""
 
     epochs: int = setting(300, "passes over the training images", ge=1)
     max_steps: int | None = setting(None, "stop after this many optimiser steps, for quick runs", ge=1)
@@ -161,7 +161,7 @@ class TrainConfig:
     devices: int = setting(1, "processes that train together on each node, one per device", ge=1)
     nodes: int = setting(1, "machines that train together", ge=1)
     threads: int | None = setting(
-        None, "threads that compute, per process; null: no more than the cores that are free to it", ge=1
+        None, "compute threads per process; null: at most the cores available to the process", ge=1
     )
     seed: int = setting(0, "random seed of weights, dropout, order and augmentation", ge=0, lt=2**32)
     evaluate_every: int = setting(1, "epochs between evaluations; the last epoch is always evaluated", ge=1)

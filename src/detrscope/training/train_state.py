@@ -44,7 +44,7 @@ class Averages:
         return whole
 
     def means(self) -> dict[str, float]:
-        """Return the means over all processes; every process is to call it."""
+        """Return the means over all processes; must be called by every process."""
         whole = Averages.together(gather_objects(self))
         return {
             name: s / whole.counts[name] if whole.counts[name] else math.nan for name, s in whole.sums.items()
@@ -72,7 +72,7 @@ class TrainProgress:
 
 
 def capture_train_state(train_step: TrainStep, progress: TrainProgress) -> dict[str, Any]:
-    """Return the training state. Every process is to call it, since each has its own random numbers."""
+    """Return the training state. Must be called by every process, since each has its own random state."""
     return {
         "format": FORMAT,
         "progress": asdict(progress),

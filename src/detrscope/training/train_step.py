@@ -95,7 +95,7 @@ class TrainStep:
 
     Attributes:
         model: the model itself, on its device.
-        ema: its running average, where the config asks for one.
+        ema: its running average; None where it is off.
         groups: the parameter groups, with their full learning rates.
         wrapped: the model in what Fabric adds for precision and DDP.
     """

@@ -1,4 +1,4 @@
-"""Figures of plain data; `canvas` is the only code that draws.
+"""Views: figures of traces and results, drawn through `canvas`.
 
 `VIEWS` lists the views of a trace by name; views read traces, never models. To add a view: a file here with a data step
 and a drawing step, a line there, a test. Figures of other data (`training_curves`, `part_curves`, `precision_recall`,
@@ -103,7 +103,7 @@ VIEWS: dict[str, View] = {
         QUERY_MAP,
         uses_gradients=True,
     ),
-    "incoming": View("incoming", "incoming", "what attends to a point", POINT_MAP),
+    "incoming": View("incoming", "incoming", "attention received by a point", POINT_MAP),
     "query-self-attention": View(
         "query_self_attention",
         "query_self_attention",
@@ -134,7 +134,7 @@ def draw(trace: TraceData, view: str = "per-query", options: ViewOptions | None 
     Args:
         trace: a trace, just made or loaded.
         view: a name of `VIEWS`.
-        options: queries, layer, head ... to show; what is left out the view chooses.
+        options: queries, layer, head ... to show; the view chooses unset options.
 
     Raises:
         UserError: an unknown view, options that do not fit this trace, or a trace without what the view shows.

@@ -193,7 +193,7 @@ def _check_same_image(trace: TraceData, other: TraceData) -> None:
     images = [trace.original, other.original]
     if any(image is None for image in images):
         if first.crop_xyxy != second.crop_xyxy:
-            return  # the model saw other parts of it, and the originals are not there to be compared
+            return  # different crops without originals cannot be compared
         images = [trace.image, other.image]
     a, b = (adaptive_avg_pool2d(image.float(), COARSE_GRID) / 255 for image in images if image is not None)
     differing = float(((a - b).abs().mean(0) > MAX_DIFFERENCE).float().mean())

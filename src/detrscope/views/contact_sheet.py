@@ -1,4 +1,4 @@
-"""Contact sheet: many small images with their boxes, such as a dataset as the model sees it."""
+"""Contact sheet: many small images with their boxes, such as a dataset after its transforms."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ td:first-child, th:first-child { text-align: left }
 pre { background: #f4f4f4; padding: .8rem; border-radius: 6px; overflow-x: auto }
 """
 
-NEXT = """detrscope detect YOUR.jpg                         # the shipped model knows drawn dogs only
+NEXT = """detrscope detect YOUR.jpg                         # the shipped model is trained on drawn dogs only
 detrscope see YOUR.jpg                            # all figures of its attention
 detrscope data convert voc:BCCD_Dataset --out bccd  # real images: github.com/Shenggan/BCCD_Dataset
 detrscope train --preset bccd --data bccd --out run # ten minutes on two cores
@@ -33,7 +33,7 @@ detrscope train --preset finetune --from detr-r50 --data coco:DIR --out run"""
 class DemoPage:
     """Content of the page; paths are relative to it."""
 
-    pictures: Sequence[str]
+    detection_images: Sequence[str]
     films: Sequence[str]  # of the training, and of the queries of one image
     figures: Sequence[str]  # of one trace of the shipped model
     words: Sequence[str]  # sentences about its metrics
@@ -46,7 +46,7 @@ class DemoPage:
 
     def html(self) -> str:
         """Return the page as text."""
-        images = "".join(f'<img src="{_address(path)}" alt="detections">' for path in self.pictures)
+        images = "".join(f'<img src="{_address(path)}" alt="detections">' for path in self.detection_images)
         rows = "".join(
             f"<tr><td>{_text(name)}</td>"
             + "".join(f"<td>{_percent(row.get(f'val/{key}'))}</td>" for key in COLUMNS)
@@ -77,7 +77,7 @@ is learned.</p>
 and attention.</p>
 <h2>On which parts of a dog</h2>
 <img class="wide" src="{_address(self.parts)}" alt="attention on ears, muzzle, paws and other parts over training">
-<p>The drawings know which pixel is an ear. A cell of the map is wider than an ear or a paw, and its weight is spread
+<p>Every drawing has a mask of its parts. A cell of the map is wider than an ear or a paw, and its weight is spread
 evenly over it.</p>
 <h2>Average precision</h2>
 <table><tr><th></th>{head}</tr>{rows}</table>

@@ -43,7 +43,7 @@ class AttendingQueries:
 
 @dataclass(frozen=True)
 class IncomingData(ViewData):
-    """What attends to a point, x, y in pixels of the original; None where it was not recorded."""
+    """Attention received by a point (x, y in pixels of the original); None where not recorded."""
 
     point: tuple[float, float]
     from_queries: AttendingQueries | None

@@ -87,7 +87,7 @@ def draw_metrics(data: MetricsData) -> PixelFigure:
     _draw_uniform(in_box, lines)
     in_box.titles("mass inside the box", x="layer", y="of 1")
     _draw_lines(agreement, lines, lambda m: m.agreement)
-    agreement.titles("agreement between heads, 1 all alike", x="layer", y="0 to 1")
+    agreement.titles("agreement between heads (1: identical)", x="layer", y="0 to 1")
     for chart in charts:
         chart.limits(y=(0, None))
         chart.integer_ticks()

@@ -27,7 +27,7 @@ class NotInTrace(UserError):
 @check_field_arguments
 @dataclass(frozen=True)
 class ViewOptions:
-    """Which part of a trace a view shows; each view chooses what is left out.
+    """Queries, points, layer, head and level that a view shows; the view chooses unset options.
 
     Attributes:
         queries: query indices; by default those of the detections.
@@ -61,7 +61,9 @@ class ViewOptions:
             UserError: no such query, point, layer, head or level.
         """
         if self.head is not None and self.merge != DEFAULT_OPTIONS.merge:
-            raise UserError(f"merge {self.merge}: makes no difference to head {self.head} alone")
+            raise UserError(
+                f"merge {self.merge}: has no effect on one head ({self.head}); leave one of them out"
+            )
         if not 0 <= self.threshold <= 1:
             raise UserError(f"threshold {self.threshold}: expected a score between 0 and 1")
         for query in self.queries:

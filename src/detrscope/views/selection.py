@@ -177,7 +177,7 @@ def selected_level_text(trace: TraceData, options: ViewOptions) -> str:
 
 
 def select_box_centre(box_xyxy: Sequence[float], trace: TraceData) -> tuple[float, float]:
-    """Return the centre of a box in whole pixels, moved into the part of the image that the model saw."""
+    """Return the centre of a box in whole pixels, clamped to the crop that the model ran on."""
     x0, y0, x1, y1 = trace.geometry.crop_xyxy
     x, y = round((box_xyxy[0] + box_xyxy[2]) / 2), round((box_xyxy[1] + box_xyxy[3]) / 2)
     return min(max(x, x0), x1), min(max(y, y0), y1)

@@ -55,7 +55,7 @@ class Viewport:
     def of(
         cls, source: TraceData | AttentionMap | QueryAttention, options: ViewOptions = DEFAULT_OPTIONS
     ) -> Viewport:
-        """Return the whole original image where a trace holds it, else what the model saw of it."""
+        """Return the whole original image where a trace holds it, else the model's input."""
         g, smooth = source.geometry, not options.cells
         if isinstance(source, TraceData) and source.original is not None:
             whole = (0.0, 0.0, float(g.width), float(g.height))
@@ -174,8 +174,8 @@ def draw_boxes(
     panel: Panel, queries: Sequence[QueryPrediction], texts: Sequence[str] = (), size: int = 12
 ) -> None:
     """Draw predicted boxes in their colours, the first on top, each with its text where there is room."""
-    for one in reversed(queries):
-        panel.box(one.box_xyxy, one.colour, width=2 if panel.width < LARGE else 3)
+    for prediction in reversed(queries):
+        panel.box(prediction.box_xyxy, prediction.colour, width=2 if panel.width < LARGE else 3)
     if not texts or not queries:
         return
     scale, (x0, y0, x1, y1) = panel.scale, panel.window

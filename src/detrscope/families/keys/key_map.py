@@ -42,10 +42,10 @@ class KeyLayout:
 
         Args:
             state: tensors by third-party key.
-            settings: settings from the checkpoint's own config, in our words.
+            settings: settings from the checkpoint's own config, under this package's names.
 
         Raises:
-            UserError: lists keys that no rule knows, or keys for the same tensor whose contents differ.
+            UserError: lists keys that match no rule, or keys for the same tensor whose contents differ.
         """
         rules = [(re.compile(pattern), ours) for pattern, ours in self.rules]
         renamed: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Shapes of a checkpoint's tensors: what they tell about the model, and whether they fit it."""
+"""Tensor shapes of a checkpoint: infer settings from them and compare them with a model's."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class Shapes:
         return settings
 
     def resnet(self, prefix: str) -> str:
-        """Return the name of the ResNet under `prefix`, told by its third stage.
+        """Return the name of the ResNet under `prefix`, identified from its third stage.
 
         Raises:
-            UserError: it is no known one.
+            UserError: it is none of the supported ResNets.
         """
         deep = self.has(f"{prefix}.layer3.0.conv3.weight")
         blocks = self.count(f"{prefix}.layer3")

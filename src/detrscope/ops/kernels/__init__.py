@@ -1,1 +1,1 @@
-"""The engine room: kernels for CPUs and GPUs, and what this machine computes fast."""
+"""CPU and GPU kernels, and benchmarks of this machine's data types."""

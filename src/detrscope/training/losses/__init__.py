@@ -1,1 +1,1 @@
-"""The terms of the loss, the query sets they are taken of, and the criterion that is composed of them."""
+"""Loss terms, the query sets that they apply to, and the criterion that combines them."""

@@ -53,7 +53,7 @@ class FocalLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class MatchabilityLoss:
-    """Matchability-aware loss: the target score of a matched query is the IoU of its box with the true one.
+    """Matchability-aware loss: the target score of a matched query is the IoU of its box with the ground-truth box.
 
     DEIM (Huang et al. 2024, arXiv:2412.04234, section 3.3), with the IoU itself as the target, and queries without an
     object weighted by their squared probability.

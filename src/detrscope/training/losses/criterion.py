@@ -84,7 +84,7 @@ class SetCriterion(nn.Module):
     Args:
         matcher: pairs queries with boxes.
         terms: the terms of the loss, in the order in which they are reported.
-        scoring: how logits become scores; tells `cardinality_error` which queries predict an object.
+        scoring: how logits become scores; `cardinality_error` uses it to count predicted objects.
     """
 
     def __init__(self, matcher: Matcher, terms: Sequence[LossTerm], scoring: Scoring) -> None:
@@ -143,13 +143,13 @@ def _normalizers(counts: Sequence[int], logits: Tensor) -> LossNormalizers:
 
 
 def _match(query_set: QuerySet, normalizers: LossNormalizers) -> MatchedPredictions:
-    """Bring predictions and ground truth of a query set side by side."""
+    """Gather the predictions and ground truth of each matched pair of a query set."""
     outputs, targets, matches = query_set.outputs, query_set.targets, query_set.matches
     layer = torch.arange(len(outputs.logits), device=outputs.logits.device)[:, None]  # [N, 1]
     index = (layer, matches.images.expand_as(matches.queries), matches.queries)
     predicted = outputs.boxes_cxcywh[index]  # [N, P, 4]
-    wanted = torch.cat([t.boxes_cxcywh for t in targets]).float()[matches.targets]  # [N, P, 4]
-    iou, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))  # [N, P]
+    target_boxes = torch.cat([t.boxes_cxcywh for t in targets]).float()[matches.targets]  # [N, P, 4]
+    iou, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target_boxes))  # [N, P]
     labels = torch.full(outputs.logits.shape[:3], NO_OBJECT, device=iou.device)  # [N, B, Q]
     labels[index] = torch.cat([t.labels for t in targets])[matches.targets]
     query_iou = torch.zeros(outputs.logits.shape[:3], device=iou.device)  # [N, B, Q]
@@ -158,7 +158,7 @@ def _match(query_set: QuerySet, normalizers: LossNormalizers) -> MatchedPredicti
     boxes = normalizers.boxes * ratio.numerator / ratio.denominator
     normalizers = LossNormalizers(boxes, normalizers.matched, normalizers.unmatched)
     return MatchedPredictions(
-        outputs.logits, labels, query_iou, predicted, wanted, giou, normalizers, query_set
+        outputs.logits, labels, query_iou, predicted, target_boxes, giou, normalizers, query_set
     )
 
 

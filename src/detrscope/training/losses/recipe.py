@@ -1,4 +1,4 @@
-"""The matcher and the terms of the loss that a training's settings and its model's scoring ask for."""
+"""Build the matcher and the loss terms from the training settings and the model's scoring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The only code that draws; the rest of `views` says what to draw and where.
+"""Drawing primitives of all views, on top of matplotlib and Pillow.
 
 `ImageOverlay`: an image with boxes and labels. `PixelFigure`: panels with absolute pixel layout. `Plot`: charts.
 All are a `Drawing`: saved as PNG, JPEG, WebP, SVG or PDF, displayed inline in a notebook.

@@ -1,4 +1,4 @@
-"""Charts in the house style."""
+"""Line and bar charts with a common style."""
 
 from __future__ import annotations
 

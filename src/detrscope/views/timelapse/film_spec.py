@@ -31,7 +31,7 @@ AveragedQueries = Literal["detected", "all"]
 
 @dataclass(frozen=True)
 class FilmOptions:
-    """What the films of a recording show.
+    """Options of timelapse films.
 
     Attributes:
         image: name of a probe image; None is all of them.
