@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from detrscope.ops.kernels.machine import DTYPES, is_native_precision
+from detrscope.ops.kernels.native_precision import DTYPES, is_native_precision
 
 
 def compare(

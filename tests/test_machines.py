@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from detrscope.ops.kernels import machine
-from detrscope.ops.kernels.machine import SWITCH
+from detrscope.ops.kernels import native_precision
+from detrscope.ops.kernels.native_precision import SWITCH
 from tests.conftest import ROOT
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-# Neither wide registers nor oneDNN: what a Mac or an ARM server lacks of an Intel machine.
+# Neither wide registers nor oneDNN: what a Mac or an ARM server lacks of an Intel native_precision.
 PLAIN = {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", SWITCH: "0"}
 MACHINES = {"this": {}, "avx2": AVX2, "plain": PLAIN}
 
@@ -97,7 +97,7 @@ def test_results_agree_between_machines(name: str, on_this_machine: dict[str, An
 def test_emulated_bf16_works_with_one_warning(name: str, precision: str, tmp_path: Path) -> None:
     output = run(["-c", EVERY_FAMILY, str(tmp_path), precision, "sprint"], MACHINES[name], tmp_path)
     emulated = precision == "bf16" and (
-        name == "plain" or not machine.is_native_precision(torch.bfloat16) or name == "avx2"
+        name == "plain" or not native_precision.is_native_precision(torch.bfloat16) or name == "avx2"
     )
     assert output.count("this CPU emulates it") == (1 if emulated else 0)
 
@@ -114,5 +114,5 @@ def test_doctor_reports_auto_choices(name: str, tmp_path: Path) -> None:
     found = json.loads(run(["-m", "detrscope", "doctor", "--json"], MACHINES[name], tmp_path))
     rows = {row["name"]: row["value"] for row in found}
     assert rows["precision, training"] in (("fp32",) if name != "this" else ("fp32", "bf16"))
-    assert rows["oneDNN"] == ("no" if name == "plain" else "yes" if machine.has_onednn() else "no")
+    assert rows["oneDNN"] == ("no" if name == "plain" else "yes" if native_precision.has_onednn() else "no")
     assert rows["deformable attention on cpu"] == "numba"

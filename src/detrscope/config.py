@@ -54,7 +54,7 @@ def config_section(cls: type[T], help: str = "") -> T:
 def settings(cls: type[T]) -> type[T]:
     """Make a frozen, keyword-only dataclass that is checked however it is made: in Python, from YAML, from options.
 
-    What one field cannot tell, such as a range that depends on another setting, is checked by `require_setting` in the
+    What one field cannot tell, such as a range that depends on another setting, is checked by `require_config` in the
     `__post_init__` of the class.
     """
     checks = pydantic.ConfigDict(allow_inf_nan=False, extra="forbid")
@@ -72,7 +72,7 @@ def settings(cls: type[T]) -> type[T]:
     return typing.cast(type[T], checked)
 
 
-def require_setting(valid: bool, name: str, value: object, expected: str) -> None:
+def require_config(valid: bool, name: str, value: object, expected: str) -> None:
     """Refuse a setting from within `__post_init__`; `name` is relative to the class, such as `encoder.heads`.
 
     Raises:
@@ -82,7 +82,7 @@ def require_setting(valid: bool, name: str, value: object, expected: str) -> Non
         raise ValueError(f"{name} is {value}: expected {expected}")
 
 
-def load_yaml(path: str | Path) -> Tree:
+def load_yaml_config(path: str | Path) -> Tree:
     """Read a YAML file as nested dicts.
 
     Raises:
@@ -96,7 +96,7 @@ def load_yaml(path: str | Path) -> Tree:
     return tree
 
 
-def preset_names() -> list[str]:
+def config_preset_names() -> list[str]:
     """Return the names of the shipped presets, sorted."""
     folder = resources.files("detrscope") / "presets"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
@@ -108,10 +108,10 @@ def load_preset_config(name: str) -> Tree:
     Raises:
         UserError: no preset has that name; the message names the nearest one.
     """
-    if name not in preset_names():
-        raise UserError(f"preset '{name}' is not known; {suggest_nearest(name, preset_names())}")
+    if name not in config_preset_names():
+        raise UserError(f"preset '{name}' is not known; {suggest_nearest(name, config_preset_names())}")
     with resources.as_file(resources.files("detrscope") / "presets" / f"{name}.yaml") as path:
-        tree = load_yaml(path)
+        tree = load_yaml_config(path)
     base = tree.pop("based_on", None)
     return merge_configs(load_preset_config(base), tree) if base else tree
 
@@ -241,7 +241,7 @@ def _first_problem(error: pydantic.ValidationError) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if (
         problem["type"] == "value_error"
-    ):  # of `require_setting`, whose text begins with the name within its section
+    ):  # of `require_config`, whose text begins with the name within its section
         text = str(problem["ctx"]["error"])
         return f"{key}.{text}" if key else text
     text = problem["msg"].replace("Input should be", "expected")

@@ -127,8 +127,8 @@ class Trace(TraceData):
         """
         return save_trace(self, path, half=half)
 
-    cross_attention = _method(maps.cross_attention)
-    self_attention = _method(maps.self_attention)
+    cross_attention = _method(maps.map_of_cross_attention)
+    self_attention = _method(maps.map_of_self_attention)
     incoming_attention = _method(incoming_attention.incoming_from_tokens)
     rollout = _method(rollout.rollout)
     relevance = _method(relevance.relevance)

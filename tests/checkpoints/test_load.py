@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrscope.checkpoints.download import fetch
-from detrscope.checkpoints.load import load_backbone_weights, load_model, with_new_class_head
+from detrscope.checkpoints.download import fetch_checkpoint
+from detrscope.checkpoints.load import load_backbone_checkpoint, load_model, load_with_new_class_head
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
@@ -98,7 +98,7 @@ def test_other_classes_reset_the_class_head_only(official: Path, tmp_path: Path)
 
 def test_same_classes_keep_the_head() -> None:
     loaded = tiny("detr-r18")
-    assert with_new_class_head(loaded, ClassTable((3,), ("x",))).report.reset
+    assert load_with_new_class_head(loaded, ClassTable((3,), ("x",))).report.reset
     assert loaded.card.classes == CLASSES
 
 
@@ -162,19 +162,19 @@ def test_download_checks_caches_and_explains(
     with pytest.raises(
         UserError, match=r"cannot download .*; download it by hand, then put it at .*pass a file as weights"
     ):
-        fetch(url, digest)
+        fetch_checkpoint(url, digest)
     (folder / f"small-{digest}.pth").write_bytes(content[:-1])
     with pytest.raises(UserError, match="another SHA-256"):
-        fetch(url, digest)
+        fetch_checkpoint(url, digest)
     assert not list((tmp_path / "cache").iterdir()), "a broken download was left behind"
     (folder / f"small-{digest}.pth").write_bytes(content)
-    path = fetch(url, digest)
+    path = fetch_checkpoint(url, digest)
     assert path.read_bytes() == content and load_model(path).card.family == "detr"
     (folder / f"small-{digest}.pth").unlink()
-    assert fetch(url, digest) == path, "not taken from the cache"
+    assert fetch_checkpoint(url, digest) == path, "not taken from the cache"
     path.write_bytes(b"rotten")
     with pytest.raises(UserError, match="cannot download"):
-        fetch(url, digest)
+        fetch_checkpoint(url, digest)
 
 
 def test_offline_names_the_file_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -206,12 +206,12 @@ def test_backbone_weights_from_a_file(tmp_path: Path) -> None:
     torch.save(classifier.state_dict(), tmp_path / "r18.pth")
     for variant in ("detr-r18",):
         model = tiny(variant).model
-        report = load_backbone_weights(model, str(tmp_path / "r18.pth"))
+        report = load_backbone_checkpoint(model, str(tmp_path / "r18.pth"))
         assert report.loaded > 60
         assert torch.equal(model.backbone.body.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "r34.pth")
     with pytest.raises(UserError, match=r"r34.pth: does not fit the backbone: left over"):
-        load_backbone_weights(model, str(tmp_path / "r34.pth"))
+        load_backbone_checkpoint(model, str(tmp_path / "r34.pth"))
 
 
 def test_hugging_face_id_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detrscope.checkpoints import load as weights
-from detrscope.checkpoints.load import load_model, random_model
+from detrscope.checkpoints.load import load_model, load_random_model
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.families import VARIANTS
@@ -91,7 +91,7 @@ def arguments(variant: str) -> argparse.Namespace:
 
 def small(variant: str, **more: Any) -> Any:
     torch.manual_seed(0)
-    return random_model(variant, SMALL | more, ClassTable.of_names("abc"))
+    return load_random_model(variant, SMALL | more, ClassTable.of_names("abc"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrscope.checkpoints.load import load_backbone_weights, load_model
+from detrscope.checkpoints.load import load_backbone_checkpoint, load_model
 from detrscope.core.errors import UserError
 from tests.support.published_checkpoints import ARGS, official_state
 from tests.support.tiny_models import tiny
@@ -154,7 +154,7 @@ def test_prefix_of_backbone_weights_is_removed(tmp_path: Path) -> None:
     classifier = torchvision.models.resnet18(weights=None)
     torch.save({"state_dict": prefixed("module.", classifier.state_dict())}, tmp_path / "r18.pth")
     model = tiny("detr-r18").model
-    report = load_backbone_weights(model, str(tmp_path / "r18.pth"))
+    report = load_backbone_checkpoint(model, str(tmp_path / "r18.pth"))
     assert torch.equal(model.backbone.body.conv1.weight, classifier.conv1.weight)
     assert "prefix 'module.' removed from" in " ".join(report.lines())
 

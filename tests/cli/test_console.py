@@ -17,7 +17,7 @@ from PIL import Image
 from rich.table import Table
 
 from detrscope import console
-from detrscope.checkpoints.load import random_model
+from detrscope.checkpoints.load import load_random_model
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
 from detrscope.core.classes import ClassTable
@@ -205,7 +205,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nasty")
     names = tuple(NASTY.values())
     ids = tuple(range(1, len(names) + 1))
-    loaded = random_model(
+    loaded = load_random_model(
         "detr-r18", tiny_settings("detr-r18"), ClassTable(ids, names), Preprocessing(48, 64)
     )
     save_checkpoint(folder / "model.safetensors", loaded.model, loaded.card)

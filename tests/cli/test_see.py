@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import detrscope as ds
-from detrscope.checkpoints.load import random_model
+from detrscope.checkpoints.load import load_random_model
 from detrscope.cli import main
 from detrscope.commands import figure_files
 from detrscope.commands import see as command
@@ -249,7 +249,7 @@ def test_point_without_deformable_encoder_shows_a_query(
 ) -> None:
     settings = tiny_settings("sprint-deformable-n")
     settings["encoder"] = {**settings["encoder"], "layers": encoder_layers}  # softmax attention, or none
-    loaded = random_model("sprint-deformable-n", settings, CLASSES)
+    loaded = load_random_model("sprint-deformable-n", settings, CLASSES)
     detector = Detector(TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.float32), loaded.card)
     options = ViewOptions(points=((20.0, 20.0),), threshold=0)
     with caplog.at_level("WARNING", logger="detrscope"):

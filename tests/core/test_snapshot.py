@@ -16,7 +16,7 @@ from detrscope.core.snapshot import SIDE, FeatureMaps, ProbeSnapshot, SnapshotSt
 from detrscope.core.snapshot_file import HEADER, load_snapshot, save_snapshot, snapshot_paths
 from detrscope.core.trace_file import load_trace, save_trace
 from detrscope.core.types import Level
-from detrscope.lens.maps import cross_attention
+from detrscope.lens.maps import map_of_cross_attention
 from tests.support.equality import same
 from tests.support.traces import detector_of, picture
 
@@ -53,8 +53,8 @@ def test_a_snapshot_is_a_trace_for_maps_and_files(variant: str, tmp_path: Path) 
     full = detector_of(variant).trace(picture())
     ids = torch.tensor([0, 3])
     few = ProbeSnapshot.of_trace(full, ids, {}).trace(full)
-    wanted = cross_attention(full, 3).values
-    torch.testing.assert_close(cross_attention(few, 1).values, wanted, rtol=0, atol=2e-2)
+    wanted = map_of_cross_attention(full, 3).values
+    torch.testing.assert_close(map_of_cross_attention(few, 1).values, wanted, rtol=0, atol=2e-2)
     again = load_trace(save_trace(few, tmp_path / "few.trace"))
     assert again.queries == 2
     for site in few.sites:

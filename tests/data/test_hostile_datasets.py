@@ -20,7 +20,7 @@ from detrscope.core.text_files import read_plain_yaml, read_yaml
 from detrscope.data.check import check
 from detrscope.data.convert import convert_dataset
 from detrscope.data.image_files import SUFFIXES
-from detrscope.data.image_header import MOST_PIXELS, most_pixels, read_size
+from detrscope.data.image_header import MOST_PIXELS, max_image_pixels, read_size
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.parallel_decode import PixelGate
@@ -256,7 +256,7 @@ def test_the_limit_of_pixels_can_be_raised_and_lowered(
         read_image(path)
     monkeypatch.setenv(MOST_PIXELS, "many")
     with pytest.raises(UserError, match="DETRSCOPE_MAX_PIXELS='many' in the environment: expected a number"):
-        most_pixels()
+        max_image_pixels()
 
 
 def test_pixel_gate_bounds_concurrent_pixels() -> None:

@@ -22,7 +22,7 @@ from detrscope.explain.faithfulness import PerturbationRunner
 from detrscope.explain.sanity import sanity_check, sanity_stages
 from detrscope.inference.detector import Detector, load
 from detrscope.inference.torch_engine import require_torch_engine
-from detrscope.lens.deletion_curves import Detected, detection_score
+from detrscope.lens.deletion_curves import Detected, curve_detection_score
 from tests.support.traces import detector_of, picture
 
 
@@ -52,7 +52,7 @@ def test_hidden_keys_equal_bias_edits(shipped: Detector, dogs: Path) -> None:
         scores[..., hidden] = float("-inf")
         edited = shipped.trace(path, edits=[Bias("decoder.*.cross", scores)])
         outputs = Outputs(edited.logits[:, None], edited.boxes_cxcywh[:, None])
-        expected = detection_score(outputs, case.detected, "sigmoid")
+        expected = curve_detection_score(outputs, case.detected, "sigmoid")
         torch.testing.assert_close(found, expected[0], atol=1e-5, rtol=1e-4)
         assert edited.record("decoder.1.cross").rows()[..., hidden].abs().max() == 0
     assert (
@@ -73,7 +73,7 @@ def test_hidden_keys_equal_gain_edits_when_deformable() -> None:
     deletion, insertion = runner.keys(weights, 4)
     hidden = weights.argsort(descending=True, stable=True)[: round(2 / 4 * (len(weights) - 1))]
     edited = detector.trace(picture(), edits=[Gain("decoder.*.cross", 0.0, keys=tuple(hidden.tolist()))])
-    expected = detection_score(
+    expected = curve_detection_score(
         Outputs(edited.logits[:, None], edited.boxes_cxcywh[:, None]), detected, "sigmoid"
     )
     torch.testing.assert_close(deletion[2], expected[0], atol=1e-5, rtol=1e-4)

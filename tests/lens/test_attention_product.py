@@ -10,7 +10,7 @@ import torch
 
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.lens import attention_product as flow
-from detrscope.lens.attention_product import AttentionProduct, from_queries
+from detrscope.lens.attention_product import AttentionProduct, attention_product_from_queries
 from detrscope.lens.incoming_attention import IncomingAttention, incoming_from_queries, incoming_from_tokens
 from tests.support.traces import TOKENS, deformable_record, dense_record, traced
 
@@ -36,7 +36,7 @@ def test_products_equal_those_of_the_full_matrix(
     assert record.shape == (4, 11, TOKENS)
     weights = torch.rand(3, 11, generator=torch.Generator().manual_seed(2))
     values = torch.rand(TOKENS, 2, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(from_queries(record, weights, gradient), weights @ whole)
+    torch.testing.assert_close(attention_product_from_queries(record, weights, gradient), weights @ whole)
     for cache in (False, True):
         layer = AttentionProduct(record, gradient, cache=cache)
         torch.testing.assert_close(layer.from_tokens(values), whole @ values)
@@ -77,7 +77,7 @@ def test_the_full_matrix_is_never_formed(
 
     monkeypatch.setattr(DenseRecord, "rows", watched(DenseRecord.rows))
     monkeypatch.setattr(DeformableRecord, "footprint", watched(DeformableRecord.footprint))
-    from_queries(record, torch.rand(1, 200))
+    attention_product_from_queries(record, torch.rand(1, 200))
     AttentionProduct(record, torch.rand(1, 200, 32), cache=True).from_tokens(torch.rand(TOKENS, 1))
     assert 0 < most <= 16
 

@@ -14,9 +14,9 @@ from detrscope.lens.deletion_curves import (
     Curve,
     Detected,
     area_under,
+    curve_detection_score,
     curve_fractions,
-    detection_score,
-    first_by_weight,
+    deletion_order_mask,
     rank_correlation,
     summarise_curves,
 )
@@ -30,7 +30,7 @@ def test_area_equals_numpy() -> None:
 
 def test_greatest_weights_come_first() -> None:
     weights = torch.tensor([0.1, 0.5, 0.5, 0.0, 0.9])
-    first = first_by_weight(weights, torch.tensor([0, 1, 2, 3, 5]))
+    first = deletion_order_mask(weights, torch.tensor([0, 1, 2, 3, 5]))
     assert [row.nonzero()[:, 0].tolist() for row in first] == [[], [4], [1, 4], [1, 2, 4], [0, 1, 2, 3, 4]]
     torch.testing.assert_close(curve_fractions(4), torch.tensor([0, 0.25, 0.5, 0.75, 1]))
 
@@ -41,7 +41,7 @@ def test_any_query_may_hold_the_detection(scoring: str) -> None:
     logits = torch.randn(2, 3, 5, 4, generator=generator)
     boxes = torch.rand(2, 3, 5, 4, generator=generator) * 0.4 + 0.3
     detected = Detected(2, 1, boxes[-1, 0, 2])
-    found = detection_score(Outputs(logits, boxes), detected, scoring)  # type: ignore[arg-type]
+    found = curve_detection_score(Outputs(logits, boxes), detected, scoring)  # type: ignore[arg-type]
     for image in range(3):
         best = 0.0
         for query in range(5):

@@ -17,10 +17,17 @@ from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
 from detrscope.families import VARIANTS
 from detrscope.lens.measure import measure
-from detrscope.lens.metrics import agreement, effective_tokens, entropy, mass_in, mean_distance, points_into
+from detrscope.lens.metrics import (
+    effective_tokens,
+    entropy,
+    head_agreement,
+    mass_in,
+    mean_distance,
+    points_into,
+)
 from detrscope.lens.report import (
-    describe_attention_differences,
-    layer_means,
+    report_attention_differences,
+    report_layer_means,
     write_measurements_csv,
     write_measurements_json,
 )
@@ -48,12 +55,12 @@ def test_entropy_equals_scipy() -> None:
 
 def test_agreement_is_one_minus_jensen_shannon() -> None:
     expected = 1 - jensenshannon(rows()[0].numpy(), rows()[1].numpy(), axis=-1, base=2) ** 2
-    np.testing.assert_allclose(agreement(rows()).numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(head_agreement(rows()).numpy(), expected, rtol=1e-4)
     same = rows()[:1].expand(8, -1, -1)
-    torch.testing.assert_close(agreement(same), torch.ones(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(head_agreement(same), torch.ones(3), atol=1e-5, rtol=0)
     apart = torch.eye(60)[:4, None]
-    torch.testing.assert_close(agreement(apart), torch.zeros(1), atol=1e-5, rtol=0)
-    assert agreement(rows()[:1]).tolist() == [1, 1, 1]
+    torch.testing.assert_close(head_agreement(apart), torch.zeros(1), atol=1e-5, rtol=0)
+    assert head_agreement(rows()[:1]).tolist() == [1, 1, 1]
 
 
 def test_distance_and_pointing_equal_loops() -> None:
@@ -138,8 +145,8 @@ def test_every_layer_and_head_is_measured(variant: str) -> None:
     cover = cover_of_boxes(trace.boxes_xyxy()[4:5], trace.geometry, trace.levels)[0]
     assert one.in_box == pytest.approx(float((row * cover).sum()), abs=1e-5)
     assert one.box_area == pytest.approx(float(cover.mean()), abs=1e-5)
-    assert len(describe_attention_differences(measurements)) == 4 and "nan" not in " ".join(
-        describe_attention_differences(measurements)[:2]
+    assert len(report_attention_differences(measurements)) == 4 and "nan" not in " ".join(
+        report_attention_differences(measurements)[:2]
     )
 
 
@@ -148,7 +155,7 @@ def test_large_encoders_are_measured_at_some_tokens() -> None:
     every, some = measure(trace)[-1], measure(trace, tokens=40)[-1]
     assert every.rows == every.keys == 8 * 15 and some.rows == 40 and some.keys == every.keys
     assert some.entropy == pytest.approx(every.entropy, rel=0.05)
-    assert describe_attention_differences(measure(trace)) == [], "no decoder was recorded"
+    assert report_attention_differences(measure(trace)) == [], "no decoder was recorded"
 
 
 def test_tables_are_written(tmp_path: Path) -> None:
@@ -163,6 +170,6 @@ def test_tables_are_written(tmp_path: Path) -> None:
         assert float(line["entropy"]) == m.entropy and line["kind"] == m.kind
         assert line["on all"] == (str(m.parts["all"]) if m.parts else "")
         assert line["head"] == ("" if m.head is None else str(m.head))
-    assert [m.layer for m in layer_means(measurements)] == [0, 1, 0, 1, 0, 1]
+    assert [m.layer for m in report_layer_means(measurements)] == [0, 1, 0, 1, 0, 1]
     with pytest.raises(UserError, match="query 9: this model has queries 0 to 6"):
         measure(traced("detr-r18"), [9])

@@ -15,7 +15,7 @@ from detrscope.ops.convolution import (
     convolution_and_norm,
     fold_norm_into_convolution,
 )
-from detrscope.ops.kernels.machine import onednn_convolves
+from detrscope.ops.kernels.native_precision import onednn_convolves
 
 SMALL, LARGE = (7, 9), (24, 40)
 

@@ -7,7 +7,13 @@ import math
 import torch
 
 from detrscope.core.types import Level
-from detrscope.ops.position import inverse_sigmoid, position_as_box, pyramid_centres, sine_boxes, valid_ratios
+from detrscope.ops.position import (
+    inverse_sigmoid,
+    position_as_box,
+    position_valid_ratios,
+    positions_of_pyramid,
+    sine_boxes,
+)
 
 LEVELS = (Level(4, 6), Level(2, 3))
 
@@ -21,14 +27,14 @@ def padding() -> torch.Tensor:
 
 
 def test_valid_ratios_are_the_shares_of_the_image() -> None:
-    ratios = valid_ratios(padding(), LEVELS, torch.zeros(()))
+    ratios = position_valid_ratios(padding(), LEVELS, torch.zeros(()))
     expected = torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[4 / 6, 3 / 4], [2 / 3, 1 / 2]]])
     torch.testing.assert_close(ratios, expected)
-    assert valid_ratios(None, LEVELS, torch.zeros(())).tolist() == [[[1, 1], [1, 1]]]
+    assert position_valid_ratios(None, LEVELS, torch.zeros(())).tolist() == [[[1, 1], [1, 1]]]
 
 
 def test_pyramid_centres_are_cell_centres_of_the_unpadded_image() -> None:
-    centres = pyramid_centres(padding(), LEVELS, torch.zeros(()))
+    centres = positions_of_pyramid(padding(), LEVELS, torch.zeros(()))
     assert centres.shape == (2, 30, 2)
     for image, sizes in enumerate((((6, 4), (3, 2)), ((4, 3), (2, 1)))):
         expected = [
@@ -38,8 +44,8 @@ def test_pyramid_centres_are_cell_centres_of_the_unpadded_image() -> None:
             for x in range(level.width)
         ]
         torch.testing.assert_close(centres[image], torch.tensor(expected))
-    torch.testing.assert_close(pyramid_centres(None, LEVELS, torch.zeros(())), centres[:1])
-    assert pyramid_centres(None, LEVELS, torch.zeros((), dtype=torch.bfloat16)).dtype == torch.float32
+    torch.testing.assert_close(positions_of_pyramid(None, LEVELS, torch.zeros(())), centres[:1])
+    assert positions_of_pyramid(None, LEVELS, torch.zeros((), dtype=torch.bfloat16)).dtype == torch.float32
 
 
 def test_sine_boxes_interleave_sines_and_cosines_of_each_number() -> None:

@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from detrscope.checkpoints.load import random_model
+from detrscope.checkpoints.load import load_random_model
 from detrscope.core.classes import ClassTable
 
 ARGS = argparse.Namespace(backbone="resnet18", dilation=False, nheads=4, pre_norm=False, hidden_dim=32)
@@ -14,7 +14,7 @@ ARGS = argparse.Namespace(backbone="resnet18", dilation=False, nheads=4, pre_nor
 
 def official_state(classes: int = 3) -> dict[str, torch.Tensor]:
     """A small DETR in the published layout: our tensors under their names."""
-    model = random_model(
+    model = load_random_model(
         "detr-r18",
         {
             "width": 32,

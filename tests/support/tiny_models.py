@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from detrscope.checkpoints.load import random_model
+from detrscope.checkpoints.load import load_random_model
 from detrscope.checkpoints.native import Loaded
 from detrscope.core.classes import ClassTable
 from detrscope.core.types import Batch
@@ -38,7 +38,7 @@ def tiny(variant: str) -> Loaded:
 def built(variant: str) -> Loaded:
     """The same one for everybody: not to be changed."""
     torch.manual_seed(0)
-    loaded = random_model(variant, tiny_settings(variant), CLASSES)
+    loaded = load_random_model(variant, tiny_settings(variant), CLASSES)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             if not name.startswith("backbone"):

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from detrscope import families
-from detrscope.config import describe_config, preset_names, to_yaml
+from detrscope.config import config_preset_names, describe_config, to_yaml
 from detrscope.core.errors import UserError
 from detrscope.training.config import (
     DataConfig,
     RunConfig,
-    flatten_config,
-    nest_dotted_config,
+    flatten_run_config,
+    nest_run_config,
     resolve_training_config,
 )
 from detrscope.training.optimizer import parameter_groups
@@ -41,7 +41,7 @@ PRESETS = [
 
 
 def test_promised_presets_exist() -> None:
-    assert set(PRESETS) <= set(preset_names())
+    assert set(PRESETS) <= set(config_preset_names())
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -181,5 +181,5 @@ def test_a_micro_batch_is_a_share_of_the_batch() -> None:
 
 
 def test_dotted_keys() -> None:
-    assert nest_dotted_config({"a.b": 1, "a": {"c": {"*.d": 2}}}) == {"a": {"b": 1, "c": {"*.d": 2}}}
-    assert flatten_config({"a": {"b": 1}, "c": {}}) == {"a.b": 1, "c": {}}
+    assert nest_run_config({"a.b": 1, "a": {"c": {"*.d": 2}}}) == {"a": {"b": 1, "c": {"*.d": 2}}}
+    assert flatten_run_config({"a": {"b": 1}, "c": {}}) == {"a.b": 1, "c": {}}

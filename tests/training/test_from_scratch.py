@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from detrscope import families
-from detrscope.checkpoints.load import random_model
-from detrscope.config import load_preset_config, preset_names, to_yaml
+from detrscope.checkpoints.load import load_random_model
+from detrscope.config import config_preset_names, load_preset_config, to_yaml
 from detrscope.core.classes import ClassTable
 from detrscope.training.config import RunConfig, resolve_training_config
 from detrscope.training.optimizer import parameter_groups
@@ -32,7 +32,7 @@ def backbone_of(config: RunConfig) -> Any:
 
 def assert_all_of_it_learns(config: RunConfig) -> None:
     small = {**config.model.overrides, "width": 32}
-    model = random_model(config.model.variant, small, ClassTable.of_names(["a"])).model
+    model = load_random_model(config.model.variant, small, ClassTable.of_names(["a"])).model
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert not frozen
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.backbone.modules())
@@ -102,7 +102,7 @@ def test_explicit_freezing_is_kept_with_a_warning(
     assert f"{named} freezes or slows random weights" in caplog.text
 
 
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", config_preset_names())
 def test_no_preset_freezes_random_weights_and_all_cite_a_source(
     preset: str, caplog: pytest.LogCaptureFixture
 ) -> None:

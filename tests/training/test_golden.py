@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detrscope.config import merge_configs
-from detrscope.training.config import RunConfig, nest_dotted_config, resolve_training_config
+from detrscope.training.config import RunConfig, nest_run_config, resolve_training_config
 from detrscope.training.launch import make_fabric
 from detrscope.training.schedule import constant
 from detrscope.training.setup import make_training_loader, make_training_model, open_training_data
@@ -17,7 +17,7 @@ from detrscope.training.train_step import TrainStep
 
 GOLDEN = Path(__file__).parent / "golden_sprint.json"
 STEPS = 20
-SETTINGS = nest_dotted_config(
+SETTINGS = nest_run_config(
     {
         "data.source": "drawn-dogs:count=80,val=1,test=1,size=64",
         "data.batch_size": 4,

@@ -16,7 +16,7 @@ from detrscope.blocks.layers import Linear
 from detrscope.core.probe import Probe
 from detrscope.core.types import Pyramid
 from detrscope.ops.deformable import sample
-from detrscope.ops.position import valid_ratios
+from detrscope.ops.position import position_valid_ratios
 
 
 class DeformableAttention(nn.Module):
@@ -111,7 +111,7 @@ class DeformableCrossAttention(DeformableAttention):
 
 def _on_each_map(reference: Tensor, pyramid: Pyramid) -> Tensor:
     """Scale references [B, Q, 2 or 4] of the unpadded image to every padded map: [B, Q, L, 2 or 4]."""
-    ratios = valid_ratios(pyramid.padding, pyramid.levels, reference)  # [B or 1, L, 2]
+    ratios = position_valid_ratios(pyramid.padding, pyramid.levels, reference)  # [B or 1, L, 2]
     ratios = torch.cat([ratios] * (reference.shape[-1] // 2), dim=-1)  # [B or 1, L, 2 or 4]
     return reference[:, :, None] * ratios[:, None]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detrscope.blocks.layers import linear_in_float32
+from detrscope.blocks.layers import apply_layer_in_float32
 from detrscope.core.types import Outputs, States
 from detrscope.ops.position import inverse_sigmoid, position_as_box
 
@@ -30,9 +30,11 @@ class SetHeads(nn.Module):
 
     def forward(self, states: States) -> Outputs:
         """Content [N, B, Q, D] -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4]."""
-        boxes = linear_in_float32(self.box_head, states.content)
-        boxes = boxes.sigmoid() if states.boxes_cxcywh is None else move_boxes(states.boxes_cxcywh, boxes)
-        return Outputs(linear_in_float32(self.class_head, states.content), boxes, states.proposals)
+        boxes = apply_layer_in_float32(self.box_head, states.content)
+        boxes = (
+            boxes.sigmoid() if states.boxes_cxcywh is None else add_box_offsets(states.boxes_cxcywh, boxes)
+        )
+        return Outputs(apply_layer_in_float32(self.class_head, states.content), boxes, states.proposals)
 
 
 class BoxRefinement(nn.Module):
@@ -51,12 +53,14 @@ class BoxRefinement(nn.Module):
         """Return the boxes [B, Q, 4] that the next layer starts from; no gradient flows through them."""
         assert reference is not None, "these heads refine references"
         with torch.no_grad():
-            return move_boxes(position_as_box(reference), linear_in_float32(self.box_heads[layer], content))
+            return add_box_offsets(
+                position_as_box(reference), apply_layer_in_float32(self.box_heads[layer], content)
+            )
 
     def forward(self, states: States) -> Outputs:
         """Content [N, B, Q, D] and its boxes [N, B, Q, 4] -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4]."""
         assert states.boxes_cxcywh is not None, "these heads refine references"
-        boxes = move_boxes(states.boxes_cxcywh, apply_layerwise(self.box_heads, states.content))
+        boxes = add_box_offsets(states.boxes_cxcywh, apply_layerwise(self.box_heads, states.content))
         return Outputs(self.logits(states.content), boxes, states.proposals)
 
 
@@ -70,7 +74,7 @@ class RefiningHeads(BoxRefinement):
 
     def logits(self, content: Tensor) -> Tensor:
         """Content [N, B, Q, D] -> logits [N, B, Q, K]."""
-        return linear_in_float32(self.class_head, content)
+        return apply_layer_in_float32(self.class_head, content)
 
 
 class LayeredHeads(BoxRefinement):
@@ -88,9 +92,9 @@ class LayeredHeads(BoxRefinement):
 
 def apply_layerwise(heads: nn.ModuleList, content: Tensor) -> Tensor:
     """Apply each layer's own head to its state: [N, B, Q, D] -> [N, B, Q, n]."""
-    return torch.stack([linear_in_float32(head, x) for head, x in zip(heads, content, strict=True)])
+    return torch.stack([apply_layer_in_float32(head, x) for head, x in zip(heads, content, strict=True)])
 
 
-def move_boxes(boxes: Tensor, delta: Tensor) -> Tensor:
+def add_box_offsets(boxes: Tensor, delta: Tensor) -> Tensor:
     """Add a head's output to the logits of boxes in 0..1: [..., 4] in the type of `delta`."""
     return (delta + inverse_sigmoid(boxes.to(delta.dtype))).sigmoid()

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from detrscope.ops.convolution import is_learning, may_leave_torch
+from detrscope.ops.convolution import convolution_is_learning, may_leave_torch
 from detrscope.ops.dropout import dropout
 from detrscope.ops.linear import linear, linear_pair
 
@@ -47,7 +47,11 @@ class FeedForward(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
         first, second = self.expand, self.contract
-        if not self.training and may_leave_torch(tokens) and not is_learning(tokens, first.weight):
+        if (
+            not self.training
+            and may_leave_torch(tokens)
+            and not convolution_is_learning(tokens, first.weight)
+        ):
             return linear_pair(tokens, first.weight, first.bias, second.weight, second.bias)
         hidden = linear(tokens, first.weight, first.bias, relu=True)  # [B, S, H]
         return cast(Tensor, self.contract(self.dropout(hidden)))
@@ -83,7 +87,7 @@ def zero_last(box_head: MLP) -> MLP:
     return box_head
 
 
-def linear_in_float32(head: nn.Module, x: Tensor) -> Tensor:
+def apply_layer_in_float32(head: nn.Module, x: Tensor) -> Tensor:
     """Apply a head in the precision of its weights: boxes and scores need more bits than bfloat16 has."""
     with torch.autocast(x.device.type, enabled=False):
         return cast(Tensor, head(x.to(next(head.parameters()).dtype)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detrscope.blocks.position import Position
 from detrscope.core.types import Level, Pyramid
 from detrscope.ops.convolution import convolution_and_norm
-from detrscope.ops.position import pyramid_centres, sine_coordinates, token_centres
+from detrscope.ops.position import positions_of_pyramid, positions_of_tokens, sine_coordinates
 
 
 class ProjectionNeck(nn.Module):
@@ -61,7 +61,7 @@ class PyramidNeck(nn.Module):
             x = norm(projection(x))  # [B, D, H_l, W_l]
             projected.append(x + level.to(x.dtype)[:, None, None])
             paddings.append(shrink_padding(padding, x))
-            centres.append(token_centres(paddings[-1], x.shape[-2], x.shape[-1], x))
+            centres.append(positions_of_tokens(paddings[-1], x.shape[-2], x.shape[-1], x))
         positions = [sine_coordinates(c, self.width // 2).to(projected[0].dtype) for c in centres]
         return replace(flatten_maps(projected, positions, paddings), centres=torch.cat(centres, dim=1))
 
@@ -108,7 +108,7 @@ class DeformableNeck(nn.Module):
             paddings.append(shrink_padding(padding, x))
             positions.append(self.position(x, paddings[-1]) + level.to(x.dtype))  # [B or 1, H_l*W_l, D]
         pyramid = flatten_maps(projected, positions, paddings)
-        centres = pyramid_centres(pyramid.padding, pyramid.levels, pyramid.tokens)
+        centres = positions_of_pyramid(pyramid.padding, pyramid.levels, pyramid.tokens)
         return replace(pyramid, centres=centres)
 
 

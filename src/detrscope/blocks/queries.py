@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detrscope.blocks.layers import MLP, linear_in_float32, zero_last
+from detrscope.blocks.layers import MLP, apply_layer_in_float32, zero_last
 from detrscope.core.types import Level, Proposals, Pyramid, Queries
 from detrscope.ops.position import inverse_sigmoid, sine_boxes
 
@@ -104,7 +104,7 @@ class PointQueries(QueryModule):
     def forward(self, pyramid: Pyramid) -> Queries:
         """Return the same Q queries for every image: content and position [B, Q, D], points [B, Q, 2]."""
         position, content = self.embedding.weight.chunk(2, dim=-1)  # [Q, D] each
-        points = linear_in_float32(self.points, position)  # [Q, 2]
+        points = apply_layer_in_float32(self.points, position)  # [Q, 2]
         points = points.to(torch.promote_types(points.dtype, torch.float32)).sigmoid()
         images = pyramid.tokens.shape[0]
         return Queries(
@@ -154,7 +154,7 @@ class MixedQueries(QueryModule):
         scores = proposals.logits.detach().amax(-1)  # [B, S]
         if pyramid.padding is not None:
             scores = scores.masked_fill(pyramid.padding, float("-inf"))
-        best = select_best_queries(scores, self.count)  # [B, Q]
+        best = best_query_proposals(scores, self.count)  # [B, Q]
         features = gather_tokens(pyramid.tokens, best)
         content = self.content[: best.shape[1]].to(features.dtype) + features
         if (
@@ -170,10 +170,10 @@ class MixedQueries(QueryModule):
         tokens = pyramid.tokens
         start = inverse_sigmoid(proposal_boxes(pyramid.centres, pyramid.levels, self.sizes))
         return Proposals(
-            logits=linear_in_float32(self.class_head, tokens),
+            logits=apply_layer_in_float32(self.class_head, tokens),
             boxes_cxcywh=propose_boxes(self.box_head, tokens, start),
             centres=pyramid.centres,
-            dense_logits=linear_in_float32(self.dense_class_head, tokens) if self.training else None,
+            dense_logits=apply_layer_in_float32(self.dense_class_head, tokens) if self.training else None,
             dense_boxes_cxcywh=propose_boxes(self.dense_box_head, tokens, start) if self.training else None,
         )
 
@@ -212,9 +212,9 @@ class TwoStageQueries(QueryModule):
     def forward(self, pyramid: Pyramid) -> Queries:
         """Tokens [B, S, D] -> content and position [B, Q, D], boxes_cxcywh [B, Q, 4]; Q is at most S."""
         proposals = self.propose(pyramid)
-        best = select_best_queries(proposals.logits[..., 0].detach(), self.count)  # [B, Q]
+        best = best_query_proposals(proposals.logits[..., 0].detach(), self.count)  # [B, Q]
         boxes = gather_tokens(proposals.boxes_cxcywh, best)  # [B, Q, 4]
-        encoded = linear_in_float32(self.box_projection, sine_boxes(boxes, self.width // 2))
+        encoded = apply_layer_in_float32(self.box_projection, sine_boxes(boxes, self.width // 2))
         position, content = self.box_projection_norm(encoded).chunk(2, dim=-1)  # [B, Q, D] each
         return Queries(content, position, boxes, proposals=proposals)
 
@@ -229,7 +229,7 @@ class TwoStageQueries(QueryModule):
         projected = self.projection_norm(self.projection(pyramid.tokens.masked_fill(void, 0.0)))  # [B, S, D]
         boxes = propose_boxes(self.box_head, projected, inverse_sigmoid(start))  # [B, S, 4]
         return Proposals(
-            logits=linear_in_float32(self.class_head, projected),
+            logits=apply_layer_in_float32(self.class_head, projected),
             boxes_cxcywh=boxes.masked_fill(void, 1.0),  # as published: the limit of an infinite logit
             centres=pyramid.centres,
             any_class=True,
@@ -248,10 +248,10 @@ def propose_boxes(head: MLP, tokens: Tensor, start: Tensor) -> Tensor:
 
     Under autocast only the last layer is exact: there are many tokens.
     """
-    return (linear_in_float32(head.last, head.hidden(tokens)) + start).sigmoid()
+    return (apply_layer_in_float32(head.last, head.hidden(tokens)) + start).sigmoid()
 
 
-def select_best_queries(scores: Tensor, count: int) -> Tensor:
+def best_query_proposals(scores: Tensor, count: int) -> Tensor:
     """Return the indices [B, Q] of the highest scores [B, S], at most `count` of them."""
     return scores.topk(min(count, scores.shape[1]), dim=1).indices
 

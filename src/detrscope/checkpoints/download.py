@@ -13,7 +13,9 @@ from detrscope.core.files import atomic_write, cache_folder
 MAX_BYTES = 8 << 30  # of a file of weights
 
 
-def fetch(url: str, sha256_prefix: str, timeout: float = 30, instead: str = "pass a file as weights") -> Path:
+def fetch_checkpoint(
+    url: str, sha256_prefix: str, timeout: float = 30, instead: str = "pass a file as weights"
+) -> Path:
     """Return the file at `url`, downloaded unless it is in the cache.
 
     Args:

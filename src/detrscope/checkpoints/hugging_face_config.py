@@ -11,7 +11,7 @@ from pydantic import Field
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr, validate
-from detrscope.core.text_files import read_json_config
+from detrscope.core.text_files import read_json_text
 
 MAX_LISTED = 8  # unnamed classes that are listed one by one
 UNNAMED = ("N/A", "")  # names of COCO's unused ids
@@ -64,7 +64,7 @@ def read_hugging_face_config(path: Path) -> ConfigFields:
     Raises:
         UserError: not JSON, or a value of the wrong type or not supported; names the key.
     """
-    fields = validate(ConfigFields, read_json_config(path), str(path))
+    fields = validate(ConfigFields, read_json_text(path), str(path))
     for part in ("backbone_config", "backbone_kwargs"):
         if getattr(getattr(fields, part), "output_stride", None) == 8:
             raise UserError(f"{path}: {part}.output_stride: expected 16 or 32, found 8")

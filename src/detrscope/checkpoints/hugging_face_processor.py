@@ -11,7 +11,7 @@ from pydantic import Field
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr, type_name, validate
 from detrscope.core.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Filter, Fit, Preprocessing, Side
-from detrscope.core.text_files import read_json_config
+from detrscope.core.text_files import read_json_text
 
 DEFAULT_LONG_SIDE = 1333  # transformers' own where a size is one number
 FILTERS: dict[int, Filter] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
@@ -70,7 +70,7 @@ def read_processor(path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
     Raises:
         UserError: not JSON, a value of the wrong type, or an unsupported step; names the key.
     """
-    tree, name = read_json_config(path), str(path)
+    tree, name = read_json_text(path), str(path)
     if isinstance(tree, dict) and "image_processor" in tree:
         tree, name = tree["image_processor"], f"{path}: image_processor"
     fields = validate(ProcessorFields, tree, name)

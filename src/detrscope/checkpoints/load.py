@@ -18,7 +18,7 @@ from detrscope.blocks.backbone import ResNetBackbone, SlimBackbone
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints.coco_classes import coco_classes
 from detrscope.checkpoints.convert import convert_checkpoint
-from detrscope.checkpoints.download import fetch
+from detrscope.checkpoints.download import fetch_checkpoint
 from detrscope.checkpoints.native import (
     Loaded,
     LoadReport,
@@ -29,8 +29,8 @@ from detrscope.checkpoints.native import (
 from detrscope.checkpoints.third_party import (
     PROCESSOR_FILES,
     WEIGHT_FILES,
-    read_folder,
     read_third_party_file,
+    read_third_party_folder,
 )
 from detrscope.config import config_to_tree
 from detrscope.core.classes import ClassTable
@@ -75,24 +75,26 @@ def load_model(
     elif isfile(path):
         loaded = _load_file(path)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
-        loaded = convert_checkpoint(read_folder(_hub_snapshot(name)), source=name)
+        loaded = convert_checkpoint(read_third_party_folder(_hub_snapshot(name)), source=name)
     else:
         problem = "no such file" if path.suffix or "/" in name else "not a known model"
         raise UserError(f"model '{name}': {problem}; {suggest_nearest(name, VARIANTS)}")
     return (
-        loaded if classes is None or classes == loaded.card.classes else with_new_class_head(loaded, classes)
+        loaded
+        if classes is None or classes == loaded.card.classes
+        else load_with_new_class_head(loaded, classes)
     )
 
 
 @contextmanager
-def seeded_weights(seed: int) -> Iterator[None]:
+def seeded_load(seed: int) -> Iterator[None]:
     """Seed the CPU's random numbers inside the `with`, and restore the generator after it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def with_new_class_head(loaded: Loaded, classes: ClassTable) -> Loaded:
+def load_with_new_class_head(loaded: Loaded, classes: ClassTable) -> Loaded:
     """Return the model for other classes: the class head is reset, all other weights stay."""
     report = loaded.report
     card = replace(loaded.card, classes=classes, metrics={}, source=f"fine-tuned from {report.source}")
@@ -103,7 +105,7 @@ def with_new_class_head(loaded: Loaded, classes: ClassTable) -> Loaded:
     return Loaded(model.eval(), card, replace(report, loaded=len(new) - len(reset), reset=reset))
 
 
-def random_model(
+def load_random_model(
     variant: str,
     overrides: Mapping[str, Any],
     classes: ClassTable,
@@ -130,7 +132,7 @@ def random_model(
     return Loaded(model.eval(), card, LoadReport("random weights", 0))
 
 
-def load_backbone_weights(model: DetectionTransformer, weights: str) -> LoadReport:
+def load_backbone_checkpoint(model: DetectionTransformer, weights: str) -> LoadReport:
     """Load classification weights into the backbone of a model.
 
     Args:
@@ -173,7 +175,7 @@ def _imagenet(model: DetectionTransformer) -> tuple[dict[str, Tensor], str]:
     prefixed = {f"body.{key}": tensor for key, tensor in backbone.body.state_dict().items()}
     name = Shapes(prefixed).resnet("body")
     url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
-    path = fetch(
+    path = fetch_checkpoint(
         url,
         url.rsplit("-", 1)[-1].removesuffix(".pth"),
         instead="set model.backbone_weights to a file of them, or to none to learn from scratch",
@@ -186,8 +188,8 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
     if weights == "random":
         classes = coco_classes(91)
         assert classes is not None
-        with seeded_weights(RANDOM_SEED):
-            loaded = random_model(name, {}, classes)
+        with seeded_load(RANDOM_SEED):
+            loaded = load_random_model(name, {}, classes)
         source = f"random weights of seed {RANDOM_SEED}"
         return replace(loaded, card=replace(loaded.card, source=source), report=LoadReport(source, 0))
     if weights is None and variant.shipped is not None:
@@ -200,9 +202,9 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
             )
         if isinstance(variant.published, OnHub):
             repository = variant.published.repository
-            checkpoint = read_folder(_hub_snapshot(repository))
+            checkpoint = read_third_party_folder(_hub_snapshot(repository))
             return convert_checkpoint(checkpoint, source=repository, variant=name, published=True)
-        path = fetch(variant.published.url, variant.published.sha256_prefix)
+        path = fetch_checkpoint(variant.published.url, variant.published.sha256_prefix)
         return convert_checkpoint(read_third_party_file(path), source=str(path), variant=name, published=True)
     path = Path(weights)
     if not exists(path):
@@ -211,7 +213,7 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
         if card.variant != name:
             raise UserError(f"{path}: the checkpoint is a {card.variant}, expected a {name}")
         return _load_file(path)
-    checkpoint = read_folder(path) if isdir(path) else read_third_party_file(path)
+    checkpoint = read_third_party_folder(path) if isdir(path) else read_third_party_file(path)
     released = variant.published is not None and path.name == variant.published.url.rpartition("/")[2]
     return convert_checkpoint(checkpoint, source=str(path), variant=name, published=released)
 
@@ -221,7 +223,7 @@ def _load_folder(folder: Path) -> Loaded:
         if (folder / name).is_file():
             return _load_file(folder / name)
     if (folder / "config.json").is_file():
-        return convert_checkpoint(read_folder(folder), source=str(folder))
+        return convert_checkpoint(read_third_party_folder(folder), source=str(folder))
     raise UserError(
         f"{folder}: no model; expected a run folder ({RUN_CHECKPOINTS[0]}) or a Hugging Face folder (config.json)"
     )

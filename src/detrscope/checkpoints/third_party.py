@@ -113,7 +113,7 @@ def read_third_party_file(path: Path, marks: tuple[str, ...] | None = None) -> T
     return ThirdPartyCheckpoint(state.tensors, settings, path=path, skipped=state.skipped, notes=notes)
 
 
-def read_folder(folder: Path) -> ThirdPartyCheckpoint:
+def read_third_party_folder(folder: Path) -> ThirdPartyCheckpoint:
     """Read a Hugging Face folder: config.json, weights, and the processor's config if there is one.
 
     Raises:

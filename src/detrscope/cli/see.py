@@ -168,7 +168,7 @@ def _point(text: str) -> tuple[float, float]:
 
 def _print_tables(results: Sequence[SeeResult]) -> None:
     """Print the files and metrics of one image; of several, a line for each."""
-    from detrscope.lens.report import describe_attention_differences, describe_attention_on_parts
+    from detrscope.lens.report import report_attention_differences, report_attention_on_parts
 
     if len(results) > 1:
         console.print_table(_overview_table(results))
@@ -178,8 +178,8 @@ def _print_tables(results: Sequence[SeeResult]) -> None:
         if result.measurements:
             console.print_table(_metric_table(result))
             for line in [
-                *describe_attention_differences(result.measurements),
-                *describe_attention_on_parts(result.measurements),
+                *report_attention_differences(result.measurements),
+                *report_attention_on_parts(result.measurements),
             ]:
                 console.print_line(line)
 
@@ -204,12 +204,12 @@ def _metric_table(result: SeeResult) -> Table:
     """Return a line for each layer: means over heads and rows."""
     from rich.table import Table
 
-    from detrscope.lens.report import layer_means
+    from detrscope.lens.report import report_layer_means
 
     columns = ("attention", "layer", "tokens", "distance", "in box", "uniform", "peak in box", "agreement")
     title = "means over heads, queries and tokens; metrics.csv has each head and query"
     table = Table(*columns, title=title)
-    for m in layer_means(result.measurements):
+    for m in report_layer_means(result.measurements):
         table.add_row(
             m.kind,
             str(m.layer),

@@ -35,13 +35,13 @@ def _show_help(context: typer.Context, requested: bool) -> None:
         return
     from rich.table import Table
 
-    from detrscope.config import describe_config, preset_names
+    from detrscope.config import config_preset_names, describe_config
     from detrscope.families import FAMILIES
     from detrscope.training.config import RunConfig
 
     typer.echo(context.get_help())
     typer.echo(
-        f"\nPresets: {', '.join(preset_names())}\n\nSettings, given as --KEY=VALUE or in a --config file:\n"
+        f"\nPresets: {', '.join(config_preset_names())}\n\nSettings, given as --KEY=VALUE or in a --config file:\n"
     )
     table = Table(box=None, pad_edge=False)
     for heading in ("key", "type", "default", "description"):

@@ -17,7 +17,7 @@ from detrscope.core.files import atomic_write
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.inference.detector import Detector, load
-from detrscope.lens.report import describe_attention_differences, describe_attention_on_parts
+from detrscope.lens.report import report_attention_differences, report_attention_on_parts
 from detrscope.recording.recorder import load_recording
 from detrscope.training.loop import Outcome
 from detrscope.training.run_folder import RunFolder
@@ -99,8 +99,8 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
         figures=[str(result.files[name].relative_to(out)) for name in FIGURES],
         words=[
-            *describe_attention_differences(result.measurements),
-            *describe_attention_on_parts(result.measurements),
+            *report_attention_differences(result.measurements),
+            *report_attention_on_parts(result.measurements),
         ],
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
         curves="run/curves.png",

@@ -12,7 +12,7 @@ import torch
 
 from detrscope._version import __version__
 from detrscope.core.files import cache_folder
-from detrscope.ops.kernels import machine
+from detrscope.ops.kernels import native_precision
 from detrscope.ops.kernels.deformable_dispatch import FASTEST, kernel_for, why_not
 
 PACKAGES = ("torch", "torchvision", "lightning", "numba", "numpy", "scipy", "faster-coco-eval", "av")
@@ -28,7 +28,7 @@ VARIABLES = (
     "ATEN_CPU_CAPABILITY",
     "OMP_NUM_THREADS",
     "DETRSCOPE_DEFORMABLE",
-    machine.SWITCH,
+    native_precision.SWITCH,
 )
 
 
@@ -69,7 +69,7 @@ def _devices() -> Iterator[Finding]:
     yield Finding(
         "devices", "threads", str(torch.get_num_threads()), f"{os.cpu_count()} cores in the machine"
     )
-    onednn = "yes" if machine.has_onednn() else "no"
+    onednn = "yes" if native_precision.has_onednn() else "no"
     yield Finding("devices", "oneDNN", onednn, "convolutions and products of the CPU")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -84,13 +84,13 @@ def _devices() -> Iterator[Finding]:
 
 
 def _speeds() -> Iterator[Finding]:
-    base = machine.machine_cost(torch.float32)
-    for name, dtype in machine.DTYPES.items():
-        cost = machine.machine_cost(dtype)
+    base = native_precision.precision_cost(torch.float32)
+    for name, dtype in native_precision.DTYPES.items():
+        cost = native_precision.precision_cost(dtype)
         if dtype == torch.float32:
             reason = "the reference of the others"
         else:
-            native = "native" if machine.is_native_precision(dtype) else "emulated, or no faster"
+            native = "native" if native_precision.is_native_precision(dtype) else "emulated, or no faster"
             times = f"{cost.product / base.product:.2g} and {cost.convolution / base.convolution:.2g}"
             reason = f"{native}: {times} times the time of fp32"
         value = f"product {cost.product * 1e3:.3g} ms, convolution {cost.convolution * 1e3:.3g} ms"
@@ -101,7 +101,7 @@ def _choices() -> Iterator[Finding]:
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     topic = "what auto selects"
     yield Finding(topic, "device", device.type, "a GPU where there is one")
-    training = machine.fastest_precision(device)
+    training = native_precision.fastest_precision(device)
     yield Finding(topic, "precision, training", training, "the fastest that is native")
     yield Finding(
         topic,
@@ -110,11 +110,15 @@ def _choices() -> Iterator[Finding]:
         "the checkpoint's training precision where native, else fp32, so that published AP is reproduced",
     )
     yield Finding(topic, "engine", "torch")
-    fused = "oneDNN" if machine.onednn_convolves(torch.float32) else "torch"
+    fused = "oneDNN" if native_precision.onednn_convolves(torch.float32) else "torch"
     yield Finding(topic, "convolution + norm + ReLU", fused, "in one pass where oneDNN has it")
-    products = "oneDNN" if machine.onednn_multiplies(torch.float32) else "torch"
+    products = "oneDNN" if native_precision.onednn_multiplies(torch.float32) else "torch"
     yield Finding(topic, "linear layers, fp32", products, "the faster of the two; oneDNN on a tie")
-    muon = "bf16" if machine.product_slowdown(torch.bfloat16) <= machine.FAST else "fp32"
+    muon = (
+        "bf16"
+        if native_precision.precision_product_slowdown(torch.bfloat16) <= native_precision.FAST
+        else "fp32"
+    )
     yield Finding(topic, "Muon's iteration on the CPU", muon, "the faster of the two")
     for kind in dict.fromkeys(("cpu", device.type)):
         chosen = kernel_for(kind, torch.float32)

@@ -13,7 +13,7 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.evaluator import Evaluator
-from detrscope.evaluation.report import write_class_csv, write_json, write_precision_recall_csv
+from detrscope.evaluation.report import write_class_csv, write_evaluation_json, write_precision_recall_csv
 from detrscope.evaluation.results_file import read_results, write_results
 from detrscope.inference.detector import Detector, open_detector
 from detrscope.inference.engine import Precision
@@ -101,7 +101,7 @@ def evaluate_results(
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> None:
     """Write `evaluation.json`, `per_class.csv`, `precision_recall.csv`, `precision_recall.png`."""
     out = Path(out)
-    write_json(out / "evaluation.json", evaluation)
+    write_evaluation_json(out / "evaluation.json", evaluation)
     write_class_csv(out / "per_class.csv", evaluation)
     write_precision_recall_csv(out / "precision_recall.csv", evaluation)
     curves = {curve.name: (curve.precision_50, curve.precision_75) for curve in evaluation.curves}
@@ -116,7 +116,7 @@ def _write(
     out: str | Path | None,
 ) -> None:
     if json_file is not None:
-        write_json(json_file, evaluation)
+        write_evaluation_json(json_file, evaluation)
     if results is not None and results_file is not None:
         write_results(results_file, results)
     if out is not None:

@@ -9,7 +9,7 @@ from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.data.open_dataset import read_dataset
 from detrscope.data.validation_log import ValidationLog
-from detrscope.recording.probe_images import annotated_images
+from detrscope.recording.probe_images import annotated_probe_images
 from detrscope.trace_interface import Trace
 
 
@@ -39,7 +39,7 @@ class GroundTruthIndex:
             UserError: the dataset has no such image, or one of another size.
         """
         image_id = self._image_id(trace.source)
-        annotated = annotated_images(self._dataset.subset([image_id]), trace.classes)[0]
+        annotated = annotated_probe_images(self._dataset.subset([image_id]), trace.classes)[0]
         height, width = annotated.image.shape[-2:]
         g = trace.geometry
         if (height, width) != (g.height, g.width):

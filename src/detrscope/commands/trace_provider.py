@@ -15,7 +15,7 @@ from detrscope.inference.detector import Detector
 from detrscope.inference.media_sources import MediaSource, UniqueNames, expand_media_sources
 from detrscope.lens.captions import NOTE
 from detrscope.trace_interface import Trace
-from detrscope.views.features import features_of_each_stage
+from detrscope.views.features import features_view_stages
 from detrscope.views.options import ViewOptions
 from detrscope.views.relevance import relevance_queries
 
@@ -78,7 +78,7 @@ class TraceProvider:
         self.features = probe.features
         if detector is not None:
             probe.check(detector.engine.sites, detector.engine.feature_sites)
-            self.features = self.features or features_of_each_stage(detector.engine.feature_sites)
+            self.features = self.features or features_view_stages(detector.engine.feature_sites)
 
     def trace(self, source: TraceInput, name: str) -> Trace:
         """Return the trace of an image, or of a file.

@@ -18,8 +18,8 @@ from detrscope.core.model_card import ModelCard
 from detrscope.data.dataset import DetectionDataset
 from detrscope.evaluation.evaluator import Evaluator
 from detrscope.evaluation.report import write_class_csv
-from detrscope.ops.kernels.machine import DTYPES
-from detrscope.ops.kernels.threads import use_threads
+from detrscope.ops.kernels.native_precision import DTYPES
+from detrscope.ops.kernels.threads import use_kernel_threads
 from detrscope.recording.recorder import make_recorder
 from detrscope.training.config import RunConfig
 from detrscope.training.launch import (
@@ -101,7 +101,7 @@ def train(
     if not config.data.source:
         raise UserError("data.source is empty: expected a dataset, such as data='coco:path/to/coco'")
     config = resolve_precision(resolve_processes(config))
-    use_threads(config.train.threads)
+    use_kernel_threads(config.train.threads)
     fabric = make_fabric(config.train)
     fabric.launch()
     try:

@@ -143,14 +143,14 @@ class QueryAttention:
         return float((box[0] + box[2]) / 2), float((box[1] + box[3]) / 2)
 
 
-def merge_heads(rows: Tensor, head: int | None, merge: Merge) -> Tensor:
+def merge_attention_heads(rows: Tensor, head: int | None, merge: Merge) -> Tensor:
     """Return one head, or the mean or maximum over heads: [h, ...] -> [...]."""
     if head is not None:
         return rows[head]
     return rows.mean(0) if merge == "mean" else rows.amax(0)
 
 
-def split_by_level(row: Tensor, levels: Sequence[Level]) -> tuple[Tensor, ...]:
+def split_attention_by_level(row: Tensor, levels: Sequence[Level]) -> tuple[Tensor, ...]:
     """Split a row over all tokens into maps: [S] -> [H_l, W_l] for each level."""
     parts = torch.split(row, [level.tokens for level in levels])
     return tuple(part.view(*level) for part, level in zip(parts, levels, strict=True))

@@ -56,19 +56,19 @@ def raise_first_error(
     key = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
     if first["type"] == "extra_forbidden":
         hint = suggest_nearest(key, known) if known and "." not in key else "not known to this version"
-        raise UserError(f"{name}: unknown key '{shorten(key)}'; {hint}")
+        raise UserError(f"{name}: unknown key '{shorten_repr(key)}'; {hint}")
     if first["type"] == "missing":
         raise UserError(f"{name}: key '{key}' is missing")
     message = first["msg"].removeprefix("Value error, ")
     if message.startswith("Input should be "):
         message = "expected " + message.removeprefix("Input should be ")
-    raise UserError(f"{name}: {shorten(key)}: {message}, found {short_repr(first.get('input'))}")
+    raise UserError(f"{name}: {shorten_repr(key)}: {message}, found {short_repr(first.get('input'))}")
 
 
 def short_repr(value: object, limit: int = LONGEST_SHOWN) -> str:
     """Return a value as messages show it: one line of at most `limit` characters, whatever it is."""
     try:
-        return shorten(repr(_beginning(value)), limit)
+        return shorten_repr(repr(_beginning(value)), limit)
     except Exception:  # repr runs foreign code, and refuses integers of thousands of digits
         return f"a {type_name(value)}"
 
@@ -89,7 +89,7 @@ def type_name(value: object) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-def shorten(text: str, limit: int = LONGEST_SHOWN) -> str:
+def shorten_repr(text: str, limit: int = LONGEST_SHOWN) -> str:
     """Return a text on one line of at most `limit` printable characters."""
     line = "".join(letter if letter.isprintable() else "?" for letter in text)
     return line if len(line) <= limit else f"{line[: limit - 3]}..."

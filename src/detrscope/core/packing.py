@@ -119,7 +119,7 @@ def _described(value: object) -> str:
     return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else short_repr(value)
 
 
-def own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def pack_own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors on the CPU, contiguous and without shared memory, as safetensors requires."""
     pointers: set[int] = set()
     owned = {}

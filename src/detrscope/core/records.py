@@ -181,7 +181,7 @@ class Gradient:
     ]  # by site: [1, Q or S, h * dv], with respect to the input of the output projection
 
 
-def to_float32(record: Record) -> Record:
+def record_to_float32(record: Record) -> Record:
     """Return the record with query and key in float32, for a model that ran in fewer bits.
 
     Rows of deformable records are float32 already.

@@ -12,7 +12,7 @@ from torch import Tensor
 from detrscope.core.errors import UserError
 from detrscope.core.files import atomic_write
 from detrscope.core.json_schema import short_repr
-from detrscope.core.packing import own_storage, pack, unpack
+from detrscope.core.packing import pack, pack_own_storage, unpack
 from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.snapshot import FeatureMaps, ProbeSnapshot, SnapshotStep
 from detrscope.core.text_files import parse_json
@@ -35,7 +35,7 @@ def save_snapshot(step: SnapshotStep, folder: Path) -> Path:
     header = json.dumps({"version": VERSION, "snapshot": pack(step, "snapshot", tensors)})
     path = folder / f"step_{step.step:07d}.safetensors"
     with atomic_write(path) as temporary:
-        save_file(own_storage(tensors), temporary, metadata={HEADER: header})
+        save_file(pack_own_storage(tensors), temporary, metadata={HEADER: header})
     return path
 
 

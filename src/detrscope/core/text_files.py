@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import shorten
+from detrscope.core.json_schema import shorten_repr
 
 LARGEST_TEXT = 2**31  # bytes
 LARGEST_CONFIG = 2**26  # bytes of a JSON config; real ones are a thousandth of it
@@ -100,7 +100,7 @@ def parse_json(text: str | bytes, name: str) -> Any:
     return value
 
 
-def read_json_config(path: Path) -> Any:
+def read_json_text(path: Path) -> Any:
     """Return the value in a small JSON file, as `parse_json` reads it.
 
     Raises:
@@ -166,7 +166,7 @@ def _load_json(text: str | bytes, name: str, parse_int: Callable[[str], float] |
     except UnicodeDecodeError:
         raise UserError(f"{name}: not valid JSON (not UTF-8 text)") from None
     except ValueError as error:
-        raise UserError(f"{name}: not valid JSON ({shorten(str(error), LONGEST_REASON)})") from None
+        raise UserError(f"{name}: not valid JSON ({shorten_repr(str(error), LONGEST_REASON)})") from None
 
 
 def _whole_number(digits: str) -> float:

@@ -24,7 +24,7 @@ from detrscope.core.files import atomic_write
 from detrscope.core.geometry import Geometry
 from detrscope.core.json_schema import short_repr, type_name
 from detrscope.core.model_card import ModelCard
-from detrscope.core.packing import check_fields, own_storage, pack, unpack
+from detrscope.core.packing import check_fields, pack, pack_own_storage, unpack
 from detrscope.core.records import DeformableRecord, DenseRecord, Gradient
 from detrscope.core.text_files import parse_json
 from detrscope.core.trace_data import TraceData
@@ -60,7 +60,7 @@ def save_trace(trace: TraceData, path: str | Path, *, half: bool = False) -> Pat
     tensors, header = _contents(trace, half)
     try:
         with atomic_write(path) as temporary:
-            save_file(own_storage(tensors), temporary, metadata={HEADER: header, "format": "pt"})
+            save_file(pack_own_storage(tensors), temporary, metadata={HEADER: header, "format": "pt"})
     except OSError as error:
         if error.errno not in WRONG_PATH:
             raise

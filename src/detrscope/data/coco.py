@@ -13,11 +13,11 @@ from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_json as load_json
 from detrscope.data.clean import EMPTY, clean_dataset
-from detrscope.data.coco_masks import mask_box
+from detrscope.data.coco_masks import coco_mask_box
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
 from detrscope.data.image_files import HIDDEN, is_hidden
 from detrscope.data.image_finder import ImageFinder
-from detrscope.data.parse_values import ROW_LENGTH, box_xywh, parse_boolean, parse_integer, parse_number
+from detrscope.data.parse_values import ROW_LENGTH, parse_boolean, parse_box_xywh, parse_integer, parse_number
 from detrscope.data.splits import ANY, canonical_split, find_split
 from detrscope.data.validation_log import ValidationLog
 
@@ -235,8 +235,8 @@ def _annotations(
             continue
         segmentation, declared = row.get("segmentation"), row.get("bbox")
         if (declared is None or declared == []) and segmentation:
-            declared = mask_box(segmentation)
-        box = box_xywh(declared)
+            declared = coco_mask_box(segmentation)
+        box = parse_box_xywh(declared)
         # Of an undeclared image or category `clean_dataset` reports that.
         if box is None and image in paths and category in names:
             reason = f"the box is {short_repr(declared)}, not four finite numbers"

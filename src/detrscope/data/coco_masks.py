@@ -24,7 +24,7 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray | None
         return None
 
 
-def mask_box(segmentation: Any) -> list[float] | None:
+def coco_mask_box(segmentation: Any) -> list[float] | None:
     """Return the box [x, y, width, height] around a mask; None where it is none."""
     try:
         if isinstance(segmentation, dict):

@@ -123,14 +123,14 @@ class FileIndex:
                         names.setdefault(image_name_key(entry.name), []).append(entry.name)
         except (OSError, ValueError):  # ValueError: a name with a NUL
             parent = self._folder(folder.parent) if folder.parent != folder else None
-            similar = subfolder(parent, folder.name) if parent else None
+            similar = image_subfolder(parent, folder.name) if parent else None
             self._similar[folder] = self._folder(similar) if similar and similar != folder else None
             return self._similar[folder]
         self._names[folder] = names
         return folder
 
 
-def subfolder(folder: Path, name: str) -> Path | None:
+def image_subfolder(folder: Path, name: str) -> Path | None:
     """Return a folder by its name inside another one; else the only one with the same `image_name_key`; else None."""
     if is_folder(folder / name):
         return folder / name

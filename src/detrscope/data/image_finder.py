@@ -10,7 +10,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from detrscope.core.errors import UserError
-from detrscope.data.image_files import FileIndex, exists, is_inside_dataset, refuse_images_outside, subfolder
+from detrscope.data.image_files import (
+    FileIndex,
+    exists,
+    image_subfolder,
+    is_inside_dataset,
+    refuse_images_outside,
+)
 from detrscope.data.splits import canonical_split
 
 _SUBFOLDERS = ("images", "data")
@@ -36,7 +42,7 @@ class ImageFinder:
         if not in_annotations and single:
             base, split = own.parent, own.name
         given = [images] if images else []
-        parents = [*given, base, subfolder(base, "images"), own, subfolder(own, "images")]
+        parents = [*given, base, image_subfolder(base, "images"), own, image_subfolder(own, "images")]
         named = [d for parent in dict.fromkeys(parents) if parent for d in _folders(parent)]
         exact = [d for d in named if d.name == split]
         similar = [d for d in named if canonical_split(d.name) == canonical_split(split) and d not in exact]
@@ -102,7 +108,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _with_subfolders(folder: Path) -> list[Path]:
-    return [folder, *(inner for name in _SUBFOLDERS if (inner := subfolder(folder, name)))]
+    return [folder, *(inner for name in _SUBFOLDERS if (inner := image_subfolder(folder, name)))]
 
 
 def _flat(folders: list[Path]) -> list[Path]:

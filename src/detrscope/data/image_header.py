@@ -59,7 +59,7 @@ def read_size(path: str | Path) -> FileSize:
     return FileSize(height, width, orientation) if turned else FileSize(width, height, orientation)
 
 
-def most_pixels() -> int:
+def max_image_pixels() -> int:
     """Return the most pixels of an image that is decoded: Pillow's limit, or that of the environment.
 
     Raises:
@@ -82,7 +82,7 @@ def open_image(source: Path | io.BytesIO, name: str) -> Image.Image:
     """
     if isinstance(source, Path) and exists(source) and not is_regular(source):
         raise UserError(f"{name}: not a regular file; expected an image file")
-    limit = most_pixels()
+    limit = max_image_pixels()
     try:
         # Above its own limit Pillow refuses before the size is known; the check below decides.
         with _pillow_limit(limit):

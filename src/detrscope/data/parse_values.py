@@ -44,7 +44,7 @@ def parse_number(value: Any) -> float | None:
     return parsed if math.isfinite(parsed) else None
 
 
-def box_xywh(value: Any) -> tuple[float, float, float, float] | None:
+def parse_box_xywh(value: Any) -> tuple[float, float, float, float] | None:
     """Return four finite numbers; None for anything else."""
     if not isinstance(value, list | tuple) or len(value) != 4:
         return None

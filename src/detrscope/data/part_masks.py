@@ -16,7 +16,7 @@ from PIL import Image
 
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import StrictModel, validate
-from detrscope.core.text_files import read_json_config
+from detrscope.core.text_files import read_json_text
 
 NAMES_FILE = "names.json"
 VALUES_PER_OBJECT = 16  # 15 parts and 16 objects fit 8 bits
@@ -64,7 +64,7 @@ def read_part_mask(image: Path) -> PartMask:
             f"{path.parent}: has part masks but no {NAMES_FILE}, which names the parts; draw drawn dogs again, or "
             f'write {{"value": "{_ENCODING}", "parts": ["name of part 1", ...]}}'
         )
-    fields = validate(_NamesFile, read_json_config(names), str(names))
+    fields = validate(_NamesFile, read_json_text(names), str(names))
     parts = values % VALUES_PER_OBJECT
     instance = np.where(parts > 0, values // VALUES_PER_OBJECT + 1, 0).astype(np.uint8)
     return PartMask(parts, instance, tuple(fields.parts))

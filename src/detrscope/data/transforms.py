@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from detrscope.config import require_setting, setting, settings
+from detrscope.config import require_config, setting, settings
 from detrscope.core.boxes import xyxy_to_cxcywh
 from detrscope.core.preprocessing import Preprocessing, resized_size
 from detrscope.core.types import Target
@@ -54,10 +54,10 @@ class AugmentConfig:
     hue: float = setting(0.0, "hue is turned by -x to x; 0.5 is half the circle", ge=0, le=0.5)
 
     def __post_init__(self) -> None:
-        require_setting(
+        require_config(
             self.crop_min <= self.crop_max, "crop_min", self.crop_min, f"1..crop_max ({self.crop_max})"
         )
-        require_setting(self.zoom[0] <= self.zoom[1], "zoom", self.zoom, "two numbers, the smaller first")
+        require_config(self.zoom[0] <= self.zoom[1], "zoom", self.zoom, "two numbers, the smaller first")
 
     @classmethod
     def none(cls) -> AugmentConfig:

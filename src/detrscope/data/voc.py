@@ -23,12 +23,12 @@ from detrscope.data.image_files import (
     HIDDEN,
     FileIndex,
     image_name_key,
+    image_subfolder,
     is_hidden,
     is_image_file,
     is_regular,
     refuse_images_outside,
     scan_folder,
-    subfolder,
 )
 from detrscope.data.parse_values import parse_boolean, parse_integer, parse_number
 from detrscope.data.splits import ANY, canonical_split, find_split
@@ -195,17 +195,17 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 def _annotations_folder(root: Path) -> Path | None:
     """Return Annotations/ with XML in it, or with JPEGImages/ beside it: COCO has a folder of that name, too."""
-    folder = subfolder(root, "Annotations")
-    return folder if folder and (_has_xml(folder) or subfolder(root, "JPEGImages")) else None
+    folder = image_subfolder(root, "Annotations")
+    return folder if folder and (_has_xml(folder) or image_subfolder(root, "JPEGImages")) else None
 
 
 def _images_folder(root: Path) -> Path | None:
-    return subfolder(root, "JPEGImages") or subfolder(root, "images")
+    return image_subfolder(root, "JPEGImages") or image_subfolder(root, "images")
 
 
 def _lists(root: Path) -> list[Path]:
-    sets = subfolder(root, "ImageSets")
-    folder = subfolder(sets, "Main") if sets else None
+    sets = image_subfolder(root, "ImageSets")
+    folder = image_subfolder(sets, "Main") if sets else None
     return sorted(p for p in folder.glob("*.txt") if not is_hidden(p)) if folder else []
 
 

@@ -14,7 +14,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.text_files import read_text
 from detrscope.data.clean import clean_dataset
-from detrscope.data.coco_masks import mask_box
+from detrscope.data.coco_masks import coco_mask_box
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
 from detrscope.data.image_files import HIDDEN, FileIndex, image_name_key, is_hidden
 from detrscope.data.image_header import read_size
@@ -22,7 +22,7 @@ from detrscope.data.parse_values import parse_integer, parse_number
 from detrscope.data.splits import canonical_split, find_split
 from detrscope.data.validation_log import ValidationLog
 from detrscope.data.yolo_layout import LAYOUT as LAYOUT
-from detrscope.data.yolo_layout import SPLITS, Layout, find_layout, images_of
+from detrscope.data.yolo_layout import SPLITS, Layout, find_layout, yolo_images_of
 
 FRACTIONS = 2  # a box with a larger number is not in fractions of its image
 _NOT_LABELS = frozenset(
@@ -55,7 +55,7 @@ def read_split(
         raise UserError(f"{source}: none of its folders of images exists; expected {LAYOUT}")
     folder = source if source.is_dir() else source.parent
     paths = layout.splits[find_split(split, layout.splits, str(source))]
-    files = dict.fromkeys(file for path in paths for file in images_of(path, layout, validation))
+    files = dict.fromkeys(file for path in paths for file in yolo_images_of(path, layout, validation))
     images = [ImageInfo(image_id, file) for image_id, file in enumerate(files, start=1)]
     labels = _LabelFinder(layout.root, validation)
     label_files = {file: labels.find(file) for file in files}
@@ -117,7 +117,7 @@ class _LabelFinder:
             stems = self.files.stems(images)  # of this split or, in a shared folder, of another one
             for path in sorted(folder.glob("*.txt")):
                 if is_hidden(path):
-                    if folder != images:  # else reported by `images_of`
+                    if folder != images:  # else reported by `yolo_images_of`
                         self.validation.add("left-out-file", path, HIDDEN)
                 elif (
                     path not in used
@@ -186,7 +186,7 @@ def _parse(line: str, keypoints: int) -> tuple[int, tuple[float, ...], list[floa
         cx, cy, w, h = values[:4]
         return first, (cx - w / 2, cy - h / 2, w, h), []
     polygon = values[: len(values) // 2 * 2]  # an odd number at the end is a confidence
-    box = mask_box([polygon]) if len(polygon) >= 6 else None
+    box = coco_mask_box([polygon]) if len(polygon) >= 6 else None
     return None if box is None else (first, tuple(box), polygon)
 
 

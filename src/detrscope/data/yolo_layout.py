@@ -14,6 +14,7 @@ from detrscope.core.text_files import read_lines, read_plain_yaml
 from detrscope.data.image_files import (
     HIDDEN,
     exists,
+    image_subfolder,
     is_folder,
     is_hidden,
     is_image_file,
@@ -21,7 +22,6 @@ from detrscope.data.image_files import (
     is_regular,
     refuse_images_outside,
     scan_folder,
-    subfolder,
 )
 from detrscope.data.parse_values import ROW_LENGTH, parse_integer
 from detrscope.data.splits import ANY
@@ -115,7 +115,7 @@ def _conventional_splits(folder: Path) -> dict[str, list[Path]]:
             return existing
     if lists := {s: [folder / f"{s}.txt"] for s in SPLITS if _is_list_of_images(folder / f"{s}.txt")}:
         return lists
-    images = subfolder(folder, "images")
+    images = image_subfolder(folder, "images")
     return {ANY: [images]} if images else {}
 
 
@@ -123,7 +123,7 @@ def _nested(folder: Path, path: str) -> Path | None:
     """Return a folder by its path inside another one, letter case ignored."""
     inner: Path | None = folder
     for name in path.split("/"):
-        inner = subfolder(inner, name) if inner else None
+        inner = image_subfolder(inner, name) if inner else None
     return inner
 
 
@@ -210,7 +210,7 @@ def _entry(entry: str, folders: list[Path], where: Path) -> Path:
     return inside or (existing or candidates)[0]
 
 
-def images_of(path: Path, layout: Layout, validation: ValidationLog) -> Iterator[Path]:
+def yolo_images_of(path: Path, layout: Layout, validation: ValidationLog) -> Iterator[Path]:
     """Yield the images of a folder or a list file; report files of a folder that are left out.
 
     Raises:

@@ -58,7 +58,7 @@ def class_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def write_json(path: str | Path, evaluation: Evaluation) -> None:
+def write_evaluation_json(path: str | Path, evaluation: Evaluation) -> None:
     """Write every number but the curves, as fractions; null where a number is undefined."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")

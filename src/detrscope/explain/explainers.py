@@ -18,7 +18,7 @@ from detrscope.core.trace_data import TraceData
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import require_torch_engine
 from detrscope.lens.deletion_curves import Detected
-from detrscope.lens.maps import cross_attention
+from detrscope.lens.maps import map_of_cross_attention
 from detrscope.lens.relevance import gradient_attention, relevance
 from detrscope.lens.rollout import rollout
 from detrscope.lens.token_coverage import centres_of_covered_tokens
@@ -41,18 +41,20 @@ Explainer = Callable[[ExplainInput], Tensor]  # -> [S], the weight of every toke
 
 def explain_by_last_attention(case: ExplainInput) -> Tensor:
     """Cross-attention of the last decoder layer, mean over heads."""
-    return _tokens(cross_attention(case.trace, case.detected.query))
+    return _tokens(map_of_cross_attention(case.trace, case.detected.query))
 
 
 def explain_by_max_attention(case: ExplainInput) -> Tensor:
     """Cross-attention of the last decoder layer, maximum over heads."""
-    return _tokens(cross_attention(case.trace, case.detected.query, merge="max"))
+    return _tokens(map_of_cross_attention(case.trace, case.detected.query, merge="max"))
 
 
 def explain_by_mean_attention(case: ExplainInput) -> Tensor:
     """Cross-attention, mean over heads and decoder layers."""
     layers = range(case.trace.layers("decoder.cross"))
-    return torch.stack([_tokens(cross_attention(case.trace, case.detected.query, n)) for n in layers]).mean(0)
+    return torch.stack(
+        [_tokens(map_of_cross_attention(case.trace, case.detected.query, n)) for n in layers]
+    ).mean(0)
 
 
 def explain_by_rollout(case: ExplainInput) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.console import progress
-from detrscope.core.attention_map import AttentionMap, Selection, split_by_level
+from detrscope.core.attention_map import AttentionMap, Selection, split_attention_by_level
 from detrscope.core.edits import Bias, Edit, Gain
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.probe import Probe
@@ -27,9 +27,9 @@ from detrscope.lens.deletion_curves import (
     Curve,
     Sanity,
     Summary,
+    curve_detection_score,
     curve_fractions,
-    detection_score,
-    first_by_weight,
+    deletion_order_mask,
     summarise_curves,
 )
 
@@ -186,7 +186,7 @@ class PerturbationRunner:
         """
         counts = (curve_fractions(steps) * (len(weights) - 1)).round()
         hidden = torch.cat(
-            [first_by_weight(weights, counts), ~first_by_weight(weights, counts + 1)]
+            [deletion_order_mask(weights, counts), ~deletion_order_mask(weights, counts + 1)]
         )  # [2 * (steps + 1), S]
         if self.dense:
             bias = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))[:, None, None]  # [n, 1, 1, S]
@@ -200,7 +200,7 @@ class PerturbationRunner:
         """Return the scores with pixels deleted, and inserted, highest weight first: [steps + 1] each."""
         importance = _over_pixels(self.case.trace, weights)  # [h, w]
         counts = (curve_fractions(steps) * importance.numel()).round()
-        first = first_by_weight(importance.flatten(), counts).view(
+        first = deletion_order_mask(importance.flatten(), counts).view(
             -1, 1, *importance.shape
         )  # [steps + 1, 1, h, w]
         deletion = self._scores(torch.where(first, 0.0, self.images))  # 0 is the mean colour
@@ -210,12 +210,12 @@ class PerturbationRunner:
     def _scores(self, images: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
         """Return the score of the detection in each image, [B] on the CPU."""
         outputs = self.detector.engine.predict(images, probe=Probe(sites=[], edits=edits))
-        return detection_score(outputs, self.case.detected, self.detector.card.scoring).float().cpu()
+        return curve_detection_score(outputs, self.case.detected, self.detector.card.scoring).float().cpu()
 
 
 def _over_pixels(trace: TraceData, weights: Tensor) -> Tensor:
     """Return weights of tokens [S] as a smooth map over the pixels of the model's input, [h, w]."""
-    parts = split_by_level(weights.float(), trace.levels)
+    parts = split_attention_by_level(weights.float(), trace.levels)
     geometry = trace.geometry.of_model_input()
     return AttentionMap(
         parts, tuple(range(len(parts))), geometry, trace.image, Selection("weights")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from detrscope.blocks.backbone import Backbone, NormKind, build_backbone
-from detrscope.config import require_setting, setting, settings
+from detrscope.config import require_config, setting, settings
 
 # Far above any published model and far below what exhausts a machine: a typing error or a hostile file is refused
 # before memory is allocated.
@@ -57,14 +57,14 @@ def require_backbone_stages(name: str, stages: tuple[int, ...], count: int) -> N
     """Raise unless backbone stages are some of 1 to `count`, in ascending order."""
     ordered = list(stages) == sorted(set(stages)) and len(stages) > 0
     valid = ordered and all(1 <= stage <= count for stage in stages)
-    require_setting(valid, name, list(stages), f"some of 1 to {count}, in order")
+    require_config(valid, name, list(stages), f"some of 1 to {count}, in order")
 
 
 def require_stacks(width: int, encoder: LayersConfig, decoder: LayersConfig, multiple: int) -> None:
     """Raise unless heads and positional encodings divide the width and the decoder has layers."""
-    require_setting(width % multiple == 0, "width", width, f"a multiple of {multiple}")
-    require_setting(decoder.layers >= 1, "decoder.layers", decoder.layers, "1 or more")
+    require_config(width % multiple == 0, "width", width, f"a multiple of {multiple}")
+    require_config(decoder.layers >= 1, "decoder.layers", decoder.layers, "1 or more")
     for name, stack in (("encoder", encoder), ("decoder", decoder)):
-        require_setting(
+        require_config(
             width % stack.heads == 0, f"{name}.heads", stack.heads, f"a divisor of the width {width}"
         )

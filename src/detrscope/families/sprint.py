@@ -24,7 +24,7 @@ from detrscope.blocks.layers import MLP, zero_last
 from detrscope.blocks.neck import PyramidNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.queries import PRIOR_LOGIT, MixedQueries
-from detrscope.config import config_section, require_setting, setting, settings
+from detrscope.config import config_section, require_config, setting, settings
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.family import Family, Variant
 from detrscope.families.keys.shapes import Shapes
@@ -99,9 +99,9 @@ class SprintConfig:
         slim = self.backbone
         count = len(slim.widths)
         one_each = f"one for each of the {count} widths"
-        require_setting(len(slim.depths) == count, "backbone.depths", slim.depths, one_each)
+        require_config(len(slim.depths) == count, "backbone.depths", slim.depths, one_each)
         require_backbone_stages("backbone.stages", slim.stages, count)
-        require_setting(
+        require_config(
             len(self.sizes) == len(slim.stages), "sizes", self.sizes, "one for each of backbone.stages"
         )
         self._check_cross(self.decoder)
@@ -109,14 +109,14 @@ class SprintConfig:
     def _check_cross(self, decoder: DecoderConfig) -> None:
         points, name = decoder.points, "decoder.points"
         if points:
-            require_setting(
+            require_config(
                 len(points) == len(self.sizes), name, points, "none, or one for each of backbone.stages"
             )
             valid = min(points) >= 0 and 0 < sum(points) <= MAX_POINTS
-            require_setting(valid, name, points, f"numbers of points, not all 0, {MAX_POINTS} in all at most")
+            require_config(valid, name, points, f"numbers of points, not all 0, {MAX_POINTS} in all at most")
             default = f"{START_SHARPNESS}, the default: decoder.points makes the cross-attention deformable"
             sharpness = decoder.sharpness
-            require_setting(sharpness == START_SHARPNESS, "decoder.sharpness", sharpness, default)
+            require_config(sharpness == START_SHARPNESS, "decoder.sharpness", sharpness, default)
 
 
 def build(config: SprintConfig, classes: int) -> DetectionTransformer:

@@ -10,7 +10,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from detrscope.checkpoints.load import RANDOM_SEED, load_model, seeded_weights
+from detrscope.checkpoints.load import RANDOM_SEED, load_model, seeded_load
 from detrscope.console import log
 from detrscope.core.argument_check import check_arguments_of, check_method_arguments
 from detrscope.core.classes import ClassTable
@@ -200,7 +200,7 @@ def load(
         classes = ClassTable.of_names(classes)
     if classes is not None and not len(classes):
         raise UserError("load: classes: expected at least one class, found none")
-    with seeded_weights(RANDOM_SEED):  # of a class head that is reset
+    with seeded_load(RANDOM_SEED):  # of a class head that is reset
         loaded = load_model(name_or_path, weights=weights, classes=classes)
     for line in loaded.report.lines():
         log.info(line)

@@ -15,7 +15,7 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import Gradient
 from detrscope.core.types import Batch, Outputs
 from detrscope.inference.engine import Engine, Precision
-from detrscope.ops.kernels.machine import DTYPES, fastest_precision, warn_if_precision_emulated
+from detrscope.ops.kernels.native_precision import DTYPES, fastest_precision, warn_if_precision_emulated
 
 
 class TorchEngine:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from detrscope.core.records import DeformableRecord, DenseRecord, Record, to_float32
+from detrscope.core.records import DeformableRecord, DenseRecord, Record, record_to_float32
 
 Entries = tuple[
     slice, Tensor, Tensor
@@ -42,7 +42,7 @@ class AttentionProduct:
         _, _, tokens = self._record.shape
         out = weights.new_zeros(len(weights), tokens)  # [n, S]
         if isinstance(self._record, DenseRecord):
-            for queries, block in _blocks(to_float32(self._record), self._gradient):
+            for queries, block in _blocks(record_to_float32(self._record), self._gradient):
                 out += weights[:, queries] @ block
             return out
         for queries, index, entries in self._entries(self._record):
@@ -54,7 +54,7 @@ class AttentionProduct:
         """Return A @ values: [S, n] -> [Q, n]."""
         out = values.new_zeros(self._record.shape[1], values.shape[1])  # [Q, n]
         if isinstance(self._record, DenseRecord):
-            for queries, block in _blocks(to_float32(self._record), self._gradient):
+            for queries, block in _blocks(record_to_float32(self._record), self._gradient):
                 out[queries] = block @ values
             return out
         for queries, index, entries in self._entries(self._record):
@@ -73,7 +73,7 @@ class AttentionProduct:
         yield from self._cached
 
 
-def from_queries(record: Record, weights: Tensor, gradient: Tensor | None = None) -> Tensor:
+def attention_product_from_queries(record: Record, weights: Tensor, gradient: Tensor | None = None) -> Tensor:
     """Return weights @ A of a site: [n, Q] -> [n, S]."""
     return AttentionProduct(record, gradient).from_queries(weights)
 

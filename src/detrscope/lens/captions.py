@@ -45,7 +45,7 @@ def caption_heads(trace: TraceData, selection: Selection) -> str:
     return f"{selection.merge} of {count} heads" if head is None else f"head {head % count} of {count}"
 
 
-def token_sizes(trace: TraceData, level: int | None) -> str:
+def caption_token_sizes(trace: TraceData, level: int | None) -> str:
     """Return the sizes of the shown levels, such as `25x34 + 13x17`."""
     levels = trace.levels if level is None else [trace.levels[level]]
     return " + ".join(f"{size.height}x{size.width}" for size in levels)
@@ -54,7 +54,7 @@ def token_sizes(trace: TraceData, level: int | None) -> str:
 def caption_normalisation(trace: TraceData, selection: Selection) -> str:
     """Return what the weights of a site are normalised over, and which levels are shown."""
     site, level = selection.site, selection.level
-    record, sizes = trace.record(site), token_sizes(trace, level)
+    record, sizes = trace.record(site), caption_token_sizes(trace, level)
     if site.startswith("decoder") and site.endswith("self"):
         return f"softmax over {record.shape[2]} queries"
     if isinstance(record, DeformableRecord):
@@ -100,5 +100,5 @@ def map_caption(
             caption_normalisation(trace, selection),
         ]
     else:
-        parts = [name, f"{token_sizes(trace, selection.level)} tokens"]
+        parts = [name, f"{caption_token_sizes(trace, selection.level)} tokens"]
     return ", ".join([caption_model(trace), *parts, f"weights sum to {mass:.3f}"])

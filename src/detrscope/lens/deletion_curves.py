@@ -30,7 +30,7 @@ class Detected:
     box_cxcywh: Tensor  # [4] 0..1 of the image
 
 
-def detection_score(outputs: Outputs, detected: Detected, scoring: Scoring) -> Tensor:
+def curve_detection_score(outputs: Outputs, detected: Detected, scoring: Scoring) -> Tensor:
     """Return the score of a detection: the greatest over queries of IoU with its box times the score of its class.
 
     Any query counts, as another may take over the object. [N, B, Q, *] -> [B].
@@ -48,7 +48,7 @@ def curve_fractions(steps: int) -> Tensor:
     return torch.linspace(0, 1, steps + 1)
 
 
-def first_by_weight(weights: Tensor, counts: Tensor) -> Tensor:
+def deletion_order_mask(weights: Tensor, counts: Tensor) -> Tensor:
     """Return which positions have the greatest weights: [S] and counts [n] -> [n, S] bool; ties by index."""
     order = weights.argsort(descending=True, stable=True)
     rank = torch.empty_like(order)

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from detrscope.core.attention_map import AttentionMap, Merge, Selection, merge_heads
+from detrscope.core.attention_map import AttentionMap, Merge, Selection, merge_attention_heads
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.attention_product import BLOCK
@@ -79,7 +79,7 @@ def incoming_from_tokens(
     selection = Selection(site, (), head, merge, from_level, point)
     name = f"incoming attention of ({point[0]:g}, {point[1]:g})"
     name += f" of level {level}" if len(trace.levels) > 1 else ""
-    return map_of_row(trace, merge_heads(weights, head, merge), selection, name)
+    return map_of_row(trace, merge_attention_heads(weights, head, merge), selection, name)
 
 
 def incoming_from_queries(
@@ -107,7 +107,7 @@ def incoming_from_queries(
     keys = torch.tensor([trace.token_at(point, index) for index in levels])
     weights = IncomingAttention(trace.record(trace.site("decoder.cross", layer))).of(keys).sum(-1)  # [h, Q]
     trace.check_index("head", head, len(weights))
-    return merge_heads(weights, head, merge)
+    return merge_attention_heads(weights, head, merge)
 
 
 def _columns_of(part: Tensor, keys: Tensor) -> Tensor:

@@ -13,16 +13,16 @@ from detrscope.core.attention_map import (
     Merge,
     QueryAttention,
     Selection,
-    merge_heads,
-    split_by_level,
+    merge_attention_heads,
+    split_attention_by_level,
 )
 from detrscope.core.errors import UserError
-from detrscope.core.records import to_float32
+from detrscope.core.records import record_to_float32
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.captions import map_caption
 
 
-def cross_attention(
+def map_of_cross_attention(
     trace: TraceData,
     query: int | Sequence[int] | None = None,
     layer: int = -1,
@@ -53,7 +53,7 @@ def cross_attention(
     return map_of_rows(trace, Selection(site, queries, head, merge, level), name)
 
 
-def self_attention(
+def map_of_self_attention(
     trace: TraceData,
     point: tuple[float, float] | None = None,
     query: int | None = None,
@@ -91,7 +91,7 @@ def self_attention(
         return map_of_rows(trace, selection, name)
     assert query is not None
     selection = Selection(trace.site("decoder.self", layer), (trace.check_query(query),), head, merge)
-    values = merge_heads(_rows(trace, selection), head, merge)[0]  # [Q]
+    values = merge_attention_heads(_rows(trace, selection), head, merge)[0]  # [Q]
     return QueryAttention(
         values=values,
         boxes_cxcywh=trace.boxes_cxcywh[layer if len(trace.boxes_cxcywh) > 1 else -1],
@@ -114,7 +114,9 @@ def map_of_rows(trace: TraceData, selection: Selection, name: str) -> AttentionM
         UserError: no such head or level, or the site was not recorded.
     """
     rows = _rows(trace, selection)  # [h, n, S]
-    return map_of_row(trace, merge_heads(rows, selection.head, selection.merge).mean(0), selection, name)
+    return map_of_row(
+        trace, merge_attention_heads(rows, selection.head, selection.merge).mean(0), selection, name
+    )
 
 
 def map_of_row(
@@ -133,7 +135,7 @@ def map_of_row(
         UserError: no such level.
     """
     trace.check_index("level", selection.level, len(trace.levels))
-    parts = split_by_level(row, trace.levels)
+    parts = split_attention_by_level(row, trace.levels)
     levels = range(len(parts)) if selection.level is None else [selection.level % len(parts)]
     attention = AttentionMap(
         parts=tuple(parts[level] for level in levels),
@@ -174,7 +176,7 @@ def _rows(trace: TraceData, selection: Selection) -> Tensor:
     Raises:
         UserError: no such head, or the site was not recorded.
     """
-    rows = to_float32(trace.record(selection.site)).rows(torch.tensor(selection.queries))[0].float()
+    rows = record_to_float32(trace.record(selection.site)).rows(torch.tensor(selection.queries))[0].float()
     trace.check_index("head", selection.head, len(rows))
     return rows
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrscope.core.records import to_float32
+from detrscope.core.records import record_to_float32
 from detrscope.core.trace_data import Kind, TraceData
 from detrscope.lens.attention_product import BLOCK
-from detrscope.lens.metrics import agreement, entropy, mass_in, mean_distance, points_into
+from detrscope.lens.metrics import entropy, head_agreement, mass_in, mean_distance, points_into
 from detrscope.lens.token_coverage import centres_of_covered_tokens, cover_of_boxes, cover_of_masks
 
 MAX_TOKENS = 1024  # of a large encoder, so many are measured, evenly chosen
@@ -183,7 +183,7 @@ def _cover(trace: TraceData, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
 
 def _measure_site(trace: TraceData, site: str, rows_of: _Rows, covers: Mapping[str, Tensor]) -> _SiteValues:
     """Measure the rows of a site, block by block to bound memory."""
-    record = to_float32(trace.record(site))
+    record = record_to_float32(trace.record(site))
     diagonal = (trace.geometry.width**2 + trace.geometry.height**2) ** 0.5
     step = max(1, BLOCK // (record.shape[0] * len(rows_of.centres)))
     values: dict[str, list[Tensor]] = {}
@@ -210,7 +210,7 @@ def _measure_site(trace: TraceData, site: str, rows_of: _Rows, covers: Mapping[s
             values.setdefault(name, []).append(value)
         for name, cover in covers.items():
             parts[name].append(mass_in(rows, cover))
-        agreements.append(agreement(rows))
+        agreements.append(head_agreement(rows))
     return _SiteValues(
         keys=len(rows_of.centres),
         values={name: torch.cat(blocks, dim=1) for name, blocks in values.items()},

@@ -39,7 +39,7 @@ def mean_distance(rows: Tensor, start: Tensor, centres: Tensor) -> Tensor:
     return (_distribution(rows) * torch.cdist(start, centres)).sum(-1)
 
 
-def agreement(rows: Tensor) -> Tensor:
+def head_agreement(rows: Tensor) -> Tensor:
     """Return how much the heads of a site agree, 0..1: [h, n, S] -> [n].
 
     One less the Jensen-Shannon divergence of the heads' rows (Lin 1991, equation 5.1, equal weights), entropy of the

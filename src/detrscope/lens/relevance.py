@@ -27,7 +27,7 @@ from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.records import Gradient
 from detrscope.core.trace_data import TraceData
-from detrscope.lens.attention_product import AttentionProduct, from_queries
+from detrscope.lens.attention_product import AttentionProduct, attention_product_from_queries
 from detrscope.lens.maps import map_of_row
 
 
@@ -41,7 +41,7 @@ def relevance(trace: TraceData, query: int) -> AttentionMap:
     Raises:
         UserError: the trace has no gradients of this query, or a site was not recorded.
     """
-    gradient = gradient_of(trace, query)
+    gradient = relevance_gradient(trace, query)
     row = _through_encoder(trace, gradient, _on_tokens(trace, gradient, query))
     name = f"relevance for {_prediction(trace, gradient)}"
     return map_of_row(trace, row[0], Selection("relevance", (query,)), name, of_site=False)
@@ -58,14 +58,14 @@ def gradient_attention(trace: TraceData, query: int, layer: int = -1) -> Attenti
     Raises:
         UserError: the trace has no gradients of this query, no such layer, or its site was not recorded.
     """
-    gradient = gradient_of(trace, query)
+    gradient = relevance_gradient(trace, query)
     site = trace.site("decoder.cross", layer)
-    row = from_queries(trace.record(site), _one_hot(trace, query), _at(gradient, site))
+    row = attention_product_from_queries(trace.record(site), _one_hot(trace, query), _at(gradient, site))
     name = f"gradient-weighted {site} for {_prediction(trace, gradient)}"
     return map_of_row(trace, row[0], Selection(site, (query,)), name, of_site=False)
 
 
-def gradient_of(trace: TraceData, query: int) -> Gradient:
+def relevance_gradient(trace: TraceData, query: int) -> Gradient:
     """Return the gradients of a query's score.
 
     Raises:
@@ -88,13 +88,17 @@ def _on_tokens(trace: TraceData, gradient: Gradient, query: int) -> Tensor:
     normal, maps = [], []
     for layer in layers:
         site = trace.site("decoder.self", layer)
-        maps.append(from_queries(trace.record(site), identity, _at(gradient, site)))  # A_bar, [Q, Q]
+        maps.append(
+            attention_product_from_queries(trace.record(site), identity, _at(gradient, site))
+        )  # A_bar, [Q, Q]
         r_qq = r_qq + maps[-1] @ (identity + r_qq)  # rule 6
         normal.append(_divide(r_qq, r_qq.sum(-1, keepdim=True)) + identity)  # rules 8, 9
     u, weights = torch.zeros(1, trace.tokens), _one_hot(trace, query)
     for layer in reversed(layers):  # the layers above act on this layer's part by rule 7
         site = trace.site("decoder.cross", layer)
-        u += from_queries(trace.record(site), weights @ normal[layer].T, _at(gradient, site))  # rule 10
+        u += attention_product_from_queries(
+            trace.record(site), weights @ normal[layer].T, _at(gradient, site)
+        )  # rule 10
         weights = weights + weights @ maps[layer]  # rule 7
     return u
 

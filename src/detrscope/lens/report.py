@@ -13,18 +13,18 @@ from detrscope.core.safe_text import safe_csv_cell
 from detrscope.lens.measure import Measurement
 
 
-def layer_means(measurements: Sequence[Measurement]) -> list[Measurement]:
+def report_layer_means(measurements: Sequence[Measurement]) -> list[Measurement]:
     """Return the measurement of each layer: the mean over heads and rows."""
     return [m for m in measurements if m.head is None and m.query is None]
 
 
 def measured_on_parts(measurements: Sequence[Measurement]) -> Measurement | None:
     """Return the mean of the last decoder layer; None without masks."""
-    last = [m for m in layer_means(measurements) if m.kind == "decoder.cross"][-1:]
+    last = [m for m in report_layer_means(measurements) if m.kind == "decoder.cross"][-1:]
     return last[0] if last and last[0].parts else None
 
 
-def describe_attention_on_parts(measurements: Sequence[Measurement]) -> list[str]:
+def report_attention_on_parts(measurements: Sequence[Measurement]) -> list[str]:
     """Return what the queries attend to in the last decoder layer, as a sentence; empty without masks."""
     last = measured_on_parts(measurements)
     if last is None:
@@ -34,12 +34,12 @@ def describe_attention_on_parts(measurements: Sequence[Measurement]) -> list[str
     return [f"On parts, in the last decoder layer: {shares}."]
 
 
-def describe_attention_differences(measurements: Sequence[Measurement]) -> list[str]:
+def report_attention_differences(measurements: Sequence[Measurement]) -> list[str]:
     """Return how encoder and decoder attention differ, a sentence for each metric, from the means over layers.
 
     Empty where one of the two was not measured.
     """
-    layers = layer_means(measurements)
+    layers = report_layer_means(measurements)
     encoder = [m for m in layers if m.kind == "encoder.self"]
     decoder = [m for m in layers if m.kind == "decoder.cross"]
     if not encoder or not decoder:
@@ -75,7 +75,7 @@ def write_measurements_csv(path: str | Path, measurements: Sequence[Measurement]
 def write_measurements_json(path: str | Path, measurements: Sequence[Measurement]) -> None:
     """Write `{"summary": [...], "measurements": [...]}`."""
     tree = {
-        "summary": describe_attention_differences(measurements),
+        "summary": report_attention_differences(measurements),
         "measurements": [m.to_row() for m in measurements],
     }
     with atomic_write(path) as temporary:

@@ -18,7 +18,7 @@ from torch import Tensor
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.trace_data import TraceData
-from detrscope.lens.attention_product import from_queries
+from detrscope.lens.attention_product import attention_product_from_queries
 from detrscope.lens.maps import map_of_row
 
 RESIDUAL = 0.5  # share of the residual connection in a layer's output
@@ -70,4 +70,4 @@ def rollout(
 
 
 def _through(trace: TraceData, site: str, weights: Tensor) -> Tensor:
-    return from_queries(trace.record(site), weights)
+    return attention_product_from_queries(trace.record(site), weights)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from detrscope.ops.kernels.machine import onednn_convolves
+from detrscope.ops.kernels.native_precision import onednn_convolves
 
 
 def convolution_and_norm(
@@ -124,11 +124,13 @@ def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:
 def convolution_may_use_onednn(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> bool:
     """Return whether oneDNN's fused convolutions apply now: on a CPU, without gradients or export."""
     return (
-        may_leave_torch(x) and not is_learning(x, weight, residual) and onednn_convolves(convolution_dtype(x))
+        may_leave_torch(x)
+        and not convolution_is_learning(x, weight, residual)
+        and onednn_convolves(convolution_dtype(x))
     )
 
 
-def is_learning(*tensors: Tensor | None) -> bool:
+def convolution_is_learning(*tensors: Tensor | None) -> bool:
     """Return whether any of these needs a gradient."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
@@ -145,7 +147,7 @@ def convolution_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
+def autocast_convolution(*tensors: Tensor | None) -> tuple[Any, ...]:
     """Convert tensors to the CPU's autocast type; None stays None."""
     return tuple(x if x is None else x.to(torch.get_autocast_dtype("cpu")) for x in tensors)
 
@@ -154,7 +156,7 @@ def _fused(
     x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, relu: bool, residual: Tensor | None
 ) -> Tensor:
     if torch.is_autocast_enabled("cpu"):
-        x, weight, bias, residual = autocast(x, weight, bias, residual)
+        x, weight, bias, residual = autocast_convolution(x, weight, bias, residual)
     elif isinstance(conv, PackedConv2d):
         weight = conv.packed_for(x)
     geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)

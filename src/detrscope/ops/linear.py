@@ -8,8 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.ops.convolution import autocast, convolution_dtype, is_learning, may_leave_torch
-from detrscope.ops.kernels.machine import onednn_multiplies
+from detrscope.ops.convolution import (
+    autocast_convolution,
+    convolution_dtype,
+    convolution_is_learning,
+    may_leave_torch,
+)
+from detrscope.ops.kernels.native_precision import onednn_multiplies
 
 ROWS = 2048  # tokens of a hidden map at once: few enough for the cache, enough for the matrix product
 
@@ -28,7 +33,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     """
     if _may_use_onednn(x, weight, bias):
         if torch.is_autocast_enabled("cpu"):
-            x, weight, bias = autocast(x, weight, bias)
+            x, weight, bias = autocast_convolution(x, weight, bias)
         return _multiply(x, weight, bias, relu)
     if _may_learn_by_onednn(x, weight):
         return cast(Tensor, _Linear.apply(x, weight, bias, relu))
@@ -61,14 +66,18 @@ def linear_pair(
 
 def _may_use_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Return whether oneDNN's linear layer applies now: on a CPU, without gradients or export."""
-    return may_leave_torch(x) and not is_learning(x, weight, bias) and onednn_multiplies(convolution_dtype(x))
+    return (
+        may_leave_torch(x)
+        and not convolution_is_learning(x, weight, bias)
+        and onednn_multiplies(convolution_dtype(x))
+    )
 
 
 def _may_learn_by_onednn(x: Tensor, weight: Tensor) -> bool:
     """Return whether to take the product and its gradients from oneDNN; for bf16, torch does so itself."""
     fits = x.dtype == weight.dtype == torch.float32 and x.dim() > 1 and x.numel() > 0
     free = may_leave_torch(x) and not torch.is_autocast_enabled("cpu")
-    return fits and free and is_learning(x, weight) and onednn_multiplies(x.dtype)
+    return fits and free and convolution_is_learning(x, weight) and onednn_multiplies(x.dtype)
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:

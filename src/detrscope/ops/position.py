@@ -27,7 +27,7 @@ def unpadded_positions(
     return inside.cumsum(1), inside.cumsum(2)
 
 
-def token_centres(padding: Tensor | None, height: int, width: int, like: Tensor) -> Tensor:
+def positions_of_tokens(padding: Tensor | None, height: int, width: int, like: Tensor) -> Tensor:
     """Return the centre x, y of each token of a map, 0..1 of the unpadded image: [B or 1, H*W, 2] float32.
 
     Args:
@@ -42,7 +42,7 @@ def token_centres(padding: Tensor | None, height: int, width: int, like: Tensor)
     return torch.stack([(x - 0.5) / inside_x, (y - 0.5) / inside_y], dim=-1).flatten(1, 2)
 
 
-def pyramid_centres(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
+def positions_of_pyramid(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
     """Return the centre x, y of each token of all maps: [B or 1, S, 2] float32.
 
     Centres are 0..1 of the unpadded image and beyond 1 in padding.
@@ -53,7 +53,7 @@ def pyramid_centres(padding: Tensor | None, levels: Sequence[Level], like: Tenso
         like: gives the device, and the type where it is float64.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
-    ratios = valid_ratios(padding, levels, like.new_ones((), dtype=dtype))  # [B or 1, L, 2]
+    ratios = position_valid_ratios(padding, levels, like.new_ones((), dtype=dtype))  # [B or 1, L, 2]
     centres = []
     for ratio, (height, width) in zip(ratios.unbind(1), levels, strict=True):
         y = (torch.arange(height, device=like.device, dtype=dtype) + 0.5) / (height * ratio[:, 1:])  # [B, H]
@@ -63,7 +63,7 @@ def pyramid_centres(padding: Tensor | None, levels: Sequence[Level], like: Tenso
     return torch.cat(centres, dim=1)
 
 
-def valid_ratios(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
+def position_valid_ratios(padding: Tensor | None, levels: Sequence[Level], like: Tensor) -> Tensor:
     """Return the share of each map that is image, along x and y: [B, L, 2], or ones [1, L, 2] without padding.
 
     Multiplied by it, coordinates of the unpadded image become coordinates of each padded map.

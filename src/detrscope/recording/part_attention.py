@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detrscope.core.records import to_float32
+from detrscope.core.records import record_to_float32
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.metrics import mass_in
 from detrscope.lens.token_coverage import area_covered_by_masks, cover_of_masks
@@ -40,7 +40,7 @@ class PartMeter:
             trace: trace with the record of the last cross-attention.
             matched: query matched with each object.
         """
-        record = to_float32(trace.record(trace.site("decoder.cross")))
+        record = record_to_float32(trace.record(trace.site("decoder.cross")))
         queries = torch.tensor(list(matched.values()), dtype=torch.int64)
         rows = record.rows(queries)[0].float().mean(0)  # [m, S]
         parts: list[PartAttention] = []

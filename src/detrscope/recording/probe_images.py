@@ -103,7 +103,7 @@ def open_probe_images(
             raise UserError("train.recording.count: no validation image has an object")
         # Read again, since evaluation needs no masks and `val` has none.
         masked = read_dataset(source, split, ValidationLog(split), details=True)
-        images = annotated_images(masked.subset(with_objects[: settings.count]), classes)
+        images = annotated_probe_images(masked.subset(with_objects[: settings.count]), classes)
     else:
         return []
     _warn_of_training_images(images, training)
@@ -119,7 +119,7 @@ def _from_source(source: str, split: str, count: int, classes: ClassTable) -> li
         ids = [image.id for image in dataset.images]
         if count:
             ids.sort(key=lambda image_id: not dataset.annotations[image_id])  # those with an object first
-        return annotated_images(dataset.subset(ids[: count or None]), classes)
+        return annotated_probe_images(dataset.subset(ids[: count or None]), classes)
     try:
         files = [file for file in expand_media_sources([source]) if not file.is_video]
     except UserError as error:
@@ -144,7 +144,7 @@ def _check_count(source: str, available: int, count: int) -> None:
         )
 
 
-def annotated_images(dataset: DetectionDataset, classes: ClassTable) -> list[AnnotatedImage]:
+def annotated_probe_images(dataset: DetectionDataset, classes: ClassTable) -> list[AnnotatedImage]:
     """Read every image of a dataset, keeping objects of the given classes."""
     index_of = {
         theirs: classes.index_of(ours) for ours, theirs in match_classes(classes, dataset.classes, ()).items()

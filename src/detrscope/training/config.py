@@ -14,9 +14,9 @@ from detrscope.config import (
     config_section,
     config_to_tree,
     load_preset_config,
-    load_yaml,
+    load_yaml_config,
     merge_configs,
-    require_setting,
+    require_config,
     setting,
     settings,
 )
@@ -75,7 +75,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         least = f"at least short_side ({self.short_side})"
-        require_setting(self.long_side >= self.short_side, "long_side", self.long_side, least)
+        require_config(self.long_side >= self.short_side, "long_side", self.long_side, least)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -94,7 +94,7 @@ class RunConfig:
     train: TrainConfig = config_section(TrainConfig)
 
     def __post_init__(self) -> None:
-        require_setting(
+        require_config(
             self.data.batch_size % self._micro_batches == 0,
             "data.batch_size",
             self.data.batch_size,
@@ -135,8 +135,8 @@ def resolve_training_config(
     config = base or RunConfig()
     for source, layer in (
         (f"preset '{preset}'", load_preset_config(preset) if preset is not None else None),
-        (str(file), load_yaml(file) if file is not None else None),
-        ("settings given", nest_dotted_config(overrides) if overrides else None),
+        (str(file), load_yaml_config(file) if file is not None else None),
+        ("settings given", nest_run_config(overrides) if overrides else None),
     ):
         if layer is None:
             continue
@@ -156,7 +156,7 @@ def resolve_training_config(
     return config
 
 
-def nest_dotted_config(tree: Mapping[str, Any]) -> Tree:
+def nest_run_config(tree: Mapping[str, Any]) -> Tree:
     """Nest dotted keys: `{"a.b": 1}` as `{"a": {"b": 1}}`; keys within values, such as patterns, stay as they are."""
     result: Tree = {}
     for key, value in tree.items():
@@ -166,13 +166,13 @@ def nest_dotted_config(tree: Mapping[str, Any]) -> Tree:
     return result
 
 
-def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_run_config(config: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten settings to dotted keys and plain values."""
     tree = config if isinstance(config, Mapping) else config_to_tree(config)
     result: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            result |= flatten_config(value, f"{prefix}{key}.")
+            result |= flatten_run_config(value, f"{prefix}{key}.")
         else:
             result[f"{prefix}{key}"] = value
     return result

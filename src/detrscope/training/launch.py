@@ -17,7 +17,7 @@ from detrscope.console import log
 from detrscope.core.distributed import gather_objects
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import Precision
-from detrscope.ops.kernels.machine import fastest_precision, warn_if_precision_emulated
+from detrscope.ops.kernels.native_precision import fastest_precision, warn_if_precision_emulated
 from detrscope.training.config import RunConfig
 from detrscope.training.train_config import TrainConfig
 

@@ -32,7 +32,7 @@ from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.file_lock import locked
 from detrscope.core.files import atomic_write, remove_temporary_files
-from detrscope.training.config import RunConfig, flatten_config, resolve_training_config
+from detrscope.training.config import RunConfig, flatten_run_config, resolve_training_config
 from detrscope.training.metrics_table import MetricsTable, Row
 
 CONFIG, STATE, LAST, BEST = "config.yaml", "last.pt", "last.safetensors", "best.safetensors"
@@ -254,7 +254,7 @@ def refuse_changes(old: RunConfig, new: RunConfig, path: Path) -> None:
     Raises:
         UserError: naming the settings that differ.
     """
-    before, after = flatten_config(old), flatten_config(new)
+    before, after = flatten_run_config(old), flatten_run_config(new)
     keys: Iterable[str] = dict.fromkeys([*before, *after])
     changes = {k: f"{k} {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)}
     for key in CHANGEABLE:

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.fabric import Fabric
 
 from detrscope import families
-from detrscope.checkpoints.load import load_backbone_weights, load_model, random_model
+from detrscope.checkpoints.load import load_backbone_checkpoint, load_model, load_random_model
 from detrscope.checkpoints.native import Loaded
 from detrscope.config import merge_configs
 from detrscope.console import log
@@ -22,7 +22,7 @@ from detrscope.data.loader import DetectionLoader, make_loader
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.transforms import TrainTransform
 from detrscope.evaluation.class_matching import match_classes
-from detrscope.training.config import RunConfig, nest_dotted_config, resolve_training_config
+from detrscope.training.config import RunConfig, nest_run_config, resolve_training_config
 from detrscope.training.run_folder import RunFolder, refuse_changes
 
 
@@ -41,7 +41,7 @@ def resolve_run(
     Raises:
         UserError: a key is unknown, a value is not valid, or a setting of a resumed run may not change.
     """
-    given = nest_dotted_config(overrides or {})
+    given = nest_run_config(overrides or {})
     if data is not None:
         given = merge_configs(given, {"data": {"source": str(data)}})
     if probe_images is not None:
@@ -112,12 +112,12 @@ def make_training_model(
         config = replace(config, model=replace(choice, variant=variant, overrides=card.config))
         reports = [loaded.report]
     else:
-        loaded = random_model(choice.variant, choice.overrides, dataset.classes, size)
+        loaded = load_random_model(choice.variant, choice.overrides, dataset.classes, size)
         if saved is not None:  # keep the mean and deviation of a model given with --from
             preprocessing = saved.preprocessing.with_sides(size.short_side, size.long_side)
             loaded = replace(loaded, card=replace(loaded.card, preprocessing=preprocessing))
         wanted = fresh and choice.backbone_weights != "none"
-        reports = [load_backbone_weights(loaded.model, choice.backbone_weights)] if wanted else []
+        reports = [load_backbone_checkpoint(loaded.model, choice.backbone_weights)] if wanted else []
     for report in reports:
         for line in report.lines():
             log.info("%s", line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
-from detrscope.config import config_section, require_setting, setting, settings
+from detrscope.config import config_section, require_config, setting, settings
 
 
 @settings
@@ -109,7 +109,7 @@ class RecordingConfig:
 
     def __post_init__(self) -> None:
         expected = "val; it names a split of the dataset in images, which is not given"
-        require_setting(self.images is not None or self.split == "val", "split", self.split, expected)
+        require_config(self.images is not None or self.split == "val", "split", self.split, expected)
 
 
 @settings

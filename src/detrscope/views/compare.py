@@ -28,12 +28,12 @@ from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
 from detrscope.views.selection import (
     QueryPrediction,
     detected_queries,
-    select_predictions,
     select_recorded_site,
+    shown_predictions,
     shown_queries,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
-from detrscope.views.viewport import Extent, Viewport, corner_text, draw_boxes, short, viewport_cells
+from detrscope.views.viewport import Extent, Viewport, corner_text, draw_boxes, short_number, viewport_cells
 
 MAX_QUERIES = 4
 SIDE = 320
@@ -80,10 +80,10 @@ def comparison_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) ->
     detections = shown_queries(trace, options)
     queries = detections[:MAX_QUERIES]
     same = _share_query_numbers(trace, other)
-    partners = select_predictions(
+    partners = shown_predictions(
         other, [q.query for q in queries] if same else _best_overlaps(other, queries)
     )
-    others = select_predictions(other, detected_queries(other, options.threshold))
+    others = shown_predictions(other, detected_queries(other, options.threshold))
     traces, captions = [], []
     for one, shown, compared, order in (
         (trace, detections, queries, "first"),
@@ -131,10 +131,12 @@ def draw_comparison(data: Comparison) -> PixelFigure:
             panel = grid.panel(figure, one.viewport, 1 + row, column, title, grey=True)
             panel.heatmap(values, scale, extent)
             draw_boxes(panel, [query])
-            corner_text(panel, short(float(values.max())))
+            corner_text(panel, short_number(float(values.max())))
         panel = grid.panel(figure, viewports[0], 1 + row, 2, "second less first", grey=True)
         panel.heatmap(difference, Scale.symmetric(difference), extent)
-        corner_text(panel, f"{short(float(difference.min()))} to {short(float(difference.max()))}")
+        corner_text(
+            panel, f"{short_number(float(difference.min()))} to {short_number(float(difference.max()))}"
+        )
     return figure
 
 

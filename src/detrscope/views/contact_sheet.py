@@ -18,8 +18,8 @@ from detrscope.views.canvas import (
     ImageOverlay,
     Label,
     class_colours,
-    resized,
-    shortened,
+    resize_drawing,
+    shorten_to_width,
     text_colour_on,
     text_size,
 )
@@ -74,7 +74,9 @@ def contact_sheet(
         for i, (tile, pixels, scale) in enumerate(row):
             left, under = GAP + i * pitch, top + strip
             sheet[under : under + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-            labels.append(Label(shortened(tile.title, FONT_SIZE, pitch - GAP), (left, top), FONT_SIZE, WHITE))
+            labels.append(
+                Label(shorten_to_width(tile.title, FONT_SIZE, pitch - GAP), (left, top), FONT_SIZE, WHITE)
+            )
             frame = (left, under, left + pixels.shape[1], under + pixels.shape[0])
             tile_boxes, tile_labels = _boxes_of(tile, scale, frame, colours)
             boxes += tile_boxes
@@ -92,7 +94,7 @@ def _scaled(tile: Tile, size: int) -> tuple[Tile, np.ndarray, float]:
     height, width = image.shape[:2]
     scale = min(1.0, size / max(height, width))
     if scale < 1:
-        image = resized(image, max(1, round(width * scale)), max(1, round(height * scale)))
+        image = resize_drawing(image, max(1, round(width * scale)), max(1, round(height * scale)))
     return tile, image, scale
 
 

@@ -25,9 +25,9 @@ from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
 from detrscope.views.selection import (
     detected_queries,
     select_box_centre,
-    select_predictions,
     select_recorded_site,
     selected_level_text,
+    shown_predictions,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
 from detrscope.views.viewport import (
@@ -126,7 +126,7 @@ def _default_points(trace: TraceData, options: ViewOptions) -> list[tuple[float,
     queries = options.queries or detected_queries(trace, options.threshold)
     x0, y0, x1, y1 = trace.geometry.crop_xyxy
     candidates = [
-        select_box_centre(one.box_xyxy, trace) for one in select_predictions(trace, queries)[: MAX_POINTS - 2]
+        select_box_centre(one.box_xyxy, trace) for one in shown_predictions(trace, queries)[: MAX_POINTS - 2]
     ]
     candidates += [(x0 + u * (x1 - x0), y0 + v * (y1 - y0)) for u, v in SPOTS]
     chosen: list[tuple[float, float]] = []

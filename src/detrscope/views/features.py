@@ -15,7 +15,7 @@ from detrscope.views.canvas import Panel, PixelFigure, Scale
 from detrscope.views.grid import PanelGrid, panel_size, rows_and_columns
 from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
 from detrscope.views.view_data import HIDDEN, ViewData
-from detrscope.views.viewport import Extent, Viewport, corner_text, short, viewport_cell_extent
+from detrscope.views.viewport import Extent, Viewport, corner_text, short_number, viewport_cell_extent
 
 STRONGEST = 6  # channels in a row
 MAX_ROWS = 6
@@ -72,7 +72,7 @@ class FeatureMaps:
     def draw(self, panel: Panel, values: np.ndarray, *, transparent: bool = False) -> None:
         """Draw one map on a scale of its own."""
         panel.heatmap(values, Scale.from_zero(values), self.extent, transparent=transparent)
-        corner_text(panel, short(float(values.max())))
+        corner_text(panel, short_number(float(values.max())))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def features_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> F
     sites = _recorded(trace)
     features = [
         FeatureMaps.of(trace, site, STRONGEST)
-        for site in (sites if len(sites) <= MAX_ROWS else features_of_each_stage(sites))
+        for site in (sites if len(sites) <= MAX_ROWS else features_view_stages(sites))
     ]
     return FeatureData(
         heading="Strongest channels of the backbone",
@@ -119,7 +119,7 @@ def draw_features(data: FeatureData) -> PixelFigure:
         one.draw(panel, one.mean, transparent=True)
         shown = zip(one.channels, one.channel_means, one.maps, strict=True)
         for column, (channel, mean, values) in enumerate(shown, start=1):
-            grid.title(figure, row, column, f"channel {channel}: {short(mean)}")
+            grid.title(figure, row, column, f"channel {channel}: {short_number(mean)}")
             one.draw(figure.panel(*grid.corner(row, column), *size, data.viewport.window), values)
     return figure
 
@@ -161,7 +161,7 @@ def draw_channels(data: FeatureData) -> PixelFigure:
     return figure
 
 
-def features_of_each_stage(sites: Iterable[str]) -> tuple[str, ...]:
+def features_view_stages(sites: Iterable[str]) -> tuple[str, ...]:
     """Return the last convolution of the stem and of each stage: `backbone.conv1`, `backbone.layer1.2.conv3` ..."""
     last = {site.split(".")[1]: site for site in sites if not site.endswith(".downsample")}
     return tuple(last.values())

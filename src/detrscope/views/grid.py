@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detrscope.views.canvas import Panel, PixelFigure, Scale, shortened, text_size
+from detrscope.views.canvas import Panel, PixelFigure, Scale, shorten_to_width, text_size
 from detrscope.views.canvas.figure import CAPTION_COLOUR, COLOUR_BAR_WIDTH, MARGIN, Paint
 from detrscope.views.canvas.text import TEXT_SIZE, TITLE_SIZE
 from detrscope.views.viewport import Rect, Viewport
@@ -35,7 +35,7 @@ def rows_and_columns(count: int, max_columns: int) -> tuple[int, int]:
     return rows, max(1, -(-count // rows))
 
 
-def largest_grid(
+def largest_panel_grid(
     count: int, aspect: float, width: float, height: float, gap: float, above: float = 0
 ) -> list[Rect]:
     """Return rectangles in reading order, as large as they can be.
@@ -127,7 +127,7 @@ class PanelGrid:
                 colour = CAPTION_COLOUR if i else (0, 0, 0)
                 figure.text(line, self.left - GAP, y + i * TITLE_SIZE * 1.4, align="right", colour=colour)
         for column, name in enumerate(self.column_names):
-            text = shortened(name, TITLE_SIZE, self.size[0] + GAP)
+            text = shorten_to_width(name, TITLE_SIZE, self.size[0] + GAP)
             figure.text(text, self.corner(0, column)[0], 0)
         if self.scale is not None:
             x, y = self.corner(0, self.columns)
@@ -152,5 +152,5 @@ class PanelGrid:
         x, y = self.corner(row, column)
         for i, line in enumerate(lines):
             size, colour = (TEXT_SIZE, CAPTION_COLOUR) if i else (TITLE_SIZE, (0, 0, 0))
-            text = shortened(line, size, self.size[0] + GAP)
+            text = shorten_to_width(line, size, self.size[0] + GAP)
             figure.text(text, x, y - self.above + i * TITLE_SIZE * 1.35, size=size, colour=colour)

@@ -22,9 +22,9 @@ from detrscope.views.grid import PanelGrid, panel_size
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
 from detrscope.views.selection import (
     QueryPrediction,
-    recorded_layers,
-    select_attention_row,
-    select_predictions_in_layer,
+    select_recorded_layers,
+    selected_row,
+    shown_predictions_in_layer,
     shown_queries,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
@@ -64,7 +64,7 @@ def heads_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Head
     Raises:
         UserError: no detections, or no layer was recorded.
     """
-    row = select_attention_row(trace, options, every_layer=True)
+    row = selected_row(trace, options, every_layer=True)
     layers = []
     for layer, site in row.sites:
         selection = options.selection(site, (row.row,))
@@ -135,9 +135,9 @@ def by_layer_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> B
             layer,
             site,
             row_maps(trace, options.selection(site, (query.query,))),
-            select_predictions_in_layer(trace, query.query, layer),
+            shown_predictions_in_layer(trace, query.query, layer),
         )
-        for layer, site in recorded_layers(trace, "decoder.cross", options)
+        for layer, site in select_recorded_layers(trace, "decoder.cross", options)
     ]
     selection = options.selection(layers[-1].site)
     return ByLayer(

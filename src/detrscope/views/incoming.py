@@ -19,8 +19,8 @@ from detrscope.views.options import DEFAULT_OPTIONS, NotInTrace, ViewOptions
 from detrscope.views.selection import (
     QueryPrediction,
     select_box_centre,
-    select_predictions,
     select_recorded_site,
+    shown_predictions,
     shown_queries,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
@@ -126,7 +126,7 @@ def _from_queries(
         f"a row is a {caption_normalisation(trace, selection)}; those with at least {MIN_WEIGHT:.1%} of the greatest, "
         f"boxes of the first {MAX_BOXES}"
     )
-    return AttendingQueries(select_predictions(trace, order.tolist()), weights[order]), about
+    return AttendingQueries(shown_predictions(trace, order.tolist()), weights[order]), about
 
 
 def _from_tokens(trace: TraceData, options: ViewOptions, point: tuple[float, float]) -> AttentionMap:

@@ -10,9 +10,9 @@ from detrscope.core.trace_data import Kind, TraceData
 from detrscope.lens.captions import caption, caption_model_and_source, caption_queries
 from detrscope.lens.measure import Measurement, measure
 from detrscope.lens.report import (
-    describe_attention_differences,
-    describe_attention_on_parts,
     measured_on_parts,
+    report_attention_differences,
+    report_attention_on_parts,
 )
 from detrscope.views.canvas import PALETTE, Chart, PixelFigure, text_size
 from detrscope.views.canvas.text import TITLE_SIZE
@@ -61,7 +61,7 @@ def metrics_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Me
         "in the box: of the query's last prediction, or of the detection that a token lies in; dotted: uniform "
         "attention",
     )
-    sentences = [*describe_attention_differences(measurements), *describe_attention_on_parts(measurements)]
+    sentences = [*report_attention_differences(measurements), *report_attention_on_parts(measurements)]
     return MetricsData("Attention over the layers", " ".join([about, *sentences]), measurements)
 
 

@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from detrscope.core.files import atomic_write
-from detrscope.views.canvas import resized
+from detrscope.views.canvas import resize_drawing
 
 
 class AddFrame(Protocol):
@@ -71,5 +71,5 @@ def _letterboxed(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     rows, columns = max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))
     whole = np.zeros((height, width, 3), np.uint8)
     top, left = (height - rows) // 2, (width - columns) // 2
-    whole[top : top + rows, left : left + columns] = resized(pixels, columns, rows)
+    whole[top : top + rows, left : left + columns] = resize_drawing(pixels, columns, rows)
     return whole

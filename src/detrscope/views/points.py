@@ -18,7 +18,7 @@ from detrscope.views.canvas import BLACK, PALETTE, WHITE, Panel, PixelFigure, Sc
 from detrscope.views.canvas.figure import COLOUR_BAR_WIDTH
 from detrscope.views.grid import PanelGrid, panel_size, rows_and_columns
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
-from detrscope.views.selection import AttentionRow, QueryPrediction, select_attention_row
+from detrscope.views.selection import AttentionRow, QueryPrediction, selected_row
 from detrscope.views.view_data import HIDDEN, ViewData
 from detrscope.views.viewport import Viewport, draw_boxes, draw_map, draw_point, zoom_note
 
@@ -202,7 +202,7 @@ def _deformable_row(trace: TraceData, options: ViewOptions, every_layer: bool = 
     def is_deformable(kind: Kind) -> bool:
         return any(isinstance(trace.records.get(site), DeformableRecord) for site in trace.sites_of(kind))
 
-    return select_attention_row(trace, options, every_layer, is_deformable)
+    return selected_row(trace, options, every_layer, is_deformable)
 
 
 def _layer_points(trace: TraceData, row: AttentionRow, options: ViewOptions) -> dict[int, SamplingPoints]:

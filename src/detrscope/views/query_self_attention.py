@@ -8,8 +8,8 @@ import numpy as np
 
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.captions import caption, caption_heads, caption_model_and_source, caption_normalisation
-from detrscope.lens.maps import self_attention
-from detrscope.views.canvas import WHITE, PixelFigure, Scale, shortened, text_colour_on, text_size
+from detrscope.lens.maps import map_of_self_attention
+from detrscope.views.canvas import WHITE, PixelFigure, Scale, shorten_to_width, text_colour_on, text_size
 from detrscope.views.canvas.figure import COLOUR_BAR_WIDTH, MARGIN
 from detrscope.views.canvas.text import TEXT_SIZE, TITLE_SIZE
 from detrscope.views.grid import GAP, MIN_WIDTH, TITLE_HEIGHT
@@ -17,12 +17,12 @@ from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
 from detrscope.views.selection import (
     QueryPrediction,
     select_box_centre,
-    select_predictions,
     select_recorded_site,
+    shown_predictions,
     shown_queries,
 )
 from detrscope.views.view_data import HIDDEN, ViewData
-from detrscope.views.viewport import Viewport, draw_boxes, short
+from detrscope.views.viewport import Viewport, draw_boxes, short_number
 
 SIDE = 420
 MAX_ROWS = 10  # queries of the table
@@ -66,14 +66,14 @@ def query_self_attention_data(
     head, merge, selection = options.head, options.merge, options.selection(site)
     rows = np.stack(
         [
-            self_attention(trace, query=one.query, layer=layer, head=head, merge=merge).values.numpy()
+            map_of_self_attention(trace, query=one.query, layer=layer, head=head, merge=merge).values.numpy()
             for one in queries
         ]
     )  # [n, Q]
     weights = rows[:, [one.query for one in queries]]
     first = queries[0]
     order = [q for q in np.argsort(-rows[0], kind="stable").tolist() if q != first.query][:MAX_LINKS]
-    linked = select_predictions(trace, order)
+    linked = shown_predictions(trace, order)
     start = select_box_centre(first.box_xyxy, trace)
     return QueryAttentionTable(
         heading="Decoder self-attention of queries",
@@ -114,7 +114,7 @@ def _draw_links(figure: PixelFigure, size: tuple[int, int], data: QueryAttention
     first, weights = data.queries[0], data.linked_weights
     scale = Scale.from_zero(weights)
     title = f"{first.title} ({first.label}) attends to"
-    figure.text(shortened(title, TITLE_SIZE, size[0]), MARGIN, 0)
+    figure.text(shorten_to_width(title, TITLE_SIZE, size[0]), MARGIN, 0)
     panel = data.viewport.panel(figure, (MARGIN, TITLE_HEIGHT), size, grey=True)
     others = [
         replace(one, colour=scale.marker_colour(weight))
@@ -122,7 +122,7 @@ def _draw_links(figure: PixelFigure, size: tuple[int, int], data: QueryAttention
     ]
     for one, weight, (start, end) in reversed(list(zip(others, weights, data.links, strict=True))):
         panel.lines(start[None], end[None], one.colour, 1 + 4 * float(scale.fraction(weight)))
-    texts = [f"#{one.query}  {short(weight)}" for one, weight in zip(others, weights, strict=True)]
+    texts = [f"#{one.query}  {short_number(weight)}" for one, weight in zip(others, weights, strict=True)]
     draw_boxes(panel, others, texts)
     panel.box(first.box_xyxy, WHITE, width=3)
 
@@ -141,9 +141,9 @@ def _draw_table(
     x = left + (columns + 0.5) * CELL
     for i, rest in enumerate(data.others):
         y = top + (i + 0.5) * CELL - TEXT_SIZE / 2
-        figure.text(short(rest), x, y, align="center", size=TEXT_SIZE)
+        figure.text(short_number(rest), x, y, align="center", size=TEXT_SIZE)
     for (i, j), weight in np.ndenumerate(data.weights):
-        text = short(weight)
+        text = short_number(weight)
         across, down = (side / CELL for side in text_size(text, TEXT_SIZE))
         xy = (j + (1 - across) / 2, i + (1 - down) / 2)
         panel.label(text, xy, text_colour=text_colour_on(scale.colour(weight)))

@@ -50,10 +50,10 @@ def shown_queries(trace: TraceData, options: ViewOptions) -> list[QueryPredictio
             f"nothing scores {options.threshold:g} or more; the best is {trace.query_name(best)}: choose a lower "
             f"threshold, or queries by number (such as {best})"
         )
-    return select_predictions(trace, queries)
+    return shown_predictions(trace, queries)
 
 
-def select_predictions(trace: TraceData, queries: Sequence[int], layer: int = -1) -> list[QueryPrediction]:
+def shown_predictions(trace: TraceData, queries: Sequence[int], layer: int = -1) -> list[QueryPrediction]:
     """Return what some queries predict in a decoder layer."""
     scores, classes = trace.scores(layer).max(-1)  # [Q]
     boxes = trace.boxes_xyxy(layer)  # [Q, 4]
@@ -68,13 +68,13 @@ def select_predictions(trace: TraceData, queries: Sequence[int], layer: int = -1
     return result
 
 
-def select_predictions_in_layer(trace: TraceData, query: int, layer: int) -> list[QueryPrediction]:
+def shown_predictions_in_layer(trace: TraceData, query: int, layer: int) -> list[QueryPrediction]:
     """Return what a query predicts in decoder layer `layer` from 0; empty where only later layers predict."""
     first = trace.layers("decoder.cross") - len(trace.logits)
-    return select_predictions(trace, [query], layer - first) if layer >= first else []
+    return shown_predictions(trace, [query], layer - first) if layer >= first else []
 
 
-def recorded_layers(trace: TraceData, kind: Kind, options: ViewOptions) -> list[tuple[int, str]]:
+def select_recorded_layers(trace: TraceData, kind: Kind, options: ViewOptions) -> list[tuple[int, str]]:
     """Return index and site of the layers to show: the chosen one, else all that were recorded.
 
     Raises:
@@ -127,10 +127,10 @@ class AttentionRow:
 
     def boxes(self, trace: TraceData, layer: int) -> list[QueryPrediction]:
         """Return what the query predicts in a layer; empty for a token."""
-        return [] if self.point is not None else select_predictions_in_layer(trace, self.row, layer)
+        return [] if self.point is not None else shown_predictions_in_layer(trace, self.row, layer)
 
 
-def select_attention_row(
+def selected_row(
     trace: TraceData,
     options: ViewOptions,
     every_layer: bool = False,
@@ -159,7 +159,9 @@ def select_attention_row(
     if fits is not None and not fits(kind):
         raise NotInTrace(f"{trace.card.variant} has no deformable attention at {kind}")
     sites = (
-        recorded_layers(trace, kind, options) if every_layer else [select_recorded_site(trace, kind, options)]
+        select_recorded_layers(trace, kind, options)
+        if every_layer
+        else [select_recorded_site(trace, kind, options)]
     )
     if options.points and not note:
         x, y = point = options.points[0]

@@ -13,7 +13,7 @@ from detrscope.core.attention_map import AttentionMap, QueryAttention
 from detrscope.core.geometry import Geometry
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
-from detrscope.views.canvas import WHITE, Panel, PixelFigure, Scale, resized, text_colour_on, text_size
+from detrscope.views.canvas import WHITE, Panel, PixelFigure, Scale, resize_drawing, text_colour_on, text_size
 from detrscope.views.label_placement import place_labels
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
 from detrscope.views.selection import QueryPrediction
@@ -124,7 +124,7 @@ class Viewport:
         extent = (x0 + left / across, y0 + top / down, x0 + last[0] / across, y0 + last[1] / down)
         wide = (extent[2] - extent[0]) / (self.window[2] - self.window[0])
         tall = (extent[3] - extent[1]) / (self.window[3] - self.window[1])
-        fine = resized(part, max(1, round(size[0] * wide)), max(1, round(size[1] * tall)))
+        fine = resize_drawing(part, max(1, round(size[0] * wide)), max(1, round(size[1] * tall)))
         return self._resized.setdefault(size, (fine, extent))
 
 
@@ -167,7 +167,7 @@ def draw_map(
     values, extent = viewport_cells(attention)
     panel.heatmap(values, scale or Scale.from_zero(values), extent, transparent=transparent)
     if scale is None:
-        corner_text(panel, short(float(values.max())))
+        corner_text(panel, short_number(float(values.max())))
 
 
 def draw_boxes(
@@ -219,7 +219,7 @@ def corner_text(panel: Panel, text: str, size: int = 11) -> None:
     panel.label(text, (x, y), size=size, background=WHITE)
 
 
-def short(number: float) -> str:
+def short_number(number: float) -> str:
     """Return a number with two digits, without powers of ten where possible."""
     return f"{number:.0f}" if 100 <= abs(number) < 1e6 else f"{number:.2g}"
 

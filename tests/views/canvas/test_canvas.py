@@ -24,7 +24,7 @@ from detrscope.views.canvas import (
     Scale,
     class_colours,
     header_and_footer,
-    shortened,
+    shorten_to_width,
     text_colour_on,
     text_size,
     wrapped,
@@ -217,9 +217,9 @@ def test_long_texts_are_wrapped_or_shortened() -> None:
     lines = wrapped("one two three four five six", 12, 60)
     assert " ".join(lines) == "one two three four five six" and len(lines) > 2
     assert all(text_size(line, 12)[0] <= 66 for line in lines)
-    short = shortened("a very long name of a file.jpg", 12, 100)
+    short = shorten_to_width("a very long name of a file.jpg", 12, 100)
     assert text_size(short, 12)[0] <= 100 and short.startswith("a v") and short.endswith("jpg")
-    assert shortened("short", 12, 100) == "short"
+    assert shorten_to_width("short", 12, 100) == "short"
 
 
 def test_diverging_scale_is_white_at_zero() -> None:

@@ -13,7 +13,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.snapshot import Recording
 from detrscope.core.types import Target
 from detrscope.recording.recorder import load_recording
-from detrscope.views.grid import largest_grid
+from detrscope.views.grid import largest_panel_grid
 from detrscope.views.timelapse import NAMES, FilmOptions, FilmSpec, films, final
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
 from detrscope.views.timelapse.film_spec import ProbeFilm
@@ -149,7 +149,7 @@ def test_a_run_without_ground_truth_or_metrics_is_filmed(recording: Recording) -
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 9])
 @pytest.mark.parametrize("aspect", [0.5, 1.0, 1.7])
 def test_grid_rectangles_neither_overlap_nor_leave_their_area(count: int, aspect: float) -> None:
-    rects = largest_grid(count, aspect, 700, 500, 8, above=20)
+    rects = largest_panel_grid(count, aspect, 700, 500, 8, above=20)
     assert len(rects) == count
     for x, y, w, h in rects:
         assert (

@@ -21,7 +21,7 @@ from detrscope.core.cpu import cpu_load_average, usable_cores
 ONE_POINTER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def use_threads(requested: int | None = None) -> int:
+def use_kernel_threads(requested: int | None = None) -> int:
     """Set the number of torch's threads: `requested`, else at most the cores that this process may use.
 
     `OMP_NUM_THREADS` and `torch.set_num_threads` are respected: without `requested`, threads only become fewer.

@@ -17,13 +17,13 @@ from detrscope.views.canvas.colours import (
     line_style,
     text_colour_on,
 )
-from detrscope.views.canvas.drawing import DPI, ENDINGS, Drawing, resized
+from detrscope.views.canvas.drawing import DPI, ENDINGS, Drawing, resize_drawing
 from detrscope.views.canvas.figure import PixelFigure, header_and_footer
 from detrscope.views.canvas.fonts import drawable_class_label
 from detrscope.views.canvas.image_overlay import Box, ImageOverlay, Label
 from detrscope.views.canvas.panel import Panel
 from detrscope.views.canvas.plot import Chart, Plot
-from detrscope.views.canvas.text import shortened, text_size, wrapped
+from detrscope.views.canvas.text import shorten_to_width, text_size, wrapped
 
 __all__ = [
     "BLACK",
@@ -46,8 +46,8 @@ __all__ = [
     "header_and_footer",
     "line_colour",
     "line_style",
-    "resized",
-    "shortened",
+    "resize_drawing",
+    "shorten_to_width",
     "text_colour_on",
     "text_size",
     "wrapped",

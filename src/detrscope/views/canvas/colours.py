@@ -64,13 +64,13 @@ def line_style(index: int) -> dict[str, Any]:
     """Return colour and dash of the `index`-th line of a plot: colours first, then other dashes."""
     dashes = ("-", "--", ":", "-.")
     return {
-        "color": unit_range(line_colour(index)),
+        "color": colour_range(line_colour(index)),
         "linestyle": dashes[index // len(LINES) % len(dashes)],
         "linewidth": 1.6,
     }
 
 
-def unit_range(colour: Colour) -> tuple[float, float, float]:
+def colour_range(colour: Colour) -> tuple[float, float, float]:
     """Return a colour in 0..1, the form that matplotlib takes."""
     return colour[0] / 255, colour[1] / 255, colour[2] / 255
 

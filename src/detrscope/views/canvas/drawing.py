@@ -78,7 +78,7 @@ def rendered(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+def resize_drawing(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """Return an image at another size: uint8 [H, W, 3] -> uint8 [height, width, 3]."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 

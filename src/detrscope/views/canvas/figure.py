@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from detrscope.views.canvas.colours import BLACK, Colour, Scale, unit_range
+from detrscope.views.canvas.colours import BLACK, Colour, Scale, colour_range
 from detrscope.views.canvas.drawing import DPI, Drawing, rendered
 from detrscope.views.canvas.panel import POINTS, Extent, Panel
 from detrscope.views.canvas.plot import Chart
@@ -113,7 +113,7 @@ class PixelFigure(Drawing):
             y if upright else y + size / 2,
             text,
             fontsize=size * POINTS,
-            color=unit_range(colour),
+            color=colour_range(colour),
             ha="center" if upright else align,
             va="center" if upright else "center_baseline",
             rotation=90 if upright else 0,
@@ -128,7 +128,7 @@ class PixelFigure(Drawing):
             marker=shape,
             markersize=size * POINTS,
             markeredgewidth=2.6 * POINTS if shape == "+" else 0,
-            color=unit_range(colour),
+            color=colour_range(colour),
         )
         self.text(text, x + 14, y - TEXT_SIZE / 2, size=TEXT_SIZE, colour=CAPTION_COLOUR)
         return x + 14 + text_size(text, TEXT_SIZE)[0] + 22

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
-from detrscope.views.canvas.colours import BLACK, Colour, unit_range
+from detrscope.views.canvas.colours import BLACK, Colour, colour_range
 from detrscope.views.canvas.drawing import DPI, Drawing
 from detrscope.views.canvas.text import draw_text, text_size
 
@@ -72,7 +72,7 @@ class ImageOverlay(Drawing):
         for box in self.boxes:
             x0, y0, x1, y1 = _on_pixel_grid(box)
             inset, size = box.width / 2, (x1 - x0 - box.width, y1 - y0 - box.width)
-            edge, line = unit_range(box.colour), box.width * points
+            edge, line = colour_range(box.colour), box.width * points
             axes.add_patch(
                 Rectangle((x0 + inset, y0 + inset), *size, fill=False, edgecolor=edge, linewidth=line)
             )
@@ -80,13 +80,13 @@ class ImageOverlay(Drawing):
             (x, y), (w, h) = label.xy, text_size(label.text, label.size)
             if label.background is not None:
                 axes.add_patch(
-                    Rectangle((x, y), w, h, facecolor=unit_range(label.background), edgecolor="none")
+                    Rectangle((x, y), w, h, facecolor=colour_range(label.background), edgecolor="none")
                 )
             axes.text(
                 x + label.size // 4,
                 y + h / 2,
                 label.text,
-                color=unit_range(label.text_colour),
+                color=colour_range(label.text_colour),
                 fontsize=label.size * points,
                 va="center_baseline",
                 parse_math=False,

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 
-from detrscope.views.canvas.colours import BLACK, WHITE, Colour, Scale, unit_range
-from detrscope.views.canvas.drawing import DPI, enlarged, resized
+from detrscope.views.canvas.colours import BLACK, WHITE, Colour, Scale, colour_range
+from detrscope.views.canvas.drawing import DPI, enlarged, resize_drawing
 from detrscope.views.canvas.text import TEXT_SIZE, text_size
 
 POINTS = 72 / DPI  # of a pixel
@@ -70,7 +70,7 @@ class Panel:
             grey: show it pale and without colour, to lie under a map.
         """
         extent = extent or self.window
-        fine = resized(pixels, *self._size(extent))
+        fine = resize_drawing(pixels, *self._size(extent))
         if grey:
             fine = np.repeat(_pale_grey(fine)[..., None], 3, axis=2)
         self._show(fine, extent)
@@ -103,7 +103,7 @@ class Panel:
                     x1 - x0,
                     y1 - y0,
                     fill=False,
-                    edgecolor=(*unit_range(edge), opacity),
+                    edgecolor=(*colour_range(edge), opacity),
                     linewidth=line * POINTS,
                     linestyle=(0, (4, 3)) if dashed else "-",
                     joinstyle="miter",
@@ -130,9 +130,9 @@ class Panel:
             rim: colour of the rim, which has the opacity of its marker.
         """
         visible = (xy >= self.window[:2]).all(-1) & (xy <= self.window[2:]).all(-1)
-        rgba = np.array([(*unit_range(colours), 1.0)]) if isinstance(colours, tuple) else colours
+        rgba = np.array([(*colour_range(colours), 1.0)]) if isinstance(colours, tuple) else colours
         rgba = np.broadcast_to(rgba, (len(xy), 4))[visible]
-        red, green, blue = unit_range(rim)
+        red, green, blue = colour_range(rim)
         x, y = self._to_figure(xy[visible]).T
         self._axes.scatter(
             x,
@@ -155,7 +155,7 @@ class Panel:
                 markersize=size * part * POINTS,
                 markerfacecolor="none",
                 markeredgewidth=line * part**0.5 * POINTS,
-                markeredgecolor=unit_range(edge),
+                markeredgecolor=colour_range(edge),
                 zorder=5,
             )
 
@@ -170,7 +170,7 @@ class Panel:
                 marker="+",
                 markersize=size * POINTS,
                 markeredgewidth=line * POINTS,
-                color=unit_range(edge),
+                color=colour_range(edge),
                 zorder=3,
             )
 
@@ -180,7 +180,7 @@ class Panel:
         self._axes.add_collection(
             LineCollection(
                 list(pairs),
-                colors=[unit_range(colour)],
+                colors=[colour_range(colour)],
                 linewidths=width * POINTS,
                 zorder=2,
                 clip_path=self._clip,
@@ -202,13 +202,15 @@ class Panel:
         x, y = self._to_figure(np.array(xy)).tolist()
         if background is not None:
             self._axes.add_patch(
-                Rectangle((x, y), width, height, facecolor=unit_range(background), edgecolor="none", zorder=6)
+                Rectangle(
+                    (x, y), width, height, facecolor=colour_range(background), edgecolor="none", zorder=6
+                )
             )
         self._axes.text(
             x + size // 4,
             y + height / 2,
             text,
-            color=unit_range(text_colour),
+            color=colour_range(text_colour),
             fontsize=size * POINTS,
             va="center_baseline",
             parse_math=False,

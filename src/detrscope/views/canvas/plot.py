@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from detrscope.views.canvas.colours import Colour, line_style, unit_range
+from detrscope.views.canvas.colours import Colour, colour_range, line_style
 from detrscope.views.canvas.drawing import DPI, Drawing, rendered
 from detrscope.views.canvas.fonts import drawable_text, set_text_font
 
@@ -75,7 +75,7 @@ class Chart:
     def bars(self, names: Sequence[str], lengths: Sequence[float], colours: Sequence[Colour]) -> None:
         """Draw horizontal bars, the first on top, each with its value at its end."""
         positions, longest = np.arange(len(names)), max([*lengths, 1e-9])
-        self._axes.barh(positions, lengths, color=[unit_range(c) for c in colours], height=0.72)
+        self._axes.barh(positions, lengths, color=[colour_range(c) for c in colours], height=0.72)
         self._axes.set_yticks(positions, [drawable_text(name) for name in names], fontsize=9)
         self._set_tick_fonts()
         self._axes.set_ylim(len(names) - 0.5, -0.5)

@@ -52,7 +52,7 @@ def wrapped(text: str, size: int, width: float) -> list[str]:
     return lines
 
 
-def shortened(text: str, size: int, width: float) -> str:
+def shorten_to_width(text: str, size: int, width: float) -> str:
     """Return the text, its middle left out where it would be wider than `width` pixels with its margins."""
     result, keep = text, len(text) - 1
     while text_size(result, size)[0] > width and keep >= 2:

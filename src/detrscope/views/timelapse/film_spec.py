@@ -13,10 +13,10 @@ from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.snapshot import ProbeSnapshot, Recording, snapshot_prediction_layer
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.maps import map_of_row, map_of_rows
-from detrscope.views.canvas import Drawing, Panel, PixelFigure, Scale, header_and_footer, shortened
+from detrscope.views.canvas import Drawing, Panel, PixelFigure, Scale, header_and_footer, shorten_to_width
 from detrscope.views.canvas.figure import MARGIN
-from detrscope.views.grid import largest_grid
-from detrscope.views.selection import QueryPrediction, select_predictions
+from detrscope.views.grid import largest_panel_grid
+from detrscope.views.selection import QueryPrediction, shown_predictions
 from detrscope.views.viewport import Rect, Viewport, draw_boxes, draw_ground_truth, draw_map, viewport_cells
 
 MANY_BOXES = 8  # annotated boxes in an image; of more the lines are thin
@@ -139,7 +139,7 @@ class ProbeFilm:
     def predictions(self, index: int, queries: Sequence[int], layer: int) -> list[QueryPrediction]:
         """Return what some stored queries predict in a decoder layer."""
         trace = self.traces[index]
-        return select_predictions(trace, queries, snapshot_prediction_layer(trace, layer))
+        return shown_predictions(trace, queries, snapshot_prediction_layer(trace, layer))
 
     def title(self, index: int, query: int, layer: int) -> str:
         """Return index, class and score of a stored query, such as `query 37, dog 0.98`."""
@@ -192,10 +192,10 @@ def film_grid_figure(
     """Return a figure with titles over equal panels of an image's shape, and the rectangles of the panels."""
     height = HEIGHT - sum(header_and_footer(WIDTH, heading, caption))
     across, down = viewport.size_within(1, 1)
-    rects = largest_grid(len(titles), down / across, WIDTH - 2 * MARGIN, height, GAP, above=TITLE + 8)
+    rects = largest_panel_grid(len(titles), down / across, WIDTH - 2 * MARGIN, height, GAP, above=TITLE + 8)
     left = (WIDTH - max(x + w for x, _, w, _ in rects)) / 2
     figure = PixelFigure(WIDTH, round(max(y + h for _, y, _, h in rects)), heading, caption)
     rects = [(x + left, y, w, h) for x, y, w, h in rects]
     for title, (x, y, w, _) in zip(titles, rects, strict=True):
-        figure.text(shortened(title, TITLE, w), x, y - TITLE - 5, size=TITLE)
+        figure.text(shorten_to_width(title, TITLE, w), x, y - TITLE - 5, size=TITLE)
     return figure, rects

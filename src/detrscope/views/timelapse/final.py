@@ -9,7 +9,7 @@ from detrscope.console import log
 from detrscope.core.snapshot import Recording
 from detrscope.views.canvas import PixelFigure, header_and_footer
 from detrscope.views.canvas.figure import MARGIN
-from detrscope.views.grid import largest_grid
+from detrscope.views.grid import largest_panel_grid
 from detrscope.views.part_curves import draw_ratios
 from detrscope.views.timelapse.curves import LOSS, RATES, Curves
 from detrscope.views.timelapse.film_spec import (
@@ -60,7 +60,7 @@ def _draw(
     height = HEIGHT - sum(header_and_footer(WIDTH, above, caption))
     figure = PixelFigure(WIDTH, height, above, caption)
     aspect = max(down / across for across, down in (film.viewport.size_within(1, 1) for film in films))
-    rects = largest_grid(len(films), aspect, IMAGES_WIDTH - 2 * MARGIN, height, GAP)
+    rects = largest_panel_grid(len(films), aspect, IMAGES_WIDTH - 2 * MARGIN, height, GAP)
     for film, (x, y, across, down) in zip(films, rects, strict=True):
         panel = film.panel(figure, (MARGIN + x, y, across, down), film.attention(index))
         film.draw_boxes(panel, index, film.detected(index), film.options.layer)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.ops import convolution, linear
-from detrscope.ops.kernels import machine
-from detrscope.ops.kernels.machine import Cost
+from detrscope.ops.kernels import native_precision
+from detrscope.ops.kernels.native_precision import Cost
 
 CPU = torch.device("cpu")
 BASE = Cost(1.0, 2.0)
@@ -19,7 +19,11 @@ BASE = Cost(1.0, 2.0)
 
 @pytest.fixture(autouse=True)
 def cleared_caches() -> Iterator[None]:
-    cached = (machine.onednn_convolves, machine.onednn_multiplies, machine._warn_once)
+    cached = (
+        native_precision.onednn_convolves,
+        native_precision.onednn_multiplies,
+        native_precision._warn_once,
+    )
     for function in cached:
         function.cache_clear()
     yield
@@ -29,7 +33,7 @@ def cleared_caches() -> Iterator[None]:
 
 def costs(monkeypatch: pytest.MonkeyPatch, bf16: Cost) -> None:
     table = {torch.float32: BASE, torch.bfloat16: bf16, torch.float16: Cost(3.0, 3.0)}
-    monkeypatch.setattr(machine, "machine_cost", table.__getitem__)
+    monkeypatch.setattr(native_precision, "precision_cost", table.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -46,27 +50,27 @@ def test_native_precisions_are_faster_than_float32(
     bf16: Cost, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs(monkeypatch, bf16)
-    assert machine.is_native_precision(torch.bfloat16) is native
-    assert machine.fastest_precision(CPU) == ("bf16" if native else "fp32")
-    assert machine.is_native_precision(torch.float32)
+    assert native_precision.is_native_precision(torch.bfloat16) is native
+    assert native_precision.fastest_precision(CPU) == ("bf16" if native else "fp32")
+    assert native_precision.is_native_precision(torch.float32)
 
 
 def test_emulation_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
-    monkeypatch.setattr(machine.log, "warning", lambda text, *values: logged.append(text % values))
+    monkeypatch.setattr(native_precision.log, "warning", lambda text, *values: logged.append(text % values))
     costs(monkeypatch, Cost(79.6, 10.0))
     for _ in range(2):
-        machine.warn_if_precision_emulated("bf16", CPU)
-        machine.warn_if_precision_emulated("fp32", CPU)
-        machine.warn_if_precision_emulated("bf16", torch.device("cuda"))
+        native_precision.warn_if_precision_emulated("bf16", CPU)
+        native_precision.warn_if_precision_emulated("fp32", CPU)
+        native_precision.warn_if_precision_emulated("bf16", torch.device("cuda"))
     assert logged == [
         "precision bf16: this CPU emulates it, up to 80 times slower than fp32; precision auto selects a fast one"
     ]
 
 
 def test_measured_costs_are_positive_and_cached() -> None:
-    cost = machine.machine_cost(torch.float32)
-    assert cost is machine.machine_cost(torch.float32)
+    cost = native_precision.precision_cost(torch.float32)
+    assert cost is native_precision.precision_cost(torch.float32)
     assert 0 < cost.product < 1 and 0 < cost.convolution < 1
 
 
@@ -74,11 +78,13 @@ def test_failing_operators_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None
     def fails(*_: object) -> Tensor:
         raise RuntimeError("could not create a primitive")
 
-    if not machine.has_onednn():
+    if not native_precision.has_onednn():
         pytest.skip("this torch has no oneDNN whose operators could fail")
     monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", fails)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", fails)
-    assert not machine.onednn_convolves(torch.float32) and not machine.onednn_multiplies(torch.float32)
+    assert not native_precision.onednn_convolves(torch.float32) and not native_precision.onednn_multiplies(
+        torch.float32
+    )
     conv, norm = torch.nn.Conv2d(4, 4, 3), torch.nn.BatchNorm2d(4).eval()
     x = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
@@ -92,11 +98,11 @@ def test_failing_operators_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
-    assert not machine.onednn_convolves(dtype) and not machine.onednn_multiplies(dtype)
+    assert not native_precision.onednn_convolves(dtype) and not native_precision.onednn_multiplies(dtype)
 
 
 def test_disabled_onednn_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False, raising=False)
-    assert not machine.has_onednn()
+    assert not native_precision.has_onednn()
     assert not convolution.convolution_may_use_onednn(x, weight)

@@ -47,22 +47,22 @@ class Cost(NamedTuple):
 
 def is_native_precision(dtype: torch.dtype) -> bool:
     """Return whether the CPU computes products and convolutions of a type faster than those of float32."""
-    return dtype == torch.float32 or slowdown(dtype) <= FAST
+    return dtype == torch.float32 or precision_slowdown(dtype) <= FAST
 
 
-def slowdown(dtype: torch.dtype) -> float:
+def precision_slowdown(dtype: torch.dtype) -> float:
     """Return the time on the CPU relative to float32, the worse of a matrix product and a convolution."""
-    reference, cost = machine_cost(torch.float32), machine_cost(dtype)
+    reference, cost = precision_cost(torch.float32), precision_cost(dtype)
     return max(cost.product / reference.product, cost.convolution / reference.convolution)
 
 
-def product_slowdown(dtype: torch.dtype) -> float:
+def precision_product_slowdown(dtype: torch.dtype) -> float:
     """Return the time of a matrix product on the CPU relative to float32."""
-    return machine_cost(dtype).product / machine_cost(torch.float32).product
+    return precision_cost(dtype).product / precision_cost(torch.float32).product
 
 
 @cache
-def machine_cost(dtype: torch.dtype) -> Cost:
+def precision_cost(dtype: torch.dtype) -> Cost:
     """Measure torch's own operators on the CPU; infinite for an operator that torch lacks for this type."""
     a = torch.full((256, 256), 0.5, dtype=dtype)
     image = torch.full((1, 64, 40, 40), 0.5, dtype=dtype).to(memory_format=torch.channels_last)
@@ -163,7 +163,7 @@ def warn_if_precision_emulated(precision: Precision, device: torch.device) -> No
     """Warn once how much slower a precision is than fp32 where the CPU only emulates it."""
     dtype = DTYPES[precision]
     if device.type == "cpu" and not is_native_precision(dtype):
-        _warn_once(precision, slowdown(dtype))
+        _warn_once(precision, precision_slowdown(dtype))
 
 
 @cache
