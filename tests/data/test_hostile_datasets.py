@@ -20,7 +20,7 @@ from detrscope.core.text_files import read_plain_yaml, read_yaml
 from detrscope.data.check import check
 from detrscope.data.convert import convert_dataset
 from detrscope.data.image_files import SUFFIXES
-from detrscope.data.image_header import MOST_PIXELS, max_image_pixels, read_size
+from detrscope.data.image_header import MAX_PIXELS, max_image_pixels, read_size
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.parallel_decode import PixelGate
@@ -247,14 +247,14 @@ def test_the_limit_of_pixels_can_be_raised_and_lowered(
 ) -> None:
     path = tmp_path / "large.png"
     Image.new("1", (20_000, 20_000)).save(path)
-    monkeypatch.setenv(MOST_PIXELS, "400000000")
+    monkeypatch.setenv(MAX_PIXELS, "400000000")
     before = Image.MAX_IMAGE_PIXELS
     assert read_size(path).width == 20_000 and before == Image.MAX_IMAGE_PIXELS
     noise_image(20, 20).save(path)
-    monkeypatch.setenv(MOST_PIXELS, "399")
+    monkeypatch.setenv(MAX_PIXELS, "399")
     with pytest.raises(UserError, match=r"too many pixels: 20x20; the limit is 399; .*DETRSCOPE_MAX_PIXELS"):
         read_image(path)
-    monkeypatch.setenv(MOST_PIXELS, "many")
+    monkeypatch.setenv(MAX_PIXELS, "many")
     with pytest.raises(UserError, match="DETRSCOPE_MAX_PIXELS='many' in the environment: expected a number"):
         max_image_pixels()
 

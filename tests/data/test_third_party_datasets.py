@@ -18,7 +18,7 @@ from detrscope.data.check import check
 from detrscope.data.convert import convert_dataset
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_files import ALLOW_OUTSIDE
-from detrscope.data.image_header import MOST_PIXELS, read_size
+from detrscope.data.image_header import MAX_PIXELS, read_size
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset, splits_of
 from detrscope.data.parse_values import parse_boolean, parse_integer, parse_number
@@ -286,7 +286,7 @@ def a_bomb(path: Path) -> None:
         (a_pipe, "not a regular file"),
         (a_postscript, "not an image that can be read"),
         (a_folder, "a folder|not a regular file"),
-        (a_bomb, "too many pixels.*the limit is .*set " + MOST_PIXELS),
+        (a_bomb, "too many pixels.*the limit is .*set " + MAX_PIXELS),
     ],
 )
 @pytest.mark.parametrize("reader", [read_image, read_size])

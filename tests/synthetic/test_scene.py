@@ -7,7 +7,7 @@ import pytest
 
 from detrscope.core.errors import UserError
 from detrscope.synthetic import parts as part
-from detrscope.synthetic.scene import LEAST_VISIBLE, Scene, draw_scene
+from detrscope.synthetic.scene import MIN_VISIBLE, Scene, draw_scene
 
 
 def equal(first: Scene, second: Scene) -> bool:
@@ -42,7 +42,7 @@ def test_boxes_are_the_extents_of_what_is_visible(scenes: list[Scene]) -> None:
         for dog, box in enumerate(scene.boxes_xyxy, start=1):
             rows, columns = np.nonzero(scene.instance == dog)
             assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert (scene.visible >= LEAST_VISIBLE).all() and (scene.visible <= 1).all()
+        assert (scene.visible >= MIN_VISIBLE).all() and (scene.visible <= 1).all()
 
 
 def test_parts_are_labelled_exactly_on_dogs(scenes: list[Scene]) -> None:

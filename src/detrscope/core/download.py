@@ -20,7 +20,7 @@ WHOLE_TIMEOUT = 3600.0  # seconds for everything
 REDIRECTS = 10
 BLOCK = 1 << 16
 MEBI = 1 << 20
-LONGEST_SHOWN = 300  # characters of an address
+MAX_SHOWN_LENGTH = 300  # characters of an address
 
 Progress = Callable[
     [int, int | None], None
@@ -41,7 +41,7 @@ def shown_url(url: str) -> str:
     except ValueError:  # such as "http://[", which has no host
         scheme, _, rest = url.partition("://")
         shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
-    return "".join(letter if letter.isprintable() else "?" for letter in shown)[:LONGEST_SHOWN]
+    return "".join(letter if letter.isprintable() else "?" for letter in shown)[:MAX_SHOWN_LENGTH]
 
 
 def url_path(url: str) -> str:

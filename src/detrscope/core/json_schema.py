@@ -11,7 +11,7 @@ from detrscope.core.errors import UserError, suggest_nearest
 
 Schema = TypeVar("Schema", bound=pydantic.BaseModel)
 
-LONGEST_SHOWN = 60  # characters of a value in a message
+MAX_SHOWN_LENGTH = 60  # characters of a value in a message
 
 
 class StrictModel(pydantic.BaseModel):
@@ -65,7 +65,7 @@ def raise_first_error(
     raise UserError(f"{name}: {shorten_repr(key)}: {message}, found {short_repr(first.get('input'))}")
 
 
-def short_repr(value: object, limit: int = LONGEST_SHOWN) -> str:
+def short_repr(value: object, limit: int = MAX_SHOWN_LENGTH) -> str:
     """Return a value as messages show it: one line of at most `limit` characters, whatever it is."""
     try:
         return shorten_repr(repr(_beginning(value)), limit)
@@ -89,7 +89,7 @@ def type_name(value: object) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-def shorten_repr(text: str, limit: int = LONGEST_SHOWN) -> str:
+def shorten_repr(text: str, limit: int = MAX_SHOWN_LENGTH) -> str:
     """Return a text on one line of at most `limit` printable characters."""
     line = "".join(letter if letter.isprintable() else "?" for letter in text)
     return line if len(line) <= limit else f"{line[: limit - 3]}..."

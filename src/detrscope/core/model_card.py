@@ -16,9 +16,9 @@ from detrscope.core.preprocessing import Preprocessing
 Scoring = Literal["softmax", "sigmoid"]
 Precision = Literal["fp32", "bf16", "fp16"]
 FORMAT = 1
-LARGEST_ID = (1 << 63) - 1  # ids are int64 in tensors
-MOST_CLASSES = 1_000_000
-LONGEST_NAME = 1000  # characters
+MAX_ID = (1 << 63) - 1  # ids are int64 in tensors
+MAX_CLASSES = 1_000_000
+MAX_NAME_LENGTH = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ class ModelCard:
 
 def _name(value: object) -> str:
     """Check a class name; it may have any characters, where pydantic's strings refuse lone surrogates."""
-    if not isinstance(value, str) or len(value) > LONGEST_NAME:
-        raise ValueError(f"expected a text of at most {LONGEST_NAME} characters")
+    if not isinstance(value, str) or len(value) > MAX_NAME_LENGTH:
+        raise ValueError(f"expected a text of at most {MAX_NAME_LENGTH} characters")
     return value
 
 
 class ClassRow(StrictModel):
     """Class id and name, as COCO writes categories."""
 
-    id: Annotated[int, Field(ge=-LARGEST_ID, le=LARGEST_ID)]
+    id: Annotated[int, Field(ge=-MAX_ID, le=MAX_ID)]
     name: Annotated[str, PlainValidator(_name)]
 
 
@@ -91,7 +91,7 @@ class CardFields(StrictModel):
     family: str
     variant: str
     config: dict[str, Any]
-    classes: Annotated[list[ClassRow], Field(min_length=1, max_length=MOST_CLASSES)]
+    classes: Annotated[list[ClassRow], Field(min_length=1, max_length=MAX_CLASSES)]
     preprocessing: dict[str, Any]
     scoring: Scoring
     source: str

@@ -18,7 +18,7 @@ from detrscope.core.types import Level
 Json = Any
 TENSOR, CLASS, ITEMS = "$tensor", "$class", "$items"  # not identifiers, so no field has such a name
 
-LARGEST_SIDE = 1 << 16  # tokens along a side of a feature map
+MAX_SIDE = 1 << 16  # tokens along a side of a feature map
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
@@ -108,9 +108,9 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _level(values: Mapping[str, Any]) -> Level:
     sizes = [size for key in ("height", "width") if type(size := values.get(key)) is int]
-    if len(sizes) != 2 or not all(1 <= size <= LARGEST_SIDE for size in sizes):
+    if len(sizes) != 2 or not all(1 <= size <= MAX_SIDE for size in sizes):
         raise UserError(
-            f"Level: expected a height and a width of 1 to {LARGEST_SIDE}, found {short_repr(dict(values))}"
+            f"Level: expected a height and a width of 1 to {MAX_SIDE}, found {short_repr(dict(values))}"
         )
     return Level(sizes[0], sizes[1])
 

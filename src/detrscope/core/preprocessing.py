@@ -14,11 +14,11 @@ from detrscope.core.json_schema import StrictModel, validate
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-LARGEST_SIDE = 1 << 16  # pixels
+MAX_SIDE = 1 << 16  # pixels
 
 Fit = Literal["sides", "within", "exact", "none"]
 Filter = Literal["nearest", "bilinear", "bicubic"]
-Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,19 @@ from typing import Any
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import shorten_repr
 
-LARGEST_TEXT = 2**31  # bytes
-LARGEST_CONFIG = 2**26  # bytes of a JSON config; real ones are a thousandth of it
-DEEPEST_JSON = 100  # of a config or header, which is walked by recursion later
-MOST_DIGITS = 300  # of an integer in a config or header
-LARGEST_TREE = 1_000_000  # nodes of a YAML file, aliases counted wherever they are used
-LARGEST_YAML = 2**24  # characters
-DEEPEST_YAML = 64
-LONGEST_REASON = 120  # characters of a parser's message
+MAX_TEXT_BYTES = 2**31  # bytes
+MAX_CONFIG_BYTES = 2**26  # bytes of a JSON config; real ones are a thousandth of it
+MAX_JSON_DEPTH = 100  # of a config or header, which is walked by recursion later
+MAX_DIGITS = 300  # of an integer in a config or header
+MAX_TREE_BYTES = 1_000_000  # nodes of a YAML file, aliases counted wherever they are used
+MAX_YAML_BYTES = 2**24  # characters
+MAX_YAML_DEPTH = 64
+MAX_REASON_LENGTH = 120  # characters of a parser's message
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
-def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+def read_bytes(path: Path, largest: int = MAX_TEXT_BYTES) -> bytes:
     """Return the content of a regular file; a pipe or a device may never end.
 
     Raises:
@@ -45,7 +45,7 @@ def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
         raise UserError(f"{path}: cannot be read ({reason})") from None
 
 
-def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+def read_text(path: Path, largest: int = MAX_TEXT_BYTES) -> str:
     """Return a text in UTF-8, or in UTF-16 with a byte-order mark.
 
     Raises:
@@ -92,11 +92,11 @@ def parse_json(text: str | bytes, name: str) -> Any:
         name: name in messages, such as that of the file.
 
     Raises:
-        UserError: it is not JSON, or is nested deeper than `DEEPEST_JSON`.
+        UserError: it is not JSON, or is nested deeper than `MAX_JSON_DEPTH`.
     """
     value = _load_json(text, name, _whole_number)
-    if _deeper_than(value, DEEPEST_JSON):
-        raise UserError(f"{name}: nested more than {DEEPEST_JSON} deep")
+    if _deeper_than(value, MAX_JSON_DEPTH):
+        raise UserError(f"{name}: nested more than {MAX_JSON_DEPTH} deep")
     return value
 
 
@@ -104,9 +104,9 @@ def read_json_text(path: Path) -> Any:
     """Return the value in a small JSON file, as `parse_json` reads it.
 
     Raises:
-        UserError: it cannot be read, is larger than `LARGEST_CONFIG`, is not JSON, or is nested too deeply.
+        UserError: it cannot be read, is larger than `MAX_CONFIG_BYTES`, is not JSON, or is nested too deeply.
     """
-    return parse_json(read_text(path, LARGEST_CONFIG), str(path))
+    return parse_json(read_text(path, MAX_CONFIG_BYTES), str(path))
 
 
 def read_yaml(path: Path) -> Any:
@@ -122,9 +122,9 @@ def read_yaml(path: Path) -> Any:
         try:
             node = loader.get_single_node()
             # Before values are made: merge keys (<<) would multiply in memory already.
-            if node is not None and _expanded(node, {}) > LARGEST_TREE:
+            if node is not None and _expanded(node, {}) > MAX_TREE_BYTES:
                 raise UserError(
-                    f"{path}: its aliases (*name) expand to more than {LARGEST_TREE:,} values; write them out"
+                    f"{path}: its aliases (*name) expand to more than {MAX_TREE_BYTES:,} values; write them out"
                 )
             return None if node is None else loader.construct_document(node)
         finally:
@@ -166,12 +166,12 @@ def _load_json(text: str | bytes, name: str, parse_int: Callable[[str], float] |
     except UnicodeDecodeError:
         raise UserError(f"{name}: not valid JSON (not UTF-8 text)") from None
     except ValueError as error:
-        raise UserError(f"{name}: not valid JSON ({shorten_repr(str(error), LONGEST_REASON)})") from None
+        raise UserError(f"{name}: not valid JSON ({shorten_repr(str(error), MAX_REASON_LENGTH)})") from None
 
 
 def _whole_number(digits: str) -> float:
     """Return an integer, or infinity for one of too many digits, which the check of its key then refuses."""
-    return int(digits) if len(digits) <= MOST_DIGITS else math.inf
+    return int(digits) if len(digits) <= MAX_DIGITS else math.inf
 
 
 def _deeper_than(value: object, limit: int) -> bool:
@@ -191,12 +191,12 @@ def _shallow_yaml(path: Path) -> str:
     import yaml
 
     text = read_text(path)
-    if len(text) > LARGEST_YAML:
-        raise UserError(f"{path}: {len(text):,} characters; expected at most {LARGEST_YAML:,} of YAML")
+    if len(text) > MAX_YAML_BYTES:
+        raise UserError(f"{path}: {len(text):,} characters; expected at most {MAX_YAML_BYTES:,} of YAML")
     depth = 0
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST_YAML:
+        if depth > MAX_YAML_DEPTH:
             raise UserError(f"{path}:{_line(event)}: nested too deeply to be read")
     return text
 
@@ -228,7 +228,7 @@ def _expanded(node: Any, sizes: dict[int, int]) -> int:
     if isinstance(node.value, str):
         return 1
     if id(node) not in sizes:
-        sizes[id(node)] = LARGEST_TREE + 1  # size of a recursive alias
+        sizes[id(node)] = MAX_TREE_BYTES + 1  # size of a recursive alias
         pairs = [pair if isinstance(pair, tuple) else (pair,) for pair in node.value]
         sizes[id(node)] = 1 + sum(_expanded(inner, sizes) for pair in pairs for inner in pair)
     return sizes[id(node)]

@@ -39,7 +39,7 @@ CLASSES: dict[str, type] = {
     for c in (Bias, DeformableRecord, DenseRecord, Gain, Geometry, Gradient, Regions, Swap, Target)
 }
 EXACT_PIXELS = 1 << 20  # up to this size the original is stored as PNG, above as JPEG of quality 95
-MOST_PIXELS = 1 << 28  # of an original: four times what cameras have
+MAX_PIXELS = 1 << 28  # of an original: four times what cameras have
 IMAGE_FORMATS = ("PNG", "JPEG")  # as `save_trace` writes; Pillow starts other programs for some formats
 UNPACKED = ("card", "original")  # fields with a form of their own in the file
 HALF_PREFIXES = ("records/", "features/", "gradients/")
@@ -190,7 +190,7 @@ def _decode(data: Tensor) -> Tensor:
         raise UserError(f"original: expected bytes, found {data.dtype} {list(data.shape)}")
     try:
         with Image.open(io.BytesIO(data.numpy().tobytes()), formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"original: {image.width} x {image.height} pixels, too many")
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except UserError:

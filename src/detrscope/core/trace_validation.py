@@ -11,7 +11,7 @@ from detrscope.core.geometry import Geometry
 from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.trace_data import TraceData
 
-LARGEST_IMAGE = 1 << 31  # pixels
+MAX_IMAGE_AREA = 1 << 31  # pixels
 
 
 def find_problem(trace: TraceData) -> str:
@@ -52,8 +52,8 @@ def _problems(trace: TraceData) -> Iterator[str]:
 def _check_geometry(g: Geometry) -> str:
     x0, y0, x1, y1 = g.crop_xyxy
     sizes = (g.height, g.width, *g.content, *g.padded)
-    if min(sizes) < 1 or g.height * g.width > LARGEST_IMAGE:
-        return f"image sizes {list(sizes)}: expected at least 1 pixel each and at most {LARGEST_IMAGE}"
+    if min(sizes) < 1 or g.height * g.width > MAX_IMAGE_AREA:
+        return f"image sizes {list(sizes)}: expected at least 1 pixel each and at most {MAX_IMAGE_AREA}"
     if not (0 <= x0 < x1 <= g.width and 0 <= y0 < y1 <= g.height):
         return f"crop {list(g.crop_xyxy)} of an image of {g.width} x {g.height}"
     if g.content[0] > g.padded[0] or g.content[1] > g.padded[1]:

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from detrscope.core.errors import UserError
 from detrscope.data.image_files import FORMATS, exists, is_regular
 
-MOST_PIXELS = "DETRSCOPE_MAX_PIXELS"  # environment variable: pixels of the largest image that is decoded
+MAX_PIXELS = "DETRSCOPE_MAX_PIXELS"  # environment variable: pixels of the largest image that is decoded
 _LIMIT = threading.Lock()  # Pillow's limit is one for all threads
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 2..8 are the other flips and turns
 _PNG_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp")
@@ -65,11 +65,11 @@ def max_image_pixels() -> int:
     Raises:
         UserError: the environment variable is not a number of pixels.
     """
-    text = os.environ.get(MOST_PIXELS, "").strip()
+    text = os.environ.get(MAX_PIXELS, "").strip()
     if not text:
         return Image.MAX_IMAGE_PIXELS or sys.maxsize
     if not (text.isascii() and text.isdecimal() and len(text) < 16 and int(text) > 0):
-        raise UserError(f"{MOST_PIXELS}={text[:40]!r} in the environment: expected a number of pixels")
+        raise UserError(f"{MAX_PIXELS}={text[:40]!r} in the environment: expected a number of pixels")
     return int(text)
 
 
@@ -129,7 +129,7 @@ def unreadable(name: str, error: Exception, *, empty: bool = False) -> UserError
 def _too_large(name: str, size: str, limit: int) -> UserError:
     return UserError(
         f"{name}: too many pixels{size}; the limit is {limit:,}; make it smaller, cut it into tiles, or set "
-        f"{MOST_PIXELS} in the environment to decode it"
+        f"{MAX_PIXELS} in the environment to decode it"
     )
 
 

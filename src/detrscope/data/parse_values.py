@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-LARGEST_ID = 2**63 - 1  # ids are stored in int64 tensors
+MAX_ID = 2**63 - 1  # ids are stored in int64 tensors
 ROW_LENGTH = 160  # characters of a row or list in a message
 TRUE, FALSE = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no", ""})
 # Python's float() and int() also take 1_000, the digits of every script, "nan" and "inf".
@@ -25,7 +25,7 @@ def parse_integer(value: Any) -> int | None:
         if not value.is_integer() or abs(value) > 2**53:  # beyond, a float is not the integer that was meant
             return None
         value = int(value)
-    return value if type(value) is int and abs(value) <= LARGEST_ID else None
+    return value if type(value) is int and abs(value) <= MAX_ID else None
 
 
 def parse_number(value: Any) -> float | None:

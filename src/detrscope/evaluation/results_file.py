@@ -13,7 +13,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.files import atomic_write
 from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_json
-from detrscope.data.parse_values import LARGEST_ID, ROW_LENGTH, parse_integer, parse_number
+from detrscope.data.parse_values import MAX_ID, ROW_LENGTH, parse_integer, parse_number
 
 
 def write_results(path: str | Path, results: Sequence[Mapping[str, Any]]) -> Path:
@@ -129,4 +129,4 @@ def _is_number(value: Any) -> bool:
 def _is_id(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         return False
-    return -LARGEST_ID <= int(value) <= LARGEST_ID
+    return -MAX_ID <= int(value) <= MAX_ID

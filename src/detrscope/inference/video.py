@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import av
 
 LISTED = 8  # most runs of damaged frames in a message
-MOST_FAILURES = 100  # consecutive read errors before a video is given up
+MAX_FAILURES = 100  # consecutive read errors before a video is given up
 SLACK = 0.02  # error in a file's own length that is tolerated, relative
 
 
@@ -129,7 +129,7 @@ class Video:
         import av
 
         failures = 0
-        while failures < MOST_FAILURES:
+        while failures < MAX_FAILURES:
             try:
                 for packet in self._container.demux(self._stream):
                     yield packet

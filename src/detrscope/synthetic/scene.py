@@ -16,12 +16,12 @@ from detrscope.synthetic.sketch import Cutout, Point
 VERSION = 2  # another version draws other pixels from the same seed
 MIN_SIZE, MAX_SIZE = 32, 2048
 WITHOUT_DOGS = 0.25  # share of the images
-LEAST_VISIBLE = 0.3  # share of a dog that must be visible for it to be annotated
+MIN_VISIBLE = 0.3  # share of a dog that must be visible for it to be annotated
 _KEPT_VISIBLE = 0.6  # share of a dog that no later object may hide
 _SCALE = 2  # scenes are drawn at this scale, then reduced
 _TRIES = 8  # positions tried for an object
-_LEAST_INSIDE = 0.75  # share of the pixels of a dog inside the image
-_MOST_OUTSIDE = 0.2  # share of width and height outside the image
+_MIN_INSIDE = 0.75  # share of the pixels of a dog inside the image
+_MAX_OUTSIDE = 0.2  # share of width and height outside the image
 _SHADOW = 70  # opacity, of 255
 
 Kind = Literal["dog", "cat", "prop"]
@@ -88,7 +88,7 @@ class _Canvas:
         rng = self.rng
         cutout = self._draw(item)
         solid = np.asarray(cutout.mask) > 0
-        for outside in np.linspace(_MOST_OUTSIDE, 0, _TRIES).tolist():
+        for outside in np.linspace(_MAX_OUTSIDE, 0, _TRIES).tolist():
             x, y = self._position(item, cutout, outside)
             top, left, bottom, right = max(y, 0), max(x, 0), y + cutout.mask.height, x + cutout.mask.width
             window = self.labels[top:bottom, left:right]
@@ -130,7 +130,7 @@ class _Canvas:
         return round(x), round(min(max(y, -high), self.side - height + high))
 
     def _fits(self, item: _Item, window: np.ndarray, inside: np.ndarray, pixels: int) -> bool:
-        if item.kind == "dog" and inside.sum() < _LEAST_INSIDE * pixels:
+        if item.kind == "dog" and inside.sum() < _MIN_INSIDE * pixels:
             return False
         hidden = window[inside]
         if not self.pixels or not hidden.any():
@@ -181,7 +181,7 @@ def _annotate(labels: np.ndarray, pixels: list[int]) -> tuple[np.ndarray, np.nda
     for dog, full in enumerate(pixels):
         here = (labels > 0) & (labels >> 4 == dog)
         share = float(here.sum()) * _SCALE**2 / full
-        if share < LEAST_VISIBLE:
+        if share < MIN_VISIBLE:
             continue
         rows, columns = np.flatnonzero(here.any(1)), np.flatnonzero(here.any(0))
         boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))

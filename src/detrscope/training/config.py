@@ -26,9 +26,9 @@ from detrscope.data.transforms import AugmentConfig
 from detrscope.training.from_scratch import train_backbone_from_scratch, warn_of_frozen_random_weights
 from detrscope.training.train_config import TrainConfig
 
-SHORTEST_SIDE = 16  # pixels: half of the coarsest stride, below which a map has no token
-LARGEST_SIDE = 32_768
-MOST_WORKERS = 512  # processes; each takes some hundred megabytes
+MIN_SHORT_SIDE = 16  # pixels: half of the coarsest stride, below which a map has no token
+MAX_SIDE = 32_768
+MAX_WORKERS = 512  # processes; each takes some hundred megabytes
 
 
 @settings
@@ -64,14 +64,14 @@ class DataConfig:
         16, "images per optimiser step, over all devices and accumulated micro-batches together", ge=1
     )
     workers: int = setting(
-        2, "processes that load images, per device; 0 loads in the training process", ge=0, le=MOST_WORKERS
+        2, "processes that load images, per device; 0 loads in the training process", ge=0, le=MAX_WORKERS
     )
     cache: bool = setting(False, "keep decoded images in memory")
     tolerant: bool = setting(False, "skip images that cannot be read, and count them, rather than stop")
     short_side: int = setting(
-        800, "images are resized so that the short side has this many pixels ...", ge=SHORTEST_SIDE
+        800, "images are resized so that the short side has this many pixels ...", ge=MIN_SHORT_SIDE
     )
-    long_side: int = setting(1333, "... unless the long side would have more than this many", le=LARGEST_SIDE)
+    long_side: int = setting(1333, "... unless the long side would have more than this many", le=MAX_SIDE)
 
     def __post_init__(self) -> None:
         least = f"at least short_side ({self.short_side})"

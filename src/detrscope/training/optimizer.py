@@ -17,7 +17,7 @@ from detrscope.training.train_config import TrainConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
-SMALLEST_MATRIX = 16  # shorter side; orthogonalising a smaller matrix moves too few directions
+MIN_MATRIX_SIDE = 16  # shorter side; orthogonalising a smaller matrix moves too few directions
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Return whether Muon suits: a matrix or convolution between hidden layers, not of heads, queries or embeddings."""
     if parameter.ndim < 2 or name.startswith(("heads.", "queries.", "neck.position.", "neck.level")):
         return False
-    return min(parameter.shape[0], parameter[0].numel()) >= SMALLEST_MATRIX
+    return min(parameter.shape[0], parameter[0].numel()) >= MIN_MATRIX_SIDE
 
 
 def groups_table(groups: Sequence[ParameterGroup], model: nn.Module) -> Table:
