@@ -18,8 +18,8 @@ MAX_TEXT_BYTES = 2**31  # bytes
 MAX_CONFIG_BYTES = 2**26  # bytes of a JSON config; real ones are a thousandth of it
 MAX_JSON_DEPTH = 100  # of a config or header, which is walked by recursion later
 MAX_DIGITS = 300  # of an integer in a config or header
-MAX_TREE_BYTES = 1_000_000  # nodes of a YAML file, aliases counted wherever they are used
-MAX_YAML_BYTES = 2**24  # characters
+MAX_TREE_NODES = 1_000_000  # nodes of a YAML file, aliases counted wherever they are used
+MAX_YAML_CHARACTERS = 2**24  # characters
 MAX_YAML_DEPTH = 64
 MAX_REASON_LENGTH = 120  # characters of a parser's message
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
@@ -122,9 +122,9 @@ def read_yaml(path: Path) -> Any:
         try:
             node = loader.get_single_node()
             # Before values are made: merge keys (<<) would multiply in memory already.
-            if node is not None and _expanded(node, {}) > MAX_TREE_BYTES:
+            if node is not None and _expanded(node, {}) > MAX_TREE_NODES:
                 raise UserError(
-                    f"{path}: its aliases (*name) expand to more than {MAX_TREE_BYTES:,} values; write them out"
+                    f"{path}: its aliases (*name) expand to more than {MAX_TREE_NODES:,} values; write them out"
                 )
             return None if node is None else loader.construct_document(node)
         finally:
@@ -191,8 +191,8 @@ def _shallow_yaml(path: Path) -> str:
     import yaml
 
     text = read_text(path)
-    if len(text) > MAX_YAML_BYTES:
-        raise UserError(f"{path}: {len(text):,} characters; expected at most {MAX_YAML_BYTES:,} of YAML")
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise UserError(f"{path}: {len(text):,} characters; expected at most {MAX_YAML_CHARACTERS:,} of YAML")
     depth = 0
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -228,7 +228,7 @@ def _expanded(node: Any, sizes: dict[int, int]) -> int:
     if isinstance(node.value, str):
         return 1
     if id(node) not in sizes:
-        sizes[id(node)] = MAX_TREE_BYTES + 1  # size of a recursive alias
+        sizes[id(node)] = MAX_TREE_NODES + 1  # size of a recursive alias
         pairs = [pair if isinstance(pair, tuple) else (pair,) for pair in node.value]
         sizes[id(node)] = 1 + sum(_expanded(inner, sizes) for pair in pairs for inner in pair)
     return sizes[id(node)]

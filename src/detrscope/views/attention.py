@@ -54,6 +54,6 @@ def _draw_query_attention(attention: QueryAttention, viewport: Viewport) -> Pixe
     grid = PanelGrid(viewport.size(SIDE), 1, lines=0, scale=scale)
     figure = grid.figure("", caption(about), Scale.marker_colours)
     panel = grid.panel(figure, viewport, 0, 0, grey=True)
-    draw_boxes(panel, others, [f"#{one.query}  {one.score:.2f}" for one in others])
+    draw_boxes(panel, others, [f"#{prediction.query}  {prediction.score:.2f}" for prediction in others])
     panel.box(boxes[query], WHITE, width=3)
     return figure

@@ -85,17 +85,19 @@ def comparison_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) ->
     )
     others = shown_predictions(other, detected_queries(other, options.threshold))
     traces, captions = [], []
-    for one, shown, compared, order in (
+    for source, shown, compared, order in (
         (trace, detections, queries, "first"),
         (other, others, partners, "second"),
     ):
-        _, site = select_recorded_site(one, "decoder.cross", options)
+        _, site = select_recorded_site(source, "decoder.cross", options)
         selection = options.selection(site, tuple(q.query for q in compared))
-        maps = row_maps(one, selection)
-        traces.append(ComparedTrace(caption_model(one), shown, compared, maps, Viewport.of(one, options)))
+        maps = row_maps(source, selection)
+        traces.append(
+            ComparedTrace(caption_model(source), shown, compared, maps, Viewport.of(source, options))
+        )
         captions.append(
-            f"{order}: {caption_model_and_source(one)}, {site}, {caption_heads(one, selection)}, "
-            f"{caption_normalisation(one, selection)}, {caption_weight_sums(maps)}"
+            f"{order}: {caption_model_and_source(source)}, {site}, {caption_heads(source, selection)}, "
+            f"{caption_normalisation(source, selection)}, {caption_weight_sums(maps)}"
         )
     pairs = [_on_one_grid(a, b) for a, b in zip(traces[0].maps, traces[1].maps, strict=True)]
     return Comparison(
@@ -115,20 +117,20 @@ def comparison_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) ->
 
 def draw_comparison(data: Comparison) -> PixelFigure:
     """Draw the detections of both; below, for each query both maps on one scale and the second less the first."""
-    viewports = [one.viewport for one in data.traces]
+    viewports = [compared.viewport for compared in data.traces]
     grid = PanelGrid(panel_size(viewports[0], 3, SIDE), 3, 1 + len(data.first))
     figure = grid.figure(data.heading, data.caption)
-    for column, (one, order) in enumerate(zip(data.traces, ("first", "second"), strict=True)):
-        title = f"{order}: {one.name}, {len(one.detections)} shown"
-        panel = grid.panel(figure, one.viewport, 0, column, title)
-        draw_boxes(panel, one.detections, [f"{box.label}  #{box.query}" for box in one.detections])
+    for column, (compared, order) in enumerate(zip(data.traces, ("first", "second"), strict=True)):
+        title = f"{order}: {compared.name}, {len(compared.detections)} shown"
+        panel = grid.panel(figure, compared.viewport, 0, column, title)
+        draw_boxes(panel, compared.detections, [f"{box.label}  #{box.query}" for box in compared.detections])
     rows = zip(data.first, data.second, data.differences(), data.extents, strict=True)
     for row, (first, second, difference, extent) in enumerate(rows):
         scale = Scale.from_zero(first, second)
-        for column, (one, values) in enumerate(zip(data.traces, (first, second), strict=True)):
-            query = one.queries[row]
+        for column, (compared, values) in enumerate(zip(data.traces, (first, second), strict=True)):
+            query = compared.queries[row]
             title = f"{query.title} ({query.label})"
-            panel = grid.panel(figure, one.viewport, 1 + row, column, title, grey=True)
+            panel = grid.panel(figure, compared.viewport, 1 + row, column, title, grey=True)
             panel.heatmap(values, scale, extent)
             draw_boxes(panel, [query])
             corner_text(panel, short_number(float(values.max())))

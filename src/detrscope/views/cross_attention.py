@@ -48,7 +48,7 @@ def per_query_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> 
     detections = shown_queries(trace, options)
     queries = detections if options.queries else detections[:MAX_DETECTIONS]
     _, site = select_recorded_site(trace, "decoder.cross", options)
-    selection = options.selection(site, tuple(one.query for one in queries))
+    selection = options.selection(site, tuple(prediction.query for prediction in queries))
     maps = row_maps(trace, selection)
     return PerQuery(
         heading=f"Cross-attention and prediction of each query: {len(queries)} of {trace.queries} queries",
@@ -73,10 +73,10 @@ def draw_per_query(data: PerQuery) -> PixelFigure:
     blocks, columns = rows_and_columns(len(data.queries), MAX_COLUMNS)
     grid = PanelGrid(panel_size(data.viewport, columns, 300), columns, 2 * blocks)
     figure = grid.figure(data.heading, data.caption)
-    for i, (one, attention) in enumerate(zip(data.queries, data.maps, strict=True)):
+    for i, (prediction, attention) in enumerate(zip(data.queries, data.maps, strict=True)):
         row, column = 2 * (i // columns), i % columns
-        draw_map(grid.panel(figure, data.viewport, row, column, one.title, grey=True), attention)
-        draw_boxes(grid.panel(figure, data.viewport, row + 1, column, one.label), [one])
+        draw_map(grid.panel(figure, data.viewport, row, column, prediction.title, grey=True), attention)
+        draw_boxes(grid.panel(figure, data.viewport, row + 1, column, prediction.label), [prediction])
     return figure
 
 
@@ -97,7 +97,7 @@ def mean_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> MeanA
     """
     queries = shown_queries(trace, options)
     _, site = select_recorded_site(trace, "decoder.cross", options)
-    selection = options.selection(site, tuple(one.query for one in queries))
+    selection = options.selection(site, tuple(prediction.query for prediction in queries))
     name = f"mean of {caption_queries(selection.queries)}"
     attention = map_of_rows(trace, selection, name)
     return MeanAttention(
@@ -123,6 +123,6 @@ def draw_mean(data: MeanAttention) -> PixelFigure:
         panel = grid.panel(figure, data.viewport, 0, column, title, grey=True)
         draw_map(panel, data.map, scale, transparent=column < 2)
         if column == 0:
-            labels = [one.label if i < MAX_LABELS else "" for i, one in enumerate(data.queries)]
+            labels = [prediction.label if i < MAX_LABELS else "" for i, prediction in enumerate(data.queries)]
             draw_boxes(panel, data.queries, labels)
     return figure

@@ -59,5 +59,10 @@ def draw_detections(data: DetectionData) -> PixelFigure:
     figure = grid.figure(data.heading, data.caption)
     panel = grid.panel(figure, data.viewport, 0, 0)
     draw_ground_truth(panel, data.ground_truth_xyxy)
-    draw_boxes(panel, data.queries, [f"{one.label}  #{one.query}" for one in data.queries], size=13)
+    draw_boxes(
+        panel,
+        data.queries,
+        [f"{prediction.label}  #{prediction.query}" for prediction in data.queries],
+        size=13,
+    )
     return figure

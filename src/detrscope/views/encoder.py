@@ -72,10 +72,10 @@ def encoder_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> En
         maps.append(map_of_rows(trace, selection, f"token at ({point[0]:g}, {point[1]:g})"))
     viewport, selection = Viewport.of(trace, options), options.selection(site)
     zoomed = [
-        viewport.zoomed_to(np.append(viewport_of_attention(one), [point], 0))
-        for one, point in zip(maps, points, strict=True)
+        viewport.zoomed_to(np.append(viewport_of_attention(attention), [point], 0))
+        for attention, point in zip(maps, points, strict=True)
     ]
-    is_zoomed = all(one is not viewport for one in zoomed)  # all maps are zoomed, or none
+    is_zoomed = all(zoom is not viewport for zoom in zoomed)  # all maps are zoomed, or none
     return EncoderMaps(
         heading="Encoder self-attention of image tokens",
         caption=caption(
@@ -126,7 +126,8 @@ def _default_points(trace: TraceData, options: ViewOptions) -> list[tuple[float,
     queries = options.queries or detected_queries(trace, options.threshold)
     x0, y0, x1, y1 = trace.geometry.crop_xyxy
     candidates = [
-        select_box_centre(one.box_xyxy, trace) for one in shown_predictions(trace, queries)[: MAX_POINTS - 2]
+        select_box_centre(prediction.box_xyxy, trace)
+        for prediction in shown_predictions(trace, queries)[: MAX_POINTS - 2]
     ]
     candidates += [(x0 + u * (x1 - x0), y0 + v * (y1 - y0)) for u, v in SPOTS]
     chosen: list[tuple[float, float]] = []

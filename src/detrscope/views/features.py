@@ -98,7 +98,7 @@ def features_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> F
         heading="Strongest channels of the backbone",
         caption=caption(
             caption_model_and_source(trace),
-            f"feature maps of the convolutions {', '.join(one.site for one in features)}",
+            f"feature maps of the convolutions {', '.join(feature.site for feature in features)}",
             f"the mean over channels, then the {STRONGEST} channels of the greatest mean over the image, which is "
             "given above them",
             HOW,
@@ -110,17 +110,17 @@ def features_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> F
 
 def draw_features(data: FeatureData) -> PixelFigure:
     """Draw a row for each convolution: the mean over channels over the image, then the strongest channels."""
-    names = tuple(f"{one.name}\n{one.count} channels\n{one.size}" for one in data.features)
+    names = tuple(f"{feature.name}\n{feature.count} channels\n{feature.size}" for feature in data.features)
     size = panel_size(data.viewport, 1 + STRONGEST, SIDE, 120)
     grid = PanelGrid(size, 1 + STRONGEST, len(names), row_names=names)
     figure = grid.figure(data.heading, data.caption)
-    for row, one in enumerate(data.features):
+    for row, feature in enumerate(data.features):
         panel = grid.panel(figure, data.viewport, row, 0, "mean of channels", grey=True)
-        one.draw(panel, one.mean, transparent=True)
-        shown = zip(one.channels, one.channel_means, one.maps, strict=True)
+        feature.draw(panel, feature.mean, transparent=True)
+        shown = zip(feature.channels, feature.channel_means, feature.maps, strict=True)
         for column, (channel, mean, values) in enumerate(shown, start=1):
             grid.title(figure, row, column, f"channel {channel}: {short_number(mean)}")
-            one.draw(figure.panel(*grid.corner(row, column), *size, data.viewport.window), values)
+            feature.draw(figure.panel(*grid.corner(row, column), *size, data.viewport.window), values)
     return figure
 
 

@@ -76,7 +76,7 @@ def heads_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Head
         layers.append(LayerMaps(layer, site, maps, row.boxes(trace, layer)))
     count = trace.record(row.sites[0][1]).shape[0]
     columns = [f"head {head}" for head in range(count)] + [f"{options.merge} of heads"]
-    every = [one for layer in layers for one in layer.maps]
+    every = [attention for layer in layers for attention in layer.maps]
     whole = Viewport.of(trace, options)
     corners = np.array([box.box_xyxy for layer in layers for box in layer.predictions]).reshape(-1, 2)
     viewport = whole.zoomed_to(np.concatenate([corners, *map(viewport_of_attention, every)]))
@@ -165,8 +165,8 @@ def draw_by_layer(data: ByLayer) -> PixelFigure:
     for column, layer in enumerate(data.layers):
         label = layer.predictions[0].label if layer.predictions else "predicts nothing here"
         panel = grid.panel(figure, data.viewport, 0, column, f"layer {layer.layer}", label)
-        for one in before:
-            panel.box(one.box_xyxy, WHITE, dashed=True)
+        for prediction in before:
+            panel.box(prediction.box_xyxy, WHITE, dashed=True)
         draw_boxes(panel, layer.predictions)
         (attention,) = layer.maps
         total = f"sums to {attention.mass:.3f}"

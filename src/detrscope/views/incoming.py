@@ -85,7 +85,7 @@ def incoming_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> I
 def draw_incoming(data: IncomingData) -> PixelFigure:
     """Draw the boxes and weights of attending queries, and the map of attending tokens."""
     size, shown = data.viewport.size(SIDE), data.from_queries
-    names = [f"{one.title} ({one.label})" for one in shown.queries] if shown else []
+    names = [f"{prediction.title} ({prediction.label})" for prediction in shown.queries] if shown else []
     beside = GAP + max((text_size(name, TEXT_SIZE)[0] for name in names), default=0)
     queries_width = size[0] + GAP + beside + BAR_WIDTH + NUMBER_WIDTH + GAP if shown else 0
     width = MARGIN + queries_width + (size[0] + GAP if data.from_tokens else 0)
@@ -96,8 +96,10 @@ def draw_incoming(data: IncomingData) -> PixelFigure:
         panel = data.viewport.panel(figure, (x, TITLE_HEIGHT), size, grey=True)
         scale = Scale.from_zero(shown.weights)
         colours = [scale.marker_colour(weight) for weight in shown.weights]
-        coloured = [replace(one, colour=c) for one, c in zip(shown.queries, colours, strict=True)][:MAX_BOXES]
-        draw_boxes(panel, coloured, [f"#{one.query}" for one in coloured])
+        coloured = [
+            replace(prediction, colour=c) for prediction, c in zip(shown.queries, colours, strict=True)
+        ][:MAX_BOXES]
+        draw_boxes(panel, coloured, [f"#{prediction.query}" for prediction in coloured])
         draw_point(panel, data.point)
         bars_left = x + size[0] + GAP + beside
         figure.text("weight", bars_left, 0)

@@ -50,7 +50,7 @@ def metrics_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Me
     """
     if not trace.records:
         raise NotInTrace("no attention was recorded")
-    queries = [one.query for one in shown_queries(trace, options)]
+    queries = [prediction.query for prediction in shown_queries(trace, options)]
     tokens = max(MIN_TOKENS, MAX_PAIRS // trace.tokens)
     measurements = measure(trace, queries, threshold=options.threshold, tokens=tokens)
     measured = max((m.rows for m in measurements if m.kind == "encoder.self"), default=0)

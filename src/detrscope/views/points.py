@@ -223,7 +223,7 @@ def _points_data(
     count = trace.record(sites[-1]).shape[0]
     heads = f"all {count} heads" if options.head is None else f"head {options.head % count} of {count}"
     viewport = Viewport.of(trace, options)
-    boxes = [one.box_xyxy for layer, _ in row.sites for one in row.boxes(trace, layer)]
+    boxes = [prediction.box_xyxy for layer, _ in row.sites for prediction in row.boxes(trace, layer)]
     corners = np.array(boxes).reshape(-1, 2)
     zoomed = viewport.zoomed_to(np.concatenate([*(part.region for part in points), corners]))
     return PointsData(

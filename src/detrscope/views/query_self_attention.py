@@ -66,11 +66,13 @@ def query_self_attention_data(
     head, merge, selection = options.head, options.merge, options.selection(site)
     rows = np.stack(
         [
-            map_of_self_attention(trace, query=one.query, layer=layer, head=head, merge=merge).values.numpy()
-            for one in queries
+            map_of_self_attention(
+                trace, query=prediction.query, layer=layer, head=head, merge=merge
+            ).values.numpy()
+            for prediction in queries
         ]
     )  # [n, Q]
-    weights = rows[:, [one.query for one in queries]]
+    weights = rows[:, [prediction.query for prediction in queries]]
     first = queries[0]
     order = [q for q in np.argsort(-rows[0], kind="stable").tolist() if q != first.query][:MAX_LINKS]
     linked = shown_predictions(trace, order)
@@ -89,7 +91,7 @@ def query_self_attention_data(
         others=rows.sum(1) - weights.sum(1),
         linked=linked,
         linked_weights=rows[0][order],
-        links=np.array([[start, select_box_centre(one.box_xyxy, trace)] for one in linked]),
+        links=np.array([[start, select_box_centre(prediction.box_xyxy, trace)] for prediction in linked]),
         viewport=Viewport.of(trace),
     )
 
@@ -97,7 +99,12 @@ def query_self_attention_data(
 def draw_query_self_attention(data: QueryAttentionTable) -> PixelFigure:
     """Draw the image with the queries that the first one attends to, and the table of attention weights."""
     size = data.viewport.size(SIDE)
-    left = MARGIN + size[0] + 3 * GAP + max(text_size(one.title, TITLE_SIZE)[0] for one in data.queries)
+    left = (
+        MARGIN
+        + size[0]
+        + 3 * GAP
+        + max(text_size(prediction.title, TITLE_SIZE)[0] for prediction in data.queries)
+    )
     across, down = CELL * (len(data.queries) + 1), CELL * len(data.queries)
     width = left + across + 2 * GAP + COLOUR_BAR_WIDTH + MARGIN
     height = TITLE_HEIGHT + max(size[1], TITLE_HEIGHT + down)
@@ -117,12 +124,15 @@ def _draw_links(figure: PixelFigure, size: tuple[int, int], data: QueryAttention
     figure.text(shorten_to_width(title, TITLE_SIZE, size[0]), MARGIN, 0)
     panel = data.viewport.panel(figure, (MARGIN, TITLE_HEIGHT), size, grey=True)
     others = [
-        replace(one, colour=scale.marker_colour(weight))
-        for one, weight in zip(data.linked, weights, strict=True)
+        replace(prediction, colour=scale.marker_colour(weight))
+        for prediction, weight in zip(data.linked, weights, strict=True)
     ]
-    for one, weight, (start, end) in reversed(list(zip(others, weights, data.links, strict=True))):
-        panel.lines(start[None], end[None], one.colour, 1 + 4 * float(scale.fraction(weight)))
-    texts = [f"#{one.query}  {short_number(weight)}" for one, weight in zip(others, weights, strict=True)]
+    for prediction, weight, (start, end) in reversed(list(zip(others, weights, data.links, strict=True))):
+        panel.lines(start[None], end[None], prediction.colour, 1 + 4 * float(scale.fraction(weight)))
+    texts = [
+        f"#{prediction.query}  {short_number(weight)}"
+        for prediction, weight in zip(others, weights, strict=True)
+    ]
     draw_boxes(panel, others, texts)
     panel.box(first.box_xyxy, WHITE, width=3)
 
@@ -134,9 +144,9 @@ def _draw_table(
     (left, top), (rows, columns) = corner, data.weights.shape
     panel = figure.panel(left, top, CELL * columns, CELL * rows, (0, 0, columns, rows), smooth=False)
     panel.heatmap(data.weights, scale, transparent=False)
-    for i, one in enumerate(data.queries):
-        figure.text(one.title, left - GAP, top + (i + 0.5) * CELL - TITLE_SIZE / 2, align="right")
-    for j, name in enumerate([*(str(one.query) for one in data.queries), "others"]):
+    for i, prediction in enumerate(data.queries):
+        figure.text(prediction.title, left - GAP, top + (i + 0.5) * CELL - TITLE_SIZE / 2, align="right")
+    for j, name in enumerate([*(str(prediction.query) for prediction in data.queries), "others"]):
         figure.text(name, left + (j + 0.5) * CELL, top - TITLE_HEIGHT, align="center")
     x = left + (columns + 0.5) * CELL
     for i, rest in enumerate(data.others):

@@ -53,15 +53,17 @@ def relevance_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> 
     selection = options.selection(site)
     with_gradients = {gradient.query for gradient in trace.gradients}
     queries = []
-    for one in relevance_queries(trace, options):
+    for prediction in relevance_queries(trace, options):
         maps = {
-            "attention": row_maps(trace, options.selection(site, (one.query,)))[0],
-            "rollout": rollout(trace, one.query),
+            "attention": row_maps(trace, options.selection(site, (prediction.query,)))[0],
+            "rollout": rollout(trace, prediction.query),
         }
-        if one.query in with_gradients:
-            maps["relevance"] = relevance(trace, one.query)
-        queries.append(ExplainedQuery(one, maps))
-    missing = ", ".join(str(one.query.query) for one in queries if "relevance" not in one.maps)
+        if prediction.query in with_gradients:
+            maps["relevance"] = relevance(trace, prediction.query)
+        queries.append(ExplainedQuery(prediction, maps))
+    missing = ", ".join(
+        str(prediction.query.query) for prediction in queries if "relevance" not in prediction.maps
+    )
     return RelevanceData(
         heading="Attention, rollout and relevance of predictions",
         caption=caption(
@@ -82,16 +84,19 @@ def relevance_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> 
 
 def draw_relevance(data: RelevanceData) -> PixelFigure:
     """Draw a row for each query: the image with its box, then the map of each method."""
-    columns = 1 + max(len(one.maps) for one in data.queries)
+    columns = 1 + max(len(explained.maps) for explained in data.queries)
     grid = PanelGrid(panel_size(data.viewport, columns, SIDE), columns, len(data.queries), lines=2)
     figure = grid.figure(data.heading, data.caption)
-    for row, one in enumerate(data.queries):
-        draw_boxes(grid.panel(figure, data.viewport, row, 0, one.query.title, one.query.label), [one.query])
-        for column, (name, attention) in enumerate(one.maps.items(), start=1):
+    for row, explained in enumerate(data.queries):
+        draw_boxes(
+            grid.panel(figure, data.viewport, row, 0, explained.query.title, explained.query.label),
+            [explained.query],
+        )
+        for column, (name, attention) in enumerate(explained.maps.items(), start=1):
             total = f"sums to {attention.mass:.3g}"
             panel = grid.panel(figure, data.viewport, row, column, name, total, grey=True)
             draw_map(panel, attention)
-            draw_boxes(panel, [one.query])
+            draw_boxes(panel, [explained.query])
     return figure
 
 

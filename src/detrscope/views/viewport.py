@@ -179,14 +179,20 @@ def draw_boxes(
     if not texts or not queries:
         return
     scale, (x0, y0, x1, y1) = panel.scale, panel.window
-    boxes = (np.array([one.box_xyxy for one in queries]) - (x0, y0, x0, y0)) * scale
+    boxes = (np.array([prediction.box_xyxy for prediction in queries]) - (x0, y0, x0, y0)) * scale
     frame = (0.0, 0.0, (x1 - x0) * scale, (y1 - y0) * scale)
     boxes = boxes.clip(0, (frame[2], frame[3]) * 2)
     corners = place_labels(boxes, [text_size(text, size) for text in texts], frame)
-    for one, text, corner in zip(queries, texts, corners, strict=True):
+    for prediction, text, corner in zip(queries, texts, corners, strict=True):
         if text and corner is not None:
             xy = (corner[0] / scale + x0, corner[1] / scale + y0)
-            panel.label(text, xy, size=size, background=one.colour, text_colour=text_colour_on(one.colour))
+            panel.label(
+                text,
+                xy,
+                size=size,
+                background=prediction.colour,
+                text_colour=text_colour_on(prediction.colour),
+            )
 
 
 def draw_ground_truth(panel: Panel, boxes_xyxy: Tensor | None, width: float = 2.0) -> None:
