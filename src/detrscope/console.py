@@ -37,7 +37,7 @@ TABLE_WIDTH = 200  # columns of a table where the output is not a terminal, such
 def _make_visible(record: logging.LogRecord) -> bool:
     """Put a message on one line without control characters, for every handler; drop infos of helper processes.
 
-    Of the processes of a training, only the first logs its progress; warnings come from all of them.
+    Of the processes of a training run, only the first logs its progress; warnings come from all of them.
     """
     record.msg, record.args = escape_text(record.getMessage()), ()
     return record.levelno >= logging.WARNING or not _is_helper()

@@ -19,7 +19,7 @@ def locked(folder: Path, purpose: str) -> Iterator[None]:
 
     Args:
         folder: folder to lock.
-        purpose: name of the work that holds the lock, for the message, such as "a training".
+        purpose: name of the work that holds the lock, for the message, such as "a training run".
 
     Raises:
         UserError: another process, or this one, holds it.

@@ -1,4 +1,4 @@
-"""Launch a training: processes, nodes, devices and precision, as settings, launcher and machine give them."""
+"""Launch a training run: processes, nodes, devices and precision, as settings, launcher and machine give them."""
 
 from __future__ import annotations
 

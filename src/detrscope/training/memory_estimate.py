@@ -1,4 +1,4 @@
-"""Lower bound of the memory that a training needs, before any of it is allocated."""
+"""Lower bound of the memory that a training run needs, before any of it is allocated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def estimate_memory(config: RunConfig, classes: int) -> int:
 
 
 def check_memory(config: RunConfig, classes: int, device: torch.device) -> None:
-    """Refuse a training that cannot fit into memory.
+    """Refuse a training run that cannot fit into memory.
 
     Raises:
         UserError: it needs more than is free.

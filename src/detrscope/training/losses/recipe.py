@@ -11,12 +11,12 @@ from detrscope.training.train_config import LossConfig, TrainConfig
 
 
 def make_criterion(config: TrainConfig, scoring: Scoring) -> SetCriterion:
-    """Make the set loss of a training."""
+    """Make the set loss of a training run."""
     return SetCriterion(make_matcher(config, scoring), make_terms(config.loss, scoring), scoring)
 
 
 def make_matcher(config: TrainConfig, scoring: Scoring) -> Matcher:
-    """Make the matcher of a training; its class cost suits the scoring."""
+    """Make the matcher of a training run; its class cost suits the scoring."""
     class_cost = FocalCost() if scoring == "sigmoid" else SoftmaxCost()
     return Matcher(class_cost, config.cost.classes, config.cost.box, config.cost.giou)
 
