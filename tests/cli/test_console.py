@@ -25,7 +25,7 @@ from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.safe_text import escape_text, safe_csv_cell
 from detrscope.core.types import Detections
 from detrscope.inference.image_detections import ImageDetections, write_detections_csv
-from detrscope.lens.report import write_detections_csv as write_measures
+from detrscope.lens.report import write_measurements_csv
 from tests.conftest import ROOT
 from tests.support.tiny_models import tiny_settings
 
@@ -146,7 +146,7 @@ def test_detections_with_odd_names_in_csv_and_json(name: str) -> None:
 
 
 def test_part_metrics_with_odd_names_can_be_written(tmp_path: Path) -> None:
-    write_measures(tmp_path / "a.csv", [])
+    write_measurements_csv(tmp_path / "a.csv", [])
     assert (tmp_path / "a.csv").read_text() == "\n"
 
 
