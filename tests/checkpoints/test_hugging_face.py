@@ -187,7 +187,7 @@ def test_missing_processor_logs_assumptions(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
     load_model(folder_of(tmp_path, HEADS))
-    assert "does not say how images are prepared" in caplog.text
+    assert "has no preprocessing config" in caplog.text
     caplog.clear()
     processor = {"image_processor": {"size": {"height": 64, "width": 64}}, "processor_class": "X"}
     (tmp_path / "processor_config.json").write_text(json.dumps(processor))

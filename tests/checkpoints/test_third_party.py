@@ -106,7 +106,7 @@ def test_assumed_heads_are_logged(
     monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
     torch.save(state, tmp_path / "bare.pth")
     load_model(tmp_path / "bare.pth")
-    assert "how many attention heads" in caplog.text and "how images are prepared" in caplog.text
+    assert "no number of attention heads" in caplog.text and "no preprocessing config" in caplog.text
     assert "3 classes without names" in caplog.text
 
 

@@ -191,7 +191,7 @@ def test_only_the_first_process_logs(
 @pytest.mark.parametrize("quiet", [True, False])
 def test_lightning_follows_our_log_level(quiet: bool, tmp_path: Path) -> None:
     code = (
-        f"from detrscope import console; console.setup(quiet={quiet})\n"
+        f"from detrscope import console; console.setup_console(quiet={quiet})\n"
         "from lightning.fabric import Fabric; Fabric(accelerator='cpu', devices=1, precision='bf16-mixed')"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

@@ -149,7 +149,7 @@ def test_other_ids_of_the_same_names_are_translated(tmp_path: Path) -> None:
 
 def test_dataset_classes_missing_from_the_model_are_refused(tmp_path: Path) -> None:
     other = write_world(tmp_path / "other", names=("ruby", "leaf", "emu"))
-    with pytest.raises(UserError, match="does not know 1 of the dataset's classes \\('emu'\\)"):
+    with pytest.raises(UserError, match="has no class for 1 of the dataset's classes \\('emu'\\)"):
         evaluate(SquareDetector(), other)
 
 

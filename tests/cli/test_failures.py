@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from detrscope.cli import main
+from detrscope.cli import as_options, main
 from detrscope.core.errors import UserError, WorkFailed, in_one_line
 from detrscope.core.files import atomic_write, check_writable_file, check_writable_folder
 from detrscope.data.drawn_dogs import write_drawn
@@ -245,3 +245,13 @@ def test_path_checks_leave_no_files(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="NUL"):
         check_writable_folder(tmp_path / "a\0b")
+
+
+def test_arguments_in_messages_become_options() -> None:
+    text = (
+        "run: already contains a run; continue it with resume=True, or give from_=x.pt and probe_images=DIR"
+    )
+    assert as_options(text) == (
+        "run: already contains a run; continue it with --resume, or give --from x.pt and --probe-images DIR"
+    )
+    assert as_options("train.data=3, model resume") == "train.data=3, model resume"

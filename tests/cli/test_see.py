@@ -166,22 +166,22 @@ def test_folder_skips_and_names_unreadable_images(
         (("--view", "mean", "--threshold", "1"), "nothing scores 1 or more; the best is query"),
         (
             ("--view", "detections", "--head", "1"),
-            "head: makes no difference to detections; it does to per-query",
+            "head: has no effect on detections; only these views use it: per-query",
         ),
         (
             ("--view", "per-query", "--query", "1", "--point", "1,1"),
-            "points: makes no difference to per-query",
+            "points: has no effect on per-query",
         ),
         (("--view", "points", "--query", "1"), "detr-r18 has no deformable attention at decoder.cross"),
         (("--view", "compare", "--query", "1"), "nothing to compare with"),
-        (("--view", "heads", "--against", "x.trace"), "against: makes no difference to heads"),
+        (("--view", "heads", "--against", "x.trace"), "against: has no effect on heads"),
         (
             ("--view", "heads", "--ground-truth", "coco:none"),
-            "ground_truth: makes no difference to heads; it does to detections",
+            "ground_truth: has no effect on heads; only these views use it: detections",
         ),
         (("--against", "missing.trace"), "missing.trace: no such trace file"),
         (("--features", "backbone.layer9.*"), "it has backbone.conv1, backbone.layer1.0.conv1 to backbone."),
-        (("--head", "1", "--merge", "max"), "merge max: makes no difference to head 1 alone"),
+        (("--head", "1", "--merge", "max"), "merge max: has no effect on one head (1)"),
         (
             ("--view", "heads", "--query", "1", "--point", "9,9"),
             "queries and points: heads shows one of them",
@@ -213,7 +213,7 @@ def test_large_traces_are_written_on_request_only(
     monkeypatch.setattr(figure_files, "MAX_DEFAULT_MB", 0.01)
     with caplog.at_level("INFO", logger="detrscope"):
         (seen,) = ds.see(photo, detector, options=ViewOptions(threshold=0), out=tmp_path / "a")
-        assert "traces are not written" in caplog.text and "full or half precision" in caplog.text
+        assert "traces are not written" in caplog.text and "the trace format to full or half" in caplog.text
         assert "photo.trace" not in seen.files and seen.files["shapes.txt"].is_file()
         caplog.clear()
         (seen,) = ds.see(
@@ -274,7 +274,7 @@ def test_video_and_missing_file_are_refused(
     (tmp_path / "broken.trace").write_bytes(b"no trace")
     assert run(monkeypatch, None, tmp_path / "broken.trace") == 2
     assert "broken.trace: not a trace" in capfd.readouterr().err
-    needless = "makes no difference to traces, which are drawn without a model"
+    needless = "has no effect on traces, which are drawn without a model"
     for model, option in (
         (detector, ()),
         (None, ("--weights", "random")),

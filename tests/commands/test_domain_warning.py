@@ -68,10 +68,10 @@ def test_warning_is_in_log_json_and_image(
     assert (
         "giraffe.jpg" in said
         and "drawn dogs" in said
-        and f"such as model {suggest_photograph_models()[0]}" in said
+        and f"for example model {suggest_photograph_models()[0]}" in said
     )
     first, second = json.loads((tmp_path / "out" / "detections.json").read_text())
-    assert "knows drawn dogs only" in first["note"] and "note" not in second
+    assert "is trained on drawn dogs only" in first["note"] and "note" not in second
     assert found[0].note == first["note"] and not found[1].note
     with Image.open(tmp_path / "out" / "giraffe.png") as picture:
         assert picture.height > picture.width * 144 / 192, "no line above the picture"
@@ -84,7 +84,7 @@ def test_warning_is_in_figures_and_traces(
         (seen,) = ds.see(photograph, views="encoder", out=tmp_path, trace_format="full", device="cpu")
     assert "drawn dogs" in caplog.text
     trace = Trace.load(seen.files["giraffe.trace"])
-    assert "knows drawn dogs only" in ds.draw(trace, "encoder").caption
+    assert "is trained on drawn dogs only" in ds.draw(trace, "encoder").caption
 
 
 @pytest.mark.parametrize("weights", [None, "random"])

@@ -93,7 +93,7 @@ def test_wrong_input_is_one_clear_line_and_writes_nothing(
 
 
 def test_a_run_without_snapshots_says_how_to_train(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no snapshots; train with --probe-images DIR"):
+    with pytest.raises(UserError, match="contains no snapshots; train with probe_images=DIR"):
         ds.timelapse(tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_overwrite_resume_and_more_epochs(tmp_path: Path, make_dataset: MakeData
     assert invoke(*given).exit_code == 0
     before = (out / "last.pt").read_bytes()
     refused = invoke(*given)
-    assert isinstance(refused.exception, UserError) and "--resume" in str(refused.exception)
+    assert isinstance(refused.exception, UserError) and "resume=True" in str(refused.exception)
     both = invoke(*given, "--resume", "--from", "detr-r50")
     assert isinstance(both.exception, UserError) and "give one of them" in str(both.exception)
     changed = invoke("train", "--out", out, "--resume", "--train.lr=0.5")
@@ -109,7 +109,7 @@ def test_overwrite_resume_and_more_epochs(tmp_path: Path, make_dataset: MakeData
 
 def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
     result = invoke("train", "--out", tmp_path / "run", "--resume")
-    assert isinstance(result.exception, UserError) and "no run to resume here" in str(result.exception)
+    assert isinstance(result.exception, UserError) and "no run to resume" in str(result.exception)
     assert not (tmp_path / "run").exists()
 
 
@@ -184,7 +184,7 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path, make_dataset: MakeDa
         (["--preset", "bcdd"], "preset 'bcdd' is not known; did you mean 'bccd'"),
         (["--train.precision=fp16", "--data", "x"], "needs a GPU"),
         (["--train.accelerator=abacus", "--data", "x"], "train.accelerator is 'abacus': expected 'auto'"),
-        ([], "no dataset: give --data"),
+        ([], "no dataset: expected one, such as data=coco:path/to/coco"),
         (["--data", "coco:nowhere"], "nowhere"),
     ],
 )

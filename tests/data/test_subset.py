@@ -57,9 +57,13 @@ def test_validation_from_another_split(farm: Path, make_coco: MakeCoco, tmp_path
 @pytest.mark.parametrize(
     ("train", "val", "message"),
     [
-        (Counts(13), None, "13 images with dog are asked for, there are 12"),
-        (Counts(1, 16), None, "16 images without dog are asked for, there are 15"),
-        (Counts(10), Counts(3), "3 images with dog are asked for, there are 2 besides those for training"),
+        (Counts(13), None, "13 images with dog requested, but only 12 available"),
+        (Counts(1, 16), None, "16 images without dog requested, but only 15 available"),
+        (
+            Counts(10),
+            Counts(3),
+            "3 images with dog requested, but only 2 available besides those for training",
+        ),
     ],
 )
 def test_too_few_images_are_refused(

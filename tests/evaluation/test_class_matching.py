@@ -30,8 +30,8 @@ def test_missing_class_error_lists_both_class_tables() -> None:
     with pytest.raises(UserError) as error:
         match_classes(MODEL, ClassTable((1, 2), ("dog", "emu")))
     assert str(error.value) == (
-        "the model does not know 1 of the dataset's classes ('emu'); it knows 'dog', 'cat', 'owl'; "
-        "the dataset has 'dog', 'emu'"
+        "the model has no class for 1 of the dataset's classes ('emu'); classes of the model: 'dog', 'cat', 'owl'; "
+        "of the dataset: 'dog', 'emu'"
     )
 
 

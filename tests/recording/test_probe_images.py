@@ -130,7 +130,7 @@ def test_wrong_sources_and_counts_are_refused(dogs: Path, tmp_path: Path) -> Non
     training = training_set(dogs)
     many = write_images(tmp_path / "many", MAX_UNCOUNTED + 1)
     with pytest.raises(
-        UserError, match=rf"has {MAX_UNCOUNTED + 1} images; say how many .* --train\.recording\.count=4"
+        UserError, match=rf"has {MAX_UNCOUNTED + 1} images; set the number .* train\.recording\.count=4"
     ):
         probes_of(config_with(many), training)
     assert len(probes_of(config_with(many, count=MAX_UNCOUNTED + 1), training)) == MAX_UNCOUNTED + 1

@@ -202,7 +202,7 @@ def test_deformable_attention_is_recorded_like_dense(tmp_path: Path) -> None:
 
 
 def test_a_run_without_snapshots_says_how_to_record_them(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no snapshots; train with --probe-images"):
+    with pytest.raises(UserError, match="contains no snapshots; train with probe_images"):
         load_recording(tmp_path)
     with pytest.raises(UserError, match="no such folder; expected a run folder"):
         load_recording(tmp_path / "nowhere")

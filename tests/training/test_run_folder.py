@@ -111,7 +111,7 @@ def test_damaged_state_falls_back_to_the_previous_one(
 def test_unreadable_states_are_refused_in_one_line(folder: RunFolder) -> None:
     flip(folder / STATE)
     flip(folder / PREVIOUS)
-    with pytest.raises(UserError, match=r"last\.pt: is (damaged|not a training state).*--from"):
+    with pytest.raises(UserError, match=r"last\.pt: is (damaged|not a training state).*from_="):
         folder.load_state()
     (folder / STATE).unlink(), (folder / PREVIOUS).unlink()
     with pytest.raises(UserError, match="missing, though 3 epochs were trained"):
@@ -184,7 +184,7 @@ def test_folder_in_use_is_refused_unless_overwritten(tmp_path: Path) -> None:
     folder.refuse_if_in_use(overwrite=False)
     folder.write_config(RunConfig())
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds a run already; continue it with --resume"):
+    with pytest.raises(UserError, match="already contains a run; continue it with resume=True"):
         folder.refuse_if_in_use(overwrite=False)
     folder.refuse_if_in_use(overwrite=True)
     folder.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -53,12 +54,19 @@ def _run() -> int:
     return int(code or 0)
 
 
+def as_options(message: str) -> str:
+    """Write the arguments that a message names, such as `resume=True`, as options of the command line."""
+    message = re.sub(r"(?<![\w.-])(resume|overwrite)=True\b", r"--\1", message)
+    message = re.sub(r"(?<![\w.-])(from_|data|probe_images|out)=", lambda m: f"--{m[1].strip('_')} ", message)
+    return re.sub(r"--probe_images\b", "--probe-images", message)
+
+
 def _print_error(line: str) -> None:
     """Print an error to standard error, unless that is closed too."""
     from detrscope.core.safe_text import escape_text
 
     try:
-        print(f"detrscope: {escape_text(line)}", file=sys.stderr, flush=True)
+        print(f"detrscope: {escape_text(as_options(line))}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
         sys.stderr = None
 

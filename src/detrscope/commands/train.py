@@ -83,10 +83,10 @@ def train(
     folder = RunFolder(out)
     if resume and from_ is not None:
         raise UserError(
-            "resume and from_ exclude each other: resume continues a run, from_ starts a new one from given weights"
+            "resume=True continues a run and from_=MODEL starts a new one from its weights: give one of them"
         )
     if resume and overwrite:
-        raise UserError("resume and overwrite exclude each other: overwrite would remove the run to continue")
+        raise UserError("resume=True continues the run that overwrite=True would remove: give one of them")
     if not resume:
         folder.refuse_if_in_use(overwrite)
     config = resolve_run(
@@ -99,7 +99,7 @@ def train(
         resume=folder if resume else None,
     )
     if not config.data.source:
-        raise UserError("data.source is empty: expected a dataset, such as data='coco:path/to/coco'")
+        raise UserError("no dataset: expected one, such as data=coco:path/to/coco")
     config = resolve_precision(resolve_processes(config))
     use_kernel_threads(config.train.threads)
     fabric = make_fabric(config.train)

@@ -107,8 +107,8 @@ class RunFolder:
             raise UserError(f"{self.path}: is a file; expected a folder as out")
         if self.in_use and not overwrite:
             raise UserError(
-                f"{self.path}: already contains a run; continue it with resume, replace it with overwrite,"
-                " or choose another out folder"
+                f"{self.path}: already contains a run; continue it with resume=True, replace it with overwrite=True,"
+                " or choose another folder"
             )
 
     def clear(self) -> None:
@@ -134,7 +134,7 @@ class RunFolder:
         """
         if not (self / CONFIG).is_file():
             raise UserError(
-                f"{self.path}: no run to resume ({CONFIG} is missing); start a new run without resume"
+                f"{self.path}: no run to resume ({CONFIG} is missing); start a new one without resume=True"
             )
         return resolve_training_config(file=self / CONFIG)
 
@@ -175,7 +175,7 @@ class RunFolder:
         return None
 
     def _advice(self) -> str:
-        return f"start a new run with from_={self / LAST}, or replace this one with overwrite"
+        return f"start a new run with from_={self / LAST}, or replace this one with overwrite=True"
 
     def check_tables(self, epoch: int) -> None:
         """Warn of lost rows of the tables, on resuming after `epoch` epochs."""

@@ -49,7 +49,9 @@ def resolve_run(
         given = merge_configs(given, {"train": {"recording": {"images": str(probe_images)}}})
     if from_ is not None:
         if "model" in given:
-            raise UserError(f"from_ defines the model: leave out model.{', model.'.join(given['model'])}")
+            raise UserError(
+                f"from_=MODEL brings its own model: leave out model.{', model.'.join(given['model'])}"
+            )
         given["model"] = {"start_from": str(Path(from_).resolve()) if Path(from_).exists() else str(from_)}
     saved = resume.config() if resume else None
     base, file = (config, None) if isinstance(config, RunConfig) else (saved, config)
