@@ -175,7 +175,7 @@ def test_resuming_refuses_changes_of_the_recipe(tmp_path: Path) -> None:
         resolve_training_config("detr-r50-coco", overrides={"train.epochs": 400, "data.workers": 0}),
         tmp_path,
     )
-    with pytest.raises(UserError, match=r"train\.lr 0\.0001 -> 0\.001.*--from .*" + LAST):
+    with pytest.raises(UserError, match=r"train\.lr 0\.0001 -> 0\.001.*from_=.*" + LAST):
         refuse_changes(old, resolve_training_config("detr-r50-coco", overrides={"train.lr": 1e-3}), tmp_path)
 
 
