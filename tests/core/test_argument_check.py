@@ -162,7 +162,7 @@ def test_wrong_types_raise_an_error_that_names_the_argument(
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: ds.load("detr-r18", classes="dog"), r"classes: expected .* found 'dog'; for one, write \['dog'\]"),
+        (lambda: ds.load("detr-r18", classes="dog"), r"classes: expected .* found 'dog'; pass a list: \['dog'\]"),
         (lambda: ds.load("detr-r18", weights="random", classes=["a", "a"]), "'a' is given more than once"),
         (lambda: ds.load("detr-r18", weights="random", classes=[]), "at least one class"),
         (lambda: ds.load("detr-r18", precision=16), "load: precision: expected 'auto' or 'fp32'"),
@@ -179,7 +179,7 @@ def test_wrong_types_raise_an_error_that_names_the_argument(
         (lambda: trace().cross_attention(1.5), "query: expected int, list of int or None, found 1.5"),
         (lambda: Gain("a", factor=float("nan")), "Gain: factor: expected a finite number, found nan"),
         (lambda: Gain("a", keys=(1.5,)), "Gain: keys: expected list of int or None"),
-        (lambda: Gain("a", heads=3), r"Gain: heads: .*found 3; for one, write \[3\]"),
+        (lambda: Gain("a", heads=3), r"Gain: heads: .*found 3; pass a list: \[3\]"),
         (lambda: Bias("a", torch.tensor([float("nan")])), "Bias: scores: expected numbers, found NaN"),
         (lambda: Swap("a", "keys", torch.zeros(1)), "Swap: part 'keys' is not known; did you mean 'key'"),
         (lambda: detector().trace(picture(), targets=5), "Detector.trace: targets: expected Target or None, found 5"),

@@ -26,8 +26,8 @@ def test_every_variant_has_an_estimate_that_grows_with_the_batch(variant: str) -
 def test_a_training_that_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolve_training_config(overrides={"model.variant": "sprint-dense-n", "data.batch_size": 1})
     needed = estimate_memory(config, classes=5)
-    monkeypatch.setattr(memory_estimate, "free_memory", lambda: needed)
+    monkeypatch.setattr(memory_estimate, "free_memory_for_pixels", lambda: needed)
     check_memory(config, 5, torch.device("cpu"))
-    monkeypatch.setattr(memory_estimate, "free_memory", lambda: needed - 1)
+    monkeypatch.setattr(memory_estimate, "free_memory_for_pixels", lambda: needed - 1)
     with pytest.raises(UserError, match=r"needs at least .* use fewer queries"):
         check_memory(config, 5, torch.device("cpu"))

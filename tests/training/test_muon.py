@@ -37,7 +37,7 @@ def test_gram_iteration_equals_the_plain_one(
 def test_muon_iterates_in_the_faster_precision(
     slowdown: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(muon, "product_slowdown", lambda _: slowdown)
+    monkeypatch.setattr(muon, "precision_product_slowdown", lambda _: slowdown)
     assert muon.iteration_dtype(torch.device("cpu")) == dtype
     assert muon.iteration_dtype(torch.device("cuda")) == torch.bfloat16
 
