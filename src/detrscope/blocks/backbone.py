@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -22,7 +23,7 @@ NormKind = Literal["frozen", "trainable"]
 NORMS: dict[str, type[nn.Module]] = {"frozen": FrozenBatchNorm2d, "trainable": nn.BatchNorm2d}
 
 
-class ResidualBackbone(nn.Module):
+class ResidualBackbone(nn.Module, ABC):
     """Base of residual networks: a strided stem, then stages of residual blocks.
 
     Attributes:
@@ -33,9 +34,9 @@ class ResidualBackbone(nn.Module):
     stages: tuple[int, ...]
     channels: tuple[int, ...]
 
+    @abstractmethod
     def parts(self) -> tuple[Any, list[nn.Module]]:
         """Return the module that has the stem (`conv1`, `bn1`, `maxpool`), and the stages of residual blocks."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor, probe: Probe | None = None) -> list[Tensor]:
         """[B, 3, H, W] -> [B, C_l, H_l, W_l] of each requested stage; strides 4, 8, 16 ... (the last kept by DC5)."""

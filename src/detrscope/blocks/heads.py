@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -37,7 +38,7 @@ class SetHeads(nn.Module):
         return Outputs(apply_layer_in_float32(self.class_head, states.content), boxes, states.proposals)
 
 
-class BoxRefinement(nn.Module):
+class BoxRefinement(nn.Module, ABC):
     """Base of heads with a box head per decoder layer, which moves the layer's reference.
 
     Iterative bounding box refinement (Deformable DETR, arXiv:2010.04159, section 4.1 and appendix A.4).
@@ -45,9 +46,9 @@ class BoxRefinement(nn.Module):
 
     box_heads: nn.ModuleList
 
+    @abstractmethod
     def logits(self, content: Tensor) -> Tensor:
         """Content [N, B, Q, D] -> logits [N, B, Q, K]."""
-        raise NotImplementedError
 
     def refine(self, layer: int, content: Tensor, reference: Tensor | None) -> Tensor | None:
         """Return the boxes [B, Q, 4] that the next layer starts from; no gradient flows through them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import cast
 
@@ -93,7 +94,7 @@ def apply_layer_in_float32(head: nn.Module, x: Tensor) -> Tensor:
         return cast(Tensor, head(x.to(next(head.parameters()).dtype)))
 
 
-class Residual(nn.Module):
+class Residual(nn.Module, ABC):
     """Norm, dropout and residual connection around a sublayer: `leave(x, sublayer(enter(x)))`."""
 
     def __init__(self, width: int, dropout: float) -> None:
@@ -101,13 +102,13 @@ class Residual(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
+    @abstractmethod
     def enter(self, x: Tensor) -> Tensor:
         """Return the input of the sublayer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
         """Add the output of the sublayer to the residual stream."""
-        raise NotImplementedError
 
 
 class PostNorm(Residual):

@@ -98,7 +98,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         detection_images=[str(path.relative_to(out)) for path in images],
         films=[str(path.relative_to(out)) for path in films if path.suffix == ".mp4"],
         figures=[str(result.files[name].relative_to(out)) for name in FIGURES],
-        words=[
+        findings=[
             *report_attention_differences(result.measurements),
             *report_attention_on_parts(result.measurements),
         ],

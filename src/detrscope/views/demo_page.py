@@ -36,7 +36,7 @@ class DemoPage:
     detection_images: Sequence[str]
     films: Sequence[str]  # of the training, and of the queries of one image
     figures: Sequence[str]  # of one trace of the shipped model
-    words: Sequence[str]  # sentences about its metrics
+    findings: Sequence[str]  # sentences about its metrics
     parts: str
     curves: str
     shipped: Mapping[str, float | None]  # val/AP ...
@@ -61,7 +61,7 @@ class DemoPage:
             f'<a href="{_address(path)}"><img class="wide" src="{_address(path)}" alt="{_text(Path(path).stem)}"></a>'
             for path in self.figures
         )
-        words = "".join(f"<li>{_text(line)}</li>" for line in self.words)
+        words = "".join(f"<li>{_text(line)}</li>" for line in self.findings)
         folder = str(Path(self.figures[0]).parent)
         return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>detrscope demo</title><style>{STYLE}</style></head><body>

@@ -53,8 +53,8 @@ def _draw(
         caption += f"; {left_out}"
     if recording.attention:
         caption += (
-            "; attention relative to area: mean over objects of what the query matched with one (mean over heads of the"
-            " last layer) gives to a part, divided by the mean share of the image that the part has"
+            "; attention relative to area: attention of the matched query on a part of its object (mean over heads of"
+            " the last layer, and over objects), divided by the part's mean share of the image"
         )
     above = film_heading(recording, index)
     height = HEIGHT - sum(header_and_footer(WIDTH, above, caption))
