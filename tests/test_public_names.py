@@ -10,7 +10,18 @@ import detrscope as ds
 from tests.conftest import ROOT
 
 NAMES = [
-    *("Batch", "Bias", "Detections", "Detector", "Gain", "Outputs", "Swap", "Trace", "ViewOptions"),
+    *(
+        "Batch",
+        "Bias",
+        "Detections",
+        "Detector",
+        "Gain",
+        "LoadOptions",
+        "Outputs",
+        "Swap",
+        "Trace",
+        "ViewOptions",
+    ),
     *(
         "detect",
         "draw",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from detrscope.core.types import Detections as Detections
     from detrscope.core.types import Outputs as Outputs
     from detrscope.inference.detector import Detector as Detector
+    from detrscope.inference.detector import LoadOptions as LoadOptions
     from detrscope.inference.detector import load as load
     from detrscope.trace_interface import Trace as Trace
     from detrscope.views import draw as draw
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 MODULES = {
     **dict.fromkeys(("Bias", "Gain", "Swap"), "detrscope.core.edits"),
     **dict.fromkeys(("Batch", "Detections", "Outputs"), "detrscope.core.types"),
-    **dict.fromkeys(("Detector", "load"), "detrscope.inference.detector"),
+    **dict.fromkeys(("Detector", "LoadOptions", "load"), "detrscope.inference.detector"),
     "Trace": "detrscope.trace_interface",
     "ViewOptions": "detrscope.views.options",
     "draw": "detrscope.views",

@@ -15,6 +15,7 @@ from detrscope.commands.detect import detect
 from detrscope.commands.domain_warning import SHIPPED, DomainWarning, suggest_photograph_models
 from detrscope.data.drawn_dogs import is_drawn_dogs, write_drawn
 from detrscope.families import VARIANTS
+from detrscope.inference.detector import LoadOptions
 from detrscope.trace_interface import Trace
 
 
@@ -63,7 +64,12 @@ def test_warning_is_in_log_json_and_image(
     photograph: Path, drawn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        found = detect(SHIPPED, [photograph, next(drawn.iterdir())], out=tmp_path / "out", device="cpu")
+        found = detect(
+            SHIPPED,
+            [photograph, next(drawn.iterdir())],
+            out=tmp_path / "out",
+            load_options=LoadOptions(device="cpu"),
+        )
     (said,) = [record.getMessage() for record in caplog.records]
     assert (
         "giraffe.jpg" in said
@@ -81,7 +87,13 @@ def test_warning_is_in_figures_and_traces(
     photograph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        (seen,) = ds.see(photograph, views="encoder", out=tmp_path, trace_format="full", device="cpu")
+        (seen,) = ds.see(
+            photograph,
+            views="encoder",
+            out=tmp_path,
+            trace_format="full",
+            load_options=LoadOptions(device="cpu"),
+        )
     assert "drawn dogs" in caplog.text
     trace = Trace.load(seen.files["giraffe.trace"])
     assert "is trained on drawn dogs only" in ds.draw(trace, "encoder").caption
@@ -92,7 +104,7 @@ def test_drawings_and_other_models_give_no_warning(
     drawn: Path, photograph: Path, caplog: pytest.LogCaptureFixture, weights: str | None
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        detect(SHIPPED, drawn if weights is None else photograph, weights=weights, device="cpu")
+        detect(SHIPPED, drawn if weights is None else photograph, load_options=LoadOptions(weights, "cpu"))
     assert not caplog.records
 
 

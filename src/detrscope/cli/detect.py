@@ -10,6 +10,7 @@ import typer
 from detrscope import console
 from detrscope.cli.options import (
     Device,
+    Engine,
     ImageFormat,
     Json,
     Log,
@@ -47,6 +48,7 @@ def detect(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: Engine = "auto",
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
@@ -64,18 +66,17 @@ def detect(
         check_writable_folder(out)
 
     from detrscope.commands import detect as command
+    from detrscope.inference.detector import LoadOptions
     from detrscope.inference.image_detections import write_detections_csv
 
     results = command.detect(
         model,
         [*sources],
-        weights=weights,
         threshold=threshold,
         show_names=[name.strip() for name in show_names.split(",") if name.strip()],
         out=out,
         image_format=image_format,
-        device=device,
-        precision=precision,
+        load_options=LoadOptions(weights, device, precision, engine),
     )
     if json:
         console.print_json([image.to_json() for image in results])

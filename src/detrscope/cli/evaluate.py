@@ -11,6 +11,7 @@ from detrscope import console
 from detrscope.cli.options import (
     Data,
     Device,
+    Engine,
     Log,
     OptionalModel,
     OptionalOutFolder,
@@ -37,6 +38,7 @@ def evaluate(
     ] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: Engine = "auto",
     json: Annotated[Path | None, typer.Option(help="File to write the metrics to.")] = None,
     results: Annotated[
         Path | None, typer.Option(help="File to write the detections to, in COCO's format.")
@@ -62,6 +64,7 @@ def evaluate(
 
     from detrscope.commands import evaluate as command
     from detrscope.evaluation.report import class_table, summary_table
+    from detrscope.inference.detector import LoadOptions
 
     if results_in is not None:
         evaluation = command.evaluate_results(results_in, data, split=split, json_file=json, out=out)
@@ -70,11 +73,9 @@ def evaluate(
             str(model),
             data,
             split=split,
-            weights=weights,
             batch_size=batch_size,
             workers=workers,
-            device=device,
-            precision=precision,
+            load_options=LoadOptions(weights, device, precision, engine),
             json_file=json,
             results_file=results,
             out=out,

@@ -10,6 +10,7 @@ from detrscope import console
 from detrscope.cli.options import (
     Data,
     Device,
+    Engine,
     Json,
     Log,
     Model,
@@ -45,6 +46,7 @@ def faithfulness(
     out: OptionalOutFolder = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: Engine = "auto",
     json: Json = False,
     quiet: Quiet = False,
     log_level: Log = "info",
@@ -58,6 +60,7 @@ def faithfulness(
         check_writable_folder(out)
 
     from detrscope.commands import faithfulness as command
+    from detrscope.inference.detector import LoadOptions
 
     result = command.faithfulness(
         model,
@@ -68,9 +71,7 @@ def faithfulness(
         steps=steps,
         methods=method or (),
         sanity=sanity,
-        weights=weights,
-        device=device,
-        precision=precision,
+        load_options=LoadOptions(weights, device, precision, engine),
         out=out,
     )
     if json:

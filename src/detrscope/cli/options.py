@@ -25,6 +25,10 @@ Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Precision of weights and activations.")
 ]
 
+Engine = Annotated[
+    Literal["auto", "torch"], typer.Option(help="Engine that runs the model; auto is the one of the file.")
+]
+
 _DATA = typer.Option(
     help="Dataset: coco:DIR, yolo:DIR, voc:DIR, drawn-dogs:, a folder, or an annotation .json."
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Device, ImageFormat, Log, OptionalModel, Precision, Quiet, Weights
+from detrscope.cli.options import Device, Engine, ImageFormat, Log, OptionalModel, Precision, Quiet, Weights
 from detrscope.core.errors import UserError
 from detrscope.core.files import check_writable_folder
 from detrscope.views import VIEWS
@@ -106,6 +106,7 @@ def see(
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: Engine = "auto",
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
@@ -120,6 +121,7 @@ def see(
     import json as to_text
 
     from detrscope.commands import see as command
+    from detrscope.inference.detector import LoadOptions
     from detrscope.views.options import ViewOptions
 
     results = command.see(
@@ -145,9 +147,7 @@ def see(
         trace_format=trace,
         features=features or (),
         numbers=json,
-        weights=weights,
-        device=device,
-        precision=precision,
+        load_options=LoadOptions(weights, device, precision, engine),
     )
     if json:
         # One line: indented, every weight of a map would stand on a line of its own.

@@ -16,8 +16,7 @@ from detrscope.console import log, progress
 from detrscope.core.download import is_url
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.data.image_reader import ImageSource, read_image
-from detrscope.inference.detector import Detector, open_detector
-from detrscope.inference.engine import Precision
+from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
 from detrscope.inference.image_detections import ImageDetections, detections_of_classes
 from detrscope.inference.media_sources import MediaSource, expand_media_sources, warn_of_other_media_frames
 from detrscope.inference.video import Video, VideoFrame
@@ -32,13 +31,11 @@ def detect(
     model: str | Path | Detector,
     sources: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
     *,
-    weights: str | Path | None = None,
     threshold: float = 0.7,
     show_names: Sequence[str] = (),
     out: str | Path | None = None,
     image_format: str = "png",
-    device: str = "auto",
-    precision: Precision = "auto",
+    load_options: LoadOptions = LOAD_DEFAULTS,
 ) -> list[ImageDetections]:
     """Detect in files, folders, globs, URLs, arrays and videos.
 
@@ -48,14 +45,12 @@ def detect(
     Args:
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
         sources: a file, folder, glob, URL, array ..., or a list of these.
-        weights: for a variant name: a weights file instead of the published one, or "random".
         threshold: minimum score, 0..1.
         show_names: class names to keep; all classes where empty.
         out: folder for an image (or an mp4 and a JSON-lines file of frames) per source, `detections.json` and
             `detections.csv`; None writes nothing.
         image_format: png, jpg, webp, svg or pdf.
-        device: device to run on, for a model that is not loaded yet.
-        precision: precision to compute in, for a model that is not loaded yet.
+        load_options: how to load a model that is given by name.
 
     Returns:
         The detections in each image and in each frame of a video.
@@ -69,11 +64,11 @@ def detect(
     todo = [
         _checked(s) for s in expand_media_sources(sources if isinstance(sources, list | tuple) else [sources])
     ]
-    detector = open_detector(model, weights=weights, device=device, precision=precision)
+    detector = open_detector(model, load_options)
     classes = detector.card.classes
     writer = None if out is None else DetectionWriter(Path(out), image_format, classes.names, todo)
     names = {classes.names[classes.index_of_name(name)] for name in show_names}
-    domain = DomainWarning(model, weights)
+    domain = DomainWarning(model, load_options.weights)
     notes = {source.stem: domain.note(source.content, source.name) for source in todo}
     domain.warn()
 

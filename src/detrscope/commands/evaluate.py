@@ -15,9 +15,7 @@ from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.evaluator import Evaluator
 from detrscope.evaluation.report import write_class_csv, write_evaluation_json, write_precision_recall_csv
 from detrscope.evaluation.results_file import read_results, write_results
-from detrscope.inference.detector import Detector, open_detector
-from detrscope.inference.engine import Precision
-from detrscope.inference.torch_engine import require_torch_engine
+from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
 from detrscope.views.precision_recall import draw_precision_recall
 
 
@@ -26,14 +24,12 @@ def evaluate(
     data: str | Path | DetectionDataset,
     *,
     split: str = "val",
-    weights: str | Path | None = None,
     batch_size: int = 1,
     workers: int = 0,
-    device: str = "auto",
-    precision: Precision = "auto",
     json_file: str | Path | None = None,
     results_file: str | Path | None = None,
     out: str | Path | None = None,
+    load_options: LoadOptions = LOAD_DEFAULTS,
 ) -> Evaluation:
     """Return the COCO AP of a model on a dataset.
 
@@ -44,14 +40,12 @@ def evaluate(
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
         data: a dataset, or a source that `open_dataset` understands.
         split: split of `data`.
-        weights: for a variant name: a weights file instead of the published one, or "random".
         batch_size: images per batch.
         workers: processes that read images; 0 reads them in this one.
-        device: device to run on, for a model that is not loaded yet.
-        precision: precision to compute in, for a model that is not loaded yet.
         json_file: file for the metrics.
         results_file: file for the results in COCO's format, with the ids of the dataset.
         out: folder for all of these and for tables and curves; see `write_evaluation`.
+        load_options: how to load a model that is given by name.
 
     Raises:
         UserError: a wrong argument, or a model that lacks classes of the dataset.
@@ -59,12 +53,9 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: expected 1 or more")
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
-    detector = open_detector(model, weights=weights, device=device, precision=precision)
-    engine = require_torch_engine(detector.engine, "evaluation")
-    evaluator = Evaluator(
-        dataset, detector.card, batch_size=batch_size, device=engine.device, workers=workers
-    )
-    evaluation, results, most = evaluator(engine.model)
+    detector = open_detector(model, load_options)
+    evaluator = Evaluator(dataset, detector.card, batch_size=batch_size, workers=workers)
+    evaluation, results, most = evaluator(lambda batch: detector.predict(batch.images, batch.padding))
     _warn_of_crowded_images(dataset, most)
     if rank_and_world()[0] == 0:
         _write(evaluation, results, json_file, results_file, out)

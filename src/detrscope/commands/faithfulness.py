@@ -15,8 +15,7 @@ from detrscope.core.safe_text import safe_csv_cell
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.explain.faithfulness import Faithfulness, check_faithfulness_arguments, measure_faithfulness
-from detrscope.inference.detector import Detector, open_detector
-from detrscope.inference.engine import Precision
+from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
 from detrscope.views.faithfulness import draw_faithfulness
 
 
@@ -30,10 +29,8 @@ def faithfulness(
     steps: int = 16,
     methods: Sequence[str] = (),
     sanity: int = 20,
-    weights: str | Path | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
     out: str | Path | None = None,
+    load_options: LoadOptions = LOAD_DEFAULTS,
 ) -> Faithfulness:
     """Measure deletion and insertion curves of every method over the detections in the first images of a dataset.
 
@@ -46,18 +43,16 @@ def faithfulness(
         steps: steps of every curve.
         methods: names of `EXPLAINERS`; all of them where empty. The random order is always included.
         sanity: number of images for the check with shuffled parameters; 0 skips it.
-        weights: for a variant name: a weights file instead of the published one, or "random".
-        device: device to run on, for a model that is not loaded yet.
-        precision: precision to compute in, for a model that is not loaded yet.
         out: folder for faithfulness.json, faithfulness.csv and faithfulness.png; None writes nothing.
+        load_options: how to load a model that is given by name.
 
     Raises:
         UserError: a wrong argument, or no detection to follow.
     """
     check_faithfulness_arguments(count, steps, sanity, methods)
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
-    detector = open_detector(model, weights=weights, device=device, precision=precision)
-    domain = DomainWarning(model, weights)
+    detector = open_detector(model, load_options)
+    domain = DomainWarning(model, load_options.weights)
     for image in dataset.images[:count]:
         domain.note(image.path, image.path.name)
     domain.warn()

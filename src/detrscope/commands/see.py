@@ -14,8 +14,7 @@ from detrscope.commands.ground_truth import GroundTruthIndex
 from detrscope.commands.trace_provider import TraceInput, TraceProvider, expand_trace_inputs, is_trace_input
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
-from detrscope.inference.detector import Detector, load
-from detrscope.inference.engine import Precision
+from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
 from detrscope.inference.media_sources import MediaSource, warn_of_other_media_frames
 from detrscope.lens.measure import Measurement
 from detrscope.trace_interface import Trace
@@ -69,9 +68,7 @@ def see(
     trace_format: TraceFormat | None = None,
     features: str | Sequence[str] = (),
     numbers: bool = False,
-    weights: str | Path | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
+    load_options: LoadOptions = LOAD_DEFAULTS,
 ) -> list[SeeResult]:
     """Draw figures of images, or of their traces.
 
@@ -91,9 +88,7 @@ def see(
         features: backbone convolutions whose feature maps are drawn and kept in the trace file; by default the last of
             each stage are drawn and not kept.
         numbers: keep the numbers of each view as JSON values in `SeeResult.numbers`.
-        weights: weights file instead of the published one, or "random", for a model that is not loaded yet.
-        device: device of a model that is not loaded yet.
-        precision: precision of a model that is not loaded yet.
+        load_options: how to load a model that is given by name; `weights` are those of `model`, not of `against`.
 
     Returns:
         A `SeeResult` for each image.
@@ -116,15 +111,18 @@ def see(
         trace_format = trace_format or ("none" if views else None)
         files = FigureFiles(Path(out), image_format, trace_format, bool(features), images)
     if not images:
-        _refuse_for_traces(model=model, weights=weights, features=features)
+        _refuse_for_traces(model=model, weights=load_options.weights, features=features)
         if against is None or isinstance(against, Trace | Detector) or is_trace_input(against):
-            _refuse_for_traces(device=device != "auto", precision=precision != "auto")
-    domain = DomainWarning(model, weights)
+            given = {f.name: getattr(load_options, f.name) != f.default for f in fields(LoadOptions)}
+            _refuse_for_traces(**given)
+    domain = DomainWarning(model, load_options.weights)
     if images and not isinstance(model, Detector):
-        model = load(model or SHIPPED, weights=weights, device=device, precision=precision)
+        model = open_detector(model or SHIPPED, load_options)
     if isinstance(against, str | Path):
         is_file = is_trace_input(against)
-        against = Trace.load(against) if is_file else load(against, device=device, precision=precision)
+        against = (
+            Trace.load(against) if is_file else open_detector(against, replace(load_options, weights=None))
+        )
     if split is not None and ground_truth is None:
         raise UserError(f"split {split}: is a split of the ground truth, but no ground truth was given")
     index = None if ground_truth is None else GroundTruthIndex(ground_truth, split or "val")

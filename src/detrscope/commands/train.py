@@ -17,6 +17,7 @@ from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.model_card import ModelCard
 from detrscope.data.dataset import DetectionDataset
 from detrscope.evaluation.evaluator import Evaluator
+from detrscope.evaluation.predict import ModulePredictor
 from detrscope.evaluation.report import write_class_csv
 from detrscope.ops.kernels.native_precision import DTYPES
 from detrscope.ops.kernels.threads import use_kernel_threads
@@ -170,13 +171,12 @@ def _make_evaluate(
         val,
         card,
         batch_size=config.images_per_micro_batch,
-        device=fabric.device,
-        autocast=None if precision == "fp32" else DTYPES[precision],
         workers=config.data.workers,
     )
+    autocast = None if precision == "fp32" else DTYPES[precision]
 
     def evaluate(model: nn.Module) -> Scores:
-        evaluation = evaluator(model).evaluation
+        evaluation = evaluator(ModulePredictor(model, fabric.device, autocast)).evaluation
         if fabric.is_global_zero:
             write_class_csv(folder / PER_CLASS, evaluation)
         return evaluation.summary()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-from torch import nn
-
 from detrscope.core.model_card import ModelCard
 from detrscope.data.dataset import DetectionDataset
 from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.predict import Result, predict_dataset
+from detrscope.evaluation.predict import Predict, Result, predict_dataset
 
 
 class ModelEvaluation(NamedTuple):
@@ -29,8 +26,6 @@ class Evaluator:
         dataset: Images and ground truth.
         card: Classes, preprocessing and scoring of the models.
         batch_size: Images in a batch.
-        device: Device of the models.
-        autocast: Precision to compute in where the weights are float32; None for that of the weights.
         workers: Number of processes that read images; 0 reads them in this one.
 
     Raises:
@@ -43,26 +38,18 @@ class Evaluator:
         card: ModelCard,
         *,
         batch_size: int,
-        device: torch.device | str,
-        autocast: torch.dtype | None = None,
         workers: int = 0,
     ) -> None:
         with_boxes = {a.category_id for rows in dataset.annotations.values() for a in rows}
         self.dataset_ids = match_classes(card.classes, dataset.classes, with_boxes)
         self.ground_truth = dataset.coco_json()
         self.dataset, self.card = dataset, card
-        self.batch_size, self.device, self.autocast, self.workers = batch_size, device, autocast, workers
+        self.batch_size, self.workers = batch_size, workers
 
-    def __call__(self, model: nn.Module) -> ModelEvaluation:
+    def __call__(self, predict: Predict) -> ModelEvaluation:
         """Evaluate a model; under torch.distributed must be called by every process; all get the same result."""
         predictions = predict_dataset(
-            model,
-            self.card,
-            self.dataset,
-            batch_size=self.batch_size,
-            device=self.device,
-            autocast=self.autocast,
-            workers=self.workers,
+            predict, self.card, self.dataset, batch_size=self.batch_size, workers=self.workers
         )
         counts: dict[int, int] = {}
         results = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,23 +12,50 @@ from detrscope.console import progress as progress_bar
 from detrscope.core.distributed import gather_objects, rank_and_world
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, postprocess
-from detrscope.core.types import Batch
+from detrscope.core.types import Batch, Outputs
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import Collated, DetectionLoader, Key
 from detrscope.data.transforms import EvalTransform
 
 Result = dict[str, Any]  # image_id, category_id, bbox (x, y, width, height in pixels), score
+Predict = Callable[[Batch], Outputs]  # a batch of the loader, on the CPU in float32 -> predictions
 
 
-@torch.no_grad()
+class ModulePredictor:
+    """Predictions of a module, in evaluation mode and without gradients; its own mode is restored.
+
+    Args:
+        model: maps a Batch to Outputs.
+        device: device of the model.
+        autocast: precision to compute in where the weights are float32; None for that of the weights.
+    """
+
+    def __init__(
+        self, model: nn.Module, device: torch.device | str = "cpu", autocast: torch.dtype | None = None
+    ) -> None:
+        self.model, self.device, self.autocast = model, torch.device(device), autocast
+        self.dtype = next(model.parameters()).dtype  # of the backbone: a model may have been cast to bf16
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Outputs:
+        """Return the predictions of a batch."""
+        batch = batch.to(self.device)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+                outputs: Outputs = self.model(Batch(batch.images.to(self.dtype), batch.padding))
+                return outputs
+        finally:
+            self.model.train(was_training)
+
+
 def predict_dataset(
-    model: nn.Module,
+    predict: Predict,
     card: ModelCard,
     dataset: DetectionDataset,
     *,
     batch_size: int = 1,
-    device: torch.device | str = "cpu",
-    autocast: torch.dtype | None = None,
     progress: bool = True,
     workers: int = 0,
 ) -> list[Result]:
@@ -39,12 +66,10 @@ def predict_dataset(
     of one process.
 
     Args:
-        model: Module that maps a Batch to Outputs; its mode (train or eval) is restored.
+        predict: Model as a function of batches: `ModulePredictor(module)`, or an engine's.
         card: Classes, preprocessing and scoring of the model.
         dataset: Images to predict.
         batch_size: Images in a batch.
-        device: Device of the model.
-        autocast: Precision to compute in where the weights are float32; None for that of the weights.
         progress: Whether to show a progress bar.
         workers: Number of processes that read images; 0 reads them in this one.
 
@@ -54,27 +79,16 @@ def predict_dataset(
     Raises:
         UserError: an image cannot be read.
     """
-    device = torch.device(device)
     rank, world = rank_and_world()
     mine = _batches_by_size(dataset, card, batch_size)[rank::world]
     samples = TransformedDataset(dataset, EvalTransform(card.preprocessing), cache=False)
     loader = DetectionLoader(samples, mine, workers)
-    dtype = next(model.parameters()).dtype  # of the backbone: a model may have been cast to bf16
-
     predicted: dict[Any, list[Result]] = {}
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            batches = _with_progress(loader, sum(map(len, mine))) if progress and rank == 0 else loader
-            for batch, _, infos in batches:
-                batch = batch.to(device)
-                outputs = model(Batch(batch.images.to(dtype), batch.padding))
-                scored = postprocess(outputs, card.scoring, [info.size for info in infos])
-                for info, image in zip(infos, scored, strict=True):
-                    predicted[info.image_id] = _as_coco(image, info.image_id, card)
-    finally:
-        model.train(was_training)
+    batches = _with_progress(loader, sum(map(len, mine))) if progress and rank == 0 else loader
+    for batch, _, infos in batches:
+        scored = postprocess(predict(batch), card.scoring, [info.size for info in infos])
+        for info, image in zip(infos, scored, strict=True):
+            predicted[info.image_id] = _as_coco(image, info.image_id, card)
     for part in gather_objects(predicted):
         predicted.update(part)
     return [result for image in dataset.images for result in predicted.get(image.id, ())]

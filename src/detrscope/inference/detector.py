@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from detrscope.checkpoints.load import RANDOM_SEED, load_model, seeded_load
 from detrscope.console import log
-from detrscope.core.argument_check import check_arguments_of, check_method_arguments
+from detrscope.core.argument_check import (
+    check_arguments_of,
+    check_field_arguments,
+    check_method_arguments,
+)
 from detrscope.core.classes import ClassTable
 from detrscope.core.download import is_url, shown_url
 from detrscope.core.edits import Edit
@@ -22,7 +27,7 @@ from detrscope.core.postprocess import postprocess
 from detrscope.core.probe import Probe
 from detrscope.core.types import Detections, Outputs, Target
 from detrscope.data.image_reader import Channels, ImageSource, read_image, read_upright
-from detrscope.inference.engine import Engine, Precision
+from detrscope.inference.engine import Engine, EngineName, Precision
 from detrscope.inference.torch_engine import TorchEngine, choose_device, choose_dtype
 from detrscope.inference.tracing import trace_image
 from detrscope.trace_interface import Trace
@@ -172,7 +177,7 @@ def load(
     classes: ClassTable | Sequence[str] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
-    engine: Literal["auto", "torch"] = "auto",
+    engine: EngineName = "auto",
 ) -> Detector:
     """Load a detector by variant name, checkpoint, run folder, Hugging Face folder or id.
 
@@ -208,20 +213,37 @@ def load(
     return Detector(TorchEngine.optimised(loaded.model, torch_device, dtype), loaded.card)
 
 
-def open_detector(
-    model: str | Path | Detector,
-    *,
-    weights: str | Path | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-) -> Detector:
+@check_field_arguments
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load a model that is given by name; see `load`.
+
+    Attributes:
+        weights: for a variant name: a weights file instead of the published one, or "random".
+        device: device to run on.
+        precision: precision to compute in.
+        engine: engine that runs the model.
+    """
+
+    weights: str | Path | None = None
+    device: str = "auto"
+    precision: Precision = "auto"
+    engine: EngineName = "auto"
+
+
+LOAD_DEFAULTS = LoadOptions()
+
+
+def open_detector(model: str | Path | Detector, options: LoadOptions = LOAD_DEFAULTS) -> Detector:
     """Return the detector that a name or path stands for, or the detector itself.
 
     Raises:
-        UserError: see `load`.
+        UserError: see `load`; or options that a loaded detector cannot follow.
     """
     if isinstance(model, str | Path):
-        return load(model, weights=weights, device=device, precision=precision)
+        return load(model, **vars(options))
+    if options != LOAD_DEFAULTS:
+        raise UserError("load_options: have no effect on a detector, which is loaded already; leave them out")
     return model
 
 

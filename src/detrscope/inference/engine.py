@@ -10,6 +10,7 @@ from detrscope.core.probe import Probe
 from detrscope.core.types import Outputs
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+EngineName = Literal["auto", "torch"]
 
 
 class Engine(Protocol):
