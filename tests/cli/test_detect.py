@@ -26,7 +26,7 @@ from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Detections
 from detrscope.inference import detector as detector_module
 from detrscope.inference.image_detections import to_supervision
-from detrscope.inference.media_sources import UniqueNames, expand_media_sources
+from detrscope.inference.media.sources import UniqueNames, expand_media_sources
 from detrscope.views.canvas import class_colours
 from detrscope.views.mp4 import write_mp4
 from tests.support.square_detector import NAMES, WORLD, SquareDetector, picture

@@ -13,7 +13,7 @@ import pytest
 
 from detrscope.commands.detect import detect
 from detrscope.core.errors import UserError
-from detrscope.inference.video import Video, upright_video_frame
+from detrscope.inference.media.video import Video, upright_video_frame
 from tests.support.square_detector import SquareDetector
 from tests.support.videos import damaged_clip, write_clip
 

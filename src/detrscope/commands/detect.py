@@ -18,8 +18,8 @@ from detrscope.core.errors import UserError, WorkFailed
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
 from detrscope.inference.image_detections import ImageDetections, detections_of_classes
-from detrscope.inference.media_sources import MediaSource, expand_media_sources, warn_of_other_media_frames
-from detrscope.inference.video import Video, VideoFrame
+from detrscope.inference.media.sources import MediaSource, expand_media_sources, warn_of_other_media_frames
+from detrscope.inference.media.video import Video, VideoFrame
 
 if TYPE_CHECKING:
     from rich.progress import Progress

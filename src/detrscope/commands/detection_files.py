@@ -13,8 +13,8 @@ from torch import Tensor
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.files import atomic_write, check_writable_folder
 from detrscope.inference.image_detections import ImageDetections, write_detections_csv
-from detrscope.inference.media_sources import MediaSource
-from detrscope.inference.video import VideoFrame
+from detrscope.inference.media.sources import MediaSource
+from detrscope.inference.media.video import VideoFrame
 from detrscope.views.canvas import ENDINGS, Drawing
 from detrscope.views.detection_image import draw_detections
 from detrscope.views.mp4 import write_mp4

@@ -15,7 +15,7 @@ from detrscope.commands.trace_provider import TraceInput, TraceProvider, expand_
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
-from detrscope.inference.media_sources import MediaSource, warn_of_other_media_frames
+from detrscope.inference.media.sources import MediaSource, warn_of_other_media_frames
 from detrscope.lens.measure import Measurement
 from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, View, view_of

@@ -12,7 +12,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.data.image_reader import ImageSource
 from detrscope.inference.detector import Detector
-from detrscope.inference.media_sources import MediaSource, UniqueNames, expand_media_sources
+from detrscope.inference.media.sources import MediaSource, UniqueNames, expand_media_sources
 from detrscope.lens.captions import NOTE
 from detrscope.trace_interface import Trace
 from detrscope.views.features import features_view_stages

@@ -20,7 +20,7 @@ from detrscope.data.open_dataset import SOURCE_FORMATS, read_dataset
 from detrscope.data.segmentation import SegmentationMap, segmentation_of, segmentation_of_box
 from detrscope.data.validation_log import ValidationLog
 from detrscope.evaluation.class_matching import match_classes
-from detrscope.inference.media_sources import UniqueNames, expand_media_sources
+from detrscope.inference.media.sources import UniqueNames, expand_media_sources
 from detrscope.training.config import RunConfig
 
 MAX_UNCOUNTED = 32  # images of a source that are recorded without `count`

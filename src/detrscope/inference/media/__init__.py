@@ -1,0 +1,1 @@
+"""Images, folders, videos, cameras and streams as input."""
