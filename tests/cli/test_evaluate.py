@@ -2,21 +2,25 @@
 
 import json
 import logging
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from detrscope import families
-from detrscope.checkpoints.native import save_checkpoint
+from detrscope.checkpoints.native import read_checkpoint_card, replace_checkpoint_card, save_checkpoint
 from detrscope.cli import main
 from detrscope.commands.evaluate import evaluate, evaluate_results
 from detrscope.config import config_to_tree
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
+from detrscope.core.operating_points import ThresholdCurve, ThresholdTable
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.open_dataset import open_dataset
 from tests.support.square_detector import IDS, NAMES, WORLD, SquareDetector, card, write_world
@@ -82,18 +86,23 @@ def test_evaluates_a_checkpoint_and_writes_everything(
         "precision_recall.csv",
         "precision_recall.png",
         "results.json",
+        "thresholds.csv",
     ]
     assert json.loads((out / "evaluation.json").read_text()) == tree
     assert json.loads((out / "results.json").read_text()) == rows
     lines = (out / "per_class.csv").read_text().splitlines()
-    assert lines[0] == "id,name,boxes,AP,AP50,AP75,AP_small,AP_medium,AP_large"
+    assert lines[0].startswith(
+        "id,name,boxes,AP,AP50,AP75,AP_small,AP_medium,AP_large,f1 threshold,f1 precision"
+    )
     assert [line.split(",")[:3] for line in lines[1:]] == [
         ["1", "ruby", "1"],
         ["7", "leaf", "2"],
         ["900", "sky", "2"],
     ]
     curve = (out / "precision_recall.csv").read_text().splitlines()
-    assert len(curve) == 102 and curve[0].startswith("recall,ruby AP50,ruby AP75,leaf AP50")
+    assert len(curve) == 102 and curve[0].startswith(
+        "recall,ruby AP50,ruby AP75,ruby score at AP50,ruby score at AP75,leaf AP50"
+    )
 
     again = tmp_path / "again.json"  # the file of results scores the same as the model
     assert run(monkeypatch, "evaluate", "--results-in", results, "--data", world, "--json", again) == 0
@@ -110,6 +119,81 @@ def test_quiet_prints_only_metrics(
     captured = capsys.readouterr()
     assert "AP50" in captured.out and "per class" in captured.out
     assert captured.err == ""
+
+
+def test_thresholds_are_printed_and_in_the_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path
+) -> None:
+    annotations = json.loads((world / "annotations.json").read_text())["annotations"]
+    rows = [
+        {**{k: a[k] for k in ("image_id", "category_id", "bbox")}, "score": score}
+        for a, score in zip(annotations, (0.9, 0.8, 0.7, 0.4, 0.2), strict=True)
+    ]
+    wrong = {**rows[0], "bbox": [0, 0, 3, 3], "score": 0.3}
+    results, numbers = tmp_path / "r.json", tmp_path / "n.json"
+    results.write_text(json.dumps([*rows[:4], wrong]))
+    arguments = ["--results-in", results, "--data", world, "--json", numbers]
+    assert run(monkeypatch, "evaluate", *arguments) == 0
+    lines = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert any(line[1:2] == ["best F1"] and line[3:6] == ["1.000", "0.800", "0.889"] for line in lines)
+    assert ["", "recall 0.9", "none", "-", "at most 0.800", "-", ""] in lines
+    assert not any("ruby" in line and "best F1" in line for line in lines)
+    tree = json.loads(numbers.read_text())
+    assert tree["operating_points"]["recall=0.9"]["highest"] == 0.8
+    assert 0.3 < tree["operating_points"]["f1"]["threshold"] <= 0.4
+    assert run(monkeypatch, "evaluate", *arguments, "--per-class-thresholds") == 0
+    lines = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert any(line[1:3] == ["ruby", "best F1"] for line in lines)
+
+
+def test_stored_thresholds_answer_detect(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    world: Path,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run" / "best.safetensors"
+    path.parent.mkdir()
+    shutil.copy(checkpoint, path)
+    picture = world / "images" / "0.png"
+    asked = ["detect", picture, "--model", path.parent, "--device", "cpu", "--json", "--quiet"]
+    assert run(monkeypatch, *asked, "--threshold", "f1") == 2
+    assert "evaluate it on a validation set with --store-thresholds" in capsys.readouterr().err
+
+    arguments = ["evaluate", "--model", path.parent, "--data", world, "--device", "cpu"]
+    results = tmp_path / "r.json"
+    assert run(monkeypatch, *arguments, "--results", results, "--store-thresholds") == 0
+    before, after = read_checkpoint_card(checkpoint), read_checkpoint_card(path)
+    assert before is not None and after is not None and before.thresholds is None
+    table = after.thresholds
+    assert table is not None and replace(after, thresholds=None) == before
+    assert (table.images, table.all_classes.boxes) == (5, 5) and set(table.per_class) == set(IDS)
+    old, new = load_file(checkpoint), load_file(path)
+    assert old.keys() == new.keys()
+    assert all(old[key].numpy().tobytes() == new[key].numpy().tobytes() for key in old)
+
+    # A table that a model of these scores could have; the card alone decides.
+    scores = sorted({row["score"] for row in json.loads(results.read_text())})
+    middle = scores[len(scores) // 2]
+    made_up = ThresholdTable("made up", 5, ThresholdCurve(5, (middle,), (5,), (0,)), {})
+    replace_checkpoint_card(path, replace(before, thresholds=made_up))
+    capsys.readouterr()
+    assert run(monkeypatch, *[a for a in asked if a != "--quiet"], "--threshold", "precision=0.9") == 0
+    captured = capsys.readouterr()
+    assert f"precision=0.9: threshold {middle:.4g}, precision 1.000" in " ".join(captured.err.split())
+    by_name = json.loads(captured.out)
+    assert run(monkeypatch, *asked, "--threshold", repr(middle)) == 0
+    assert json.loads(capsys.readouterr().out) == by_name
+
+
+@pytest.mark.parametrize("model", ["sprint-dense-n", "SQUARES", "FOREIGN"])
+def test_only_our_checkpoints_store_thresholds(model: str, world: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(1)}, foreign)
+    given = {"SQUARES": SquareDetector(), "FOREIGN": foreign}.get(model, model)
+    with pytest.raises(UserError, match="store_thresholds: expected a checkpoint of detrscope"):
+        evaluate(given, world, store_thresholds=True)
 
 
 def test_no_results_score_zero_and_undefined_shows_as_a_dash(
@@ -189,6 +273,11 @@ def test_results_can_be_given_as_data(world: Path) -> None:
         (["--data", "nowhere", "--model", "MODEL"], "nowhere"),
         (["--data", "WORLD", "--results-in", "none.json"], "none.json: cannot be read"),
         (["--data", "WORLD", "--results-in", "r.json", "--results", "s.json"], "--results"),
+        (["--data", "WORLD", "--results-in", "r.json", "--store-thresholds"], "--store-thresholds writes to"),
+        (
+            ["--data", "WORLD", "--model", "sprint-dense-n", "--store-thresholds"],
+            "store_thresholds: expected",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(

@@ -43,6 +43,10 @@ def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> No
             np.testing.assert_allclose(
                 curves[row.name].precision_75, precision[5, :, k, 0, 2], rtol=0, atol=1e-9
             )
+            scores = expected.eval["scores"][[0, 5], :, k, 0, 2]
+            np.testing.assert_allclose(
+                [curves[row.name].score_50, curves[row.name].score_75], scores, rtol=0, atol=1e-9
+            )
         else:
             assert row.name not in curves
 
@@ -165,8 +169,9 @@ def test_results_of_another_dataset_are_refused() -> None:
 
 def test_json_has_the_documented_keys() -> None:
     tree = average_precision(world(), perfect()).to_json()
-    assert list(tree) == [*SUMMARY, "images", "boxes", "per_class"]
-    assert list(tree["per_class"][0]) == ["id", "name", *SUMMARY[:6], "boxes"]
+    assert list(tree) == [*SUMMARY, "images", "boxes", "operating_points", "per_class"]
+    assert list(tree["per_class"][0]) == ["id", "name", *SUMMARY[:6], "boxes", "operating_points"]
+    assert list(tree["operating_points"]) == ["f1", "precision=0.9", "recall=0.9"]
     assert json.loads(json.dumps(tree)) == tree
 
 

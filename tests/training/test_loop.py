@@ -13,8 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from detrscope.checkpoints.native import read_checkpoint_card
 from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.operating_points import ThresholdCurve, ThresholdTable
 from detrscope.core.types import Batch, Outputs, Queries
+from detrscope.training.loop import Validation
 from detrscope.training.run_folder import BEST, LAST, STATE, RunFolder
 from detrscope.training.schedule import constant
 from detrscope.training.train_config import EmaConfig, ScheduleConfig, TrainConfig
@@ -39,10 +42,13 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in TIMES} for row in RunFolder(folder).rows()]
 
 
-def fake_ap(model: nn.Module) -> dict[str, float | None]:
+TABLE = ThresholdTable("made up", 3, ThresholdCurve(4, (0.7, 0.2), (1, 3), (0, 1)), {})
+
+
+def fake_ap(model: nn.Module) -> Validation:
     """A score that depends on every weight."""
     total = sum(float(p.detach().double().abs().sum()) for p in model.parameters())
-    return {"AP": total % 1, "AP_small": None}
+    return Validation({"AP": total % 1, "AP_small": None}, TABLE)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -83,7 +89,7 @@ def test_run_killed_in_evaluation_repeats_only_that(tmp_path: Path) -> None:
     run(tmp_path / "whole", CONFIG, evaluate=fake_ap)
     calls: list[int] = []
 
-    def dies_once(model: nn.Module) -> dict[str, float | None]:
+    def dies_once(model: nn.Module) -> Validation:
         calls.append(1)
         if len(calls) == 3:
             raise Killed
@@ -267,9 +273,9 @@ def test_best_checkpoint_has_the_highest_ap(tmp_path: Path) -> None:
     scores = iter([0.2, 0.5, None, 0.4])
     kept: list[dict[str, torch.Tensor]] = []
 
-    def evaluate(model: nn.Module) -> dict[str, float | None]:
+    def evaluate(model: nn.Module) -> Validation:
         kept.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return {"AP": next(scores)}
+        return Validation({"AP": next(scores)})
 
     outcome, model = run(tmp_path, replace(CONFIG, epochs=4), evaluate=evaluate)
     assert (outcome.best_ap, outcome.best_epoch) == (0.5, 2)
@@ -278,8 +284,18 @@ def test_best_checkpoint_has_the_highest_ap(tmp_path: Path) -> None:
     assert not load_file(tmp_path / LAST)["heads.0.weight"].equal(model.heads[0].weight)  # it is the average
 
 
+def test_checkpoints_store_the_thresholds_of_their_evaluation(tmp_path: Path) -> None:
+    run(tmp_path, replace(CONFIG, epochs=3, evaluate_every=2, max_steps=6), evaluate=fake_ap)
+    for name in (BEST, LAST):
+        card = read_checkpoint_card(tmp_path / name)
+        assert card is not None and card.thresholds == TABLE
+    run(tmp_path / "none", replace(CONFIG, epochs=1))
+    card = read_checkpoint_card(tmp_path / "none" / LAST)
+    assert card is not None and card.thresholds is None
+
+
 def test_evaluation_every_n_epochs_and_after_the_last(tmp_path: Path) -> None:
-    run(tmp_path, replace(CONFIG, epochs=5, evaluate_every=2), evaluate=lambda model: {"AP": 0.1})
+    run(tmp_path, replace(CONFIG, epochs=5, evaluate_every=2), evaluate=lambda model: Validation({"AP": 0.1}))
     assert ["val/AP" in row for row in rows(tmp_path)] == [False, True, False, True, True]
 
 

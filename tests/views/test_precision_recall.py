@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detrscope.views.precision_recall import MAX_LINES, draw_precision_recall
+from detrscope.views.precision_recall import MAX_LINES, ThresholdMarks, draw_precision_recall
 
 
 def test_a_line_for_each_class_and_one_for_their_mean(tmp_path: Path) -> None:
@@ -33,3 +33,12 @@ def test_missing_ground_truth_is_written() -> None:
     picture = draw_precision_recall({})
     assert "no ground truth" in picture.figure().axes[0].texts[0].get_text()
     assert picture.pixels().shape == (560, 1200, 3)
+
+
+def test_operating_points_are_marked_at_iou_50_only() -> None:
+    marks = ThresholdMarks([0.2, 0.6], [1.0, 0.7], [(0.6, 0.7, "f1 at 0.31")])
+    left, right = draw_precision_recall({"cat": ([1.0] * 101, [0.5] * 101)}, marks=marks).figure().axes
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels == ["cat 100.0", "all classes together"]
+    assert [text.get_text() for text in left.texts] == ["f1 at 0.31"] and not right.texts
+    assert [line.get_xdata()[0] for line in left.lines if len(line.get_xdata()) == 1] == [0.6]

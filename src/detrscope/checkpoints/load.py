@@ -97,7 +97,8 @@ def seeded_load(seed: int) -> Iterator[None]:
 def load_with_new_class_head(loaded: Loaded, classes: ClassTable) -> Loaded:
     """Return the model for other classes: the class head is reset, all other weights stay."""
     report = loaded.report
-    card = replace(loaded.card, classes=classes, metrics={}, source=f"fine-tuned from {report.source}")
+    source = f"fine-tuned from {report.source}"
+    card = replace(loaded.card, classes=classes, metrics={}, thresholds=None, source=source)
     model = build_checkpoint_model(card)
     new, old = model.state_dict(), loaded.model.state_dict()
     reset = tuple(key for key in new if CLASS_HEADS.fullmatch(key))
@@ -227,6 +228,16 @@ def _load_folder(folder: Path) -> Loaded:
     raise UserError(
         f"{folder}: no model; expected a run folder ({RUN_CHECKPOINTS[0]}) or a Hugging Face folder (config.json)"
     )
+
+
+def find_native_checkpoint(name_or_path: str | Path) -> Path | None:
+    """Return the native checkpoint that a path stands for, a run folder for its best one; None where it is none."""
+    path = Path(name_or_path)
+    files = [path / name for name in RUN_CHECKPOINTS] if isdir(path) else [path]
+    file = next((file for file in files if isfile(file)), None)
+    if file is None or file.suffix != ".safetensors" or read_checkpoint_card(file) is None:
+        return None
+    return file
 
 
 def _load_file(path: Path) -> Loaded:

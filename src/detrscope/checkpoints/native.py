@@ -70,6 +70,19 @@ def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> None
         save_file(state, temporary, metadata={HEADER: json.dumps(card.to_json()), "format": "pt"})
 
 
+def replace_checkpoint_card(path: str | Path, card: ModelCard) -> None:
+    """Give a native checkpoint another card, atomically; its tensors and other entries stay bit for bit.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+    state = load_file(path)
+    with atomic_write(path) as temporary:
+        save_file(state, temporary, metadata={**metadata, HEADER: json.dumps(card.to_json())})
+
+
 def read_checkpoint_card(path: str | Path) -> ModelCard | None:
     """Return the card of a safetensors file, or None where it has none.
 

@@ -38,7 +38,13 @@ def detect(
     ],
     model: Model = "sprint-dense-n",
     weights: Weights = None,
-    threshold: Annotated[float, typer.Option(help="Minimum score of a detection, 0 to 1.")] = 0.7,
+    threshold: Annotated[
+        str,
+        typer.Option(
+            help="Minimum score, 0 to 1; or f1, precision=0.9 or recall=0.8 as measured by `evaluate "
+            "--store-thresholds`, with ',per-class' for each class."
+        ),
+    ] = "0.7",
     show_names: Annotated[
         str, typer.Option(help="Class names to keep, such as 'person,dog'.", show_default="all")
     ] = "",

@@ -44,16 +44,30 @@ def evaluate(
         Path | None, typer.Option(help="File to write the detections to, in COCO's format.")
     ] = None,
     out: OptionalOutFolder = None,
+    per_class_thresholds: Annotated[
+        bool, typer.Option("--per-class-thresholds", help="Print the thresholds of each class too.")
+    ] = False,
+    store_thresholds: Annotated[
+        bool,
+        typer.Option(
+            "--store-thresholds",
+            help="Write the thresholds into the checkpoint, for `detect --threshold precision=0.9`.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
-    """Measure AP, AP50, AP75, small, medium, large, AR, and all of them per class.
+    """Measure AP, AP50, AP75, small, medium, large, AR, and all of them per class; find score thresholds.
 
     With --out, metrics, tables, precision-recall curves and detections are written.
     """
     console.setup_console(quiet, log_level)
     if (model is None) == (results_in is None):
         raise UserError("give either --model or --results-in")
+    if results_in is not None and store_thresholds:
+        raise UserError(
+            "--store-thresholds writes to the checkpoint of a model; it does not go with --results-in"
+        )
     if results_in is not None and results is not None:
         raise UserError("--results writes the detections of a model; it does not go with --results-in")
     for path in (json, results):
@@ -63,7 +77,12 @@ def evaluate(
         check_writable_folder(out)
 
     from detrscope.commands import evaluate as command
-    from detrscope.evaluation.report import class_table, summary_table
+    from detrscope.evaluation.report import (
+        class_table,
+        class_threshold_table,
+        summary_table,
+        threshold_table,
+    )
     from detrscope.inference.detector import LoadOptions
 
     if results_in is not None:
@@ -79,6 +98,10 @@ def evaluate(
             json_file=json,
             results_file=results,
             out=out,
+            store_thresholds=store_thresholds,
         )
     console.print_table(summary_table(evaluation))
     console.print_table(class_table(evaluation))
+    console.print_table(threshold_table(evaluation))
+    if per_class_thresholds:
+        console.print_table(class_threshold_table(evaluation))

@@ -15,6 +15,7 @@ from detrscope.commands.domain_warning import DomainWarning
 from detrscope.console import log, progress
 from detrscope.core.download import is_url
 from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.threshold_choice import check_threshold_form, find_thresholds
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
 from detrscope.inference.image_detections import ImageDetections, detections_of_classes
@@ -31,7 +32,7 @@ def detect(
     model: str | Path | Detector,
     sources: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
     *,
-    threshold: float = 0.7,
+    threshold: float | str = 0.7,
     show_names: Sequence[str] = (),
     out: str | Path | None = None,
     image_format: str = "png",
@@ -45,7 +46,7 @@ def detect(
     Args:
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
         sources: a file, folder, glob, URL, array ..., or a list of these.
-        threshold: minimum score, 0..1.
+        threshold: minimum score, 0..1, or a goal such as "precision=0.9"; see `Detector.detect`.
         show_names: class names to keep; all classes where empty.
         out: folder for an image (or an mp4 and a JSON-lines file of frames) per source, `detections.json` and
             `detections.csv`; None writes nothing.
@@ -59,13 +60,15 @@ def detect(
         UserError: a wrong argument, or a named source that cannot be read.
         WorkFailed: nothing in a folder could be read.
     """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"threshold {threshold}: expected a score between 0 and 1")
+    check_threshold_form(threshold)
     todo = [
         _checked(s) for s in expand_media_sources(sources if isinstance(sources, list | tuple) else [sources])
     ]
     detector = open_detector(model, load_options)
     classes = detector.card.classes
+    thresholds = find_thresholds(threshold, detector.card.thresholds, classes)
+    if thresholds.note:
+        log.info(thresholds.note)
     writer = None if out is None else DetectionWriter(Path(out), image_format, classes.names, todo)
     names = {classes.names[classes.index_of_name(name)] for name in show_names}
     domain = DomainWarning(model, load_options.weights)
@@ -74,7 +77,7 @@ def detect(
 
     def detect_in(image: Tensor, source: MediaSource, frame: VideoFrame | None = None) -> ImageDetections:
         detections = replace(
-            detections_of_classes(detector.detect(image, threshold), names), source=source.name
+            detections_of_classes(detector.detect(image, thresholds.values), names), source=source.name
         )
         index, time = (None, None) if frame is None else (frame.index, round(float(frame.time), 6))
         return ImageDetections(source.name, detections, index, time, notes[source.stem])

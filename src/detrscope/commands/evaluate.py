@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from detrscope.checkpoints.load import find_native_checkpoint
+from detrscope.checkpoints.native import replace_checkpoint_card
 from detrscope.console import log
 from detrscope.core.distributed import rank_and_world
 from detrscope.core.errors import UserError
+from detrscope.core.files import check_writable_file
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.evaluator import Evaluator
-from detrscope.evaluation.report import write_class_csv, write_evaluation_json, write_precision_recall_csv
+from detrscope.evaluation.report import (
+    write_class_csv,
+    write_evaluation_json,
+    write_precision_recall_csv,
+    write_thresholds_csv,
+)
 from detrscope.evaluation.results_file import read_results, write_results
+from detrscope.evaluation.threshold_curves import operating_points
 from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
-from detrscope.views.precision_recall import draw_precision_recall
+from detrscope.views.precision_recall import ThresholdMarks, draw_precision_recall
 
 
 def evaluate(
@@ -29,6 +39,7 @@ def evaluate(
     json_file: str | Path | None = None,
     results_file: str | Path | None = None,
     out: str | Path | None = None,
+    store_thresholds: bool = False,
     load_options: LoadOptions = LOAD_DEFAULTS,
 ) -> Evaluation:
     """Return the COCO AP of a model on a dataset.
@@ -45,21 +56,45 @@ def evaluate(
         json_file: file for the metrics.
         results_file: file for the results in COCO's format, with the ids of the dataset.
         out: folder for all of these and for tables and curves; see `write_evaluation`.
+        store_thresholds: write the operating points into the card of the model's checkpoint, whose weights stay as
+            they are, so that `detect` can be asked for a precision or a recall.
         load_options: how to load a model that is given by name.
 
     Raises:
-        UserError: a wrong argument, or a model that lacks classes of the dataset.
+        UserError: a wrong argument, a model that lacks classes of the dataset, or one whose card cannot be written.
     """
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: expected 1 or more")
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
+    checkpoint = _checkpoint_to_write(model, load_options) if store_thresholds else None
     detector = open_detector(model, load_options)
     evaluator = Evaluator(dataset, detector.card, batch_size=batch_size, workers=workers)
-    evaluation, results, most = evaluator(lambda batch: detector.predict(batch.images, batch.padding))
+    evaluation, results, most, table = evaluator(lambda batch: detector.predict(batch.images, batch.padding))
     _warn_of_crowded_images(dataset, most)
     if rank_and_world()[0] == 0:
         _write(evaluation, results, json_file, results_file, out)
+        if checkpoint is not None:
+            replace_checkpoint_card(checkpoint, replace(detector.card, thresholds=table))
+            log.info("%s: thresholds on %s stored in its card", checkpoint, table.source)
     return evaluation
+
+
+def _checkpoint_to_write(model: str | Path | Detector, options: LoadOptions) -> Path:
+    """Return the checkpoint file whose card can be written, before any work is done for it.
+
+    Raises:
+        UserError: the model is no file of ours, or the file cannot be written.
+    """
+    name = options.weights or model
+    file = find_native_checkpoint(name) if isinstance(name, str | Path) else None
+    if file is None:
+        given = f"'{name}'" if isinstance(name, str | Path) else "a detector in memory"
+        raise UserError(
+            f"store_thresholds: expected a checkpoint of detrscope (.safetensors with a model card) or a run folder as"
+            f" model, found {given}; leave it out"
+        )
+    check_writable_file(file)
+    return file
 
 
 def evaluate_results(
@@ -90,13 +125,26 @@ def evaluate_results(
 
 
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> None:
-    """Write `evaluation.json`, `per_class.csv`, `precision_recall.csv`, `precision_recall.png`."""
+    """Write `evaluation.json`, `per_class.csv`, `precision_recall.csv`, `precision_recall.png`, `thresholds.csv`."""
     out = Path(out)
     write_evaluation_json(out / "evaluation.json", evaluation)
     write_class_csv(out / "per_class.csv", evaluation)
     write_precision_recall_csv(out / "precision_recall.csv", evaluation)
     curves = {curve.name: (curve.precision_50, curve.precision_75) for curve in evaluation.curves}
-    draw_precision_recall(curves, out / "precision_recall.png")
+    draw_precision_recall(curves, out / "precision_recall.png", marks=_marks(evaluation))
+    write_thresholds_csv(out / "thresholds.csv", evaluation)
+
+
+def _marks(evaluation: Evaluation) -> ThresholdMarks:
+    """Return the operating points to mark in the precision-recall figure."""
+    curve = evaluation.thresholds.all_classes
+    points = curve.points()
+    reached = [(goal, point) for goal, point in operating_points(curve) if point is not None]
+    return ThresholdMarks(
+        [point.recall for point in points],
+        [point.precision for point in points],
+        [(point.recall, point.precision, f"{goal} at {point.threshold:.3g}") for goal, point in reached],
+    )
 
 
 def _write(

@@ -29,7 +29,7 @@ from detrscope.training.launch import (
     resolve_precision,
     resolve_processes,
 )
-from detrscope.training.loop import Hooks, Outcome, Scores, train_model
+from detrscope.training.loop import Hooks, Outcome, Validation, train_model
 from detrscope.training.memory_estimate import check_memory
 from detrscope.training.run_folder import CURVES, LAST, LOG, PER_CLASS, RunFolder, log_to_run_folder
 from detrscope.training.setup import (
@@ -163,8 +163,8 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
 
 def _make_evaluate(
     config: RunConfig, card: ModelCard, val: DetectionDataset, folder: RunFolder, fabric: Fabric
-) -> Callable[[nn.Module], Scores]:
-    """Make the function that computes AP on the validation images, and writes that of each class."""
+) -> Callable[[nn.Module], Validation]:
+    """Make the function that computes AP and thresholds on the validation images, and writes AP of each class."""
     precision = config.train.precision
     assert precision != "auto"
     evaluator = Evaluator(
@@ -175,10 +175,10 @@ def _make_evaluate(
     )
     autocast = None if precision == "fp32" else DTYPES[precision]
 
-    def evaluate(model: nn.Module) -> Scores:
-        evaluation = evaluator(ModulePredictor(model, fabric.device, autocast)).evaluation
+    def evaluate(model: nn.Module) -> Validation:
+        result = evaluator(ModulePredictor(model, fabric.device, autocast))
         if fabric.is_global_zero:
-            write_class_csv(folder / PER_CLASS, evaluation)
-        return evaluation.summary()
+            write_class_csv(folder / PER_CLASS, result.evaluation)
+        return Validation(result.evaluation.summary(), result.thresholds)
 
     return evaluate

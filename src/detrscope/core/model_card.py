@@ -11,6 +11,7 @@ from pydantic import Field, PlainValidator
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import StrictModel, validate
+from detrscope.core.operating_points import ThresholdFields, ThresholdTable
 from detrscope.core.preprocessing import Preprocessing
 
 Scoring = Literal["softmax", "sigmoid"]
@@ -34,12 +35,17 @@ class ModelCard:
     source: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     precision: Precision | None = None  # precision of training and of the metrics, where known
+    thresholds: ThresholdTable | None = None  # operating points on a validation set, where measured
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict for the header of a checkpoint, without metrics that JSON cannot hold (NaN, infinity)."""
+        fields = dict(vars(self))
+        table = fields.pop("thresholds")
         return {
             "format": FORMAT,
-            **vars(self),
+            **fields,
+            # Left out where it is not known, so that cards without it stay as they were.
+            **({} if table is None else {"thresholds": table.to_json()}),
             "classes": self.classes.to_json(),
             "preprocessing": self.preprocessing.to_json(),
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
@@ -66,8 +72,22 @@ class ModelCard:
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"], f"{name}: preprocessing")
+        if fields["thresholds"] is not None:
+            fields["thresholds"] = _threshold_table(fields["thresholds"], fields["classes"], name)
         del fields["format"]
         return cls(**fields)
+
+
+def _threshold_table(fields: ThresholdFields, classes: ClassTable, name: str) -> ThresholdTable:
+    """Return the threshold table of a card.
+
+    Raises:
+        UserError: it is of other classes, or its columns do not fit.
+    """
+    table = ThresholdTable.from_fields(fields, f"{name}: thresholds")
+    if unknown := sorted(set(table.per_class) - set(classes.ids)):
+        raise UserError(f"{name}: thresholds: class id {unknown[0]} is not one of the classes")
+    return table
 
 
 def _name(value: object) -> str:
@@ -97,3 +117,4 @@ class CardFields(StrictModel):
     source: str
     metrics: dict[str, float]
     precision: Precision | None = None
+    thresholds: ThresholdFields | None = None

@@ -26,10 +26,22 @@ class Scored:
     query_ids: Tensor  # [n]
 
     def detections(
-        self, classes: ClassTable, threshold: float, *, height: int, width: int, source: str = ""
+        self,
+        classes: ClassTable,
+        threshold: float | tuple[float, ...],
+        *,
+        height: int,
+        width: int,
+        source: str = "",
     ) -> Detections:
-        """Return what scores at least `threshold`, with boxes clipped to an image of `height` x `width` pixels."""
-        keep = self.scores >= threshold
+        """Return what scores at least `threshold`, with boxes clipped to an image of `height` x `width` pixels.
+
+        A threshold for each class is a tuple in the order of the classes.
+        """
+        if isinstance(threshold, tuple):
+            keep = self.scores >= self.scores.new_tensor(threshold)[self.class_indices]
+        else:
+            keep = self.scores >= threshold
         indices = self.class_indices[keep].tolist()
         limit = self.boxes_xyxy.new_tensor([width, height, width, height])
         return Detections(

@@ -11,14 +11,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from detrscope.console import log
 from detrscope.core.errors import UserError
+from detrscope.core.operating_points import ThresholdCurve
 from detrscope.evaluation.accumulate import IOU_50, IOU_75, accumulate
 from detrscope.evaluation.results_file import check_results_ground_truth, result_problem
+from detrscope.evaluation.threshold_curves import operating_points, threshold_curve
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,21 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision of one class at each of the 101 recalls of `accumulate.RECALLS`."""
+    """Precision of one class at each of the 101 recalls of `accumulate.RECALLS`, and the scores that reach them."""
 
     name: str
     precision_50: tuple[float, ...]  # at IoU .50
     precision_75: tuple[float, ...]  # at IoU .75
+    score_50: tuple[float, ...]  # minimum score for each recall; 0 where none reaches it
+    score_75: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ThresholdCurves:
+    """Precision and recall at score thresholds, at IoU .50."""
+
+    all_classes: ThresholdCurve  # detections of every class counted together
+    per_class: tuple[ThresholdCurve, ...]  # in the order of `Evaluation.per_class`
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,7 @@ class Evaluation:
     boxes: int  # of the ground truth, without crowds
     per_class: tuple[ClassScore, ...]
     curves: tuple[Curve, ...]  # of the classes that have boxes
+    thresholds: ThresholdCurves
 
     def summary(self) -> dict[str, float | None]:
         """Return AP to AR_large by name."""
@@ -72,8 +86,25 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return every number but the curves as plain data."""
-        rows = [asdict(row) for row in self.per_class]
-        return {**self.summary(), "images": self.images, "boxes": self.boxes, "per_class": rows}
+        rows = [
+            {**asdict(row), "operating_points": _points_json(curve)}
+            for row, curve in zip(self.per_class, self.thresholds.per_class, strict=True)
+        ]
+        points = _points_json(self.thresholds.all_classes)
+        counts = {"images": self.images, "boxes": self.boxes}
+        return {**self.summary(), **counts, "operating_points": points, "per_class": rows}
+
+
+def _points_json(curve: ThresholdCurve) -> dict[str, dict[str, float | None]]:
+    """Return the operating point of each goal; null where no threshold reaches it, with the highest there is."""
+    rows: dict[str, dict[str, float | None]] = {}
+    for goal, point in operating_points(curve):
+        if point is None:
+            highest = {"highest": curve.highest(goal.kind) if curve.boxes else None}
+            rows[str(goal)] = {**dict.fromkeys(("threshold", "precision", "recall", "f1")), **highest}
+        else:
+            rows[str(goal)] = {**asdict(point), "f1": point.f1}
+    return rows
 
 
 def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Evaluation:
@@ -104,7 +135,8 @@ def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping
     image_rows = {image_id: row for row, image_id in enumerate(image_ids)}
     category_rows = {category["id"]: row for row, category in enumerate(categories)}
     annotations = _annotations(ground_truth["annotations"], image_rows, category_rows)
-    table = accumulate(len(categories), annotations, _usable(results, image_rows, category_rows))
+    usable = _usable(results, image_rows, category_rows)
+    table = accumulate(len(categories), annotations, usable)
     boxes = Counter(a["category_id"] for a in annotations if not a["iscrowd"])
     names = [str(category["name"]) for category in categories]
     return Evaluation(
@@ -124,10 +156,26 @@ def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping
             for k, category in enumerate(categories)
         ),
         curves=tuple(
-            Curve(name, *(tuple(curve.tolist()) for curve in table.curves[:, k]))
+            Curve(name, *(tuple(column.tolist()) for column in (*table.curves[:, k], *table.scores[:, k])))
             for k, name in enumerate(names)
             if table.precision[0, k, 0] >= 0
         ),
+        thresholds=_threshold_curves(usable, table.outcomes, [boxes[k] for k in range(len(categories))]),
+    )
+
+
+def _threshold_curves(
+    results: Sequence[Mapping[str, Any]], outcomes: np.ndarray, boxes: Sequence[int]
+) -> ThresholdCurves:
+    """Return the threshold curves of results and of each class; `boxes` are those of each class."""
+    scores = np.array([row["score"] for row in results], dtype=np.float64)
+    classes = np.array([row["category_id"] for row in results], dtype=np.int64)
+    order = np.argsort(classes, kind="stable")
+    bounds = np.searchsorted(classes[order], np.arange(len(boxes) + 1))
+    rows = [order[start:end] for start, end in pairwise(bounds.tolist())]
+    return ThresholdCurves(
+        threshold_curve(scores, outcomes, sum(boxes)),
+        tuple(threshold_curve(scores[of], outcomes[of], n) for of, n in zip(rows, boxes, strict=True)),
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from detrscope.core.model_card import ModelCard
+from detrscope.core.operating_points import ThresholdTable
 from detrscope.data.dataset import DetectionDataset
 from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.predict import Predict, Result, predict_dataset
+from detrscope.evaluation.threshold_curves import threshold_table
 
 
 class ModelEvaluation(NamedTuple):
@@ -17,6 +19,7 @@ class ModelEvaluation(NamedTuple):
     evaluation: Evaluation
     results: list[Result]  # with the category ids of the dataset, of the classes that it has
     most_predictions: int  # in one image, of all classes; 0 without predictions
+    thresholds: ThresholdTable  # for the model's card, with its category ids
 
 
 class Evaluator:
@@ -58,4 +61,16 @@ class Evaluator:
             if prediction["category_id"] in self.dataset_ids:
                 results.append({**prediction, "category_id": self.dataset_ids[prediction["category_id"]]})
         evaluation = average_precision(self.ground_truth, results)
-        return ModelEvaluation(evaluation, results, max(counts.values(), default=0))
+        most = max(counts.values(), default=0)
+        return ModelEvaluation(evaluation, results, most, self._threshold_table(evaluation))
+
+    def _threshold_table(self, evaluation: Evaluation) -> ThresholdTable:
+        """Return the threshold curves of an evaluation with the category ids of the model."""
+        model_ids = {dataset_id: model_id for model_id, dataset_id in self.dataset_ids.items()}
+        curves = zip(evaluation.per_class, evaluation.thresholds.per_class, strict=True)
+        return threshold_table(
+            evaluation.thresholds.all_classes,
+            {model_ids[row.id]: curve for row, curve in curves if row.id in model_ids},
+            source=self.dataset.name,
+            images=evaluation.images,
+        )

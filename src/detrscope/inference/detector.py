@@ -25,6 +25,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import postprocess
 from detrscope.core.probe import Probe
+from detrscope.core.threshold_choice import find_thresholds
 from detrscope.core.types import Detections, Outputs, Target
 from detrscope.data.image_reader import Channels, ImageSource, read_image, read_upright
 from detrscope.inference.engine import Engine, EngineName, Precision
@@ -75,20 +76,24 @@ class Detector:
     def detect(
         self,
         source: list[ImageSource] | tuple[ImageSource, ...],
-        threshold: float = 0.7,
+        threshold: float | str | tuple[float, ...] = 0.7,
         *,
         channels: Channels = "rgb",
     ) -> list[Detections]: ...
 
     @overload
     def detect(
-        self, source: ImageSource, threshold: float = 0.7, *, channels: Channels = "rgb"
+        self,
+        source: ImageSource,
+        threshold: float | str | tuple[float, ...] = 0.7,
+        *,
+        channels: Channels = "rgb",
     ) -> Detections: ...
 
     def detect(
         self,
         source: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
-        threshold: float = 0.7,
+        threshold: float | str | tuple[float, ...] = 0.7,
         *,
         channels: Channels = "rgb",
     ) -> Detections | list[Detections]:
@@ -98,22 +103,24 @@ class Detector:
             source: path, URL, bytes, PIL image, array [H, W, 3], tensor [3, H, W], or a list of these. Each image
                 is a batch of its own, so that none is padded.
             threshold: minimum score, 0 to 1; 0.0 returns every query (with sigmoid scores, the best 100 pairs of
-                query and class).
+                query and class). Or what the card's table of thresholds answers: "precision=0.9", "recall=0.8", "f1",
+                each also as "f1,per-class". Or a minimum for each class, in the order of `classes`.
             channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
 
         Returns:
             Detections with boxes in pixels of the upright original, best first; a list of them for a list.
 
         Raises:
-            UserError: an image that cannot be read, or a threshold outside 0..1.
+            UserError: an image that cannot be read, a threshold outside 0..1, or a goal that the card cannot answer.
         """
-        if not 0 <= threshold <= 1:
-            raise UserError(f"threshold {threshold}: expected a score between 0 and 1")
+        values = find_thresholds(threshold, self.card.thresholds, self.classes).values
         if isinstance(source, list | tuple):
-            return [self._detect_in(image, threshold, channels) for image in source]
-        return self._detect_in(source, threshold, channels)
+            return [self._detect_in(image, values, channels) for image in source]
+        return self._detect_in(source, values, channels)
 
-    def _detect_in(self, source: ImageSource, threshold: float, channels: Channels) -> Detections:
+    def _detect_in(
+        self, source: ImageSource, threshold: float | tuple[float, ...], channels: Channels
+    ) -> Detections:
         image = read_image(source, channels=channels)  # [3, H, W] uint8
         height, width = image.shape[-2:]
         outputs = self.engine.predict(self.card.preprocessing.apply(image)[None])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from lightning.fabric import Fabric
 from torch import nn
@@ -17,6 +18,7 @@ from detrscope.console import progress as progress_bar
 from detrscope.core.distributed import any_rank
 from detrscope.core.errors import WorkFailed
 from detrscope.core.model_card import ModelCard
+from detrscope.core.operating_points import ThresholdTable
 from detrscope.training.interrupt import Interruption
 from detrscope.training.losses.criterion import PAIRS, WEIGHTED
 from detrscope.training.metrics_table import Row
@@ -30,6 +32,15 @@ from detrscope.training.train_state import TrainProgress, capture_train_state, r
 from detrscope.training.train_step import MicroBatch, StepFailed, TrainStep
 
 Scores = Mapping[str, float | None]  # AP and the like, 0..1; None is "undefined"
+
+
+class Validation(NamedTuple):
+    """Result of an evaluation on the validation images."""
+
+    scores: Scores
+    thresholds: ThresholdTable | None = None  # operating points, for the checkpoint's card
+
+
 Recorder = Callable[[nn.Module, int, TrainPlan], object]
 """Called with the weights that would be saved, the number of steps taken, and the plan."""
 
@@ -39,14 +50,14 @@ class Hooks:
     """Callbacks of a training run.
 
     Attributes:
-        evaluate: model -> scores; called by every process. None: no evaluation.
+        evaluate: model -> scores and thresholds; called by every process. None: no evaluation.
         evaluation_forwards: forward passes of one evaluation, for the estimate of the time left.
         recorder: called before the first step and after the steps that `config.recording` gives, by rank 0.
         after_epoch: called with the run folder after each epoch, by rank 0.
         image_name: image id -> its name in errors.
     """
 
-    evaluate: Callable[[nn.Module], Scores] | None = None
+    evaluate: Callable[[nn.Module], Validation] | None = None
     evaluation_forwards: int = 0
     recorder: Recorder | None = None
     after_epoch: Sequence[Callable[[Path], object]] = ()
@@ -177,14 +188,16 @@ class TrainingRun:
         progress, hooks, model = self.progress, self.hooks, self.train_step.eval_model
         row = self._row()
         last = progress.step >= self.plan.total_steps
+        thresholds = None
         if hooks.evaluate and (last or (progress.epoch + 1) % self.config.evaluate_every == 0):
             self._save_state()  # when the evaluation is cut short, only it is repeated
             with self.clock.other("evaluation"):
-                scores = dict(hooks.evaluate(model))
+                scores, thresholds = hooks.evaluate(model)
             row |= {f"val/{name}": value for name, value in scores.items()}
-            self._keep_best(scores)
+            self._keep_best(scores, thresholds)
         if self.fabric.is_global_zero:
-            save_checkpoint(self.folder / LAST, model, replace(self.card, metrics=_scores_in(row)))
+            card = replace(self.card, metrics=_scores_in(row), thresholds=thresholds)
+            save_checkpoint(self.folder / LAST, model, card)
             self.folder.add_row(row)
             log.info("%s  left %s", _summary(row, self.config.epochs), self.clock.left(progress.step))
         progress.start_epoch()
@@ -216,7 +229,7 @@ class TrainingRun:
         if self.fabric.is_global_zero:
             self.folder.save_state(state)
 
-    def _keep_best(self, scores: Scores) -> None:
+    def _keep_best(self, scores: Scores, thresholds: ThresholdTable | None) -> None:
         """Save the checkpoint where its AP is the highest so far."""
         ap, progress = scores.get("AP"), self.progress
         if ap is None or (progress.best_ap is not None and ap <= progress.best_ap):
@@ -224,9 +237,8 @@ class TrainingRun:
         progress.best_ap, progress.best_epoch = ap, progress.epoch + 1
         if self.fabric.is_global_zero:
             metrics = {name: value for name, value in scores.items() if value is not None}
-            save_checkpoint(
-                self.folder / BEST, self.train_step.eval_model, replace(self.card, metrics=metrics)
-            )
+            card = replace(self.card, metrics=metrics, thresholds=thresholds)
+            save_checkpoint(self.folder / BEST, self.train_step.eval_model, card)
 
     def _row(self) -> Row:
         """Return the metrics of the epoch that has just been trained; docs/training.md lists them."""

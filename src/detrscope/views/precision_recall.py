@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,32 @@ from detrscope.views.canvas import Chart, Drawing, Plot
 MAX_LINES = 8  # classes named in the legend; of more, only the best and the worst
 
 
+@dataclass(frozen=True)
+class ThresholdMarks:
+    """Precision and recall of all classes together at IoU .50, and the operating points to mark.
+
+    Attributes:
+        recall: recall at thresholds from the highest to the lowest.
+        precision: precision at the same thresholds.
+        points: recall, precision and label of each marked point.
+    """
+
+    recall: Sequence[float]
+    precision: Sequence[float]
+    points: Sequence[tuple[float, float, str]]
+
+
 def draw_precision_recall(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     path: str | Path | None = None,
     *,
     title: str = "",
+    marks: ThresholdMarks | None = None,
 ) -> Drawing:
     """Draw a panel for IoU .50 and one for .75, with a line for each class and a black one for their mean.
+
+    The operating points are marked at IoU .50, on a grey line of all classes together: theirs is the precision that a
+    user of the threshold gets, where the other lines are COCO's, the best precision at this recall or any higher one.
 
     The legend gives the area under each line, the class's AP at that IoU. With more than `MAX_LINES`
     classes the four best and the four worst at IoU .50 are named and the others are grey.
@@ -27,6 +47,7 @@ def draw_precision_recall(
         curves: for each class name, precision at IoU .50 and at .75, each at 101 recalls from 0 to 1.
         path: file to write; None to keep the drawing in memory.
         title: line of text above the panels.
+        marks: operating points; None marks none.
 
     Returns:
         The drawing.
@@ -34,7 +55,7 @@ def draw_precision_recall(
     plot = Plot(1200, 560, title)
     ranked = sorted(curves, key=lambda name: -float(np.mean(curves[name][0])))
     for column, (chart, iou) in enumerate(zip(plot.grid(1, 2), ("IoU .50", "IoU .75"), strict=True)):
-        _panel(chart, {name: np.asarray(curves[name][column]) for name in ranked})
+        _panel(chart, {name: np.asarray(curves[name][column]) for name in ranked}, None if column else marks)
         chart.titles(iou, x="recall", y="precision")
         chart.limits((0, 1), (0, 1.02))
     if path is not None:
@@ -42,7 +63,7 @@ def draw_precision_recall(
     return plot
 
 
-def _panel(chart: Chart, lines: dict[str, np.ndarray]) -> None:
+def _panel(chart: Chart, lines: dict[str, np.ndarray], marks: ThresholdMarks | None) -> None:
     """Draw lines in the order of the legend."""
     if not lines:
         chart.note("no ground truth")
@@ -60,4 +81,8 @@ def _panel(chart: Chart, lines: dict[str, np.ndarray]) -> None:
         mean = np.mean(list(lines.values()), axis=0)
         label = f"mean of {len(lines)} classes {100 * mean.mean():.1f}"
         chart.line(recall, mean, label=label, grey=0.0, width=2.2)
+    if marks is not None and len(marks.recall):
+        chart.line(marks.recall, marks.precision, label="all classes together", grey=0.45, width=1.2)
+        for x, y, text in marks.points:
+            chart.mark(x, y, text)
     chart.legend("lower left")
