@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import detrscope as ds
+from detrscope.core.model_card import ModelCard
+from detrscope.core.threshold_choice import find_thresholds
 from detrscope.recording.recorder import load_recording
 from tests.support.recorded_run import SOURCE
 
@@ -28,6 +30,14 @@ def test_checkpoint_of_0_1_0_predicts_the_same() -> None:
     torch.testing.assert_close(
         detections.boxes_xyxy, torch.tensor(stored["boxes_xyxy"]), atol=1e-2, rtol=1e-4
     )
+
+
+def test_card_with_thresholds_is_read() -> None:
+    tree = json.loads((HERE / "card_with_thresholds.json").read_text())
+    table = ModelCard.from_json(tree).thresholds
+    assert table is not None and (table.source, table.images) == ("dogs val", 60)
+    found = find_thresholds("precision=0.9,per-class", table, ModelCard.from_json(tree).classes)
+    assert found.values == (0.5,)
 
 
 def test_trace_of_0_1_0_gives_its_maps() -> None:

@@ -41,4 +41,13 @@ def test_operating_points_are_marked_at_iou_50_only() -> None:
     labels = [text.get_text() for text in left.get_legend().get_texts()]
     assert labels == ["cat 100.0", "all classes together"]
     assert [text.get_text() for text in left.texts] == ["f1 at 0.31"] and not right.texts
-    assert [line.get_xdata()[0] for line in left.lines if len(line.get_xdata()) == 1] == [0.6]
+    assert [np.asarray(line.get_xdata()).tolist() for line in left.lines][-1] == [0.6]
+
+
+def test_labels_of_near_operating_points_are_stacked() -> None:
+    points = [(0.9, 0.95, "a"), (0.9, 0.95, "b"), (0.95, 0.89, "c"), (0.2, 0.95, "d")]
+    picture = draw_precision_recall(
+        {"cat": ([1.0] * 101, [0.5] * 101)}, marks=ThresholdMarks([0.2, 0.9], [1.0, 0.9], points)
+    )
+    texts = [text.get_text() for text in picture.figure().axes[0].texts]
+    assert [text for text in texts if text] == ["a\nb\nc", "d"]

@@ -18,6 +18,7 @@ from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.evaluator import Evaluator
 from detrscope.evaluation.report import (
+    goal_text,
     write_class_csv,
     write_evaluation_json,
     write_precision_recall_csv,
@@ -143,7 +144,10 @@ def _marks(evaluation: Evaluation) -> ThresholdMarks:
     return ThresholdMarks(
         [point.recall for point in points],
         [point.precision for point in points],
-        [(point.recall, point.precision, f"{goal} at {point.threshold:.3g}") for goal, point in reached],
+        [
+            (point.recall, point.precision, f"{goal_text(goal)}: score {point.threshold:.3g}")
+            for goal, point in reached
+        ],
     )
 
 

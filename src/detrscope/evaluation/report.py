@@ -67,7 +67,7 @@ def threshold_table(evaluation: Evaluation) -> Table:
     """Return the thresholds of the best F1, a precision and a recall of 0.9, of all classes together."""
     table = _points_table("thresholds at IoU .50, all classes together", "goal")
     for goal, cells in _point_rows(evaluation.thresholds.all_classes):
-        table.add_row(_goal_text(goal), *cells)
+        table.add_row(goal_text(goal), *cells)
     return table
 
 
@@ -76,7 +76,7 @@ def class_threshold_table(evaluation: Evaluation) -> Table:
     table = _points_table("thresholds at IoU .50, per class", "class", "goal")
     for row, curve in zip(evaluation.per_class, evaluation.thresholds.per_class, strict=True):
         for number, (goal, cells) in enumerate(_point_rows(curve) if row.boxes else ()):
-            table.add_row("" if number else row.name, _goal_text(goal), *cells)
+            table.add_row("" if number else row.name, goal_text(goal), *cells)
     return table
 
 
@@ -107,7 +107,8 @@ def _point_rows(curve: ThresholdCurve) -> list[tuple[Goal, list[str]]]:
     return rows
 
 
-def _goal_text(goal: Goal) -> str:
+def goal_text(goal: Goal) -> str:
+    """Return a goal as reports write it: `best F1`, `precision 0.9`."""
     return "best F1" if goal.kind == "f1" else f"{goal.kind} {goal.value:g}"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from detrscope.views.canvas import Chart, Drawing, Plot
 
+NEAR_X, NEAR_Y = 0.3, 0.045  # length and height of a label, of the axes
 MAX_LINES = 8  # classes named in the legend; of more, only the best and the worst
 
 
@@ -83,6 +84,21 @@ def _panel(chart: Chart, lines: dict[str, np.ndarray], marks: ThresholdMarks | N
         chart.line(recall, mean, label=label, grey=0.0, width=2.2)
     if marks is not None and len(marks.recall):
         chart.line(marks.recall, marks.precision, label="all classes together", grey=0.45, width=1.2)
-        for x, y, text in marks.points:
-            chart.mark(x, y, text)
+        for group in _near_groups(marks.points):
+            for x, y, _ in group[1:]:
+                chart.mark(x, y, "")
+            chart.mark(group[0][0], group[0][1], "\n".join(text for _, _, text in group), below_left=True)
     chart.legend("lower left")
+
+
+def _near_groups(points: Sequence[tuple[float, float, str]]) -> list[list[tuple[float, float, str]]]:
+    """Return the points in groups whose labels would overlap, each group from the highest precision down."""
+    groups: list[list[tuple[float, float, str]]] = []
+    for point in sorted(points, key=lambda point: -point[1]):
+        for group in groups:
+            if abs(group[0][1] - point[1]) < NEAR_Y * len(group) and abs(group[0][0] - point[0]) < NEAR_X:
+                group.append(point)
+                break
+        else:
+            groups.append([point])
+    return groups

@@ -93,10 +93,15 @@ class Chart:
         self._axes.tick_params(left=False, bottom=False, labelbottom=False)
         self._axes.set_xlim(0, longest)
 
-    def mark(self, x: float, y: float, text: str) -> None:
-        """Draw a black dot with a text above it."""
+    def mark(self, x: float, y: float, text: str, *, below_left: bool = False) -> None:
+        """Draw a black dot with a text above it, or below it at its left, on a white ground."""
         self._axes.plot([x], [y], "o", color="black", markersize=4, zorder=5)
-        self._axes.annotate(text, (x, y), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8)
+        label = self._axes.annotate(
+            text, (x, y), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8
+        )
+        if below_left:
+            label.set(position=(-7, -4), ha="right", va="top", zorder=6)
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
 
     def reference_line(self, y: float, text: str) -> None:
         """Draw a thin horizontal line with its meaning at the right."""
