@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from detrscope.cli import data, demo, detect, doctor, evaluate, faithfulness, models, see, timelapse, train
+from detrscope.cli import (
+    compare,
+    data,
+    demo,
+    detect,
+    doctor,
+    evaluate,
+    faithfulness,
+    models,
+    see,
+    timelapse,
+    train,
+)
 
 app = typer.Typer(
     name="detrscope",
@@ -40,6 +52,7 @@ app.command("detect")(detect.detect)
 app.command("see", epilog=see.EPILOG)(see.see)
 app.command("train", context_settings=train.CONTEXT)(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("faithfulness")(faithfulness.faithfulness)
 app.command("timelapse")(timelapse.timelapse)
 app.command("plot")(train.plot)

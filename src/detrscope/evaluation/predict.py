@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from detrscope.console import progress as progress_bar
+from detrscope.core.classes import ClassTable
 from detrscope.core.distributed import gather_objects, rank_and_world
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, postprocess
@@ -88,7 +89,7 @@ def predict_dataset(
     for batch, _, infos in batches:
         scored = postprocess(predict(batch), card.scoring, [info.size for info in infos])
         for info, image in zip(infos, scored, strict=True):
-            predicted[info.image_id] = _as_coco(image, info.image_id, card)
+            predicted[info.image_id] = coco_results(image, info.image_id, card.classes)
     for part in gather_objects(predicted):
         predicted.update(part)
     return [result for image in dataset.images for result in predicted.get(image.id, ())]
@@ -116,11 +117,12 @@ def _batches_by_size(dataset: DetectionDataset, card: ModelCard, batch_size: int
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def _as_coco(scored: Scored, image_id: Any, card: ModelCard) -> list[Result]:
+def coco_results(scored: Scored, image_id: Any, classes: ClassTable) -> list[Result]:
+    """Return the predictions of one image as COCO results, with the original category ids of `classes`."""
     boxes = scored.boxes_xyxy.clone()
     boxes[:, 2:] -= boxes[:, :2]
     rows = zip(boxes.tolist(), scored.scores.tolist(), scored.class_indices.tolist(), strict=True)
     return [
-        {"image_id": image_id, "category_id": card.classes.ids[index], "bbox": box, "score": score}
+        {"image_id": image_id, "category_id": classes.ids[index], "bbox": box, "score": score}
         for box, score, index in rows
     ]
