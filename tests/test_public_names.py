@@ -23,6 +23,7 @@ NAMES = [
         "ViewOptions",
     ),
     *(
+        "compare",
         "detect",
         "draw",
         "draw_attention",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from detrscope._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from detrscope.commands.compare import compare as compare
     from detrscope.commands.detect import detect as detect
     from detrscope.commands.evaluate import evaluate as evaluate
     from detrscope.commands.faithfulness import faithfulness as faithfulness
@@ -41,7 +42,7 @@ MODULES = {
     "draw_attention": "detrscope.views.attention",
     **{
         name: f"detrscope.commands.{name}"
-        for name in ("detect", "evaluate", "faithfulness", "see", "timelapse", "trace", "train")
+        for name in ("compare", "detect", "evaluate", "faithfulness", "see", "timelapse", "trace", "train")
     },
 }
 __all__ = sorted(MODULES)

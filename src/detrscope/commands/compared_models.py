@@ -46,7 +46,7 @@ class ComparedModel:
     @property
     def kind(self) -> str:
         """Return how it arrives at its boxes."""
-        return SET if isinstance(self.detector, Detector) else REGIONS
+        return REGIONS if isinstance(self.detector, TorchvisionDetector) else SET
 
     @property
     def device(self) -> str:
@@ -68,7 +68,7 @@ class ComparedModel:
 
     @property
     def _runner(self) -> Engine | TorchvisionDetector:
-        return self.detector.engine if isinstance(self.detector, Detector) else self.detector
+        return self.detector if isinstance(self.detector, TorchvisionDetector) else self.detector.engine
 
     def predict_image(self, image: Tensor) -> ImagePrediction:
         """Return the predictions in an upright image, uint8 [3, H, W]."""
@@ -102,7 +102,7 @@ def open_models(
         repeated = sum(other == name or other.startswith(f"{name} #") for other in names)
         names.append(f"{name} #{repeated + 1}" if repeated else name)
     return [
-        ComparedModel(name, d, SetPredictor(d) if isinstance(d, Detector) else d)
+        ComparedModel(name, d, d if isinstance(d, TorchvisionDetector) else SetPredictor(d))
         for name, d in zip(names, detectors, strict=True)
     ]
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from detrscope.core.download import is_url
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.dataset import Annotation, DetectionDataset, TransformedDataset
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.data.transforms import EvalTransform
 from detrscope.evaluation.object_matching import LabelledBoxes
-from detrscope.inference.media_sources import MediaSource, UniqueNames, expand_media_sources
+from detrscope.inference.media.sources import MediaSource, UniqueNames, expand_media_sources
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,11 @@ def _resolved(source: MediaSource) -> Path | int:
 
 
 def _of_source(source: MediaSource, stems: UniqueNames, *, counted: bool) -> ComparedImage:
-    pixels = read_image(source.content)  # once: errors come before any work, and a URL is read once
-    read = (lambda: pixels) if not isinstance(source.content, Path) else partial(read_image, source.content)
+    """Return an image that the user named, read once: errors come before any work, and a URL is read once."""
+    content = source.content
+    pixels = read_image(content)
+    on_disk = isinstance(content, str | Path) and not is_url(content)
+    read = partial(read_image, content) if on_disk else lambda: pixels  # files are not kept in memory
     return ComparedImage(source.name, stems.unused(source.stem), read, counted, True, -1, NOTHING, NOTHING)
 
 

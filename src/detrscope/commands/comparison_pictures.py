@@ -39,7 +39,9 @@ def write_pictures(
     for image, of_models, masks in zip(images, detections, found, strict=True):
         columns = [_truth(image, masks)] if image.has_objects else []
         rows = zip(models, of_models, masks, strict=True)
-        columns += [_column(image, f"{i}. {name}", d, mask) for i, (name, d, mask) in enumerate(rows, start=1)]
+        columns += [
+            _column(image, f"{i}. {name}", d, mask) for i, (name, d, mask) in enumerate(rows, start=1)
+        ]
         path = folder / f"compare-{image.stem}.png"
         draw_side_by_side(image.read(), columns, path, classes=classes)
         files.append(path.name)
