@@ -14,7 +14,7 @@ import argparse
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -118,15 +118,33 @@ def make_optimiser(model: FasterRCNN, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def train(
-    model: FasterRCNN, loader: DetectionLoader, recipe: Recipe, cpu_minutes: float, bf16: bool
-) -> tuple[FasterRCNN, int]:
-    """Train until the budget is spent; return the running average of the weights, and the steps taken."""
+    model: FasterRCNN,
+    loader: DetectionLoader,
+    recipe: Recipe,
+    cpu_minutes: float,
+    bf16: bool,
+    save: Callable[[FasterRCNN, float, int], None],
+) -> None:
+    """Train until the budget is spent.
+
+    Args:
+        model: model with random weights; changed.
+        loader: augmented images.
+        recipe: settings of the optimiser.
+        cpu_minutes: budget.
+        bf16: compute backbone and pyramid in bf16.
+        save: takes the running average of the weights, the CPU minutes spent and the steps done, ten times or so.
+    """
     optimiser = make_optimiser(model, recipe)
     model.train().to(memory_format=torch.channels_last)
     average = Ema(model, decay=0.998, warmup_steps=300)
-    start, shown, step, total = time.process_time(), 0.0, 0, 0.0
-    for collated in epochs(loader):
-        progress = (time.process_time() - start) / (60 * cpu_minutes)
+    start, shown, saved, total = time.process_time(), 0.0, 0.0, 0.0
+    for step, collated in enumerate(epochs(loader), start=1):
+        minutes = (time.process_time() - start) / 60
+        progress = minutes / cpu_minutes
+        if progress >= 1 or progress - saved >= 0.1:
+            saved = progress
+            save(average.model, minutes, step - 1)
         if progress >= 1:
             break
         for group in optimiser.param_groups:
@@ -137,7 +155,6 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimiser.step()
-        step += 1
         average.update(step)
         total = loss.item() if step == 1 else 0.98 * total + 0.02 * loss.item()
         if progress - shown >= 0.02:
@@ -146,7 +163,6 @@ def train(
                 f"{name.removeprefix('loss_')} {value.item():.3f}" for name, value in terms.items()
             )
             print(f"{progress:4.0%}  step {step}  loss {total:.3f}  {each}", flush=True)
-    return average.model, step
 
 
 def main() -> None:
@@ -166,9 +182,9 @@ def main() -> None:
     parser.add_argument("--representation", type=int, default=256, help="width of the box head")
     parser.add_argument("--short-side", type=int, default=240)
     parser.add_argument("--long-side", type=int, default=320)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--optimiser", default="sgd", choices=("sgd", "adamw"))
-    parser.add_argument("--rate", type=float, default=0.02)
+    parser.add_argument("--rate", type=float, default=0.01)
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
@@ -191,12 +207,15 @@ def main() -> None:
     model.rpn.fg_bg_sampler = BalancedPositiveNegativeSampler(SAMPLED[0], 0.5)
     model.roi_heads.fg_bg_sampler = BalancedPositiveNegativeSampler(SAMPLED[1], 0.25)
     bf16 = is_native_precision(torch.bfloat16)
-    trained, steps = train(model, loader, recipe, a.cpu_minutes, bf16)
-    source = f"{a.data} {a.split}, {a.cpu_minutes:g} CPU minutes, {steps} steps of {a.batch_size} images"
     variant = f"fasterrcnn-{a.backbone.replace('resnet', 'r')}-fpn"
-    card = faster_rcnn_card(variant, config, dataset.classes, size, source)
-    save_checkpoint(a.out, trained, replace(card, precision="bf16" if bf16 else "fp32"))
-    print(f"{a.out}: {source}")
+
+    def save(trained: FasterRCNN, minutes: float, steps: int) -> None:
+        source = f"{dataset.name}, {minutes:.1f} CPU minutes, {steps} steps of {a.batch_size} images"
+        card = faster_rcnn_card(variant, config, dataset.classes, size, source)
+        save_checkpoint(a.out, trained, replace(card, precision="bf16" if bf16 else "fp32"))
+        print(f"{a.out}: {source}", flush=True)
+
+    train(model, loader, recipe, a.cpu_minutes, bf16, save)
 
 
 if __name__ == "__main__":
