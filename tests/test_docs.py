@@ -23,6 +23,7 @@ from detrscope.core.records import DeformableRecord
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.training.setup import resolve_run
 from detrscope.views.mp4 import write_mp4
+from tests.support.faster_rcnns import write_faster_rcnn
 from tests.support.recorded_run import SOURCE, TINY
 from tests.support.tiny_models import tiny
 from tests.support.traces import detector_of, picture
@@ -119,6 +120,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             add(np.full((64, 64, 3), shade, np.uint8))
     small = tiny("detr-r18")
     save_checkpoint(folder / "tiny.safetensors", small.model, small.card)
+    write_faster_rcnn(folder / "faster_rcnn.safetensors", ds.load("sprint-dense-n").classes)
     return folder
 
 

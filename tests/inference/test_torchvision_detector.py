@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from benchmarks import train_faster_rcnn
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection._utils import overwrite_eps
@@ -24,6 +26,7 @@ from detrscope.inference import faster_rcnn_files
 from detrscope.inference.faster_rcnn import FASTER_RCNNS, build_faster_rcnn, faster_rcnn_card
 from detrscope.inference.image_prediction import count_duplicates
 from detrscope.inference.torchvision_detector import TorchvisionDetector, load_torchvision
+from tests.support.datasets import MakeDataset
 from tests.support.faster_rcnns import (
     CLASSES,
     SIDES,
@@ -232,3 +235,37 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "wrong.safetensors", other, wrong)
     with pytest.raises(UserError, match=r"wrong.safetensors: does not fit .*cls_score.weight is \[4, 32\]"):
         load_torchvision(tmp_path / "wrong.safetensors")
+
+
+def test_training_from_scratch_lowers_the_loss_and_keeps_ids(
+    make_dataset: MakeDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "trained.safetensors"
+    options = {
+        "--data": f"coco:{make_dataset()}",
+        "--cpu-minutes": 0.1,
+        "--short-side": 48,
+        "--long-side": 64,
+    }
+    options |= {"--out": out, "--representation": 32}
+    words = [str(word) for pair in options.items() for word in pair]
+    monkeypatch.setattr(sys, "argv", ["train_faster_rcnn", *words])
+    train_faster_rcnn.main()
+    losses = [
+        float(line.split("loss ")[1].split()[0])
+        for line in capsys.readouterr().out.splitlines()
+        if "loss " in line
+    ]
+    assert losses[-1] < losses[0]
+    detector = loaded(out)
+    assert detector.classes.ids == (1, 7, 900)
+    assert "CPU minutes" in detector.card.source
+
+
+def test_rates_warm_up_and_fall() -> None:
+    rates = [train_faster_rcnn.rate_at(x) for x in (0, 0.025, 0.05, 0.5, 1)]
+    assert rates[2] == 1 and rates == sorted(rates[:3]) + sorted(rates[3:], reverse=True)
+    assert rates[-1] == train_faster_rcnn.FINAL

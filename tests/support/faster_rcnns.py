@@ -19,10 +19,10 @@ SIDES = Preprocessing(64, 96)
 CLASSES = ClassTable((1, 7, 900), ("cell", "dog", "far"))
 
 
-def small_faster_rcnn(seed: int = 0) -> FasterRCNN:
+def small_faster_rcnn(seed: int = 0, classes: int = len(CLASSES)) -> FasterRCNN:
     """A model whose scores differ from box to box, as random weights alone would not make them."""
     torch.manual_seed(seed)
-    model = build_faster_rcnn(SMALL, len(CLASSES), SIDES).eval()
+    model = build_faster_rcnn(SMALL, classes, SIDES).eval()
     with torch.no_grad():
         model.roi_heads.box_predictor.cls_score.weight.mul_(200)
         model.roi_heads.box_predictor.bbox_pred.weight.mul_(20)
@@ -33,7 +33,9 @@ def small_faster_rcnn(seed: int = 0) -> FasterRCNN:
 def write_faster_rcnn(path: Path, classes: ClassTable = CLASSES, seed: int = 0) -> Path:
     """Write a small model with its card."""
     save_checkpoint(
-        path, small_faster_rcnn(seed), faster_rcnn_card("fasterrcnn-r18-fpn", SMALL, classes, SIDES, "random")
+        path,
+        small_faster_rcnn(seed, len(classes)),
+        faster_rcnn_card("fasterrcnn-r18-fpn", SMALL, classes, SIDES, "random"),
     )
     return path
 

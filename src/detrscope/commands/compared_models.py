@@ -22,6 +22,7 @@ from detrscope.inference.torch_engine import TorchEngine
 from detrscope.inference.torchvision_detector import TorchvisionDetector, load_torchvision
 
 AnyDetector = Detector | TorchvisionDetector
+PYTORCH: tuple[str, ...] = ("auto", "torch")
 SET, REGIONS = "set prediction", "proposals and NMS"
 
 
@@ -113,6 +114,8 @@ def _open(model: str | Path | AnyDetector, options: LoadOptions) -> AnyDetector:
     name, weights = _name_and_weights(str(model))
     torchvision = load_torchvision(name, weights=weights, device=options.device, precision=options.precision)
     if torchvision is not None:
+        if options.engine not in PYTORCH:
+            raise UserError(f"{model}: torchvision's Faster R-CNN runs by PyTorch only, not by {options.engine}")
         return torchvision
     known = [*VARIANTS, *FASTER_RCNNS]
     if name not in VARIANTS and not exists(name) and "/" not in name and not Path(name).suffix:
