@@ -115,7 +115,9 @@ def _open(model: str | Path | AnyDetector, options: LoadOptions) -> AnyDetector:
     torchvision = load_torchvision(name, weights=weights, device=options.device, precision=options.precision)
     if torchvision is not None:
         if options.engine not in PYTORCH:
-            raise UserError(f"{model}: torchvision's Faster R-CNN runs by PyTorch only, not by {options.engine}")
+            raise UserError(
+                f"{model}: torchvision's Faster R-CNN runs by PyTorch only, not by {options.engine}"
+            )
         return torchvision
     known = [*VARIANTS, *FASTER_RCNNS]
     if name not in VARIANTS and not exists(name) and "/" not in name and not Path(name).suffix:
