@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli import main
@@ -18,6 +19,8 @@ from detrscope.commands.compare import compare
 from detrscope.commands.evaluate import evaluate
 from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
+from detrscope.core.probe import Probe
+from detrscope.core.types import Outputs
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import average_precision
 from detrscope.inference.detector import Detector, LoadOptions
@@ -115,6 +118,24 @@ def test_a_perfect_model_finds_what_another_misses(world: Path, faster_rcnn: Pat
     assert comparison.only == ((0, len(WORLD) - other.found), (0, 0))
     assert (best.boxes.candidates, best.boxes.above, best.boxes.removed) == (2 * len(WORLD), len(WORLD), 0)
     assert other.boxes.above - other.boxes.removed - other.boxes.cut == other.boxes.left
+
+
+def test_ap_with_nms_is_that_of_suppressed_predictions(world: Path, faster_rcnn: Path) -> None:
+    twice = perfect()
+    first = twice.engine.predict
+
+    def doubled(images: Tensor, padding: Tensor | None = None, probe: Probe | None = None) -> Outputs:
+        found = first(images, padding)
+        return Outputs(found.logits.repeat(1, 1, 2, 1), found.boxes_cxcywh.repeat(1, 1, 2, 1))
+
+    twice.engine.predict = doubled  # type: ignore[method-assign]
+    ours, theirs = compare([twice, faster_rcnn], data=world, load_options=CPU).models
+    assert ours.boxes.left == 2 * len(WORLD) and ours.boxes.duplicates == len(WORLD)
+    assert ours.evaluation is not None and ours.AP_with_nms is not None and theirs.evaluation is not None
+    alone, _ = compare([perfect(), perfect()], data=world).models
+    assert alone.evaluation is not None
+    assert ours.AP_with_nms == alone.evaluation.AP > 0
+    assert theirs.AP_with_nms == pytest.approx(theirs.evaluation.AP, abs=1e-6)
 
 
 def test_duplicates_of_a_set_prediction_are_counted_and_kept(world: Path) -> None:

@@ -44,7 +44,7 @@ Models = Annotated[
 def compare(
     model: Models,
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Images, folders, globs or URLs to draw.", metavar="[SOURCE]")
+        list[str] | None, typer.Argument(help="Images, folders, globs or URLs to draw.", metavar="SOURCE")
     ] = None,
     data: OptionalData = None,
     split: Split = "val",
@@ -134,23 +134,26 @@ def _tables(c: Comparison) -> Iterator[Table]:
 
 
 def _boxes_table(c: Comparison) -> Table:
+    """Return the boxes of each model before and after NMS, and what NMS would do to its output."""
+    from detrscope.evaluation.report import format_ap
+
+    steps = (
+        "queries or proposals",
+        "above threshold",
+        "NMS removes",
+        "over limit",
+        "left",
+        "NMS would remove",
+    )
+    ap = ("AP", "AP with NMS") if c.objects is not None else ()
     table = _table(
-        f"boxes of an image, mean; scores of {c.threshold:g} and more",
-        (
-            "model",
-            "queries or proposals",
-            "above threshold",
-            "NMS removes",
-            "over limit",
-            "left",
-            "NMS would remove",
-        ),
-        left=1,
+        f"boxes of an image, mean; scores of {c.threshold:g} and more", ("model", *steps, *ap), left=1
     )
     for m in c.models:
         b = m.boxes
         counts = (b.candidates, b.above, b.removed, b.cut, b.left, b.duplicates)
-        table.add_row(m.name, *(f"{count / c.images:.2f}" for count in counts))
+        aps = () if m.evaluation is None else (format_ap(m.evaluation.AP), format_ap(m.AP_with_nms))
+        table.add_row(m.name, *(f"{count / c.images:.2f}" for count in counts), *aps)
     return table
 
 

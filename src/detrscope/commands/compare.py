@@ -30,7 +30,7 @@ from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.object_matching import LabelledBoxes, match_objects
 from detrscope.evaluation.predict import Result, coco_results
 from detrscope.inference.detector import LOAD_DEFAULTS, LoadOptions
-from detrscope.inference.image_prediction import NO_BOXES, BoxCounts, ImagePrediction
+from detrscope.inference.image_prediction import NO_BOXES, BoxCounts, ImagePrediction, suppress
 
 ON_CROWD = 0.5  # share of a detection inside a crowd from which it is not counted as extra
 
@@ -43,12 +43,18 @@ class _Measured:
     class_rows: Mapping[int, int]  # category id of the model -> row that stands for the class in all models
     dataset_ids: Mapping[int, int]  # category id of the model -> that of the dataset
     results: list[Result] = field(default_factory=list)
+    suppressed: list[Result] = field(default_factory=list)  # those that NMS would leave
     boxes: BoxCounts = NO_BOXES
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     detections: list[Detections] = field(default_factory=list)  # of each image, at the threshold
     found: list[Tensor] = field(default_factory=list)  # of each image: bool [objects]
     extra: int = 0
+
+    def of_dataset(self, results: Sequence[Result]) -> list[Result]:
+        """Return the results of classes that the dataset has, with its category ids."""
+        ids = self.dataset_ids
+        return [{**r, "category_id": ids[r["category_id"]]} for r in results if r["category_id"] in ids]
 
     def labelled(self, detections: Detections) -> LabelledBoxes:
         """Return detections with rows of `class_rows` as labels, -1 for classes that the dataset lacks."""
@@ -181,9 +187,8 @@ def _collect(
     on_crowds = _on_crowds(labelled, image.crowds)
     on_crowds[matches[matches >= 0]] = True
     each.extra += int((~on_crowds).sum())
-    for result in coco_results(scored, image.image_id, classes):
-        if result["category_id"] in each.dataset_ids:
-            each.results.append({**result, "category_id": each.dataset_ids[result["category_id"]]})
+    each.results += each.of_dataset(coco_results(scored, image.image_id, classes))
+    each.suppressed += each.of_dataset(coco_results(suppress(scored), image.image_id, classes))
 
 
 def _on_crowds(detections: LabelledBoxes, crowds: LabelledBoxes) -> Tensor:
@@ -203,6 +208,7 @@ def _report(
     model = each.model
     found = sum(int(mask.sum()) for mask in each.found)
     seconds = each.seconds
+    truth = None if dataset is None else dataset.coco_json()
     return ModelReport(
         name=model.name,
         variant=model.card.variant,
@@ -221,7 +227,8 @@ def _report(
         boxes=each.boxes,
         found=None if dataset is None else found,
         extra=None if dataset is None else each.extra,
-        evaluation=None if dataset is None else average_precision(dataset.coco_json(), each.results),
+        evaluation=None if truth is None else average_precision(truth, each.results),
+        AP_with_nms=None if truth is None else average_precision(truth, each.suppressed).AP,
     )
 
 

@@ -46,6 +46,7 @@ class ModelReport:
         found: objects found; None without ground truth.
         extra: detections that match no object and no crowd; None without ground truth.
         evaluation: COCO's metrics; None without ground truth.
+        AP_with_nms: AP if NMS per class, at IoU .5, is applied to the predictions; None without ground truth.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelReport:
     found: int | None
     extra: int | None
     evaluation: Evaluation | None
+    AP_with_nms: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return every number as plain data."""

@@ -113,6 +113,13 @@ def scored_on_cpu(scored: Scored) -> Scored:
 
 def count_duplicates(scored: Scored, threshold: float, iou: float = NMS_IOU) -> int:
     """Count the predictions of at least this score that NMS per class would remove."""
-    keep = scored.scores >= threshold
-    boxes, scores, classes = scored.boxes_xyxy[keep], scored.scores[keep], scored.class_indices[keep]
-    return len(scores) - len(batched_nms(boxes.float(), scores.float(), classes, iou))
+    return int((scored.scores >= threshold).sum() - (suppress(scored, iou).scores >= threshold).sum())
+
+
+def suppress(scored: Scored, iou: float = NMS_IOU) -> Scored:
+    """Return the predictions that NMS per class leaves, best first.
+
+    It goes from the best box down, so that a threshold may be applied before or after it.
+    """
+    kept = batched_nms(scored.boxes_xyxy.float(), scored.scores.float(), scored.class_indices, iou)
+    return Scored(*(tensor[kept] for tensor in vars(scored).values()))
