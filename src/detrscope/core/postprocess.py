@@ -24,6 +24,7 @@ class Scored:
     scores: Tensor  # [n]
     class_indices: Tensor  # [n]
     query_ids: Tensor  # [n]
+    tiles_xyxy: Tensor | None = None  # [n, 4] int64 pixels, of the tile that each was found in, where there are any
 
     def detections(
         self,
@@ -53,6 +54,7 @@ class Scored:
             height=height,
             width=width,
             source=source,
+            tiles_xyxy=None if self.tiles_xyxy is None else self.tiles_xyxy[keep].cpu(),
         )
 
 
