@@ -19,6 +19,7 @@ NAMES = [
         "LoadOptions",
         "Outputs",
         "Swap",
+        "Tiling",
         "Trace",
         "ViewOptions",
     ),

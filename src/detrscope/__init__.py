@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from detrscope.core.edits import Bias as Bias
     from detrscope.core.edits import Gain as Gain
     from detrscope.core.edits import Swap as Swap
+    from detrscope.core.tiling import Tiling as Tiling
     from detrscope.core.types import Batch as Batch
     from detrscope.core.types import Detections as Detections
     from detrscope.core.types import Outputs as Outputs
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # The module of each public name. Imported on first use: `import detrscope` must not import torch.
 MODULES = {
     **dict.fromkeys(("Bias", "Gain", "Swap"), "detrscope.core.edits"),
+    "Tiling": "detrscope.core.tiling",
     **dict.fromkeys(("Batch", "Detections", "Outputs"), "detrscope.core.types"),
     **dict.fromkeys(("Detector", "LoadOptions", "load"), "detrscope.inference.detector"),
     "Trace": "detrscope.trace_interface",

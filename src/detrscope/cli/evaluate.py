@@ -18,7 +18,12 @@ from detrscope.cli.options import (
     Precision,
     Quiet,
     Split,
+    Tile,
+    TileBatch,
+    TileOverlap,
+    TileWhole,
     Weights,
+    tiling_of,
 )
 from detrscope.core.errors import UserError
 from detrscope.core.files import check_writable_file, check_writable_folder
@@ -36,6 +41,10 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")
     ] = 0,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
+    tile_whole: TileWhole = None,
+    tile_batch: TileBatch = None,
     device: Device = "auto",
     precision: Precision = "auto",
     engine: Engine = "auto",
@@ -70,6 +79,9 @@ def evaluate(
         )
     if results_in is not None and results is not None:
         raise UserError("--results writes the detections of a model; it does not go with --results-in")
+    tiling = tiling_of(tile, tile_overlap, tile_whole, tile_batch)
+    if results_in is not None and tiling is not None:
+        raise UserError("--tile divides images for a model; it does not go with --results-in")
     for path in (json, results):
         if path is not None:
             check_writable_file(path)
@@ -99,6 +111,7 @@ def evaluate(
             results_file=results,
             out=out,
             store_thresholds=store_thresholds,
+            tiling=tiling,
         )
     console.print_table(summary_table(evaluation))
     console.print_table(class_table(evaluation))

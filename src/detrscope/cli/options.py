@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from detrscope.console import LogLevel
+from detrscope.core.errors import UserError
+
+if TYPE_CHECKING:
+    from detrscope.core.tiling import Tiling
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings, errors and metrics.")]
 Log = Annotated[LogLevel, typer.Option("--log-level", help="Least severe log messages to show.")]
@@ -29,6 +33,30 @@ Engine = Annotated[
     Literal["auto", "torch"], typer.Option(help="Engine that runs the model; auto is the one of the file.")
 ]
 
+Tile = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Divide large images into tiles of this size in pixels, such as 800, 800x600 (width x height) or auto, "
+        "the size that the model was trained for; repeated, tiles of several sizes.",
+        show_default="none",
+    ),
+]
+TileOverlap = Annotated[
+    float | None,
+    typer.Option(help="Least share of a --tile that overlaps with the next.", show_default="0.2"),
+]
+TileWhole = Annotated[
+    bool | None,
+    typer.Option(
+        "--tile-whole/--no-tile-whole",
+        help="With --tile: detect in the image as a whole, too, for objects larger than a tile.",
+        show_default="yes",
+    ),
+]
+TileBatch = Annotated[
+    int | None, typer.Option(help="Tiles that the model runs on at once.", show_default="1")
+]
+
 _DATA = typer.Option(
     help="Dataset: coco:DIR, yolo:DIR, voc:DIR, drawn-dogs:, a folder, or an annotation .json."
 )
@@ -42,3 +70,26 @@ OptionalOutFolder = Annotated[Path | None, _OUT]
 ImageFormat = Annotated[
     Literal["png", "jpg", "webp", "svg", "pdf"], typer.Option("--format", help="File format of the images.")
 ]
+
+
+def tiling_of(
+    tile: list[str] | None, overlap: float | None, whole: bool | None, batch: int | None
+) -> Tiling | None:
+    """Return the tiling that the options describe; None without any.
+
+    Raises:
+        UserError: a size that is none, or options of tiles without tiles.
+    """
+    from detrscope.core.tiling import Tiling, parse_tile_size
+
+    given = {"overlap": overlap, "whole": whole, "batch_size": batch}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not tile:
+        if chosen:
+            raise UserError("options of tiles have no effect without --tile; give it, such as --tile auto")
+        return None
+    if "auto" in tile:
+        if len(tile) > 1:
+            raise UserError("--tile auto: is one size; give it alone, or all sizes in pixels")
+        return Tiling(**chosen)
+    return Tiling(tuple(map(parse_tile_size, tile)), **chosen)

@@ -13,6 +13,7 @@ from detrscope.console import log
 from detrscope.core.distributed import rank_and_world
 from detrscope.core.errors import UserError
 from detrscope.core.files import check_writable_file
+from detrscope.core.tiling import Tiling
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
@@ -27,6 +28,7 @@ from detrscope.evaluation.report import (
 from detrscope.evaluation.results_file import read_results, write_results
 from detrscope.evaluation.threshold_curves import operating_points
 from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
+from detrscope.inference.tiled import predict_tiles
 from detrscope.views.precision_recall import ThresholdMarks, draw_precision_recall
 
 
@@ -41,6 +43,7 @@ def evaluate(
     results_file: str | Path | None = None,
     out: str | Path | None = None,
     store_thresholds: bool = False,
+    tiling: Tiling | None = None,
     load_options: LoadOptions = LOAD_DEFAULTS,
 ) -> Evaluation:
     """Return the COCO AP of a model on a dataset.
@@ -52,13 +55,14 @@ def evaluate(
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
         data: a dataset, or a source that `open_dataset` understands.
         split: split of `data`.
-        batch_size: images per batch.
+        batch_size: images per batch; with `tiling`, 1: each image is taken by itself.
         workers: processes that read images; 0 reads them in this one.
         json_file: file for the metrics.
         results_file: file for the results in COCO's format, with the ids of the dataset.
         out: folder for all of these and for tables and curves; see `write_evaluation`.
         store_thresholds: write the operating points into the card of the model's checkpoint, whose weights stay as
             they are, so that `detect` can be asked for a precision or a recall.
+        tiling: divide each image into overlapping tiles; None runs the model on images as a whole.
         load_options: how to load a model that is given by name.
 
     Raises:
@@ -66,11 +70,21 @@ def evaluate(
     """
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: expected 1 or more")
+    if tiling is not None and batch_size > 1:
+        raise UserError(
+            f"batch size {batch_size}: tiled images are taken one by one; set the batch of the tiling"
+        )
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
     checkpoint = _checkpoint_to_write(model, load_options) if store_thresholds else None
     detector = open_detector(model, load_options)
     evaluator = Evaluator(dataset, detector.card, batch_size=batch_size, workers=workers)
-    evaluation, results, most, table = evaluator(lambda batch: detector.predict(batch.images, batch.padding))
+    if tiling is None:
+        evaluated = evaluator(lambda batch: detector.predict(batch.images, batch.padding))
+    else:
+        evaluated = evaluator.on_images(
+            lambda image: predict_tiles(detector.engine, detector.card, image, tiling)
+        )
+    evaluation, results, most, table = evaluated
     _warn_of_crowded_images(dataset, most)
     if rank_and_world()[0] == 0:
         _write(evaluation, results, json_file, results_file, out)

@@ -24,7 +24,9 @@ class Scored:
     scores: Tensor  # [n]
     class_indices: Tensor  # [n]
     query_ids: Tensor  # [n]
-    tiles_xyxy: Tensor | None = None  # [n, 4] int64 pixels, of the tile that each was found in, where there are any
+    tiles_xyxy: Tensor | None = (
+        None  # [n, 4] int64 pixels, of the tile that each was found in, where there are any
+    )
 
     def detections(
         self,

@@ -4,8 +4,8 @@ Within one tile nothing is suppressed: set prediction gives each object one box.
 both tiles see the same of it: where the boxes, cut to what the tiles have in common, agree. An object that an edge cuts
 has a partial box; each side of the box is taken from a tile that sees it.
 
-Running a detector on overlapping slices and merging is SAHI's idea (arXiv:2202.06934); its measure, the intersection over
-the smaller area, would also merge a small object with the large one behind it.
+Running a detector on overlapping slices and merging is SAHI's idea (arXiv:2202.06934); its measure, the intersection
+over the smaller area, would also merge a small object with the large one behind it.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def _agreeing_pairs(found: _Candidates) -> tuple[Tensor, Tensor]:
     regions = found.regions.float()
     firsts, seconds, strengths = [], [], []
     for a, mine in members.items():
-        common = torch.cat([regions[a, :2].maximum(regions[:, :2]), regions[a, 2:].minimum(regions[:, 2:])], 1)
+        common = torch.cat(
+            [regions[a, :2].maximum(regions[:, :2]), regions[a, 2:].minimum(regions[:, 2:])], 1
+        )
         for b in (common[:, 2:] > common[:, :2]).all(1).nonzero()[:, 0].tolist():
             if b <= a or b not in members:
                 continue
@@ -170,9 +172,9 @@ def _shape(found: _Candidates, groups: list[list[int]]) -> tuple[Tensor, Tensor,
     whole, and closely: it is not far, not cut, in a small part, and scores best, in this order. Each side of the box
     comes from the most telling prediction that sees it.
     """
-    region = found.regions.float()[found.part]  # [n, 4]
-    area, side = _area(region), (region[:, 2:] - region[:, :2]).amax(1)
-    far = (area > area.amin()) & ((found.boxes[:, 2:] - found.boxes[:, :2]).amax(1) < FAR * side)
+    regions = found.regions.float()
+    area, side = _area(regions)[found.part], (regions[:, 2:] - regions[:, :2]).amax(1)[found.part]  # [n]
+    far = (area > _area(regions).amin()) & ((found.boxes[:, 2:] - found.boxes[:, :2]).amax(1) < FAR * side)
     keys = torch.stack([far.float(), found.cut.any(1).float(), area, -found.scores], 1).tolist()
     scores, all_boxes, cut = found.scores.tolist(), found.boxes.tolist(), found.cut.tolist()
     boxes, best, origin, unseen = [], [], [], []
@@ -202,7 +204,8 @@ def _without_parts(boxes: Tensor, scores: Tensor, classes: Tensor, unseen: Tenso
     cut = (unseen.any(1) & (scores >= MIN_SCORE)).nonzero()[:, 0]
     others = (scores >= MIN_SCORE * TRUSTED).nonzero()[:, 0]
     outward = torch.tensor([-1.0, -1.0, 1.0, 1.0])
-    for some in cut.split(1024):
+    for start in range(0, len(cut), 1024):  # at once it would take gigabytes
+        some = cut[start : start + 1024]
         inside = _intersection(boxes[some], boxes[others]) >= COVERED * _area(boxes[some])[:, None]
         further = (boxes[others] - boxes[some][:, None]) * outward > MIN_CUT  # [some, others, 4]
         beyond = (further & unseen[some][:, None]).any(-1)

@@ -23,8 +23,8 @@ class Tiling:
     """How a large image is divided into tiles, each of which the model sees at its usual size.
 
     Attributes:
-        sizes: height and width of the tiles in pixels of the image; of several sizes, small tiles find small objects and
-            large ones large objects. Empty is the size of image that the model was trained for.
+        sizes: height and width of the tiles in pixels of the image. Of several sizes, small tiles find small objects
+            and large ones large objects. Empty is the size of image that the model was trained for.
         overlap: least share of its height and width that a tile has in common with the next. An object that is not
             larger than this lies wholly in some tile.
         whole: also detect in the image as a whole, for objects that no tile holds.
@@ -56,7 +56,9 @@ class Tiling:
         if preprocessing.fit == "none":
             raise UserError("tile size: this model does not resize images, so none is known; give one")
         # At this size the resize changes nothing: the model sees the pixels of the image.
-        return replace(self, sizes=(preprocessing.box or (preprocessing.short_side, preprocessing.long_side),))
+        return replace(
+            self, sizes=(preprocessing.box or (preprocessing.short_side, preprocessing.long_side),)
+        )
 
     def parts(self, height: int, width: int) -> list[Rect]:
         """Return the parts of an image to run the model on: tiles row by row, size by size, and last the whole.

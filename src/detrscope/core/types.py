@@ -168,7 +168,9 @@ class Detections:
     height: int = 0
     width: int = 0
     source: str = ""
-    tiles_xyxy: Tensor | None = None  # [n, 4] int64 pixels, where the query found it; None for the image as a whole
+    tiles_xyxy: Tensor | None = (
+        None  # [n, 4] int64 pixels, where the query found it; None for the image as a whole
+    )
 
     def __len__(self) -> int:
         return len(self.scores)

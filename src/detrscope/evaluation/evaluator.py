@@ -9,7 +9,13 @@ from detrscope.core.operating_points import ThresholdTable
 from detrscope.data.dataset import DetectionDataset
 from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.predict import Predict, Result, predict_dataset
+from detrscope.evaluation.predict import (
+    Predict,
+    PredictImage,
+    Result,
+    predict_dataset,
+    predict_images,
+)
 from detrscope.evaluation.threshold_curves import threshold_table
 
 
@@ -51,9 +57,17 @@ class Evaluator:
 
     def __call__(self, predict: Predict) -> ModelEvaluation:
         """Evaluate a model; under torch.distributed must be called by every process; all get the same result."""
-        predictions = predict_dataset(
-            predict, self.card, self.dataset, batch_size=self.batch_size, workers=self.workers
+        return self._evaluation(
+            predict_dataset(
+                predict, self.card, self.dataset, batch_size=self.batch_size, workers=self.workers
+            )
         )
+
+    def on_images(self, predict: PredictImage) -> ModelEvaluation:
+        """Evaluate a function that takes whole images, one by one; otherwise as calling the evaluator."""
+        return self._evaluation(predict_images(predict, self.card, self.dataset, workers=self.workers))
+
+    def _evaluation(self, predictions: list[Result]) -> ModelEvaluation:
         counts: dict[int, int] = {}
         results = []
         for prediction in predictions:

@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detrscope.console import progress as progress_bar
 from detrscope.core.classes import ClassTable
 from detrscope.core.distributed import gather_objects, rank_and_world
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, postprocess
-from detrscope.core.types import Batch, Outputs
+from detrscope.core.types import Batch, Outputs, Target
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import Collated, DetectionLoader, Key
 from detrscope.data.transforms import EvalTransform
 
 Result = dict[str, Any]  # image_id, category_id, bbox (x, y, width, height in pixels), score
 Predict = Callable[[Batch], Outputs]  # a batch of the loader, on the CPU in float32 -> predictions
+PredictImage = Callable[[Tensor], Scored]  # an image of the dataset, uint8 [3, H, W] -> all predictions in it
 
 
 class ModulePredictor:
@@ -80,15 +81,72 @@ def predict_dataset(
     Raises:
         UserError: an image cannot be read.
     """
-    rank, world = rank_and_world()
-    mine = _batches_by_size(dataset, card, batch_size)[rank::world]
     samples = TransformedDataset(dataset, EvalTransform(card.preprocessing), cache=False)
+
+    def predict_batch(collated: Collated) -> list[Scored]:
+        batch, _, infos = collated
+        return postprocess(predict(batch), card.scoring, [info.size for info in infos])
+
+    batches = _batches_by_size(dataset, card, batch_size)
+    return _predict(predict_batch, card, dataset, samples, batches, progress=progress, workers=workers)
+
+
+def predict_images(
+    predict: PredictImage,
+    card: ModelCard,
+    dataset: DetectionDataset,
+    *,
+    progress: bool = True,
+    workers: int = 0,
+) -> list[Result]:
+    """Return every prediction of every image, of a function that takes whole images, such as one that tiles them.
+
+    Otherwise as `predict_dataset`.
+
+    Args:
+        predict: Function of one image as it is in its file, upright.
+        card: Classes of the model.
+        dataset: Images to predict.
+        progress: Whether to show a progress bar.
+        workers: Number of processes that read images; 0 reads them in this one.
+    """
+    samples = TransformedDataset(dataset, _untransformed, cache=False)
+    batches = _batches_by_size(dataset, card, 1)
+    return _predict(
+        lambda collated: [predict(collated[0].images[0])],
+        card,
+        dataset,
+        samples,
+        batches,
+        progress=progress,
+        workers=workers,
+    )
+
+
+def _untransformed(image: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> tuple[Tensor, Target]:
+    """Return an image as it is; evaluation has no use for the target."""
+    return image, Target(labels, boxes_xyxy)
+
+
+def _predict(
+    predict: Callable[[Collated], list[Scored]],
+    card: ModelCard,
+    dataset: DetectionDataset,
+    samples: TransformedDataset,
+    batches: list[list[Key]],
+    *,
+    progress: bool,
+    workers: int,
+) -> list[Result]:
+    """Return the predictions of all processes, each of which takes every n-th batch, in the order of the images."""
+    rank, world = rank_and_world()
+    mine = batches[rank::world]
     loader = DetectionLoader(samples, mine, workers)
     predicted: dict[Any, list[Result]] = {}
-    batches = _with_progress(loader, sum(map(len, mine))) if progress and rank == 0 else loader
-    for batch, _, infos in batches:
-        scored = postprocess(predict(batch), card.scoring, [info.size for info in infos])
-        for info, image in zip(infos, scored, strict=True):
+    shown = _with_progress(loader, sum(map(len, mine))) if progress and rank == 0 else loader
+    for collated in shown:
+        infos = collated[2]
+        for info, image in zip(infos, predict(collated), strict=True):
             predicted[info.image_id] = coco_results(image, info.image_id, card.classes)
     for part in gather_objects(predicted):
         predicted.update(part)

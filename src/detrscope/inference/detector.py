@@ -26,9 +26,11 @@ from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import postprocess
 from detrscope.core.probe import Probe
 from detrscope.core.threshold_choice import find_thresholds
+from detrscope.core.tiling import Tiling
 from detrscope.core.types import Detections, Outputs, Target
 from detrscope.data.image_reader import Channels, ImageSource, read_image, read_upright
 from detrscope.inference.engine import Engine, EngineName, Precision
+from detrscope.inference.tiled import predict_tiles
 from detrscope.inference.torch_engine import TorchEngine, choose_device, choose_dtype
 from detrscope.inference.tracing import trace_image
 from detrscope.trace_interface import Trace
@@ -78,6 +80,7 @@ class Detector:
         source: list[ImageSource] | tuple[ImageSource, ...],
         threshold: float | str | tuple[float, ...] = 0.7,
         *,
+        tiling: Tiling | None = None,
         channels: Channels = "rgb",
     ) -> list[Detections]: ...
 
@@ -87,6 +90,7 @@ class Detector:
         source: ImageSource,
         threshold: float | str | tuple[float, ...] = 0.7,
         *,
+        tiling: Tiling | None = None,
         channels: Channels = "rgb",
     ) -> Detections: ...
 
@@ -95,6 +99,7 @@ class Detector:
         source: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
         threshold: float | str | tuple[float, ...] = 0.7,
         *,
+        tiling: Tiling | None = None,
         channels: Channels = "rgb",
     ) -> Detections | list[Detections]:
         """Detect objects in one image, or in each of a list of images.
@@ -105,6 +110,8 @@ class Detector:
             threshold: minimum score, 0 to 1; 0.0 returns every query (with sigmoid scores, the best 100 pairs of
                 query and class). Or what the card's table of thresholds answers: "precision=0.9", "recall=0.8", "f1",
                 each also as "f1,per-class". Or a minimum for each class, in the order of `classes`.
+            tiling: divide each image into overlapping tiles, for small objects in large images; None runs the model on
+                the image as a whole.
             channels: order of the colours in arrays and tensors; "bgr" is what OpenCV gives.
 
         Returns:
@@ -115,16 +122,23 @@ class Detector:
         """
         values = find_thresholds(threshold, self.card.thresholds, self.classes).values
         if isinstance(source, list | tuple):
-            return [self._detect_in(image, values, channels) for image in source]
-        return self._detect_in(source, values, channels)
+            return [self._detect_in(image, values, tiling, channels) for image in source]
+        return self._detect_in(source, values, tiling, channels)
 
     def _detect_in(
-        self, source: ImageSource, threshold: float | tuple[float, ...], channels: Channels
+        self,
+        source: ImageSource,
+        threshold: float | tuple[float, ...],
+        tiling: Tiling | None,
+        channels: Channels,
     ) -> Detections:
         image = read_image(source, channels=channels)  # [3, H, W] uint8
         height, width = image.shape[-2:]
-        outputs = self.engine.predict(self.card.preprocessing.apply(image)[None])
-        (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
+        if tiling is None:
+            outputs = self.engine.predict(self.card.preprocessing.apply(image)[None])
+            (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
+        else:
+            scored = predict_tiles(self.engine, self.card, image, tiling)
         return scored.detections(
             self.classes, threshold, height=height, width=width, source=_source_name(source)
         )
