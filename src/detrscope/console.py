@@ -181,6 +181,8 @@ def setup_console(quiet: bool = False, level: LogLevel = "info") -> None:
 def progress(*, time_left: bool = True) -> Progress:
     """Return a progress bar with counts, to be used in a `with`; without a terminal it logs lines.
 
+    A task that is added with `unit="frames/s"` shows its speed.
+
     Args:
         time_left: show the time left by the rate so far.
     """
@@ -197,6 +199,14 @@ def progress(*, time_left: bool = True) -> Progress:
     )
     from rich.text import Text
 
+    def speed(task: Task, before: str = "") -> str:
+        unit, rate = task.fields.get("unit"), task.speed
+        return f"{before}{rate:.1f} {unit}" if unit and rate else ""
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(speed(task))
+
     class Description(ProgressColumn):
         def render(self, task: Task) -> Text:
             return Text(escape_text(task.description))
@@ -212,7 +222,7 @@ def progress(*, time_left: bool = True) -> Progress:
                 self.logged = now
                 task = self._tasks[task_id]
                 of = "" if task.total is None else f" of {task.total:g}"
-                log.info("%s: %g%s", task.description, int(task.completed), of)
+                log.info("%s: %g%s%s", task.description, int(task.completed), of, speed(task, ", "))
 
     on_terminal = console().is_terminal
     kind = Progress if on_terminal else Lines
@@ -222,7 +232,9 @@ def progress(*, time_left: bool = True) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         *((TextColumn("left", markup=False), TimeRemainingColumn()) if time_left else ()),
+        Speed(),
         console=console(),
+        redirect_stdout=False,  # results are printed beside it, and its console is standard error
         transient=True,
         disable=not on_terminal,
     )

@@ -24,7 +24,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.safe_text import escape_text, safe_csv_cell
 from detrscope.core.types import Detections
-from detrscope.inference.image_detections import ImageDetections, write_detections_csv
+from detrscope.inference.image_detections import DetectionsCsv, ImageDetections
 from detrscope.lens.report import write_measurements_csv
 from tests.conftest import ROOT
 from tests.support.tiny_models import tiny_settings
@@ -138,7 +138,7 @@ def test_detections_with_odd_names_in_csv_and_json(name: str) -> None:
     detections = Detections(torch.zeros(1, 4), one, one.long(), (name,), one.long(), 4, 4)
     found = ImageDetections(f"={name}.png", detections)
     file = io.StringIO(newline="")
-    write_detections_csv(file, [found])
+    DetectionsCsv(file).add(found)
     heading, row = csv.reader(file.getvalue().splitlines())
     assert row[heading.index("source")] == f"'={escape_text(name)}.png"
     file.getvalue().encode("utf-8")

@@ -1,6 +1,7 @@
 """A world that a model of a few lines sees perfectly: one coloured rectangle on black in each picture."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from detrscope.core.classes import ClassTable
 from detrscope.core.model_card import ModelCard
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.core.types import Batch, Detections, Outputs
+from detrscope.core.types import Batch, Outputs
+from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import TorchEngine
 
 NAMES = ("ruby", "leaf", "sky")  # red, green, blue
@@ -95,23 +97,26 @@ class SeesSquares(nn.Module):
         return Outputs(logits, boxes)
 
 
-class SquareDetector:
-    """What `detect` and `evaluate` ask of a Detector, for pictures of this world."""
+class SeesSquaresAndAll(SeesSquares):
+    """The rectangle with score 0.9 and, below it, the whole picture as class 0 with score 0.4."""
 
-    card = card()
-    engine = TorchEngine(SeesSquares())  # type: ignore[arg-type]
+    def forward(self, batch: Batch) -> Outputs:
+        outputs = super().forward(batch)
+        for query, score in ((1, 0.9), (0, 0.4)):
+            rest = (1 - score) / 3
+            found = outputs.logits[0, :, query, :3].argmax(1)
+            outputs.logits[0, :, query] = math.log(rest)
+            for image, index in enumerate(found.tolist()):
+                outputs.logits[0, image, query, index] = math.log(score)
+        outputs.boxes_cxcywh[0, :, 0] = torch.tensor([0.5, 0.5, 1.0, 1.0])
+        return outputs
 
-    def predict(self, images: Tensor, padding: Tensor | None = None) -> Outputs:
-        return self.engine.predict(images, padding)
 
-    def detect(self, source: Tensor, threshold: float = 0.7) -> Detections:
-        """The rectangle with score 0.9 and, below it, the whole picture with score 0.4."""
-        height, width = source.shape[-2:]
-        index, box = found_in(source / 255)
-        boxes = torch.stack([box, torch.tensor([0, 0, width, height]).float()])
-        scores = torch.tensor([0.9, 0.4])
-        keep = scores >= threshold
-        n = int(keep.sum())
-        labels = torch.tensor([IDS[index], IDS[0]])[keep]
-        names = (NAMES[index], NAMES[0])[:n]
-        return Detections(boxes[keep], scores[keep], labels, names, torch.tensor([1, 0])[keep], height, width)
+class SquareDetector(Detector):
+    """A detector for pictures of this world, at their own size."""
+
+    def __init__(self) -> None:
+        whole = ModelCard(
+            "squares", "squares", {}, ClassTable(IDS, NAMES), Preprocessing(fit="none"), "softmax"
+        )
+        super().__init__(TorchEngine(SeesSquaresAndAll()), whole)  # type: ignore[arg-type]

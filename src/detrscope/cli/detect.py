@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,19 +23,23 @@ from detrscope.cli.options import (
 )
 from detrscope.core.errors import UserError
 from detrscope.core.files import check_writable_folder
+from detrscope.inference.media.options import MEDIA_DEFAULTS, MediaOptions
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from detrscope.inference.image_detections import ImageDetections
+    from detrscope.cli.detection_output import Output, Printer
+    from detrscope.commands.detection_stream import DetectionStream
 
 FOLDER = Path("detections")
-DETAILED = 4  # most images whose detections are listed one by one
 
 
 def detect(
     sources: Annotated[
-        list[str], typer.Argument(help="Images, videos, folders, globs or URLs.", metavar="SOURCE")
+        list[str],
+        typer.Argument(
+            help="Images, videos, folders, globs, URLs; camera:0; rtsp://... and http://...m3u8 streams; stream:URL "
+            "for any other stream, stream:- for standard input.",
+            metavar="SOURCE",
+        ),
     ],
     model: Model = "sprint-dense-n",
     weights: Weights = None,
@@ -52,6 +57,31 @@ def detect(
     image_format: ImageFormat = "png",
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
+    json_lines: Annotated[
+        bool,
+        typer.Option("--json-lines", help="Print a line of JSON for each image and frame as it comes."),
+    ] = False,
+    track: Annotated[
+        bool,
+        typer.Option(
+            "--track", help="Follow objects through videos and streams, with an id each (ByteTrack)."
+        ),
+    ] = False,
+    attention: Annotated[
+        str,
+        typer.Option(
+            help="Class names, such as 'dog': the cross-attention of their detections is drawn over the image.",
+            show_default="none",
+        ),
+    ] = "",
+    frames: Annotated[int | None, typer.Option(help="Most frames of each video or stream.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Seconds of each video or stream to read.")] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds without data before a stream is connected to again.")
+    ] = MEDIA_DEFAULTS.timeout,
+    reconnects: Annotated[
+        int, typer.Option(help="Most connections to a stream in a row that may fail.")
+    ] = MEDIA_DEFAULTS.reconnects,
     device: Device = "auto",
     precision: Precision = "auto",
     engine: Engine = "auto",
@@ -60,70 +90,57 @@ def detect(
 ) -> None:
     """Detect objects and draw them; boxes are in pixels of the upright original.
 
-    Images with boxes, detections.json and detections.csv go to the folder --out ("detections" by default). With --json
-    or --csv nothing is written unless --out is given.
+    Images and videos with boxes, detections.json and detections.csv go to the folder --out ("detections" by default).
+    With --json, --json-lines or --csv nothing is written unless --out is given. Ctrl-C ends a stream and completes its
+    files.
     """
     console.setup_console(quiet, log_level)
-    if json and csv:
-        raise UserError("give --json or --csv, not both; both are written with --out")
-    if out is None and not (json or csv):
+    if json + csv + json_lines > 1:
+        raise UserError("give one of --json, --json-lines and --csv; all of them are written with --out")
+    if out is None and not (json or csv or json_lines):
         out = FOLDER
     if out is not None:
         check_writable_folder(out)
 
+    from detrscope.cli.detection_output import printer_of
     from detrscope.commands import detect as command
+    from detrscope.commands.detection_stream import with_progress
     from detrscope.inference.detector import LoadOptions
-    from detrscope.inference.image_detections import write_detections_csv
 
-    results = command.detect(
+    stream = command.detect_stream(
         model,
         [*sources],
         threshold=threshold,
-        show_names=[name.strip() for name in show_names.split(",") if name.strip()],
+        show_names=_names(show_names),
         out=out,
         image_format=image_format,
         load_options=LoadOptions(weights, device, precision, engine),
+        media=MediaOptions(frames, seconds, timeout, reconnects, track, tuple(_names(attention))),
     )
-    if json:
-        console.print_json([image.to_json() for image in results])
-    elif csv:
-        import io
+    kind: Output = (
+        "json" if json else "json-lines" if json_lines else "csv" if csv else "quiet" if quiet else "tables"
+    )
+    # A bar on the terminal that the lines are printed to would be in their way.
+    results = stream if json_lines and sys.stdout.isatty() else with_progress(stream)
+    printer = printer_of(kind, track)
+    try:
+        with stream:
+            for result in results:
+                printer.add(result)
+    except KeyboardInterrupt:
+        if stream.is_live:  # its usual end
+            _end(printer, stream, out)
+        raise
+    _end(printer, stream, out)
 
-        lines = io.StringIO(newline="")
-        write_detections_csv(lines, results)
-        console.print_raw(lines.getvalue())
-    elif not quiet:
-        console.print_table(_details(results) if len(results) <= DETAILED else _overview(results))
-    if out is not None:
+
+def _end(printer: Printer, stream: DetectionStream, out: Path | None) -> None:
+    printer.end(stream)
+    if stream.frames > 1:
+        console.log.info("%s", stream.summary())
+    if out is not None and stream.frames:
         console.log.info(f"written to {out}")
 
 
-def _details(results: list[ImageDetections]) -> Table:
-    """Return a table with a row for each detection."""
-    from rich.table import Table
-
-    table = Table("source", "class", "id", "score", "box x0 y0 x1 y1, pixels")
-    for image in results:
-        for row in image.to_json()["detections"]:
-            box = "  ".join(f"{value:.1f}" for value in row["box_xyxy"])
-            table.add_row(image.source, row["name"], str(row["category_id"]), f"{row['score']:.3f}", box)
-        if not len(image.detections):
-            table.add_row(image.source, "nothing above the threshold", "", "", "")
-    return table
-
-
-def _overview(results: list[ImageDetections]) -> Table:
-    """Return a table with a row for each image and each video."""
-    from collections import Counter
-
-    from rich.table import Table
-
-    frames: Counter[str] = Counter(image.source for image in results)
-    names: dict[str, Counter[str]] = {source: Counter() for source in frames}
-    for image in results:
-        names[image.source].update(image.detections.names)
-    table = Table("source", "frames", "detections", "classes")
-    for source, counts in names.items():
-        classes = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-        table.add_row(source, str(frames[source]), str(counts.total()), classes or "-")
-    return table
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,31 +1,26 @@
-"""Detect in images and videos of any source and write the results."""
+"""Detect in images, videos and streams of any source and write the results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from detrscope.commands.detection_files import DetectionWriter
+from detrscope.commands.detection_files import DetectionFiles
+from detrscope.commands.detection_stream import DetectionStream, ShownClasses, with_progress
 from detrscope.commands.domain_warning import DomainWarning
-from detrscope.console import log, progress
+from detrscope.console import log
 from detrscope.core.download import is_url
-from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.errors import UserError
 from detrscope.core.threshold_choice import check_threshold_form, find_thresholds
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
-from detrscope.inference.image_detections import ImageDetections, detections_of_classes
-from detrscope.inference.media.sources import MediaSource, expand_media_sources, warn_of_other_media_frames
-from detrscope.inference.media.video import Video, VideoFrame
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-DetectIn = Callable[..., ImageDetections]  # image, source and, in a video, the frame
+from detrscope.inference.frame_detector import FrameDetector
+from detrscope.inference.image_detections import ImageDetections
+from detrscope.inference.media.options import MEDIA_DEFAULTS, MediaOptions
+from detrscope.inference.media.sources import MediaSource, expand_media_sources
+from detrscope.inference.media.tracker import LOWEST_SCORE, check_tracker_installed
+from detrscope.inference.media.video import Video
 
 
 def detect(
@@ -37,112 +32,121 @@ def detect(
     out: str | Path | None = None,
     image_format: str = "png",
     load_options: LoadOptions = LOAD_DEFAULTS,
+    media: MediaOptions = MEDIA_DEFAULTS,
 ) -> list[ImageDetections]:
-    """Detect in files, folders, globs, URLs, arrays and videos.
+    """Detect in files, folders, globs, URLs, arrays, videos, and parts of streams.
 
     A named source that cannot be read is an error before anything is written. Unreadable files in a folder or behind a
     glob are skipped with a warning.
 
     Args:
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`.
-        sources: a file, folder, glob, URL, array ..., or a list of these.
+        sources: a file, folder, glob, URL, array ..., or a list of these; a camera (`camera:0`) or stream
+            (`rtsp://...`, `stream:URL`).
         threshold: minimum score, 0..1, or a goal such as "precision=0.9"; see `Detector.detect`.
         show_names: class names to keep; all classes where empty.
         out: folder for an image (or an mp4 and a JSON-lines file of frames) per source, `detections.json` and
             `detections.csv`; None writes nothing.
         image_format: png, jpg, webp, svg or pdf.
         load_options: how to load a model that is given by name.
+        media: how much of a video or stream is read, and whether to track objects and draw attention.
 
     Returns:
-        The detections in each image and in each frame of a video.
+        The detections in each image and in each frame of a video; `detect_stream` gives them one by one.
 
     Raises:
-        UserError: a wrong argument, or a named source that cannot be read.
-        WorkFailed: nothing in a folder could be read.
+        UserError: a wrong argument, a named source that cannot be read, or a stream without limits.
+        WorkFailed: nothing in a folder could be read, or a stream was lost.
     """
+    todo = _expanded(sources)
+    for source in todo:
+        if source.kind == "stream" and not media.limited:
+            raise UserError(
+                f"{source.name}: a stream may have no end; give media=MediaOptions(frames=...) or seconds=, "
+                "or iterate over detect_stream"
+            )
+    with _open_stream(model, todo, threshold, show_names, out, image_format, load_options, media) as stream:
+        results = [*with_progress(stream)]
+    if len(results) > 1:
+        log.info("%s", stream.summary())
+    return results
+
+
+def detect_stream(
+    model: str | Path | Detector,
+    sources: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
+    *,
+    threshold: float | str = 0.7,
+    show_names: Sequence[str] = (),
+    out: str | Path | None = None,
+    image_format: str = "png",
+    load_options: LoadOptions = LOAD_DEFAULTS,
+    media: MediaOptions = MEDIA_DEFAULTS,
+) -> DetectionStream:
+    """Detect as `detect` does, and give the results one by one: for long videos and streams without an end.
+
+    Use it in a `with`, which ends the work and completes the files. The arguments are those of `detect`.
+
+    Returns:
+        An iterator over the detections in each image and frame; nothing that it has given is kept in memory.
+
+    Raises:
+        UserError: a wrong argument, or a named source that cannot be read; of a stream, when it is iterated over.
+    """
+    todo = _expanded(sources)
+    return _open_stream(model, todo, threshold, show_names, out, image_format, load_options, media)
+
+
+def _open_stream(
+    model: str | Path | Detector,
+    todo: Sequence[MediaSource],
+    threshold: float | str,
+    show_names: Sequence[str],
+    out: str | Path | None,
+    image_format: str,
+    load_options: LoadOptions,
+    media: MediaOptions,
+) -> DetectionStream:
     check_threshold_form(threshold)
-    todo = [
-        _checked(s) for s in expand_media_sources(sources if isinstance(sources, list | tuple) else [sources])
-    ]
+    if media.track:
+        check_tracker_installed()
+    todo = [_checked(source) for source in todo]
     detector = open_detector(model, load_options)
     classes = detector.card.classes
     thresholds = find_thresholds(threshold, detector.card.thresholds, classes)
     if thresholds.note:
         log.info(thresholds.note)
-    writer = None if out is None else DetectionWriter(Path(out), image_format, classes.names, todo)
-    names = {classes.names[classes.index_of_name(name)] for name in show_names}
+    shown = ShownClasses(
+        *(
+            frozenset(classes.names[classes.index_of_name(name)] for name in names)
+            for names in (show_names, media.attention)
+        )
+    )
+    lowest = LOWEST_SCORE if media.track else None
+    frame_detector = FrameDetector(detector, thresholds.values, lowest=lowest, attention=bool(media.attention))
+    files = None
+    if out is not None:
+        files = DetectionFiles(Path(out), image_format, classes.names, todo, tracked=media.track)
     domain = DomainWarning(model, load_options.weights)
     notes = {source.stem: domain.note(source.content, source.name) for source in todo}
     domain.warn()
+    return DetectionStream(todo, frame_detector, shown, media, files, notes)
 
-    def detect_in(image: Tensor, source: MediaSource, frame: VideoFrame | None = None) -> ImageDetections:
-        detections = replace(
-            detections_of_classes(detector.detect(image, thresholds.values), names), source=source.name
-        )
-        index, time = (None, None) if frame is None else (frame.index, round(float(frame.time), 6))
-        return ImageDetections(source.name, detections, index, time, notes[source.stem])
 
-    results: list[ImageDetections] = []
-    skipped = 0
-    with progress() as bar:
-        task = bar.add_task("detecting", total=len(todo))
-        for source in todo:
-            try:
-                run = _in_video if source.is_video else _in_image
-                results += run(source, detect_in, writer, bar)
-            except UserError as error:
-                if source.named:
-                    raise
-                skipped += 1
-                log.warning(f"skipped: {error}")
-            bar.advance(task)
-    if skipped == len(todo):
-        raise WorkFailed(f"none of the {skipped} images and videos could be read")
-    if skipped:
-        log.warning(f"{skipped} of {len(todo)} images and videos could not be read and were skipped")
-    if writer:
-        writer.write_tables(results)
-    return results
+def _expanded(sources: ImageSource | list[ImageSource] | tuple[ImageSource, ...]) -> list[MediaSource]:
+    return expand_media_sources(sources if isinstance(sources, list | tuple) else [sources])
 
 
 def _checked(source: MediaSource) -> MediaSource:
-    """Return a source after reading it once if it was named: errors come before any work, a URL is read once."""
-    if not source.named:
+    """Return a source after reading it once if it was named: errors come before any work, a URL is read once.
+
+    A stream is opened when its turn comes: once.
+    """
+    if not source.named or source.kind == "stream":
         return source
-    if source.is_video:
+    if source.kind == "video":
         with Video(str(source.content)) as video:
             next(video.frames())
         return source
     image = read_image(source.content)
     return replace(source, content=image) if is_url(source.content) else source
-
-
-def _in_image(
-    source: MediaSource, detect_in: DetectIn, writer: DetectionWriter | None, bar: Progress
-) -> list[ImageDetections]:
-    image = read_image(source.content)
-    warn_of_other_media_frames(source)
-    result = detect_in(image, source)
-    if writer:
-        writer.write_image(source, image, result)
-    return [result]
-
-
-def _in_video(
-    source: MediaSource, detect_in: DetectIn, writer: DetectionWriter | None, bar: Progress
-) -> list[ImageDetections]:
-    """Detect frame by frame; output files appear when the last frame is done."""
-    results: list[ImageDetections] = []
-    with ExitStack() as stack:
-        video = stack.enter_context(Video(str(source.content)))
-        task = bar.add_task(Path(source.name).name, total=video.length)
-        stack.callback(bar.remove_task, task)
-        write = stack.enter_context(writer.open_video(source, video.rate)) if writer else None
-        for frame in video.frames():
-            results.append(detect_in(frame.image, source, frame))
-            if write:
-                write(frame, results[-1])
-            bar.advance(task)
-        if losses := video.losses():
-            log.warning("%s", losses)
-    return results

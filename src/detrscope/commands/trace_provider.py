@@ -39,7 +39,7 @@ def expand_trace_inputs(sources: Sequence[TraceInput]) -> list[tuple[MediaSource
     for number, source in enumerate(sources, start=1):
         if isinstance(source, Trace):
             name = source.source or f"trace {number}"
-            inputs.append((MediaSource(name, name, stems.unused(Path(name).stem), False, True), source))
+            inputs.append((MediaSource(name, name, stems.unused(Path(name).stem), "image", True), source))
         else:
             inputs += [
                 (media, media.content) for media in expand_media_sources([source], stems, before=len(inputs))

@@ -11,8 +11,9 @@ padding, `boxes_xyxy` is pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -171,6 +172,14 @@ class Detections:
     tiles_xyxy: Tensor | None = (
         None  # [n, 4] int64 pixels, where the query found it; None for the image as a whole
     )
+    track_ids: Tensor | None = None  # [n] int64, -1 where not (yet) part of a track; None where not tracked
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def select(self, keep: Sequence[int]) -> Detections:
+        """Return some detections, by their indices, in that order."""
+        index = torch.tensor(keep, dtype=torch.int64)
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        selected = {name: part[index] for name, part in parts.items() if isinstance(part, Tensor)}
+        return Detections(**{**parts, **selected, "names": tuple(self.names[i] for i in keep)})

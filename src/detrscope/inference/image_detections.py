@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from detrscope.core.errors import UserError
@@ -35,21 +35,34 @@ class ImageDetections:
         note = {"note": self.note} if self.note else {}
         keys = ("box_xyxy", "score", "category_id", "name", "query_id")
         columns = (d.boxes_xyxy.tolist(), d.scores.tolist(), d.labels.tolist(), d.names, d.query_ids.tolist())
-        rows = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+        rows: list[dict[str, Any]] = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+        if d.track_ids is not None:
+            for row, track in zip(rows, d.track_ids.tolist(), strict=True):
+                row["track_id"] = None if track < 0 else track
         size = {"width": d.width, "height": d.height}
         return {"source": self.source, **frame, **note, **size, "detections": rows}
 
     def to_rows(self) -> list[tuple[Any, ...]]:
-        """Return a row of `CSV_COLUMNS` for each detection."""
+        """Return a row of `CSV_COLUMNS` for each detection, and its track where detections are tracked."""
         rows = [[*row.values()] for row in self.to_json()["detections"]]
         return [(self.source, self.frame, self.time, *box, *rest) for box, *rest in rows]
 
 
-def write_detections_csv(file: TextIO, detections: Sequence[ImageDetections]) -> None:
-    """Write a header and a row for each detection; names that a spreadsheet would compute get an apostrophe."""
-    writer = csv.writer(file)
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows(safe_csv_row(row) for image in detections for row in image.to_rows())
+class DetectionsCsv:
+    """Writer of CSV: a header, and a row for each detection. Names that a spreadsheet would compute get an apostrophe.
+
+    Args:
+        file: file to write to.
+        tracked: whether there is a column of tracks.
+    """
+
+    def __init__(self, file: TextIO, *, tracked: bool = False) -> None:
+        self._writer = csv.writer(file)
+        self._writer.writerow((*CSV_COLUMNS, "track_id") if tracked else CSV_COLUMNS)
+
+    def add(self, detections: ImageDetections) -> None:
+        """Write the rows of one image or frame."""
+        self._writer.writerows(safe_csv_row(row) for row in detections.to_rows())
 
 
 def detections_of_classes(detections: Detections, names: Collection[str]) -> Detections:
@@ -57,14 +70,7 @@ def detections_of_classes(detections: Detections, names: Collection[str]) -> Det
     if not names:
         return detections
     keep = [i for i, name in enumerate(detections.names) if name in names]
-    return replace(
-        detections,
-        boxes_xyxy=detections.boxes_xyxy[keep],
-        scores=detections.scores[keep],
-        labels=detections.labels[keep],
-        names=tuple(detections.names[i] for i in keep),
-        query_ids=detections.query_ids[keep],
-    )
+    return detections.select(keep)
 
 
 def to_supervision(detections: Detections) -> supervision.Detections:

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import av
 import numpy as np
 
 from detrscope.core.files import atomic_write
 from detrscope.views.canvas import resize_drawing
+
+Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"]
 
 
 class AddFrame(Protocol):
@@ -23,7 +25,14 @@ class AddFrame(Protocol):
 
 
 @contextmanager
-def write_mp4(path: str | Path, rate: Fraction | float, *, quality: int = 20) -> Iterator[AddFrame]:
+def write_mp4(
+    path: str | Path,
+    rate: Fraction | float,
+    *,
+    quality: int = 20,
+    preset: Preset = "medium",
+    fragmented: bool = False,
+) -> Iterator[AddFrame]:
     """Write an mp4 (H.264) atomically.
 
     Frames have the size of the first one, others are fitted into it with black beside them; an odd width or height is
@@ -33,6 +42,9 @@ def write_mp4(path: str | Path, rate: Fraction | float, *, quality: int = 20) ->
         path: path of the file.
         rate: frames per second.
         quality: H.264's constant rate factor, 0 (lossless) to 51.
+        preset: how long the encoder searches for a smaller file.
+        fragmented: write the index in parts, as it goes: its length then takes no memory. Some old players need one
+            index for the whole film.
 
     Yields:
         A function that adds a frame.
@@ -40,8 +52,12 @@ def write_mp4(path: str | Path, rate: Fraction | float, *, quality: int = 20) ->
     rate = Fraction(rate).limit_denominator(100_000)
     clock = rate.numerator * max(1, round(90_000 / rate.numerator))  # ticks a second, a whole number a frame
     step = int(clock / rate)
-    with atomic_write(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
+    flags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if fragmented else {}
+    with (
+        atomic_write(path) as temporary,
+        av.open(str(temporary), "w", format="mp4", container_options=flags) as container,
+    ):
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality), "preset": preset})
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, clock)
         last: int | None = None  # tick of the last frame

@@ -1,4 +1,4 @@
-"""Expand what the user named into images and videos: files, folders, globs, URLs, arrays."""
+"""Expand what the user named into images, videos and streams: files, folders, globs, URLs, cameras, arrays."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from PIL import Image
 
@@ -16,22 +17,30 @@ from detrscope.core.download import is_url, shown_url, url_path
 from detrscope.core.errors import UserError
 from detrscope.data.image_files import SUFFIXES
 from detrscope.data.image_reader import ImageSource
+from detrscope.inference.media.address import StreamAddress, is_stream, stream_address
 
 STEM_BYTES = 180  # of a name made from a source, so that a suffix and a number still fit
 MULTIPLE_FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # not MPO: the other images of a phone are previews
 LISTED = 8  # most file names in a message
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+MediaKind = Literal["image", "video", "stream"]
 
 
 @dataclass(frozen=True)
 class MediaSource:
-    """One image or video."""
+    """One image, video, or stream (which may have no end)."""
 
     content: ImageSource
     name: str  # in results
     stem: str  # for names of files made from it; unique
-    is_video: bool
+    kind: MediaKind
     named: bool  # named by the user itself, not by a folder or glob
+    address: StreamAddress | None = None  # of a stream
+
+    @property
+    def is_video(self) -> bool:
+        """Return whether it has frames: a video or a stream."""
+        return self.kind != "image"
 
 
 class UniqueNames:
@@ -62,22 +71,27 @@ def _folded(name: str) -> str:
 def expand_media_sources(
     sources: Iterable[ImageSource], stems: UniqueNames | None = None, *, before: int = 0
 ) -> list[MediaSource]:
-    """Return all images and videos in the order given; those of folders and globs sorted by name.
+    """Return all images, videos and streams in the order given; those of folders and globs sorted by name.
 
     A folder gives the images and videos directly in it; `folder/**/*.jpg` searches deeper. Anything that is not text
     or a path is an image in memory.
 
     Args:
-        sources: files, folders, globs, URLs, images.
+        sources: files, folders, globs, URLs, cameras and streams (see `stream_address`), images.
         stems: names that are taken; extended.
         before: number of sources before these, for the numbering of images in memory.
 
     Raises:
-        UserError: no such file, or a folder or glob without an image or video.
+        UserError: no such file, a folder or glob without an image or video, or a malformed name of a stream.
     """
     expanded: list[tuple[ImageSource, bool]] = []
     for source in sources:
-        if not isinstance(source, str | Path) or is_url(source) or Path(source).expanduser().is_file():
+        if (
+            not isinstance(source, str | Path)
+            or is_stream(source)
+            or is_url(source)
+            or Path(source).expanduser().is_file()
+        ):
             expanded.append((source, True))
         elif Path(source).expanduser().is_dir():
             expanded += [(path, False) for path in _files_in(Path(source).expanduser())]
@@ -94,12 +108,16 @@ def expand_media_sources(
 
 def _media_source(content: ImageSource, named: bool, number: int, stems: UniqueNames) -> MediaSource:
     if not isinstance(content, str | Path):
-        return MediaSource(content, f"image {number}", stems.unused(f"image-{number}"), False, named)
+        return MediaSource(content, f"image {number}", stems.unused(f"image-{number}"), "image", named)
+    if is_stream(content):
+        address = stream_address(str(content))
+        stem = stems.unused(address.stem or f"stream-{number}")
+        return MediaSource(content, address.name, stem, "stream", named, address)
     name = str(content)
     path = PurePosixPath(url_path(name)) if is_url(name) else Path(name)
     name = shown_url(name) if is_url(name) else name  # without passwords
-    is_video = path.suffix.lower() in VIDEO_SUFFIXES
-    return MediaSource(content, name, stems.unused(path.stem or f"image-{number}"), is_video, named)
+    kind: MediaKind = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image"
+    return MediaSource(content, name, stems.unused(path.stem or f"image-{number}"), kind, named)
 
 
 def warn_of_other_media_frames(source: MediaSource) -> None:

@@ -20,6 +20,7 @@ from detrscope.views.canvas.colours import (
 from detrscope.views.canvas.drawing import DPI, ENDINGS, Drawing, resize_drawing
 from detrscope.views.canvas.figure import PixelFigure, header_and_footer
 from detrscope.views.canvas.fonts import drawable_class_label
+from detrscope.views.canvas.heatmap import with_heatmap
 from detrscope.views.canvas.image_overlay import Box, ImageOverlay, Label
 from detrscope.views.canvas.panel import Panel
 from detrscope.views.canvas.plot import Chart, Plot
@@ -50,5 +51,6 @@ __all__ = [
     "shorten_to_width",
     "text_colour_on",
     "text_size",
+    "with_heatmap",
     "wrapped",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -45,20 +46,24 @@ class ImageOverlay(Drawing):
 
     def pixels(self) -> np.ndarray:
         """Return the pixels as uint8 [H, W, 3]."""
-        image = Image.fromarray(self.background)
-        draw = ImageDraw.Draw(image)
+        pixels = self.background.copy()
         for box in self.boxes:
-            x0, y0, x1, y1 = _on_pixel_grid(box)
-            width = min(box.width, (min(x1 - x0, y1 - y0) + 1) // 2)  # Pillow goes outside with more
-            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=box.colour, width=width)
+            x0, y0, x1, y1 = (max(0, value) for value in _on_pixel_grid(box))
+            width = min(box.width, (min(x1 - x0, y1 - y0) + 1) // 2)
+            for rows in (slice(y0, y0 + width), slice(max(y0, y1 - width), y1)):
+                pixels[rows, x0:x1] = box.colour
+            for columns in (slice(x0, x0 + width), slice(max(x0, x1 - width), x1)):
+                pixels[y0:y1, columns] = box.colour
         for label in self.labels:
-            (x, y), (width, height) = label.xy, text_size(label.text, label.size)
-            x, y = round(x), round(y)
-            if label.background is not None:
-                draw.rectangle((x, y, x + width - 1, y + height - 1), fill=label.background)
-            middle = (x + label.size // 4, y + height // 2)
-            draw_text(draw, middle, label.text, label.size, label.text_colour)
-        return np.asarray(image)
+            x, y = round(label.xy[0]), round(label.xy[1])
+            if label.background is None:
+                pixels = _with_text(pixels, x, y, label)
+                continue
+            text = _label_pixels(label.text, label.size, label.background, label.text_colour)
+            text = text[max(0, -y) :, max(0, -x) :]
+            part = pixels[max(0, y) : max(0, y) + len(text), max(0, x) : max(0, x) + text.shape[1]]
+            part[...] = text[: part.shape[0], : part.shape[1]]
+        return pixels
 
     def figure(self) -> Figure:
         """Return the matplotlib figure, whose data coordinates are the pixels of the image."""
@@ -92,6 +97,23 @@ class ImageOverlay(Drawing):
                 parse_math=False,
             )
         return figure
+
+
+@lru_cache(maxsize=1024)  # the labels of a video come again and again
+def _label_pixels(text: str, size: int, background: Colour, colour: Colour) -> np.ndarray:
+    """Return a line of text on its rectangle: uint8 [height, width, 3]."""
+    width, height = text_size(text, size)
+    tile = np.empty((height, width, 3), np.uint8)
+    tile[...] = background
+    return _with_text(tile, 0, 0, Label(text, (0, 0), size, text_colour=colour))
+
+
+def _with_text(pixels: np.ndarray, x: int, y: int, label: Label) -> np.ndarray:
+    """Return pixels with a line of text whose rectangle begins at x, y."""
+    image = Image.fromarray(pixels)
+    middle = (x + label.size // 4, y + text_size(label.text, label.size)[1] // 2)
+    draw_text(ImageDraw.Draw(image), middle, label.text, label.size, label.text_colour)
+    return np.array(image)
 
 
 def _on_pixel_grid(box: Box) -> tuple[int, int, int, int]:

@@ -72,7 +72,7 @@ class Panel:
         extent = extent or self.window
         fine = resize_drawing(pixels, *self._size(extent))
         if grey:
-            fine = np.repeat(_pale_grey(fine)[..., None], 3, axis=2)
+            fine = np.repeat(pale_grey(fine)[..., None], 3, axis=2)
         self._show(fine, extent)
 
     def heatmap(
@@ -237,7 +237,7 @@ class Panel:
         image.set_clip_path(self._clip)
 
 
-def _pale_grey(image: np.ndarray) -> np.ndarray:
+def pale_grey(image: np.ndarray) -> np.ndarray:
     """Return an image in pale greys that use the whole range: uint8 [H, W, 3] -> uint8 [H, W]."""
     light = image.astype(np.float32) @ LUMA
     low, high = np.percentile(light, (MIN_PERCENTILE, MAX_PERCENTILE))

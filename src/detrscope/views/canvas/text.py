@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
@@ -35,6 +35,7 @@ def draw_text(
         x += font(size, face).getlength(part)
 
 
+@lru_cache(maxsize=4096)
 def text_size(text: str, size: int) -> tuple[int, int]:
     """Return width and height in pixels of one line of text with its margins."""
     return round(text_width(text, size)) + 2 * (size // 4), size + 2 * (size // 4)

@@ -1,0 +1,125 @@
+"""Detection in two steps: one thread prepares images while another runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detrscope.core.errors import UserError
+from detrscope.core.geometry import Geometry
+from detrscope.core.postprocess import postprocess
+from detrscope.core.probe import Probe
+from detrscope.core.trace_data import TraceData
+from detrscope.core.types import Detections, Outputs
+from detrscope.inference.detector import Detector
+from detrscope.inference.media.reader import MediaFrame
+
+MOST_FRAMES = 8  # of a batch: more gain little
+CPU_PIXELS, GPU_PIXELS = (
+    1 << 17,
+    1 << 22,
+)  # of the model's input in a batch: more do not fit the caches, or the memory
+IMAGE_PIXELS = 1 << 22  # of the frames themselves in a batch
+
+
+@dataclass(frozen=True)
+class DetectedFrame:
+    """What the model finds in a frame.
+
+    Attributes:
+        frame: the frame.
+        detections: detections above the threshold.
+        weaker: those below it that a tracker may use, where asked for.
+        trace: cross-attention of the last decoder layer, where asked for.
+    """
+
+    frame: MediaFrame
+    detections: Detections
+    weaker: Detections | None = None
+    trace: TraceData | None = None
+
+
+class FrameDetector:
+    """Detector of batches of frames; finds what `Detector.detect` finds.
+
+    Args:
+        detector: the model.
+        threshold: minimum score, 0..1, or one for each class.
+        lowest: give detections from this score on as `weaker`; None gives none.
+        attention: record the cross-attention of the last decoder layer, in the same forward pass.
+
+    Raises:
+        UserError: attention is asked of a model that has no cross-attention to record.
+    """
+
+    def __init__(
+        self, detector: Detector, threshold: float, *, lowest: float | None = None, attention: bool = False
+    ) -> None:
+        self._detector, self._threshold, self._lowest = detector, threshold, lowest
+        sites = [s for s in detector.engine.sites if s.startswith("decoder.") and s.endswith(".cross")]
+        if attention and not sites:
+            raise UserError(
+                f"attention: engine '{detector.engine.name}' records no cross-attention of this model"
+            )
+        self._site = sites[-1] if attention else None
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """Resize and normalise an image: uint8 [3, H, W] -> float32 [3, h, w]."""
+        return self._detector.card.preprocessing.apply(image)
+
+    def batch_size(self, image: Tensor, prepared: Tensor) -> int:
+        """Return how many frames of these sizes are worth a batch: small ones take longer to start than to compute."""
+        on_cpu = self._detector.engine.device.startswith("cpu")
+        fitting = (CPU_PIXELS if on_cpu else GPU_PIXELS) // prepared[0].numel()
+        return max(1, min(MOST_FRAMES, fitting, IMAGE_PIXELS // image[0].numel()))
+
+    def detect(self, frames: Sequence[MediaFrame]) -> list[DetectedFrame]:
+        """Return the detections in frames of one size, in their order."""
+        card = self._detector.card
+        probe = None if self._site is None else Probe(self._site, values=False)
+        outputs = self._detector.engine.predict(
+            torch.stack([frame.prepared for frame in frames]), probe=probe
+        )
+        sizes = [(frame.image.shape[-2], frame.image.shape[-1]) for frame in frames]
+        found = []
+        for number, (frame, scored) in enumerate(
+            zip(frames, postprocess(outputs, card.scoring, sizes), strict=True)
+        ):
+            (height, width), source = sizes[number], frame.source.name
+            detections = scored.detections(
+                card.classes, self._threshold, height=height, width=width, source=source
+            )
+            weaker = None
+            if self._lowest is not None:
+                more = scored.detections(
+                    card.classes, self._lowest, height=height, width=width, source=source
+                )
+                weaker = _others(more, detections)
+            trace = None if probe is None else self._trace(frame, outputs, probe, number)
+            found.append(DetectedFrame(frame, detections, weaker, trace))
+        return found
+
+    def _trace(self, frame: MediaFrame, outputs: Outputs, probe: Probe, index: int) -> TraceData:
+        """Return what was recorded of one frame."""
+        resized = self._detector.card.preprocessing.resize(frame.image)
+        size = (resized.shape[1], resized.shape[2])
+        return TraceData.of_probe(
+            probe,
+            outputs,
+            index,
+            card=self._detector.card,
+            geometry=Geometry.of_resize(frame.image.shape[1], frame.image.shape[2], size),
+            image=resized,
+            model_sites=self._detector.engine.sites,
+        )
+
+
+def _others(all_: Detections, some: Detections) -> Detections:
+    """Return the detections that are not among some of them, which come in the same order."""
+    known = set(zip(some.query_ids.tolist(), some.labels.tolist(), strict=True))
+    pairs = zip(all_.query_ids.tolist(), all_.labels.tolist(), strict=True)
+    keep = [i for i, pair in enumerate(pairs) if pair not in known]
+    return all_.select(keep)
