@@ -56,6 +56,8 @@ class DetectionStream(Iterator[ImageDetections]):
         position: number of sources that are done.
         info: what the current video says about itself; None for an image.
         frames: number of results so far.
+        seconds: time until the last of them.
+        cpu_seconds: CPU time of the process until then.
         tracks: the last tracks that ended.
         track_count: number of all tracks that ended.
     """
@@ -75,7 +77,8 @@ class DetectionStream(Iterator[ImageDetections]):
         self.track_count = 0
         self._failures: list[WorkFailed] = []
         self._skipped = 0
-        self._started, self._seconds = time.perf_counter(), 0.0
+        self._started = time.perf_counter(), time.process_time()
+        self.seconds = self.cpu_seconds = 0.0
         self._reader = MediaReader(sources, detector.prepare, detector.batch_size, options)
         writer = _FrameWriter(classes, options.track, files, notes)
         self._pipeline = Pipeline(
@@ -117,7 +120,8 @@ class DetectionStream(Iterator[ImageDetections]):
                 result: ImageDetections
                 result, self.info = item
                 self.frames += 1
-                self._seconds = time.perf_counter() - self._started
+                self.seconds = time.perf_counter() - self._started[0]
+                self.cpu_seconds = time.process_time() - self._started[1]
                 return result
         self._finish()
         raise StopIteration
@@ -137,7 +141,7 @@ class DetectionStream(Iterator[ImageDetections]):
         """Return frames, seconds, frames a second and how busy each stage was, in one line."""
         is_video = any(source.is_video for source in self.sources)
         noun = f"{'frame' if is_video else 'image'}{'' if self.frames == 1 else 's'}"
-        seconds = max(self._seconds, 1e-9)
+        seconds = max(self.seconds, 1e-9)
         busy = ", ".join(f"{stage.name} {stage.busy / seconds:.0%}" for stage in self.times)
         return (
             f"{self.frames} {noun} in {seconds:.1f} s: {self.frames / seconds:.1f} {noun} a second; "

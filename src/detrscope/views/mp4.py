@@ -65,7 +65,9 @@ def write_mp4(
         def add(pixels: np.ndarray, at: Fraction | None = None) -> None:
             nonlocal last
             height, width = pixels.shape[:2]
-            even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            even = pixels
+            if height % 2 or width % 2:
+                even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if last is None:
                 stream.height, stream.width = even.shape[:2]
             if even.shape[:2] != (stream.height, stream.width):  # some cameras and calls change it on the way

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+from PIL import Image
 
 from detrscope.views.canvas.colours import Scale
-from detrscope.views.canvas.panel import pale_grey
+from detrscope.views.canvas.panel import MAX_PERCENTILE, MIN_PERCENTILE, pale_levels
 
 STEPS = 256  # of the colour scale
 
@@ -22,17 +23,21 @@ def with_heatmap(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     Returns:
         uint8 [H, W, 3].
     """
+    grey = Image.fromarray(image).convert("L")
+    shares = np.cumsum(grey.histogram()) / (image.shape[0] * image.shape[1])
+    low, high = np.searchsorted(shares, (MIN_PERCENTILE / 100, MAX_PERCENTILE / 100)).tolist()
+    pale = grey.point(pale_levels(np.arange(256), low, high).tolist()).convert("RGB")
     most = float(values.max())
-    steps = (values * ((STEPS - 1) / most if most > 0 else 0.0) + 0.5).astype(np.uint8)
-    colours = _colours()[steps]  # [H, W, 4]
-    grey = pale_grey(image).astype(np.float32)[..., None]  # [H, W, 1]
-    over: np.ndarray = colours[..., :3] + colours[..., 3:] * grey
-    return over.astype(np.uint8)
+    steps = Image.fromarray((values * ((STEPS - 1) / most if most > 0 else 0.0) + 0.5).astype(np.uint8))
+    *colours, opacity = _colours()  # tables: Pillow is several times as fast with them as indexing
+    heat = Image.merge("RGB", [steps.point(table) for table in colours])
+    pale.paste(heat, mask=steps.point(opacity))
+    return np.asarray(pale)
 
 
 @cache
-def _colours() -> np.ndarray:
-    """Return each step's colour times its opacity, plus a half for rounding, and its transparency: float32 [256, 4]."""
-    rgba = Scale(0.0, 1.0).translucent(np.linspace(0, 1, STEPS))
-    colour = 255 * rgba[:, :3] * rgba[:, 3:] + 0.5
-    return np.concatenate([colour, 1 - rgba[:, 3:]], axis=1).astype(np.float32)
+def _colours() -> list[list[int]]:
+    """Return red, green, blue and opacity of each step, 0..255."""
+    rgba = 255 * Scale(0.0, 1.0).translucent(np.linspace(0, 1, STEPS))
+    columns: list[list[int]] = rgba.round().astype(int).T.tolist()
+    return columns

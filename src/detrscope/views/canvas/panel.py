@@ -240,7 +240,11 @@ class Panel:
 def pale_grey(image: np.ndarray) -> np.ndarray:
     """Return an image in pale greys that use the whole range: uint8 [H, W, 3] -> uint8 [H, W]."""
     light = image.astype(np.float32) @ LUMA
-    low, high = np.percentile(light, (MIN_PERCENTILE, MAX_PERCENTILE))
+    return pale_levels(light, *np.percentile(light, (MIN_PERCENTILE, MAX_PERCENTILE)))
+
+
+def pale_levels(light: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return pale greys for levels 0..255, of which `low` to `high` get the whole range: float -> uint8."""
     contrast = min(MAX_CONTRAST, (MAX_GREY - MIN_GREY) / max(high - low, 1.0))
     middle = (low + high) / 2
     grey = (MIN_GREY + MAX_GREY) / 2 + contrast * (light - middle)

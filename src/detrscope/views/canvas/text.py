@@ -43,6 +43,11 @@ def text_size(text: str, size: int) -> tuple[int, int]:
 
 def wrapped(text: str, size: int, width: float) -> list[str]:
     """Return lines of at most `width` pixels, broken between words; a wider word stands alone."""
+    return [*_wrapped(text, size, width)]
+
+
+@lru_cache(maxsize=256)  # a video has the same title above every frame
+def _wrapped(text: str, size: int, width: float) -> tuple[str, ...]:
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -50,7 +55,7 @@ def wrapped(text: str, size: int, width: float) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    return lines
+    return tuple(lines)
 
 
 def shorten_to_width(text: str, size: int, width: float) -> str:
