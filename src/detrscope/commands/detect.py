@@ -123,7 +123,9 @@ def _open_stream(
         )
     )
     lowest = LOWEST_SCORE if media.track else None
-    frame_detector = FrameDetector(detector, thresholds.values, lowest=lowest, attention=bool(media.attention))
+    frame_detector = FrameDetector(
+        detector, thresholds.values, lowest=lowest, attention=bool(media.attention)
+    )
     files = None
     if out is not None:
         files = DetectionFiles(Path(out), image_format, classes.names, todo, tracked=media.track)

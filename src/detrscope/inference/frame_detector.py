@@ -56,7 +56,12 @@ class FrameDetector:
     """
 
     def __init__(
-        self, detector: Detector, threshold: float, *, lowest: float | None = None, attention: bool = False
+        self,
+        detector: Detector,
+        threshold: float | tuple[float, ...],
+        *,
+        lowest: float | None = None,
+        attention: bool = False,
     ) -> None:
         self._detector, self._threshold, self._lowest = detector, threshold, lowest
         sites = [s for s in detector.engine.sites if s.startswith("decoder.") and s.endswith(".cross")]
