@@ -17,6 +17,7 @@ NAMES = [
         "Detector",
         "Gain",
         "LoadOptions",
+        "MediaOptions",
         "Outputs",
         "Swap",
         "Tiling",
@@ -26,6 +27,7 @@ NAMES = [
     *(
         "compare",
         "detect",
+        "detect_stream",
         "draw",
         "draw_attention",
         "evaluate",

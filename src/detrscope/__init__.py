@@ -11,6 +11,7 @@ from detrscope._version import __version__ as __version__
 if TYPE_CHECKING:
     from detrscope.commands.compare import compare as compare
     from detrscope.commands.detect import detect as detect
+    from detrscope.commands.detect import detect_stream as detect_stream
     from detrscope.commands.evaluate import evaluate as evaluate
     from detrscope.commands.faithfulness import faithfulness as faithfulness
     from detrscope.commands.see import see as see
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from detrscope.inference.detector import Detector as Detector
     from detrscope.inference.detector import LoadOptions as LoadOptions
     from detrscope.inference.detector import load as load
+    from detrscope.inference.media.options import MediaOptions as MediaOptions
     from detrscope.trace_interface import Trace as Trace
     from detrscope.views import draw as draw
     from detrscope.views.attention import draw_attention as draw_attention
@@ -38,7 +40,9 @@ MODULES = {
     "Tiling": "detrscope.core.tiling",
     **dict.fromkeys(("Batch", "Detections", "Outputs"), "detrscope.core.types"),
     **dict.fromkeys(("Detector", "LoadOptions", "load"), "detrscope.inference.detector"),
+    "MediaOptions": "detrscope.inference.media.options",
     "Trace": "detrscope.trace_interface",
+    "detect_stream": "detrscope.commands.detect",
     "ViewOptions": "detrscope.views.options",
     "draw": "detrscope.views",
     "draw_attention": "detrscope.views.attention",

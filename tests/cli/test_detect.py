@@ -32,7 +32,7 @@ from detrscope.inference.torch_engine import TorchEngine
 from detrscope.views.canvas import class_colours
 from detrscope.views.mp4 import write_mp4
 from tests.support.square_detector import NAMES, WORLD, SquareDetector, picture
-from tests.support.videos import write_clip
+from tests.support.videos import damaged_clip, write_clip
 
 DETECTOR = SquareDetector()
 
@@ -266,19 +266,25 @@ def test_video_keeps_its_frames_and_rate(tmp_path: Path) -> None:
 
 
 def test_failed_video_leaves_no_file(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4")
+    clip, out = damaged_clip(tmp_path / "clip", ".mp4", set()), tmp_path / "out"
+    written: list[Path] = []
 
     class Breaks(TorchEngine):
         def predict(
             self, images: Tensor, padding: Tensor | None = None, probe: Probe | None = None
         ) -> Outputs:
-            raise KeyboardInterrupt
+            self.calls = getattr(self, "calls", 0) + 1
+            while self.calls == 4 and not written:  # the writer is at work
+                written.extend(out.iterdir() if out.exists() else ())
+            if self.calls == 4:
+                raise KeyboardInterrupt
+            return super().predict(images, padding, probe)
 
     detector = SquareDetector()
     detector.engine = Breaks(detector.engine.model)  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
-        detect(detector, clip, out=tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+        detect(detector, clip, out=out)
+    assert written and not list(out.iterdir())
 
 
 def test_video_that_changes_size_is_written(tmp_path: Path) -> None:
@@ -401,6 +407,64 @@ def test_overview_counts_classes_of_many_images(
     assert run(monkeypatch, clip, "--out", tmp_path / "out") == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "clip.mp4" in line]
     assert "8 sky" in line
+
+
+def test_json_lines_are_printed_frame_by_frame(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, clip, "--json-lines", "--frames", 3) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1, 2] and lines[2]["detections"][0]["name"] == "sky"
+    assert not (tmp_path / "detections").exists()
+
+
+def test_only_one_form_of_output_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    assert run(monkeypatch, folder, "--json-lines", "--csv") == 2
+    assert "give one of --json, --json-lines and --csv" in capsys.readouterr().err
+
+
+def test_tracks_are_printed_and_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+    assert run(monkeypatch, clip, "--track", "--out", tmp_path / "out") == 0
+    (track,) = json.loads((tmp_path / "out" / "clip.tracks.json").read_text())
+    assert (track["name"], track["first"], track["last"], track["frames"]) == ("sky", 1, 7, 7)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "clip.jsonl").read_text().splitlines()]
+    ids = [line["detections"][0]["track_id"] for line in lines]
+    assert ids == [None] + 7 * [track["track_id"]]
+    rows = list(csv.DictReader((tmp_path / "out" / "detections.csv").read_text().splitlines()))
+    assert [row["track_id"] for row in rows] == [""] + 7 * [str(track["track_id"])]
+    assert "first frame" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--frames", "0"], "frames 0: expected a number above 0"),
+        (["--seconds", "-1"], "seconds -1.0: expected a number above 0"),
+        (["--timeout", "nan"], "timeout nan: expected a number above 0"),
+        (["--reconnects", "-1"], "reconnects -1: expected a whole number"),
+        (["--attention", "rubi"], "did you mean 'ruby'"),
+        (["--attention", "ruby"], "attention: engine 'torch' records no cross-attention"),
+    ],
+)
+def test_wrong_video_options_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    tmp_path: Path,
+    words: list[str],
+    message: str,
+) -> None:
+    assert run(monkeypatch, folder / "0.png", *words, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_models_are_listed_as_a_table_and_as_json(

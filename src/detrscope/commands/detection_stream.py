@@ -79,11 +79,11 @@ class DetectionStream(Iterator[ImageDetections]):
         self._skipped = 0
         self._started = time.perf_counter(), time.process_time()
         self.seconds = self.cpu_seconds = 0.0
-        self._reader = MediaReader(sources, detector.prepare, detector.batch_size, options)
+        self._reader = reader = MediaReader(sources, detector.prepare, detector.batch_size, options)
         writer = _FrameWriter(classes, options.track, files, notes)
         self._pipeline = Pipeline(
             (
-                ("reading", lambda _: self._reader.batches()),
+                ("reading", lambda _: reader.batches()),
                 ("model", lambda items: _detect(detector, items)),
                 ("writing", writer.results),
             ),

@@ -147,7 +147,8 @@ class Pipeline(Iterator[Any]):
 
     def _join(self) -> None:
         for number, thread in enumerate(self._threads):
-            thread.join(PATIENCE if number else ABANDON)
+            if thread is not threading.current_thread():  # which may be the one that collects garbage
+                thread.join(PATIENCE if number else ABANDON)
 
 
 def _close(items: Iterator[Any]) -> None:
