@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from detrscope.core.errors import UserError, WorkFailed
-from detrscope.inference.media.address import StreamAddress, _camera, is_stream, stream_address
+from detrscope.inference.media.address import StreamAddress, camera_address, is_stream, stream_address
 from detrscope.inference.media.sources import expand_media_sources
 from detrscope.inference.media.stream import Stream
 from tests.support.video_server import FRAMES, video_server, write_stream
@@ -67,7 +67,7 @@ def test_malformed_names_of_streams_are_errors(source: str, message: str) -> Non
     [("linux", "/dev/video1", "v4l2"), ("darwin", "1", "avfoundation"), ("win32", "video=Cam", "dshow")],
 )
 def test_each_system_has_its_capture_format(system: str, target: str, form: str) -> None:
-    address = _camera("camera:1", "Cam" if system == "win32" else "1", system)
+    address = camera_address("camera:1", "Cam" if system == "win32" else "1", system)
     assert (address.target, address.format, address.real_time) == (target, form, True)
 
 

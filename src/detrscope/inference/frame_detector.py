@@ -12,10 +12,12 @@ from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
 from detrscope.core.postprocess import postprocess
 from detrscope.core.probe import Probe
+from detrscope.core.tiling import Tiling
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Detections, Outputs
 from detrscope.inference.detector import Detector
 from detrscope.inference.media.reader import MediaFrame
+from detrscope.inference.tiled import predict_tiles
 
 MOST_FRAMES = 8  # of a batch: more gain little
 CPU_PIXELS, GPU_PIXELS = (
@@ -50,9 +52,10 @@ class FrameDetector:
         threshold: minimum score, 0..1, or one for each class.
         lowest: give detections from this score on as `weaker`; None gives none.
         attention: record the cross-attention of the last decoder layer, in the same forward pass.
+        tiling: divide each image into overlapping tiles; None runs the model on the image as a whole.
 
     Raises:
-        UserError: attention is asked of a model that has no cross-attention to record.
+        UserError: attention is asked of a model that has no cross-attention to record, or in tiles.
     """
 
     def __init__(
@@ -62,7 +65,11 @@ class FrameDetector:
         *,
         lowest: float | None = None,
         attention: bool = False,
+        tiling: Tiling | None = None,
     ) -> None:
+        self._tiling = tiling
+        if attention and tiling is not None:
+            raise UserError("attention: is not drawn over tiles; leave one of them out")
         self._detector, self._threshold, self._lowest = detector, threshold, lowest
         sites = [s for s in detector.engine.sites if s.startswith("decoder.") and s.endswith(".cross")]
         if attention and not sites:
@@ -72,11 +79,15 @@ class FrameDetector:
         self._site = sites[-1] if attention else None
 
     def prepare(self, image: Tensor) -> Tensor:
-        """Resize and normalise an image: uint8 [3, H, W] -> float32 [3, h, w]."""
+        """Resize and normalise an image: uint8 [3, H, W] -> float32 [3, h, w]; in tiles that is done later."""
+        if self._tiling is not None:
+            return image
         return self._detector.card.preprocessing.apply(image)
 
     def batch_size(self, image: Tensor, prepared: Tensor) -> int:
         """Return how many frames of these sizes are worth a batch: small ones take longer to start than to compute."""
+        if self._tiling is not None:
+            return 1
         on_cpu = self._detector.engine.device.startswith("cpu")
         fitting = (CPU_PIXELS if on_cpu else GPU_PIXELS) // prepared[0].numel()
         return max(1, min(MOST_FRAMES, fitting, IMAGE_PIXELS // image[0].numel()))
@@ -85,14 +96,18 @@ class FrameDetector:
         """Return the detections in frames of one size, in their order."""
         card = self._detector.card
         probe = None if self._site is None else Probe(self._site, values=False)
-        outputs = self._detector.engine.predict(
-            torch.stack([frame.prepared for frame in frames]), probe=probe
-        )
         sizes = [(frame.image.shape[-2], frame.image.shape[-1]) for frame in frames]
+        outputs: Outputs | None = None
+        if self._tiling is None:
+            outputs = self._detector.engine.predict(
+                torch.stack([frame.prepared for frame in frames]), probe=probe
+            )
+            predictions = postprocess(outputs, card.scoring, sizes)
+        else:
+            engine = self._detector.engine
+            predictions = [predict_tiles(engine, card, frame.image, self._tiling) for frame in frames]
         found = []
-        for number, (frame, scored) in enumerate(
-            zip(frames, postprocess(outputs, card.scoring, sizes), strict=True)
-        ):
+        for number, (frame, scored) in enumerate(zip(frames, predictions, strict=True)):
             (height, width), source = sizes[number], frame.source.name
             detections = scored.detections(
                 card.classes, self._threshold, height=height, width=width, source=source
@@ -103,7 +118,7 @@ class FrameDetector:
                     card.classes, self._lowest, height=height, width=width, source=source
                 )
                 weaker = _others(more, detections)
-            trace = None if probe is None else self._trace(frame, outputs, probe, number)
+            trace = None if probe is None or outputs is None else self._trace(frame, outputs, probe, number)
             found.append(DetectedFrame(frame, detections, weaker, trace))
         return found
 

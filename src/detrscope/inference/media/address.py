@@ -65,7 +65,7 @@ def stream_address(source: str) -> StreamAddress:
         UserError: no camera or URL is named, the scheme is unknown, or no way to read this system's cameras is known.
     """
     if source.lower().startswith(CAMERA):
-        return _camera(source, source[len(CAMERA) :])
+        return camera_address(source, source[len(CAMERA) :])
     target = source[len(STREAM) :] if source.lower().startswith(STREAM) else source
     if target == STANDARD_INPUT:
         return StreamAddress("pipe:0", "standard input", "standard-input", False)
@@ -84,7 +84,7 @@ def stream_address(source: str) -> StreamAddress:
     return StreamAddress(target, shown_url(target), stem, scheme in REAL_TIME, options=options)
 
 
-def _camera(source: str, device: str, system: str = sys.platform) -> StreamAddress:
+def camera_address(source: str, device: str, system: str = sys.platform) -> StreamAddress:
     """Return how this system captures from a camera: a number from 0, or the system's own name of a device."""
     kind = CAPTURE_FORMATS.get(system)
     if kind is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -144,11 +144,6 @@ def _other_objects(weaker: Detections, detections: Detections) -> Detections:
 
 
 def _joined(first: Detections, second: Detections) -> Detections:
-    return replace(
-        first,
-        boxes_xyxy=torch.cat([first.boxes_xyxy, second.boxes_xyxy]),
-        scores=torch.cat([first.scores, second.scores]),
-        labels=torch.cat([first.labels, second.labels]),
-        names=first.names + second.names,
-        query_ids=torch.cat([first.query_ids, second.query_ids]),
-    )
+    parts = [(f.name, getattr(first, f.name), getattr(second, f.name)) for f in fields(first)]
+    joined = {name: torch.cat([one, other]) for name, one, other in parts if isinstance(one, Tensor)}
+    return Detections(**{**vars(first), **joined, "names": first.names + second.names})
