@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -108,7 +109,7 @@ class SetPredictor:
 
 def scored_on_cpu(scored: Scored) -> Scored:
     """Return the predictions on the CPU, once they are computed."""
-    return Scored(*(tensor.cpu() for tensor in vars(scored).values()))
+    return _each_tensor(scored, Tensor.cpu)
 
 
 def count_duplicates(scored: Scored, threshold: float, iou: float = NMS_IOU) -> int:
@@ -122,4 +123,10 @@ def suppress(scored: Scored, iou: float = NMS_IOU) -> Scored:
     It goes from the best box down, so that a threshold may be applied before or after it.
     """
     kept = batched_nms(scored.boxes_xyxy.float(), scored.scores.float(), scored.class_indices, iou)
-    return Scored(*(tensor[kept] for tensor in vars(scored).values()))
+    return _each_tensor(scored, lambda tensor: tensor[kept])
+
+
+def _each_tensor(scored: Scored, change: Callable[[Tensor], Tensor]) -> Scored:
+    """Return the predictions with every tensor that they have changed."""
+    tensors = {name: value for name, value in vars(scored).items() if isinstance(value, Tensor)}
+    return replace(scored, **{name: change(tensor) for name, tensor in tensors.items()})
