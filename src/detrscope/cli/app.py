@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from detrscope.cli import (
+    benchmark,
     compare,
     data,
     demo,
@@ -53,6 +54,7 @@ app.command("see", epilog=see.EPILOG)(see.see)
 app.command("train", context_settings=train.CONTEXT)(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("benchmark")(benchmark.benchmark)
 app.command("faithfulness")(faithfulness.faithfulness)
 app.command("timelapse")(timelapse.timelapse)
 app.command("plot")(train.plot)
