@@ -27,7 +27,7 @@ class Growth:
 
 
 def draw_growth(growths: Sequence[Growth], path: str | Path | None = None, *, title: str = "") -> Drawing:
-    """Draw a row of two charts, time and memory, for each axis.
+    """Draw a row of charts for each axis: time, and memory where it was measured.
 
     Args:
         growths: the axes.
@@ -37,14 +37,13 @@ def draw_growth(growths: Sequence[Growth], path: str | Path | None = None, *, ti
     Returns:
         The drawing.
     """
-    plot = Plot(1200, 60 + 420 * len(growths), title)
-    charts = iter(plot.grid(len(growths), 2))
+    with_memory = any(growth.mebibytes for growth in growths)
+    plot = Plot(1200 if with_memory else 800, 60 + 420 * len(growths), title)
+    charts = iter(plot.grid(len(growths), 2 if with_memory else 1))
     for growth in growths:
-        for lines, label in (
-            (growth.milliseconds, "ms an image, median"),
-            (growth.mebibytes, "peak memory, MiB"),
-        ):
-            _draw_lines(next(charts), lines, growth.axis, label)
+        _draw_lines(next(charts), growth.milliseconds, growth.axis, "ms an image, median")
+        if with_memory:
+            _draw_lines(next(charts), growth.mebibytes, growth.axis, "peak memory, MiB")
     if path is not None:
         plot.save(path)
     return plot

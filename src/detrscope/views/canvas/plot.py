@@ -81,7 +81,7 @@ class Chart:
         self._axes.set_ylim(len(names) - 0.5, -0.5)
         for position, length in zip(positions.tolist(), lengths, strict=True):
             self._axes.annotate(
-                f"{length:.2g}" if length > longest / 1000 else "0",
+                (f"{length:.2g}" if length < 100 else f"{length:.0f}") if length > longest / 1000 else "0",
                 (length, position),
                 xytext=(3, 0),
                 textcoords="offset points",
