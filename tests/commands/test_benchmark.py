@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from detrscope.checkpoints.native import save_checkpoint
-from detrscope.commands import benchmark as module
-from detrscope.commands.benchmark import BenchmarkGrid, benchmark
+from detrscope.commands import benchmark_timing as module
+from detrscope.commands.benchmark import BenchmarkGrid, benchmark, model_with_queries
 from detrscope.commands.benchmark_figure import draw_result
 from detrscope.commands.benchmark_rows import STAGES, Benchmark, BenchmarkRow, with_ratios
 from detrscope.core.errors import UserError, WorkFailed
@@ -98,7 +98,7 @@ def test_queries_have_random_weights_of_that_number(checkpoint: str) -> None:
     opened = []
     for queries in (3, 7):
         folder = Path(checkpoint).parent
-        name, own = module._with_queries(card, queries, folder)
+        name, own = model_with_queries(card, queries, folder)
         side = BenchmarkSide("torch", "fp32", queries, name, None, "cpu")
         opened.append(side.open(own).predict(torch.zeros(1, 3, *SIZE)).logits.shape[2])
     assert opened == [3, 7]

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
-from typing import TypeVar
 
 import torch
 
 from detrscope.checkpoints.load import load_random_model
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.commands.benchmark_figure import draw_result
-from detrscope.commands.benchmark_rows import STAGES, Benchmark, BenchmarkRow, with_ratios, write_benchmark
-from detrscope.console import progress
-from detrscope.core.errors import UserError, WorkFailed, in_one_line
+from detrscope.commands.benchmark_rows import Benchmark, BenchmarkRow, with_ratios, write_benchmark
+from detrscope.commands.benchmark_timing import (
+    BenchmarkCell,
+    time_files,
+    time_made_up_images,
+    tried_once,
+    try_to_run,
+    with_peak_memory,
+)
+from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.model_card import ModelCard
 from detrscope.data.image_reader import read_image
 from detrscope.families import FAMILIES, VARIANTS
-from detrscope.inference.benchmark_sides import BenchmarkSide, OpenSide, made_up_images
+from detrscope.inference.benchmark_sides import BenchmarkSide
 from detrscope.inference.detector import LOAD_DEFAULTS, LoadOptions, load
-from detrscope.inference.latency import describe_machine, time_in_turns
+from detrscope.inference.latency import describe_machine
 from detrscope.inference.media.sources import expand_media_sources
-from detrscope.inference.peak_memory import measure_peak_memory
 from detrscope.inference.reference_models import ATTENTIONS, REFERENCES, check_reference_installed
 
 AGAINST = ("transformers", "fasterrcnn")
 PHOTO = (480, 640)  # height and width of the image whose size for the model is the default
-T = TypeVar("T")
-# What an engine raises for a model, precision or size that it cannot run; it becomes the row's problem.
-CANNOT_RUN = (UserError, WorkFailed, RuntimeError, ValueError, ImportError, MemoryError, OSError)
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,6 @@ class BenchmarkGrid:
         """Return the reference models by the names of `REFERENCES`."""
         wanted = [f"transformers-{a}" for a in ATTENTIONS] if "transformers" in self.against else []
         return [name for name in REFERENCES if name in wanted or name in self.against]
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """A side on an input; `run` is None where it cannot run."""
-
-    row: BenchmarkRow
-    side: BenchmarkSide
-    card: ModelCard
-    opened: OpenSide | None
 
 
 def benchmark(
@@ -135,8 +126,8 @@ def benchmark(
         working = [cell for cell in cells if cell.opened is not None]
         if not working:
             raise WorkFailed(f"no configuration can run: {cells[0].row.problem}")
-        timed = _time_files(working, files, rounds) if files else _time_made_up(working, rounds)
-        measured = iter(_with_memory(working, timed) if memory else timed)
+        timed = time_files(working, files, rounds) if files else time_made_up_images(working, rounds)
+        measured = iter(with_peak_memory(working, timed) if memory else timed)
         rows = [cell.row if cell.opened is None else next(measured) for cell in cells]
         result = Benchmark(str(model), describe_machine(), rounds, tuple(with_ratios(rows)), len(files))
     if out is not None:
@@ -176,30 +167,30 @@ def _open_cells(
     files: Sequence[Path],
     options: LoadOptions,
     folder: Path,
-) -> list[_Cell]:
+) -> list[BenchmarkCell]:
     """Load every side, and run it once on each of its inputs."""
     cells = []
     weights = None if options.weights is None else str(options.weights)
     for queries in grid.queries or (None,):
         name, own_card, own_weights = model, card, weights
         if queries is not None:
-            name, own_card = _with_queries(card, queries, folder)
+            name, own_card = model_with_queries(card, queries, folder)
             own_weights = None
         pairs = [(name, "fp32") for name in grid.references()]
         pairs += itertools.product(grid.engines, grid.precisions)
         sides = [BenchmarkSide(*pair, queries, name, own_weights, options.device) for pair in pairs]
         sizes = grid.sizes or [_default_size(own_card, files)]
         for side in sides:
-            opened, problem = _try(partial(side.open, own_card))
+            opened, problem = try_to_run(partial(side.open, own_card))
             for (height, width), batch in itertools.product(sizes, grid.batches):
                 row = BenchmarkRow(
                     side.engine, side.precision, height, width, batch, queries, problem=problem
                 )
-                cells.append(_tried(_Cell(row, side, own_card, opened)))
+                cells.append(tried_once(BenchmarkCell(row, side, own_card, opened)))
     return sorted(cells, key=lambda cell: _order(cell, grid))
 
 
-def _order(cell: _Cell, grid: BenchmarkGrid) -> tuple[int, ...]:
+def _order(cell: BenchmarkCell, grid: BenchmarkGrid) -> tuple[int, ...]:
     """Sort by input, and within an input as the grid lists the sides (sorting is stable)."""
     row = cell.row
     size = (row.height, row.width)
@@ -216,7 +207,7 @@ def _default_size(card: ModelCard, files: Sequence[Path]) -> tuple[int, int]:
     return card.preprocessing.size_for(height, width)
 
 
-def _with_queries(card: ModelCard, queries: int, folder: Path) -> tuple[str, ModelCard]:
+def model_with_queries(card: ModelCard, queries: int, folder: Path) -> tuple[str, ModelCard]:
     """Write the model with another number of queries and random weights; return the file and its card.
 
     Raises:
@@ -230,82 +221,3 @@ def _with_queries(card: ModelCard, queries: int, folder: Path) -> tuple[str, Mod
     path = folder / f"queries-{queries}.safetensors"
     save_checkpoint(path, loaded.model, loaded.card)
     return str(path), loaded.card
-
-
-def _tried(cell: _Cell) -> _Cell:
-    """Run a cell once: its first run is slower, and tells whether it can run."""
-    opened, row = cell.opened, cell.row
-    if opened is None:
-        return cell
-    row = replace(row, engine=opened.engine, precision=opened.precision)
-    _, problem = _try(lambda: opened.predict(made_up_images(row.height, row.width, row.batch)))
-    return replace(cell, row=replace(row, problem=problem), opened=None if problem else opened)
-
-
-def _try(run: Callable[[], T]) -> tuple[T | None, str]:
-    """Return the result, or None and what went wrong in one line."""
-    try:
-        return run(), ""
-    except CANNOT_RUN as error:
-        described = in_one_line(error)
-        lines = str(error).strip().splitlines()
-        return None, described[0] if described else (lines[0][:200] if lines else type(error).__name__)
-
-
-def _time_made_up(cells: Sequence[_Cell], rounds: int) -> list[BenchmarkRow]:
-    """Time the predictions of made-up images."""
-    runs: dict[str, Callable[[], object]] = {}
-    for number, cell in enumerate(cells):
-        batch, opened = made_up_images(cell.row.height, cell.row.width, cell.row.batch), cell.opened
-        assert opened is not None
-        runs[str(number)] = partial(opened.predict, batch)
-    with progress() as bar:
-        task = bar.add_task("timing", total=rounds)
-        seconds = time_in_turns(runs, rounds=rounds, after_round=lambda: bar.advance(task))
-    return [replace(cell.row, seconds=tuple(seconds[str(i)])) for i, cell in enumerate(cells)]
-
-
-def _time_files(cells: Sequence[_Cell], files: Sequence[Path], rounds: int) -> list[BenchmarkRow]:
-    """Time each file from reading it to its detections, in stages, the sides in turns on each file."""
-    stages: list[dict[str, list[float]]] = [{stage: [] for stage in STAGES} for _ in cells]
-    with progress() as bar:
-        task = bar.add_task("timing", total=rounds * len(files))
-        for number, file in itertools.product(range(rounds + 1), files):  # round 0 warms up
-            for cell, times in zip(cells, stages, strict=True):
-                assert cell.opened is not None
-                found = _stages(cell.opened, file)
-                for stage in STAGES if number else ():
-                    times[stage].append(found[stage])
-            bar.advance(task, number > 0)
-    rows = []
-    for cell, times in zip(cells, stages, strict=True):
-        totals = tuple(sum(parts) for parts in zip(*times.values(), strict=True))
-        rows.append(replace(cell.row, seconds=totals, stages={k: tuple(v) for k, v in times.items()}))
-    return rows
-
-
-def _stages(opened: OpenSide, file: Path) -> Mapping[str, float]:
-    """Return the seconds of each stage of one file."""
-    marks = [perf_counter()]
-    image = read_image(file)
-    marks.append(perf_counter())
-    batch = opened.preprocess(image)
-    marks.append(perf_counter())
-    found = opened.predict(batch)
-    marks.append(perf_counter())
-    opened.postprocess(found, image.shape[-2], image.shape[-1])
-    marks.append(perf_counter())
-    return {stage: end - start for stage, (start, end) in zip(STAGES, itertools.pairwise(marks), strict=True)}
-
-
-def _with_memory(cells: Sequence[_Cell], rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
-    """Return the rows with the peak memory of their sides, or with the reason why it is not known."""
-    measured = []
-    with progress() as bar:
-        task = bar.add_task("measuring memory", total=len(cells))
-        for cell, row in zip(cells, rows, strict=True):
-            shape = (row.height, row.width, row.batch)
-            memory, problem = _try(partial(measure_peak_memory, cell.side, cell.card, *shape))
-            measured.append(replace(row, memory=memory, problem=problem))
-            bar.advance(task)
-    return measured
