@@ -1,14 +1,16 @@
 """Pictures of detections."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from detrscope.core.types import Detections
-from detrscope.views.canvas import class_colours
+from detrscope.views.canvas import ImageOverlay, class_colours, text_size, with_heatmap
+from detrscope.views.canvas.fonts import DEFAULT_FONT
 from detrscope.views.detection_image import SMALL, draw_detections
 
 IMAGE = torch.full((3, 300, 480), 90, dtype=torch.uint8)
@@ -81,3 +83,48 @@ def test_large_images_have_larger_text() -> None:
     pixels = draw_detections(large, found([[1000, 1000, 2000, 2000]], ("cat",))).pixels()
     rows = np.nonzero((pixels != 90).any(axis=(1, 2)))[0]
     assert 1000 - rows.min() > 50
+
+
+def test_pixels_are_those_that_pillow_draws() -> None:
+    detections = found([[100, 60, 180, 200], [-20, 250, 40, 310], [470, 5, 490, 7]], ("cat", "dog", "cat"))
+    drawing = draw_detections(IMAGE, detections, title="a title")
+    assert isinstance(drawing, ImageOverlay)
+    image = Image.fromarray(drawing.background)
+    draw = ImageDraw.Draw(image)
+    for box in drawing.boxes:
+        x0, y0, x1, y1 = (round(value) for value in box.xyxy)
+        x1, y1 = max(x1, x0 + box.width), max(y1, y0 + box.width)
+        width = min(box.width, (min(x1 - x0, y1 - y0) + 1) // 2)
+        draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=box.colour, width=width)
+    for label in drawing.labels:
+        assert label.background is not None
+        (x, y), (width, height) = label.xy, text_size(label.text, label.size)
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=label.background)
+        font = ImageFont.truetype(str(DEFAULT_FONT), label.size)
+        middle = (round(x) + label.size // 4, round(y) + height // 2)
+        draw.text(middle, label.text, fill=label.text_colour, font=font, anchor="lm")
+    assert (drawing.pixels() == np.asarray(image)).all()
+    assert (drawing.pixels() == drawing.pixels()).all() and (drawing.background != drawing.pixels()).any()
+
+
+def test_labels_have_the_numbers_of_tracks() -> None:
+    detections = found([[100, 60, 180, 200], [300, 100, 400, 250]], ("cat", "dog"))
+    drawing = draw_detections(IMAGE, replace(detections, track_ids=torch.tensor([12, -1])))
+    assert isinstance(drawing, ImageOverlay)
+    assert {label.text for label in drawing.labels} == {"cat #12 0.90", "dog 0.50"}
+
+
+def test_heatmap_is_bright_where_the_map_is() -> None:
+    values = np.zeros((300, 480), np.float32)
+    values[100:200, 100:200] = 3.0
+    image = IMAGE.permute(1, 2, 0).numpy().copy()
+    image[:, 240:] = (200, 30, 30)
+    pixels = with_heatmap(image, values).astype(int)
+    assert pixels.shape == (300, 480, 3)
+    outside = pixels[:, 210:]
+    assert (outside == outside[..., :1]).all()  # grey
+    assert outside.min() > 90 and outside.max() < 220  # pale
+    assert (
+        pixels[150, 150, 0] > 200 and pixels[150, 150, 0] - pixels[150, 150, 2] > 60
+    )  # the end of the scale
+    assert (with_heatmap(image, 0 * values)[150, 150] == with_heatmap(image, values)[10, 10]).all()

@@ -89,7 +89,7 @@ class DetectionStream(Iterator[ImageDetections]):
             ),
             (BATCHES, BATCHES, RESULTS),
         )
-        self._reader.behind = self._pipeline.first_is_full
+        self._reader.behind = self._pipeline.has_work_waiting
 
     def __enter__(self) -> DetectionStream:
         return self

@@ -80,9 +80,9 @@ class Pipeline(Iterator[Any]):
             raise error
         raise StopIteration
 
-    def first_is_full(self) -> bool:
-        """Return whether the second stage has as much work waiting as may wait."""
-        return self._queues[0].full()
+    def has_work_waiting(self) -> bool:
+        """Return whether the first stage is ahead of the second."""
+        return not self._queues[0].empty()
 
     def end(self) -> None:
         """Let the first stage end where it is; everything that it has yielded is still worked on."""

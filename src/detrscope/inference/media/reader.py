@@ -65,10 +65,11 @@ class MediaReader:
     Attributes:
         sources: what to read.
         prepare: resizes and normalises an image.
-        batch_size: most frames of a batch; frames of real-time streams are never kept waiting for others.
+        batch_size: most frames of a batch. In real time, frames are batched only while the model has work waiting.
         options: what is read of videos and streams.
         dropped: frames of real-time streams that came faster than they were worked on.
-        behind: returns whether the model has work waiting; a frame of a real-time stream is then dropped.
+        behind: returns whether the model has work waiting. A frame that comes in real time, when a whole batch waits
+            too, is dropped.
     """
 
     sources: Sequence[MediaSource]
@@ -103,24 +104,28 @@ class MediaReader:
             error: WorkFailed | None = None
             info = MediaInfo(video.rate, video.length)
             batch: list[MediaFrame] = []
-            most = 1
-            frames = self._wanted(source, video.frames())
-            while True:
+            most, count = 1, 0
+            real_time = source.address is not None and source.address.real_time
+            frames = self._in_time(video.frames())
+            while count != self.options.frames:
                 try:
                     frame = next(frames, None)
                 except WorkFailed as failure:  # what came before is worth keeping
                     frame, error = None, failure
                 if frame is None:
                     break
+                if real_time and len(batch) >= most and self.behind():
+                    self.dropped += 1
+                    continue
+                count += 1
                 ready = MediaFrame(source, frame.image, self.prepare(frame.image), frame, info)
-                if batch and ready.fits_with != batch[0].fits_with:
+                if batch and (len(batch) >= most or ready.fits_with != batch[0].fits_with):
                     yield batch
                     batch = []
                 if not batch:
-                    real_time = source.address is not None and source.address.real_time
-                    most = 1 if real_time else self.batch_size(ready.image, ready.prepared)
+                    most = self.batch_size(ready.image, ready.prepared)
                 batch.append(ready)
-                if len(batch) >= most:
+                if not self.behind() if real_time else len(batch) >= most:
                     yield batch
                     batch = []
             if batch:
@@ -132,17 +137,9 @@ class MediaReader:
             return Video(str(source.content))
         return Stream(source.address, self.options.timeout, self.options.reconnects)
 
-    def _wanted(self, source: MediaSource, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-        """Yield the frames within the limits, without those that there is no time for."""
-        real_time = source.address is not None and source.address.real_time
-        count = 0
+    def _in_time(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+        """Yield the frames before the limit of seconds."""
         for frame in frames:
             if self.options.seconds is not None and frame.time >= self.options.seconds:
                 return
-            if real_time and self.behind():
-                self.dropped += 1
-                continue
             yield frame
-            count += 1
-            if count == self.options.frames:
-                return
