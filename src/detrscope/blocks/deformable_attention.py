@@ -69,7 +69,7 @@ class DeformableAttention(nn.Module):
             self.weights(query).view(shape),
             levels=pyramid.levels,
             point_levels=self.point_levels,
-            reference=reference.expand(len(query), -1, -1, -1),
+            reference=reference.expand(query.shape[0], -1, -1, -1),  # len() would fix an exported batch
             site=self.site,
             probe=probe,
         )
@@ -79,8 +79,9 @@ class DeformableAttention(nn.Module):
         """Offsets [B, Q, h, P, 2] around references -> points [B, Q, h, P, 2], 0..1 of each point's own map."""
         around = reference[:, :, None, list(self.point_levels)]  # [B or 1, Q, 1, P, 2 or 4]
         if around.shape[-1] == 2:
-            sizes = [pyramid.levels[level] for level in self.point_levels]
-            step = around.new_tensor([[1 / width, 1 / height] for height, width in sizes])  # [P, 2]
+            sides = [around.new_full((), side) for level in pyramid.levels for side in (level.width, level.height)]
+            cells = 1 / torch.stack(sides).view(-1, 2)  # [L, 2]
+            step = cells[list(self.point_levels)]  # [P, 2]
         else:
             step = around[..., 2:] * around.new_tensor(self.shares)[:, None]  # [B, Q, 1, P, 2]
         return torch.addcmul(around[..., :2], offsets, step)

@@ -92,6 +92,28 @@ class Swap:
 
 
 Edit = Bias | Gain | Swap
+
+
+@dataclass(frozen=True)
+class GraphEdit:
+    """Factors at one site that are inputs of an exported graph: what `Bias` and `Gain` become there.
+
+    Gains on keys multiply the values and gains on queries the output, which equals a gain on the weights, so that no
+    map is formed. An axis of keys or queries may have size 1, which stands for all.
+    """
+
+    site: str
+    key_gain: Tensor  # [h, S]
+    query_gain: Tensor  # [h, Q]
+    key_bias: Tensor | None = None  # [h, S] on the scores of softmax attention
+    point_gain: Tensor | None = None  # [h, P] on the weights of deformable attention
+    point_bias: Tensor | None = None  # [h, P] on its scores
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by field."""
+        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+
+
 LISTED = 6  # most numbers that are listed
 
 

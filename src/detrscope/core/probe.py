@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from detrscope.core.edits import Edit
+from detrscope.core.edits import Edit, GraphEdit
 from detrscope.core.errors import UserError, suggest_site
 from detrscope.core.records import Gradient, Record
 from detrscope.core.types import Level
@@ -28,6 +29,7 @@ class Probe:
             the best class. One image only.
         values: record the attention values too, a third of a record. They rebuild a layer's output; no map needs
             them. Always recorded with `explain`.
+        graph_edits: inputs of a graph that is being exported, by site.
 
     Attributes:
         records: attention records by site.
@@ -45,12 +47,14 @@ class Probe:
         features: str | Sequence[str] = (),
         explain: Sequence[int | tuple[int, int]] = (),
         values: bool = True,
+        graph_edits: Mapping[str, GraphEdit] = MappingProxyType({}),
     ) -> None:
         self.sites = None if sites is None else _as_tuple(sites)
         self.edits = tuple(edits)
         self.features = _as_tuple(features)
         self.explain = tuple(explain)
         self.values = values or bool(explain)
+        self.graph_edits = graph_edits
         self.records: dict[str, Record] = {}
         self.feature_maps: dict[str, Tensor] = {}
         self.gradients: tuple[Gradient, ...] = ()

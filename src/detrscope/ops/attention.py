@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.core.edits import Bias, Edit, Gain, Swap
+from detrscope.core.edits import Bias, Edit, Gain, GraphEdit, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord, mask_to_bias
@@ -73,12 +73,17 @@ def attend(
             q, k, v, bias, gain = inputs
             values = v.detach() if probe.values else None
             probe.keep(site, DenseRecord(q.detach(), k.detach(), values, scale, bias, gain))
+    graph_edit = None if probe is None else probe.graph_edits.get(site)
+    if graph_edit is not None:
+        inputs = _with_graph_edit(inputs, graph_edit)
     q, k, v, bias, gain = inputs
     if gain is not None or _unfused_is_faster(q, k, dropout):
         weights = DenseRecord(q, k, v, scale, bias, gain).rows()  # [B, h, Q, S]
         out = drop(weights, dropout) @ v  # [B, h, Q, dv]
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # [B, h, Q, dv]
+    if graph_edit is not None:
+        out = out * graph_edit.query_gain[None, :, :, None]  # [h, Q]: a factor on rows of the map
     out = out.transpose(1, 2).flatten(2)  # [B, Q, h*dv]
     return out if probe is None else probe.tap(site, out)
 
@@ -123,6 +128,14 @@ def _edited(inputs: _Inputs, edit: Edit, levels: Sequence[Level]) -> _Inputs:
         case Swap():
             return inputs._replace(**{edit.part: apply_swap_edit(edit, {"query": q, "key": k, "value": v})})
     return inputs
+
+
+def _with_graph_edit(inputs: _Inputs, edit: GraphEdit) -> _Inputs:
+    """Apply the gain and bias of keys that are inputs of an exported graph; a gain on values is one on weights."""
+    assert edit.key_bias is not None, "the edit is for softmax attention"
+    bias = edit.key_bias[None, :, None, :].to(inputs.query)  # [1, h, 1, S]
+    value = inputs.value * edit.key_gain[None, :, :, None].to(inputs.value)
+    return inputs._replace(value=value, bias=bias if inputs.bias is None else inputs.bias + bias)
 
 
 def _gain_mask(edit: Gain, shape: tuple[int, ...], levels: Sequence[Level]) -> Tensor:

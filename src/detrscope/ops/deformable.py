@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detrscope.core.edits import Bias, Edit, Gain, Swap
+from detrscope.core.edits import Bias, Edit, Gain, GraphEdit, Swap
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
 from detrscope.core.types import Level
@@ -58,10 +58,17 @@ def sample(
     """
     dtype = sum_dtype(value.dtype)
     edits = [] if probe is None else probe.edits_at(site)
-    weights = softmax_rows(_biased(scores, edits), dtype)
+    scores = _biased(scores, edits)
+    graph_edit = None if probe is None else probe.graph_edits.get(site)
+    if graph_edit is not None:
+        assert graph_edit.point_bias is not None, "the edit is for deformable attention"
+        scores = scores + graph_edit.point_bias.to(scores)  # [h, P]
+    weights = softmax_rows(scores, dtype)
     sampling = _Sampling(value, points.to(dtype), weights, tuple(levels), tuple(point_levels))
     for edit in sorted(edits, key=lambda edit: isinstance(edit, Gain)):  # gains come last
         sampling = _edited(sampling, edit)
+    if graph_edit is not None:
+        sampling = _with_graph_edit(sampling, graph_edit)
     if probe is not None and probe.records_site(site):
         probe.keep(site, sampling.record(reference, probe.values))
     out = sampling.run()
@@ -127,6 +134,15 @@ def _edited(sampling: _Sampling, edit: Edit) -> _Sampling:
         case Gain():
             return _with_key_gain(sampling, edit)
     return sampling
+
+
+def _with_graph_edit(sampling: _Sampling, edit: GraphEdit) -> _Sampling:
+    """Apply the gains that are inputs of an exported graph; those of keys multiply the values."""
+    assert edit.point_gain is not None, "the edit is for deformable attention"
+    weights = sampling.weights * edit.point_gain.to(sampling.weights)  # [h, P]
+    weights = weights * edit.query_gain.transpose(0, 1)[None, :, :, None].to(sampling.weights)  # [1, Q, h, 1]
+    value = sampling.value * edit.key_gain.transpose(0, 1)[None, :, :, None].to(sampling.value)  # [1, S, h, 1]
+    return sampling._replace(value=value, weights=weights)
 
 
 def _gain_mask(edit: Gain, sampling: _Sampling) -> Tensor:

@@ -1,0 +1,1 @@
+"""Export: models to ONNX and OpenVINO files, checked against PyTorch."""

@@ -1,0 +1,83 @@
+"""Metadata inside the file of an exported model: the model card, the attention sites and how it was checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from detrscope.core.errors import UserError
+from detrscope.core.json_schema import StrictModel, validate
+from detrscope.core.model_card import ModelCard
+from detrscope.core.text_files import parse_json
+from detrscope.inference.graph_interface import GraphSite, sites_from_json, sites_to_json
+
+KEY = "detrscope"  # of the metadata in the file
+FORMAT = 1
+
+WeightPrecision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class GraphMetadata:
+    """What the file of an exported model says of it.
+
+    Attributes:
+        card: classes, preprocessing, scoring and config of the model.
+        sites: attention sites of the model.
+        attention: whether records are outputs and edits are inputs.
+        any_class: whether logit 0 of the proposals stands for an object of any class.
+        precision: precision of the weights in the file.
+        differences: largest differences from PyTorch when the file was written, by name.
+    """
+
+    card: ModelCard
+    sites: tuple[GraphSite, ...]
+    attention: bool
+    any_class: bool
+    precision: WeightPrecision = "fp32"
+    differences: dict[str, float] = field(default_factory=dict)
+
+    def to_text(self) -> str:
+        """Return the metadata as JSON."""
+        tree = {
+            "format": FORMAT,
+            **vars(self),
+            "card": self.card.to_json(),
+            "sites": sites_to_json(self.sites),
+        }
+        return json.dumps(tree)
+
+    @classmethod
+    def from_text(cls, text: str | None, path: str | Path) -> GraphMetadata:
+        """Return the metadata that `to_text` wrote.
+
+        Args:
+            text: metadata of the file; None where it has none.
+            path: the file, for messages.
+
+        Raises:
+            UserError: there is none, or it is not what `to_text` writes.
+        """
+        if text is None:
+            raise UserError(f"{path}: has no metadata of detrscope; write it with: detrscope export")
+        name = f"{path}: metadata"
+        tree = parse_json(text, name)
+        if isinstance(tree, dict) and tree.get("format") != FORMAT:
+            raise UserError(f"{name} has format {tree.get('format')!r}; this version reads format {FORMAT}")
+        fields: dict[str, Any] = dict(validate(_MetadataFields, tree, name))
+        del fields["format"]
+        fields["card"] = ModelCard.from_json(fields["card"], f"{name}: card")
+        fields["sites"] = sites_from_json(fields["sites"], f"{name}: sites")
+        return cls(**fields)
+
+
+class _MetadataFields(StrictModel):
+    format: int
+    card: dict[str, Any]
+    sites: list[Any]
+    attention: bool
+    any_class: bool
+    precision: WeightPrecision
+    differences: dict[str, float]

@@ -1,0 +1,153 @@
+"""The OpenVINO engine, for its own files and for ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from detrscope.core.errors import UserError
+from detrscope.inference.engine import Precision
+from detrscope.inference.graph_engine import Arrays, GraphEngine
+from detrscope.inference.graph_interface import IMAGES, PREDICTIONS
+from detrscope.inference.graph_metadata import KEY, GraphMetadata
+from detrscope.inference.packages import require_packages
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino
+
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
+
+
+class OpenVinoEngine(GraphEngine):
+    """A graph that OpenVINO runs on the CPU.
+
+    Args:
+        model: graph, with attention as the metadata say.
+        metadata: metadata of the file.
+        precision: precision of the computation; "auto" is that of the card's metrics where this CPU has it.
+        source: file, for messages.
+
+    Raises:
+        UserError: a precision that this CPU does not have.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self, model: openvino.Model, metadata: GraphMetadata, precision: Precision, source: str | Path
+    ) -> None:
+        chosen = _choose(precision, metadata, source)
+        super().__init__(metadata, "cpu", "int8" if metadata.precision == "int8" else chosen)
+        self._model = model
+        self._hint = HINTS[chosen]
+        self._requests: dict[bool, Any] = {}  # with attention or without
+        self._request(False)
+
+    def run(self, inputs: Arrays, *, attention: bool) -> dict[str, np.ndarray]:
+        """Run the graph; see `GraphEngine.run`."""
+        request = self._request(attention)
+        results = request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        return {port.any_name: np.array(x) for port, x in results.items()}  # copies: the next call writes over them
+
+    def _request(self, attention: bool) -> Any:
+        if attention not in self._requests:
+            model = self._model if attention else without_attention(self._model)
+            settings = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": self._hint,
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            }
+            self._requests[attention] = _core().compile_model(model, "CPU", settings).create_infer_request()
+        return self._requests[attention]
+
+
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def cpu_precisions() -> tuple[str, ...]:
+    """Return the precisions that OpenVINO computes natively on this CPU."""
+    known = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("fp32", *(name for name, capability in CAPABILITIES.items() if capability in known))
+
+
+def _choose(precision: Precision, metadata: GraphMetadata, source: str | Path) -> str:
+    """Return the precision of the computation outside of quantised layers."""
+    known = cpu_precisions()
+    if metadata.precision == "int8":
+        if precision not in ("auto", "int8"):
+            raise UserError(f"{source}: its weights are int8; use precision auto or int8, found {precision}")
+        return "bf16" if "bf16" in known else "fp32"
+    if precision == "auto":
+        return "bf16" if metadata.card.precision == "bf16" and "bf16" in known else "fp32"
+    if precision not in known:
+        raise UserError(
+            f"{source}: engine openvino cannot compute it in {precision} here; this CPU has {', '.join(known)}"
+            + ("; export with precision int8 for int8" if precision == "int8" else "")
+        )
+    return precision
+
+
+def read_openvino(path: str | Path) -> tuple[openvino.Model, GraphMetadata]:
+    """Read an OpenVINO file (.xml with its .bin).
+
+    Raises:
+        UserError: OpenVINO is not installed, or the file cannot be read or has no metadata of detrscope.
+    """
+    require_packages("an OpenVINO file", "openvino")
+    try:
+        model = _core().read_model(str(path))
+    except RuntimeError as error:
+        raise UserError(f"{path}: not a readable OpenVINO file ({_reason(error)})") from None
+    text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
+    return model, GraphMetadata.from_text(text, path)
+
+
+def openvino_of_onnx(graph: onnx.ModelProto, metadata: GraphMetadata) -> openvino.Model:
+    """Return an ONNX graph as an OpenVINO model; edits stay inputs, and have no default there."""
+    require_packages("engine openvino", "openvino")
+    import io
+
+    import onnx
+
+    given = onnx.ModelProto()
+    given.CopyFrom(graph)
+    names = {value.name for value in given.graph.input}
+    weights = [tensor for tensor in given.graph.initializer if tensor.name not in names]
+    del given.graph.initializer[:]
+    given.graph.initializer.extend(weights)
+    model = _core().read_model(io.BytesIO(given.SerializeToString()))
+    model.set_rt_info(metadata.to_text(), KEY)
+    return model
+
+
+def without_attention(model: openvino.Model) -> openvino.Model:
+    """Return the model with images as its only input and predictions as its only outputs; edits become constants."""
+    from openvino import opset13
+
+    plain = model.clone()
+    for parameter in plain.get_parameters():
+        name = parameter.output(0).any_name
+        if name != IMAGES:
+            neutral = 0.0 if name.endswith("_bias") else 1.0
+            shape = [1 if axis.is_dynamic else axis.get_length() for axis in parameter.get_partial_shape()]
+            constant = opset13.constant(np.full(shape, neutral, np.float32))
+            parameter.output(0).replace(constant.output(0))
+            plain.remove_parameter(parameter)
+    for result in plain.get_results():
+        if not any(name in PREDICTIONS for name in result.output(0).names | result.input_value(0).names):
+            plain.remove_result(result)
+    return plain
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of an OpenVINO error that says what happened; the others name its source files."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
+    return lines[0][:200] if lines else type(error).__name__
