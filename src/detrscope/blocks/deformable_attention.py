@@ -79,7 +79,9 @@ class DeformableAttention(nn.Module):
         """Offsets [B, Q, h, P, 2] around references -> points [B, Q, h, P, 2], 0..1 of each point's own map."""
         around = reference[:, :, None, list(self.point_levels)]  # [B or 1, Q, 1, P, 2 or 4]
         if around.shape[-1] == 2:
-            sides = [around.new_full((), side) for level in pyramid.levels for side in (level.width, level.height)]
+            sides = [
+                around.new_full((), side) for level in pyramid.levels for side in (level.width, level.height)
+            ]
             cells = 1 / torch.stack(sides).view(-1, 2)  # [L, 2]
             step = cells[list(self.point_levels)]  # [P, 2]
         else:

@@ -17,7 +17,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings, 
 Log = Annotated[LogLevel, typer.Option("--log-level", help="Least severe log messages to show.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
-_MODEL = typer.Option("--model", "-m", help="Variant, checkpoint, run folder, or Hugging Face id.")
+_MODEL = typer.Option(
+    "--model", "-m", help="Variant, checkpoint, run folder, Hugging Face id, or exported model."
+)
 Model = Annotated[str, _MODEL]
 OptionalModel = Annotated[str | None, _MODEL]  # where another source may replace a model
 Weights = Annotated[
@@ -26,11 +28,15 @@ Weights = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device to run on: auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Precision of weights and activations.")
+    Literal["auto", "fp32", "bf16", "fp16", "int8"],
+    typer.Option(help="Precision of weights and activations."),
 ]
 
 Engine = Annotated[
-    Literal["auto", "torch"], typer.Option(help="Engine that runs the model; auto is the one of the file.")
+    Literal["auto", "torch", "torch-compile", "onnx", "openvino"],
+    typer.Option(
+        help="Engine that runs the model; auto is torch for a checkpoint, the fastest for an exported model."
+    ),
 ]
 
 Tile = Annotated[

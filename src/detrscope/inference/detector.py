@@ -30,8 +30,14 @@ from detrscope.core.tiling import Tiling
 from detrscope.core.types import Detections, Outputs, Target
 from detrscope.data.image_reader import Channels, ImageSource, read_image, read_upright
 from detrscope.inference.engine import Engine, EngineName, Precision
+from detrscope.inference.open_engine import (
+    check_exported_arguments,
+    is_exported,
+    open_engine,
+    open_exported,
+)
 from detrscope.inference.tiled import predict_tiles
-from detrscope.inference.torch_engine import TorchEngine, choose_device, choose_dtype
+from detrscope.inference.torch_engine import choose_device
 from detrscope.inference.tracing import trace_image
 from detrscope.trace_interface import Trace
 
@@ -204,21 +210,25 @@ def load(
 
     Args:
         name_or_path: such as `detr-r50`, `run/`, `best.safetensors`, `detr-r50-e632da11.pth`,
-            `facebook/detr-resnet-50`.
+            `facebook/detr-resnet-50`, or an exported `model.onnx` or `model.xml`.
         weights: for a variant name: a weights file instead of the published one, or "random".
         classes: class names (ids 0, 1, ...) or a ClassTable; where they are not the checkpoint's own, the class head is
             reset and the rows that were kept are logged.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
-        precision: "fp32", "bf16", "fp16" (GPU only); "auto" is the one that the model was trained and measured in
-            where the device computes it natively, else fp32: published models keep the figures of their papers.
-        engine: engine that runs the model: "torch"; "auto" is the one that fits the file.
+        precision: "fp32", "bf16", "fp16", or "int8" for a file exported in it; "auto" is the one that the model was
+            trained and measured in where the device computes it natively, else fp32: published models keep the figures
+            of their papers.
+        engine: engine that runs the model: "torch", "torch-compile", "onnx" (ONNX Runtime), "openvino"; "auto" is torch
+            for checkpoints, which takes gradients too, and the fastest installed one for exported models.
 
     Raises:
         UserError: unknown name, device, precision or engine, or weights that do not fit.
     """
-    torch_device = choose_device(device)
-    if precision == "fp16" and torch_device.type == "cpu":
-        raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
+    if is_exported(name_or_path):
+        check_exported_arguments(name_or_path, device, {"weights": weights, "classes": classes})
+        exported = open_exported(name_or_path, engine, precision)
+        return Detector(exported, exported.metadata.card)
+    choose_device(device)  # a wrong name is an error before anything is loaded
     if classes is not None and not isinstance(classes, ClassTable):
         name, count = next(iter(Counter(classes).most_common(1)), ("", 0))
         if count > 1:
@@ -230,8 +240,7 @@ def load(
         loaded = load_model(name_or_path, weights=weights, classes=classes)
     for line in loaded.report.lines():
         log.info(line)
-    dtype = choose_dtype(precision, loaded.card, torch_device)
-    return Detector(TorchEngine.optimised(loaded.model, torch_device, dtype), loaded.card)
+    return Detector(open_engine(loaded, device, engine, precision), loaded.card)
 
 
 @check_field_arguments

@@ -9,8 +9,8 @@ from torch import Tensor
 from detrscope.core.probe import Probe
 from detrscope.core.types import Outputs
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-EngineName = Literal["auto", "torch"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+EngineName = Literal["auto", "torch", "torch-compile", "onnx", "openvino"]
 
 
 class Engine(Protocol):

@@ -67,7 +67,9 @@ class GraphEngine(ABC):
         if padding is not None and bool(padding.any()):
             if probe is not None:
                 raise UserError(f"engine {self.name}: cannot record a padded batch; give one image at a time")
-            return _joined([self.predict(_without_padding(*pair)[None]) for pair in zip(images, padding, strict=True)])
+            return _joined(
+                [self.predict(_without_padding(*pair)[None]) for pair in zip(images, padding, strict=True)]
+            )
         if probe is None:
             return self._outputs(self._run(images, {}, attention=False))
         self._check(probe)

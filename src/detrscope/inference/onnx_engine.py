@@ -87,7 +87,9 @@ def read_onnx(path: str | Path) -> onnx.ModelProto:
         return onnx.load(str(path))
     except Exception as error:  # protobuf's and onnx's errors have no common base class
         reason = str(error).strip().splitlines()
-        raise UserError(f"{path}: not a readable ONNX file ({reason[0][:200] if reason else 'empty'})") from None
+        raise UserError(
+            f"{path}: not a readable ONNX file ({reason[0][:200] if reason else 'empty'})"
+        ) from None
 
 
 def read_metadata(graph: onnx.ModelProto, source: str | Path) -> GraphMetadata:

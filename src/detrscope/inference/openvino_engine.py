@@ -52,7 +52,9 @@ class OpenVinoEngine(GraphEngine):
         """Run the graph; see `GraphEngine.run`."""
         request = self._request(attention)
         results = request.infer(dict(inputs), share_inputs=True, share_outputs=True)
-        return {port.any_name: np.array(x) for port, x in results.items()}  # copies: the next call writes over them
+        return {
+            port.any_name: np.array(x) for port, x in results.items()
+        }  # copies: the next call writes over them
 
     def _request(self, attention: bool) -> Any:
         if attention not in self._requests:
@@ -149,5 +151,7 @@ def without_attention(model: openvino.Model) -> openvino.Model:
 
 def _reason(error: Exception) -> str:
     """Return the line of an OpenVINO error that says what happened; the others name its source files."""
-    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
+    lines = [
+        line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")
+    ]
     return lines[0][:200] if lines else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class TorchEngine:
         self.sites, self.feature_sites = model.sites, model.feature_sites
 
     @classmethod
-    def optimised(cls, model: DetectionTransformer, device: torch.device, dtype: torch.dtype) -> TorchEngine:
+    def optimised(cls, model: DetectionTransformer, device: torch.device, dtype: torch.dtype) -> Self:
         """Return an engine for inference only; the model is changed in place.
 
         Evaluation mode, no gradients of parameters, norms folded into convolutions, channels last.
@@ -104,6 +105,25 @@ class TorchEngine:
         return Gradient(query, index, {site: g.cpu() for site, g in zip(probe.taps, gradients, strict=True)})
 
 
+class CompiledTorchEngine(TorchEngine):
+    """A model that torch.compile compiles for plain predictions; what is recorded runs as it is.
+
+    Compiling takes up to a minute at the first image, and again when the size first changes.
+    """
+
+    name = "torch-compile"
+
+    def __init__(self, model: DetectionTransformer) -> None:
+        super().__init__(model)
+        self._compiled = torch.compile(model)
+
+    def _forward(self, batch: Batch, probe: Probe | None = None) -> Outputs:
+        if probe is not None:
+            return super()._forward(batch, probe)
+        outputs: Outputs = self._compiled(batch)
+        return outputs
+
+
 def require_torch_engine(engine: Engine, purpose: str) -> TorchEngine:
     """Return the engine if PyTorch runs the model.
 
@@ -145,5 +165,6 @@ def choose_dtype(precision: Precision, card: ModelCard, device: torch.device) ->
     if precision == "auto":
         native = card.precision == "bf16" and fastest_precision(device) == "bf16"
         return torch.bfloat16 if native else torch.float32
+    assert precision != "int8", "int8 is for exported models"
     warn_if_precision_emulated(precision, device)
     return DTYPES[precision]

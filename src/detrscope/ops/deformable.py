@@ -141,7 +141,9 @@ def _with_graph_edit(sampling: _Sampling, edit: GraphEdit) -> _Sampling:
     assert edit.point_gain is not None, "the edit is for deformable attention"
     weights = sampling.weights * edit.point_gain.to(sampling.weights)  # [h, P]
     weights = weights * edit.query_gain.transpose(0, 1)[None, :, :, None].to(sampling.weights)  # [1, Q, h, 1]
-    value = sampling.value * edit.key_gain.transpose(0, 1)[None, :, :, None].to(sampling.value)  # [1, S, h, 1]
+    value = sampling.value * edit.key_gain.transpose(0, 1)[None, :, :, None].to(
+        sampling.value
+    )  # [1, S, h, 1]
     return sampling._replace(value=value, weights=weights)
 
 

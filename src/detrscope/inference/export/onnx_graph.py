@@ -14,8 +14,8 @@ from torch import nn
 from torch.export import Dim
 
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.core.model_card import ModelCard
 from detrscope.core.errors import UserError
+from detrscope.core.model_card import ModelCard
 from detrscope.inference.export.forward import (
     ForwardWithAttention,
     PlainForward,

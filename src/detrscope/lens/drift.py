@@ -1,0 +1,92 @@
+"""Drift of attention between two traces of one image: rank correlation and mass in the box, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from detrscope.core.records import Record, record_to_float32
+from detrscope.core.trace_data import TraceData
+from detrscope.lens.deletion_curves import rank_correlation
+from detrscope.lens.metrics import mass_in
+from detrscope.lens.token_coverage import centres_of_covered_tokens, cover_of_boxes
+
+
+@dataclass(frozen=True)
+class AttentionDrift:
+    """Drift of the attention of one layer, mean over detections.
+
+    Attributes:
+        site: attention site.
+        rank_correlation: Spearman's correlation of the maps, mean over heads; 1 where their order is the same.
+        in_box: mass of attention in the box of the detection, in the first trace.
+        in_box_other: the same in the second trace.
+        detections: number of detections.
+    """
+
+    site: str
+    rank_correlation: float
+    in_box: float
+    in_box_other: float
+    detections: int
+
+
+def measure_drift(
+    trace: TraceData, other: TraceData, pairs: Sequence[tuple[int, int]]
+) -> list[AttentionDrift]:
+    """Compare cross-attention of queries, and self-attention of the tokens at the centres of their boxes.
+
+    Args:
+        trace: the reference.
+        other: trace of the same image, with the same sizes of maps.
+        pairs: index of a query in each of the traces.
+
+    Returns:
+        A row for each site of the encoder's self-attention and the decoder's cross-attention.
+    """
+    first, second = (torch.tensor([pair[i] for pair in pairs]) for i in (0, 1))
+    boxes = trace.boxes_xyxy()[first]  # [n, 4]
+    cover = cover_of_boxes(boxes, trace.geometry, trace.levels)  # [n, S]
+    tokens = _tokens_at(trace, (boxes[:, :2] + boxes[:, 2:]) / 2)
+    rows = []
+    for site in trace.sites:
+        if site.endswith(".cross"):
+            indices = (first, second)
+        elif site.startswith("encoder."):
+            indices = (tokens, tokens)
+        else:
+            continue
+        maps = [_map(t.record(site), index) for t, index in zip((trace, other), indices, strict=True)]
+        in_box = [float(mass_in(m, cover).mean()) for m in maps]
+        correlation = fmean(rank_correlation(a, b) for a, b in zip(*maps, strict=True))
+        rows.append(AttentionDrift(site, correlation, *in_box, len(pairs)))
+    return rows
+
+
+def mean_drift(drifts: Sequence[Sequence[AttentionDrift]]) -> list[AttentionDrift]:
+    """Return the mean over images of the drift of each site, every detection counted once."""
+    merged = []
+    for same_site in zip(*drifts, strict=True):
+        total = sum(row.detections for row in same_site)
+
+        def mean(name: str, rows: tuple[AttentionDrift, ...] = same_site, total: int = total) -> float:
+            return sum(getattr(row, name) * row.detections for row in rows) / total
+
+        numbers = [mean(name) for name in ("rank_correlation", "in_box", "in_box_other")]
+        merged.append(AttentionDrift(same_site[0].site, *numbers, total))
+    return merged
+
+
+def _map(record: Record, index: Tensor) -> Tensor:
+    """Return the mean over heads of some rows: [n, S]."""
+    return record_to_float32(record).rows(index)[0].float().mean(0)
+
+
+def _tokens_at(trace: TraceData, points: Tensor) -> Tensor:
+    """Return the token nearest to each point [n, 2] in pixels: [n]."""
+    centres = centres_of_covered_tokens(trace.geometry, trace.levels)  # [S, 2]
+    return torch.cdist(points.float(), centres.float()).argmin(1)
