@@ -169,9 +169,8 @@ def _with_bias(result: GraphEdit, spec: GraphSite, edit: Bias, engine: str) -> G
     scores = edit.scores.float()
     scores = scores.view(*[1] * (4 - scores.dim()), *scores.shape) if scores.dim() <= 4 else scores
     if scores.dim() > 4 or scores.shape[1] not in (1, spec.heads):
-        raise UserError(
-            f"bias at '{spec.site}': {list(edit.scores.shape)} does not broadcast to [1, {spec.heads}, Q, S]"
-        )
+        found = list(edit.scores.shape)
+        raise UserError(f"bias at '{spec.site}': {found} does not broadcast to [1, {spec.heads}, Q, S]")
     if scores.shape[0] != 1 or scores.shape[2] != 1:
         raise _no_input(engine, spec.site, "a bias that differs between queries")
     scores = scores[0, :, 0].expand(spec.heads, -1)  # [h, S or P]
@@ -267,7 +266,7 @@ def outputs_of(tensors: Mapping[str, Tensor], any_class: bool) -> Outputs:
     """
     parts = {name.removeprefix(PROPOSALS): x for name, x in tensors.items() if name.startswith(PROPOSALS)}
     proposals = Proposals(**parts, any_class=any_class) if parts else None
-    return Outputs(*(tensors[name] for name in PREDICTIONS), proposals=proposals)
+    return Outputs(tensors["logits"], tensors["boxes_cxcywh"], proposals)
 
 
 class _SiteFields(StrictModel):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detrscope.checkpoints.native import Loaded
 from detrscope.console import log
 from detrscope.core.errors import UserError
-from detrscope.core.model_card import ModelCard
 from detrscope.inference.engine import Engine, EngineName, Precision
 from detrscope.inference.graph_engine import GraphEngine
 from detrscope.inference.torch_engine import (
@@ -17,6 +18,9 @@ from detrscope.inference.torch_engine import (
     choose_device,
     choose_dtype,
 )
+
+if TYPE_CHECKING:
+    import onnx
 
 EXPORTED = (".onnx", ".xml")  # suffixes of exported models
 
@@ -87,9 +91,7 @@ def check_torch_precision(precision: Precision, device_type: str) -> None:
         raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
 
 
-def check_exported_arguments(
-    path: str | Path, device: str, given: dict[str, object], card: ModelCard | None = None
-) -> None:
+def check_exported_arguments(path: str | Path, device: str, given: Mapping[str, object]) -> None:
     """Check that nothing is asked of an exported model that only a checkpoint can do.
 
     Raises:
@@ -108,7 +110,9 @@ def _check_cpu(device: str, engine: str) -> None:
         raise UserError(f"device '{device}': engine {engine} runs on the CPU; use device auto or cpu")
 
 
-def _run_onnx(graph: object, engine: EngineName, precision: Precision, source: str | Path) -> GraphEngine:
+def _run_onnx(
+    graph: onnx.ModelProto, engine: EngineName, precision: Precision, source: str | Path
+) -> GraphEngine:
     from detrscope.inference.onnx_engine import OnnxEngine, read_metadata
 
     if engine == "openvino" or (engine == "auto" and find_spec("openvino") is not None):

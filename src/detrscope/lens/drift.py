@@ -61,9 +61,9 @@ def measure_drift(
         else:
             continue
         maps = [_map(t.record(site), index) for t, index in zip((trace, other), indices, strict=True)]
-        in_box = [float(mass_in(m, cover).mean()) for m in maps]
+        before, after = (float(mass_in(m, cover).mean()) for m in maps)
         correlation = fmean(rank_correlation(a, b) for a, b in zip(*maps, strict=True))
-        rows.append(AttentionDrift(site, correlation, *in_box, len(pairs)))
+        rows.append(AttentionDrift(site, correlation, before, after, len(pairs)))
     return rows
 
 
@@ -71,13 +71,16 @@ def mean_drift(drifts: Sequence[Sequence[AttentionDrift]]) -> list[AttentionDrif
     """Return the mean over images of the drift of each site, every detection counted once."""
     merged = []
     for same_site in zip(*drifts, strict=True):
-        total = sum(row.detections for row in same_site)
-
-        def mean(name: str, rows: tuple[AttentionDrift, ...] = same_site, total: int = total) -> float:
-            return sum(getattr(row, name) * row.detections for row in rows) / total
-
-        numbers = [mean(name) for name in ("rank_correlation", "in_box", "in_box_other")]
-        merged.append(AttentionDrift(same_site[0].site, *numbers, total))
+        counts = [row.detections for row in same_site]
+        merged.append(
+            AttentionDrift(
+                same_site[0].site,
+                fmean([row.rank_correlation for row in same_site], counts),
+                fmean([row.in_box for row in same_site], counts),
+                fmean([row.in_box_other for row in same_site], counts),
+                sum(counts),
+            )
+        )
     return merged
 
 

@@ -102,10 +102,8 @@ def _module(name: str) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence NNCF's own progress bars and notes."""
-    import os
-
     logger = logging.getLogger("nncf")
-    level, bars = logger.level, os.environ.get("NNCF_DISABLE_PROGRESS")
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
