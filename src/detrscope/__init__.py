@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from detrscope.commands.detect import detect as detect
     from detrscope.commands.detect import detect_stream as detect_stream
     from detrscope.commands.evaluate import evaluate as evaluate
+    from detrscope.commands.export import export as export
     from detrscope.commands.faithfulness import faithfulness as faithfulness
     from detrscope.commands.see import see as see
     from detrscope.commands.timelapse import timelapse as timelapse
@@ -48,7 +49,17 @@ MODULES = {
     "draw_attention": "detrscope.views.attention",
     **{
         name: f"detrscope.commands.{name}"
-        for name in ("compare", "detect", "evaluate", "faithfulness", "see", "timelapse", "trace", "train")
+        for name in (
+            "compare",
+            "detect",
+            "evaluate",
+            "export",
+            "faithfulness",
+            "see",
+            "timelapse",
+            "trace",
+            "train",
+        )
     },
 }
 __all__ = sorted(MODULES)

@@ -14,6 +14,7 @@ from detrscope.cli import (
     detect,
     doctor,
     evaluate,
+    export,
     faithfulness,
     models,
     see,
@@ -55,6 +56,7 @@ app.command("train", context_settings=train.CONTEXT)(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("benchmark")(benchmark.benchmark)
+app.command("export")(export.export)
 app.command("faithfulness")(faithfulness.faithfulness)
 app.command("timelapse")(timelapse.timelapse)
 app.command("plot")(train.plot)

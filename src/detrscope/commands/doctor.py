@@ -21,6 +21,10 @@ OPTIONAL = (
     ("transformers", "parity tests against Hugging Face models", 'pip install "detrscope[test]"'),
     ("pycocotools", "AP tests against the reference", 'pip install "detrscope[test]"'),
     ("supervision", "detections for its trackers and annotators", 'pip install "detrscope[supervision]"'),
+    ("onnxruntime", "engine onnx", 'pip install "detrscope[deploy]"'),
+    ("openvino", "engine openvino", 'pip install "detrscope[deploy]"'),
+    ("onnx", "export", 'pip install "detrscope[deploy]"'),
+    ("nncf", "export to int8", 'pip install "detrscope[deploy]"'),
     ("triton", "kernels of deformable attention on a GPU", "comes with torch on Linux"),
 )
 VARIABLES = (

@@ -126,8 +126,13 @@ def openvino_of_onnx(graph: onnx.ModelProto, metadata: GraphMetadata) -> openvin
     del given.graph.initializer[:]
     given.graph.initializer.extend(weights)
     model = _core().read_model(io.BytesIO(given.SerializeToString()))
-    model.set_rt_info(metadata.to_text(), KEY)
+    set_openvino_metadata(model, metadata)
     return model
+
+
+def set_openvino_metadata(model: openvino.Model, metadata: GraphMetadata) -> None:
+    """Replace the metadata of a model."""
+    model.set_rt_info(metadata.to_text(), KEY)
 
 
 def without_attention(model: openvino.Model) -> openvino.Model:

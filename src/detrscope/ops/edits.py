@@ -14,7 +14,7 @@ from detrscope.core.types import Level
 
 
 def broadcast_edit_scores(edit: Bias, shape: tuple[int, ...]) -> Tensor:
-    """Return the scores of a bias.
+    """Return the scores of a bias, with four axes.
 
     Raises:
         UserError: they do not broadcast to `shape`, the shape of the site's scores.
@@ -23,7 +23,7 @@ def broadcast_edit_scores(edit: Bias, shape: tuple[int, ...]) -> Tensor:
     aligned = zip(reversed(own), reversed(shape), strict=False)
     if len(own) > len(shape) or any(size not in (1, full) for size, full in aligned):
         raise UserError(f"bias at '{edit.site}': {list(own)} does not broadcast to {list(shape)}")
-    return edit.scores
+    return edit.scores.reshape([1] * (len(shape) - len(own)) + [*own])
 
 
 def apply_swap_edit(edit: Swap, parts: Mapping[str, Tensor]) -> Tensor:

@@ -84,7 +84,7 @@ def quantise(
     return quantised
 
 
-def quantised_modules(model: openvino.Model) -> dict[str, int]:
+def quantised_parts(model: openvino.Model) -> dict[str, int]:
     """Return the number of int8 operators by part of the path, such as `backbone`."""
     counts: dict[str, int] = {}
     for op in model.get_ops():

@@ -1,0 +1,331 @@
+"""Export a model to ONNX or OpenVINO; a file that disagrees with PyTorch is not written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from detrscope.checkpoints.load import RANDOM_SEED, load_model, seeded_load
+from detrscope.checkpoints.native import Loaded
+from detrscope.console import log
+from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.files import check_writable_file
+from detrscope.data.dataset import DetectionDataset
+from detrscope.data.image_reader import read_image
+from detrscope.data.open_dataset import open_dataset
+from detrscope.evaluation.evaluator import Evaluator
+from detrscope.inference.engine import Engine
+from detrscope.inference.export.check import (
+    TOLERANCES,
+    Difference,
+    NamedImage,
+    Tolerance,
+    compare_detections,
+    measure_attention_drift,
+)
+from detrscope.inference.export.files import SUFFIXES, Format, writing_onnx, writing_openvino
+from detrscope.inference.export.onnx_graph import build_onnx, set_metadata
+from detrscope.inference.export.quantise import CANDIDATES, KeptParts, quantise, quantised_parts
+from detrscope.inference.graph_engine import GraphEngine
+from detrscope.inference.graph_metadata import GraphMetadata, WeightPrecision
+from detrscope.inference.onnx_engine import read_metadata
+from detrscope.inference.open_engine import is_exported, open_exported
+from detrscope.inference.packages import require_packages
+from detrscope.inference.torch_engine import TorchEngine
+from detrscope.lens.drift import AttentionDrift
+from detrscope.synthetic.scene import draw_scene
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino
+
+DRAWN = (160, 224, 320)  # sides of the drawn images to compare on, where none are given
+CHECKED = 8  # images of a dataset to compare on
+MAX_AP_LOSS = 0.015  # of int8
+DRIFT_IMAGES = 16  # most images whose attention is compared
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An int8 model and its AP."""
+
+    kept: KeptParts
+    ap: float
+    parts: dict[str, int]  # number of int8 operators by part of the path
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written and how it compares with PyTorch.
+
+    Attributes:
+        path: the file; of an OpenVINO model the .xml.
+        differences: differences of detections in each image.
+        tolerance: accepted differences; None for int8, which is judged by its AP.
+        ap: AP of PyTorch on the dataset, for int8.
+        attempts: int8 models that were tried, the written one last.
+        drift: drift of attention, for int8 with attention.
+    """
+
+    path: Path
+    differences: list[Difference]
+    tolerance: Tolerance | None
+    ap: float | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    drift: list[AttentionDrift] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        format: "onnx" or "openvino"; None is that of the suffix of `out`.
+        precision: precision of the weights; "fp16" and "int8" are for OpenVINO.
+        with_attention: make attention records outputs and edits inputs.
+        calibration: images of the dataset that calibrate int8.
+        evaluated: images of the dataset on which the AP of int8 is measured; 0 is all.
+        max_ap_loss: AP that int8 may lose.
+    """
+
+    format: Format | None = None
+    precision: WeightPrecision = "fp32"
+    with_attention: bool = False
+    calibration: int = 100
+    evaluated: int = 0
+    max_ap_loss: float = MAX_AP_LOSS
+
+
+EXPORT_DEFAULTS = ExportOptions()
+
+
+def export(
+    model: str | Path,
+    out: str | Path | None = None,
+    *,
+    options: ExportOptions = EXPORT_DEFAULTS,
+    images: Sequence[str | Path] = (),
+    data: str | Path | DetectionDataset | None = None,
+    split: str = "val",
+    calibration_split: str = "train",
+    weights: str | Path | None = None,
+) -> ExportResult:
+    """Export a model and compare its detections with PyTorch's; write it only if they agree.
+
+    Args:
+        model: variant, checkpoint, run folder, Hugging Face folder or id.
+        out: file; by default the variant's name with the suffix of the format.
+        options: format, precision and attention.
+        images: images to compare on; by default those of `data`, else drawn ones.
+        data: dataset for int8: it is calibrated on `calibration_split`, its AP is measured on `split`.
+        split: split of the dataset to measure on.
+        calibration_split: split of the dataset to calibrate on.
+        weights: for a variant name: a weights file instead of the published one, or "random".
+
+    Returns:
+        The file and the differences.
+
+    Raises:
+        UserError: a wrong argument, or a missing package.
+        WorkFailed: the exported model differs from PyTorch beyond the tolerance; nothing is written.
+    """
+    kind = _format(options, out)
+    _check(model, options, kind, data)
+    dataset = None if data is None else _dataset(data, split)
+    named = [NamedImage(str(image), read_image(image)) for image in images]
+    require_packages("export", "onnx", "onnxscript", "onnxruntime" if kind == "onnx" else "openvino")
+    with seeded_load(RANDOM_SEED):
+        loaded = load_model(model, weights=weights)
+    path = Path(out) if out is not None else Path(f"{loaded.card.variant}{SUFFIXES[kind]}")
+    check_writable_file(path)
+    log.info("building the graph of %s", loaded.card.variant)
+    graph = build_onnx(loaded.model, loaded.card, attention=options.with_attention)
+    metadata = replace(read_metadata(graph, path), precision=options.precision)
+    reference = TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.float32)
+    writer = _Writer(reference, loaded, metadata, named or _images(dataset), path, kind)
+    if options.precision == "int8":
+        assert dataset is not None
+        assert data is not None
+        return _export_int8(writer, graph, options, dataset, _dataset(data, calibration_split))
+    return writer.write(
+        graph if kind == "onnx" else _openvino(graph, metadata), TOLERANCES[options.precision]
+    )
+
+
+class _Writer:
+    """Write a model to a temporary file, compare it with PyTorch, rename the file if it agrees."""
+
+    def __init__(
+        self,
+        reference: TorchEngine,
+        loaded: Loaded,
+        metadata: GraphMetadata,
+        images: Sequence[NamedImage],
+        path: Path,
+        kind: Format,
+    ) -> None:
+        self.reference, self.card, self.metadata = reference, loaded.card, metadata
+        self.images, self.path, self.kind = images, path, kind
+
+    def write(self, model: onnx.ModelProto | openvino.Model, tolerance: Tolerance | None) -> ExportResult:
+        """Write the model.
+
+        Raises:
+            WorkFailed: it differs from PyTorch beyond the tolerance.
+        """
+        fp16 = self.metadata.precision == "fp16"
+        set_any_metadata(model, self.metadata)
+        writing = (
+            writing_onnx(model, self.path)
+            if self.kind == "onnx"
+            else writing_openvino(model, self.path, fp16=fp16)
+        )
+        with writing as temporary:
+            engine = open_exported(
+                temporary, self.kind, "int8" if self.metadata.precision == "int8" else "fp32"
+            )
+            differences = compare_detections(
+                self.reference, engine, self.card, self.images, tolerance or TOLERANCES["fp16"]
+            )
+            if tolerance is not None and (failed := [d for d in differences if d.exceeds(tolerance)]):
+                worst = max(failed, key=lambda d: (d.other_classes, d.score / tolerance.score, d.box))
+                raise ExportDisagrees(
+                    f"{self.path}: not written: detections differ from PyTorch's in {len(failed)} of"
+                    f" {len(differences)} comparisons, most in {worst.image} at {worst.width}x{worst.height}: score by"
+                    f" {worst.score:.2g} (accepted {tolerance.score:g}), box by {worst.box:.2g} pixels (accepted"
+                    f" {tolerance.box:g}), {worst.other_classes} of another class",
+                    differences,
+                )
+        return ExportResult(self.path, differences, tolerance)
+
+
+class ExportDisagrees(WorkFailed):
+    """An exported model that differs from PyTorch; has the table of differences."""
+
+    def __init__(self, message: str, differences: list[Difference]) -> None:
+        super().__init__(message)
+        self.differences = differences
+
+
+def set_any_metadata(model: onnx.ModelProto | openvino.Model, metadata: GraphMetadata) -> None:
+    """Replace the metadata of a model of either format."""
+    from detrscope.inference.openvino_engine import set_openvino_metadata
+
+    if hasattr(model, "metadata_props"):
+        set_metadata(model, metadata)
+    else:
+        set_openvino_metadata(model, metadata)
+
+
+def _export_int8(
+    writer: _Writer,
+    graph: onnx.ModelProto,
+    options: ExportOptions,
+    dataset: DetectionDataset,
+    calibration: DetectionDataset,
+) -> ExportResult:
+    """Quantise with more and more parts in floating point, until AP loses little enough."""
+    card = writer.card
+    model = _openvino(graph, writer.metadata)
+    prepared = [
+        card.preprocessing.apply(read_image(image.path))
+        for image in calibration.images[: options.calibration]
+    ]
+    measured = dataset.subset([i.id for i in dataset.images[: options.evaluated or None]])
+    evaluator = Evaluator(measured, card, batch_size=1)
+    before = _ap(evaluator, writer.reference)
+    specs = writer.metadata.sites if options.with_attention else ()
+    attempts: list[Attempt] = []
+    for kept in CANDIDATES:
+        log.info("quantising; in floating point: %s", kept.name)
+        quantised = quantise(model, prepared, specs, kept)
+        engine = _openvino_engine(quantised, writer)
+        attempts.append(Attempt(kept, _ap(evaluator, engine), quantised_parts(quantised)))
+        log.info("AP %.3f, PyTorch %.3f", attempts[-1].ap, before)
+        if before - attempts[-1].ap <= options.max_ap_loss:
+            break
+    else:
+        tried = "; ".join(f"{a.ap:.3f} with {a.kept.name} in floating point" for a in attempts)
+        raise WorkFailed(
+            f"{writer.path}: not written: AP falls from {before:.3f} by more than {options.max_ap_loss:g} whatever is"
+            f" kept in floating point: {tried}"
+        )
+    result = writer.write(quantised, None)
+    drift: list[AttentionDrift] = []
+    if options.with_attention:
+        images = [NamedImage(i.path.name, read_image(i.path)) for i in measured.images[:DRIFT_IMAGES]]
+        drift = measure_attention_drift(writer.reference, engine, card, images)
+    return replace(result, ap=before, attempts=attempts, drift=drift)
+
+
+def _ap(evaluator: Evaluator, engine: Engine) -> float:
+    evaluation = evaluator(lambda batch: engine.predict(batch.images, batch.padding)).evaluation
+    if evaluation.AP is None:
+        raise UserError("data: has no boxes to measure AP on; give a dataset with annotations")
+    return evaluation.AP
+
+
+def _openvino(graph: onnx.ModelProto, metadata: GraphMetadata) -> openvino.Model:
+    from detrscope.inference.openvino_engine import openvino_of_onnx
+
+    return openvino_of_onnx(graph, metadata)
+
+
+def _openvino_engine(model: openvino.Model, writer: _Writer) -> GraphEngine:
+    from detrscope.inference.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine(model, writer.metadata, "int8", writer.path)
+
+
+def _format(options: ExportOptions, out: str | Path | None) -> Format:
+    """Return the format: the one asked for, which the suffix must fit, else that of the suffix, else ONNX."""
+    suffix = None if out is None else Path(out).suffix.lower()
+    by_suffix: dict[str, Format] = {s: name for name, s in SUFFIXES.items()}
+    if suffix is not None and suffix not in by_suffix:
+        raise UserError(f"{out}: expected a name that ends in {' or '.join(by_suffix)}")
+    if options.format is None:
+        return "onnx" if suffix is None else by_suffix[suffix]
+    if suffix is not None and by_suffix[suffix] != options.format:
+        raise UserError(
+            f"{out}: format {options.format} is written to a file that ends in {SUFFIXES[options.format]}"
+        )
+    return options.format
+
+
+def _check(
+    model: str | Path, options: ExportOptions, kind: Format, data: str | Path | DetectionDataset | None
+) -> None:
+    if is_exported(model):
+        raise UserError(f"{model}: is an exported model already; export the checkpoint it was made from")
+    if options.precision != "fp32" and kind == "onnx":
+        raise UserError(
+            f"precision {options.precision}: is for format openvino; ONNX Runtime computes float32 on CPUs"
+        )
+    if options.precision == "int8" and data is None:
+        raise UserError(
+            "precision int8: needs a dataset to calibrate on and to measure AP with; give data, such as coco:DIR"
+        )
+    if options.precision != "int8" and options.calibration != EXPORT_DEFAULTS.calibration:
+        raise UserError(f"calibration: has no effect on precision {options.precision}; it is for int8")
+
+
+def _dataset(data: str | Path | DetectionDataset, split: str) -> DetectionDataset:
+    return data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
+
+
+def _images(dataset: DetectionDataset | None) -> list[NamedImage]:
+    if dataset is not None:
+        return [NamedImage(i.path.name, read_image(i.path)) for i in dataset.images[:CHECKED]]
+    drawn = []
+    for number, side in enumerate(DRAWN):
+        image = torch.from_numpy(draw_scene(seed=0, index=number, size=side).image).permute(2, 0, 1)
+        drawn.append(NamedImage(f"drawn image {number + 1}", image[:, : side * 3 // 4].contiguous()))
+    return drawn

@@ -1,0 +1,134 @@
+"""Exported graphs of every variant: predictions, records and edits equal PyTorch's, in ONNX Runtime and in OpenVINO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+import torch
+
+from detrscope.core.edits import Bias, Edit, Gain
+from detrscope.core.probe import Probe
+from detrscope.core.types import Outputs
+from detrscope.families import VARIANTS
+from detrscope.inference.engine import Engine
+from detrscope.inference.export.onnx_graph import build_onnx
+from detrscope.inference.graph_engine import GraphEngine
+from detrscope.inference.onnx_engine import OnnxEngine, read_metadata
+from detrscope.inference.openvino_engine import OpenVinoEngine, openvino_of_onnx
+from detrscope.inference.torch_engine import TorchEngine
+from tests.support.tiny_models import built, tiny
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+SHAPES = ((1, 64, 96), (3, 96, 64), (1, 130, 71))  # batch, height, width: none is that of the export
+
+
+def engines(variant: str) -> tuple[TorchEngine, tuple[GraphEngine, ...]]:
+    """Engines of a variant at a size for tests, where some variants are one model."""
+    card = built(variant).card
+    settings = json.dumps([card.family, card.config], sort_keys=True)
+    first = next(
+        name
+        for name in VARIANTS
+        if json.dumps([built(name).card.family, built(name).card.config], sort_keys=True) == settings
+    )
+    return _exported(first)
+
+
+@cache
+def _exported(variant: str) -> tuple[TorchEngine, tuple[GraphEngine, ...]]:
+    loaded = tiny(variant)
+    graph = build_onnx(loaded.model, loaded.card, attention=True)
+    metadata = read_metadata(graph, variant)
+    model = openvino_of_onnx(graph, metadata)
+    exported = (OnnxEngine(graph, "auto", variant), OpenVinoEngine(model, metadata, "fp32", variant))
+    return TorchEngine(loaded.model), exported
+
+
+def images(batch: int, height: int, width: int) -> torch.Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height))
+
+
+def assert_close(found: Outputs, expected: Outputs) -> None:
+    assert (found.logits - expected.logits).abs().max() < 1e-3
+    assert (found.boxes_cxcywh - expected.boxes_cxcywh).abs().max() < 1e-4
+    assert (found.proposals is None) == (expected.proposals is None)
+
+
+def traced(engine: Engine, edits: Sequence[Edit] = ()) -> tuple[Outputs, Probe]:
+    probe = Probe(None, edits, values=False)
+    return engine.predict(images(*SHAPES[0]), probe=probe), probe
+
+
+@every_variant
+def test_predictions_equal_pytorch_at_any_size(variant: str) -> None:
+    reference, exported = engines(variant)
+    for shape in SHAPES:
+        expected = reference.predict(images(*shape))
+        for engine in exported:
+            found = engine.predict(images(*shape))
+            assert (found.logits - expected.logits).abs().max() < 1e-3
+            assert (found.boxes_cxcywh - expected.boxes_cxcywh).abs().max() < 1e-4
+
+
+@every_variant
+def test_records_equal_pytorch(variant: str) -> None:
+    reference, exported = engines(variant)
+    expected, probe = traced(reference)
+    for engine in exported:
+        assert engine.sites == reference.sites
+        found, other = traced(engine)
+        assert_close(found, expected)
+        assert (other.levels, other.shapes) == (probe.levels, probe.shapes)
+        for site, record in probe.records.items():
+            again = other.records[site]
+            assert type(again) is type(record) and again.shape == record.shape
+            assert (again.rows() - record.rows()).abs().max() < 1e-3, site
+    some = Probe("decoder.*", values=False)
+    exported[0].predict(images(*SHAPES[0]), probe=some)
+    assert set(some.records) == {site for site in reference.sites if site.startswith("decoder.")}
+
+
+@every_variant
+def test_edits_equal_pytorch(variant: str) -> None:
+    reference, exported = engines(variant)
+    plain, probe = traced(reference)
+    cross = "decoder.*.cross"
+    tokens = sum(level.tokens for level in probe.levels)
+    edits: list[Edit] = [
+        Gain(cross, 0.3, heads=(1,)),
+        Gain("*", 0.0, heads=(0, 2)),
+        Gain(cross, 0.0, queries=(2, 3)),
+        Gain(cross, 0.1, keys=tuple(range(5)), heads=(1, 3)),
+        Gain(cross, 2.0, levels=(0,)),
+        Gain("decoder.*.self", 0.0, keys=(1,)),
+    ]
+    if reference.model.sites[-1] in probe.records and "deformable" in variant:
+        scores = torch.randn(4, 1, probe.records[reference.sites[-1]].weights.shape[-1])  # type: ignore[union-attr]
+        edits += [Bias("decoder.1.cross", scores), Gain(cross, 0.2, points=(0,), heads=(1,))]
+    else:
+        edits += [Bias(cross, torch.randn(tokens)), Bias("decoder.1.self", torch.randn(4, 1, 7))]
+    for edit in edits:
+        expected, edited = traced(reference, [edit])
+        assert (expected.logits - plain.logits).abs().max() > 1e-3, "the edit changes nothing"
+        for engine in exported:
+            found, other = traced(engine, [edit])
+            assert (found.logits - expected.logits).abs().max() < 1e-3, edit
+            for site, record in edited.records.items():
+                assert (other.records[site].rows() - record.rows()).abs().max() < 1e-3, (edit, site)
+    assert torch.equal(traced(exported[0])[0].logits, traced(exported[0])[0].logits)
+
+
+@pytest.mark.parametrize("variant", ["detr-r18", "deformable-detr-r50-two-stage"])
+def test_padded_images_run_without_their_padding(variant: str) -> None:
+    _, exported = engines(variant)
+    batch = images(2, 64, 96)
+    padding = torch.zeros(2, 64, 96, dtype=torch.bool)
+    padding[1, 40:], padding[1, :, 70:] = True, True
+    for engine in exported:
+        found = engine.predict(batch, padding)
+        alone = engine.predict(batch[1:, :, :40, :70])
+        assert found.logits.shape[1] == 2
+        assert torch.allclose(found.logits[:, 1], alone.logits[:, 0], atol=1e-4)
