@@ -31,6 +31,7 @@ NAMES = [
         "draw",
         "draw_attention",
         "evaluate",
+        "export",
         "faithfulness",
         "load",
         "see",
