@@ -71,13 +71,14 @@ def export(
     console.setup_console(quiet, log_level)
 
     from detrscope.commands import export as command
+    from detrscope.commands.export_int8 import Int8Options
 
     try:
         result = command.export(
             model,
             out,
             options=command.ExportOptions(
-                format, precision, with_attention, calibration, evaluated, max_ap_loss
+                format, precision, with_attention, Int8Options(calibration, evaluated, max_ap_loss)
             ),
             images=images or (),
             data=data,

@@ -11,26 +11,22 @@ import torch
 
 from detrscope.checkpoints.load import RANDOM_SEED, load_model, seeded_load
 from detrscope.checkpoints.native import Loaded
+from detrscope.commands.export_int8 import INT8_DEFAULTS, Attempt, Int8Options, Int8Search
 from detrscope.console import log
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.files import check_writable_file
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
-from detrscope.evaluation.evaluator import Evaluator
-from detrscope.inference.engine import Engine
 from detrscope.inference.export.check import (
     TOLERANCES,
     Difference,
     NamedImage,
     Tolerance,
     compare_detections,
-    measure_attention_drift,
 )
 from detrscope.inference.export.files import SUFFIXES, Format, writing_onnx, writing_openvino
 from detrscope.inference.export.onnx_graph import build_onnx, set_metadata
-from detrscope.inference.export.quantise import CANDIDATES, KeptParts, quantise, quantised_parts
-from detrscope.inference.graph_engine import GraphEngine
 from detrscope.inference.graph_metadata import GraphMetadata, WeightPrecision
 from detrscope.inference.onnx_engine import read_metadata
 from detrscope.inference.open_engine import is_exported, open_exported
@@ -45,17 +41,6 @@ if TYPE_CHECKING:
 
 DRAWN = (160, 224, 320)  # sides of the drawn images to compare on, where none are given
 CHECKED = 8  # images of a dataset to compare on
-MAX_AP_LOSS = 0.015  # of int8
-DRIFT_IMAGES = 16  # most images whose attention is compared
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """An int8 model and its AP."""
-
-    kept: KeptParts
-    ap: float
-    parts: dict[str, int]  # number of int8 operators by part of the path
 
 
 @dataclass(frozen=True)
@@ -91,17 +76,13 @@ class ExportOptions:
         format: "onnx" or "openvino"; None is that of the suffix of `out`.
         precision: precision of the weights; "fp16" and "int8" are for OpenVINO.
         with_attention: make attention records outputs and edits inputs.
-        calibration: images of the dataset that calibrate int8.
-        evaluated: images of the dataset on which the AP of int8 is measured; 0 is all.
-        max_ap_loss: AP that int8 may lose.
+        int8: images for int8 and the AP that it may lose.
     """
 
     format: Format | None = None
     precision: WeightPrecision = "fp32"
     with_attention: bool = False
-    calibration: int = 100
-    evaluated: int = 0
-    max_ap_loss: float = MAX_AP_LOSS
+    int8: Int8Options = INT8_DEFAULTS
 
 
 EXPORT_DEFAULTS = ExportOptions()
@@ -154,7 +135,11 @@ def export(
     if options.precision == "int8":
         assert dataset is not None
         assert data is not None
-        return _export_int8(writer, graph, options, dataset, _dataset(data, calibration_split))
+        model = _openvino(graph, metadata)
+        search = Int8Search(reference, metadata, dataset, _dataset(data, calibration_split), options.int8)
+        quantised, attempts, ap = search(model, path)
+        result = replace(writer.write(quantised, None), attempts=attempts, ap=ap)
+        return replace(result, drift=search.drift(quantised, path)) if options.with_attention else result
     return writer.write(
         graph if kind == "onnx" else _openvino(graph, metadata), TOLERANCES[options.precision]
     )
@@ -225,64 +210,10 @@ def set_any_metadata(model: onnx.ModelProto | openvino.Model, metadata: GraphMet
         set_openvino_metadata(model, metadata)
 
 
-def _export_int8(
-    writer: _Writer,
-    graph: onnx.ModelProto,
-    options: ExportOptions,
-    dataset: DetectionDataset,
-    calibration: DetectionDataset,
-) -> ExportResult:
-    """Quantise with more and more parts in floating point, until AP loses little enough."""
-    card = writer.card
-    model = _openvino(graph, writer.metadata)
-    prepared = [
-        card.preprocessing.apply(read_image(image.path))
-        for image in calibration.images[: options.calibration]
-    ]
-    measured = dataset.subset([i.id for i in dataset.images[: options.evaluated or None]])
-    evaluator = Evaluator(measured, card, batch_size=1)
-    before = _ap(evaluator, writer.reference)
-    specs = writer.metadata.sites if options.with_attention else ()
-    attempts: list[Attempt] = []
-    for kept in CANDIDATES:
-        log.info("quantising; in floating point: %s", kept.name)
-        quantised = quantise(model, prepared, specs, kept)
-        engine = _openvino_engine(quantised, writer)
-        attempts.append(Attempt(kept, _ap(evaluator, engine), quantised_parts(quantised)))
-        log.info("AP %.3f, PyTorch %.3f", attempts[-1].ap, before)
-        if before - attempts[-1].ap <= options.max_ap_loss:
-            break
-    else:
-        tried = "; ".join(f"{a.ap:.3f} with {a.kept.name} in floating point" for a in attempts)
-        raise WorkFailed(
-            f"{writer.path}: not written: AP falls from {before:.3f} by more than {options.max_ap_loss:g} whatever is"
-            f" kept in floating point: {tried}"
-        )
-    result = writer.write(quantised, None)
-    drift: list[AttentionDrift] = []
-    if options.with_attention:
-        images = [NamedImage(i.path.name, read_image(i.path)) for i in measured.images[:DRIFT_IMAGES]]
-        drift = measure_attention_drift(writer.reference, engine, card, images)
-    return replace(result, ap=before, attempts=attempts, drift=drift)
-
-
-def _ap(evaluator: Evaluator, engine: Engine) -> float:
-    evaluation = evaluator(lambda batch: engine.predict(batch.images, batch.padding)).evaluation
-    if evaluation.AP is None:
-        raise UserError("data: has no boxes to measure AP on; give a dataset with annotations")
-    return evaluation.AP
-
-
 def _openvino(graph: onnx.ModelProto, metadata: GraphMetadata) -> openvino.Model:
     from detrscope.inference.openvino_engine import openvino_of_onnx
 
     return openvino_of_onnx(graph, metadata)
-
-
-def _openvino_engine(model: openvino.Model, writer: _Writer) -> GraphEngine:
-    from detrscope.inference.openvino_engine import OpenVinoEngine
-
-    return OpenVinoEngine(model, writer.metadata, "int8", writer.path)
 
 
 def _format(options: ExportOptions, out: str | Path | None) -> Format:
@@ -313,8 +244,8 @@ def _check(
         raise UserError(
             "precision int8: needs a dataset to calibrate on and to measure AP with; give data, such as coco:DIR"
         )
-    if options.precision != "int8" and options.calibration != EXPORT_DEFAULTS.calibration:
-        raise UserError(f"calibration: has no effect on precision {options.precision}; it is for int8")
+    if options.precision != "int8" and options.int8 != INT8_DEFAULTS:
+        raise UserError(f"int8: has no effect on precision {options.precision}; it is for int8")
 
 
 def _dataset(data: str | Path | DetectionDataset, split: str) -> DetectionDataset:

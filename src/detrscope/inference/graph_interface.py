@@ -18,17 +18,14 @@ An axis of S or Q may have size 1, which stands for all. `levels` [L, 2] are the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from detrscope.core.edits import Bias, Edit, Gain, GraphEdit, Swap
 from detrscope.core.errors import UserError
-from detrscope.core.json_schema import StrictModel, validate
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.core.types import Level, Outputs, Proposals
@@ -267,37 +264,3 @@ def outputs_of(tensors: Mapping[str, Tensor], any_class: bool) -> Outputs:
     parts = {name.removeprefix(PROPOSALS): x for name, x in tensors.items() if name.startswith(PROPOSALS)}
     proposals = Proposals(**parts, any_class=any_class) if parts else None
     return Outputs(tensors["logits"], tensors["boxes_cxcywh"], proposals)
-
-
-class _SiteFields(StrictModel):
-    site: str
-    heads: Annotated[int, Field(ge=1)]
-    scale: float | None
-    point_levels: list[Annotated[int, Field(ge=0)]] | None
-
-
-class _SitesFields(StrictModel):
-    sites: list[_SiteFields]
-
-
-def sites_to_json(specs: Sequence[GraphSite]) -> list[dict[str, Any]]:
-    """Return plain data of the sites, for the file of an exported model."""
-    return [asdict(spec) for spec in specs]
-
-
-def sites_from_json(tree: object, name: str) -> tuple[GraphSite, ...]:
-    """Return the sites that `sites_to_json` wrote.
-
-    Raises:
-        UserError: a key is unknown or a value is of the wrong type.
-    """
-    fields = dict(validate(_SitesFields, {"sites": tree}, name))
-    return tuple(
-        GraphSite(
-            row.site,
-            row.heads,
-            row.scale,
-            None if row.point_levels is None else tuple(row.point_levels),
-        )
-        for row in fields["sites"]
-    )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import StrictModel, validate
 from detrscope.core.model_card import ModelCard
 from detrscope.core.text_files import parse_json
-from detrscope.inference.graph_interface import GraphSite, sites_from_json, sites_to_json
+from detrscope.inference.graph_interface import GraphSite
 
 KEY = "detrscope"  # of the metadata in the file
 FORMAT = 1
@@ -45,7 +47,7 @@ class GraphMetadata:
             "format": FORMAT,
             **vars(self),
             "card": self.card.to_json(),
-            "sites": sites_to_json(self.sites),
+            "sites": [asdict(site) for site in self.sites],
         }
         return json.dumps(tree)
 
@@ -69,14 +71,24 @@ class GraphMetadata:
         fields: dict[str, Any] = dict(validate(_MetadataFields, tree, name))
         del fields["format"]
         fields["card"] = ModelCard.from_json(fields["card"], f"{name}: card")
-        fields["sites"] = sites_from_json(fields["sites"], f"{name}: sites")
+        fields["sites"] = tuple(
+            GraphSite(row.site, row.heads, row.scale, row.point_levels and tuple(row.point_levels))
+            for row in fields["sites"]
+        )
         return cls(**fields)
+
+
+class _SiteFields(StrictModel):
+    site: str
+    heads: Annotated[int, Field(ge=1)]
+    scale: float | None
+    point_levels: list[Annotated[int, Field(ge=0)]] | None
 
 
 class _MetadataFields(StrictModel):
     format: int
     card: dict[str, Any]
-    sites: list[Any]
+    sites: list[_SiteFields]
     attention: bool
     any_class: bool
     precision: WeightPrecision
