@@ -24,6 +24,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEADING = "## Tables of `python -m benchmarks.all`"
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 COLUMNS = "120"  # width of the tables
+MACHINE = "torch's kernels"  # in every line on what ran
 CLONE = "DIR"  # stands for the clone of the published code in commands
 
 
@@ -100,6 +101,16 @@ def replace_block(text: str, name: str, content: str) -> str:
     return f"{head}\n\n{block}\n"
 
 
+def describe_machine_in(environment: dict[str, str]) -> str:
+    """Return the line that names the instruction set, under these environment variables."""
+    code = "from detrscope.inference.latency import describe_machine; print(describe_machine())"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
 def run_block(run: Run, clone: str, environment: dict[str, str]) -> str:
     """Run a benchmark and return its output as a block of Markdown that names the command.
 
@@ -123,6 +134,8 @@ def run_block(run: Run, clone: str, environment: dict[str, str]) -> str:
         raise RuntimeError(lines[-1])
     shown = " ".join([*variables, run.command])
     output = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    if MACHINE not in output:  # those that compare numbers, not times
+        output = f"{describe_machine_in(environment)}\n{output}"
     return f"```\n$ {shown}\n{output}\n```"
 
 

@@ -35,7 +35,10 @@ def test_blocks_name_their_command_and_failures_keep_the_old(
     docs.write_text(PAGE)
     assert main(["--docs", str(docs)], [PRINTS, FAILS, CLONED]) == 1
     page = docs.read_text()
-    assert f"```\n$ {PRINTS.command}\nmachine | table \\1\n```" in page and "old" not in page
+    start, _, rest = page.partition(f"```\n$ {PRINTS.command}\n")
+    machine, *lines = rest.splitlines()
+    assert "torch's kernels" in machine and lines[:2] == ["machine | table \\1", "```"]
+    assert "old" not in page and start.endswith(f"{BEGIN}\n")
     assert "benchmark two" not in page and "benchmark three" not in page
     error = capsys.readouterr().err
     assert "two: failed (no such thing); its table stays as it was" in error
@@ -50,6 +53,7 @@ def test_avx2_tables_are_their_own_and_say_so(tmp_path: Path) -> None:
     page = docs.read_text()
     assert "old" in page and "benchmark one avx2: begin" in page
     assert "$ ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python" in page and "\navx2\n" in page
+    assert "torch's kernels AVX2, oneDNN AVX2" in page
 
 
 def test_only_runs_known_names(tmp_path: Path) -> None:

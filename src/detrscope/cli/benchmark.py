@@ -95,6 +95,7 @@ def benchmark(
     if json:
         console.print_json(result.to_json())
         return
+    console.print_line(result.machine)
     console.print_table(benchmark_table(result))
     if result.images:
         console.print_table(stage_table(result))

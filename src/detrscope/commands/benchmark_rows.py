@@ -114,8 +114,7 @@ def benchmark_table(result: Benchmark) -> Table:
     """Return a row for each configuration; times of a batch in milliseconds."""
     from rich.table import Table
 
-    title = f"{result.model}, {result.rounds} rounds"
-    table = Table(title=title, caption=result.machine, title_justify="left", caption_justify="left")
+    table = Table(title=f"{result.model}, {result.rounds} rounds", title_justify="left")
     headings = ("side", "size", "batch", "queries", "median ms", "p95 ms", "images/s", "peak MiB (model)")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "side" else "right")
