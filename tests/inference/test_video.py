@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 
 from detrscope.commands.detect import detect
 from detrscope.core.errors import UserError
-from detrscope.inference.media.video import Video, upright_video_frame
+from detrscope.inference.media.video import Video, upright_pixels
 from tests.support.square_detector import SquareDetector
 from tests.support.videos import damaged_clip, write_clip
 
@@ -25,14 +24,11 @@ def test_rotated_video_frames_become_upright() -> None:
     stored = np.zeros((2, 3, 3), dtype=np.uint8)
     stored[0, 2] = 255  # top right
 
-    def frame(rotation: int) -> SimpleNamespace:
-        return SimpleNamespace(rotation=rotation, to_ndarray=lambda format: stored)
-
-    assert upright_video_frame(frame(0)).shape == (3, 2, 3)
-    assert upright_video_frame(frame(90)).shape == (3, 3, 2)
-    assert upright_video_frame(frame(90))[0, 0, 0] == 255  # top left
-    assert upright_video_frame(frame(-90))[0, 2, 1] == 255  # bottom right
-    assert upright_video_frame(frame(180))[0, 1, 0] == 255  # bottom left
+    assert upright_pixels(stored, 0).shape == (3, 2, 3)
+    assert upright_pixels(stored, 90).shape == (3, 3, 2)
+    assert upright_pixels(stored, 90)[0, 0, 0] == 255  # top left
+    assert upright_pixels(stored, -90)[0, 2, 1] == 255  # bottom right
+    assert upright_pixels(stored, 180)[0, 1, 0] == 255  # bottom left
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
@@ -104,3 +100,23 @@ def test_file_without_video_is_an_error(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     with pytest.raises(UserError, match="has no video stream"):
         Video(path)
+
+
+def test_times_of_a_variable_rate_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "uneven.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 80, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for milliseconds in (0, 100, 150, 900):
+            pixels = np.zeros((64, 80, 3), np.uint8)
+            pixels[16:40, 8:32] = (0, 0, 255)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = milliseconds, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    found = detect(DETECTOR, path, out=tmp_path / "out")
+    assert [one.time for one in found] == pytest.approx([0, 0.1, 0.15, 0.9], abs=2e-3)
+    with av.open(str(tmp_path / "out" / "uneven.mp4")) as container:
+        times = [float(frame.time or 0) for frame in container.decode(video=0)]
+    assert times == pytest.approx([0, 0.1, 0.15, 0.9], abs=2e-3)

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from detrscope.core.files import atomic_write
 from detrscope.views.canvas import resize_drawing
@@ -60,6 +61,7 @@ def write_mp4(
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality), "preset": preset})
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, clock)
+        converter = VideoReformatter()  # one for all frames: making it takes longer than its work
         last: int | None = None  # tick of the last frame
 
         def add(pixels: np.ndarray, at: Fraction | None = None) -> None:
@@ -75,7 +77,8 @@ def write_mp4(
             earliest = 0 if last is None else last + 1  # time runs forward, even where a camera's does not
             wanted = round(at * clock) if at is not None else 0 if last is None else last + step
             last = max(wanted, earliest)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+            frame = converter.reformat(rgb, format="yuv420p")
             frame.pts, frame.time_base = last, Fraction(1, clock)
             container.mux(stream.encode(frame))
 

@@ -88,6 +88,7 @@ class Video:
 
     def __init__(self, path: str | Path, connection: Connection | None = None) -> None:
         import av
+        from av.video.reformatter import VideoReformatter
 
         self._is_stream = connection is not None
         if connection is None and is_url(path):
@@ -114,6 +115,7 @@ class Video:
         self._by_clock = self._is_stream and self._container.format.name in WITHOUT_CLOCK
         self.damaged = FrameNumbers()
         self.flawed = FrameNumbers()  # decoded with flaws
+        self._converter = VideoReformatter()  # one for all frames: making it takes longer than its work
         self._count = 0
         self._end = Fraction(0)
 
@@ -166,7 +168,8 @@ class Video:
                 index = self._count + before
                 if frame.is_corrupt:
                     self.flawed.add(index)
-                yield VideoFrame(index, when - start, upright_video_frame(frame))
+                pixels = self._converter.reformat(frame, format="rgb24").to_ndarray()
+                yield VideoFrame(index, when - start, upright_pixels(pixels, frame.rotation))
                 self._count += 1
                 self._end = when - start + 1 / self.rate
         if self._count == 0:
@@ -265,8 +268,7 @@ def _listed(numbers: list[int]) -> str:
     return f" (number {', '.join(listed)})" if parts else ""
 
 
-def upright_video_frame(frame: av.VideoFrame) -> Tensor:
-    """Return the pixels, uint8 [3, H, W], rotated as the camera recorded."""
-    pixels = frame.to_ndarray(format="rgb24")  # [H, W, 3]
-    rotated = np.ascontiguousarray(np.rot90(pixels, k=round(frame.rotation / 90)))
+def upright_pixels(pixels: np.ndarray, rotation: int) -> Tensor:
+    """Return pixels [H, W, 3] rotated as the camera recorded, counter-clockwise in degrees: uint8 [3, H, W]."""
+    rotated = np.ascontiguousarray(np.rot90(pixels, k=round(rotation / 90)))
     return torch.from_numpy(rotated).permute(2, 0, 1)  # [3, H, W]
