@@ -4,8 +4,8 @@ python -m benchmarks.tiling --out mosaics --count 4
 
 Draws images of 4,000 x 3,000 pixels out of square scenes of 125, 250, 500 and 1,000 pixels, each with its dogs, and
 writes them with their exact boxes as a COCO dataset. An image has at most 90 dogs, since COCO's AP counts the best 100
-results of a class in an image. Then `evaluate` runs on the whole images and on their tiles. The default seed is not that
-of the mosaics on which the settings of merging were chosen (0).
+results of a class in an image. Then `evaluate` runs on the whole images and on their tiles. The settings of merging
+were chosen on mosaics of seed 0; the default is another.
 """
 
 from __future__ import annotations

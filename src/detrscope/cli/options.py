@@ -79,7 +79,7 @@ ImageFormat = Annotated[
 
 
 def tiling_of(
-    tile: list[str] | None, overlap: float | None, whole: bool | None, batch: int | None
+    tile: list[str] | None, overlap: float | None, whole: bool | None, batch: int | None = None
 ) -> Tiling | None:
     """Return the tiling that the options describe; None without any.
 

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detrscope import console
-from detrscope.cli.options import Device, Engine, ImageFormat, Log, OptionalModel, Precision, Quiet, Weights
+from detrscope.cli.options import (
+    Device,
+    Engine,
+    ImageFormat,
+    Log,
+    OptionalModel,
+    Precision,
+    Quiet,
+    Tile,
+    TileOverlap,
+    TileWhole,
+    Weights,
+    tiling_of,
+)
 from detrscope.core.errors import UserError
 from detrscope.core.files import check_writable_folder
 from detrscope.views import VIEWS
@@ -104,6 +117,9 @@ def see(
     json: Annotated[
         bool, typer.Option("--json", help="Print the numbers of every view as JSON instead of the tables.")
     ] = False,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
+    tile_whole: TileWhole = None,
     device: Device = "auto",
     precision: Precision = "auto",
     engine: Engine = "auto",
@@ -112,43 +128,71 @@ def see(
 ) -> None:
     """Draw the attention figures of each image into a folder, with its trace, metrics and tensor shapes.
 
-    Images are traced by sprint-dense-n, the shipped model, where no other is named; traces need none.
+    Images are traced by sprint-dense-n, the shipped model, where no other is named; traces need none. With --tile, two
+    figures are drawn: the detections in all tiles with their attention, and the best of them one by one.
     """
     console.setup_console(quiet, log_level)
     check_writable_folder(out)
     points = [_point(text) for text in point or ()]
+    tiling = tiling_of(tile, tile_overlap, tile_whole)
+    if tiling is not None:
+        given = {
+            "view": view,
+            "ground-truth": ground_truth,
+            "split": split,
+            "trace": trace,
+            "features": features,
+        }
+        for name, value in {**given, "query": query, "point": point, "against": against}.items():
+            if value:
+                raise UserError(f"--{name} does not go with --tile, which draws the figures of all tiles")
 
     import json as to_text
 
     from detrscope.commands import see as command
+    from detrscope.commands.see_tiles import see_tiles
     from detrscope.inference.detector import LoadOptions
     from detrscope.views.options import ViewOptions
 
-    results = command.see(
-        [*sources],
-        model,
-        views=view or (),
-        options=ViewOptions(
-            queries=tuple(query or ()),
-            points=tuple(points),
-            layer=layer,
-            head=head,
-            level=level,
-            from_level=from_level,
-            merge=merge,
-            cells=cells,
-            threshold=threshold,
-        ),
-        against=against,
-        ground_truth=ground_truth,
-        split=split,
-        out=out,
-        image_format=image_format,
-        trace_format=trace,
-        features=features or (),
-        numbers=json,
-        load_options=LoadOptions(weights, device, precision, engine),
+    options = ViewOptions(
+        queries=tuple(query or ()),
+        points=tuple(points),
+        layer=layer,
+        head=head,
+        level=level,
+        from_level=from_level,
+        merge=merge,
+        cells=cells,
+        threshold=threshold,
     )
+    load_options = LoadOptions(weights, device, precision, engine)
+    if tiling is not None:
+        results = see_tiles(
+            [*sources],
+            model,
+            tiling=tiling,
+            options=options,
+            out=out,
+            image_format=image_format,
+            numbers=json,
+            load_options=load_options,
+        )
+    else:
+        results = command.see(
+            [*sources],
+            model,
+            views=view or (),
+            options=options,
+            against=against,
+            ground_truth=ground_truth,
+            split=split,
+            out=out,
+            image_format=image_format,
+            trace_format=trace,
+            features=features or (),
+            numbers=json,
+            load_options=load_options,
+        )
     if json:
         # One line: indented, every weight of a map would stand on a line of its own.
         console.print_raw(to_text.dumps([result.to_json() for result in results]) + "\n")

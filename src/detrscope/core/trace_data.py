@@ -16,7 +16,7 @@ from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError, suggest_site
 from detrscope.core.geometry import Geometry
 from detrscope.core.model_card import ModelCard
-from detrscope.core.postprocess import class_scores, postprocess
+from detrscope.core.postprocess import Scored, class_scores, postprocess
 from detrscope.core.probe import Probe
 from detrscope.core.records import Gradient, Record
 from detrscope.core.types import Detections, Level, Outputs, Regions, Target
@@ -185,17 +185,25 @@ class TraceData:
         Raises:
             UserError: no such layer, or a threshold outside 0..1.
         """
-        self.check_index("layer", layer, len(self.logits))
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold {threshold}: expected a score between 0 and 1")
-        outputs = Outputs(self.logits[:, None], self.boxes_cxcywh[:, None])
-        (scored,) = postprocess(outputs, self.card.scoring, [(1, 1)], layer)
         g = self.geometry
-        x0, y0, x1, y1 = g.crop_xyxy
-        boxes = scored.boxes_xyxy * torch.tensor([x1 - x0, y1 - y0] * 2) + torch.tensor([x0, y0] * 2)
-        return replace(scored, boxes_xyxy=boxes).detections(
+        return self.predictions(layer).detections(
             self.classes, threshold, height=g.height, width=g.width, source=self.source
         )
+
+    def predictions(self, layer: int = -1) -> Scored:
+        """Return what a decoder layer predicts, whatever its score, boxes in pixels of the original, best first.
+
+        Raises:
+            UserError: no such layer.
+        """
+        self.check_index("layer", layer, len(self.logits))
+        outputs = Outputs(self.logits[:, None], self.boxes_cxcywh[:, None])
+        (scored,) = postprocess(outputs, self.card.scoring, [(1, 1)], layer)
+        x0, y0, x1, y1 = self.geometry.crop_xyxy
+        boxes = scored.boxes_xyxy * torch.tensor([x1 - x0, y1 - y0] * 2) + torch.tensor([x0, y0] * 2)
+        return replace(scored, boxes_xyxy=boxes)
 
     def scores(self, layer: int = -1) -> Tensor:
         """Return every query's score for every class: [Q, classes]."""

@@ -108,7 +108,11 @@ class Viewport:
         half = (high - low) * share / 2
         middle = np.clip(middle, low + half, high - half)
         (left, top), (right, bottom) = (middle - half).tolist(), (middle + half).tolist()
-        return Viewport(self.image, self.extent, (left, top, right, bottom), self.smooth)
+        return self.of_window((left, top, right, bottom))
+
+    def of_window(self, window: Extent) -> Viewport:
+        """Return a viewport of the same image that shows another window of it."""
+        return Viewport(self.image, self.extent, window, self.smooth)
 
     def _visible(self, size: tuple[int, int]) -> tuple[np.ndarray, Extent]:
         """Return the visible pixels at a size and their extent; cached, as a figure shows them many times."""
