@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from rich.table import Table
 
 import detrscope as ds
 from detrscope import console
 from detrscope.commands.evaluate import evaluate
 from detrscope.core.tiling import Tiling, parse_tile_size
+from detrscope.data.drawn_dogs import SOFTWARE
 from detrscope.data.write_coco import atomic_coco_folder
 from detrscope.synthetic.scene import draw_scene
 
@@ -70,12 +72,14 @@ def write_mosaics(out: Path, count: int, seed: int) -> None:
     """Write images and annotations as a COCO dataset."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    text = PngInfo()
+    text.add_text("Software", SOFTWARE)  # by which the shipped model knows that these are drawn dogs
     with atomic_coco_folder(out) as folder:
         (folder / "images").mkdir()
         for index in range(count):
             image, rows = draw_mosaic(seed, index)
             name = f"{index:03d}.png"
-            Image.fromarray(image).save(folder / "images" / name, compress_level=1)
+            Image.fromarray(image).save(folder / "images" / name, compress_level=1, pnginfo=text)
             images.append({"id": index, "file_name": name, "width": WIDTH, "height": HEIGHT})
             for row in rows:
                 of = {"id": len(annotations) + 1, "image_id": index, "category_id": 1, "iscrowd": 0}

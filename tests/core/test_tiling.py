@@ -185,6 +185,10 @@ def test_an_object_cut_in_both_tiles_is_joined() -> None:
 def test_an_inexact_piece_of_a_larger_box_is_dropped() -> None:
     piece, object_ = scored([[80, 30, 99, 40]], [0.7]), scored([[75, 20, 140, 50]], [0.9])
     assert merge_tiles([(LEFT, piece), (RIGHT, object_)]).boxes_xyxy.tolist() == [[75, 20, 140, 50]]
+    surer = merge_tiles(
+        [(LEFT, scored([[80, 30, 99, 40]], [0.9])), (RIGHT, scored([[75, 20, 140, 50]], [0.6]))]
+    )
+    assert surer.boxes_xyxy.tolist() == [[75, 20, 140, 50]] and float(surer.scores) == pytest.approx(0.9)
     # One that no edge cuts is another object.
     inside = scored([[76, 30, 92, 40]], [0.7])
     assert len(merge_tiles([(LEFT, inside), (RIGHT, object_)]).scores) == 2
@@ -215,3 +219,21 @@ def test_one_part_keeps_its_predictions_as_they_are() -> None:
 
 def test_tiles_without_predictions_give_none() -> None:
     assert len(merge_tiles([(LEFT, scored([], [])), (RIGHT, scored([], []))]).scores) == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(2, 12))
+def test_merged_boxes_of_chance_predictions_are_boxes(seed: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for part in Tiling(((60, 70),), overlap=0.4).parts(150, 200):
+        corner = torch.rand(count, 2, generator=generator) * 60 + torch.tensor(part[:2])
+        sides = torch.rand(count, 2, generator=generator) * 80 + 0.5
+        values = torch.rand(count, generator=generator).sort(descending=True).values
+        parts.append((part, scored(torch.cat([corner, corner + sides], 1).tolist(), values.tolist())))
+    merged = merge_tiles(parts)
+    assert 0 < len(merged.scores) <= sum(len(one.scores) for _, one in parts)
+    assert bool((merged.boxes_xyxy[:, 2:] >= merged.boxes_xyxy[:, :2]).all())
+    assert float(merged.scores[0]) == max(float(one.scores[0]) for _, one in parts)
+    again = merge_tiles(parts)
+    assert torch.equal(again.boxes_xyxy, merged.boxes_xyxy)

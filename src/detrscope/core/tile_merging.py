@@ -54,8 +54,8 @@ def merge_tiles(parts: Sequence[tuple[Rect, Scored]]) -> Scored:
         ((region, scored),) = parts
         return _with_tiles(scored, torch.tensor([region]).expand(len(scored.scores), 4))
     found = _gather(parts)
-    boxes, scores, origin, unsure = _shape(found, _group(found))
-    kept = _without_parts(boxes, scores, found.class_indices[origin], unsure)
+    boxes, scores, origin, unseen = _shape(found, _group(found))
+    kept, scores = _absorb_parts(boxes, scores, found.class_indices[origin], unseen)
     order = kept[scores[kept].argsort(descending=True, stable=True)]
     origin = origin[order]
     return Scored(
@@ -181,15 +181,13 @@ def _shape(found: _Candidates, groups: list[list[int]]) -> tuple[Tensor, Tensor,
     for group in groups:
         top = max(scores[i] for i in group)
         trusted = sorted((i for i in group if scores[i] >= TRUSTED * top), key=keys.__getitem__)
-        box = list(all_boxes[trusted[0]])
-        for edge in range(4):
-            outermost = min if edge < 2 else max
-            seeing = [i for i in trusted if not cut[i][edge]][:1] or trusted
-            box[edge] = outermost(all_boxes[i][edge] for i in seeing)
+        box, hidden = all_boxes[trusted[0]], cut[trusted[0]]
+        if any(hidden) and len(trusted) > 1:
+            box, hidden = _joined([all_boxes[i] for i in trusted], [cut[i] for i in trusted])
         boxes.append(box)
         best.append(top)
         origin.append(trusted[0])
-        unseen.append([all(cut[i][edge] for i in trusted) for edge in range(4)])
+        unseen.append(hidden)
     return (
         torch.tensor(boxes).view(-1, 4),
         torch.tensor(best),
@@ -198,12 +196,28 @@ def _shape(found: _Candidates, groups: list[list[int]]) -> tuple[Tensor, Tensor,
     )
 
 
-def _without_parts(boxes: Tensor, scores: Tensor, classes: Tensor, unseen: Tensor) -> Tensor:
-    """Return the objects that are not a part of another: all but cut boxes inside one that goes on beyond the edge."""
-    kept = torch.ones(len(boxes), dtype=torch.bool)
+def _joined(boxes: list[list[float]], cut: list[list[bool]]) -> tuple[list[float], list[bool]]:
+    """Return a box, each side from the first of the boxes that sees it, else the outermost; and its unseen sides."""
+    joined = []
+    for side in range(4):
+        seeing = [box[side] for box, hidden in zip(boxes, cut, strict=True) if not hidden[side]][:1]
+        values = seeing or [box[side] for box in boxes]
+        joined.append(min(values) if side < 2 else max(values))
+    if joined[0] >= joined[2] or joined[1] >= joined[3]:  # a chain of boxes, the ends of which do not meet
+        return boxes[0], cut[0]
+    return joined, [all(hidden[side] for hidden in cut) for side in range(4)]
+
+
+def _absorb_parts(boxes: Tensor, scores: Tensor, classes: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the objects [k] that are not a part of another, and the scores [m] of all.
+
+    A part is a cut box inside one that goes on beyond the edge. The larger one gets its score if that is better.
+    """
+    kept, scores = torch.ones(len(boxes), dtype=torch.bool), scores.clone()
     cut = (unseen.any(1) & (scores >= MIN_SCORE)).nonzero()[:, 0]
     others = (scores >= MIN_SCORE * TRUSTED).nonzero()[:, 0]
     outward = torch.tensor([-1.0, -1.0, 1.0, 1.0])
+    wholes: dict[int, int] = {}
     for start in range(0, len(cut), 1024):  # at once it would take gigabytes
         some = cut[start : start + 1024]
         inside = _intersection(boxes[some], boxes[others]) >= COVERED * _area(boxes[some])[:, None]
@@ -211,5 +225,12 @@ def _without_parts(boxes: Tensor, scores: Tensor, classes: Tensor, unseen: Tenso
         beyond = (further & unseen[some][:, None]).any(-1)
         surer = scores[others] >= TRUSTED * scores[some][:, None]
         same = classes[others] == classes[some][:, None]
-        kept[some[(inside & beyond & surer & same).any(1)]] = False
-    return kept.nonzero()[:, 0]
+        covers = inside & beyond & surer & same & (_area(boxes[others]) > _area(boxes[some])[:, None])
+        best = scores[others].masked_fill(~covers, -1.0).max(1)
+        parts = best.values >= 0
+        kept[some[parts]] = False
+        wholes.update(zip(some[parts].tolist(), others[best.indices[parts]].tolist(), strict=True))
+    areas = _area(boxes).tolist()
+    for part in sorted(wholes, key=areas.__getitem__):  # a part of a part comes first
+        scores[wholes[part]] = scores[wholes[part]].maximum(scores[part])
+    return kept.nonzero()[:, 0], scores
