@@ -73,22 +73,16 @@ def see_tiles(
                     replace(trace, source=source.name, notes=notes)
                     for trace in trace_tiles(detector, image, tiling, options)
                 ]
-                data = {
-                    "tiles": stitched_data(traces, options),
-                    "tile-queries": tile_queries_data(traces, options),
-                }
+                stitched, queries = stitched_data(traces, options), tile_queries_data(traces, options)
             except UserError as error:
                 if source.named:
                     raise
                 log.warning(f"skipped: {Path(source.name).name}: {error}")
                 continue
-            figures = {
-                "tiles": draw_stitched(data["tiles"]),
-                "tile-queries": draw_tile_queries(data["tile-queries"]),
-            }
+            figures = {"tiles": draw_stitched(stitched), "tile-queries": draw_tile_queries(queries)}
             result = SeeResult(source.name)
             if numbers:
-                result.numbers = {name: one.to_json() for name, one in data.items()}
+                result.numbers = {"tiles": stitched.to_json(), "tile-queries": queries.to_json()}
             if files:
                 result.files = {
                     name: files.write_figure(figure, source.stem, name) for name, figure in figures.items()
