@@ -14,6 +14,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.tiling import Tiling
 from detrscope.inference.detector import Detector
+from detrscope.inference.image_detections import CSV_COLUMNS, ImageDetections
 from tests.support.many_squares import CLASSES, ManySquares, Square, draw_squares, squares_detector
 from tests.support.traces import detector_of, picture
 
@@ -122,3 +123,13 @@ def test_evaluation_in_tiles_is_of_merged_boxes(tmp_path: Path, workers: int) ->
 def test_evaluation_in_tiles_has_no_batches_of_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="batch size 2: tiled images are taken one by one"):
         evaluate(squares_detector(), str(write_squares(tmp_path / "data")), tiling=TILING, batch_size=2)
+
+
+def test_json_has_the_tile_of_each_detection_and_csv_its_columns_as_ever() -> None:
+    detector, image = squares_detector(), draw_squares(200, 300, SQUARES)
+    tiled = ImageDetections("large.png", detector.detect(image, tiling=TILING))
+    (first, *_), columns = tiled.to_json()["detections"], len(CSV_COLUMNS)
+    assert tuple(first["tile_xyxy"]) in TILING.parts(200, 300)
+    assert [len(row) for row in tiled.to_rows()] == [columns] * 5
+    plain = ImageDetections("large.png", detector.detect(image))
+    assert "tile_xyxy" not in plain.to_json()["detections"][0]

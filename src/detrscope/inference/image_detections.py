@@ -39,12 +39,19 @@ class ImageDetections:
         if d.track_ids is not None:
             for row, track in zip(rows, d.track_ids.tolist(), strict=True):
                 row["track_id"] = None if track < 0 else track
+        if d.tiles_xyxy is not None:
+            for row, tile in zip(rows, d.tiles_xyxy.tolist(), strict=True):
+                row["tile_xyxy"] = tile
         size = {"width": d.width, "height": d.height}
         return {"source": self.source, **frame, **note, **size, "detections": rows}
 
     def to_rows(self) -> list[tuple[Any, ...]]:
-        """Return a row of `CSV_COLUMNS` for each detection, and its track where detections are tracked."""
-        rows = [[*row.values()] for row in self.to_json()["detections"]]
+        """Return a row of `CSV_COLUMNS` for each detection, and its track where detections are tracked.
+
+        Tiles are in JSON only.
+        """
+        detections = self.to_json()["detections"]
+        rows = [[value for key, value in row.items() if key != "tile_xyxy"] for row in detections]
         return [(self.source, self.frame, self.time, *box, *rest) for box, *rest in rows]
 
 
