@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from detrscope.commands.evaluate import evaluate
 from detrscope.core.errors import UserError
@@ -15,16 +13,16 @@ from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.tiling import Tiling
 from detrscope.inference.detector import Detector
 from detrscope.inference.image_detections import CSV_COLUMNS, ImageDetections
-from tests.support.many_squares import CLASSES, ManySquares, Square, draw_squares, squares_detector
+from tests.support.many_squares import (
+    CLASSES,
+    SQUARES,
+    ManySquares,
+    draw_squares,
+    squares_detector,
+    write_squares,
+)
 from tests.support.traces import detector_of, picture
 
-SQUARES: list[Square] = [
-    (0, (70, 20, 130, 40)),  # over the edges of tiles of 100
-    (0, (190, 90, 210, 110)),  # over a corner
-    (1, (5, 5, 15, 12)),
-    (1, (120, 60, 290, 80)),  # longer than a tile
-    (2, (283, 180, 300, 199)),
-]
 TILING = Tiling(((100, 100),), overlap=0.3, whole=False)
 
 
@@ -90,23 +88,6 @@ def test_a_list_of_images_is_tiled() -> None:
 def test_auto_needs_a_size_in_the_card() -> None:
     with pytest.raises(UserError, match="tile size: this model does not resize images"):
         squares_detector().detect(draw_squares(200, 300, []), tiling=Tiling())
-
-
-def write_squares(folder: Path) -> Path:
-    """A COCO dataset of the squares and a small image of one square."""
-    rows = [(0, 300, 200, SQUARES), (1, 60, 40, [(2, (3, 3, 20, 30))])]
-    (folder / "images").mkdir(parents=True)
-    images, annotations = [], []
-    for number, width, height, squares in rows:
-        pixels = draw_squares(height, width, squares).permute(1, 2, 0).numpy()  # type: ignore[arg-type]
-        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
-        images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
-        for index, (x0, y0, x1, y1) in squares:  # type: ignore[attr-defined]
-            row = {"id": len(annotations) + 1, "image_id": number, "category_id": CLASSES.ids[index]}
-            annotations.append({**row, "bbox": [x0, y0, x1 - x0, y1 - y0]})
-    tree = {"images": images, "annotations": annotations, "categories": CLASSES.to_json()}
-    (folder / "annotations.json").write_text(json.dumps(tree))
-    return folder
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -19,7 +19,12 @@ from detrscope.cli.options import (
     OptionalOutFolder,
     Precision,
     Quiet,
+    Tile,
+    TileBatch,
+    TileOverlap,
+    TileWhole,
     Weights,
+    tiling_of,
 )
 from detrscope.core.errors import UserError
 from detrscope.core.files import check_writable_folder
@@ -82,6 +87,10 @@ def detect(
     reconnects: Annotated[
         int, typer.Option(help="Most connections to a stream in a row that may fail.")
     ] = MEDIA_DEFAULTS.reconnects,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
+    tile_whole: TileWhole = None,
+    tile_batch: TileBatch = None,
     device: Device = "auto",
     precision: Precision = "auto",
     engine: Engine = "auto",
@@ -114,6 +123,7 @@ def detect(
         show_names=_names(show_names),
         out=out,
         image_format=image_format,
+        tiling=tiling_of(tile, tile_overlap, tile_whole, tile_batch),
         load_options=LoadOptions(weights, device, precision, engine),
         media=MediaOptions(frames, seconds, timeout, reconnects, track, tuple(_names(attention))),
     )

@@ -13,6 +13,7 @@ from detrscope.console import log
 from detrscope.core.download import is_url
 from detrscope.core.errors import UserError
 from detrscope.core.threshold_choice import check_threshold_form, find_thresholds
+from detrscope.core.tiling import Tiling
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
 from detrscope.inference.frame_detector import FrameDetector
@@ -31,6 +32,7 @@ def detect(
     show_names: Sequence[str] = (),
     out: str | Path | None = None,
     image_format: str = "png",
+    tiling: Tiling | None = None,
     load_options: LoadOptions = LOAD_DEFAULTS,
     media: MediaOptions = MEDIA_DEFAULTS,
 ) -> list[ImageDetections]:
@@ -48,6 +50,7 @@ def detect(
         out: folder for an image (or an mp4 and a JSON-lines file of frames) per source, `detections.json` and
             `detections.csv`; None writes nothing.
         image_format: png, jpg, webp, svg or pdf.
+        tiling: divide each image and frame into overlapping tiles; None runs the model on them as a whole.
         load_options: how to load a model that is given by name.
         media: how much of a video or stream is read, and whether to track objects and draw attention.
 
@@ -65,7 +68,9 @@ def detect(
                 f"{source.name}: a stream may have no end; give media=MediaOptions(frames=...) or seconds=, "
                 "or iterate over detect_stream"
             )
-    with _open_stream(model, todo, threshold, show_names, out, image_format, load_options, media) as stream:
+    with _open_stream(
+        model, todo, threshold, show_names, out, image_format, tiling, load_options, media
+    ) as stream:
         results = [*with_progress(stream)]
     if len(results) > 1:
         log.info("%s", stream.summary())
@@ -80,6 +85,7 @@ def detect_stream(
     show_names: Sequence[str] = (),
     out: str | Path | None = None,
     image_format: str = "png",
+    tiling: Tiling | None = None,
     load_options: LoadOptions = LOAD_DEFAULTS,
     media: MediaOptions = MEDIA_DEFAULTS,
 ) -> DetectionStream:
@@ -94,7 +100,7 @@ def detect_stream(
         UserError: a wrong argument, or a named source that cannot be read; of a stream, when it is iterated over.
     """
     todo = _expanded(sources)
-    return _open_stream(model, todo, threshold, show_names, out, image_format, load_options, media)
+    return _open_stream(model, todo, threshold, show_names, out, image_format, tiling, load_options, media)
 
 
 def _open_stream(
@@ -104,6 +110,7 @@ def _open_stream(
     show_names: Sequence[str],
     out: str | Path | None,
     image_format: str,
+    tiling: Tiling | None,
     load_options: LoadOptions,
     media: MediaOptions,
 ) -> DetectionStream:
@@ -124,7 +131,7 @@ def _open_stream(
     )
     lowest = LOWEST_SCORE if media.track else None
     frame_detector = FrameDetector(
-        detector, thresholds.values, lowest=lowest, attention=bool(media.attention)
+        detector, thresholds.values, lowest=lowest, attention=bool(media.attention), tiling=tiling
     )
     files = None
     if out is not None:

@@ -139,7 +139,13 @@ class FrameDetector:
 
 def _others(all_: Detections, some: Detections) -> Detections:
     """Return the detections that are not among some of them, which come in the same order."""
-    known = set(zip(some.query_ids.tolist(), some.labels.tolist(), strict=True))
-    pairs = zip(all_.query_ids.tolist(), all_.labels.tolist(), strict=True)
-    keep = [i for i, pair in enumerate(pairs) if pair not in known]
-    return all_.select(keep)
+    known = set(_origins(some))
+    return all_.select([i for i, origin in enumerate(_origins(all_)) if origin not in known])
+
+
+def _origins(detections: Detections) -> list[tuple[int, ...]]:
+    """Return what tells each detection from all others: query and class, and the tile where there are any."""
+    columns = [detections.query_ids[:, None], detections.labels[:, None]]
+    if detections.tiles_xyxy is not None:
+        columns.append(detections.tiles_xyxy)
+    return [tuple(row) for row in torch.cat(columns, 1).tolist()]
