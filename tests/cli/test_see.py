@@ -21,10 +21,10 @@ import detrscope as ds
 from detrscope.checkpoints.load import load_random_model
 from detrscope.cli import main
 from detrscope.commands import figure_files
-from detrscope.commands import see as command
 from detrscope.commands.trace_provider import expand_trace_inputs
 from detrscope.core.errors import UserError
 from detrscope.core.trace_file import trace_bytes
+from detrscope.inference import detector as detector_module
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import TorchEngine
 from detrscope.trace_interface import Trace
@@ -64,7 +64,7 @@ def run(monkeypatch: pytest.MonkeyPatch, detector: Detector | None, *arguments: 
         return detector
 
     model = [] if detector is None else ["--model", "tiny"]
-    monkeypatch.setattr(command, "load", load)
+    monkeypatch.setattr(detector_module, "load", load)
     monkeypatch.setattr(sys, "argv", ["detrscope", "see", *map(str, arguments), *model])
     with pytest.raises(SystemExit) as end:
         main()

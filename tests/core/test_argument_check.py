@@ -106,6 +106,7 @@ NAMES = (
     *("Trace.check_query", "Trace.cross_attention", "Trace.describe", "Trace.detections", "Trace.draw"),
     *(
         "Trace.layers",
+        "Trace.predictions",
         "Trace.query_name",
         "Trace.record",
         "Trace.save",
