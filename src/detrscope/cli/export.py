@@ -87,7 +87,7 @@ def export(
             weights=weights,
         )
     except command.ExportDisagrees as error:
-        console.print_table(_difference_table(error.differences, None))
+        console.print_table(_difference_table(error.differences, error.tolerance))
         raise
     if json:
         console.print_json(result.to_json())

@@ -19,6 +19,7 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.inference.export.check import (
+    CONFIDENT,
     TOLERANCES,
     Difference,
     NamedImage,
@@ -178,7 +179,12 @@ class _Writer:
                 temporary, self.kind, "int8" if self.metadata.precision == "int8" else "fp32"
             )
             differences = compare_detections(
-                self.reference, engine, self.card, self.images, tolerance or TOLERANCES["fp16"]
+                self.reference,
+                engine,
+                self.card,
+                self.images,
+                tolerance or TOLERANCES["fp16"],
+                CONFIDENT if tolerance is None else 0.0,
             )
             if tolerance is not None and (failed := [d for d in differences if d.exceeds(tolerance)]):
                 worst = max(failed, key=lambda d: (d.other_classes, d.score / tolerance.score, d.box))
@@ -188,16 +194,17 @@ class _Writer:
                     f" {worst.score:.2g} (accepted {tolerance.score:g}), box by {worst.box:.2g} pixels (accepted"
                     f" {tolerance.box:g}), {worst.other_classes} of another class",
                     differences,
+                    tolerance,
                 )
         return ExportResult(self.path, differences, tolerance)
 
 
 class ExportDisagrees(WorkFailed):
-    """An exported model that differs from PyTorch; has the table of differences."""
+    """An exported model that differs from PyTorch; has the differences in each image."""
 
-    def __init__(self, message: str, differences: list[Difference]) -> None:
+    def __init__(self, message: str, differences: list[Difference], tolerance: Tolerance) -> None:
         super().__init__(message)
-        self.differences = differences
+        self.differences, self.tolerance = differences, tolerance
 
 
 def set_any_metadata(model: onnx.ModelProto | openvino.Model, metadata: GraphMetadata) -> None:
@@ -258,5 +265,6 @@ def _images(dataset: DetectionDataset | None) -> list[NamedImage]:
     drawn = []
     for number, side in enumerate(DRAWN):
         image = torch.from_numpy(draw_scene(seed=0, index=number, size=side).image).permute(2, 0, 1)
-        drawn.append(NamedImage(f"drawn image {number + 1}", image[:, : side * 3 // 4].contiguous()))
+        image = image[:, : side * (4 - number) // 4].contiguous()  # of another shape each
+        drawn.append(NamedImage(f"drawn image {number + 1}", image))
     return drawn

@@ -15,6 +15,9 @@ from detrscope.core.postprocess import Scored, postprocess
 from detrscope.inference.engine import Engine
 
 COMPARED = 20  # best detections of each image, whatever their scores
+CONFIDENT = (
+    0.3  # score of the detections that int8 is compared on: the boxes of others wander without any effect
+)
 ANOTHER_CLASS = 1e3  # cost of pairing detections of different classes
 
 
@@ -64,7 +67,9 @@ class Difference:
         return not within or self.other_classes > 0
 
 
-def pair_detections(reference: Scored, other: Scored, tolerance: Tolerance) -> list[Pair]:
+def pair_detections(
+    reference: Scored, other: Scored, tolerance: Tolerance, minimum_score: float = 0.0
+) -> list[Pair]:
     """Pair the best detections of a reference one to one with the nearest ones of another model.
 
     Two-stage models number their queries by rank, which rounding may change; so pairs are those of the least sum of
@@ -74,8 +79,9 @@ def pair_detections(reference: Scored, other: Scored, tolerance: Tolerance) -> l
         reference: detections to find again, at most `COMPARED` of them.
         other: all detections of the other model.
         tolerance: units of differences of score and box.
+        minimum_score: score of the reference from which a detection is compared.
     """
-    count = min(COMPARED, len(reference.scores))
+    count = min(COMPARED, int((reference.scores >= minimum_score).sum()))
     score = (reference.scores[:count, None] - other.scores).abs()  # [n, m]
     box = (reference.boxes_xyxy[:count, None] - other.boxes_xyxy).abs().amax(-1)  # [n, m]
     same = reference.class_indices[:count, None] == other.class_indices
@@ -95,7 +101,12 @@ def pair_detections(reference: Scored, other: Scored, tolerance: Tolerance) -> l
 
 
 def compare_detections(
-    reference: Engine, candidate: Engine, card: ModelCard, images: Sequence[NamedImage], tolerance: Tolerance
+    reference: Engine,
+    candidate: Engine,
+    card: ModelCard,
+    images: Sequence[NamedImage],
+    tolerance: Tolerance,
+    minimum_score: float = 0.0,
 ) -> list[Difference]:
     """Return the differences of two engines in each image alone, and in a batch of the first one and its mirror image.
 
@@ -105,6 +116,7 @@ def compare_detections(
         card: preprocessing and scoring.
         images: images to compare on.
         tolerance: units of differences when detections are paired.
+        minimum_score: score of the reference from which a detection is compared.
     """
     rows = []
     for index, (name, image) in enumerate(images):
@@ -112,12 +124,18 @@ def compare_detections(
         if index == 0:
             batches.append(torch.stack([image, image.flip(-1)]))
         for batch in batches:
-            rows.append(_compare(reference, candidate, card, NamedImage(name, batch), tolerance))
+            found = _compare(reference, candidate, card, NamedImage(name, batch), tolerance, minimum_score)
+            rows.append(found)
     return rows
 
 
 def _compare(
-    reference: Engine, candidate: Engine, card: ModelCard, batch: NamedImage, tolerance: Tolerance
+    reference: Engine,
+    candidate: Engine,
+    card: ModelCard,
+    batch: NamedImage,
+    tolerance: Tolerance,
+    minimum_score: float,
 ) -> Difference:
     inputs = torch.stack([card.preprocessing.apply(image) for image in batch.image])  # [B, 3, h, w]
     sizes = [(image.shape[1], image.shape[2]) for image in batch.image]
@@ -127,7 +145,7 @@ def _compare(
     pairs = [
         pair
         for one, other in zip(expected, found, strict=True)
-        for pair in pair_detections(one, other, tolerance)
+        for pair in pair_detections(one, other, tolerance, minimum_score)
     ]
     return Difference(
         image=batch.name,
@@ -135,7 +153,7 @@ def _compare(
         height=inputs.shape[2],
         batch=len(inputs),
         detections=len(pairs),
-        score=max(pair.score for pair in pairs),
-        box=max(pair.box for pair in pairs),
+        score=max((pair.score for pair in pairs), default=0.0),
+        box=max((pair.box for pair in pairs), default=0.0),
         other_classes=sum(not pair.same_class for pair in pairs),
     )
