@@ -46,6 +46,12 @@ def test_views_show_the_detections_of_detect(detector: Detector, image: torch.Te
     assert "tiles of 128 x 128 pixels" in data.caption and "mean over the tiles" in data.caption
 
 
+def test_traces_of_tiles_share_the_large_image(detector: Detector, image: torch.Tensor) -> None:
+    for trace in trace_tiles(detector, image, TILING):
+        assert trace.original is image
+        assert trace.image.untyped_storage().nbytes() == trace.image.numel()
+
+
 def test_each_map_is_that_of_its_tile(detector: Detector, image: torch.Tensor) -> None:
     data = tile_queries_data(trace_tiles(detector, image, TILING))
     for detection, attention in zip(data.detections, data.maps, strict=True):

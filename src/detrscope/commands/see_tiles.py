@@ -125,7 +125,9 @@ def trace_tiles(
         task = bar.add_task("tracing tiles", total=len(parts))
         traces = []
         for part in parts:
-            traces.append(detector.trace(image, sites[layer], crop_xyxy=part))
+            trace = detector.trace(image, sites[layer], crop_xyxy=part)
+            # Each trace has a copy of the large image, and a tile that is not resized is a window of that copy.
+            traces.append(replace(trace, original=image, image=trace.image.clone()))
             bar.advance(task)
     return traces
 
