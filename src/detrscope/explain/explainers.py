@@ -6,17 +6,19 @@ layer hands to the next one and, in two-stage families, the choice of the tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from detrscope.console import log
 from detrscope.core.attention_map import AttentionMap
+from detrscope.core.postprocess import class_scores
 from detrscope.core.trace_data import TraceData
 from detrscope.inference.detector import Detector
-from detrscope.inference.torch_engine import require_torch_engine
+from detrscope.inference.torch_engine import TorchEngine, require_torch_engine
 from detrscope.lens.deletion_curves import Detected
 from detrscope.lens.maps import map_of_cross_attention
 from detrscope.lens.relevance import gradient_attention, relevance
@@ -32,7 +34,9 @@ class ExplainInput:
 
     trace: TraceData
     detected: Detected
-    image_gradient: Tensor  # [3, h, w] gradient of the class's logit with respect to the normalised image
+    image_gradient: (
+        Tensor | None
+    )  # [3, h, w] of the class's logit by the normalised image; None without PyTorch
     normalised: Tensor  # [3, h, w] normalised image
 
 
@@ -76,11 +80,13 @@ def explain_by_gradient_weighted_attention(case: ExplainInput) -> Tensor:
 
 def explain_by_input_gradient(case: ExplainInput) -> Tensor:
     """Absolute gradient of the class's logit, maximum over colours, mean over the pixels of each token's cell."""
+    assert case.image_gradient is not None, "the method needs gradients"
     return _cell_means(case, case.image_gradient.abs().amax(0))
 
 
 def explain_by_gradient_times_input(case: ExplainInput) -> Tensor:
     """Gradient of the class's logit times the normalised image: absolute sum over colours, mean over each cell."""
+    assert case.image_gradient is not None, "the method needs gradients"
     return _cell_means(case, (case.image_gradient * case.normalised).sum(0).abs())
 
 
@@ -106,16 +112,41 @@ EXPLAINERS: dict[str, Explainer] = {
 }
 
 
+NEEDS_GRADIENTS = ("gradient-weighted attention", "relevance", "input gradient", "gradient x input")
+
+
+def choose_methods(detector: Detector, methods: Sequence[str]) -> list[str]:
+    """Return the methods to use: the requested ones, else all that the engine of a detector allows.
+
+    Raises:
+        UserError: a requested method needs gradients, which exported models do not give.
+    """
+    if isinstance(detector.engine, TorchEngine):
+        return [*methods] or [*EXPLAINERS]
+    if wrong := [method for method in methods if method in NEEDS_GRADIENTS]:
+        require_torch_engine(detector.engine, f"method '{wrong[0]}'")
+    if not methods:
+        name = detector.engine.name
+        log.warning("left out, since engine %s gives no gradients: %s", name, ", ".join(NEEDS_GRADIENTS))
+    return [*methods] or [method for method in EXPLAINERS if method not in NEEDS_GRADIENTS]
+
+
 def explain_detections(detector: Detector, path: Path, threshold: float) -> list[ExplainInput]:
     """Return an input of the explanation methods for each detection in an image.
 
     Raises:
-        UserError: an image that cannot be read, or a detector that PyTorch does not run.
+        UserError: an image that cannot be read.
     """
     detections = detector.trace(path, sites=[]).detections(threshold)
     queries = list(dict.fromkeys(detections.query_ids.tolist()))
     if not queries:
         return []
+    if not isinstance(detector.engine, TorchEngine):
+        trace = detector.trace(path)
+        classes = class_scores(trace.logits[-1], detector.card.scoring).argmax(-1)
+        boxes = trace.boxes_cxcywh[-1]
+        image = detector.card.preprocessing.normalise(trace.image)
+        return [ExplainInput(trace, Detected(q, int(classes[q]), boxes[q]), None, image) for q in queries]
     trace = detector.trace(path, explain=queries)
     detected = [Detected(g.query, g.class_index, trace.boxes_cxcywh[-1, g.query]) for g in trace.gradients]
     return explain_inputs(detector, trace, detected)

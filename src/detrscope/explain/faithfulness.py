@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.console import progress
+from detrscope.console import log, progress
 from detrscope.core.attention_map import AttentionMap, Selection, split_attention_by_level
 from detrscope.core.edits import Bias, Edit, Gain
 from detrscope.core.errors import UserError, suggest_nearest
@@ -20,9 +20,10 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord
 from detrscope.core.trace_data import TraceData
 from detrscope.data.dataset import DetectionDataset
-from detrscope.explain.explainers import EXPLAINERS, RANDOM, ExplainInput, explain_detections
+from detrscope.explain.explainers import EXPLAINERS, RANDOM, ExplainInput, choose_methods, explain_detections
 from detrscope.explain.sanity import sanity_check
 from detrscope.inference.detector import Detector
+from detrscope.inference.torch_engine import TorchEngine
 from detrscope.lens.deletion_curves import (
     Curve,
     Sanity,
@@ -91,14 +92,17 @@ def measure_faithfulness(
         count: number of images.
         threshold: minimum score of a followed detection.
         steps: steps of every curve.
-        methods: names of `EXPLAINERS`; all of them where empty. The random order is always included.
+        methods: names of `EXPLAINERS`; where empty, all that the engine allows. The random order is always included.
         sanity: number of images for the check with shuffled parameters; 0 skips it.
 
     Raises:
         UserError: an argument out of range, an unknown method, or no detection to follow.
     """
     check_faithfulness_arguments(count, steps, sanity, methods)
-    chosen = [*methods] or [*EXPLAINERS]
+    chosen = choose_methods(detector, methods)
+    if sanity and not isinstance(detector.engine, TorchEngine):
+        log.warning("the check with shuffled parameters needs PyTorch; it is left out")
+        sanity = 0
     paths = [image.path for image in dataset.images[:count]]
     curves: list[Curve] = []
     muted: list[float] = []

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detrscope.core.edits import Bias
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.types import Outputs
@@ -73,10 +74,35 @@ class GraphEngine(ABC):
         if probe is None:
             return self._outputs(self._run(images, {}, attention=False))
         self._check(probe)
+        if any(
+            isinstance(edit, Bias) and edit.scores.dim() == 4 and len(edit.scores) > 1 for edit in probe.edits
+        ):
+            return self._predict_apart(images, probe)
         edits = edits_by_site(self.metadata.sites, probe, self._sizes_for(images, probe), self.name)
         tensors = self._run(images, edit_inputs(edits), attention=True)
         fill_probe(probe, tensors, self.metadata.sites, edits)
         return self._outputs(tensors)
+
+    def _predict_apart(self, images: Tensor, probe: Probe) -> Outputs:
+        """Run each image of a batch with its own part of the biases; nothing is recorded.
+
+        Raises:
+            UserError: records are requested too.
+        """
+        if probe.sites is None or probe.sites:
+            raise UserError(
+                f"engine {self.name}: a bias for each image of a batch cannot be recorded; sites=[]"
+            )
+        parts = []
+        for index, image in enumerate(images):
+            edits = [
+                replace(edit, scores=edit.scores[index : index + 1])
+                if isinstance(edit, Bias) and edit.scores.dim() == 4 and len(edit.scores) > 1
+                else edit
+                for edit in probe.edits
+            ]
+            parts.append(self.predict(image[None], probe=Probe([], edits, values=False)))
+        return _joined(parts)
 
     def _run(self, images: Tensor, edits: Mapping[str, Tensor], *, attention: bool) -> dict[str, Tensor]:
         inputs = {IMAGES: images, **edits}
@@ -93,7 +119,9 @@ class GraphEngine(ABC):
             UserError: it needs gradients, values, or attention that the file does not have.
         """
         probe.check(self.sites, self.feature_sites)
-        wanted = "gradients" if probe.explain else "attention values" if probe.values else ""
+        wanted = (
+            "gradients" if probe.explain else "attention values" if probe.values and probe.sites != () else ""
+        )
         if wanted:
             raise UserError(
                 f"engine {self.name}: exported models give no {wanted}; load the checkpoint with engine='torch'"

@@ -22,6 +22,10 @@ from detrscope.inference.torch_engine import (
 if TYPE_CHECKING:
     import onnx
 
+TORCH_ENGINES: dict[EngineName, type[TorchEngine]] = {
+    "torch": TorchEngine,
+    "torch-compile": CompiledTorchEngine,
+}
 EXPORTED = (".onnx", ".xml")  # suffixes of exported models
 
 
@@ -75,8 +79,7 @@ def open_engine(loaded: Loaded, device: str, engine: EngineName, precision: Prec
     torch_device = choose_device(device)
     check_torch_precision(precision, torch_device.type)
     dtype = choose_dtype(precision, loaded.card, torch_device)
-    kind = CompiledTorchEngine if engine == "torch-compile" else TorchEngine
-    return kind.optimised(loaded.model, torch_device, dtype)
+    return TORCH_ENGINES.get(engine, TorchEngine).optimised(loaded.model, torch_device, dtype)
 
 
 def check_torch_precision(precision: Precision, device_type: str) -> None:
