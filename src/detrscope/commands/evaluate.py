@@ -106,7 +106,7 @@ def _checkpoint_to_write(model: str | Path | Detector, options: LoadOptions) -> 
         given = f"'{name}'" if isinstance(name, str | Path) else "a detector in memory"
         raise UserError(
             f"store_thresholds: expected a checkpoint of detrscope (.safetensors with a model card) or a run folder as"
-            f" model, found {given}; leave it out"
+            f" model, found {given}; leave it out (an exported model takes them along from its checkpoint)"
         )
     check_writable_file(file)
     return file
