@@ -56,6 +56,7 @@ RUNS = (
     _ours("training_step", "--clone", CLONE),
     _ours("matching", "--clone", CLONE),
     _ours("startup"),
+    _ours("video"),
     _ours("trace"),
     _ours("deformable_kernel"),
     _ours("deformable"),
