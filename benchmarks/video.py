@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--attention", default="", help="class whose attention is drawn")
     options = parser.parse_args()
     print(machine())
-    print(f"{options.model}, {options.precision}, in a process of its own with {options.threads} threads of PyTorch")
+    print(
+        f"{options.model}, {options.precision}, in a process of its own with {options.threads} threads of PyTorch"
+    )
     extra = ["--precision", options.precision, "--engine", options.engine, "--threshold", "0.5", "--quiet"]
     extra += ["--track"] if options.track else []
     extra += ["--attention", options.attention] if options.attention else []
