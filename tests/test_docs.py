@@ -39,6 +39,7 @@ BEFORE = re.compile(r"^(\$ |time |[A-Z_]+=\S+ )*(?=detrscope )")  # what may sta
 SHIPPED = ROOT / "src/detrscope/weights/sprint-dense-n-drawn-dogs.safetensors"
 
 ELSEWHERE = {
+    "deploy.md": "an exported model; tests/test_examples.py runs it and compares",
     "models.md": "published files; tests/families loads files of their layouts",
     "deformable-detr.md": "published files; tests/families loads files of their layouts",
 }
