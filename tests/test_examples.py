@@ -175,14 +175,11 @@ def test_event_loop_answers_while_the_model_runs(
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("", "DETRSCOPE_MODEL: not set"), ("no.onnx", "DETRSCOPE_MODEL: no.onnx")],
+    [("", "DETRSCOPE_MODEL: not set"), ("no.onnx", "DETRSCOPE_MODEL: model 'no.onnx': no such file")],
 )
 def test_server_does_not_start_without_a_model(model: str, message: str) -> None:
-    command = [
-        *(sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES)),
-        "--factory",
-        "server:create_app",
-    ]
+    words = ("-m", "uvicorn", "--app-dir", str(EXAMPLES), "--factory", "server:create_app")
+    command = [sys.executable, *words]
     environment = os.environ | {"DETRSCOPE_MODEL": model}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode != 0
