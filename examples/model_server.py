@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from tritonclient.http import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
 from detrscope.core.errors import UserError
 from detrscope.inference.detector import Detector
@@ -63,7 +64,7 @@ def main() -> None:
     photo, file, address, model = sys.argv[1:]
     try:
         detections = open_served(file, address, model).detect(photo)
-    except UserError as error:
+    except (UserError, InferenceServerException, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     print(json.dumps(ImageDetections(photo, detections).to_json()))

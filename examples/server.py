@@ -28,7 +28,7 @@ def create_app() -> FastAPI:
             pixels = read_image(image.file.read())  # images are decoded in parallel
         except UserError as error:
             raise HTTPException(422, f"{image.filename}: {error}") from None
-        with lock:  # an engine has one inference request, and a second call while it runs is an error
+        with lock:  # an engine has one inference request: two calls at once would mix their results, or fail
             detections = detector.detect(pixels, threshold)
         return ImageDetections(image.filename or "", detections).to_json()
 

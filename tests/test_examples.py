@@ -198,6 +198,19 @@ def test_served_model_detects_what_the_file_detects(world: Path, detector: Detec
             assert (found.boxes_xyxy - expected.boxes_xyxy).abs().max() < 0.5
 
 
+def test_client_says_what_the_server_refuses(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, photo, file = module(EXAMPLES / "model_server.py"), images(world)[0], world / "model.onnx"
+    with serving(inference_app(file, "sprint")) as address:
+        monkeypatch.setattr(sys, "argv", ["model_server.py", str(photo), str(file), address, "other"])
+        with pytest.raises(SystemExit) as stopped:
+            client.main()
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert not captured.out and captured.err == "[404] unknown model other\n"
+
+
 def test_lines_of_the_page_give_the_detections(
     world: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
