@@ -51,6 +51,7 @@ STANDS_FOR: dict[str, dict[str, str]] = {
     },
     "data.md": {"voc:BCCD_Dataset": "coco:bccd", "workers=2": "workers=0"},
     "detect.md": {'"detr-r50"': '"sprint-dense-n"', "threshold=0.7": "threshold=0.1"},
+    "export.md": {'"dogs.xml"': '"sprint-dense-n"'},
     "timelapse.md": {
         'preset="drawn-dogs", out="run"': 'preset="drawn-dogs", data=SOURCE, overrides=TINY, out="run"'
     },

@@ -43,22 +43,23 @@ class OpenVinoEngine(GraphEngine):
     ) -> None:
         chosen = _choose(precision, metadata, source)
         super().__init__(metadata, "cpu", "int8" if metadata.precision == "int8" else chosen)
-        self._model = model
+        self.model = model
         self._hint = HINTS[chosen]
         self._requests: dict[bool, Any] = {}  # with attention or without
-        self._request(False)
+        self.request(attention=False)
 
     def run(self, inputs: Arrays, *, attention: bool) -> dict[str, np.ndarray]:
         """Run the graph; see `GraphEngine.run`."""
-        request = self._request(attention)
+        request = self.request(attention=attention)
         results = request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         return {
             port.any_name: np.array(x) for port, x in results.items()
         }  # copies: the next call writes over them
 
-    def _request(self, attention: bool) -> Any:
+    def request(self, *, attention: bool) -> Any:
+        """Return OpenVINO's request for the graph with records and edits, or without."""
         if attention not in self._requests:
-            model = self._model if attention else without_attention(self._model)
+            model = self.model if attention else without_attention(self.model)
             settings = {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_PRECISION_HINT": self._hint,
