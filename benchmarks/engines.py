@@ -32,9 +32,13 @@ HEADS_IN_FLOAT = CANDIDATES[2]
 
 
 def published_detection(model: Any, path: str) -> Callable[[], object]:
-    """The published notebook's way from a file to scored boxes."""
+    """Return the published notebook's way from a file to scored boxes."""
     transform = T.Compose(
-        [T.Resize(800, max_size=1333), T.ToTensor(), T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
+        [
+            T.Resize(800, max_size=1333),
+            T.ToTensor(),
+            T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
     )
 
     def detect() -> object:
@@ -50,7 +54,7 @@ def published_detection(model: Any, path: str) -> Callable[[], object]:
 
 
 def int8_detector(detector: Detector, image: torch.Tensor) -> Detector:
-    """The detector in int8; with random weights there is no AP to choose what stays in floating point by."""
+    """Return the detector in int8; random weights have no AP by which to choose what stays in floating point."""
     engine = detector.engine
     assert isinstance(engine, OpenVinoEngine)
     images = [detector.card.preprocessing.apply(image)] * 4
@@ -87,13 +91,17 @@ def main() -> None:
     sides |= {name: lambda d=d: d.detect(arguments.image) for name, d in detectors.items()}
     for name in ("openvino, " + precision for precision in precisions):
         engine: Any = detectors[name].engine
-        sides[f"{name}, OpenVINO's call"] = lambda e=engine: e.request(attention=False).infer({"images": tensor.numpy()})
+        request = engine.request(attention=False)
+        sides[f"{name}, OpenVINO's call"] = lambda r=request: r.infer({"images": tensor.numpy()})
         sides[f"{name}, our call"] = lambda e=engine: e.predict(tensor)
         sides[f"{name}, our call, all records"] = lambda d=detectors[name]: d.trace(arguments.image)
     print(machine())
     with torch.inference_mode():
         compare(
-            f"DETR R50, {tensor.shape[3]} x {tensor.shape[2]}, seconds an image", sides, rounds=arguments.rounds, warm_up=2
+            f"DETR R50, {tensor.shape[3]} x {tensor.shape[2]}, seconds an image",
+            sides,
+            rounds=arguments.rounds,
+            warm_up=2,
         )
 
 

@@ -61,15 +61,22 @@ def detect(
         UserError: a wrong argument, a named source that cannot be read, or a stream without limits.
         WorkFailed: nothing in a folder could be read, or a stream was lost.
     """
-    todo = _expanded(sources)
-    for source in todo:
+    for source in _expanded(sources):
         if source.kind == "stream" and not media.limited:
             raise UserError(
                 f"{source.name}: a stream may have no end; give media=MediaOptions(frames=...) or seconds=, "
                 "or iterate over detect_stream"
             )
-    with _open_stream(
-        model, todo, threshold, show_names, out, image_format, tiling, load_options, media
+    with detect_stream(
+        model,
+        sources,
+        threshold=threshold,
+        show_names=show_names,
+        out=out,
+        image_format=image_format,
+        tiling=tiling,
+        load_options=load_options,
+        media=media,
     ) as stream:
         results = [*with_progress(stream)]
     if len(results) > 1:
@@ -100,20 +107,6 @@ def detect_stream(
         UserError: a wrong argument, or a named source that cannot be read; of a stream, when it is iterated over.
     """
     todo = _expanded(sources)
-    return _open_stream(model, todo, threshold, show_names, out, image_format, tiling, load_options, media)
-
-
-def _open_stream(
-    model: str | Path | Detector,
-    todo: Sequence[MediaSource],
-    threshold: float | str,
-    show_names: Sequence[str],
-    out: str | Path | None,
-    image_format: str,
-    tiling: Tiling | None,
-    load_options: LoadOptions,
-    media: MediaOptions,
-) -> DetectionStream:
     check_threshold_form(threshold)
     if media.track:
         check_tracker_installed()
@@ -143,7 +136,10 @@ def _open_stream(
 
 
 def _expanded(sources: ImageSource | list[ImageSource] | tuple[ImageSource, ...]) -> list[MediaSource]:
-    return expand_media_sources(sources if isinstance(sources, list | tuple) else [sources])
+    named = sources if isinstance(sources, list | tuple) else [sources]
+    if not named:
+        raise UserError("sources: expected at least one image or video, found none")
+    return expand_media_sources(named)
 
 
 def _checked(source: MediaSource) -> MediaSource:
