@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import pytest
@@ -132,3 +133,13 @@ def test_padded_images_run_without_their_padding(variant: str) -> None:
         alone = engine.predict(batch[1:, :, :40, :70])
         assert found.logits.shape[1] == 2
         assert torch.allclose(found.logits[:, 1], alone.logits[:, 0], atol=1e-4)
+
+
+def test_threads_get_their_own_predictions() -> None:
+    _, exported = engines("sprint-dense-n")
+    batches = [images(1, 64 + 32 * n, 96) for n in range(4)]
+    for engine in exported:
+        expected = [engine.predict(batch).logits for batch in batches]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda n: engine.predict(batches[n % 4]).logits, range(40)))  # noqa: B023
+        assert all(torch.allclose(logits, expected[n % 4], atol=1e-5) for n, logits in enumerate(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,15 +47,16 @@ class OpenVinoEngine(GraphEngine):
         self.model = model
         self._hint = HINTS[chosen]
         self._requests: dict[bool, Any] = {}  # with attention or without
+        self._lock = Lock()
         self.request(attention=False)
 
     def run(self, inputs: Arrays, *, attention: bool) -> dict[str, np.ndarray]:
         """Run the graph; see `GraphEngine.run`."""
-        request = self.request(attention=attention)
-        results = request.infer(dict(inputs), share_inputs=True, share_outputs=True)
-        return {
-            port.any_name: np.array(x) for port, x in results.items()
-        }  # copies: the next call writes over them
+        with self._lock:  # a request serves one call at a time, and the next call writes over its outputs
+            results = self.request(attention=attention).infer(
+                dict(inputs), share_inputs=True, share_outputs=True
+            )
+            return {port.any_name: np.array(x) for port, x in results.items()}
 
     def request(self, *, attention: bool) -> Any:
         """Return OpenVINO's request for the graph with records and edits, or without."""

@@ -103,6 +103,8 @@ def _module(name: str) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the notes of NNCF, and keep its progress bars off standard output."""
+    import nncf  # noqa: F401, sets the level of its logger
+
     loggers = [logging.getLogger(name) for name in ("nncf", "torch.utils.cpp_extension")]
     levels = [logger.level for logger in loggers]
     try:
