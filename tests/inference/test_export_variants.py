@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
 from detrscope.core.edits import Bias, Edit, Gain
+from detrscope.core.errors import UserError
+from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.probe import Probe
 from detrscope.core.types import Outputs
+from detrscope.data.drawn_dogs import write_drawn
+from detrscope.data.open_dataset import open_dataset
+from detrscope.explain.explainers import choose_methods
+from detrscope.explain.faithfulness import measure_faithfulness
 from detrscope.families import VARIANTS
+from detrscope.inference.detector import Detector
 from detrscope.inference.engine import Engine
 from detrscope.inference.export.onnx_graph import build_onnx
 from detrscope.inference.graph_engine import GraphEngine
@@ -143,3 +152,26 @@ def test_threads_get_their_own_predictions() -> None:
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda n: engine.predict(batches[n % 4]).logits, range(40)))  # noqa: B023
         assert all(torch.allclose(logits, expected[n % 4], atol=1e-5) for n, logits in enumerate(found))
+
+
+@pytest.mark.parametrize("variant", ["sprint-dense-n", "deformable-detr-r50"])
+def test_faithfulness_of_an_exported_model_equals_pytorchs(
+    variant: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference, exported = engines(variant)
+    card = replace(built(variant).card, preprocessing=Preprocessing(128, 192))
+    write_drawn(tmp_path / "dogs", count=2, seed=3)
+    dataset = open_dataset(str(tmp_path / "dogs"), "train")
+    methods = ["attention, last layer", "rollout"]
+    detectors = [Detector(engine, card) for engine in (reference, exported[1])]
+    curves = [
+        measure_faithfulness(d, dataset, count=2, threshold=0.0, steps=2, methods=methods, sanity=0)
+        for d in detectors
+    ]
+    for expected, found in zip(*(c.summaries for c in curves), strict=True):
+        assert (found.method, found.where, found.what) == (expected.method, expected.where, expected.what)
+        assert found.area == pytest.approx(expected.area, abs=2e-2)
+    with pytest.raises(UserError, match="method 'relevance' needs PyTorch, but engine 'openvino'"):
+        choose_methods(detectors[1], ["relevance"])
+    assert "relevance" not in choose_methods(detectors[1], [])
+    assert "left out, since engine openvino gives no gradients" in caplog.text

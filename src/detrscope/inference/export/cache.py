@@ -42,7 +42,7 @@ def convert_cached(model: DetectionTransformer, card: ModelCard) -> onnx.ModelPr
     if path.is_file():
         os.utime(path)  # used last
         return read_onnx(path)
-    log.info("converting %s to ONNX once; a minute at most for large models", card.variant)
+    log.info("converting %s to ONNX once: up to two minutes for large models", card.variant)
     graph = build_onnx(model, card, attention=True)
     try:
         with writing_onnx(graph, path):
