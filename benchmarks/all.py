@@ -53,6 +53,7 @@ RUNS = (
     _ours("parity_published", "--clone", CLONE),
     _ours("losses_published", "--clone", CLONE),
     _ours("inference", "--clone", CLONE),
+    _ours("engines", "--clone", CLONE, "--int8"),
     _ours("training_step", "--clone", CLONE),
     _ours("matching", "--clone", CLONE),
     _ours("startup"),

@@ -1,6 +1,6 @@
 """DETR R50 by every engine beside the published code, from a picture file to boxes, same random weights.
 
-python -m benchmarks.engines --clone DIR --image FILE [--rounds 5] [--int8]
+python -m benchmarks.engines --clone DIR [--image FILE] [--rounds 5] [--int8]
 
 Decoding, resizing and postprocessing are part of every side but those that say "call": these are OpenVINO's own call on
 a prepared tensor, and `Detector.predict` on the same tensor.
@@ -27,6 +27,7 @@ from detrscope.data.image_reader import read_image
 from detrscope.inference.detector import Detector
 from detrscope.inference.export.quantise import CANDIDATES, quantise
 from detrscope.inference.openvino_engine import OpenVinoEngine, cpu_precisions
+from detrscope.synthetic.scene import draw_scene
 
 HEADS_IN_FLOAT = CANDIDATES[2]
 
@@ -63,11 +64,18 @@ def int8_detector(detector: Detector, image: torch.Tensor) -> Detector:
     return Detector(OpenVinoEngine(model, metadata, "int8", "int8"), detector.card)
 
 
+def _draw(path: Path) -> str:
+    Image.fromarray(draw_scene(seed=0, index=0, size=640).image[:480]).save(path, quality=92)
+    return str(path)
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clone", required=True, help="a clone of github.com/facebookresearch/detr")
-    parser.add_argument("--image", required=True, help="a picture file; 640 x 480 becomes 1066 x 800")
+    parser.add_argument(
+        "--image", help="a picture file; by default a drawn one of 640 x 480, which becomes 1066 x 800"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--int8", action="store_true", help="quantise too, which takes some minutes")
     arguments = parser.parse_args()
@@ -75,6 +83,7 @@ def main() -> None:
     theirs.eval()
     precisions = ["fp32", *(["bf16"] if "bf16" in cpu_precisions() else [])]
     with tempfile.TemporaryDirectory() as folder:
+        picture = arguments.image or _draw(Path(folder) / "drawn.jpg")
         path = Path(folder) / "published.pth"
         torch.save({"model": theirs.state_dict()}, path)
         detectors = {
@@ -83,26 +92,26 @@ def main() -> None:
             for precision in precisions
         }
         detectors["onnx, fp32"] = ds.load("detr-r50", weights=path, engine="onnx")
-    image = read_image(arguments.image)
-    if arguments.int8:
-        detectors["openvino, int8"] = int8_detector(detectors["openvino, fp32"], image)
-    tensor = detectors["torch, fp32"].card.preprocessing.apply(image)[None]
-    sides: dict[str, Callable[[], object]] = {"published, fp32": published_detection(theirs, arguments.image)}
-    sides |= {name: lambda d=d: d.detect(arguments.image) for name, d in detectors.items()}
-    for name in ("openvino, " + precision for precision in precisions):
-        engine: Any = detectors[name].engine
-        request = engine.request(attention=False)
-        sides[f"{name}, OpenVINO's call"] = lambda r=request: r.infer({"images": tensor.numpy()})
-        sides[f"{name}, our call"] = lambda e=engine: e.predict(tensor)
-        sides[f"{name}, our call, all records"] = lambda d=detectors[name]: d.trace(arguments.image)
-    print(machine())
-    with torch.inference_mode():
-        compare(
-            f"DETR R50, {tensor.shape[3]} x {tensor.shape[2]}, seconds an image",
-            sides,
-            rounds=arguments.rounds,
-            warm_up=2,
-        )
+        image = read_image(picture)
+        if arguments.int8:
+            detectors["openvino, int8"] = int8_detector(detectors["openvino, fp32"], image)
+        tensor = detectors["torch, fp32"].card.preprocessing.apply(image)[None]
+        sides: dict[str, Callable[[], object]] = {"published, fp32": published_detection(theirs, picture)}
+        sides |= {name: lambda d=d: d.detect(picture) for name, d in detectors.items()}
+        for name in ("openvino, " + precision for precision in precisions):
+            engine: Any = detectors[name].engine
+            request = engine.request(attention=False)
+            sides[f"{name}, OpenVINO's call"] = lambda r=request: r.infer({"images": tensor.numpy()})
+            sides[f"{name}, our call"] = lambda e=engine: e.predict(tensor)
+            sides[f"{name}, our call, all records"] = lambda d=detectors[name]: d.trace(picture)
+        print(machine())
+        with torch.inference_mode():
+            compare(
+                f"DETR R50, {tensor.shape[3]} x {tensor.shape[2]}, seconds an image",
+                sides,
+                rounds=arguments.rounds,
+                warm_up=2,
+            )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,9 @@ EXPORTED = (".onnx", ".xml")  # suffixes of exported models
 
 def is_exported(name_or_path: str | Path) -> bool:
     """Return whether a name is that of an exported model's file."""
-    return Path(name_or_path).suffix.lower() in EXPORTED and Path(name_or_path).is_file()
+    return Path(name_or_path).suffix.lower() in EXPORTED and isfile(
+        name_or_path
+    )  # False for impossible names
 
 
 def open_exported(path: str | Path, engine: EngineName, precision: Precision) -> GraphEngine:
