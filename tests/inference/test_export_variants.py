@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from detrscope.core.edits import Bias, Edit, Gain
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.probe import Probe
+from detrscope.core.records import DeformableRecord
 from detrscope.core.types import Outputs
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.data.open_dataset import open_dataset
@@ -31,24 +31,31 @@ from detrscope.inference.openvino_engine import OpenVinoEngine, openvino_of_onnx
 from detrscope.inference.torch_engine import TorchEngine
 from tests.support.tiny_models import built, tiny
 
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
 SHAPES = ((1, 64, 96), (3, 96, 64), (1, 130, 71))  # batch, height, width: none is that of the export
+Engines = tuple[TorchEngine, tuple[GraphEngine, ...]]
 
 
-def engines(variant: str) -> tuple[TorchEngine, tuple[GraphEngine, ...]]:
-    """Engines of a variant at a size for tests, where some variants are one model."""
-    card = built(variant).card
-    settings = json.dumps([card.family, card.config], sort_keys=True)
-    first = next(
-        name
-        for name in VARIANTS
-        if json.dumps([built(name).card.family, built(name).card.config], sort_keys=True) == settings
-    )
-    return _exported(first)
+def _groups() -> list[list[str]]:
+    """Variants by their settings at a size for tests, where some are one model."""
+    groups: dict[str, list[str]] = {}
+    for variant in VARIANTS:
+        card = built(variant).card
+        groups.setdefault(json.dumps([card.family, card.config], sort_keys=True), []).append(variant)
+    return list(groups.values())
 
 
-@cache
-def _exported(variant: str) -> tuple[TorchEngine, tuple[GraphEngine, ...]]:
+@pytest.fixture(scope="module", params=_groups(), ids="=".join)
+def engines(request: pytest.FixtureRequest) -> Engines:
+    """PyTorch, and the exported graph in ONNX Runtime and in OpenVINO; all tests of a variant run one after another."""
+    return export_engines(request.param[0])
+
+
+@pytest.fixture(scope="module")
+def dense() -> Engines:
+    return export_engines("sprint-dense-n")
+
+
+def export_engines(variant: str) -> Engines:
     loaded = tiny(variant)
     graph = build_onnx(loaded.model, loaded.card, attention=True)
     metadata = read_metadata(graph, variant)
@@ -72,9 +79,8 @@ def traced(engine: Engine, edits: Sequence[Edit] = ()) -> tuple[Outputs, Probe]:
     return engine.predict(images(*SHAPES[0]), probe=probe), probe
 
 
-@every_variant
-def test_predictions_equal_pytorch_at_any_size(variant: str) -> None:
-    reference, exported = engines(variant)
+def test_predictions_equal_pytorch_at_any_size(engines: Engines) -> None:
+    reference, exported = engines
     for shape in SHAPES:
         expected = reference.predict(images(*shape))
         for engine in exported:
@@ -83,9 +89,8 @@ def test_predictions_equal_pytorch_at_any_size(variant: str) -> None:
             assert (found.boxes_cxcywh - expected.boxes_cxcywh).abs().max() < 1e-4
 
 
-@every_variant
-def test_records_equal_pytorch(variant: str) -> None:
-    reference, exported = engines(variant)
+def test_records_equal_pytorch(engines: Engines) -> None:
+    reference, exported = engines
     expected, probe = traced(reference)
     for engine in exported:
         assert engine.sites == reference.sites
@@ -101,9 +106,8 @@ def test_records_equal_pytorch(variant: str) -> None:
     assert set(some.records) == {site for site in reference.sites if site.startswith("decoder.")}
 
 
-@every_variant
-def test_edits_equal_pytorch(variant: str) -> None:
-    reference, exported = engines(variant)
+def test_edits_equal_pytorch(engines: Engines) -> None:
+    reference, exported = engines
     plain, probe = traced(reference)
     cross = "decoder.*.cross"
     tokens = sum(level.tokens for level in probe.levels)
@@ -115,8 +119,9 @@ def test_edits_equal_pytorch(variant: str) -> None:
         Gain(cross, 2.0, levels=(0,)),
         Gain("decoder.*.self", 0.0, keys=(1,)),
     ]
-    if reference.model.sites[-1] in probe.records and "deformable" in variant:
-        scores = torch.randn(4, 1, probe.records[reference.sites[-1]].weights.shape[-1])  # type: ignore[union-attr]
+    record = probe.records[reference.sites[-1]]
+    if isinstance(record, DeformableRecord):
+        scores = torch.randn(4, 1, record.weights.shape[-1])
         edits += [Bias("decoder.1.cross", scores), Gain(cross, 0.2, points=(0,), heads=(1,))]
     else:
         edits += [Bias(cross, torch.randn(tokens)), Bias("decoder.1.self", torch.randn(4, 1, 7))]
@@ -131,9 +136,8 @@ def test_edits_equal_pytorch(variant: str) -> None:
     assert torch.equal(traced(exported[0])[0].logits, traced(exported[0])[0].logits)
 
 
-@pytest.mark.parametrize("variant", ["detr-r18", "deformable-detr-r50-two-stage"])
-def test_padded_images_run_without_their_padding(variant: str) -> None:
-    _, exported = engines(variant)
+def test_padded_images_run_without_their_padding(engines: Engines) -> None:
+    _, exported = engines
     batch = images(2, 64, 96)
     padding = torch.zeros(2, 64, 96, dtype=torch.bool)
     padding[1, 40:], padding[1, :, 70:] = True, True
@@ -144,8 +148,8 @@ def test_padded_images_run_without_their_padding(variant: str) -> None:
         assert torch.allclose(found.logits[:, 1], alone.logits[:, 0], atol=1e-4)
 
 
-def test_threads_get_their_own_predictions() -> None:
-    _, exported = engines("sprint-dense-n")
+def test_threads_get_their_own_predictions(dense: Engines) -> None:
+    _, exported = dense
     batches = [images(1, 64 + 32 * n, 96) for n in range(4)]
     for engine in exported:
         expected = [engine.predict(batch).logits for batch in batches]
@@ -154,12 +158,11 @@ def test_threads_get_their_own_predictions() -> None:
         assert all(torch.allclose(logits, expected[n % 4], atol=1e-5) for n, logits in enumerate(found))
 
 
-@pytest.mark.parametrize("variant", ["sprint-dense-n", "deformable-detr-r50"])
 def test_faithfulness_of_an_exported_model_equals_pytorchs(
-    variant: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dense: Engines, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reference, exported = engines(variant)
-    card = replace(built(variant).card, preprocessing=Preprocessing(128, 192))
+    reference, exported = dense
+    card = replace(built("sprint-dense-n").card, preprocessing=Preprocessing(128, 192))
     write_drawn(tmp_path / "dogs", count=2, seed=3)
     dataset = open_dataset(str(tmp_path / "dogs"), "train")
     methods = ["attention, last layer"]

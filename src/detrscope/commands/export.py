@@ -136,9 +136,9 @@ def export(
     if options.precision == "int8":
         assert dataset is not None
         assert data is not None
-        model = _openvino(graph, metadata)
+        network = _openvino(graph, metadata)
         search = Int8Search(reference, metadata, dataset, _dataset(data, calibration_split), options.int8)
-        quantised, attempts, ap = search(model, path)
+        quantised, attempts, ap = search(network, path)
         result = replace(writer.write(quantised, None), attempts=attempts, ap=ap)
         return replace(result, drift=search.drift(quantised, path)) if options.with_attention else result
     return writer.write(

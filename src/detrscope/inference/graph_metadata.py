@@ -1,9 +1,9 @@
-"""Metadata inside the file of an exported model: the model card, the attention sites and how it was checked."""
+"""Metadata inside the file of an exported model: the model card and the attention sites."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,7 +31,6 @@ class GraphMetadata:
         attention: whether records are outputs and edits are inputs.
         any_class: whether logit 0 of the proposals stands for an object of any class.
         precision: precision of the weights in the file.
-        differences: largest differences from PyTorch when the file was written, by name.
     """
 
     card: ModelCard
@@ -39,7 +38,6 @@ class GraphMetadata:
     attention: bool
     any_class: bool
     precision: WeightPrecision = "fp32"
-    differences: dict[str, float] = field(default_factory=dict)
 
     def to_text(self) -> str:
         """Return the metadata as JSON."""
@@ -92,4 +90,3 @@ class _MetadataFields(StrictModel):
     attention: bool
     any_class: bool
     precision: WeightPrecision
-    differences: dict[str, float]
