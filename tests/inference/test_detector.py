@@ -107,7 +107,9 @@ def test_postprocess_of_softmax_and_sigmoid_scores() -> None:
 def test_bad_settings_are_one_line_errors(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="threshold 7: expected a score between 0 and 1"):
         detector.detect(picture(), threshold=7)
-    with pytest.raises(UserError, match=r"engine 'tensorrt' is not known; valid: auto, torch"):
+    with pytest.raises(
+        UserError, match=r"engine 'tensorrt' is not known; valid: auto, onnx, openvino, torch"
+    ):
         load("detr-r18", weights="random", engine="tensorrt")
     with pytest.raises(UserError, match=r"device 'gpu'.*use auto, cpu"):
         choose_device("gpu")
