@@ -23,6 +23,7 @@ from detrscope.core.records import DeformableRecord
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.training.setup import resolve_run
 from detrscope.views.mp4 import write_mp4
+from tests.support.doc_blocks import BLOCKS, EXAMPLES
 from tests.support.faster_rcnns import write_faster_rcnn
 from tests.support.recorded_run import SOURCE, TINY
 from tests.support.tiny_models import tiny
@@ -33,8 +34,6 @@ PAGES = {
     path.name: path.read_text(encoding="utf-8")
     for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
 }
-EXAMPLES = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-BLOCKS = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)  # language and text of each, in order
 BEFORE = re.compile(r"^(\$ |time |[A-Z_]+=\S+ )*(?=detrscope )")  # what may stand before a command
 SHIPPED = ROOT / "src/detrscope/weights/sprint-dense-n-drawn-dogs.safetensors"
 

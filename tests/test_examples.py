@@ -29,9 +29,9 @@ from detrscope.cli.app import app as cli
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.inference.detector import Detector
 from tests.conftest import ROOT
+from tests.support.doc_blocks import BLOCKS
+from tests.support.doc_blocks import EXAMPLES as EXAMPLES_OF_PAGES
 from tests.support.inference_server import inference_app, serving
-from tests.test_docs import BLOCKS
-from tests.test_docs import EXAMPLES as EXAMPLES_OF_PAGES
 
 EXAMPLES = ROOT / "examples"
 CONFIG = EXAMPLES / "triton" / "sprint" / "config.pbtxt"

@@ -15,6 +15,7 @@ from detrscope.inference.graph_engine import Arrays, GraphEngine
 from detrscope.inference.graph_interface import IMAGES, PREDICTIONS
 from detrscope.inference.graph_metadata import KEY, GraphMetadata
 from detrscope.inference.packages import require_packages
+from detrscope.ops.kernels.native_precision import is_native_precision
 
 if TYPE_CHECKING:
     import onnx
@@ -47,6 +48,7 @@ class OpenVinoEngine(GraphEngine):
         self.model = model
         self._hint = HINTS[chosen]
         self._requests: dict[bool, Any] = {}  # with attention or without
+        self._source = source
         self._lock = Lock()
         self.request(attention=False)
 
@@ -67,7 +69,13 @@ class OpenVinoEngine(GraphEngine):
                 "INFERENCE_PRECISION_HINT": self._hint,
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             }
-            self._requests[attention] = _core().compile_model(model, "CPU", settings).create_infer_request()
+            try:
+                compiled = _core().compile_model(model, "CPU", settings)
+            except RuntimeError as error:
+                raise UserError(
+                    f"{self._source}: OpenVINO cannot compile it in {self.precision} here ({_reason(error)})"
+                ) from None
+            self._requests[attention] = compiled.create_infer_request()
         return self._requests[attention]
 
 
@@ -78,9 +86,13 @@ def _core() -> Any:
 
 
 def cpu_precisions() -> tuple[str, ...]:
-    """Return the precisions that OpenVINO computes natively on this CPU."""
+    """Return the precisions that OpenVINO computes natively on this CPU.
+
+    OpenVINO asks the CPU what it has; `ONEDNN_MAX_CPU_ISA` may allow less, which torch's measured bf16 shows.
+    """
     known = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("fp32", *(name for name, capability in CAPABILITIES.items() if capability in known))
+    found = [name for name, capability in CAPABILITIES.items() if capability in known]
+    return ("fp32", *(found if is_native_precision(torch.bfloat16) else ()))
 
 
 def _choose(precision: Precision, metadata: GraphMetadata, source: str | Path) -> str:
