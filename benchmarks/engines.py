@@ -103,7 +103,7 @@ def main() -> None:
             request = engine.request(attention=False)
             sides[f"{name}, OpenVINO's call"] = lambda r=request: r.infer({"images": tensor.numpy()})
             sides[f"{name}, our call"] = lambda e=engine: e.predict(tensor)
-            sides[f"{name}, our call, all records"] = lambda d=detectors[name]: d.trace(picture)
+            sides[f"{name}, all records"] = lambda d=detectors[name]: d.trace(picture)
         print(machine())
         with torch.inference_mode():
             compare(

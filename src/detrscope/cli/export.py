@@ -78,12 +78,14 @@ def export(
             model,
             out,
             options=command.ExportOptions(
-                format, precision, with_attention, Int8Options(calibration, evaluated, max_ap_loss)
+                format,
+                precision,
+                with_attention,
+                Int8Options(calibration, calibration_split, evaluated, max_ap_loss),
             ),
             images=images or (),
             data=data,
             split=split,
-            calibration_split=calibration_split,
             weights=weights,
         )
     except command.ExportDisagrees as error:

@@ -35,7 +35,7 @@ Precision = Annotated[
 Engine = Annotated[
     Literal["auto", "torch", "torch-compile", "onnx", "openvino"],
     typer.Option(
-        help="Engine that runs the model; auto is torch for a checkpoint, the fastest for an exported model."
+        help="Engine that runs the model; auto is torch for a checkpoint, else openvino, else onnx."
     ),
 ]
 

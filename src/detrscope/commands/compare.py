@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +29,7 @@ from detrscope.evaluation.object_matching import LabelledBoxes, match_objects
 from detrscope.evaluation.predict import Result, coco_results
 from detrscope.inference.detector import LOAD_DEFAULTS, LoadOptions
 from detrscope.inference.image_prediction import NO_BOXES, BoxCounts, ImagePrediction, suppress
+from detrscope.inference.latency import describe_machine
 
 ON_CROWD = 0.5  # share of a detection inside a crowd from which it is not counted as extra
 
@@ -109,7 +108,7 @@ def compare(
         objects=None if dataset is None else sum(len(image.objects) for image in counted),
         threshold=threshold,
         only=_only(measured, images, dataset is not None),
-        machine=_machine(),
+        machine=describe_machine(),
     )
     if out is None:
         return comparison
@@ -256,12 +255,3 @@ def _images_to_draw(measured: Sequence[_Measured], images: Sequence[ComparedImag
         disagreements.append(int((masks.any(dim=0) & ~masks.all(dim=0)).sum()))
     order = sorted(range(len(images)), key=lambda i: -disagreements[i])
     return order[:most]
-
-
-def _machine() -> str:
-    """Return one line on what ran this."""
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return (
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, kernels {torch.backends.cpu.get_cpu_capability()}{gpu}"
-    )

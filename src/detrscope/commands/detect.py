@@ -108,6 +108,7 @@ def detect_stream(
     """
     todo = _expanded(sources)
     check_threshold_form(threshold)
+    _check_media_options(media, todo)
     if media.track:
         check_tracker_installed()
     todo = [_checked(source) for source in todo]
@@ -133,6 +134,22 @@ def detect_stream(
     notes = {source.stem: domain.note(source.content, source.name) for source in todo}
     domain.warn()
     return DetectionStream(todo, frame_detector, shown, media, files, notes)
+
+
+def _check_media_options(media: MediaOptions, sources: Sequence[MediaSource]) -> None:
+    """Refuse options that none of the sources uses.
+
+    Raises:
+        UserError: the option, and what it is for.
+    """
+    videos = any(source.is_video for source in sources)
+    streams = any(source.kind == "stream" for source in sources)
+    for name, used, what in (
+        *((name, videos, "videos and streams") for name in ("track", "frames", "seconds")),
+        *((name, streams, "streams") for name in ("timeout", "reconnects")),
+    ):
+        if not used and getattr(media, name) != getattr(MEDIA_DEFAULTS, name):
+            raise UserError(f"{name}: is for {what}, and none of the sources is one; leave it out")
 
 
 def _expanded(sources: ImageSource | list[ImageSource] | tuple[ImageSource, ...]) -> list[MediaSource]:

@@ -24,7 +24,7 @@ from detrscope.inference.media.sources import MediaSource
 from detrscope.inference.media.tracker import Track, Tracker
 from detrscope.lens.maps import map_of_cross_attention
 
-BATCHES, RESULTS = 2, 64  # that wait in front of a stage, and of whoever iterates
+BATCHES, RESULTS = 2, 64  # capacity of the queues between stages, and behind the last
 MOST_TRACKS = 1000  # of the last ones that are remembered; files have all of them
 
 

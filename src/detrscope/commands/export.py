@@ -97,7 +97,6 @@ def export(
     images: Sequence[str | Path] = (),
     data: str | Path | DetectionDataset | None = None,
     split: str = "val",
-    calibration_split: str = "train",
     weights: str | Path | None = None,
 ) -> ExportResult:
     """Export a model and compare its detections with PyTorch's; write it only if they agree.
@@ -107,9 +106,8 @@ def export(
         out: file; by default the variant's name with the suffix of the format.
         options: format, precision and attention.
         images: images to compare on; by default those of `data`, else drawn ones.
-        data: dataset for int8: it is calibrated on `calibration_split`, its AP is measured on `split`.
-        split: split of the dataset to measure on.
-        calibration_split: split of the dataset to calibrate on.
+        data: dataset to compare on; int8 is calibrated on it, and its AP is measured.
+        split: split of the dataset to compare and measure on.
         weights: for a variant name: a weights file instead of the published one, or "random".
 
     Returns:
@@ -121,6 +119,8 @@ def export(
     """
     kind = _format(options, out)
     _check(model, options, kind, data)
+    if split != "val" and data is None:
+        raise UserError(f"split {split}: is a split of the data, but no data was given")
     dataset = None if data is None else _dataset(data, split)
     named = [NamedImage(str(image), read_image(image)) for image in images]
     require_packages("export", "onnx", "onnxscript", "onnxruntime" if kind == "onnx" else "openvino")
@@ -137,7 +137,9 @@ def export(
         assert dataset is not None
         assert data is not None
         network = _openvino(graph, metadata)
-        search = Int8Search(reference, metadata, dataset, _dataset(data, calibration_split), options.int8)
+        search = Int8Search(
+            reference, metadata, dataset, _dataset(data, options.int8.calibration_split), options.int8
+        )
         quantised, attempts, ap = search(network, path)
         result = replace(writer.write(quantised, None), attempts=attempts, ap=ap)
         return replace(result, drift=search.drift(quantised, path)) if options.with_attention else result
@@ -252,7 +254,10 @@ def _check(
             "precision int8: needs a dataset to calibrate on and to measure AP with; give data, such as coco:DIR"
         )
     if options.precision != "int8" and options.int8 != INT8_DEFAULTS:
-        raise UserError(f"int8: has no effect on precision {options.precision}; it is for int8")
+        raise UserError(
+            f"calibration, calibration_split, evaluated, max_ap_loss: are for precision int8, found"
+            f" {options.precision}; leave them out"
+        )
 
 
 def _dataset(data: str | Path | DetectionDataset, split: str) -> DetectionDataset:

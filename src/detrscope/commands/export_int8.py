@@ -31,11 +31,13 @@ class Int8Options:
 
     Attributes:
         calibration: number of images that calibrate it, the first ones of their split.
+        calibration_split: that split of the dataset.
         evaluated: number of images that its AP is measured on; 0 is all of the split.
         max_ap_loss: AP that it may lose, of 1.
     """
 
     calibration: int = 100
+    calibration_split: str = "train"
     evaluated: int = 0
     max_ap_loss: float = 0.015
 

@@ -165,11 +165,20 @@ def see(
                 results.append(result)
                 _log_left_out(result)
     domain.warn()
-    if not results:
-        raise WorkFailed(f"none of the {len(inputs)} images could be drawn")
-    if len(results) < len(inputs):
-        log.warning(f"{len(inputs) - len(results)} of {len(inputs)} images were skipped")
+    report_skipped_images(len(results), len(inputs))
     return results
+
+
+def report_skipped_images(drawn: int, images: int) -> None:
+    """Warn how many images were skipped.
+
+    Raises:
+        WorkFailed: all of them.
+    """
+    if not drawn:
+        raise WorkFailed(f"none of the {images} images could be drawn")
+    if drawn < images:
+        log.warning(f"{images - drawn} of {images} images were skipped")
 
 
 def _draw(

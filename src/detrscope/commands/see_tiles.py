@@ -9,11 +9,12 @@ from torch import Tensor
 
 from detrscope.commands.domain_warning import SHIPPED, DomainWarning
 from detrscope.commands.figure_files import FigureFiles
-from detrscope.commands.see import SeeResult
+from detrscope.commands.see import SeeResult, report_skipped_images
 from detrscope.commands.trace_provider import is_trace_input
 from detrscope.console import log, progress
-from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.errors import UserError
 from detrscope.core.tiling import Tiling
+from detrscope.core.trace_data import sites_of_kind
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
 from detrscope.inference.media.sources import expand_media_sources, warn_of_other_media_frames
@@ -92,10 +93,7 @@ def see_tiles(
             results.append(result)
             bar.advance(task)
     domain.warn()
-    if not results:
-        raise WorkFailed(f"none of the {len(inputs)} images could be drawn")
-    if len(results) < len(inputs):
-        log.warning(f"{len(inputs) - len(results)} of {len(inputs)} images were skipped")
+    report_skipped_images(len(results), len(inputs))
     return results
 
 
@@ -113,9 +111,7 @@ def trace_tiles(
     Raises:
         UserError: the model has no such layer, or the image has too many tiles.
     """
-    sites = [
-        site for site in detector.engine.sites if site.startswith("decoder.") and site.endswith(".cross")
-    ]
+    sites = sites_of_kind(detector.engine.sites, "decoder.cross")
     layer = -1 if options.layer is None else options.layer
     if not -len(sites) <= layer < len(sites):
         raise UserError(f"layer {layer}: this model has {counted(len(sites), 'layer of decoder.cross')}")

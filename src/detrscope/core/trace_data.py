@@ -24,6 +24,12 @@ from detrscope.core.types import Detections, Level, Outputs, Regions, Target
 Kind = Literal["encoder.self", "decoder.self", "decoder.cross"]
 
 
+def sites_of_kind(sites: Sequence[str], kind: Kind) -> list[str]:
+    """Return the sites of one kind of attention, layer by layer, among all sites of a model."""
+    stack, attention = kind.split(".")
+    return [site for site in sites if site.startswith(f"{stack}.") and site.endswith(f".{attention}")]
+
+
 @check_method_arguments
 @dataclass(frozen=True, eq=False)
 class TraceData:
@@ -166,8 +172,7 @@ class TraceData:
 
     def sites_of(self, kind: Kind) -> list[str]:
         """Return the sites of all layers of the model with this kind of attention, recorded or not."""
-        stack, attention = kind.split(".")
-        return [s for s in self.model_sites if s.startswith(f"{stack}.") and s.endswith(f".{attention}")]
+        return sites_of_kind(self.model_sites, kind)
 
     def check_query(self, query: int) -> int:
         """Return the index of a query after checking it.

@@ -219,7 +219,7 @@ def load(
             trained and measured in where the device computes it natively, else fp32: published models keep the figures
             of their papers.
         engine: engine that runs the model: "torch", "torch-compile", "onnx" (ONNX Runtime), "openvino"; "auto" is torch
-            for checkpoints, which takes gradients too, and the fastest installed one for exported models.
+            for checkpoints, and for exported models openvino where it is installed, else onnx.
 
     Raises:
         UserError: unknown name, device, precision or engine, or weights that do not fit.
@@ -227,6 +227,7 @@ def load(
     if is_exported(name_or_path):
         check_exported_arguments(name_or_path, device, {"weights": weights, "classes": classes})
         exported = open_exported(name_or_path, engine, precision)
+        log.info("%s: engine %s, precision %s", name_or_path, exported.name, exported.precision)
         return Detector(exported, exported.metadata.card)
     choose_device(device)  # a wrong name is an error before anything is loaded
     if classes is not None and not isinstance(classes, ClassTable):

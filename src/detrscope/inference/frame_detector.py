@@ -13,17 +13,15 @@ from detrscope.core.geometry import Geometry
 from detrscope.core.postprocess import postprocess
 from detrscope.core.probe import Probe
 from detrscope.core.tiling import Tiling
-from detrscope.core.trace_data import TraceData
+from detrscope.core.trace_data import TraceData, sites_of_kind
 from detrscope.core.types import Detections, Outputs
 from detrscope.inference.detector import Detector
 from detrscope.inference.media.reader import MediaFrame
 from detrscope.inference.tiled import predict_tiles
 
 MOST_FRAMES = 8  # of a batch: more gain little
-CPU_PIXELS, GPU_PIXELS = (
-    1 << 17,
-    1 << 22,
-)  # of the model's input in a batch: more do not fit the caches, or the memory
+# Pixels of the model's input in a batch: more do not fit the caches, or the memory.
+CPU_PIXELS, GPU_PIXELS = 1 << 17, 1 << 22
 IMAGE_PIXELS = 1 << 22  # of the frames themselves in a batch
 
 
@@ -71,7 +69,7 @@ class FrameDetector:
         if attention and tiling is not None:
             raise UserError("attention: is not drawn over tiles; leave one of them out")
         self._detector, self._threshold, self._lowest = detector, threshold, lowest
-        sites = [s for s in detector.engine.sites if s.startswith("decoder.") and s.endswith(".cross")]
+        sites = sites_of_kind(detector.engine.sites, "decoder.cross")
         if attention and not sites:
             raise UserError(
                 f"attention: engine '{detector.engine.name}' records no cross-attention of this model"

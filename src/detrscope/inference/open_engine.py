@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrscope.checkpoints.native import Loaded
-from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.inference.engine import Engine, EngineName, Precision
 from detrscope.inference.graph_engine import GraphEngine
@@ -40,8 +39,8 @@ def is_exported(name_or_path: str | Path) -> bool:
 def open_exported(path: str | Path, engine: EngineName, precision: Precision) -> GraphEngine:
     """Return the engine for an exported file.
 
-    An OpenVINO file (.xml) runs in OpenVINO. "auto" runs an ONNX file in OpenVINO too where it is installed, which
-    is the fastest on CPUs (docs/benchmarks.md), else in ONNX Runtime.
+    An OpenVINO file (.xml) runs in OpenVINO. "auto" runs an ONNX file in OpenVINO too where it is installed, which was
+    faster than ONNX Runtime in docs/benchmarks.md, else in ONNX Runtime.
 
     Raises:
         UserError: an engine that cannot run the file, a missing package, or a file that cannot be read.
@@ -60,7 +59,6 @@ def open_exported(path: str | Path, engine: EngineName, precision: Precision) ->
         from detrscope.inference.onnx_engine import read_onnx
 
         opened = _run_onnx(read_onnx(path), engine, precision, path)
-    log.info("%s: engine %s, precision %s", path, opened.name, opened.precision)
     return opened
 
 
@@ -80,21 +78,8 @@ def open_engine(loaded: Loaded, device: str, engine: EngineName, precision: Prec
 
         return _run_onnx(convert_cached(loaded.model, loaded.card), engine, precision, loaded.card.variant)
     torch_device = choose_device(device)
-    check_torch_precision(precision, torch_device.type)
     dtype = choose_dtype(precision, loaded.card, torch_device)
     return TORCH_ENGINES.get(engine, TorchEngine).optimised(loaded.model, torch_device, dtype)
-
-
-def check_torch_precision(precision: Precision, device_type: str) -> None:
-    """Check that PyTorch computes a precision on a kind of device.
-
-    Raises:
-        UserError: it does not.
-    """
-    if precision == "int8":
-        raise UserError("precision int8 is for exported models; export with precision int8")
-    if precision == "fp16" and device_type == "cpu":
-        raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
 
 
 def check_exported_arguments(path: str | Path, device: str, given: Mapping[str, object]) -> None:

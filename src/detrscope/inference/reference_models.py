@@ -19,6 +19,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.types import Outputs
 from detrscope.families import FAMILIES, family_config
+from detrscope.inference.faster_rcnn import FASTER_RCNNS, build_faster_rcnn
 
 Predict = Callable[[Tensor], Any]  # [B, 3, H, W] -> predictions
 ATTENTIONS = ("eager", "sdpa")
@@ -74,17 +75,14 @@ def reference_model(name: str, card: ModelCard, device: torch.device) -> Predict
 
 
 def _faster_rcnn(classes: int, device: torch.device) -> Predict:
-    from torchvision.models.detection import fasterrcnn_resnet50_fpn
-
-    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes + 1)
+    variant = FASTER_RCNNS["fasterrcnn-r50-fpn"]
+    model = build_faster_rcnn(variant.config, classes, variant.preprocessing)
     model.eval().to(device)
 
     def predict(images: Tensor) -> Any:
         sides = (min(images.shape[-2:]), max(images.shape[-2:]))
-        model.transform.min_size, model.transform.max_size = (
-            (sides[0],),
-            sides[1],
-        )  # the size is given already
+        # The images have their size already.
+        model.transform.min_size, model.transform.max_size = (sides[0],), sides[1]
         with torch.inference_mode():
             return model([*images.to(device)])
 

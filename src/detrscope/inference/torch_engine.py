@@ -161,10 +161,17 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: Precision, card: ModelCard, device: torch.device) -> torch.dtype:
-    """Return the type to compute in; "auto" is that of the card's metrics where it is native, else float32."""
+    """Return the type to compute in; "auto" is that of the card's metrics where it is native, else float32.
+
+    Raises:
+        UserError: a precision that PyTorch does not compute in on this device.
+    """
     if precision == "auto":
         native = card.precision == "bf16" and fastest_precision(device) == "bf16"
         return torch.bfloat16 if native else torch.float32
-    assert precision != "int8", "int8 is for exported models"
+    if precision == "int8":
+        raise UserError("precision int8 is for exported models; export with precision int8")
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
     warn_if_precision_emulated(precision, device)
     return DTYPES[precision]

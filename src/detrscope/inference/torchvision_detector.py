@@ -218,8 +218,6 @@ def load_torchvision(
     loaded = load_faster_rcnn(name_or_path, weights)
     if loaded is None:
         return None
-    if precision == "fp16" and torch_device.type == "cpu":
-        raise UserError("precision fp16 is for GPUs; use bf16 on a CPU")
     for line in loaded.report.lines():
         log.info(line)
     return TorchvisionDetector(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.records import Record, record_to_float32
-from detrscope.core.trace_data import TraceData
+from detrscope.core.trace_data import Kind, TraceData
 from detrscope.lens.deletion_curves import rank_correlation
 from detrscope.lens.metrics import mass_in
 from detrscope.lens.token_coverage import centres_of_covered_tokens, cover_of_boxes
@@ -53,13 +53,11 @@ def measure_drift(
     cover = cover_of_boxes(boxes, trace.geometry, trace.levels)  # [n, S]
     tokens = _tokens_at(trace, (boxes[:, :2] + boxes[:, 2:]) / 2)
     rows = []
-    for site in trace.sites:
-        if site.endswith(".cross"):
-            indices = (first, second)
-        elif site.startswith("encoder."):
-            indices = (tokens, tokens)
-        else:
-            continue
+    kinds: tuple[tuple[Kind, tuple[Tensor, Tensor]], ...] = (
+        ("encoder.self", (tokens, tokens)),
+        ("decoder.cross", (first, second)),
+    )
+    for site, indices in ((site, rows) for kind, rows in kinds for site in trace.sites_of(kind)):
         maps = [_map(t.record(site), index) for t, index in zip((trace, other), indices, strict=True)]
         before, after = (float(mass_in(m, cover).mean()) for m in maps)
         correlation = fmean(rank_correlation(a, b) for a, b in zip(*maps, strict=True))

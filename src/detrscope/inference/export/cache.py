@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 from detrscope._version import __version__
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.console import log
+from detrscope.core.errors import UserError
 from detrscope.core.files import cache_folder
 from detrscope.core.model_card import ModelCard
 from detrscope.inference.export.files import writing_onnx
@@ -40,8 +42,14 @@ def convert_cached(model: DetectionTransformer, card: ModelCard) -> onnx.ModelPr
     folder = cache_folder() / FOLDER
     path = folder / f"{card.variant}-{_key(model, card)}.onnx"
     if path.is_file():
-        os.utime(path)  # used last
-        return read_onnx(path)
+        try:
+            graph = read_onnx(path)
+        except UserError as error:
+            log.warning("converting %s again: %s", card.variant, error)
+        else:
+            with suppress(OSError):  # a cache that is read-only
+                os.utime(path)  # used last
+            return graph
     log.info("converting %s to ONNX once: up to two minutes for large models", card.variant)
     graph = build_onnx(model, card, attention=True)
     try:

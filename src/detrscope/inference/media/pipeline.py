@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 POLL = 0.1  # seconds between two looks at whether to stop, while a stage waits
-PATIENCE = 10.0  # seconds that a stage may take to stop
-ABANDON = 1.0  # seconds for the first stage, which may wait for a camera or a network
+JOIN_TIMEOUT = 10.0  # seconds that a stage may take to stop
+READER_JOIN_TIMEOUT = 1.0  # of the first stage, which may wait for a camera or a network
 _END = object()
 
 StageFunction = Callable[[Iterator[Any]], Iterator[Any]]
@@ -40,12 +40,12 @@ class Pipeline(Iterator[Any]):
     """Iterator over what the last of several stages yields, in order.
 
     Each stage takes an iterator over what the one before it yields (the first one an empty iterator). It is closed by
-    `PipelineStopped` when an error in another stage, or `close`, ends the work. The first error is raised to whoever
-    iterates.
+    `PipelineStopped` when an error in another stage, or `close`, ends the work. The first error is raised by
+    `__next__`.
 
     Args:
         stages: name and function of each stage, first to last.
-        waiting: most items that wait in front of each stage, and of whoever iterates.
+        waiting: capacity of the queue behind each stage.
     """
 
     def __init__(self, stages: Sequence[tuple[str, StageFunction]], waiting: Sequence[int]) -> None:
@@ -113,7 +113,7 @@ class Pipeline(Iterator[Any]):
                 return
         except PipelineStopped:
             _close(items)
-        except BaseException as error:  # of any kind, Ctrl-C in a test among them: raised to whoever iterates
+        except BaseException as error:  # of any kind, Ctrl-C in a test among them: raised by `__next__`
             with self._lock:
                 self._error = self._error or error
             self._stop.set()
@@ -148,7 +148,7 @@ class Pipeline(Iterator[Any]):
     def _join(self) -> None:
         for number, thread in enumerate(self._threads):
             if thread is not threading.current_thread():  # which may be the one that collects garbage
-                thread.join(PATIENCE if number else ABANDON)
+                thread.join(JOIN_TIMEOUT if number else READER_JOIN_TIMEOUT)
 
 
 def _close(items: Iterator[Any]) -> None:
