@@ -18,6 +18,7 @@ from detrscope.checkpoints.native import save_checkpoint
 from detrscope.cli.app import app
 from detrscope.commands import export as command
 from detrscope.commands.export import ExportDisagrees, ExportOptions
+from detrscope.commands.export_int8 import Int8Options
 from detrscope.core.errors import UserError
 from detrscope.core.postprocess import Scored
 from detrscope.inference.export.check import TOLERANCES, pair_detections
@@ -93,6 +94,18 @@ def test_a_checkpoint_is_converted_once_for_an_engine(
         assert (detector.detect(picture(), 0.0).scores - expected.scores).abs().max() < 1e-3
 
 
+def test_a_damaged_conversion_is_made_again(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path))
+    ds.load(checkpoint, engine="onnx")
+    (kept,) = (tmp_path / "converted").iterdir()
+    kept.write_bytes(b"damaged")
+    detector = ds.load(checkpoint, engine="onnx")
+    assert "again" in caplog.text and kept.stat().st_size > 1000
+    assert len(detector.detect(picture(), 0.0)) == len(ds.load(checkpoint).detect(picture(), 0.0))
+
+
 def test_a_model_that_disagrees_is_not_written(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +130,11 @@ def test_a_model_that_disagrees_is_not_written(
         ("m.onnx", ExportOptions("openvino"), r"format openvino is written to a file that ends in \.xml"),
         ("m.onnx", ExportOptions(precision="fp16"), "precision fp16: is for format openvino"),
         ("m.xml", ExportOptions(precision="int8"), "int8: needs a dataset to calibrate on"),
+        (
+            "m.xml",
+            ExportOptions(int8=Int8Options(calibration_split="val")),
+            "are for precision int8, found fp32",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(
