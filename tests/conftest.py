@@ -42,6 +42,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let pytest read the log, which commands keep to themselves."""
+def log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let pytest read the log, which commands keep to themselves, at the level it had before the test."""
     monkeypatch.setattr(log, "propagate", True)
+    level = log.level
+    yield
+    log.setLevel(level)
