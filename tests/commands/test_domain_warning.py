@@ -11,12 +11,19 @@ import pytest
 from PIL import Image
 
 import detrscope as ds
+from detrscope.checkpoints.load import load_model
+from detrscope.checkpoints.native import save_checkpoint
 from detrscope.commands.detect import detect
 from detrscope.commands.domain_warning import SHIPPED, DomainWarning, suggest_photograph_models
+from detrscope.config import build
 from detrscope.data.drawn_dogs import is_drawn_dogs, write_drawn
+from detrscope.data.open_dataset import open_dataset
 from detrscope.families import VARIANTS
 from detrscope.inference.detector import LoadOptions
 from detrscope.trace_interface import Trace
+from detrscope.training.config import RunConfig
+from detrscope.training.setup import make_training_model
+from tests.support.traces import detector_of
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +115,23 @@ def test_drawings_and_other_models_give_no_warning(
     assert not caplog.records
 
 
-@pytest.mark.parametrize("model", ["detr-r50", "run/best.safetensors", object()])
-def test_other_weights_give_no_warning(model: object) -> None:
-    domain = DomainWarning(model)
-    assert not domain.note("photo.jpg", "photo.jpg") and not domain.foreign
+def test_the_card_of_the_weights_decides(tmp_path: Path) -> None:
+    shipped = ds.load(SHIPPED, device="cpu")
+    copied = tmp_path / "copied.safetensors"
+    save_checkpoint(copied, load_model(SHIPPED).model, shipped.card)
+    for model in (shipped, ds.load(copied, device="cpu")):  # an export writes this card too
+        domain = DomainWarning(model)
+        assert SHIPPED in domain.note("photo.jpg", "photo.jpg") and domain.foreign == ["photo.jpg"]
+    for detector in (None, detector_of(SHIPPED)):
+        domain = DomainWarning(detector)
+        assert not domain.note("photo.jpg", "photo.jpg") and not domain.foreign
+
+
+def test_a_fine_tuned_model_is_not_the_shipped_one(drawn: Path) -> None:
+    dataset = open_dataset(str(drawn.parent), "train")
+    config = build(RunConfig, {"model": {"start_from": SHIPPED}}, source="settings")
+    loaded, _ = make_training_model(config, dataset, fresh=True)
+    assert loaded.card.source == f"fine-tuned from {loaded.report.source}"
 
 
 def test_recommended_models_have_published_weights() -> None:

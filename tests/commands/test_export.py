@@ -20,6 +20,7 @@ from detrscope.commands import export as command
 from detrscope.commands.export import ExportDisagrees, ExportOptions
 from detrscope.commands.export_int8 import Int8Options
 from detrscope.core.errors import UserError
+from detrscope.core.model_card import SHIPPED_SOURCE
 from detrscope.core.postprocess import Scored
 from detrscope.inference.export.check import TOLERANCES, pair_detections
 from detrscope.inference.graph_metadata import KEY
@@ -232,6 +233,7 @@ def test_int8_keeps_ap_and_reports_drift(tmp_path: Path) -> None:
     assert all(0.5 < row["rank_correlation"] < 1 for row in result["drift"])
     detector = ds.load(out)
     assert detector.engine.precision == "int8"
+    assert detector.card.source == SHIPPED_SOURCE  # so that photographs are warned about
     assert out.with_suffix(".bin").stat().st_size < 3_000_000  # a third of the weights in float32
     with pytest.raises(UserError, match="its weights are int8"):
         ds.load(out, precision="fp32")

@@ -35,7 +35,7 @@ from detrscope.checkpoints.third_party import (
 from detrscope.config import config_to_tree
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError, suggest_nearest
-from detrscope.core.model_card import ModelCard
+from detrscope.core.model_card import SHIPPED_SOURCE, ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import VARIANTS, family_of, resolve_variant
 from detrscope.families.family import OnHub
@@ -195,7 +195,8 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
         return replace(loaded, card=replace(loaded.card, source=source), report=LoadReport(source, 0))
     if weights is None and variant.shipped is not None:
         with resources.as_file(resources.files("detrscope") / "weights" / variant.shipped) as path:
-            return _load_file(path)
+            loaded = _load_file(path)
+        return replace(loaded, card=replace(loaded.card, source=SHIPPED_SOURCE))
     if weights is None:
         if variant.published is None:
             raise UserError(

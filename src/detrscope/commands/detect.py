@@ -130,7 +130,7 @@ def detect_stream(
     files = None
     if out is not None:
         files = DetectionFiles(Path(out), image_format, classes.names, todo, tracked=media.track)
-    domain = DomainWarning(model, load_options.weights)
+    domain = DomainWarning(detector)
     notes = {source.stem: domain.note(source.content, source.name) for source in todo}
     domain.warn()
     return DetectionStream(todo, frame_detector, shown, media, files, notes)

@@ -10,10 +10,12 @@ from pathlib import Path
 from PIL import Image
 
 from detrscope.console import log
+from detrscope.core.model_card import SHIPPED_SOURCE
 from detrscope.core.safe_text import escape_text
 from detrscope.data.drawn_dogs import is_drawn_dogs
 from detrscope.data.image_reader import ImageSource
-from detrscope.families import FAMILIES, VARIANTS
+from detrscope.families import FAMILIES
+from detrscope.inference.detector import Detector
 
 SHIPPED = "sprint-dense-n"  # the default model
 LISTED = 3  # recommended models
@@ -23,14 +25,12 @@ class DomainWarning:
     """Warning about images outside the training domain of the shipped model.
 
     Args:
-        model: model as the user named it; None is the shipped model. Other models and weights give no warnings.
-        weights: weights instead of the shipped ones.
+        detector: the shipped model, or a file exported from it. Other models, and None, give no warnings.
     """
 
-    def __init__(self, model: object, weights: object = None) -> None:
-        name = SHIPPED if model is None else model
-        variant = VARIANTS.get(name) if isinstance(name, str) else None
-        self.name = variant.name if variant is not None and variant.shipped and weights is None else None
+    def __init__(self, detector: Detector | None) -> None:
+        shipped = detector is not None and detector.card.source == SHIPPED_SOURCE
+        self.name = detector.card.variant if detector is not None and shipped else None
         self.foreign: list[str] = []
         self.count = 0
 

@@ -52,7 +52,7 @@ def faithfulness(
     check_faithfulness_arguments(count, steps, sanity, methods)
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
     detector = open_detector(model, load_options)
-    domain = DomainWarning(model, load_options.weights)
+    domain = DomainWarning(detector)
     for image in dataset.images[:count]:
         domain.note(image.path, image.path.name)
     domain.warn()

@@ -115,7 +115,6 @@ def see(
         if against is None or isinstance(against, Trace | Detector) or is_trace_input(against):
             given = {f.name: getattr(load_options, f.name) != f.default for f in fields(LoadOptions)}
             _refuse_for_traces(**given)
-    domain = DomainWarning(model, load_options.weights)
     if images and not isinstance(model, Detector):
         model = open_detector(model or SHIPPED, load_options)
     if isinstance(against, str | Path):
@@ -127,6 +126,7 @@ def see(
         raise UserError(f"split {split}: is a split of the ground truth, but no ground truth was given")
     index = None if ground_truth is None else GroundTruthIndex(ground_truth, split or "val")
     detector = model if isinstance(model, Detector) else None
+    domain = DomainWarning(detector)
     provider = TraceProvider(detector, features, against, index, domain)
     results: list[SeeResult] = []
     with progress() as bar:

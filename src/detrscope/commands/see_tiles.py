@@ -60,8 +60,8 @@ def see_tiles(
             kind = "video" if source.is_video else "trace"
             raise UserError(f"{source.name}: is a {kind}; tiles are of images")
     files = None if out is None else FigureFiles(Path(out), image_format, "none", False, len(inputs))
-    domain = DomainWarning(model, load_options.weights)
     detector = open_detector(model or SHIPPED, load_options)
+    domain = DomainWarning(detector)
     results: list[SeeResult] = []
     with progress() as bar:
         task = bar.add_task("drawing", total=len(inputs))

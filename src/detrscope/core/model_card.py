@@ -17,6 +17,7 @@ from detrscope.core.preprocessing import Preprocessing
 Scoring = Literal["softmax", "sigmoid"]
 Precision = Literal["fp32", "bf16", "fp16"]
 FORMAT = 1
+SHIPPED_SOURCE = "shipped with detrscope, trained on drawn dogs"  # also of files exported from this model
 MAX_ID = (1 << 63) - 1  # ids are int64 in tensors
 MAX_CLASSES = 1_000_000
 MAX_NAME_LENGTH = 1000  # characters

@@ -107,7 +107,8 @@ def make_training_model(
         loaded = load_model(choice.start_from, classes=dataset.classes)
         card = loaded.card
         sized = card.preprocessing.with_sides(size.short_side, size.long_side)
-        loaded = replace(loaded, card=replace(card, preprocessing=sized))
+        source = f"fine-tuned from {loaded.report.source}"
+        loaded = replace(loaded, card=replace(card, preprocessing=sized, source=source))
         # A card may name the family only; any of its variants with all settings given is the same model.
         known = card.variant in families.VARIANTS
         variant = card.variant if known else families.FAMILIES[card.family].variants[0].name
