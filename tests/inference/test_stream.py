@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,16 @@ def test_reconnections_are_bounded(data: bytes) -> None:
         pytest.raises(WorkFailed, match=r"lost after \d+ frames \(.*\), 2 reconnections in a row failed"),
     ):
         list(stream.frames())
+
+
+def test_live_stream_that_closes_is_connected_again(data: bytes) -> None:
+    with video_server(data, ["all", "all"]) as url:
+        address = replace(stream_address(url), real_time=True)
+        stream = Stream(address, 0.5, 2, pause=lambda _: None)
+        frames = []
+        with stream, pytest.raises(WorkFailed, match=f"lost after {2 * FRAMES} frames"):
+            frames.extend(stream.frames())
+    assert [frame.index for frame in frames] == list(range(2 * FRAMES))
 
 
 def test_stream_without_a_frame_is_an_error_at_once() -> None:

@@ -19,7 +19,8 @@ STEADY = 60.0  # seconds after which a connection is taken for a good one, and f
 class Stream:
     """A camera or stream that is open for reading; a context manager.
 
-    A stream that stalls or breaks off is opened again; its frames and times continue.
+    A stream that stalls or breaks off, or one in real time that closes, is opened again; its frames and times
+    continue.
 
     Args:
         address: what to open.
@@ -77,7 +78,9 @@ class Stream:
                     index, end, seen = first + frame.index, offset + frame.time, time.monotonic()
                     self._count = index + 1
                     yield VideoFrame(index, end, frame.image)
-                return
+                if not self._address.real_time or self._video.has_duration:
+                    return
+                reason = "closed by its sender"
             except ConnectionLost as error:
                 reason = str(error)
             except UserError as error:

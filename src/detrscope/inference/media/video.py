@@ -136,6 +136,11 @@ class Video:
         """Number of frames by the file's header, where it has one."""
         return self._stream.frames or None
 
+    @property
+    def has_duration(self) -> bool:
+        """Whether it declares how long it is, as live streams do not."""
+        return self._duration() is not None
+
     def frames(self) -> Iterator[VideoFrame]:
         """Yield every frame that can be decoded, in order; `losses` reports the others afterwards.
 
