@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from detrscope.commands.compare import compare as compare
     from detrscope.commands.detect import detect as detect
     from detrscope.commands.detect import detect_stream as detect_stream
+    from detrscope.commands.edits import hide_region as hide_region
     from detrscope.commands.evaluate import evaluate as evaluate
     from detrscope.commands.export import export as export
     from detrscope.commands.faithfulness import faithfulness as faithfulness
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from detrscope.commands.train import train as train
     from detrscope.core.edits import Bias as Bias
     from detrscope.core.edits import Gain as Gain
+    from detrscope.core.edits import KeyBias as KeyBias
     from detrscope.core.edits import Swap as Swap
     from detrscope.core.tiling import Tiling as Tiling
     from detrscope.core.types import Batch as Batch
@@ -37,13 +39,14 @@ if TYPE_CHECKING:
 
 # The module of each public name. Imported on first use: `import detrscope` must not import torch.
 MODULES = {
-    **dict.fromkeys(("Bias", "Gain", "Swap"), "detrscope.core.edits"),
+    **dict.fromkeys(("Bias", "Gain", "KeyBias", "Swap"), "detrscope.core.edits"),
     "Tiling": "detrscope.core.tiling",
     **dict.fromkeys(("Batch", "Detections", "Outputs"), "detrscope.core.types"),
     **dict.fromkeys(("Detector", "LoadOptions", "load"), "detrscope.inference.detector"),
     "MediaOptions": "detrscope.inference.media.options",
     "Trace": "detrscope.trace_interface",
     "detect_stream": "detrscope.commands.detect",
+    "hide_region": "detrscope.commands.edits",
     "ViewOptions": "detrscope.views.options",
     "draw": "detrscope.views",
     "draw_attention": "detrscope.views.attention",

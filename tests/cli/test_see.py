@@ -91,7 +91,7 @@ def test_by_default_everything_is_in_one_folder(
 ) -> None:
     assert run(monkeypatch, detector, photo, "--out", tmp_path / "out", "--threshold", "0.0") == 0
     folder = tmp_path / "out" / "photo"
-    apply = [n for n in VIEWS if not n.startswith("points") and n != "compare"]
+    apply = [n for n in VIEWS if not n.startswith("points") and n not in ("changes", "compare")]
     names = sorted([*(f"{n}.png" for n in apply), "metrics.csv", "photo.trace", "shapes.txt"])
     assert sorted(p.name for p in folder.iterdir()) == names
     table = capsys.readouterr().out
@@ -352,3 +352,61 @@ def test_json_has_the_numbers_of_every_drawn_view(
     assert result["source"] == str(photo) and sorted(result["views"]) == sorted(drawn) and len(drawn) == 12
     assert set(result["left_out"]) == set(VIEWS) - set(drawn)
     assert all(view["caption"] and len(view) > 2 for view in result["views"].values())
+
+
+def test_edits_give_before_and_after(
+    monkeypatch: pytest.MonkeyPatch,
+    photo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    detector: Detector,
+) -> None:
+    arguments = [photo, "--edit", "decoder.*.cross: heads 0,1 x0", "--hide", "5,5,40,30", "--threshold", 0]
+    assert run(monkeypatch, detector, *arguments, "--view", "changes", "--out", tmp_path / "a") == 0
+    shown = capsys.readouterr().out
+    assert "before and after:" in shown and "IoU" in shown
+    folder = tmp_path / "a" / "photo"
+    assert (folder / "changes.png").exists()
+    saved = json.loads((folder / "edits.json").read_text())["edits"]
+    assert saved == ["decoder.*.cross: heads 0,1 x0", "*: hide region 5,5,40,30"]
+    again = [photo, "--edits", folder / "edits.json", "--threshold", 0, "--view", "changes", "--json"]
+    assert run(monkeypatch, detector, *again, "--out", tmp_path / "b") == 0
+    changes = json.loads(capsys.readouterr().out)[0]["views"]["changes"]["changes"]
+    expected = detector.trace(photo, edits=saved).detections(0.0)
+    after = sorted((c["after"]["query"], c["after"]["score"]) for c in changes if c["after"])
+    found = zip(expected.query_ids.tolist(), expected.scores.tolist(), strict=True)
+    assert after == [(query, pytest.approx(score, abs=1e-4)) for query, score in sorted(found)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--edit", "decoder.*.cross heads 2 x0"], "expected SITE: WHAT"),
+        (["--edit", "decoder.9.cross: x0"], "site 'decoder.9.cross' is not in this model; did you mean"),
+        (["--edit", "decoder.*.cross: heads 7 x0"], "head 7 is outside 0..3"),
+        (["--hide", "1,2,3"], "hide: region '1,2,3': expected four numbers"),
+        (["--hide", "500,500,600,600"], "the region lies outside of the image"),
+        (["--edits", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--swap", "decoder.0.cross from nowhere.trace"], "nowhere.trace: no such trace file"),
+    ],
+)
+def test_wrong_edits_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    photo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    detector: Detector,
+    arguments: list[str],
+    problem: str,
+) -> None:
+    assert run(monkeypatch, detector, photo, *arguments, "--out", tmp_path / "seen") == 2
+    assert problem in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "seen").exists()
+
+
+def test_traces_take_no_edits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: Detector
+) -> None:
+    path = detector.trace(picture(), sites=[]).save(tmp_path / "a.trace")
+    assert run(monkeypatch, None, path, "--edit", "decoder.*.cross: x0", "--out", tmp_path / "seen") == 2
+    assert "edits: has no effect on traces" in capsys.readouterr().err

@@ -18,7 +18,7 @@ import torch
 import detrscope as ds
 from detrscope.core.argument_check import WrongArgument, check_arguments_of
 from detrscope.core.classes import ClassTable
-from detrscope.core.edits import Bias, Gain, Swap
+from detrscope.core.edits import Bias, Gain, KeyBias, Swap
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.types import Target
 from tests.support.traces import detector_of, picture
@@ -56,12 +56,15 @@ def public_callables() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "faithfulness": (ds.faithfulness, {"model": detector(), "data": "coco:nowhere"}),
         "ViewOptions": (ds.ViewOptions, {}),
         "Gain": (Gain, {"site": "decoder.0.cross"}),
+        "KeyBias": (KeyBias, {"site": "decoder.0.cross", "keys": (0,)}),
+        "hide_region": (ds.hide_region, {"region_xyxy": (0, 0, 9, 9)}),
         "Bias": (Bias, {"site": "decoder.0.cross", "scores": torch.zeros(1)}),
         "Swap": (Swap, {"site": "decoder.0.cross", "part": "value", "tensor": torch.zeros(1)}),
         "Target": (Target, {"labels": torch.zeros(0, dtype=torch.int64), "boxes_cxcywh": torch.zeros(0, 4)}),
         "Trace.load": (ds.Trace.load, {"path": "nowhere.trace"}),
     }
     right = {"source": image, "images": torch.zeros(1, 3, 32, 32), "query": 0, "site": "decoder.0.cross"}
+    right |= {"image": image, "prepared": torch.zeros(3, 32, 32), "edits": []}
     right |= {"kind": "decoder.cross", "point": (1, 1), "path": "nowhere/no/such.xyz"}
     for name, thing in (("Detector", detector()), ("Trace", trace()), ("Map", map_), ("Among", among)):
         for method in dir(type(thing)):
@@ -99,10 +102,21 @@ NAMES = (
         "timelapse",
         "ViewOptions",
         "Gain",
+        "KeyBias",
         "Bias",
         "Swap",
     ),
-    *("Target", "Trace.load", "Detector.predict", "Detector.detect", "Detector.trace", "Trace.boxes_xyxy"),
+    *(
+        "Target",
+        "Trace.load",
+        "Detector.predict",
+        "Detector.detect",
+        "Detector.trace",
+        "Detector.edited",
+        "Detector.edit_probe",
+        "hide_region",
+        "Trace.boxes_xyxy",
+    ),
     *("Trace.check_query", "Trace.cross_attention", "Trace.describe", "Trace.detections", "Trace.draw"),
     *(
         "Trace.layers",

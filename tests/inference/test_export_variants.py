@@ -12,7 +12,7 @@ import torch
 
 from detrscope.checkpoints.load import load_model
 from detrscope.checkpoints.native import Loaded
-from detrscope.core.edits import Bias, Edit, Gain
+from detrscope.core.edits import Bias, Edit, Gain, KeyBias
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
@@ -119,6 +119,8 @@ def test_edits_equal_pytorch(engines: Engines) -> None:
         Gain(cross, 0.1, keys=tuple(range(0, tokens, 2)), heads=(1, 3)),
         Gain(cross, 2.0, levels=(0,)),
         Gain("decoder.*.self", 0.0, keys=(1,)),
+        KeyBias("decoder.*.self", keys=(1,)),
+        KeyBias(cross, 1.5, keys=(0, 2, 3), heads=(0,)),
     ]
     record = probe.records[reference.sites[-1]]
     if isinstance(record, DeformableRecord):

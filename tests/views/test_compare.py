@@ -38,7 +38,7 @@ def test_comparison_shows_where_maps_differ() -> None:
         assert brightest(np.clip(sign, 0, None)[..., None], place, panel) == pytest.approx(
             middle(cell), abs=1.5
         )
-    assert "edited (gain 1 at decoder.1.cross)" in sheet.caption and "the same query in both" in sheet.caption
+    assert "edited (decoder.1.cross: x1)" in sheet.caption and "the same query in both" in sheet.caption
 
 
 def test_traces_of_other_images_are_not_compared() -> None:

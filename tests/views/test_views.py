@@ -33,7 +33,11 @@ def few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shown(name: str, trace: Trace, **options: Any) -> PixelFigure:
-    made = ViewOptions(queries=QUERIES, against=trace if name == "compare" else None)
+    against = trace if "against" in VIEWS[name].uses else None
+    threshold = (
+        0.0 if name == "changes" else ViewOptions().threshold
+    )  # it shows detections, whatever the queries
+    made = ViewOptions(queries=QUERIES, against=against, threshold=threshold)
     return VIEWS[name](trace, replace(made, **options))
 
 

@@ -11,7 +11,10 @@ import typer
 from detrscope import console
 from detrscope.cli.options import (
     Device,
+    EditFile,
+    EditTexts,
     Engine,
+    HideRegions,
     ImageFormat,
     Json,
     Log,
@@ -19,6 +22,7 @@ from detrscope.cli.options import (
     OptionalOutFolder,
     Precision,
     Quiet,
+    Swaps,
     Tile,
     TileBatch,
     TileOverlap,
@@ -87,6 +91,10 @@ def detect(
     reconnects: Annotated[
         int, typer.Option(help="Most connections to a stream in a row that may fail.")
     ] = MEDIA_DEFAULTS.reconnects,
+    edit: EditTexts = None,
+    edits: EditFile = None,
+    hide: HideRegions = None,
+    swap: Swaps = None,
     tile: Tile = None,
     tile_overlap: TileOverlap = None,
     tile_whole: TileWhole = None,
@@ -114,6 +122,7 @@ def detect(
     from detrscope.cli.detection_output import printer_of
     from detrscope.commands import detect as command
     from detrscope.commands.detection_stream import with_progress
+    from detrscope.commands.edits import read_edits
     from detrscope.inference.detector import LoadOptions
 
     stream = command.detect_stream(
@@ -124,7 +133,9 @@ def detect(
         out=out,
         image_format=image_format,
         tiling=tiling_of(tile, tile_overlap, tile_whole, tile_batch),
-        load_options=LoadOptions(weights, device, precision, engine),
+        load_options=LoadOptions(
+            weights, device, precision, engine, read_edits(edit or (), edits, hide or (), swap or ())
+        ),
         media=MediaOptions(frames, seconds, timeout, reconnects, track, tuple(_names(attention))),
     )
     kind: Output = (

@@ -11,6 +11,8 @@ from detrscope import console
 from detrscope.cli.options import (
     Data,
     Device,
+    EditFile,
+    EditTexts,
     Engine,
     Log,
     OptionalModel,
@@ -45,6 +47,8 @@ def evaluate(
     tile_overlap: TileOverlap = None,
     tile_whole: TileWhole = None,
     tile_batch: TileBatch = None,
+    edit: EditTexts = None,
+    edits: EditFile = None,
     device: Device = "auto",
     precision: Precision = "auto",
     engine: Engine = "auto",
@@ -89,6 +93,7 @@ def evaluate(
         check_writable_folder(out)
 
     from detrscope.commands import evaluate as command
+    from detrscope.commands.edits import read_edits
     from detrscope.evaluation.report import (
         class_table,
         class_threshold_table,
@@ -106,7 +111,7 @@ def evaluate(
             split=split,
             batch_size=batch_size,
             workers=workers,
-            load_options=LoadOptions(weights, device, precision, engine),
+            load_options=LoadOptions(weights, device, precision, engine, read_edits(edit or (), edits)),
             json_file=json,
             results_file=results,
             out=out,

@@ -10,6 +10,8 @@ from detrscope import console
 from detrscope.cli.options import (
     Data,
     Device,
+    EditFile,
+    EditTexts,
     Engine,
     Json,
     Log,
@@ -43,6 +45,8 @@ def faithfulness(
     sanity: Annotated[
         int, typer.Option(help="Number of images for the check with shuffled parameters; 0 skips it.")
     ] = 20,
+    edit: EditTexts = None,
+    edits: EditFile = None,
     out: OptionalOutFolder = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -60,6 +64,7 @@ def faithfulness(
         check_writable_folder(out)
 
     from detrscope.commands import faithfulness as command
+    from detrscope.commands.edits import read_edits
     from detrscope.inference.detector import LoadOptions
 
     result = command.faithfulness(
@@ -71,7 +76,7 @@ def faithfulness(
         steps=steps,
         methods=method or (),
         sanity=sanity,
-        load_options=LoadOptions(weights, device, precision, engine),
+        load_options=LoadOptions(weights, device, precision, engine, read_edits(edit or (), edits)),
         out=out,
     )
     if json:

@@ -63,6 +63,34 @@ TileBatch = Annotated[
     int | None, typer.Option(help="Tiles that the model runs on at once.", show_default="1")
 ]
 
+EditTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--edit",
+        help="Intervention, such as 'decoder.*.cross: heads 2,3 x0' or 'encoder.*.self: hide region 120,80,300,260'; "
+        "may be repeated.",
+        metavar="EDIT",
+    ),
+]
+EditFile = Annotated[Path | None, typer.Option("--edits", help="JSON file of edits, as `see` saves them.")]
+HideRegions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hide",
+        help="Region of the image, in pixels, that no attention sees; may be repeated.",
+        metavar="X0,Y0,X1,Y1",
+    ),
+]
+Swaps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--swap",
+        help="Attention of a site taken from a trace: 'SITE [PART] from x.trace', PART one of query, key, value, "
+        "points, weights; may be repeated.",
+        metavar="SWAP",
+    ),
+]
+
 _DATA = typer.Option(
     help="Dataset: coco:DIR, yolo:DIR, voc:DIR, drawn-dogs:, a folder, or an annotation .json."
 )

@@ -11,12 +11,16 @@ import typer
 from detrscope import console
 from detrscope.cli.options import (
     Device,
+    EditFile,
+    EditTexts,
     Engine,
+    HideRegions,
     ImageFormat,
     Log,
     OptionalModel,
     Precision,
     Quiet,
+    Swaps,
     Tile,
     TileOverlap,
     TileWhole,
@@ -117,6 +121,10 @@ def see(
     json: Annotated[
         bool, typer.Option("--json", help="Print the numbers of every view as JSON instead of the tables.")
     ] = False,
+    edit: EditTexts = None,
+    edits: EditFile = None,
+    hide: HideRegions = None,
+    swap: Swaps = None,
     tile: Tile = None,
     tile_overlap: TileOverlap = None,
     tile_whole: TileWhole = None,
@@ -150,6 +158,7 @@ def see(
     import json as to_text
 
     from detrscope.commands import see as command
+    from detrscope.commands.edits import read_edits
     from detrscope.commands.see_tiles import see_tiles
     from detrscope.inference.detector import LoadOptions
     from detrscope.views.options import ViewOptions
@@ -165,7 +174,9 @@ def see(
         cells=cells,
         threshold=threshold,
     )
-    load_options = LoadOptions(weights, device, precision, engine)
+    load_options = LoadOptions(
+        weights, device, precision, engine, read_edits(edit or (), edits, hide or (), swap or ())
+    )
     if tiling is not None:
         results = see_tiles(
             [*sources],
@@ -219,6 +230,8 @@ def _print_tables(results: Sequence[SeeResult]) -> None:
         return
     for result in results:
         console.print_table(_file_table(result))
+        if result.changes:
+            console.print_table(_change_table(result))
         if result.measurements:
             console.print_table(_metric_table(result))
             for line in [
@@ -241,6 +254,35 @@ def _file_table(result: SeeResult) -> Table:
             table.add_row("", _size(path.stat().st_size), str(path))
     for name, reason in result.left_out.items():
         table.add_row(name, f"left out: {reason}", "")
+    return table
+
+
+def _change_table(result: SeeResult) -> Table:
+    """Return a line for each detection before or after the edits."""
+    from rich.table import Table
+
+    from detrscope.lens.changes import DetectedBox, summarise_changes
+
+    def described(box: DetectedBox | None, below: float | None) -> str:
+        if box is None:
+            return "-" if below is None else f"({below:.2f})"
+        x0, y0, x1, y1 = box.box_xyxy
+        return f"{box.name} {box.score:.2f} #{box.query}  {x0:.0f} {y0:.0f} {x1:.0f} {y1:.0f}"
+
+    title = f"before and after: {summarise_changes(result.changes)}"
+    caption = "in brackets: the best score below the threshold in its place"
+    missing = any(change.below is not None for change in result.changes)
+    table = Table(
+        "change", "before", "after", "score", "IoU", title=title, caption=caption if missing else None
+    )
+    for change in result.changes:
+        table.add_row(
+            change.kind,
+            described(change.before, change.below),
+            described(change.after, change.below),
+            f"{change.score_change:+.3f}",
+            f"{change.iou:.2f}" if change.before and change.after else "-",
+        )
     return table
 
 

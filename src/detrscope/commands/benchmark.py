@@ -111,6 +111,8 @@ def benchmark(
         raise UserError(f"rounds {rounds}: expected 1 or more")
     if threads is not None and threads < 1:
         raise UserError(f"threads {threads}: expected 1 or more")
+    if load_options.edits:
+        raise UserError("edits: have no effect on speed; leave them out")
     if (load_options.engine, load_options.precision) != ("auto", "auto"):
         raise UserError("load_options: give engine and precision in the grid")
     if images is not None and (grid.sizes or tuple(grid.batches) != (1,)):

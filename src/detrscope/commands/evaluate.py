@@ -82,7 +82,7 @@ def evaluate(
         evaluated = evaluator(lambda batch: detector.predict(batch.images, batch.padding))
     else:
         evaluated = evaluator.on_images(
-            lambda image: predict_tiles(detector.engine, detector.card, image, tiling)
+            lambda image: predict_tiles(detector.predict, detector.card, image, tiling)
         )
     evaluation, results, most, table = evaluated
     _warn_of_crowded_images(dataset, most)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from detrscope.commands.trace_provider import SUFFIX
 from detrscope.console import log
+from detrscope.core.edit_file import save_edits
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.files import atomic_write
 from detrscope.core.trace_file import trace_bytes
@@ -16,7 +17,7 @@ from detrscope.lens.report import write_measurements_csv
 from detrscope.trace_interface import Trace
 from detrscope.views.canvas import ENDINGS, PixelFigure
 
-METRICS, SHAPES = "metrics.csv", "shapes.txt"
+EDITS, METRICS, SHAPES = "edits.json", "metrics.csv", "shapes.txt"
 MAX_DEFAULT_MB = 1000.0  # of all traces: more are only written on request
 LARGE_MB = 50.0  # of one trace, worth a message
 TraceFormat = Literal["full", "half", "none"]
@@ -57,9 +58,11 @@ class FigureFiles:
     def write_tables(
         self, stem: str, trace: Trace, measurements: list[Measurement], *, from_file: bool
     ) -> dict[str, Path]:
-        """Write the metrics, and the trace with its shapes unless it came from a file; return paths by name."""
+        """Write metrics and edits, and the trace with its shapes unless it came from a file; return paths by name."""
         folder = self._folder / stem
         files = {}
+        if trace.edits:
+            files[EDITS] = save_edits(trace.edits, folder / EDITS)
         if measurements:
             files[METRICS] = folder / METRICS
             write_measurements_csv(folder / METRICS, measurements)

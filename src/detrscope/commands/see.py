@@ -16,10 +16,12 @@ from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
 from detrscope.inference.media.sources import MediaSource, warn_of_other_media_frames
+from detrscope.lens.changes import Change
 from detrscope.lens.measure import Measurement
 from detrscope.trace_interface import Trace
 from detrscope.views import VIEWS, View, view_of
 from detrscope.views.canvas import PixelFigure
+from detrscope.views.changes import Changes
 from detrscope.views.metrics import MetricsData
 from detrscope.views.options import DEFAULT_OPTIONS, NoDetections, NotInTrace, PointOutsideImage, ViewOptions
 
@@ -35,6 +37,7 @@ class SeeResult:
         left_out: views that need something this trace does not have, and what that is.
         no_detections: why views of detections were left out; empty where there are detections.
         measurements: measurements of the view `metrics`.
+        changes: what became of each detection, of the view `changes`.
         trace: the trace; None where a folder was given.
         files: written files, by view or file name.
     """
@@ -45,6 +48,7 @@ class SeeResult:
     left_out: dict[str, str] = field(default_factory=dict)
     no_detections: str = ""
     measurements: list[Measurement] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     trace: Trace | None = None
     files: dict[str, Path] = field(default_factory=dict)
 
@@ -126,6 +130,8 @@ def see(
         raise UserError(f"split {split}: is a split of the ground truth, but no ground truth was given")
     index = None if ground_truth is None else GroundTruthIndex(ground_truth, split or "val")
     detector = model if isinstance(model, Detector) else None
+    if against is None and detector is not None and detector.edits:
+        against = detector.unedited
     domain = DomainWarning(detector)
     provider = TraceProvider(detector, features, against, index, domain)
     results: list[SeeResult] = []
@@ -205,6 +211,8 @@ def _draw(
         return None
     if isinstance(figure.numbers, MetricsData):
         result.measurements += figure.numbers.measurements
+    if isinstance(figure.numbers, Changes):
+        result.changes += figure.numbers.changes
     return figure
 
 

@@ -17,7 +17,7 @@ def trace(
     *,
     model: str | Path | Detector | None = None,
     sites: str | Sequence[str] | None = None,
-    edits: Sequence[Edit] = (),
+    edits: Sequence[Edit | str] = (),
     explain: Sequence[int | tuple[int, int]] = (),
 ) -> Trace:
     """Run a model on one image and record its attention.
@@ -26,7 +26,7 @@ def trace(
         source: path, URL, bytes, PIL image, array [H, W, 3] or tensor [3, H, W].
         model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`; None is the shipped model.
         sites: names or patterns of the attention sites to record; None records all of them.
-        edits: interventions to apply in the forward pass.
+        edits: interventions to apply in the forward pass, or texts such as "decoder.*.cross: heads 2,3 x0".
         explain: queries whose gradients are recorded, for `Trace.relevance`.
 
     Raises:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detrscope.core.edits import Edit, GraphEdit
 from detrscope.core.errors import UserError, suggest_site
+from detrscope.core.geometry import Geometry
 from detrscope.core.records import Gradient, Record
 from detrscope.core.types import Level
 
@@ -30,6 +31,7 @@ class Probe:
         values: record the attention values too, a third of a record. They rebuild a layer's output; no map needs
             them. Always recorded with `explain`.
         graph_edits: inputs of a graph that is being exported, by site.
+        geometry: of the images of the batch, which are of one size; needed by edits of a region.
 
     Attributes:
         records: attention records by site.
@@ -48,6 +50,7 @@ class Probe:
         explain: Sequence[int | tuple[int, int]] = (),
         values: bool = True,
         graph_edits: Mapping[str, GraphEdit] = MappingProxyType({}),
+        geometry: Geometry | None = None,
     ) -> None:
         self.sites = None if sites is None else _as_tuple(sites)
         self.edits = tuple(edits)
@@ -55,6 +58,7 @@ class Probe:
         self.explain = tuple(explain)
         self.values = values or bool(explain)
         self.graph_edits = graph_edits
+        self.geometry = geometry
         self.records: dict[str, Record] = {}
         self.feature_maps: dict[str, Tensor] = {}
         self.gradients: tuple[Gradient, ...] = ()

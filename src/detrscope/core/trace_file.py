@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from detrscope._version import __version__
-from detrscope.core.edits import Bias, Gain, Swap
+from detrscope.core.edits import Bias, Gain, KeyBias, Swap
 from detrscope.core.errors import WRONG_PATH, UserError
 from detrscope.core.files import atomic_write
 from detrscope.core.geometry import Geometry
@@ -36,7 +36,7 @@ VERSION = 1
 TABLE_ROW = 66  # mean bytes of a tensor's type, shape and offsets in the header
 CLASSES: dict[str, type] = {
     c.__name__: c
-    for c in (Bias, DeformableRecord, DenseRecord, Gain, Geometry, Gradient, Regions, Swap, Target)
+    for c in (Bias, DeformableRecord, DenseRecord, Gain, Geometry, Gradient, KeyBias, Regions, Swap, Target)
 }
 EXACT_PIXELS = 1 << 20  # up to this size the original is stored as PNG, above as JPEG of quality 95
 MAX_PIXELS = 1 << 28  # of an original: four times what cameras have

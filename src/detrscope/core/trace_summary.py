@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from torch import Tensor
 
+from detrscope.core.edits import caption_edit
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
@@ -46,7 +47,7 @@ def describe_trace(trace: TraceData) -> str:
             for site, maps in trace.features.items()
         ]
         lines += ["", *_aligned([("feature map", "shape", "size"), *rows])]
-    lines += [f"edited: {edit.describe()}" for edit in trace.edits]
+    lines += [f"edited: {caption_edit(edit)}" for edit in trace.edits]
     if missing := [site for site in trace.model_sites if site not in trace.records]:
         lines.append(f"not recorded: {', '.join(missing)}")
     return "\n".join(lines)

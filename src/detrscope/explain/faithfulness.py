@@ -213,7 +213,7 @@ class PerturbationRunner:
 
     def _scores(self, images: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
         """Return the score of the detection in each image, [B] on the CPU."""
-        outputs = self.detector.engine.predict(images, probe=Probe(sites=[], edits=edits))
+        outputs = self.detector.predict(images, probe=Probe(sites=[], edits=edits))
         return curve_detection_score(outputs, self.case.detected, self.detector.card.scoring).float().cpu()
 
 

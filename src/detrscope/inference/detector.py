@@ -20,8 +20,10 @@ from detrscope.core.argument_check import (
 )
 from detrscope.core.classes import ClassTable
 from detrscope.core.download import is_url, shown_url
+from detrscope.core.edit_text import edits_of
 from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError
+from detrscope.core.geometry import Geometry
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import postprocess
 from detrscope.core.probe import Probe
@@ -49,27 +51,49 @@ class Detector:
     Attributes:
         engine: runs the model; gives device, precision and attention sites.
         card: classes, preprocessing and config of the model.
+        edits: interventions in every forward pass; see `edited`.
     """
 
-    def __init__(self, engine: Engine, card: ModelCard) -> None:
+    def __init__(self, engine: Engine, card: ModelCard, edits: tuple[Edit, ...] = ()) -> None:
         self.engine = engine
         self.card = card
+        self.edits = edits
 
     def __repr__(self) -> str:
         engine = f"{self.engine.name}, {self.engine.device}, {self.engine.precision}"
-        return f"Detector({self.card.variant}, {len(self.classes)} classes, {engine})"
+        edited = f", {len(self.edits)} edits" if self.edits else ""
+        return f"Detector({self.card.variant}, {len(self.classes)} classes, {engine}{edited})"
+
+    def edited(self, edits: Sequence[Edit | str]) -> Detector:
+        """Return this detector with interventions in every forward pass: detections, traces and evaluations have them.
+
+        Args:
+            edits: `Gain`, `Bias`, `KeyBias`, `Swap`, or texts such as "decoder.*.cross: heads 2,3 x0".
+
+        Raises:
+            UserError: a text that is not an edit, or a site that the model does not have.
+        """
+        added = edits_of(edits)
+        Probe([], added).check(self.engine.sites)
+        return Detector(self.engine, self.card, (*self.edits, *added))
 
     @property
     def classes(self) -> ClassTable:
         """Class names and original category ids."""
         return self.card.classes
 
-    def predict(self, images: Tensor, padding: Tensor | None = None) -> Outputs:
+    @property
+    def unedited(self) -> Detector:
+        """This detector without interventions."""
+        return Detector(self.engine, self.card)
+
+    def predict(self, images: Tensor, padding: Tensor | None = None, probe: Probe | None = None) -> Outputs:
         """Return the raw predictions of a normalised batch.
 
         Args:
             images: [B, 3, H, W] float, normalised as the card says.
             padding: [B, H, W] bool, True where an image is padded; None where none is.
+            probe: sites to record and more edits to apply; filled.
 
         Returns:
             logits [N, B, Q, K] and boxes_cxcywh [N, B, Q, 4] in float32, the last decoder layer at -1.
@@ -78,7 +102,10 @@ class Detector:
             UserError: images or padding of another shape or type.
         """
         _check_batch(images, padding)
-        return self.engine.predict(images, padding)
+        if self.edits:
+            probe = Probe([], values=False) if probe is None else probe
+            probe.edits = (*self.edits, *probe.edits)
+        return self.engine.predict(images, padding, probe)
 
     @overload
     def detect(
@@ -141,19 +168,32 @@ class Detector:
         image = read_image(source, channels=channels)  # [3, H, W] uint8
         height, width = image.shape[-2:]
         if tiling is None:
-            outputs = self.engine.predict(self.card.preprocessing.apply(image)[None])
+            prepared = self.card.preprocessing.apply(image)
+            outputs = self.predict(prepared[None], probe=self.edit_probe(image, prepared))
             (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
         else:
-            scored = predict_tiles(self.engine, self.card, image, tiling)
+            scored = predict_tiles(self.predict, self.card, image, tiling)
         return scored.detections(
             self.classes, threshold, height=height, width=width, source=_source_name(source)
         )
+
+    def edit_probe(self, image: Tensor, prepared: Tensor) -> Probe | None:
+        """Return a probe that records nothing, and tells edits where an image lies; None without edits.
+
+        Args:
+            image: [3, H, W], upright.
+            prepared: the same image as the model takes it, [3, h, w].
+        """
+        if not self.edits:
+            return None
+        (height, width), (rows, columns) = image.shape[-2:], prepared.shape[-2:]
+        return Probe([], values=False, geometry=Geometry.of_resize(height, width, (rows, columns)))
 
     def trace(
         self,
         source: ImageSource,
         sites: str | Sequence[str] | None = None,
-        edits: Sequence[Edit] = (),
+        edits: Sequence[Edit | str] = (),
         features: str | Sequence[str] = (),
         targets: Target | None = None,
         *,
@@ -167,7 +207,8 @@ class Detector:
         Args:
             source: path, URL, bytes, PIL image, array [H, W, 3] or tensor [3, H, W].
             sites: names or patterns (`decoder.*.cross`) of the attention sites to record; None records all of them.
-            edits: interventions to apply in the forward pass.
+            edits: interventions to apply in the forward pass: `Gain`, `Bias`, `KeyBias`, `Swap`, or texts such as
+                "decoder.*.cross: heads 2,3 x0".
             features: names or patterns of backbone convolutions whose feature maps are recorded, such as
                 `backbone.layer4.*`.
             targets: ground truth to store in the trace, where known; boxes 0..1 of the whole upright image.
@@ -187,7 +228,7 @@ class Detector:
             self.engine,
             self.card,
             image,
-            Probe(sites, edits, features, explain, values),
+            Probe(sites, (*self.edits, *edits_of(edits)), features, explain, values),
             orientation=orientation,
             crop_xyxy=crop_xyxy,
             targets=targets,
@@ -254,12 +295,14 @@ class LoadOptions:
         device: device to run on.
         precision: precision to compute in.
         engine: engine that runs the model.
+        edits: interventions in every forward pass; see `Detector.edited`.
     """
 
     weights: str | Path | None = None
     device: str = "auto"
     precision: Precision = "auto"
     engine: EngineName = "auto"
+    edits: tuple[Edit, ...] = ()
 
 
 LOAD_DEFAULTS = LoadOptions()
@@ -272,7 +315,9 @@ def open_detector(model: str | Path | Detector, options: LoadOptions = LOAD_DEFA
         UserError: see `load`; or options that a loaded detector cannot follow.
     """
     if isinstance(model, str | Path):
-        return load(model, **vars(options))
+        named = {name: value for name, value in vars(options).items() if name != "edits"}
+        detector = load(model, **named)
+        return detector.edited(options.edits) if options.edits else detector
     if options != LOAD_DEFAULTS:
         raise UserError("load_options: have no effect on a detector, which is loaded already; leave them out")
     return model

@@ -93,17 +93,18 @@ class FrameDetector:
     def detect(self, frames: Sequence[MediaFrame]) -> list[DetectedFrame]:
         """Return the detections in frames of one size, in their order."""
         card = self._detector.card
-        probe = None if self._site is None else Probe(self._site, values=False)
+        probe = self._detector.edit_probe(frames[0].image, frames[0].prepared)
+        if self._site is not None:
+            geometry = None if probe is None else probe.geometry
+            probe = Probe(self._site, values=False, geometry=geometry)
         sizes = [(frame.image.shape[-2], frame.image.shape[-1]) for frame in frames]
         outputs: Outputs | None = None
         if self._tiling is None:
-            outputs = self._detector.engine.predict(
-                torch.stack([frame.prepared for frame in frames]), probe=probe
-            )
+            outputs = self._detector.predict(torch.stack([frame.prepared for frame in frames]), probe=probe)
             predictions = postprocess(outputs, card.scoring, sizes)
         else:
-            engine = self._detector.engine
-            predictions = [predict_tiles(engine, card, frame.image, self._tiling) for frame in frames]
+            predict = self._detector.predict
+            predictions = [predict_tiles(predict, card, frame.image, self._tiling) for frame in frames]
         found = []
         for number, (frame, scored) in enumerate(zip(frames, predictions, strict=True)):
             (height, width), source = sizes[number], frame.source.name
@@ -116,7 +117,11 @@ class FrameDetector:
                     card.classes, self._lowest, height=height, width=width, source=source
                 )
                 weaker = _others(more, detections)
-            trace = None if probe is None or outputs is None else self._trace(frame, outputs, probe, number)
+            trace = (
+                None
+                if self._site is None or probe is None or outputs is None
+                else self._trace(frame, outputs, probe, number)
+            )
             found.append(DetectedFrame(frame, detections, weaker, trace))
         return found
 

@@ -101,7 +101,9 @@ class GraphEngine(ABC):
                 else edit
                 for edit in probe.edits
             ]
-            parts.append(self.predict(image[None], probe=Probe([], edits, values=False)))
+            parts.append(
+                self.predict(image[None], probe=Probe([], edits, values=False, geometry=probe.geometry))
+            )
         return _joined(parts)
 
     def _run(self, images: Tensor, edits: Mapping[str, Tensor], *, attention: bool) -> dict[str, Tensor]:

@@ -19,17 +19,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
-from detrscope.core.edits import Bias, Edit, Gain, GraphEdit, Swap
+from detrscope.core.edits import Bias, Edit, Gain, GraphEdit, KeyBias, Swap
 from detrscope.core.errors import UserError
+from detrscope.core.geometry import Geometry
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.core.types import Level, Outputs, Proposals
-from detrscope.ops.edits import edit_has_query_keys, edit_level_mask, edit_selection_mask
+from detrscope.ops.edits import (
+    edit_has_query_keys,
+    edit_level_mask,
+    edit_selection_mask,
+    resolve_deformable_edit,
+    resolve_dense_edit,
+)
 
 IMAGES = "images"
 LEVELS = "levels"
@@ -125,13 +131,22 @@ class MapSizes:
 def needs_map_sizes(edits: Iterable[Edit]) -> bool:
     """Return whether the inputs that stand for some edits depend on the number of tokens or queries."""
     return any(
-        isinstance(edit, Gain)
-        and (edit.queries is not None or edit.keys is not None or edit.levels is not None)
+        isinstance(edit, KeyBias)
+        or (
+            isinstance(edit, Gain)
+            and (edit.queries is not None or edit.keys is not None or edit.levels is not None)
+        )
         for edit in edits
     )
 
 
-def graph_edit_of(spec: GraphSite, edits: Sequence[Edit], sizes: MapSizes | None, engine: str) -> GraphEdit:
+def graph_edit_of(
+    spec: GraphSite,
+    edits: Sequence[Edit],
+    sizes: MapSizes | None,
+    engine: str,
+    geometry: Geometry | None = None,
+) -> GraphEdit:
     """Return the inputs of one site that stand for some edits.
 
     Args:
@@ -139,12 +154,14 @@ def graph_edit_of(spec: GraphSite, edits: Sequence[Edit], sizes: MapSizes | None
         edits: edits at this site, in order.
         sizes: sizes of the maps, where `needs_map_sizes`.
         engine: name of the engine, for messages.
+        geometry: of the images, for edits of a region.
 
     Raises:
         UserError: an edit that exported graphs have no input for, or that does not fit the site.
     """
     result = spec.neutral_edit()
-    for edit in edits:
+    for given in edits:
+        edit = _resolved(spec, given, sizes, geometry) if sizes is not None else given
         match edit:
             case Bias():
                 result = _with_bias(result, spec, edit, engine)
@@ -153,6 +170,16 @@ def graph_edit_of(spec: GraphSite, edits: Sequence[Edit], sizes: MapSizes | None
             case Swap():
                 raise _no_input(engine, spec.site, "a swap of tensors")
     return result
+
+
+def _resolved(spec: GraphSite, edit: Edit, sizes: MapSizes, geometry: Geometry | None) -> Edit | None:
+    """Return an edit of selected keys as one of all keys, points or tokens; None where it does not concern the site."""
+    queries, keys = sizes.of_site(spec.site)
+    if spec.point_levels is not None:
+        shape = (1, spec.heads, queries, len(spec.point_levels))
+        return resolve_deformable_edit(edit, shape, sizes.levels, spec.point_levels, geometry)
+    levels = () if edit_has_query_keys(spec.site) else sizes.levels
+    return resolve_dense_edit(edit, (1, spec.heads, queries, keys), levels, geometry)
 
 
 def _no_input(engine: str, site: str, what: str) -> UserError:
@@ -188,7 +215,7 @@ def _with_gain(
     dense = spec.point_levels is None
     if dense and edit.points is not None:
         raise UserError(
-            f"gain at '{spec.site}': this site attends to all keys and has no points; select keys or levels"
+            f"edit '{edit.describe()}': this site attends to all keys and has no points; select keys or levels"
         )
     queries, keys = sizes.of_site(spec.site) if sizes is not None else (1, 1)
     of_keys = edit.keys is not None or (dense and edit.levels is not None)
@@ -229,9 +256,7 @@ def edits_by_site(
         UserError: an edit that exported graphs have no input for, or that does not fit its site.
     """
     return {
-        spec.site: graph_edit_of(
-            spec, [e for e in probe.edits if fnmatchcase(spec.site, e.site)], sizes, engine
-        )
+        spec.site: graph_edit_of(spec, probe.edits_at(spec.site), sizes, engine, probe.geometry)
         for spec in specs
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 
@@ -12,14 +13,16 @@ from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, postprocess
 from detrscope.core.tile_merging import merge_tiles
 from detrscope.core.tiling import Rect, Tiling
-from detrscope.inference.engine import Engine
+from detrscope.core.types import Outputs
 
 
-def predict_tiles(engine: Engine, card: ModelCard, image: Tensor, tiling: Tiling) -> Scored:
+def predict_tiles(
+    predict: Callable[[Tensor], Outputs], card: ModelCard, image: Tensor, tiling: Tiling
+) -> Scored:
     """Return the predictions of all tiles of an image, merged.
 
     Args:
-        engine: runs the model.
+        predict: runs the model on a normalised batch [B, 3, H, W].
         card: card of the model.
         image: uint8 [3, H, W], upright.
         tiling: size and overlap of the tiles.
@@ -39,7 +42,7 @@ def predict_tiles(engine: Engine, card: ModelCard, image: Tensor, tiling: Tiling
         for start in range(0, len(same), tiling.batch_size):
             batch = same[start : start + tiling.batch_size]
             images = [card.preprocessing.apply(image[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in batch]
-            scored = postprocess(engine.predict(torch.stack(images)), card.scoring, [size] * len(batch))
+            scored = postprocess(predict(torch.stack(images)), card.scoring, [size] * len(batch))
             found += [(part, _moved(one, part)) for part, one in zip(batch, scored, strict=True)]
     return merge_tiles(found)
 

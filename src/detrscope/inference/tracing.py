@@ -50,12 +50,13 @@ def trace_image(
         raise UserError(f"crop {x0}, {y0}, {x1}, {y1}: does not lie in an image of {width} x {height} pixels")
     resized = card.preprocessing.resize(image[:, y0:y1, x0:x1])
     geometry = Geometry.of_resize(height, width, (resized.shape[1], resized.shape[2]), orientation)
+    probe.geometry = geometry = replace(geometry, crop_xyxy=(x0, y0, x1, y1))
     outputs = engine.predict(card.preprocessing.normalise(resized)[None], probe=probe)
     trace = TraceData.of_probe(
         probe,
         outputs,
         card=card,
-        geometry=replace(geometry, crop_xyxy=(x0, y0, x1, y1)),
+        geometry=geometry,
         image=resized,
         model_sites=engine.sites,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detrscope.core.attention_map import AttentionMap, Selection
+from detrscope.core.edits import caption_edit
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace_data import TraceData
 
@@ -22,7 +23,7 @@ def caption(*parts: str) -> str:
 def caption_model_and_source(trace: TraceData) -> str:
     """Return model, image, notes and edits."""
     image = f" on {Path(trace.source).name}" if trace.source else ""
-    edits = "; ".join(edit.describe() for edit in trace.edits)
+    edits = "; ".join(map(caption_edit, trace.edits))
     notes = ", ".join(str(value) if key == NOTE else f"{key} {value}" for key, value in trace.notes.items())
     return (
         trace.card.variant

@@ -24,6 +24,7 @@ from detrscope.ops.edits import (
     edit_has_query_keys,
     edit_level_mask,
     edit_selection_mask,
+    resolve_dense_edit,
 )
 
 SMALL_MAP = 1 << 16  # elements of one head's map
@@ -67,8 +68,11 @@ def attend(
     inputs = _Inputs(q, k, v, None if masked is None else mask_to_bias(masked, q.dtype))
     scale = q.shape[-1] ** -0.5
     if probe is not None:
+        levels = () if edit_has_query_keys(site) else probe.levels
         for edit in probe.edits_at(site):
-            inputs = _edited(inputs, edit, () if edit_has_query_keys(site) else probe.levels)
+            shape = (*q.shape[:3], k.shape[2])
+            if (resolved := resolve_dense_edit(edit, shape, levels, probe.geometry)) is not None:
+                inputs = _edited(inputs, resolved, levels)
         if probe.records_site(site):
             q, k, v, bias, gain = inputs
             values = v.detach() if probe.values else None
@@ -142,7 +146,7 @@ def _gain_mask(edit: Gain, shape: tuple[int, ...], levels: Sequence[Level]) -> T
     """Return a mask of the weights that a gain selects, broadcasting to [B, h, Q, S]."""
     if edit.points is not None:
         raise UserError(
-            f"gain at '{edit.site}': this site attends to all keys and has no points; select keys or levels"
+            f"edit '{edit.describe()}': this site attends to all keys and has no points; select keys or levels"
         )
     selections = {1: ("head", edit.heads), 2: ("query", edit.queries), 3: ("key", edit.keys)}
     mask = edit_selection_mask(edit, selections, shape)

@@ -16,7 +16,12 @@ from detrscope.core.edits import Bias, Edit, Gain, GraphEdit, Swap
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
 from detrscope.core.types import Level
-from detrscope.ops.edits import apply_swap_edit, broadcast_edit_scores, edit_selection_mask
+from detrscope.ops.edits import (
+    apply_swap_edit,
+    broadcast_edit_scores,
+    edit_selection_mask,
+    resolve_deformable_edit,
+)
 from detrscope.ops.kernels.deformable_dispatch import run_kernel, use_kernel
 from detrscope.ops.kernels.deformable_reference import sample_reference, sum_dtype
 from detrscope.ops.softmax import softmax_rows
@@ -57,7 +62,13 @@ def sample(
         UserError: an edit that does not fit this site, or a requested kernel that cannot run here.
     """
     dtype = sum_dtype(value.dtype)
-    edits = [] if probe is None else probe.edits_at(site)
+    b, q, h, p = scores.shape
+    edits: list[Edit] = []
+    if probe is not None:
+        edits = [
+            resolve_deformable_edit(edit, (b, h, q, p), levels, point_levels, probe.geometry)
+            for edit in probe.edits_at(site)
+        ]
     scores = _biased(scores, edits)
     graph_edit = None if probe is None else probe.graph_edits.get(site)
     if graph_edit is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from detrscope.core.edits import Bias, Gain, Swap
+from detrscope.core.edits import Bias, Edit, Gain, KeyBias, Swap
 from detrscope.core.errors import UserError
+from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
 
 
@@ -24,6 +26,113 @@ def broadcast_edit_scores(edit: Bias, shape: tuple[int, ...]) -> Tensor:
     if len(own) > len(shape) or any(size not in (1, full) for size, full in aligned):
         raise UserError(f"bias at '{edit.site}': {list(own)} does not broadcast to {list(shape)}")
     return edit.scores.reshape([1] * (len(shape) - len(own)) + [*own])
+
+
+def resolve_dense_edit(
+    edit: Edit, shape: tuple[int, ...], levels: Sequence[Level], geometry: Geometry | None
+) -> Edit | None:
+    """Return an edit of selected keys as a bias on all of them; other edits as they are.
+
+    Args:
+        edit: an edit at a site of softmax attention.
+        shape: [B, h, Q, S] of its scores.
+        levels: maps whose tokens the keys are; empty where they are queries.
+        geometry: of the images, for a region.
+
+    Returns:
+        The edit; None for a region where keys are queries.
+
+    Raises:
+        UserError: a selection that does not fit the site.
+    """
+    if not isinstance(edit, KeyBias):
+        return edit
+    if edit.region_xyxy is not None and not levels:
+        return None
+    if edit.points is not None:
+        raise UserError(f"edit '{edit.describe()}': this site attends to all keys and has no points")
+    selections = {1: ("head", edit.heads), 2: ("query", edit.queries), 3: ("key", edit.keys)}
+    mask = edit_selection_mask(edit, selections, shape)
+    if edit.levels is not None:
+        mask = mask & edit_level_mask(edit, levels, shape[3])
+    if edit.region_xyxy is not None:
+        mask = mask & region_tokens(edit, levels, geometry)
+    if edit.score is None and bool(mask.expand(*mask.shape[:3], shape[3]).all(-1).any()):
+        raise UserError(
+            f"edit '{edit.describe()}': hides every key; to mute the attention, use the factor x0"
+        )
+    return Bias(edit.site, torch.where(mask, -math.inf if edit.score is None else edit.score, 0.0))
+
+
+def resolve_deformable_edit(
+    edit: Edit,
+    shape: tuple[int, ...],
+    levels: Sequence[Level],
+    point_levels: Sequence[int],
+    geometry: Geometry | None,
+) -> Edit:
+    """Return an edit of selected keys as a gain on tokens or a bias on points; other edits as they are.
+
+    Args:
+        edit: an edit at a deformable site.
+        shape: [B, h, Q, P] of its scores.
+        levels: sizes of the maps.
+        point_levels: the level of each of the P points.
+        geometry: of the images, for a region.
+
+    Raises:
+        UserError: a selection that does not fit the site.
+    """
+    if not isinstance(edit, KeyBias):
+        return edit
+    keys = edit.keys
+    if edit.region_xyxy is not None:
+        tokens = region_tokens(edit, levels, geometry)
+        if keys is not None:
+            tokens = tokens & _index_mask(edit, "key", keys, len(tokens))
+        keys = tuple(tokens.nonzero()[:, 0].tolist())
+    if keys is None:
+        selections = {1: ("head", edit.heads), 2: ("query", edit.queries), 3: ("point", edit.points)}
+        mask = edit_selection_mask(edit, selections, shape)
+        if edit.levels is not None:
+            mask = mask & _index_mask(edit, "level", edit.levels, len(levels))[list(point_levels)]
+        if edit.score is None and bool(mask.expand(*mask.shape[:3], shape[3]).all(-1).any()):
+            raise UserError(
+                f"edit '{edit.describe()}': hides every point; to mute the attention, use the factor x0"
+            )
+        return Bias(edit.site, torch.where(mask, -math.inf if edit.score is None else edit.score, 0.0))
+    factor = 0.0 if edit.score is None else math.exp(edit.score)
+    return Gain(edit.site, factor, edit.heads, edit.queries, keys, edit.points, edit.levels)
+
+
+def region_tokens(edit: KeyBias, levels: Sequence[Level], geometry: Geometry | None) -> Tensor:
+    """Return which tokens a region selects: [S] bool. Those whose centre lies in it, else the nearest one of a level.
+
+    Raises:
+        UserError: the region lies outside the image, or it is not known which image it is of.
+    """
+    if geometry is None:
+        raise UserError(
+            f"edit '{edit.describe()}': a region is of one image; it has no meaning for a batch or data set"
+        )
+    assert edit.region_xyxy is not None
+    left, top, right, bottom = geometry.crop_xyxy
+    x0, y0, x1, y1 = edit.region_xyxy
+    if x1 <= left or x0 >= right or y1 <= top or y0 >= bottom:
+        raise UserError(
+            f"edit '{edit.describe()}': the region lies outside of the image: x {left:g} to {right:g}, y {top:g} to"
+            f" {bottom:g}"
+        )
+    masks = []
+    for level in levels:
+        centres = geometry.centres(level)  # [H*W, 2]
+        x, y = centres.unbind(1)
+        inside = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1) & geometry.inside(level).flatten()
+        if not bool(inside.any()):
+            middle = ((max(x0, left) + min(x1, right)) / 2, (max(y0, top) + min(y1, bottom)) / 2)
+            inside[geometry.token_at(*middle, level)] = True
+        masks.append(inside)
+    return torch.cat(masks)
 
 
 def apply_swap_edit(edit: Swap, parts: Mapping[str, Tensor]) -> Tensor:
@@ -42,12 +151,12 @@ def apply_swap_edit(edit: Swap, parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def edit_selection_mask(
-    edit: Gain, selections: Mapping[int, tuple[str, tuple[int, ...] | None]], shape: tuple[int, ...]
+    edit: Gain | KeyBias, selections: Mapping[int, tuple[str, tuple[int, ...] | None]], shape: tuple[int, ...]
 ) -> Tensor:
-    """Return a mask that is True where all selections of a gain hold; of size 1 along axes without a selection.
+    """Return a mask that is True where all selections of an edit hold; of size 1 along axes without a selection.
 
     Args:
-        edit: the gain, for messages.
+        edit: the edit, for messages.
         selections: axis -> its name and the selected indices; None selects all.
         shape: of the site's weights.
 
@@ -62,8 +171,8 @@ def edit_selection_mask(
     return mask
 
 
-def edit_level_mask(edit: Gain, levels: Sequence[Level], tokens: int) -> Tensor:
-    """Return a mask [S] of the tokens in the levels that a gain selects.
+def edit_level_mask(edit: Gain | KeyBias, levels: Sequence[Level], tokens: int) -> Tensor:
+    """Return a mask [S] of the tokens in the levels that an edit selects.
 
     Raises:
         UserError: the keys of this site are not the tokens of the maps, or there is no such level.
@@ -71,17 +180,18 @@ def edit_level_mask(edit: Gain, levels: Sequence[Level], tokens: int) -> Tensor:
     ends = [0, *accumulate(h * w for h, w in levels)]
     if ends[-1] != tokens or not levels:
         raise UserError(
-            f"gain at '{edit.site}': it selects levels, but the {tokens} keys there are not tokens of the feature maps"
+            f"edit '{edit.describe()}': it selects levels, but the {tokens} keys there are not tokens of the feature"
+            " maps"
         )
     assert edit.levels is not None
     selected = _index_mask(edit, "level", edit.levels, len(levels))
     return selected.repeat_interleave(torch.tensor([level.tokens for level in levels]))
 
 
-def _index_mask(edit: Gain, name: str, indices: tuple[int, ...], size: int) -> Tensor:
+def _index_mask(edit: Gain | KeyBias, name: str, indices: tuple[int, ...], size: int) -> Tensor:
     wrong = [i for i in indices if not -size <= i < size]
     if wrong:
-        raise UserError(f"gain at '{edit.site}': {name} {wrong[0]} is outside 0..{size - 1}")
+        raise UserError(f"edit '{edit.describe()}': {name} {wrong[0]} is outside 0..{size - 1}")
     mask = torch.zeros(size, dtype=torch.bool)
     mask[list(indices)] = True
     return mask

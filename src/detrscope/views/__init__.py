@@ -113,6 +113,7 @@ VIEWS: dict[str, View] = {
     "features": View("features", "features", "the backbone's strongest channels", ()),
     "channels": View("features", "channels", "all channels of one convolution", ()),
     "metrics": View("metrics", "metrics", "attention metrics over the layers", (*QUERY, "ground_truth")),
+    "changes": View("changes", "changes", "detections before and after edits", ("against", "threshold")),
     "compare": View("compare", "comparison", "two traces and their difference", ("against", *QUERY_MAP)),
 }
 

@@ -76,7 +76,7 @@ def comparison_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) ->
     other = options.against
     if other is None:
         raise NotInTrace("nothing to compare with; give another trace of the image, or a model (against)")
-    _check_same_image(trace, other)
+    check_same_image(trace, other)
     detections = shown_queries(trace, options)
     queries = detections[:MAX_QUERIES]
     same = _share_query_numbers(trace, other)
@@ -182,7 +182,7 @@ def _best_overlaps(trace: TraceData, queries: Sequence[QueryPrediction]) -> list
     return best
 
 
-def _check_same_image(trace: TraceData, other: TraceData) -> None:
+def check_same_image(trace: TraceData, other: TraceData) -> None:
     """Refuse traces of different images; parts of one may have been changed, such as hidden.
 
     Raises:
