@@ -26,6 +26,7 @@ NAMES = [
         "ViewOptions",
     ),
     *(
+        "ablate",
         "compare",
         "detect",
         "detect_stream",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from detrscope._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from detrscope.commands.ablate import ablate as ablate
     from detrscope.commands.compare import compare as compare
     from detrscope.commands.detect import detect as detect
     from detrscope.commands.detect import detect_stream as detect_stream
@@ -53,6 +54,7 @@ MODULES = {
     **{
         name: f"detrscope.commands.{name}"
         for name in (
+            "ablate",
             "compare",
             "detect",
             "evaluate",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from detrscope.cli import (
+    ablate,
     benchmark,
     compare,
     data,
@@ -57,6 +58,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("benchmark")(benchmark.benchmark)
 app.command("export")(export.export)
+app.command("ablate")(ablate.ablate)
 app.command("faithfulness")(faithfulness.faithfulness)
 app.command("timelapse")(timelapse.timelapse)
 app.command("plot")(train.plot)

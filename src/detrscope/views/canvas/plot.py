@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from detrscope.views.canvas.colours import Colour, colour_range, line_style
+from detrscope.views.canvas.colours import Colour, Scale, colour_range, line_style, text_colour_on
 from detrscope.views.canvas.drawing import DPI, Drawing, rendered
 from detrscope.views.canvas.fonts import drawable_text, set_text_font
 
@@ -92,6 +92,28 @@ class Chart:
         self._axes.spines[:].set_visible(False)
         self._axes.tick_params(left=False, bottom=False, labelbottom=False)
         self._axes.set_xlim(0, longest)
+
+    def matrix(self, rows: Sequence[str], columns: Sequence[str], values: np.ndarray, scale: Scale) -> None:
+        """Draw a table of numbers, each on its colour; NaN leaves a cell empty.
+
+        Args:
+            rows: names of the rows, the first on top.
+            columns: names of the columns, below.
+            values: [rows, columns].
+            scale: colours of the numbers.
+        """
+        shown = np.nan_to_num(values)
+        colours = np.where(np.isnan(values)[..., None], 1.0, scale.opaque(shown)[..., :3])  # 0..1
+        self._axes.imshow(colours, aspect="auto", interpolation="nearest")
+        self.ticks(columns)
+        self.ticks(rows, "y")
+        self._axes.grid(False)
+        for (row, column), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                colour = colour_range(text_colour_on(scale.colour(float(value))))
+                self._axes.text(
+                    column, row, f"{value:+.3f}", ha="center", va="center", fontsize=8, color=colour
+                )
 
     def mark(self, x: float, y: float, text: str, *, below_left: bool = False) -> None:
         """Draw a black dot with a text above it, or below it at its left, on a white ground."""
