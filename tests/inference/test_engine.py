@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -77,3 +80,24 @@ def test_torch_engine_names_its_device_and_precision() -> None:
     assert (engine.name, engine.device, engine.precision) == ("torch", "cpu", "fp32")
     optimised = TorchEngine.optimised(engine.model, torch.device("cpu"), torch.bfloat16)
     assert optimised.precision == "bf16"
+
+
+def test_signals_arrive_after_openvino_engines_are_gone() -> None:
+    """On CPUs with AMX, OpenVINO gives its thread a stack for signals, which must not outlive its memory."""
+    pytest.importorskip("openvino")
+    code = """
+import gc, signal, subprocess
+import numpy as np
+import detrscope as ds
+signal.signal(signal.SIGCHLD, lambda *_: None)
+import faulthandler; faulthandler.enable()  # handlers run on a stack of their own then
+image = np.zeros((64, 64, 3), np.uint8)
+detectors = [ds.load("sprint-dense-n", engine="openvino") for _ in range(2)]
+[detector.detect(image) for detector in detectors]
+while detectors:
+    del detectors[0]
+    gc.collect()
+subprocess.run(["true"], check=True)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr

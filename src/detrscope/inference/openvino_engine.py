@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,14 @@ class OpenVinoEngine(GraphEngine):
         return self._requests[attention]
 
 
+@cache
 def _core() -> Any:
+    """Return the one `Core` of this process.
+
+    On CPUs with AMX each Core gives its thread a stack for signals, and takes it away when it is deleted. Of two Cores
+    the second puts back the stack of the first, which may be gone by then: the next signal, such as that of a worker of
+    a DataLoader that ends, would kill the process.
+    """
     import openvino
 
     return openvino.Core()
