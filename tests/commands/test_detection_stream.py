@@ -162,7 +162,10 @@ def test_frames_that_come_too_fast_are_counted(
     detector.engine = Slow(detector.engine.model)  # type: ignore[attr-defined]
     monkeypatch.setattr("detrscope.inference.media.address.REAL_TIME", frozenset({"http"}))
     with caplog.at_level(logging.WARNING, logger="detrscope"), video_server(data, ["all"]) as url:
-        found = detect(detector, url, media=MediaOptions(seconds=60))
+        stream = detect_stream(detector, url, media=MediaOptions(seconds=60, reconnects=0))
+        found = []
+        with stream, pytest.raises(WorkFailed, match=f"lost after {FRAMES} frames"):
+            found.extend(stream)
     assert 3 <= len(found) < FRAMES
     assert f"{FRAMES - len(found)} frames left out, which came faster" in caplog.text
     assert [one.frame for one in found] == sorted(one.frame or 0 for one in found)

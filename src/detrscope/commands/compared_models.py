@@ -14,7 +14,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.model_card import ModelCard
 from detrscope.families import VARIANTS
-from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, load
+from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
 from detrscope.inference.engine import Engine
 from detrscope.inference.faster_rcnn import FASTER_RCNNS
 from detrscope.inference.image_prediction import ImagePrediction, ImagePredictor, SetPredictor
@@ -114,6 +114,8 @@ def _open(model: str | Path | AnyDetector, options: LoadOptions) -> AnyDetector:
     name, weights = _name_and_weights(str(model))
     torchvision = load_torchvision(name, weights=weights, device=options.device, precision=options.precision)
     if torchvision is not None:
+        if options.edits:
+            raise UserError(f"{model}: torchvision's Faster R-CNN has no attention; leave the edits out")
         if options.engine not in PYTORCH:
             raise UserError(
                 f"{model}: torchvision's Faster R-CNN runs by PyTorch only, not by {options.engine}"
@@ -122,7 +124,7 @@ def _open(model: str | Path | AnyDetector, options: LoadOptions) -> AnyDetector:
     known = [*VARIANTS, *FASTER_RCNNS]
     if name not in VARIANTS and not exists(name) and "/" not in name and not Path(name).suffix:
         raise UserError(f"model '{name}': not a known model; {suggest_nearest(name, known)}")
-    return load(name, **vars(replace(options, weights=weights)))
+    return open_detector(name, replace(options, weights=weights))
 
 
 def _name_and_weights(model: str) -> tuple[str, str | None]:
