@@ -135,7 +135,7 @@ def test_lost_stream_keeps_what_was_seen(tmp_path: Path, data: bytes) -> None:
 def test_interrupted_stream_completes_its_files(tmp_path: Path, data: bytes) -> None:
     seen = 0
     with video_server(data, ["stall"]) as url, pytest.raises(KeyboardInterrupt):
-        options = MediaOptions(timeout=30)
+        options = MediaOptions(timeout=4)
         with detect_stream(SQUARES, url, out=tmp_path / "out", media=options) as stream:
             for _ in stream:
                 seen += 1
