@@ -92,7 +92,7 @@ def test_by_default_everything_is_in_one_folder(
     assert run(monkeypatch, detector, photo, "--out", tmp_path / "out", "--threshold", "0.0") == 0
     folder = tmp_path / "out" / "photo"
     apply = [n for n in VIEWS if not n.startswith("points") and n not in ("changes", "compare")]
-    names = sorted([*(f"{n}.png" for n in apply), "metrics.csv", "photo.trace", "shapes.txt"])
+    names = sorted([*(f"{n}.png" for n in apply), "metrics.csv", "photo.trace", "report.html", "shapes.txt"])
     assert sorted(p.name for p in folder.iterdir()) == names
     table = capsys.readouterr().out
     assert "left out: detr-r18 has no deformable attention at decoder.cross" in table

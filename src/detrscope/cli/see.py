@@ -118,6 +118,14 @@ def see(
             show_default="the last of each stage, drawn and not kept",
         ),
     ] = None,
+    report: Annotated[
+        bool | None,
+        typer.Option(
+            "--report/--no-report",
+            help="Write report.html, a page on which one clicks points and hovers boxes.",
+            show_default="written; not with --view",
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the numbers of every view as JSON instead of the tables.")
     ] = False,
@@ -201,6 +209,7 @@ def see(
             image_format=image_format,
             trace_format=trace,
             features=features or (),
+            report=report,
             numbers=json,
             load_options=load_options,
         )

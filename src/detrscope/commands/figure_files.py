@@ -11,13 +11,15 @@ from detrscope.console import log
 from detrscope.core.edit_file import save_edits
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.files import atomic_write
+from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_file import trace_bytes
+from detrscope.explorer.report import write_report
 from detrscope.lens.measure import Measurement
 from detrscope.lens.report import write_measurements_csv
 from detrscope.trace_interface import Trace
 from detrscope.views.canvas import ENDINGS, PixelFigure
 
-EDITS, METRICS, SHAPES = "edits.json", "metrics.csv", "shapes.txt"
+EDITS, METRICS, REPORT, SHAPES = "edits.json", "metrics.csv", "report.html", "shapes.txt"
 MAX_DEFAULT_MB = 1000.0  # of all traces: more are only written on request
 LARGE_MB = 50.0  # of one trace, worth a message
 TraceFormat = Literal["full", "half", "none"]
@@ -76,6 +78,15 @@ class FigureFiles:
             with atomic_write(folder / SHAPES) as temporary:
                 temporary.write_text(saved.describe() + "\n", encoding="utf-8")
         return files
+
+    def write_report(self, stem: str, trace: Trace, before: TraceData | None) -> Path:
+        """Write the page of an image; of an edited model with the image before the edits. Return its path."""
+        path = self._folder / stem / REPORT
+        traces = [trace] if before is None or not trace.edits else [before, trace]
+        left_out = write_report(traces, path)
+        if left_out:
+            log.info("%s: without the records of %s, to keep it small", path, ", ".join(left_out))
+        return path
 
     def _decide_format(self, trace: Trace) -> TraceFormat:
         """Log before the first trace what all of them will take; by default large ones are not written."""

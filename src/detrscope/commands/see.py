@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detrscope.commands.domain_warning import SHIPPED, DomainWarning
-from detrscope.commands.figure_files import FigureFiles, TraceFormat
+from detrscope.commands.figure_files import REPORT, FigureFiles, TraceFormat
 from detrscope.commands.ground_truth import GroundTruthIndex
 from detrscope.commands.trace_provider import TraceInput, TraceProvider, expand_trace_inputs, is_trace_input
 from detrscope.console import log, progress
@@ -71,6 +71,7 @@ def see(
     image_format: str = "png",
     trace_format: TraceFormat | None = None,
     features: str | Sequence[str] = (),
+    report: bool | None = None,
     numbers: bool = False,
     load_options: LoadOptions = LOAD_DEFAULTS,
 ) -> list[SeeResult]:
@@ -91,6 +92,7 @@ def see(
             views are drawn and the traces of all images take less than a gigabyte, else "none".
         features: backbone convolutions whose feature maps are drawn and kept in the trace file; by default the last of
             each stage are drawn and not kept.
+        report: write report.html, the page of an image; None does where no view is chosen.
         numbers: keep the numbers of each view as JSON values in `SeeResult.numbers`.
         load_options: how to load a model that is given by name; `weights` are those of `model`, not of `against`.
 
@@ -166,6 +168,8 @@ def see(
                     result.files |= files.write_tables(
                         source.stem, trace, result.measurements, from_file=is_trace_input(content)
                     )
+                    if report or (report is None and not views):
+                        result.files[REPORT] = files.write_report(source.stem, trace, chosen.against)
                 else:
                     result.trace = trace
                 results.append(result)

@@ -27,7 +27,7 @@ TOP_CLASSES = 5  # of each query and layer
 LONGEST_SIDE = 1600  # pixels of the image on the page
 JPEG_QUALITY = 88
 POINT_LOW, POINT_STEP = -1.0, 3.0 / 65535  # sampling points from -1 to 2 of their map's side
-MAX_BYTES = 100_000_000  # of the records in a page; more and a browser is slow to open it
+MAX_BYTES = 40_000_000  # of the records of an image in a file
 
 ArrayType = Literal["f32", "f16", "u16", "u8", "i32"]
 DTYPES: dict[ArrayType, type[np.generic]] = {

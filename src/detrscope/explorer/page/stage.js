@@ -15,6 +15,7 @@ import { colourPixels, textColourOn } from "./colours.js";
  */
 
 const MOST_ZOOM = 40;
+const HIGHEST = 82; // percent of the window's height
 
 class Stage {
   /** @param {HTMLCanvasElement} canvas */
@@ -41,6 +42,7 @@ class Stage {
   /** Give the canvas the shape of the image and the resolution of the screen. */
   fit() {
     if (!this.header) return;
+    this.canvas.style.maxWidth = `calc(${HIGHEST}vh * ${this.header.width / this.header.height})`;
     const width = Math.max(1, Math.round(this.canvas.clientWidth * devicePixelRatio));
     const height = Math.max(1, Math.round((width * this.header.height) / this.header.width));
     this.canvas.style.aspectRatio = `${this.header.width} / ${this.header.height}`;
