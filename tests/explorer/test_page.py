@@ -31,6 +31,10 @@ def state(page: Page) -> dict:
     return page.evaluate("({...detrscope.app.state})")
 
 
+def rounded(page: Page) -> dict:
+    return {key: round(x, 2) if isinstance(x, float) else x for key, x in state(page).items()}
+
+
 def caption(page: Page) -> str:
     return page.inner_text("#caption")
 
@@ -193,7 +197,7 @@ def test_a_link_restores_the_view(opened: Opened, dense: TraceData) -> None:
     again = opened.page()
     again.goto(link)
     again.wait_for_selector("html[data-ready]")
-    assert caption(again) == caption(page) and state(again) == {**state(page)}
+    assert caption(again) == caption(page) and rounded(again) == rounded(page)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +241,7 @@ def test_the_picture_is_saved_with_its_caption(opened: Opened, dense: TraceData,
 
 def test_names_are_text_everywhere(opened: Opened, dense: TraceData) -> None:
     evil = "<img src=x onerror=alert(1)>"
-    classes = ClassTable(dense.classes.ids, (evil, "</script><b>", "\"'`"))
+    classes = ClassTable(dense.classes.ids, tuple(f"</script>{n}{evil}\"'`" for n in range(3)))
     named = replace(dense, card=replace(dense.card, classes=classes), source=f"</script>{evil}.png")
     page = opened.report(named, hash="#threshold=0")
     assert evil in page.inner_text("#detections") and evil in page.inner_text("#title")
