@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "lens": EVERYBODY,
     "views": EVERYBODY | {"lens"},
     "trace_interface": EVERYBODY | {"lens", "views"},
+    "explorer": EVERYBODY | {"lens", "views"},
     "inference": MODELS | {"data", "trace_interface"},
     "recording": MODELS | {"data", "evaluation", "training", "inference", "lens"},
     "explain": MODELS | {"data", "evaluation", "inference", "lens", "trace_interface"},

@@ -33,6 +33,7 @@ NAMES = [
         "draw",
         "draw_attention",
         "evaluate",
+        "explore",
         "export",
         "faithfulness",
         "hide_region",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detrscope.commands.detect import detect_stream as detect_stream
     from detrscope.commands.edits import hide_region as hide_region
     from detrscope.commands.evaluate import evaluate as evaluate
+    from detrscope.commands.explore import explore as explore
     from detrscope.commands.export import export as export
     from detrscope.commands.faithfulness import faithfulness as faithfulness
     from detrscope.commands.see import see as see
@@ -58,6 +59,7 @@ MODULES = {
             "compare",
             "detect",
             "evaluate",
+            "explore",
             "export",
             "faithfulness",
             "see",

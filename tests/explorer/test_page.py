@@ -13,7 +13,7 @@ from playwright.sync_api import Page
 import detrscope as ds
 from detrscope.core.classes import ClassTable
 from detrscope.core.trace_data import TraceData
-from tests.explorer.conftest import Opened
+from tests.explorer.conftest import Opened, until
 from tests.support.traces import detector_of, picture
 
 
@@ -83,10 +83,10 @@ def test_a_point_is_clicked_followed_and_pinned(opened: Opened, dense: TraceData
     page.check('input[value="point"]')
     assert "choose a point" in caption(page)
     page.mouse.move(*at(page, 0.3, 0.4))
-    page.wait_for_function("detrscope.app.state.x > 0")
+    until(page, "detrscope.app.state.x > 0")
     first = caption(page)
     page.mouse.move(*at(page, 0.7, 0.6))
-    page.wait_for_function("document.getElementById('caption').textContent.includes('(63,')")
+    until(page, "document.getElementById('caption').textContent.includes('(63,')")
     assert caption(page) != first and "encoder.1.self" in caption(page)
     page.mouse.click(*at(page, 0.7, 0.6))
     pinned = state(page)
@@ -103,7 +103,7 @@ def test_detections_are_hovered_and_picked(opened: Opened, dense: TraceData) -> 
     assert rows.count() == dense.queries
     chosen = caption(page)
     rows.nth(3).hover()
-    page.wait_for_function("(old) => document.getElementById('caption').textContent !== old", arg=chosen)
+    until(page, "(old) => document.getElementById('caption').textContent !== old", chosen)
     hovered = caption(page)
     page.mouse.move(*at(page, 0.5, 0.99))
     page.mouse.move(1, 1)
@@ -155,7 +155,7 @@ def test_the_page_works_by_keyboard_alone(opened: Opened, trace: TraceData) -> N
     assert page.locator("#keys").is_visible() and "next layer" in page.inner_text("#keys")
     press("Escape")
     press(" ")
-    page.wait_for_function("detrscope.app.playing")
+    until(page, "detrscope.app.playing")
     press(" ")
     assert page.evaluate("detrscope.app.playing") == 0
     page.focus("#detections li:nth-child(2)")
@@ -167,7 +167,7 @@ def test_zoom_by_wheel_and_pan_by_drag(opened: Opened, dense: TraceData) -> None
     page = opened.report(dense)
     page.mouse.move(*at(page, 0.5, 0.5))
     page.mouse.wheel(0, -400)
-    page.wait_for_function("detrscope.app.stage.zoom.scale > 2")
+    until(page, "detrscope.app.stage.zoom.scale > 2")
     before = page.evaluate("detrscope.app.stage.zoom.x")
     page.mouse.down()
     page.mouse.move(*at(page, 0.3, 0.5), steps=4)
@@ -287,7 +287,7 @@ def test_before_and_after_stand_side_by_side(opened: Opened) -> None:
     assert rows > 1 and "IoU" in page.inner_text("#changes")
     assert not page.locator("#edit-tools").is_visible()
     page.select_option("#offered", "image 0")
-    page.wait_for_function("!detrscope.app.payload.header.edits.length")
+    until(page, "!detrscope.app.payload.header.edits.length")
     assert not page.locator("#stage-before").is_visible()
 
 

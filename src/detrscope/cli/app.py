@@ -15,6 +15,7 @@ from detrscope.cli import (
     detect,
     doctor,
     evaluate,
+    explore,
     export,
     faithfulness,
     models,
@@ -58,6 +59,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("benchmark")(benchmark.benchmark)
 app.command("export")(export.export)
+app.command("explore")(explore.explore)
 app.command("ablate")(ablate.ablate)
 app.command("faithfulness")(faithfulness.faithfulness)
 app.command("timelapse")(timelapse.timelapse)

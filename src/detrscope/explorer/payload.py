@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from detrscope._version import __version__
-from detrscope.core.edits import caption_edit
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.core.trace_data import TraceData
 
@@ -133,7 +132,7 @@ def trace_payload(
         "sites": [_site_info(site, trace.record(site)) for site in kept],
         "modelSites": list(trace.model_sites),
         "leftOut": left_out,
-        "edits": [caption_edit(edit) for edit in trace.edits],
+        "edits": [edit.describe() for edit in trace.edits],
         "notes": dict(trace.notes),
         "imageType": "image/jpeg",
         "arrays": arrays.placed(),

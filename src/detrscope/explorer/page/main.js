@@ -70,9 +70,9 @@ class App {
   /** Show a payload. @param {Payload} payload */
   async show(payload) {
     const edited = payload.header.edits.length > 0;
+    const image = await createImageBitmap(new Blob([payload.bytes("image")], { type: payload.header.imageType }));
     if (!edited) this.plain = payload;
     this.payload = payload;
-    const image = await createImageBitmap(new Blob([payload.bytes("image")], { type: payload.header.imageType }));
     this.stage.setImage(image, payload.header);
     byId("before").hidden = byId("now-name").hidden = !(edited && this.plain);
     this.before.setImage(image, payload.header);
