@@ -38,6 +38,7 @@ NAMES = [
         "faithfulness",
         "hide_region",
         "load",
+        "publish",
         "see",
         "timelapse",
         "trace",

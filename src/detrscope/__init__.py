@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from detrscope.commands.explore import explore as explore
     from detrscope.commands.export import export as export
     from detrscope.commands.faithfulness import faithfulness as faithfulness
+    from detrscope.commands.publish import publish as publish
     from detrscope.commands.see import see as see
     from detrscope.commands.timelapse import timelapse as timelapse
     from detrscope.commands.trace import trace as trace
@@ -62,6 +63,7 @@ MODULES = {
             "explore",
             "export",
             "faithfulness",
+            "publish",
             "see",
             "timelapse",
             "trace",

@@ -19,6 +19,7 @@ from detrscope.cli import (
     export,
     faithfulness,
     models,
+    publish,
     see,
     timelapse,
     train,
@@ -60,6 +61,7 @@ app.command("compare")(compare.compare)
 app.command("benchmark")(benchmark.benchmark)
 app.command("export")(export.export)
 app.command("explore")(explore.explore)
+app.command("publish")(publish.publish)
 app.command("ablate")(ablate.ablate)
 app.command("faithfulness")(faithfulness.faithfulness)
 app.command("timelapse")(timelapse.timelapse)

@@ -22,6 +22,9 @@ MODULES = (
     "scene",
     "changes",
     "edits",
+    "edit_inputs",
+    "resize",
+    "model",
     "sources",
     "takeaway",
     "main",
@@ -32,7 +35,12 @@ PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
 def page_html(
-    title: str, payloads: Sequence[tuple[str, str]], info: Mapping[str, Any], *, connect: str = "'none'"
+    title: str,
+    payloads: Sequence[tuple[str, str]],
+    info: Mapping[str, Any],
+    *,
+    connect: str = "'none'",
+    runs: bool = False,
 ) -> str:
     """Return the page.
 
@@ -41,12 +49,14 @@ def page_html(
         payloads: name and base64 data of each image in the page.
         info: what the page's script reads first: the model's name, or the server's address.
         connect: sources that the page may connect to, as a content security policy names them.
+        runs: whether a model runs in the page: modules beside it are loaded, and WebAssembly is compiled.
     """
     script, style = page_script(), _read("page.css")
     policy = "; ".join(
         (
             "default-src 'none'",
-            f"script-src {_hashed(script)}",
+            f"script-src {_hashed(script)}" + (" 'self' blob: 'wasm-unsafe-eval'" if runs else ""),
+            *(("worker-src 'self' blob:",) if runs else ()),
             f"style-src {_hashed(style)}",
             "img-src blob: data:",
             f"connect-src {connect}",

@@ -92,6 +92,19 @@ def read_onnx(path: str | Path) -> onnx.ModelProto:
         ) from None
 
 
+def without_input_defaults(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph whose edits are inputs without a default, for runtimes that know no other."""
+    import onnx
+
+    required = onnx.ModelProto()
+    required.CopyFrom(graph)
+    names = {value.name for value in required.graph.input}
+    weights = [tensor for tensor in required.graph.initializer if tensor.name not in names]
+    del required.graph.initializer[:]
+    required.graph.initializer.extend(weights)
+    return required
+
+
 def read_metadata(graph: onnx.ModelProto, source: str | Path) -> GraphMetadata:
     """Return the metadata of detrscope in a graph.
 

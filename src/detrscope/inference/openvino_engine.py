@@ -15,6 +15,7 @@ from detrscope.inference.engine import Precision
 from detrscope.inference.graph_engine import Arrays, GraphEngine
 from detrscope.inference.graph_interface import IMAGES, PREDICTIONS
 from detrscope.inference.graph_metadata import KEY, GraphMetadata
+from detrscope.inference.onnx_engine import without_input_defaults
 from detrscope.inference.packages import require_packages
 from detrscope.ops.kernels.native_precision import is_native_precision
 
@@ -140,15 +141,7 @@ def openvino_of_onnx(graph: onnx.ModelProto, metadata: GraphMetadata) -> openvin
     require_packages("engine openvino", "openvino")
     import io
 
-    import onnx
-
-    given = onnx.ModelProto()
-    given.CopyFrom(graph)
-    names = {value.name for value in given.graph.input}
-    weights = [tensor for tensor in given.graph.initializer if tensor.name not in names]
-    del given.graph.initializer[:]
-    given.graph.initializer.extend(weights)
-    model = _core().read_model(io.BytesIO(given.SerializeToString()))
+    model = _core().read_model(io.BytesIO(without_input_defaults(graph).SerializeToString()))
     set_openvino_metadata(model, metadata)
     return model
 

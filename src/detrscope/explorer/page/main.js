@@ -4,6 +4,7 @@ import { attentionRow, incomingAttention, mergeHeads, rowAsGrid } from "./attent
 import { changesOf, scoreChange, summaryOf, COLOURS } from "./changes.js";
 import { classColour, colourPixels, colourRange, COLOUR_MAPS, shortNumber } from "./colours.js";
 import { editsFile, hideQueryEdit, regionEdit, scaleEdit } from "./edits.js";
+import { BrowserSource } from "./model.js";
 import { detections, predictionsOf } from "./predictions.js";
 import { captionOf, look, numbersOf, queryOf, sceneOf, siteOf, sitesOf, weightAt, KINDS } from "./scene.js";
 import { tokenAt } from "./geometry.js";
@@ -47,7 +48,7 @@ class App {
     this.plain = null;
     /** @type {string[]} */
     this.edits = [];
-    /** @type {string[][]} */
+    /** @type {string[][]} edits before, for undo */
     this.past = [];
     /** @type {number | null} query under the pointer */
     this.hovered = null;
@@ -72,6 +73,7 @@ class App {
     const edited = payload.header.edits.length > 0;
     const image = await createImageBitmap(new Blob([payload.bytes("image")], { type: payload.header.imageType }));
     if (!edited) this.plain = payload;
+    else if (this.plain && this.state.query < 0) this.state.query = queryOf(this.plain, this.state); // the same on both sides
     this.payload = payload;
     this.stage.setImage(image, payload.header);
     byId("before").hidden = byId("now-name").hidden = !(edited && this.plain);
@@ -591,7 +593,7 @@ function matches(site, pattern) {
 async function start() {
   const info = JSON.parse(byId("page-info").textContent ?? "{}");
   const embedded = /** @type {HTMLElement[]} */ ([...document.querySelectorAll('script[type="text/x-payload"]')]);
-  const source = info.server ? new ServerSource(info.server) : new EmbeddedSource(info.model, embedded);
+  const source = info.server ? new ServerSource(info.server) : info.published ? await BrowserSource.open(info.published) : new EmbeddedSource(info.model, embedded);
   const app = new App(/** @type {import("./sources.js").Source} */ (source));
   Object.assign(window, { detrscope: { app, attentionRow, changesOf, detections, incomingAttention, look, mergeHeads, rowAsGrid, sceneOf, stateOf, tokenAt } }); // for tests and the curious
   const payload = await source.first();

@@ -44,6 +44,20 @@ class Payload {
     this.decoded = new Map();
   }
 
+  /**
+   * A payload of arrays that are in memory.
+   * @param {Omit<Header, "arrays">} header
+   * @param {Object<string, {shape: number[], values: Float32Array | Int32Array | Uint8Array}>} arrays
+   * @returns {Payload}
+   */
+  static of(header, arrays) {
+    const payload = Object.create(Payload.prototype);
+    const infos = Object.entries(arrays).map(([name, { shape }]) => [name, { type: "f32", shape, offset: 0 }]);
+    payload.header = { ...header, arrays: Object.fromEntries(infos) };
+    payload.decoded = new Map(Object.entries(arrays).map(([name, { values }]) => [name, values]));
+    return payload;
+  }
+
   /** Whether there is an array of this name. @param {string} name */
   has(name) {
     return name in this.header.arrays;
@@ -86,6 +100,8 @@ class Payload {
 
   /** Bytes of an array. @param {string} name @returns {Uint8Array<ArrayBuffer>} */
   bytes(name) {
+    const known = this.decoded.get(name);
+    if (known instanceof Uint8Array) return new Uint8Array(known);
     const info = this.header.arrays[name], at = this.start + info.offset;
     return new Uint8Array(this.buffer.slice(at, at + info.shape[0]));
   }
