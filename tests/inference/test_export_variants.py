@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_edits_equal_pytorch(engines: Engines) -> None:
         Gain(cross, 2.0, levels=(0,)),
         Gain("decoder.*.self", 0.0, keys=(1,)),
         KeyBias("decoder.*.self", keys=(1,)),
-        KeyBias(cross, 1.5, keys=(0, 2, 3), heads=(0,)),
+        KeyBias(cross, 1.5, keys=tuple(range(1, tokens, 2)), heads=(0, 2)),
     ]
     record = probe.records[reference.sites[-1]]
     if isinstance(record, DeformableRecord):
@@ -134,8 +135,10 @@ def test_edits_equal_pytorch(engines: Engines) -> None:
         for engine in exported:
             found, other = traced(engine, [edit])
             assert (found.logits - expected.logits).abs().max() < 1e-3, edit
-            for site, record in edited.records.items():
-                assert (other.records[site].rows() - record.rows()).abs().max() < 1e-3, (edit, site)
+            assert other.records.keys() == edited.records.keys()
+            for site in (next(s for s in edited.records if fnmatchcase(s, edit.site)), reference.sites[-1]):
+                difference = other.records[site].rows() - edited.records[site].rows()
+                assert difference.abs().max() < 1e-3, (edit, site)
     assert torch.equal(traced(exported[0])[0].logits, traced(exported[0])[0].logits)
 
 
