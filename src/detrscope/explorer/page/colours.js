@@ -18,7 +18,8 @@ const TIMES_EVEN = 4; // full colour takes at least so many times even attention
 
 /** @param {string} hex @returns {[number, number, number]} */
 function channels(hex) {
-  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  const at = (/** @type {number} */ start) => parseInt(hex.slice(start, start + 2), 16);
+  return [at(1), at(3), at(5)];
 }
 
 /** 256 colours of a map, red, green and blue. @param {ColourMap} name @returns {Uint8ClampedArray} */

@@ -3,11 +3,13 @@
 import { attentionRow, incomingAttention, mergeHeads, rowAsGrid } from "./attention.js";
 import { changesOf, scoreChange, summaryOf, COLOURS } from "./changes.js";
 import { classColour, colourPixels, colourRange, COLOUR_MAPS, shortNumber } from "./colours.js";
+import { parseEdit } from "./edit_inputs.js";
 import { editsFile, hideQueryEdit, regionEdit, scaleEdit } from "./edits.js";
 import { BrowserSource } from "./model.js";
 import { detections, predictionsOf } from "./predictions.js";
 import { captionOf, look, numbersOf, queryOf, sceneOf, siteOf, sitesOf, weightAt, KINDS } from "./scene.js";
 import { tokenAt } from "./geometry.js";
+import { resized, sizeFor } from "./resize.js";
 import { EmbeddedSource, ServerSource } from "./sources.js";
 import { Stage } from "./stage.js";
 import { FIRST_STATE, hashOf, stateOf } from "./state.js";
@@ -595,7 +597,7 @@ async function start() {
   const embedded = /** @type {HTMLElement[]} */ ([...document.querySelectorAll('script[type="text/x-payload"]')]);
   const source = info.server ? new ServerSource(info.server) : info.published ? await BrowserSource.open(info.published) : new EmbeddedSource(info.model, embedded);
   const app = new App(/** @type {import("./sources.js").Source} */ (source));
-  Object.assign(window, { detrscope: { app, attentionRow, changesOf, detections, incomingAttention, look, mergeHeads, rowAsGrid, sceneOf, stateOf, tokenAt } }); // for tests and the curious
+  Object.assign(window, { detrscope: { app, attentionRow, changesOf, detections, incomingAttention, look, mergeHeads, parseEdit, resized, rowAsGrid, sceneOf, sizeFor, stateOf, tokenAt } }); // for tests and the curious
   const payload = await source.first();
   if (!payload) {
     byId("open").hidden = false;

@@ -42,11 +42,21 @@ const FILTERS = {
 };
 
 /**
- * First source pixel and weights of each pixel along an axis, wider where the image shrinks (antialiasing).
+ * First source pixel and weights of each pixel along an axis, wider where the image shrinks (antialiasing). The weights are
+ * whole numbers of `bits` binary places, as torch computes with bytes.
  * @param {number} from @param {number} to @param {Preprocessing["filter"]} filter
- * @returns {[number, number[]][]}
+ * @returns {{pixels: [number, number[]][], bits: number}}
  */
 function axisWeights(from, to, filter) {
+  const pixels = floatWeights(from, to, filter), most = Math.max(...pixels.flatMap(([, weights]) => weights));
+  let bits = 0;
+  while (bits < 22 && Math.trunc(0.5 + most * 2 ** (bits + 1)) < 1 << 15) bits++;
+  const whole = (/** @type {number} */ weight) => Math.trunc(weight * 2 ** bits + (weight < 0 ? -0.5 : 0.5));
+  return { pixels: pixels.map(([first, weights]) => [first, weights.map(whole)]), bits };
+}
+
+/** @param {number} from @param {number} to @param {Preprocessing["filter"]} filter @returns {[number, number[]][]} */
+function floatWeights(from, to, filter) {
   const scale = from / to;
   return Array.from({ length: to }, (_, i) => {
     const centre = (i + 0.5) * scale;
@@ -66,23 +76,28 @@ function resized(image, height, width, filter) {
   const middle = new Uint8ClampedArray(image.height * width * 3), out = new Uint8ClampedArray(height * width * 3);
   for (let y = 0; y < image.height; y++) {
     for (let x = 0; x < width; x++) {
-      const [first, weights] = across[x];
+      const [first, weights] = across.pixels[x];
       for (let c = 0; c < 3; c++) {
-        let sum = 0;
+        let sum = half(across.bits);
         for (let k = 0; k < weights.length; k++) sum += weights[k] * image.data[3 * (y * image.width + first + k) + c];
-        middle[3 * (y * width + x) + c] = Math.floor(sum + 0.5);
+        middle[3 * (y * width + x) + c] = sum >> across.bits;
       }
     }
   }
   for (let y = 0; y < height; y++) {
-    const [first, weights] = down[y];
+    const [first, weights] = down.pixels[y];
     for (let x = 0; x < 3 * width; x++) {
-      let sum = 0;
+      let sum = half(down.bits);
       for (let k = 0; k < weights.length; k++) sum += weights[k] * middle[3 * width * (first + k) + x];
-      out[3 * width * y + x] = Math.floor(sum + 0.5);
+      out[3 * width * y + x] = sum >> down.bits;
     }
   }
   return { height, width, data: out };
+}
+
+/** Half of the last place, so that a shift rounds. @param {number} bits */
+function half(bits) {
+  return bits ? 1 << (bits - 1) : 0;
 }
 
 /** The input of the model: [3, h, w]. @param {Pixels} image @param {Preprocessing} preprocessing @returns {Float32Array} */
