@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from detrscope.core.types import Detections as Detections
     from detrscope.core.types import Outputs as Outputs
     from detrscope.inference.detector import Detector as Detector
-    from detrscope.inference.detector import LoadOptions as LoadOptions
-    from detrscope.inference.detector import load as load
+    from detrscope.inference.load_detector import LoadOptions as LoadOptions
+    from detrscope.inference.load_detector import load as load
     from detrscope.inference.media.options import MediaOptions as MediaOptions
     from detrscope.trace_interface import Trace as Trace
     from detrscope.views import draw as draw
@@ -45,7 +45,8 @@ MODULES = {
     **dict.fromkeys(("Bias", "Gain", "KeyBias", "Swap"), "detrscope.core.edits"),
     "Tiling": "detrscope.core.tiling",
     **dict.fromkeys(("Batch", "Detections", "Outputs"), "detrscope.core.types"),
-    **dict.fromkeys(("Detector", "LoadOptions", "load"), "detrscope.inference.detector"),
+    "Detector": "detrscope.inference.detector",
+    **dict.fromkeys(("LoadOptions", "load"), "detrscope.inference.load_detector"),
     "MediaOptions": "detrscope.inference.media.options",
     "Trace": "detrscope.trace_interface",
     "detect_stream": "detrscope.commands.detect",

@@ -25,7 +25,7 @@ from detrscope.commands.detect import detect
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.probe import Probe
 from detrscope.core.types import Outputs
-from detrscope.inference import detector as detector_module
+from detrscope.inference import load_detector as detector_module
 from detrscope.inference.image_detections import to_supervision
 from detrscope.inference.media.sources import UniqueNames, expand_media_sources
 from detrscope.inference.torch_engine import TorchEngine

@@ -24,7 +24,7 @@ from detrscope.commands import figure_files
 from detrscope.commands.trace_provider import expand_trace_inputs
 from detrscope.core.errors import UserError
 from detrscope.core.trace_file import trace_bytes
-from detrscope.inference import detector as detector_module
+from detrscope.inference import load_detector as detector_module
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import TorchEngine
 from detrscope.trace_interface import Trace
@@ -238,7 +238,14 @@ def test_views_without_detections_are_drawn_all_the_same(
 ) -> None:
     assert run(monkeypatch, detector, photo, "--out", tmp_path / "out", "--threshold", "1") == 0
     written = {p.name for p in (tmp_path / "out" / "photo").iterdir()}
-    assert written == {"encoder.png", "features.png", "channels.png", "shapes.txt", "photo.trace"}
+    assert written == {
+        "encoder.png",
+        "features.png",
+        "channels.png",
+        "shapes.txt",
+        "photo.trace",
+        "report.html",
+    }
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "nothing scores 1" in line]
     assert "the best is query" in line and "left out: detections, per-query, mean, heads" in line
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from detrscope.cli import main
-from detrscope.inference import detector as detector_module
+from detrscope.inference import load_detector as detector_module
 from detrscope.inference.detector import Detector
 from tests.support.many_squares import SQUARES, squares_detector, write_squares
 from tests.support.videos import write_clip

@@ -22,8 +22,8 @@ from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Batch
 from detrscope.inference import reference_models
 from detrscope.inference.benchmark_sides import BenchmarkSide
-from detrscope.inference.detector import LoadOptions, load
 from detrscope.inference.latency import Ratio, describe_machine, percentile_95, time_in_turns
+from detrscope.inference.load_detector import LoadOptions, load
 from detrscope.inference.peak_memory import PeakMemory, measure_peak_memory
 from detrscope.inference.reference_models import reference_model
 from tests.support.tiny_models import tiny

@@ -23,7 +23,8 @@ from detrscope.core.probe import Probe
 from detrscope.core.types import Outputs
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import average_precision
-from detrscope.inference.detector import Detector, LoadOptions
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import LoadOptions
 from detrscope.inference.torch_engine import TorchEngine
 from detrscope.inference.torchvision_detector import load_torchvision
 from tests.support.datasets import MakeCoco, box

@@ -19,7 +19,7 @@ from detrscope.config import build
 from detrscope.data.drawn_dogs import is_drawn_dogs, write_drawn
 from detrscope.data.open_dataset import open_dataset
 from detrscope.families import VARIANTS
-from detrscope.inference.detector import LoadOptions
+from detrscope.inference.load_detector import LoadOptions
 from detrscope.trace_interface import Trace
 from detrscope.training.config import RunConfig
 from detrscope.training.setup import make_training_model

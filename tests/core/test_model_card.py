@@ -17,7 +17,7 @@ from detrscope.checkpoints.native import HEADER, save_checkpoint
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.families import FAMILIES, family_config, resolve_variant
-from detrscope.inference.detector import load
+from detrscope.inference.load_detector import load
 from detrscope.inference.torch_engine import require_torch_engine
 from tests.support.tiny_models import CLASSES, built
 

@@ -20,7 +20,8 @@ from detrscope.data.drawn_dogs import write_drawn
 from detrscope.explain.explainers import EXPLAINERS, explain_detections, explain_inputs
 from detrscope.explain.faithfulness import PerturbationRunner
 from detrscope.explain.sanity import sanity_check, sanity_stages
-from detrscope.inference.detector import Detector, load
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import load
 from detrscope.inference.torch_engine import require_torch_engine
 from detrscope.lens.deletion_curves import Detected, curve_detection_score
 from tests.support.traces import detector_of, picture

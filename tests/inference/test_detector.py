@@ -19,7 +19,8 @@ from detrscope.core.errors import UserError
 from detrscope.core.postprocess import TOP, postprocess
 from detrscope.core.types import Outputs
 from detrscope.inference import torch_engine
-from detrscope.inference.detector import Detector, load
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import load
 from detrscope.inference.torch_engine import choose_device, require_torch_engine
 from tests.support.tiny_models import tiny
 

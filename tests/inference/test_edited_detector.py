@@ -16,7 +16,8 @@ from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.tiling import Tiling
 from detrscope.core.trace_file import load_trace
-from detrscope.inference.detector import Detector, LoadOptions, open_detector
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import LoadOptions, open_detector
 from tests.support.datasets import MakeDataset
 from tests.support.traces import detector_of, picture
 

@@ -12,7 +12,8 @@ from PIL import Image
 from detrscope.commands.see_tiles import see_tiles, trace_tiles
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.tiling import Tiling
-from detrscope.inference.detector import Detector, load
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import load
 from detrscope.synthetic.scene import draw_scene
 from detrscope.views.options import NoDetections, ViewOptions
 from detrscope.views.tiles import draw_stitched, stitched_data, tile_queries_data

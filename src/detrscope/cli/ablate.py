@@ -65,7 +65,7 @@ def ablate(
 
     from detrscope.commands import ablate as command
     from detrscope.commands.edits import read_edits
-    from detrscope.inference.detector import LoadOptions
+    from detrscope.inference.load_detector import LoadOptions
 
     result = command.ablate(
         [*(sources or ())],

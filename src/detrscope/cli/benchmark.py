@@ -80,7 +80,7 @@ def benchmark(
     from detrscope.commands.benchmark import BenchmarkGrid
     from detrscope.commands.benchmark import benchmark as run
     from detrscope.commands.benchmark_rows import benchmark_table, stage_table
-    from detrscope.inference.detector import LoadOptions
+    from detrscope.inference.load_detector import LoadOptions
 
     result = run(
         model,

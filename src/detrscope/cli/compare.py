@@ -79,7 +79,7 @@ def compare(
         check_writable_folder(out)
 
     from detrscope.commands import compare as command
-    from detrscope.inference.detector import LoadOptions
+    from detrscope.inference.load_detector import LoadOptions
 
     comparison = command.compare(
         [*model],

@@ -123,7 +123,7 @@ def detect(
     from detrscope.commands import detect as command
     from detrscope.commands.detection_stream import with_progress
     from detrscope.commands.edits import read_edits
-    from detrscope.inference.detector import LoadOptions
+    from detrscope.inference.load_detector import LoadOptions
 
     stream = command.detect_stream(
         model,

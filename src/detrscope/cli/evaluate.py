@@ -100,7 +100,7 @@ def evaluate(
         summary_table,
         threshold_table,
     )
-    from detrscope.inference.detector import LoadOptions
+    from detrscope.inference.load_detector import LoadOptions
 
     if results_in is not None:
         evaluation = command.evaluate_results(results_in, data, split=split, json_file=json, out=out)

@@ -40,7 +40,7 @@ def explore(
     console.setup_console(quiet, log_level)
 
     from detrscope.commands import explore as command
-    from detrscope.inference.detector import LoadOptions
+    from detrscope.inference.load_detector import LoadOptions
 
     explorer = command.explore(
         [*(sources or ())],

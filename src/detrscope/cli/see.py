@@ -32,8 +32,6 @@ from detrscope.core.files import check_writable_folder
 from detrscope.views import VIEWS
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from detrscope.commands.see import SeeResult
 
 FOLDER = Path("seen")
@@ -168,7 +166,7 @@ def see(
     from detrscope.commands import see as command
     from detrscope.commands.edits import read_edits
     from detrscope.commands.see_tiles import see_tiles
-    from detrscope.inference.detector import LoadOptions
+    from detrscope.inference.load_detector import LoadOptions
     from detrscope.views.options import ViewOptions
 
     options = ViewOptions(
@@ -232,107 +230,20 @@ def _point(text: str) -> tuple[float, float]:
 
 def _print_tables(results: Sequence[SeeResult]) -> None:
     """Print the files and metrics of one image; of several, a line for each."""
+    from detrscope.cli.see_tables import change_table, file_table, metric_table, overview_table
     from detrscope.lens.report import report_attention_differences, report_attention_on_parts
 
     if len(results) > 1:
-        console.print_table(_overview_table(results))
+        console.print_table(overview_table(results))
         return
     for result in results:
-        console.print_table(_file_table(result))
+        console.print_table(file_table(result))
         if result.changes:
-            console.print_table(_change_table(result))
+            console.print_table(change_table(result))
         if result.measurements:
-            console.print_table(_metric_table(result))
+            console.print_table(metric_table(result))
             for line in [
                 *report_attention_differences(result.measurements),
                 *report_attention_on_parts(result.measurements),
             ]:
                 console.print_line(line)
-
-
-def _file_table(result: SeeResult) -> Table:
-    """Return a line for each view and file."""
-    from rich.table import Table
-
-    table = Table("view", "shows", "file", title=result.source)
-    for name, view in VIEWS.items():
-        if name in result.files:
-            table.add_row(name, view.shows, str(result.files[name]))
-    for name, path in result.files.items():
-        if name not in VIEWS:
-            table.add_row("", _size(path.stat().st_size), str(path))
-    for name, reason in result.left_out.items():
-        table.add_row(name, f"left out: {reason}", "")
-    return table
-
-
-def _change_table(result: SeeResult) -> Table:
-    """Return a line for each detection before or after the edits."""
-    from rich.table import Table
-
-    from detrscope.lens.changes import DetectedBox, summarise_changes
-
-    def described(box: DetectedBox | None, below: float | None) -> str:
-        if box is None:
-            return "-" if below is None else f"({below:.2f})"
-        x0, y0, x1, y1 = box.box_xyxy
-        return f"{box.name} {box.score:.2f} #{box.query}  {x0:.0f} {y0:.0f} {x1:.0f} {y1:.0f}"
-
-    title = f"before and after: {summarise_changes(result.changes)}"
-    caption = "in brackets: the best score below the threshold in its place"
-    missing = any(change.below is not None for change in result.changes)
-    table = Table(
-        "change", "before", "after", "score", "IoU", title=title, caption=caption if missing else None
-    )
-    for change in result.changes:
-        table.add_row(
-            change.kind,
-            described(change.before, change.below),
-            described(change.after, change.below),
-            f"{change.score_change:+.3f}",
-            f"{change.iou:.2f}" if change.before and change.after else "-",
-        )
-    return table
-
-
-def _metric_table(result: SeeResult) -> Table:
-    """Return a line for each layer: means over heads and rows."""
-    from rich.table import Table
-
-    from detrscope.lens.report import report_layer_means
-
-    columns = ("attention", "layer", "tokens", "distance", "in box", "uniform", "peak in box", "agreement")
-    title = "means over heads, queries and tokens; metrics.csv has each head and query"
-    table = Table(*columns, title=title)
-    for m in report_layer_means(result.measurements):
-        table.add_row(
-            m.kind,
-            str(m.layer),
-            f"{m.effective:.1f} of {m.keys}",
-            f"{m.distance:.0%} of diagonal",
-            _percent(m.in_box),
-            _percent(m.box_area),
-            _percent(m.pointing),
-            "-" if m.agreement is None else f"{m.agreement:.2f}",
-        )
-    return table
-
-
-def _overview_table(results: Sequence[SeeResult]) -> Table:
-    """Return a line for each image."""
-    from rich.table import Table
-
-    table = Table("image", "figures", "folder")
-    for result in results:
-        figures = [name for name in result.files if name in VIEWS]
-        folder = next(iter(result.files.values())).parent if result.files else ""
-        table.add_row(result.source, str(len(figures)), str(folder))
-    return table
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"

@@ -16,7 +16,8 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.data.open_dataset import open_dataset
 from detrscope.explain.ablation import GROUPS, Ablation, Effect, Unit, ablate_dataset, ablate_images
-from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.inference.media.sources import expand_media_sources
 from detrscope.views.ablation import draw_ablation
 

@@ -29,8 +29,8 @@ from detrscope.core.model_card import ModelCard
 from detrscope.data.image_reader import read_image
 from detrscope.families import FAMILIES, VARIANTS
 from detrscope.inference.benchmark_sides import BenchmarkSide
-from detrscope.inference.detector import LOAD_DEFAULTS, LoadOptions, load
 from detrscope.inference.latency import describe_machine
+from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, load
 from detrscope.inference.media.sources import expand_media_sources
 from detrscope.inference.reference_models import ATTENTIONS, REFERENCES, check_reference_installed
 

@@ -27,9 +27,9 @@ from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.object_matching import LabelledBoxes, match_objects
 from detrscope.evaluation.predict import Result, coco_results
-from detrscope.inference.detector import LOAD_DEFAULTS, LoadOptions
 from detrscope.inference.image_prediction import NO_BOXES, BoxCounts, ImagePrediction, suppress
 from detrscope.inference.latency import describe_machine
+from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions
 
 ON_CROWD = 0.5  # share of a detection inside a crowd from which it is not counted as extra
 

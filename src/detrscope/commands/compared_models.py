@@ -14,10 +14,11 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.model_card import ModelCard
 from detrscope.families import VARIANTS
-from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
+from detrscope.inference.detector import Detector
 from detrscope.inference.engine import Engine
 from detrscope.inference.faster_rcnn import FASTER_RCNNS
 from detrscope.inference.image_prediction import ImagePrediction, ImagePredictor, SetPredictor
+from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.inference.torch_engine import TorchEngine
 from detrscope.inference.torchvision_detector import TorchvisionDetector, load_torchvision
 

@@ -16,7 +16,8 @@ from detrscope.core.errors import UserError
 from detrscope.core.files import atomic_write
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset
-from detrscope.inference.detector import Detector, load
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import load
 from detrscope.lens.report import report_attention_differences, report_attention_on_parts
 from detrscope.recording.recorder import load_recording
 from detrscope.training.loop import Outcome

@@ -15,9 +15,10 @@ from detrscope.core.errors import UserError
 from detrscope.core.threshold_choice import check_threshold_form, find_thresholds
 from detrscope.core.tiling import Tiling
 from detrscope.data.image_reader import ImageSource, read_image
-from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
+from detrscope.inference.detector import Detector
 from detrscope.inference.frame_detector import FrameDetector
 from detrscope.inference.image_detections import ImageDetections
+from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.inference.media.options import MEDIA_DEFAULTS, MediaOptions
 from detrscope.inference.media.sources import MediaSource, expand_media_sources
 from detrscope.inference.media.tracker import LOWEST_SCORE, check_tracker_installed

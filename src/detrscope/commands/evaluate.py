@@ -27,7 +27,8 @@ from detrscope.evaluation.report import (
 )
 from detrscope.evaluation.results_file import read_results, write_results
 from detrscope.evaluation.threshold_curves import operating_points
-from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.inference.tiled import predict_tiles
 from detrscope.views.precision_recall import ThresholdMarks, draw_precision_recall
 

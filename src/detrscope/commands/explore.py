@@ -14,7 +14,8 @@ from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError
 from detrscope.core.trace_data import TraceData
 from detrscope.data.image_reader import read_upright
-from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.inference.packages import require_packages
 from detrscope.trace_interface import Trace
 

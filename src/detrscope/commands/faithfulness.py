@@ -15,7 +15,8 @@ from detrscope.core.safe_text import safe_csv_cell
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.explain.faithfulness import Faithfulness, check_faithfulness_arguments, measure_faithfulness
-from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.views.faithfulness import draw_faithfulness
 
 

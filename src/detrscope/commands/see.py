@@ -14,7 +14,8 @@ from detrscope.commands.ground_truth import GroundTruthIndex
 from detrscope.commands.trace_provider import TraceInput, TraceProvider, expand_trace_inputs, is_trace_input
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
-from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.inference.media.sources import MediaSource, warn_of_other_media_frames
 from detrscope.lens.changes import Change
 from detrscope.lens.measure import Measurement

@@ -16,7 +16,8 @@ from detrscope.core.errors import UserError
 from detrscope.core.tiling import Tiling
 from detrscope.core.trace_data import sites_of_kind
 from detrscope.data.image_reader import ImageSource, read_image
-from detrscope.inference.detector import LOAD_DEFAULTS, Detector, LoadOptions, open_detector
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.inference.media.sources import expand_media_sources, warn_of_other_media_frames
 from detrscope.lens.captions import NOTE
 from detrscope.trace_interface import Trace

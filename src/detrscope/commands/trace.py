@@ -8,7 +8,8 @@ from pathlib import Path
 from detrscope.commands.domain_warning import SHIPPED
 from detrscope.core.edits import Edit
 from detrscope.data.image_reader import ImageSource
-from detrscope.inference.detector import Detector, open_detector
+from detrscope.inference.detector import Detector
+from detrscope.inference.load_detector import open_detector
 from detrscope.trace_interface import Trace
 
 

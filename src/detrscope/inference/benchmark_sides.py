@@ -13,8 +13,8 @@ from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import postprocess
 from detrscope.core.types import Outputs
-from detrscope.inference.detector import load
 from detrscope.inference.engine import EngineName, Precision
+from detrscope.inference.load_detector import load
 from detrscope.inference.reference_models import REFERENCES, reference_model
 from detrscope.inference.torch_engine import choose_device
 from detrscope.ops.kernels.native_precision import is_native_precision, precision_slowdown
