@@ -246,7 +246,7 @@ def test_training_from_scratch_lowers_the_loss_and_keeps_ids(
     out = tmp_path / "trained.safetensors"
     options = {
         "--data": f"coco:{make_dataset()}",
-        "--cpu-minutes": 0.1,
+        "--cpu-minutes": 0.25,
         "--short-side": 48,
         "--long-side": 64,
     }
