@@ -166,6 +166,7 @@ def test_only_so_many_wait(detector: Detector, photo: Path, monkeypatch: pytest.
 
     slow = explore([photo], Slow(detector.engine, detector.card))
     client = TestClient(slow.app, base_url=slow.url.rstrip("/"))
+    client.__enter__()  # one event loop for all threads
     answers: list[int] = []
     threads = [
         threading.Thread(target=lambda: answers.append(asked(client, slow, name=str(photo)).status_code))
@@ -181,6 +182,7 @@ def test_only_so_many_wait(detector: Detector, photo: Path, monkeypatch: pytest.
     held.set()
     for thread in threads:
         thread.join()
+    client.__exit__()
     assert sorted(answers) == [200] * 8 + [503] * 4
 
 
@@ -287,6 +289,16 @@ def test_interventions_in_the_browser_are_pythons(
     assert "decoder.*.self: hide keys" in page.inner_text("#edits")
     page.click("#edit-favour")
     assert page.get_attribute("#edit-favour", "aria-pressed") == "true"
+
+
+def test_only_the_last_of_several_edits_counts(opened: Opened, address: str) -> None:
+    page = opened.page()
+    page.goto(address)
+    page.wait_for_selector("html[data-ready]")
+    texts = [[f"decoder.*.cross: x0.{n}"] for n in range(1, 6)]
+    page.evaluate("(texts) => Promise.all(texts.map((edits) => detrscope.app.apply(edits)))", texts)
+    assert page.evaluate("detrscope.app.payload.header.edits") == texts[-1]
+    assert page.inner_text("#edit-error") == "" and page.evaluate("detrscope.app.edits") == texts[-1]
 
 
 def test_another_picture_is_opened(opened: Opened, address: str, tmp_path: Path) -> None:

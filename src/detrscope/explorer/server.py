@@ -6,12 +6,13 @@ part of it becomes a path.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -32,6 +33,7 @@ MAX_UPLOAD = 32 << 20  # bytes of a picture
 MAX_EDITS_TEXT = 1 << 20  # characters
 MAX_EDITS = 200
 MAX_WAITING = 8  # requests that may wait for the model
+CANCELLED = 499  # status of a request that nobody waits for any more
 LIVE_BYTES = 600_000_000  # of the records of an image: nothing is stored, and the browser is on this machine
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -62,26 +64,28 @@ class Offer:
     can_edit: bool
 
 
-@dataclass
 class Turns:
     """One inference at a time; the others wait, a few of them."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    waiting: int = 0
-    guard: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._inside = 0
 
-    def enter(self) -> bool:
-        """Take a place in the queue; False if it is full."""
-        with self.guard:
-            if self.waiting >= MAX_WAITING:
-                return False
-            self.waiting += 1
-            return True
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for the model.
 
-    def leave(self) -> None:
-        """Give the place back."""
-        with self.guard:
-            self.waiting -= 1
+        Raises:
+            HTTPException: too many are waiting.
+        """
+        if self._inside >= MAX_WAITING:
+            raise HTTPException(503, f"busy: {MAX_WAITING} requests are waiting; try again")
+        self._inside += 1
+        try:
+            async with self._lock:
+                yield
+        finally:
+            self._inside -= 1
 
 
 def create_app(offer: Offer, *, hosts: Sequence[str], token: str = "", open_token: bool = True) -> FastAPI:
@@ -127,25 +131,23 @@ def create_app(offer: Offer, *, hosts: Sequence[str], token: str = "", open_toke
         if not _same(request.headers.get("x-detrscope-token", ""), token):
             raise HTTPException(403, "wrong token; reload the page")
         picture, edits = await _asked(request, offer)
-        if not turns.enter():
-            raise HTTPException(503, f"busy: {MAX_WAITING} requests are waiting; try again")
-        try:
-            data = await run_in_threadpool(_traced, turns.lock, offer.tracer, picture, edits)
-        except Exception as error:
-            told = in_one_line(error)
-            if told is None:
-                raise
-            raise HTTPException(422, told[0]) from None
-        finally:
-            turns.leave()
+        async with turns.turn():
+            if await request.is_disconnected():  # cancelled while it waited
+                raise HTTPException(CANCELLED, "cancelled")
+            try:
+                data = await run_in_threadpool(_traced, offer.tracer, picture, edits)
+            except Exception as error:
+                told = in_one_line(error)
+                if told is None:
+                    raise
+                raise HTTPException(422, told[0]) from None
         return Response(data, media_type="application/octet-stream")
 
     return app
 
 
-def _traced(lock: threading.Lock, tracer: Tracer, picture: Picture, edits: Sequence[Edit]) -> bytes:
-    with lock:
-        return trace_payload(tracer(picture, edits), max_bytes=LIVE_BYTES).to_bytes()
+def _traced(tracer: Tracer, picture: Picture, edits: Sequence[Edit]) -> bytes:
+    return trace_payload(tracer(picture, edits), max_bytes=LIVE_BYTES).to_bytes()
 
 
 async def _asked(request: Request, offer: Offer) -> tuple[Picture, tuple[Edit, ...]]:

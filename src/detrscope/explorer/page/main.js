@@ -65,6 +65,7 @@ class App {
     /** @type {import("./scene.js").Looked | null} */
     this.looked = null;
     this.playing = 0;
+    this.turn = 0; // of the last request to the model
     this.waiting = false;
     this.follows = this.state.x < 0; // the point follows the pointer until it is pinned
     this.bind();
@@ -312,35 +313,39 @@ class App {
 
   /** Run the model with other edits. @param {string[]} edits @param {boolean} [remember] */
   async apply(edits, remember = true) {
+    const turn = ++this.turn;
     byId("edit-error").textContent = "";
     document.documentElement.dataset.busy = "1";
     try {
       const payload = await this.source.edit(edits);
+      if (turn !== this.turn) return;
       if (remember) this.past.push(this.edits);
       this.edits = edits;
       await this.show(payload);
     } catch (error) {
-      byId("edit-error").textContent = error instanceof Error ? error.message : String(error);
+      if (turn === this.turn) byId("edit-error").textContent = error instanceof Error ? error.message : String(error);
     } finally {
-      delete document.documentElement.dataset.busy;
+      if (turn === this.turn) delete document.documentElement.dataset.busy;
     }
   }
 
   /** Open another picture. @param {Blob | string} image */
   async open(image) {
-    byId("open-note").textContent = "";
+    const turn = ++this.turn;
+    byId("open-note").textContent = byId("edit-error").textContent = "";
     document.documentElement.dataset.busy = "1";
     try {
       const payload = await this.source.open(image);
+      if (turn !== this.turn) return;
       this.edits = payload.header.edits;
       this.past = [];
       Object.assign(this.state, { query: -1, x: -1, y: -1 });
       this.follows = true;
       await this.show(payload);
     } catch (error) {
-      byId("open-note").textContent = error instanceof Error ? error.message : String(error);
+      if (turn === this.turn) byId("open-note").textContent = error instanceof Error ? error.message : String(error);
     } finally {
-      delete document.documentElement.dataset.busy;
+      if (turn === this.turn) delete document.documentElement.dataset.busy;
     }
   }
 

@@ -77,10 +77,11 @@ class Payload {
     const count = info.shape.reduce((a, b) => a * b, 1), at = this.start + info.offset;
     let values;
     if (info.type === "f32") values = new Float32Array(this.buffer.slice(at, at + 4 * count));
-    else if (info.type === "f16") values = Float32Array.from(new Uint16Array(this.buffer.slice(at, at + 2 * count)), (bits) => HALVES[bits]);
-    else if (info.type === "u16") {
-      const low = info.low ?? 0, step = info.step ?? 1;
-      values = Float32Array.from(new Uint16Array(this.buffer.slice(at, at + 2 * count)), (number) => low + step * number);
+    else if (info.type === "f16" || info.type === "u16") {
+      const numbers = new Uint16Array(this.buffer.slice(at, at + 2 * count)), low = info.low ?? 0, step = info.step ?? 1;
+      values = new Float32Array(count);
+      if (info.type === "f16") for (let i = 0; i < count; i++) values[i] = HALVES[numbers[i]];
+      else for (let i = 0; i < count; i++) values[i] = low + step * numbers[i];
     } else throw new Error(`${name}: not numbers`);
     this.decoded.set(name, values);
     return values;
@@ -124,7 +125,8 @@ class Payload {
  * @returns {Promise<Payload>}
  */
 async function embeddedPayload(text) {
-  const packed = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
+  const letters = atob(text.trim()), packed = new Uint8Array(letters.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i); // far faster than Uint8Array.from
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Payload(joinPlanes(await new Response(stream).arrayBuffer()));
 }

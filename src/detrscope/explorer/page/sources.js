@@ -59,6 +59,8 @@ class ServerSource {
     this.canOpen = info.canEdit;
     /** @type {{image: string} | {bytes: Blob} | null} */
     this.current = null;
+    /** @type {AbortController | null} */
+    this.running = null;
   }
 
   async first() {
@@ -74,11 +76,13 @@ class ServerSource {
   /** @param {string[]} edits @returns {Promise<Payload>} */
   async edit(edits) {
     if (!this.current) throw new Error("open a picture first");
+    this.running?.abort(); // only the last request counts
+    this.running = new AbortController();
     const form = new FormData();
     if ("image" in this.current) form.set("name", this.current.image);
     else form.set("file", this.current.bytes, "picture");
     form.set("edits", JSON.stringify(edits));
-    const answer = await fetch("api/trace", { method: "POST", body: form, headers: { "X-Detrscope-Token": this.token } });
+    const answer = await fetch("api/trace", { method: "POST", body: form, headers: { "X-Detrscope-Token": this.token }, signal: this.running.signal });
     if (!answer.ok) throw new Error(await problemOf(answer));
     return new Payload(await answer.arrayBuffer());
   }
