@@ -43,9 +43,17 @@ class Reader(HTMLParser):
 def test_names_are_escaped_in_html(name: str) -> None:
     page = DemoPage([name], [name, name], [f"seen/{name}"], [name], name, name, {}, {}, 1, 1.0).html()
     page.encode("utf-8")
+    assert "Open the page" not in page
     reader = Reader()
     reader.feed(page)
     assert reader.tags.isdisjoint({"script", "iframe", "object"}) and "\x1b" not in page
     slashed = name.replace("//", "/")
     assert reader.addresses.count(slashed) == 5 and f"seen/{slashed}" in reader.addresses
     assert name.replace("\x1b", r"\x1b") in reader.text
+
+
+def test_the_report_is_linked() -> None:
+    page = DemoPage(["a"], ["a", "b"], ["seen/c"], [], "p", "q", {}, {}, 1, 1.0, "seen/c/re#port.html").html()
+    reader = Reader()
+    reader.feed(page)
+    assert "seen/c/re#port.html" in reader.addresses and "Open the page of one of them" in reader.text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detrscope.commands.evaluate import evaluate
+from detrscope.commands.figure_files import REPORT
 from detrscope.commands.see import see
 from detrscope.commands.timelapse import timelapse
 from detrscope.commands.train import train
@@ -109,6 +110,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
         trained=run.rows()[-1],
         steps=outcome.steps,
         seconds=sum(float(row["seconds"] or 0) for row in run.rows()),
+        report=str(result.files[REPORT].relative_to(out)),
     )
     with atomic_write(out / "index.html") as path:
         path.write_text(page.html(), encoding="utf-8")

@@ -21,7 +21,8 @@ pre { background: #f4f4f4; padding: .8rem; border-radius: 6px; overflow-x: auto 
 """
 
 NEXT = """detrscope detect YOUR.jpg                         # the shipped model is trained on drawn dogs only
-detrscope see YOUR.jpg                            # all figures of its attention
+detrscope see YOUR.jpg                            # all figures of its attention, and a page to click on
+detrscope explore YOUR.jpg                        # the page live: mute heads, hide regions, see the answer
 detrscope data convert voc:BCCD_Dataset --out bccd  # real images: github.com/Shenggan/BCCD_Dataset
 detrscope train --preset bccd --data bccd --out run # ten minutes on two cores
 detrscope evaluate --model run --data bccd
@@ -43,6 +44,7 @@ class DemoPage:
     trained: Mapping[str, float | None]
     steps: int
     seconds: float
+    report: str = ""  # page on which one clicks points; empty for none
 
     def html(self) -> str:
         """Return the page as text."""
@@ -63,6 +65,12 @@ class DemoPage:
         )
         words = "".join(f"<li>{_text(line)}</li>" for line in self.findings)
         folder = str(Path(self.figures[0]).parent)
+        explored = ""
+        if self.report:
+            explored = (
+                f'<p><a href="{_address(self.report)}">Open the page of one of them</a>: point at a box, click '
+                "a point, step through layers and heads.</p>"
+            )
         return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>detrscope demo</title><style>{STYLE}</style></head><body>
 <h1>detrscope</h1>
@@ -86,7 +94,7 @@ evenly over it.</p>
 <div class="grid">{images}</div>
 <p>Only dogs count: cats are distractors.</p>
 <h2>Inside the shipped model</h2>
-{figures}
+{explored}{figures}
 <ul>{words}</ul>
 <p>These and more are in <a href="{_address(folder)}/">{_text(folder)}</a>, with the trace they were drawn
 from: every weight of every layer and head, in one file that loads without the model.</p>
