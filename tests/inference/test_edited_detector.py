@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import detrscope as ds
+from detrscope.checkpoints.load import load_model
+from detrscope.checkpoints.native import save_checkpoint
 from detrscope.commands.edits import read_edits
 from detrscope.commands.evaluate import evaluate
 from detrscope.core.classes import ClassTable
@@ -131,3 +133,15 @@ def test_wrong_edits_are_named(detector: Detector) -> None:
         detector.edited(["decoder.*.crss: x0"])
     with pytest.raises(UserError, match=r"head 9 is outside 0\.\.3"):
         detector.edited(["decoder.*.cross: heads 9 x0"]).detect(picture())
+
+
+def test_thresholds_of_an_edited_model_are_not_stored(tmp_path: Path, make_dataset: MakeDataset) -> None:
+    path = tmp_path / "a.safetensors"
+    loaded = load_model("sprint-dense-n")
+    save_checkpoint(path, loaded.model, loaded.card)
+    data = str(make_dataset(categories=(1,)).parent / "squares")
+    options = LoadOptions(device="cpu", edits=read_edits([MUTED]))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="do not belong in its checkpoint"):
+        evaluate(str(path), data, split="train", store_thresholds=True, load_options=options)
+    assert path.read_bytes() == before

@@ -15,7 +15,7 @@ from detrscope.core.safe_text import safe_csv_cell
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.data.open_dataset import open_dataset
-from detrscope.explain.ablation import GROUPS, Ablation, Effect, Unit, ablate_dataset, ablate_images
+from detrscope.explain.ablation import GROUPS, Ablation, Unit, ablate_dataset, ablate_images
 from detrscope.inference.detector import Detector
 from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.inference.media.sources import expand_media_sources
@@ -97,7 +97,7 @@ def write_ablation(result: Ablation, out: str | Path) -> None:
     changes: dict[str, dict[str, float]] = {}
     for effect in result.effects:
         if effect.unit.kind != "queries":
-            changes.setdefault(effect.unit.site, {})[effect.unit.name] = _change(effect)
+            changes.setdefault(effect.unit.site, {})[effect.unit.name] = -effect.loss
     what = f"{result.source}, {result.images} images" if result.images > 1 else result.source
     if result.ap is None:
         label = f"change of the score, mean of {result.detections} detections"
@@ -107,10 +107,6 @@ def write_ablation(result: Ablation, out: str | Path) -> None:
         changes, out / "ablation.png", title=f"{result.model} on {what}: each part muted", label=label
     )
     log.info(f"written to {out}")
-
-
-def _change(effect: Effect) -> float:
-    return -effect.loss
 
 
 def _shown(units: Sequence[Unit]) -> Iterator[Unit]:

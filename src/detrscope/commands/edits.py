@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from detrscope.core.edit_file import load_edits
 from detrscope.core.edit_text import parse_edit, parse_region
-from detrscope.core.edits import Edit, KeyBias, Swap
+from detrscope.core.edits import Bias, Edit, KeyBias, Swap
 from detrscope.core.errors import UserError, suggest_site
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace_file import load_trace
@@ -29,7 +29,7 @@ def hide_region(region_xyxy: Sequence[float], site: str = "*") -> KeyBias:
     Raises:
         UserError: not four numbers, or corners in the wrong order.
     """
-    return KeyBias(site, region_xyxy=cast(Any, tuple(map(float, region_xyxy))))
+    return Bias.hide(region_xyxy, site)
 
 
 def read_edits(

@@ -78,6 +78,10 @@ def evaluate(
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
     checkpoint = _checkpoint_to_write(model, load_options) if store_thresholds else None
     detector = open_detector(model, load_options)
+    if store_thresholds and detector.edits:
+        raise UserError(
+            "store thresholds: those of an edited model do not belong in its checkpoint; leave edits out"
+        )
     evaluator = Evaluator(dataset, detector.card, batch_size=batch_size, workers=workers)
     if tiling is None:
         evaluated = evaluator(lambda batch: detector.predict(batch.images, batch.padding))

@@ -183,4 +183,4 @@ function regionTokens(header, region, wrong) {
   return tokens;
 }
 
-export { parseEdit, editInputs };
+export { parseEdit, editInputs, matchesSite };

@@ -3,7 +3,7 @@
 import { attentionRow, incomingAttention, mergeHeads, rowAsGrid } from "./attention.js";
 import { changesOf, scoreChange, summaryOf, COLOURS } from "./changes.js";
 import { classColour, colourPixels, colourRange, COLOUR_MAPS, shortNumber } from "./colours.js";
-import { parseEdit } from "./edit_inputs.js";
+import { matchesSite, parseEdit } from "./edit_inputs.js";
 import { editsFile, hideQueryEdit, regionEdit, scaleEdit } from "./edits.js";
 import { BrowserSource } from "./model.js";
 import { detections, predictionsOf } from "./predictions.js";
@@ -104,7 +104,7 @@ class App {
     byId("points-row").hidden = byId("edit-point-row").hidden = !deformable;
     fill(byId("colours"), Object.keys(COLOUR_MAPS).map((name) => [name, name]));
     const kinds = ["decoder.*.cross", "encoder.*.self", "decoder.*.self", "*"];
-    const some = kinds.filter((kind) => kind === "*" || payload.header.modelSites.some((site) => matches(site, kind)));
+    const some = kinds.filter((kind) => kind === "*" || payload.header.modelSites.some((site) => matchesSite(site, kind)));
     fill(byId("edit-site"), [...some, ...payload.header.modelSites].map((name) => [name, name === "*" ? "* (all)" : name]));
     for (const radio of /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll('input[name="kind"]'))) {
       const kind = /** @type {State["kind"]} */ (radio.value);
@@ -175,7 +175,7 @@ class App {
     byId("play").setAttribute("aria-pressed", String(Boolean(this.playing)));
     byId("play").disabled = sites.length < 2;
     byId("from-row").hidden = payload.header.levels.length < 2 || !(state.kind === "point" || state.kind === "incoming");
-    byId("edit-query").disabled = !payload.header.modelSites.some((name) => matches(name, "decoder.*.self"));
+    byId("edit-query").disabled = !payload.header.modelSites.some((name) => matchesSite(name, "decoder.*.self"));
   }
 
   /** Every head as a small picture. @param {import("./scene.js").Looked | null} looked @param {State} state */
@@ -589,11 +589,6 @@ function fillTable(table, rows) {
 /** @param {{x: number, y: number}} a @param {{x: number, y: number}} b */
 function regionOf(a, b) {
   return [Math.min(a.x, b.x), Math.min(a.y, b.y), Math.max(a.x, b.x), Math.max(a.y, b.y)];
-}
-
-/** Whether a site matches a pattern with *. @param {string} site @param {string} pattern */
-function matches(site, pattern) {
-  return new RegExp(`^${pattern.replaceAll(".", "\\.").replaceAll("*", ".*")}$`).test(site);
 }
 
 /** Start the page with what the document holds. */
