@@ -40,6 +40,7 @@ NAMES = [
         "load",
         "publish",
         "see",
+        "swaps_from",
         "timelapse",
         "trace",
         "train",

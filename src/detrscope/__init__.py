@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from detrscope.commands.detect import detect as detect
     from detrscope.commands.detect import detect_stream as detect_stream
     from detrscope.commands.edits import hide_region as hide_region
+    from detrscope.commands.edits import swaps_from as swaps_from
     from detrscope.commands.evaluate import evaluate as evaluate
     from detrscope.commands.explore import explore as explore
     from detrscope.commands.export import export as export
@@ -50,7 +51,7 @@ MODULES = {
     "MediaOptions": "detrscope.inference.media.options",
     "Trace": "detrscope.trace_interface",
     "detect_stream": "detrscope.commands.detect",
-    "hide_region": "detrscope.commands.edits",
+    **dict.fromkeys(("hide_region", "swaps_from"), "detrscope.commands.edits"),
     "ViewOptions": "detrscope.views.options",
     "draw": "detrscope.views",
     "draw_attention": "detrscope.views.attention",

@@ -71,7 +71,9 @@ def test_demo_resumes_after_an_interruption(tmp_path: Path, monkeypatch: pytest.
         assert (film.streams.video[0].width, film.streams.video[0].height) == (1440, 810)
     with Image.open(next((tmp_path / "detections").iterdir())) as picture:
         assert min(picture.size) >= 400
-    assert "val/AP" in module.demo_summary(page) or "val/AP50" in module.demo_summary(page)
+    lines = module.demo_summary(page)
+    assert "val/AP" in lines[0] and "run.html" in lines[1] and "report.html" in lines[1]
+    assert f"detrscope explore {page.parent / 'run'}" in lines[2]
 
 
 def test_shipped_model_is_small_and_accurate() -> None:

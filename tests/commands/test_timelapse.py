@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,6 +20,7 @@ from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.snapshot import Recording
 from detrscope.recording.recorder import load_recording
+from detrscope.views.canvas import PixelFigure
 from detrscope.views.timelapse import FilmOptions, FilmSpec, films
 from tests.support.recorded_run import record_run
 
@@ -35,7 +37,7 @@ def frames_of(path: Path) -> list[np.ndarray]:
 
 def test_a_film_shows_every_snapshot_and_holds_the_last(run: Path, tmp_path: Path) -> None:
     paths = ds.timelapse(run, tmp_path, fps=2, gif=True)
-    assert [p.name for p in paths] == ["final.mp4", "final.gif", "parts.png"]
+    assert [p.name for p in paths] == ["final.mp4", "final.gif", "parts.png", "run.html"]
     frames = frames_of(paths[0])
     assert len(frames) == 3 + 3 and frames[0].shape == (810, 1440, 3)
     moved = [np.abs(a.astype(int) - b).mean() for a, b in pairwise(frames)]
@@ -44,6 +46,36 @@ def test_a_film_shows_every_snapshot_and_holds_the_last(run: Path, tmp_path: Pat
         assert gif.size[0] == 800 and getattr(gif, "n_frames", 1) >= 3 and gif.info["loop"] == 0
     with Image.open(paths[2]) as parts:
         assert parts.size[0] == 1100
+
+
+def test_stills_are_the_frames_named_by_their_steps(run: Path, tmp_path: Path) -> None:
+    image = sorted(path.stem for path in (run / "snapshots").glob("*.trace"))[0]
+    film, stills = ds.timelapse(run, tmp_path, view="boxes", image=image, stills=True, page=False)
+    steps = [step.step for step in load_recording(run).steps]
+    assert [path.name for path in sorted(stills.iterdir())] == [f"step_{step:07d}.png" for step in steps]
+    with Image.open(stills / f"step_{steps[1]:07d}.png") as still:
+        difference = np.abs(frames_of(film)[1].astype(int) - np.asarray(still.convert("RGB")))
+    assert difference.mean() < 6  # the film is compressed
+    assert not (tmp_path / "run.html").exists()
+
+
+def test_the_film_of_queries_shows_every_recorded_query(run: Path) -> None:
+    recording = load_recording(run)
+    image = next(iter(recording.images))
+    titles: list[str] = []
+    (film,) = films("queries", recording, FilmOptions(image=image))
+    with pytest.MonkeyPatch.context() as patch:
+        original = PixelFigure.text
+
+        def text(self: PixelFigure, words: str, *args: Any, **kwargs: Any) -> None:
+            titles.append(words)
+            original(self, words, *args, **kwargs)
+
+        patch.setattr(PixelFigure, "text", text)
+        film.draw(film.frames - 1)
+    stored = recording.steps[-1].snapshots[image].query_ids.tolist()
+    shown = [int(words.split()[1].rstrip(",")) for words in titles if words.startswith("query ")]
+    assert sorted(shown) == sorted(stored)
 
 
 def test_an_interrupt_leaves_no_half_written_film(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from detrscope.commands.explore import Explorer
 from detrscope.core.trace_data import TraceData
 from detrscope.explorer.report import write_report
 
@@ -37,6 +40,25 @@ def until(page: Page, expression: str, argument: object = None, seconds: float =
     while not page.evaluate(expression, argument):
         assert time.monotonic() < deadline, f"never: {expression}"
         page.wait_for_timeout(20)
+
+
+@contextmanager
+def served(explorer: Explorer) -> Iterator[str]:
+    """Serve a live page; yield its address."""
+    import uvicorn
+
+    server = uvicorn.Server(
+        uvicorn.Config(explorer.app, host=explorer.host, port=explorer.port, log_level="warning")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield explorer.url
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 class Opened:

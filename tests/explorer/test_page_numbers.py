@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace_data import TraceData
@@ -121,3 +122,23 @@ def test_points_of_the_image_are_pythons_tokens(opened: Opened) -> None:
         )
         assert found == trace.token_at((x, y))
     assert page.evaluate("detrscope.tokenAt(detrscope.app.payload.header, {x: 5, y: 20}, 0)") is None
+
+
+def test_pairs_of_boxes_are_scipys(opened: Opened) -> None:
+    page = opened.report(detector_of("sprint-dense-n").trace(picture()))
+    generator = np.random.default_rng(0)
+    for rows, columns in ((1, 1), (3, 5), (6, 2), (12, 12), (40, 31)):
+        gain = generator.random((rows, columns)) * (generator.random((rows, columns)) < 0.4)
+        partners = page.evaluate("gain => detrscope.bestPairs(gain)", gain.tolist())
+        found = sum(gain[i, j] for i, j in enumerate(partners) if j >= 0)
+        assert found == pytest.approx(gain[linear_sum_assignment(gain, maximize=True)].sum())
+        chosen = [j for j in partners if j >= 0]
+        assert len(chosen) == len(set(chosen)) and len(partners) == rows
+    assert page.evaluate("detrscope.bestPairs([])") == []
+
+
+def test_numbers_are_written_with_three_digits(opened: Opened) -> None:
+    page = opened.report(detector_of("sprint-dense-n").trace(picture()))
+    numbers = [100, 120, 850, 7, 0.5, 0.123456, 0.0012345, 0, 999.6, 12345, 1e-7, -40]
+    expected = ["100", "120", "850", "7", "0.5", "0.123", "0.00123", "0", "1000", "1.2e+4", "1.0e-7", "-40"]
+    assert page.evaluate("numbers => numbers.map(detrscope.shortNumber)", numbers) == expected

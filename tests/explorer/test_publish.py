@@ -6,6 +6,8 @@ import functools
 import http.server
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 import detrscope as ds
+from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.edit_text import parse_edit
 from detrscope.core.edits import Gain, KeyBias
 from detrscope.core.errors import UserError, WorkFailed
@@ -24,6 +27,7 @@ from detrscope.explorer import runtime
 from detrscope.inference.detector import Detector
 from detrscope.trace_interface import Trace
 from tests.explorer.conftest import Opened, until
+from tests.support.tiny_models import tiny
 from tests.support.traces import detector_of, picture
 
 ROW = """(site) => {
@@ -66,14 +70,23 @@ def address(dog: Path, runtime_folder: Path, tmp_path_factory: pytest.TempPathFa
     site = tmp_path_factory.mktemp("published") / "site"
     page = ds.publish("sprint-dense-n", site, samples=[dog], runtime=runtime_folder)
     assert page == site / "index.html"
+    with hosted(site) as url:
+        yield url
+
+
+@contextmanager
+def hosted(site: Path) -> Iterator[str]:
+    """Serve a folder as a web host does; yield its address."""
     handler = functools.partial(QuietHandler, directory=str(site))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -247,3 +260,35 @@ def test_samples_are_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("no picture")
     with pytest.raises(UserError, match=r"a\.txt"):
         ds.publish("sprint-dense-n", tmp_path / "site", samples=[tmp_path / "a.txt"])
+
+
+def test_deformable_attention_in_the_browser_is_pytorchs(
+    opened: Opened, dog: Path, runtime_folder: Path, tmp_path: Path
+) -> None:
+    loaded = tiny("sprint-deformable-n")
+    preprocessing = replace(loaded.card.preprocessing, short_side=64, long_side=96)
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, loaded.model, replace(loaded.card, preprocessing=preprocessing))
+    detector = ds.load(path, device="cpu")
+    ds.publish(path, tmp_path / "site", samples=[dog], runtime=runtime_folder)
+    edits = ["decoder.*.cross: levels 0 x0.5", "decoder.1.cross: heads 1 x0", "*: hide region 30,30,90,90"]
+    with hosted(tmp_path / "site") as url:
+        page = opened.page()
+        page.goto(url)
+        page.wait_for_selector("html[data-ready]", timeout=60_000)
+        for chosen in ([], edits):
+            page.evaluate("(edits) => detrscope.app.apply(edits)", chosen)
+            assert page.inner_text("#edit-error") == ""
+            trace = detector.trace(dog, edits=chosen)
+            best = trace.scores().max(1)
+            found = page.evaluate("""() => { const { payload } = detrscope.app, { layers, queries } = payload.header;
+              const scores = payload.floats("top_scores"), boxes = payload.floats("boxes");
+              const count = payload.shape("top_scores")[2];
+              return Array.from({ length: queries }, (_, q) => { const row = (layers - 1) * queries + q;
+                return { score: scores[row * count], box: [...boxes.slice(4 * row, 4 * row + 4)] }; }); }""")
+            assert [one["score"] for one in found] == pytest.approx(best.values.tolist(), abs=1e-3)
+            np.testing.assert_allclose([one["box"] for one in found], trace.boxes_xyxy().numpy(), atol=0.5)
+            for site in trace.sites:
+                expected = trace.record(site).rows(torch.tensor([1]))[0, :, 0]
+                np.testing.assert_allclose(np.array(page.evaluate(ROW, site)), expected.numpy(), atol=5e-3)
+    opened.errors = [error for error in opened.errors if "No available adapters" not in error]  # no GPU here

@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
+import detrscope as ds
 from detrscope.commands import explore as command
 from detrscope.commands.explore import Explorer, explore
 from detrscope.core.errors import UserError
-from detrscope.explorer.payload import MAGIC
+from detrscope.explorer.payload import MAGIC, trace_payload
 from detrscope.explorer.server import MAX_UPLOAD
 from detrscope.inference.detector import Detector
-from tests.explorer.conftest import Opened, until
+from tests.explorer.conftest import Opened, served, until
+from tests.support.fuzzed_requests import random_request
 from tests.support.traces import detector_of, picture
 
 MUTED = "decoder.*.cross: heads 0,1 x0"
@@ -116,34 +117,20 @@ def test_pictures_are_bounded(
     monkeypatch.setattr(command, "MAX_PIXELS", 1_000_000)
     answer = asked(client, explorer, file=("bomb.png", buffer.getvalue()))
     assert answer.status_code == 422 and "3000 x 3000 pixels" in answer.json()["detail"]
-    too_long = {"X-Detrscope-Token": explorer.app.state.token, "Content-Length": str(2 * MAX_UPLOAD)}
+    too_long = {"X-Detrscope-Token": explorer.app.state.token, "Content-Length": str(3 * MAX_UPLOAD)}
     assert client.post("/api/trace", content=b"x", headers=too_long).status_code == 413
 
 
 def test_random_requests_give_no_server_error(client: TestClient, explorer: Explorer, photo: Path) -> None:
+    """The first of those that `python -m benchmarks.page_fuzz` sends to a server."""
     generator = random.Random(0)
-    statuses = set()
-    for _ in range(300):
-        junk = generator.randbytes(generator.randrange(200))
-        fields: dict[str, Any] = {
-            "name": generator.choice([str(photo), "x", "\0", "a" * 5000]),
-            "edits": generator.choice(
-                ["[]", junk.decode("latin1"), '["*: x0"]', '["*: hide region 0,0,1e9,1"]', "[null]"]
-            ),
-        }
-        if generator.random() < 0.4:
-            fields = {"file": ("a", photo.read_bytes()[: generator.randrange(400)] + junk)}
-        headers = {"X-Detrscope-Token": explorer.app.state.token}
-        if generator.random() < 0.3:
-            answer = client.post(
-                "/api/trace",
-                content=junk,
-                headers=headers | {"Content-Type": "multipart/form-data; boundary=x"},
-            )
-        else:
-            answer = asked(client, explorer, **fields)
-        statuses.add(answer.status_code)
-    assert statuses <= {200, 400, 403, 411, 413, 422}, statuses
+    statuses: dict[int, int] = {}
+    for _ in range(400):
+        request = random_request(generator, explorer.app.state.token, [str(photo)])
+        status = client.request(**request.arguments()).status_code
+        statuses[status] = statuses.get(status, 0) + 1
+    assert set(statuses) <= {200, 400, 403, 404, 405, 411, 413, 422}, statuses
+    assert statuses[200] > 20 and statuses[422] > 100  # both kinds are among them
 
 
 def test_other_addresses_need_the_token_in_the_address(
@@ -210,16 +197,8 @@ def test_a_port_that_is_taken_is_named(detector: Detector) -> None:
 
 @pytest.fixture
 def address(explorer: Explorer) -> Iterator[str]:
-    server = uvicorn.Server(
-        uvicorn.Config(explorer.app, host=explorer.host, port=explorer.port, log_level="warning")
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield explorer.url
-    server.should_exit = True
-    thread.join()
+    with served(explorer) as url:
+        yield url
 
 
 def test_interventions_in_the_browser_are_pythons(
@@ -321,3 +300,58 @@ def command_edits(path: Path) -> Any:
     from detrscope.commands.edits import read_edits
 
     return read_edits(file=path)
+
+
+def test_the_attention_of_another_picture_is_patched_in(
+    client: TestClient, explorer: Explorer, detector: Detector, photo: Path
+) -> None:
+    other = picture(60, 90, seed=3)
+    file = io.BytesIO()
+    Image.fromarray(other.permute(1, 2, 0).numpy()).save(file, "PNG")
+    edits = json.dumps(["swap decoder.1.cross value", "decoder.0.cross: heads 1 x0"])
+    headers = {"X-Detrscope-Token": explorer.app.state.token}
+    form = {"name": str(photo), "edits": edits}
+    answer = client.post(
+        "/api/trace", data=form, files={"other_file": ("o.png", file.getvalue())}, headers=headers
+    )
+    assert answer.status_code == 200
+    donor = detector.trace(other, values=True)
+    swaps = ds.swaps_from(donor, "decoder.1.cross", "value")
+    expected = detector.trace(str(photo), edits=["decoder.0.cross: heads 1 x0", *swaps])
+    assert header_of(answer.content)["edits"] == [edit.describe() for edit in expected.edits]
+    boxes = np.frombuffer(trace_payload(expected).to_bytes(), np.uint8)
+    assert answer.content == boxes.tobytes()
+    alone = client.post("/api/trace", data=form, headers=headers)
+    assert alone.status_code == 422 and "expected the other picture" in alone.json()["detail"]
+    form["edits"] = json.dumps(["swap decoder.7.cross"])
+    wrong = client.post("/api/trace", data={**form, "other_name": str(photo)}, headers=headers)
+    assert wrong.status_code == 422
+    assert "site 'decoder.7.cross' was not recorded in the other picture" in wrong.json()["detail"]
+
+
+def test_a_patch_on_the_page_is_pythons(
+    opened: Opened, address: str, detector: Detector, photo: Path, tmp_path: Path
+) -> None:
+    page = opened.page()
+    page.goto(address + "#threshold=0")
+    page.wait_for_selector("html[data-ready]")
+    path = tmp_path / "other.png"
+    Image.fromarray(picture(60, 90, seed=3).permute(1, 2, 0).numpy()).save(path)
+    page.set_input_files("#file", path)
+    until(page, "detrscope.app.source.previous !== null && !document.documentElement.dataset.busy")
+    page.select_option("#edit-site", "decoder.1.cross")
+    page.select_option("#edit-part", "value")
+    page.click("#edit-swap")
+    until(page, "detrscope.app.payload.header.edits.length === 1")
+    swaps = ds.swaps_from(detector.trace(str(photo), values=True), "decoder.1.cross", "value")
+    expected = detector.trace(str(path), edits=swaps)
+    shown = page.evaluate("Array.from(detrscope.app.payload.floats('top_scores'))")
+    best = expected.scores().max(1).values
+    count = page.evaluate("detrscope.app.payload.shape('top_scores')[2]")
+    torch.testing.assert_close(torch.tensor(shown)[::count][-len(best) :], best, rtol=1e-4, atol=1e-5)
+    assert page.is_disabled("#edit-save")  # there is no file of a swap
+    page.click("#copy-command")
+    assert "--swap 'decoder.1.cross value from OTHER.trace'" in page.input_value("#copied")
+    page.click("#copy-python")
+    swap = 'ds.swaps_from(ds.Trace.load("OTHER.trace"), "decoder.1.cross", "value")'
+    assert swap in page.input_value("#copied")

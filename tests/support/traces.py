@@ -32,8 +32,8 @@ def detector_of(variant: str, short_side: int = 64, long_side: int = 96) -> Dete
     )
 
 
-def picture(height: int = 50, width: int = 90) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
+def picture(height: int = 50, width: int = 90, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
 
 

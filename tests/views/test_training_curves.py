@@ -38,17 +38,31 @@ def legends_of(picture: Any) -> list[list[str]]:
     return [[text.get_text() for text in legend.get_texts()] if legend else [] for legend in legends]
 
 
-def test_one_run_shows_every_term(tmp_path: Path) -> None:
-    picture = draw_curves([write_run(tmp_path / "a", 4)], tmp_path / "curves.png")
-    losses, precision, rates = lines_of(picture)
-    assert losses["train/loss"] == [5, 2.5, pytest.approx(5 / 3), 1.25]
-    assert set(losses) == {"train/loss", "train/loss_class"}
+def test_one_run_shows_every_term_in_groups(tmp_path: Path) -> None:
+    """Terms of the last layer by name, those of another query set as one; equal learning rates as one; AP apart."""
+    more = {
+        "train/loss_class_proposals": 0.25,
+        "train/loss_giou_proposals": 0.5,
+        "lr/head": 1e-4,
+        "val/loss": 3.0,
+    }
+    picture = draw_curves([write_run(tmp_path / "a", 4, **more)], tmp_path / "curves.png")
+    losses, terms, precision, rates = lines_of(picture)
+    assert losses["total"] == [5, 2.5, pytest.approx(5 / 3), 1.25] and losses["_"] == [3.0] * 4  # val, dashed
+    assert terms["class"] == [2, 1, pytest.approx(2 / 3), 0.5] and losses["proposals"] == [0.75] * 4
+    assert set(losses) == {"total", "_", "proposals"} and set(terms) == {"class"}
     assert precision["AP"] == pytest.approx([2, 4])  # percent
     assert precision["AP50"] == pytest.approx([4, 8])
     assert "AP_small" not in precision  # undefined throughout
-    assert rates["main"] == [1e-4] * 4 and rates["backbone"] == [1e-5] * 4
+    assert rates["main, head"] == [1e-4] * 4 and rates["backbone"] == [1e-5] * 4
+    assert legends_of(picture)[:2] == [["total", "proposals"], ["class"]]
+    figure = picture.figure()
+    figure.canvas.draw()  # type: ignore[attr-defined]
+    for axes in figure.axes:  # a legend covers no line
+        legend = axes.get_legend()
+        assert legend is not None and legend.get_window_extent().y1 < axes.get_window_extent().y0
     pixels = picture.pixels()
-    assert pixels.shape == (480, 1500, 3)
+    assert pixels.shape == (480, 1800, 3)
     assert (tmp_path / "curves.png").stat().st_size > 5000
 
 
@@ -72,7 +86,7 @@ def test_missing_keys_leave_a_panel_empty_not_broken(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "metrics.jsonl").write_text('{"epoch": 1, "val/AP": 0.5}\n')
     picture = draw_curves([tmp_path / "a"])
-    assert [len(panel) > 0 for panel in lines_of(picture)] == [False, True, False]
+    assert [len(panel) > 0 for panel in lines_of(picture)] == [False, False, True, False]
     several = draw_curves([tmp_path / "a", write_run(tmp_path / "b", 2)])
     assert legends_of(several)[0] == ["b"]
 

@@ -30,4 +30,5 @@ def demo(
     from detrscope.commands.demo import demo as run
     from detrscope.commands.demo import demo_summary
 
-    console.print_line(demo_summary(run(out, quick=quick, seed=seed)))
+    for line in demo_summary(run(out, quick=quick, seed=seed)):
+        console.print_line(line)

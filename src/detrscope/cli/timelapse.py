@@ -49,6 +49,12 @@ def timelapse(
         float | None, typer.Option(help="Snapshots a second; by default a film lasts about 12 seconds.")
     ] = None,
     gif: Annotated[bool, typer.Option("--gif", help="Write each film as a GIF too.")] = False,
+    stills: Annotated[
+        bool, typer.Option("--stills", help="Write each frame as a PNG too, in a folder named like the film.")
+    ] = False,
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", help="Write run.html, the page of the training.")
+    ] = True,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
@@ -70,6 +76,8 @@ def timelapse(
         site=site,
         fps=fps,
         gif=gif,
+        stills=stills,
+        page=page,
     )
     for path in paths:
         console.print_line(path)

@@ -10,7 +10,7 @@ from typing import Any
 from detrscope.commands.evaluate import evaluate
 from detrscope.commands.figure_files import REPORT
 from detrscope.commands.see import see
-from detrscope.commands.timelapse import timelapse
+from detrscope.commands.timelapse import PAGE, timelapse
 from detrscope.commands.train import train
 from detrscope.console import log
 from detrscope.core.errors import UserError
@@ -105,6 +105,7 @@ def demo(out: str | Path = "detrscope-demo", *, quick: bool = False, seed: int =
             *report_attention_on_parts(result.measurements),
         ],
         parts=str(next(path.relative_to(out) for path in films if path.suffix == ".png")),
+        run=str(next(path.relative_to(out) for path in films if path.suffix == ".html")),
         curves="run/curves.png",
         shipped={f"val/{name}": value for name, value in shipped.summary().items()},
         trained=run.rows()[-1],
@@ -155,16 +156,21 @@ def _train(run: RunFolder, source: str, size: DemoSize, seed: int) -> Outcome:
 
 
 def _film(run: RunFolder, out: Path) -> list[Path]:
-    """Write the film of the training, the figure of attention on parts, and the film of one image's queries."""
+    """Write the film of the training, the figure of attention on parts, its page, and a film of one image's queries."""
     paths = timelapse(run.path, out / "films")
     image = next(iter(load_recording(run.path).images))
-    return [*paths, *timelapse(run.path, out / "films", view="queries", image=image)]
+    return [*paths, *timelapse(run.path, out / "films", view="queries", image=image, page=False)]
 
 
-def demo_summary(page: Path) -> str:
-    """Return the results of a demo in one line."""
+def demo_summary(page: Path) -> list[str]:
+    """Return the results of a demo, and how to open its pages, as lines."""
     rows = RunFolder(page.parent / "run").rows()
     last = json.dumps(
         {k: round(v, 3) for k, v in rows[-1].items() if v is not None and k in ("val/AP", "val/AP50")}
     )
-    return f"{page}: images, films and curves; the detector trained from scratch: {last}"
+    folder = page.parent
+    return [
+        f"{page}: images, films and curves; the detector trained from scratch: {last}",
+        f"open {page} in a browser; its pages to explore: {folder / 'films' / PAGE}, {folder / 'seen' / REPORT}",
+        f"detrscope explore {folder / 'run'} opens the training live, with the trained model behind it",
+    ]

@@ -13,6 +13,7 @@ from detrscope.core.edit_text import parse_edit, parse_region
 from detrscope.core.edits import Bias, Edit, KeyBias, Swap
 from detrscope.core.errors import UserError, suggest_site
 from detrscope.core.records import DeformableRecord
+from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_file import load_trace
 
 SWAP = re.compile(r"(\S+)(?:\s+(\S+))?\s+from\s+(\S.*)")
@@ -64,21 +65,38 @@ def _swaps(text: str) -> list[Swap]:
         raise UserError(
             f"swap '{text}': expected SITE [PART] from FILE, such as 'decoder.3.cross value from a.trace'"
         )
-    site, part, path = match[1], match[2], match[3]
-    trace = load_trace(path)
+    path = match[3]
+    return swaps_from(load_trace(path), match[1], match[2], name=path)
+
+
+def swaps_from(
+    trace: TraceData, site: str, part: str | None = None, *, name: str = "the other trace"
+) -> list[Swap]:
+    """Return the edits that put the attention of a trace in place of a model's own.
+
+    Args:
+        trace: of an image whose maps have the same sizes.
+        site: name or pattern of the sites.
+        part: such as `value`; None is all that makes up the attention.
+        name: name of the trace in messages.
+
+    Raises:
+        UserError: the site was not recorded, or has no such part.
+    """
+    text = f"{site}{f' {part}' if part else ''} from {name}"
     records = {name: record for name, record in trace.records.items() if fnmatchcase(name, site)}
     if not records:
         raise UserError(
-            f"swap '{text}': site '{site}' was not recorded in {path}; {suggest_site(site, trace.sites)}"
+            f"swap '{text}': site '{site}' was not recorded in {name}; {suggest_site(site, trace.sites)}"
         )
     swaps = []
-    for name, record in records.items():
+    for each, record in records.items():
         valid = DEFORMABLE_PARTS if isinstance(record, DeformableRecord) else DENSE_PARTS
         if part is not None and part not in valid:
-            raise UserError(f"swap '{text}': {name} has no part '{part}'; expected one of {', '.join(valid)}")
+            raise UserError(f"swap '{text}': {each} has no part '{part}'; expected one of {', '.join(valid)}")
         for one in (part,) if part is not None else valid[:2]:
             tensor = getattr(record, one)
             if tensor is None:
-                raise UserError(f"swap '{text}': {path} has no values of {name}; trace it with values=True")
-            swaps.append(Swap(name, cast(Any, one), tensor))
+                raise UserError(f"swap '{text}': {name} has no values of {each}; trace it with values=True")
+            swaps.append(Swap(each, cast(Any, one), tensor))
     return swaps

@@ -1,26 +1,33 @@
-"""The page live: serve pictures, traces and a model on this machine."""
+"""The page live: serve pictures, traces, recorded trainings and a model on this machine."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from detrscope.checkpoints.load import RUN_CHECKPOINTS
 from detrscope.commands.domain_warning import SHIPPED
+from detrscope.commands.edits import swaps_from
 from detrscope.commands.trace_provider import TraceInput, expand_trace_inputs, is_trace_input
-from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError
 from detrscope.core.trace_data import TraceData
-from detrscope.data.image_reader import read_upright
+from detrscope.data.image_reader import ImageSource, read_upright
+from detrscope.explorer.payload import Payload
+from detrscope.explorer.run_page import RunPage
 from detrscope.inference.detector import Detector
 from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.inference.packages import require_packages
+from detrscope.recording.recorder import load_recording
 from detrscope.trace_interface import Trace
+from detrscope.training.run_folder import CONFIG, METRICS_JSONL, SNAPSHOTS
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from detrscope.explorer.server import Asked, Tracer
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_PIXELS = 50_000_000  # of an uploaded picture
@@ -57,27 +64,35 @@ def explore(
     port: int = 0,
     load_options: LoadOptions = LOAD_DEFAULTS,
 ) -> Explorer:
-    """Return a server of the page for images and traces, with a model behind it.
+    """Return a server of the page for images, traces and recorded trainings, with a model behind it.
 
     Args:
-        sources: images, folders, globs, URLs, and traces (x.trace); None opens the page without a picture.
-        model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`; None is the shipped model,
-            or no model where all sources are traces.
+        sources: images, folders, globs, URLs, traces (x.trace), and run folders with snapshots; None opens the page
+            without a picture.
+        model: variant, checkpoint, run folder, Hugging Face folder or id, or a `Detector`; None is the model of the
+            first run, else the shipped one, or no model where all sources are traces.
         host: address to listen on. Under another one than this machine's own the page's address has a token.
         port: port to listen on; 0 takes a free one.
         load_options: how to load a model that is given by name.
 
     Raises:
-        UserError: a source or model that cannot be read, a port that is taken, or FastAPI is not installed.
+        UserError: a source or model that cannot be read, a run without snapshots, a port that is taken, or FastAPI is
+            not installed.
     """
     require_packages("explore", "fastapi", "uvicorn", "python_multipart", extra="explore")
     from detrscope.explorer.server import Offer, create_app
 
-    named = sources if isinstance(sources, list) else [] if sources is None else [sources]
+    given = sources if isinstance(sources, list) else [] if sources is None else [sources]
+    runs = tuple(LiveRun(Path(str(source))) for source in given if is_run_folder(source))
+    named = [source for source in given if not is_run_folder(source)]
     inputs = expand_trace_inputs(named) if named else []
     contents = {source.name: content for source, content in inputs}
     only_traces = bool(contents) and all(is_trace_input(content) for content in contents.values())
     detector = None
+    if runs:
+        contents = {**_probe_pictures(runs), **contents}
+        model = _trained_model(runs[0].path) if model is None else model
+        only_traces = model is None
     if model is not None or not only_traces:
         detector = open_detector(model or SHIPPED, load_options)
     tracer = make_tracer(contents, detector)
@@ -86,15 +101,72 @@ def explore(
     shown = f"[{host}]" if ":" in host else host
     local = host in LOOPBACK
     hosts = [f"{one}:{port}" for one in (shown, *(["127.0.0.1", "localhost", "[::1]"] if local else []))]
-    offer = Offer(name, tuple(contents), tracer, detector is not None)
+    offer = Offer(name, tuple(contents) if detector or not runs else (), tracer, detector is not None, runs)
     app = create_app(offer, hosts=hosts, open_token=local)
     url = f"http://{shown}:{port}/" + ("" if local else f"?token={app.state.token}")
     return Explorer(app, url, host, port)
 
 
-def make_tracer(
-    contents: dict[str, TraceInput], detector: Detector | None
-) -> Callable[[str | bytes, Sequence[Edit]], TraceData]:
+class LiveRun:
+    """A recorded training on disk, read anew where it has gone on.
+
+    Args:
+        path: run folder.
+
+    Raises:
+        UserError: no snapshots, or they cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._page = self._read()
+
+    @property
+    def page(self) -> RunPage:
+        """The training as it was read last."""
+        return self._page
+
+    def info(self) -> dict[str, Any]:
+        """Return names, steps and curves as JSON values, as they are now."""
+        if len(list((self.path / SNAPSHOTS).glob("step_*"))) != len(self._page.recording.steps):
+            self._page = self._read()
+        return self._page.info()
+
+    def base(self, image: int) -> Payload:
+        """Return a probe image without attention; see `RunPage.base`."""
+        return self._page.base(image)
+
+    def step(self, image: int, step: int) -> Payload:
+        """Return a probe image at a snapshot; see `RunPage.step`."""
+        return self._page.step(image, step)
+
+    def _read(self) -> RunPage:
+        return RunPage(load_recording(self.path), str(self.path))
+
+
+def is_run_folder(source: TraceInput) -> bool:
+    """Return whether a source is the folder of a training."""
+    if not isinstance(source, str | Path):
+        return False
+    return any((Path(source) / name).exists() for name in (CONFIG, METRICS_JSONL, SNAPSHOTS))
+
+
+def _probe_pictures(runs: Sequence[LiveRun]) -> dict[str, TraceInput]:
+    """Return the files of the probe images by name, of those that still are where they were."""
+    pictures: dict[str, TraceInput] = {}
+    for run in runs:
+        for image in run.page.recording.images.values():
+            if image.source and Path(image.source).is_file():
+                pictures.setdefault(image.source, image.source)
+    return pictures
+
+
+def _trained_model(run: Path) -> Path | None:
+    """Return the run folder where it has a checkpoint already."""
+    return run if any((run / name).is_file() for name in RUN_CHECKPOINTS) else None
+
+
+def make_tracer(contents: dict[str, TraceInput], detector: Detector | None) -> Tracer:
     """Return the function that traces an offered picture by name, or the bytes of another.
 
     Args:
@@ -102,31 +174,56 @@ def make_tracer(
         detector: the model; None where there is none.
     """
 
-    def trace(picture: str | bytes, edits: Sequence[Edit]) -> TraceData:
-        content = contents[picture] if isinstance(picture, str) else picture
-        stored: TraceData | None = None
-        if isinstance(content, Trace):
-            stored = content
-        elif not isinstance(content, bytes) and is_trace_input(content):
-            stored = Trace.load(str(content))
-        if isinstance(content, Trace) or stored is not None:
-            assert stored is not None
-            if not edits:
-                return stored
-            if detector is None or stored.original is None:
-                lacks = "no model is loaded" if detector is None else "the trace has no original picture"
-                raise UserError(f"edits: {lacks}, so that nothing can be run")
-            return detector.trace(stored.original, edits=edits)
+    def trace(asked: Asked) -> TraceData:
+        content = _content(contents, asked.picture)
+        stored = _stored(content)
+        if stored is not None and not (asked.edits or asked.swaps):
+            return stored
         if detector is None:
-            raise UserError("there is no model that could look at a new picture")
-        image, _ = read_upright(content)
-        if image.shape[1] * image.shape[2] > MAX_PIXELS:
             raise UserError(
-                f"picture of {image.shape[2]} x {image.shape[1]} pixels: expected at most {MAX_PIXELS:,}"
+                "there is no model that could look at a new picture"
+                if stored is None
+                else "edits: no model is loaded, so that nothing can be run"
             )
-        return detector.trace(content, edits=edits)
+        image, edits = _image(content), [*asked.edits]
+        for site, part in asked.swaps:
+            assert asked.other is not None
+            other = detector.trace(_image(_content(contents, asked.other)), values=True)
+            edits += swaps_from(other, site, part, name="the other picture")
+        return detector.trace(image, edits=edits)
 
     return trace
+
+
+def _content(contents: dict[str, TraceInput], picture: str | bytes) -> TraceInput:
+    return contents[picture] if isinstance(picture, str) else picture
+
+
+def _stored(content: TraceInput) -> TraceData | None:
+    """Return the trace that an input is; None where it is a picture."""
+    if isinstance(content, Trace):
+        return content
+    return Trace.load(str(content)) if is_trace_input(content) else None
+
+
+def _image(content: TraceInput) -> ImageSource:
+    """Return the picture of an input: of a trace its original.
+
+    Raises:
+        UserError: a trace without its original, or a picture that cannot be read or is too large.
+    """
+    stored = _stored(content)
+    if stored is not None:
+        if stored.original is None:
+            raise UserError("edits: the trace has no original picture, so that nothing can be run")
+        return stored.original
+    assert not isinstance(content, Trace)
+    image, _ = read_upright(content)
+    if image.shape[1] * image.shape[2] > MAX_PIXELS:
+        raise UserError(
+            f"picture of {image.shape[2]} x {image.shape[1]} pixels: expected at most {MAX_PIXELS:,}"
+        )
+    return content
 
 
 def _free_port(host: str, port: int) -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, suggest_nearest
+from detrscope.core.snapshot import Recording
+from detrscope.explorer.run_page import RunPage, write_run_page
 from detrscope.recording.recorder import load_recording
 from detrscope.views.gif import write_gif
 from detrscope.views.mp4 import write_mp4
@@ -16,6 +18,7 @@ from detrscope.views.timelapse import FINAL, NAMES, FilmOptions, FilmSpec, films
 from detrscope.views.timelapse.film_spec import AveragedQueries
 
 FOLDER = "timelapse"  # in the run folder
+PAGE = "run.html"
 ALL = "all"
 SECONDS = 12.0  # of a film, where its rate stays within limits
 MIN_RATE, MAX_RATE = 2.0, 10.0  # snapshots a second
@@ -35,6 +38,8 @@ def timelapse(
     site: str | None = None,
     fps: float | None = None,
     gif: bool = False,
+    stills: bool = False,
+    page: bool = True,
 ) -> list[Path]:
     """Film how attention changes in the probe images of a run.
 
@@ -50,9 +55,12 @@ def timelapse(
         site: for the view `features`: the convolution of the backbone whose channels are shown.
         fps: snapshots a second; None is a film of about twelve seconds.
         gif: write each film as a GIF too.
+        stills: write each frame as a PNG too, in a folder named like the film.
+        page: write `run.html`, the page of the training, which opens from disk: a slider over its steps.
 
     Returns:
-        Paths of the films, and of the figure of attention on parts where it was measured.
+        Paths of the films and folders of stills, of the figure of attention on parts where it was measured, and of the
+        page.
 
     Raises:
         UserError: a run without snapshots, or without such an image, query, layer or site.
@@ -78,10 +86,14 @@ def timelapse(
         for spec in specs:
             bar.update(task, description=f"filming {spec.name}")
             paths += _write(spec, folder, rate, gif, lambda: bar.advance(task))
+            if stills:
+                paths.append(_write_stills(spec, folder, recording))
     if recording.attention and FINAL in views:
         path = folder / "parts.png"
         draw_part_curves(recording.attention, path, name=recording.name)
         paths.append(path)
+    if page:
+        paths.append(write_run_page([RunPage(recording, str(run))], folder / PAGE))
     for path in paths:
         log.info("wrote %s", path)
     return paths
@@ -103,6 +115,13 @@ def _write(
                     add_gif(pixels)
             on_frame()
     return [path, path.with_suffix(".gif")] if gif else [path]
+
+
+def _write_stills(spec: FilmSpec, folder: Path, recording: Recording) -> Path:
+    """Write each frame of a film as a PNG named by its step; return their folder."""
+    for index in range(spec.frames):
+        spec.draw(index).save(folder / spec.name / f"step_{recording.steps[index].step:07d}.png")
+    return folder / spec.name
 
 
 def _check_views(views: Sequence[str]) -> list[str]:

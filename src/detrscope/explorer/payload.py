@@ -9,11 +9,12 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -93,8 +94,28 @@ class Payload:
         return base64.b64encode(zlib.compress(planes, 6)).decode("ascii")
 
 
+@dataclass(frozen=True)
+class StoredQueries:
+    """The queries of a snapshot: those of its trace are some of the model's.
+
+    Attributes:
+        numbers: index of each in the model.
+        tracks: of each, the index in the model of the query of the last snapshot that continues it.
+        mean_rows: by site, the mean row over heads and all queries of the model: [S].
+    """
+
+    numbers: Sequence[int]
+    tracks: Sequence[int]
+    mean_rows: Mapping[str, Tensor]
+
+
 def trace_payload(
-    trace: TraceData, *, sites: Sequence[str] | None = None, max_bytes: int = MAX_BYTES
+    trace: TraceData,
+    *,
+    sites: Sequence[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+    with_image: bool = True,
+    stored: StoredQueries | None = None,
 ) -> Payload:
     """Return a trace as the page reads it.
 
@@ -102,14 +123,19 @@ def trace_payload(
         trace: with its records; gradients, features and values are not part of it.
         sites: recorded sites to include; None is all of them.
         max_bytes: room for the records; sites that would exceed it are left out, the last layers are kept.
+        with_image: include the image; the page has that of another payload where it is left out.
+        stored: which queries of the model these are, where they are not all of them.
     """
     arrays = Arrays()
-    arrays.add("image", np.frombuffer(_image_bytes(trace), np.uint8), "u8")
+    if with_image:
+        arrays.add("image", np.frombuffer(_image_bytes(trace), np.uint8), "u8")
     _add_predictions(arrays, trace)
     chosen = [site for site in trace.sites if sites is None or site in sites]
     kept, left_out = _fitting(trace, chosen, max_bytes)
     for site in kept:
         _add_record(arrays, site, trace.record(site))
+        if stored is not None:
+            arrays.add(f"{site}/mean", stored.mean_rows[site].float().numpy(), "f16")
     geometry = trace.geometry
     if trace.targets_xyxy is not None and trace.targets is not None:
         arrays.add("target_boxes", trace.targets_xyxy.numpy(), "f32")
@@ -135,6 +161,8 @@ def trace_payload(
         "edits": [edit.describe() for edit in trace.edits],
         "notes": dict(trace.notes),
         "imageType": "image/jpeg",
+        "numbers": None if stored is None else list(stored.numbers),
+        "tracks": None if stored is None else list(stored.tracks),
         "arrays": arrays.placed(),
     }
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
@@ -169,7 +197,7 @@ def _add_record(arrays: Arrays, site: str, record: Record) -> None:
         for name, tensor in (("bias", record.bias), ("gain", record.gain)):
             if tensor is not None:
                 values = _numbers(tensor.reshape([1] * (4 - tensor.dim()) + [*tensor.shape]))
-                arrays.add(f"{site}/{name}", values, "f32")
+                arrays.add(f"{site}/{name}", values, "f16" if tensor.dtype == torch.float16 else "f32")
         return
     points = (_numbers(record.points) - POINT_LOW) / POINT_STEP
     arrays.add(f"{site}/points", points.round().clip(0, 65535), "u16", low=POINT_LOW, step=POINT_STEP)
@@ -205,10 +233,10 @@ def _site_info(site: str, record: Record) -> dict[str, Any]:
 
 def _fitting(trace: TraceData, sites: list[str], max_bytes: int) -> tuple[list[str], list[str]]:
     """Return the sites whose records fit, and those that do not: the smallest first, of equal ones the last layers."""
-    order = sorted(range(len(sites)), key=lambda i: (_record_bytes(trace.record(sites[i])), -i))
+    order = sorted(range(len(sites)), key=lambda i: (record_bytes(trace.record(sites[i])), -i))
     room, kept = max_bytes, set()
     for index in order:
-        size = _record_bytes(trace.record(sites[index]))
+        size = record_bytes(trace.record(sites[index]))
         if size <= room:
             room -= size
             kept.add(index)
@@ -218,8 +246,10 @@ def _fitting(trace: TraceData, sites: list[str], max_bytes: int) -> tuple[list[s
     )
 
 
-def _record_bytes(record: Record) -> int:
+def record_bytes(record: Record) -> int:
     """Return the bytes of a record in the page, before deflating."""
     if isinstance(record, DenseRecord):
-        return 2 * (record.query.numel() + record.key.numel())
+        factors = [tensor for tensor in (record.bias, record.gain) if tensor is not None]
+        beside = sum(tensor.numel() * tensor.element_size() for tensor in factors)
+        return 2 * (record.query.numel() + record.key.numel()) + beside
     return 2 * (record.points.numel() + record.weights.numel())

@@ -12,7 +12,9 @@ from detrscope.core.trace_data import TraceData
 
 MAX_LISTED = 12  # queries that are listed by number
 NOTE = "note"  # key in the notes of a trace: a warning that belongs in its captions
-OWN_PEAK = "colours run from 0 to each map's own peak, given in its corner"
+OWN_PEAK = (
+    "colours begin at even attention and reach each map's own peak, given in its corner, or 4 times even"
+)
 
 
 def caption(*parts: str) -> str:

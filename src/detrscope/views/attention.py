@@ -31,12 +31,8 @@ def draw_attention(attention: AttentionMap | QueryAttention) -> PixelFigure:
 
 def map_scale(attention: AttentionMap) -> Scale:
     """Return the colour scale of a map; of several levels, that of the mass in a cell of the finest."""
-    unit = (
-        "attention weight of a token"
-        if len(attention.parts) == 1
-        else "attention in a cell of the finest map"
-    )
-    return Scale.from_zero(viewport_cells(attention)[0], label=unit)
+    unit = "weight of a token" if len(attention.parts) == 1 else "attention in a cell of the finest map"
+    return Scale.from_even(viewport_cells(attention)[0], label=f"{unit}, from even attention up")
 
 
 def _draw_query_attention(attention: QueryAttention, viewport: Viewport) -> PixelFigure:

@@ -105,7 +105,7 @@ def comparison_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) ->
         caption=caption(
             *captions,
             "the same query in both" if same else "in the second, the query whose box overlaps most",
-            "colours of both maps run from 0 to the greater peak",
+            "colours of both maps begin at even attention and reach the greater peak",
             "difference: orange is less, purple more",
         ),
         traces=traces,
@@ -126,7 +126,7 @@ def draw_comparison(data: Comparison) -> PixelFigure:
         draw_boxes(panel, compared.detections, [f"{box.label}  #{box.query}" for box in compared.detections])
     rows = zip(data.first, data.second, data.differences(), data.extents, strict=True)
     for row, (first, second, difference, extent) in enumerate(rows):
-        scale = Scale.from_zero(first, second)
+        scale = Scale.from_even(first, second)
         for column, (compared, values) in enumerate(zip(data.traces, (first, second), strict=True)):
             query = compared.queries[row]
             title = f"{query.title} ({query.label})"

@@ -45,6 +45,7 @@ class DemoPage:
     steps: int
     seconds: float
     report: str = ""  # page on which one clicks points; empty for none
+    run: str = ""  # page of the training; empty for none
 
     def html(self) -> str:
         """Return the page as text."""
@@ -71,6 +72,12 @@ class DemoPage:
                 f'<p><a href="{_address(self.report)}">Open the page of one of them</a>: point at a box, click '
                 "a point, step through layers and heads.</p>"
             )
+        steps = ""
+        if self.run:
+            steps = (
+                f'<p><a href="{_address(self.run)}">Open the page of the training</a>: move through its steps, follow'
+                " one object, compare two steps side by side.</p>"
+            )
         return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>detrscope demo</title><style>{STYLE}</style></head><body>
 <h1>detrscope</h1>
@@ -80,6 +87,7 @@ class DemoPage:
 <p>Six images it never trained on. Bright: cross-attention of the queries in the last decoder layer. It starts local by
 construction, around each query's reference box; that the boxes sit on dogs, and that attention gathers inside them,
 is learned.</p>
+{steps}
 <video src="{_address(self.films[1])}" controls autoplay loop muted></video>
 <p>One of the images, query by query. Query numbers change at every step; each panel tracks one query by its box, class
 and attention.</p>

@@ -9,7 +9,13 @@ import numpy as np
 
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.trace_data import TraceData
-from detrscope.lens.captions import caption, caption_heads, caption_model_and_source, caption_normalisation
+from detrscope.lens.captions import (
+    OWN_PEAK,
+    caption,
+    caption_heads,
+    caption_model_and_source,
+    caption_normalisation,
+)
 from detrscope.lens.incoming_attention import incoming_from_queries, incoming_from_tokens
 from detrscope.views.canvas import PixelFigure, Scale, text_size
 from detrscope.views.canvas.figure import MARGIN
@@ -65,7 +71,7 @@ def incoming_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> I
         captions.append(about)
     with suppress(NotInTrace):
         from_tokens = _from_tokens(trace, options, point)
-        captions.append(f"right: {from_tokens.caption}, colours from 0 to its peak")
+        captions.append(f"right: {from_tokens.caption}, {OWN_PEAK}")
     if from_queries is None and from_tokens is None:
         select_recorded_site(trace, "decoder.cross", options)  # raises with the reason
     return IncomingData(

@@ -12,7 +12,10 @@ MAX_OVERLAP = 0.25  # a label with more than this share under other labels is le
 
 
 def place_labels(
-    boxes_xyxy: np.ndarray, sizes: Sequence[tuple[int, int]], frame: tuple[float, float, float, float]
+    boxes_xyxy: np.ndarray,
+    sizes: Sequence[tuple[int, int]],
+    frame: tuple[float, float, float, float],
+    max_overlap: float = MAX_OVERLAP,
 ) -> list[tuple[float, float] | None]:
     """Return left and top of each label, best boxes first; None for a label that finds no room.
 
@@ -23,6 +26,7 @@ def place_labels(
         boxes_xyxy: [n, 4] pixels.
         sizes: n widths and heights of the labels in pixels.
         frame: x0, y0, x1, y1 in pixels that no label leaves.
+        max_overlap: a label with more than this share under other labels is left out.
     """
     placed = np.zeros((0, 4))
     positions: list[tuple[float, float] | None] = []
@@ -46,7 +50,7 @@ def place_labels(
         on_labels = _overlaps(labels, placed).sum(axis=1)
         on_boxes = _overlaps(labels, np.delete(boxes_xyxy, i, axis=0)).max(axis=1, initial=0)
         best = int(np.argmin(on_labels + 0.2 * on_boxes))
-        if on_labels[best] > MAX_OVERLAP:
+        if on_labels[best] > max_overlap:
             positions.append(None)
             continue
         placed = np.concatenate([placed, labels[best : best + 1]])

@@ -13,9 +13,9 @@ from detrscope.core.errors import UserError
 from detrscope.views.canvas import Chart, Drawing, Plot
 
 METRICS = "metrics.jsonl"
-_LOSS = re.compile(
-    r"(train|val)/loss(_[a-z_]*[a-z])?"
-)  # totals and terms; not those of single decoder layers
+_TERM = re.compile(
+    r"(train|val)/loss_([a-z]+)(?:_([a-z_]*[a-z]))?"
+)  # term, and the query set where it is another
 _AP = re.compile(r"val/AP(50|75|_small|_medium|_large)?")
 _RATE = re.compile(r"lr(/.+)?")
 
@@ -33,8 +33,9 @@ class Run:
 def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> Drawing:
     """Draw losses, AP and learning rates over the epochs.
 
-    One run: a line for every loss term, AP and learning rate. Several runs: a colour for each run, with its
-    total losses (validation dashed), AP (AP50 dashed) and largest learning rate.
+    One run: the total loss with the sums of other query sets, the terms in the last layer, AP, and learning rates,
+    equal ones as one. Several runs: a colour for each run, with its total losses (validation dashed), AP (AP50 dashed)
+    and largest learning rate.
 
     Args:
         runs: run folders, or their `metrics.jsonl`. A half-written last line is left out.
@@ -48,22 +49,25 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path | None = None) -> D
     """
     read = [read_training_curves(run) for run in runs]
     labels = _distinct([Path(run) for run in runs], read)
-    plot = Plot(1500, 480, labels[0] if len(read) == 1 else "")
-    losses, precision, rates = plot.grid(1, 3)
+    charts: list[Chart]
     if len(read) == 1:
-        titles = ["loss", "AP, %", "learning rate"]
-        _one_run(read[0], losses, precision, rates)
+        titles = ["loss, validation dashed", "loss in the last layer", "AP, %", "learning rate"]
+        plot = Plot(1800, 480, labels[0])
+        losses, terms, precision, rates = charts = plot.grid(1, 4)
+        _one_run(read[0], losses, terms, precision, rates)
     else:
         titles = ["loss, validation dashed", "AP, AP50 dashed, %", "learning rate"]
+        plot = Plot(1500, 480)
+        losses, precision, rates = charts = plot.grid(1, 3)
         _several_runs(read, labels, losses, precision, rates)
-    for chart, title in zip((losses, precision, rates), titles, strict=True):
+    for chart, title in zip(charts, titles, strict=True):
         chart.titles(title, x="epoch")
         chart.limits(y=(0, None))
         chart.scientific_ticks()
         if chart.empty:
             chart.note("nothing yet")
         else:
-            chart.legend()
+            chart.legend_below()
             chart.integer_ticks()
     if path is not None:
         plot.save(path)
@@ -102,15 +106,26 @@ def read_training_curves(run: str | Path) -> Run:
     return Run(file.resolve().parent.name, series)
 
 
-def _one_run(run: Run, losses: Chart, precision: Chart, rates: Chart) -> None:
+def _one_run(run: Run, losses: Chart, terms: Chart, precision: Chart, rates: Chart) -> None:
     series = run.series
-    for index, key in enumerate(_matching(series, _LOSS)):
-        losses.line(*series[key], index, label=key)
+    total = {("total", key.partition("/")[0]): series[key] for key in ("train/loss", "val/loss") if key in series}
+    for chart, groups in (
+        (losses, total | _loss_terms(series, of_sets=True)),
+        (terms, _loss_terms(series, of_sets=False)),
+    ):
+        names = list(dict.fromkeys(name for name, _ in groups))
+        for (name, part), points in groups.items():
+            dashed = part == "val" and (name, "train") in groups
+            chart.line(*points, names.index(name), label="" if dashed else name, dashed=dashed)
     for index, key in enumerate(_matching(series, _AP)):
         precision.line(*_percent(series[key]), index, label=key.removeprefix("val/"))
     _mark_best(precision, series)
-    for index, key in enumerate(_matching(series, _RATE)):
-        rates.line(*series[key], index, label=key.removeprefix("lr/"))
+    alike: dict[tuple[float, ...], list[str]] = {}
+    for key in _matching(series, _RATE):
+        alike.setdefault((*series[key][0], *series[key][1]), []).append(key)
+    for index, keys in enumerate(alike.values()):
+        label = ", ".join(dict.fromkeys(key.removeprefix("lr/").partition(".")[0] for key in keys))
+        rates.line(*series[keys[0]], index, label=label)
 
 
 def _several_runs(runs: list[Run], labels: list[str], losses: Chart, precision: Chart, rates: Chart) -> None:
@@ -131,6 +146,18 @@ def _several_runs(runs: list[Run], labels: list[str], losses: Chart, precision: 
                 else:
                     chart.line(*points, index, label=label)
         _mark_best(precision, series)
+
+
+def _loss_terms(series: dict[str, Points], *, of_sets: bool) -> dict[tuple[str, str], Points]:
+    """Return losses by name and by `train` or `val`: the sum of each other query set, or the terms in the last layer."""
+    sums: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for key, (epochs, values) in series.items():
+        match = _TERM.fullmatch(key)
+        if match and (match[3] is not None) == of_sets:
+            of_epoch = sums.setdefault((match[3] or match[2], match[1]), {})
+            for epoch, value in zip(epochs, values, strict=True):
+                of_epoch.setdefault(epoch, []).append(value)
+    return {name: ([*of], [sum(values) for values in of.values()]) for name, of in sums.items()}
 
 
 def _matching(series: dict[str, Points], pattern: re.Pattern[str]) -> list[str]:

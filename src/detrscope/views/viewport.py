@@ -14,7 +14,7 @@ from detrscope.core.geometry import Geometry
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
 from detrscope.views.canvas import WHITE, Panel, PixelFigure, Scale, resize_drawing, text_colour_on, text_size
-from detrscope.views.label_placement import place_labels
+from detrscope.views.label_placement import MAX_OVERLAP, place_labels
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
 from detrscope.views.selection import QueryPrediction
 
@@ -167,17 +167,33 @@ def zoom_note(zoomed: Viewport, whole: Viewport) -> str:
 def draw_map(
     panel: Panel, attention: AttentionMap, scale: Scale | None = None, *, transparent: bool = True
 ) -> None:
-    """Draw a map; without a scale on one of its own, with the greatest weight written in the corner."""
+    """Draw a map; without a scale on one of its own, with the greatest weight written in the corner.
+
+    A scale of its own begins at even attention where the image shows through, else at 0.
+    """
     values, extent = viewport_cells(attention)
-    panel.heatmap(values, scale or Scale.from_zero(values), extent, transparent=transparent)
+    own = Scale.from_even if transparent else Scale.from_zero
+    panel.heatmap(values, scale or own(values), extent, transparent=transparent)
     if scale is None:
         corner_text(panel, short_number(float(values.max())))
 
 
 def draw_boxes(
-    panel: Panel, queries: Sequence[QueryPrediction], texts: Sequence[str] = (), size: int = 12
+    panel: Panel,
+    queries: Sequence[QueryPrediction],
+    texts: Sequence[str] = (),
+    size: int = 12,
+    max_overlap: float = MAX_OVERLAP,
 ) -> None:
-    """Draw predicted boxes in their colours, the first on top, each with its text where there is room."""
+    """Draw predicted boxes in their colours, the first on top, each with its text where there is room.
+
+    Args:
+        panel: where to draw.
+        queries: the boxes.
+        texts: a text for each; empty draws none.
+        size: pixels, of the texts.
+        max_overlap: a text is left out where more than this share of it would lie under others.
+    """
     for prediction in reversed(queries):
         panel.box(prediction.box_xyxy, prediction.colour, width=2 if panel.width < LARGE else 3)
     if not texts or not queries:
@@ -186,7 +202,7 @@ def draw_boxes(
     boxes = (np.array([prediction.box_xyxy for prediction in queries]) - (x0, y0, x0, y0)) * scale
     frame = (0.0, 0.0, (x1 - x0) * scale, (y1 - y0) * scale)
     boxes = boxes.clip(0, (frame[2], frame[3]) * 2)
-    corners = place_labels(boxes, [text_size(text, size) for text in texts], frame)
+    corners = place_labels(boxes, [text_size(text, size) for text in texts], frame, max_overlap)
     for prediction, text, corner in zip(queries, texts, corners, strict=True):
         if text and corner is not None:
             xy = (corner[0] / scale + x0, corner[1] / scale + y0)

@@ -1,5 +1,6 @@
 // What became of each detection after edits. The same rules as detrscope.lens.changes.
 
+import { bestPairs } from "./assignment.js";
 import { detections, overlap, predictionsOf } from "./predictions.js";
 
 /** @typedef {import("./payload.js").Payload} Payload */
@@ -21,22 +22,16 @@ const COLOURS = { vanished: "#d55e00", appeared: "#009e73", class: "#cc79a7", mo
  */
 function changesOf(before, after, threshold) {
   const first = detections(before, threshold), second = detections(after, threshold);
-  /** @type {{gain: number, i: number, j: number}[]} */
-  const pairs = [];
-  first.forEach((a, i) => second.forEach((b, j) => {
+  const partner = bestPairs(first.map((a) => second.map((b) => {
     const iou = overlap(a.box, b.box);
-    if (iou >= LEAST_IOU) pairs.push({ gain: iou + (a.index === b.index ? 1 : 0), i, j });
-  }));
-  pairs.sort((a, b) => b.gain - a.gain);
-  /** @type {Map<number, number>} */
-  const partner = new Map(), taken = new Set();
-  for (const { i, j } of pairs) if (!partner.has(i) && !taken.has(j)) partner.set(i, j), taken.add(j);
+    return iou >= LEAST_IOU ? iou + (a.name === b.name ? 1 : 0) : 0;
+  }))), taken = new Set(partner);
   /** @type {Change[]} */
   const changes = first.map((old, i) => {
-    const j = partner.get(i);
-    if (j === undefined) return { kind: "vanished", before: old, after: null, iou: 0, below: bestBelow(after, old) };
+    const j = partner[i];
+    if (j < 0) return { kind: "vanished", before: old, after: null, iou: 0, below: bestBelow(after, old) };
     const now = second[j], iou = overlap(old.box, now.box);
-    const kind = old.index !== now.index ? "class" : iou < MOVED_IOU ? "moved" : Math.abs(now.score - old.score) >= SCORE_STEP ? "score" : "same";
+    const kind = old.name !== now.name ? "class" : iou < MOVED_IOU ? "moved" : Math.abs(now.score - old.score) >= SCORE_STEP ? "score" : "same";
     return { kind, before: old, after: now, iou, below: null };
   });
   second.forEach((now, j) => {
@@ -61,7 +56,7 @@ function bestBelow(payload, at) {
   let best = null;
   for (let query = 0; query < payload.header.queries; query++) {
     for (const one of predictionsOf(payload, payload.header.layers - 1, query)) {
-      if (one.index === at.index && overlap(one.box, at.box) >= LEAST_IOU) best = Math.max(best ?? 0, one.score);
+      if (one.name === at.name && overlap(one.box, at.box) >= LEAST_IOU) best = Math.max(best ?? 0, one.score);
     }
   }
   return best;

@@ -81,7 +81,7 @@ function textColourOn(hex) {
 function shortNumber(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size >= 0.001 && size < 1000 ? value.toPrecision(3).replace(/\.?0+$/, "") : value.toExponential(1);
+  return size >= 0.001 && size < 1000 ? String(Number(value.toPrecision(3))) : value.toExponential(1);
 }
 
-export { COLOUR_MAPS, colourTable, colourRange, colourPixels, classColour, textColourOn, shortNumber };
+export { CLASS_COLOURS, COLOUR_MAPS, colourTable, colourRange, colourPixels, classColour, textColourOn, shortNumber };

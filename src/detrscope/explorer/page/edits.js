@@ -34,9 +34,19 @@ function hideQueryEdit(query) {
   return `decoder.*.self: hide keys ${query}`;
 }
 
-/** The file that `--edits` reads. @param {string[]} edits */
+/** The edit that takes the attention of another picture: all of it, or its values. @param {string} site @param {string} part */
+function swapEdit(site, part) {
+  return `swap ${site}${part ? ` ${part}` : ""}`;
+}
+
+/** Whether an edit takes something from another picture. @param {string} edit */
+function isSwap(edit) {
+  return /^swap\s/.test(edit);
+}
+
+/** The file that `--edits` reads; swaps need the other picture and are no part of it. @param {string[]} edits */
 function editsFile(edits) {
   return JSON.stringify({ format: 1, edits }, null, 1) + "\n";
 }
 
-export { scaleEdit, regionEdit, hideQueryEdit, editsFile };
+export { swapEdit, isSwap, scaleEdit, regionEdit, hideQueryEdit, editsFile };

@@ -1,29 +1,31 @@
 // The page: controls, pointer and keys, and what follows from them.
 
 import { attentionRow, incomingAttention, mergeHeads, rowAsGrid } from "./attention.js";
+import { bestPairs } from "./assignment.js";
 import { changesOf, scoreChange, summaryOf, COLOURS } from "./changes.js";
 import { classColour, colourPixels, colourRange, COLOUR_MAPS, shortNumber } from "./colours.js";
 import { matchesSite, parseEdit } from "./edit_inputs.js";
-import { editsFile, hideQueryEdit, regionEdit, scaleEdit } from "./edits.js";
+import { editsFile, hideQueryEdit, isSwap, regionEdit, scaleEdit, swapEdit } from "./edits.js";
 import { BrowserSource } from "./model.js";
-import { detections, predictionsOf } from "./predictions.js";
+import { detections, predictionsOf, samePrediction } from "./predictions.js";
 import { captionOf, look, numbersOf, queryOf, sceneOf, siteOf, sitesOf, weightAt, KINDS } from "./scene.js";
 import { tokenAt } from "./geometry.js";
 import { resized, sizeFor } from "./resize.js";
 import { EmbeddedSource, ServerSource } from "./sources.js";
 import { Stage } from "./stage.js";
 import { FIRST_STATE, hashOf, stateOf } from "./state.js";
-import { commandOf, pictureOf, pythonOf, saveFile } from "./takeaway.js";
+import { commandOf, filmCommandOf, filmPythonOf, pictureOf, pythonOf, saveFile } from "./takeaway.js";
 
 /** @typedef {import("./payload.js").Payload} Payload */
 /** @typedef {import("./state.js").State} State */
 
 const PLAY_PAUSE = 700; // milliseconds for each layer
+const STEP_PAUSE = 250; // milliseconds for each snapshot of a training
 const HOVER_REACH = 6; // pixels of the screen around a box's edge
 const KEYS = [
   ["← ↑ → ↓", "move the point by a token; with Shift pan the picture"], ["[ ]", "previous, next layer"], ["h H", "next head, all heads"],
-  ["l", "next level"], ["n p", "next, previous detection"], ["1 2 3 4", "what is shown"], ["a", "all queries"], ["c", "tokens as cells"],
-  ["+ - 0", "zoom"], ["space", "play the layers"], ["?", "this list"],
+  ["l", "next level"], ["n p", "next, previous detection"], ["1 2 3 4 5", "what is shown"], ["a", "all queries"], ["c", "tokens as cells"],
+  ["+ - 0", "zoom"], [", .", "earlier, later step of a training"], ["space", "play the layers"], ["?", "this list"],
 ];
 
 /** @template {HTMLElement} [T=HTMLInputElement] @param {string} id @returns {T} */
@@ -48,6 +50,10 @@ class App {
     this.payload = null;
     /** @type {Payload | null} the same image without edits */
     this.plain = null;
+    /** @type {Payload | null} what is shown on the left: the image without edits, or another snapshot */
+    this.left = null;
+    /** @type {WeakMap<Payload, Promise<ImageBitmap>>} */
+    this.bitmaps = new WeakMap();
     /** @type {string[]} */
     this.edits = [];
     /** @type {string[][]} edits before, for undo */
@@ -65,27 +71,71 @@ class App {
     /** @type {import("./scene.js").Looked | null} */
     this.looked = null;
     this.playing = 0;
+    this.training = 0; // timer that plays a training
     this.turn = 0; // of the last request to the model
     this.waiting = false;
     this.follows = this.state.x < 0; // the point follows the pointer until it is pinned
     this.bind();
   }
 
-  /** Show a payload. @param {Payload} payload */
+  /** The picture of a payload, decoded once. @param {Payload} payload */
+  bitmap(payload) {
+    const known = this.bitmaps.get(payload) ?? createImageBitmap(new Blob([payload.bytes("image")], { type: payload.header.imageType }));
+    this.bitmaps.set(payload, known);
+    return known;
+  }
+
+  /** Show a payload, beside the same image without edits if it has some. @param {Payload} payload */
   async show(payload) {
-    const edited = payload.header.edits.length > 0;
-    const image = await createImageBitmap(new Blob([payload.bytes("image")], { type: payload.header.imageType }));
+    const edited = payload.header.edits.length > 0, image = await this.bitmap(payload);
     if (!edited) this.plain = payload;
     else if (this.plain && this.state.query < 0) this.state.query = queryOf(this.plain, this.state); // the same on both sides
+    const left = edited && this.plain ? { payload: this.plain, image, name: "before" } : null;
+    this.place({ payload, image, name: "after" }, left);
+  }
+
+  /** Show the snapshot that the state names, and the one beside it. */
+  async showSnapshot() {
+    const { runs } = this.source, turn = ++this.turn;
+    if (!runs) return;
+    const place = runs.placeOf(this.state), beside = runs.besideOf(this.state);
+    this.fillRun(place, beside);
+    byId("open-note").textContent = "";
+    try {
+      const [now, other] = await Promise.all([runs.at(place), beside ? runs.at(beside) : null]);
+      const [image, otherImage] = await Promise.all([this.bitmap(now.base), other ? this.bitmap(other.base) : null]);
+      if (turn !== this.turn) return;
+      this.plain = null;
+      this.edits = [];
+      this.past = [];
+      if (this.state.query < 0) this.state.query = now.payload.keyOf(queryOf(now.payload, this.state)); // the object stays the same
+      this.place({ ...now, image }, other && otherImage ? { ...other, image: otherImage } : null);
+    } catch (error) {
+      if (turn === this.turn) byId("open-note").textContent = error instanceof Error ? error.message : String(error);
+    }
+  }
+
+  /** Put a payload on the right stage and, if there are two, one on the left. @typedef {{payload: Payload, image: ImageBitmap, name: string}} Shown
+   * @param {Shown} now @param {Shown | null} left */
+  place({ payload, image, name }, left) {
+    const { header } = payload, snapshot = Boolean(header.numbers);
     this.payload = payload;
-    this.stage.setImage(image, payload.header);
-    byId("before").hidden = byId("now-name").hidden = !(edited && this.plain);
-    this.before.setImage(image, payload.header);
+    this.left = left?.payload ?? null;
+    this.stage.setImage(image, header);
+    byId("before").hidden = !left;
+    byId("now-name").hidden = !left && !snapshot;
+    byId("now-name").textContent = name;
+    byId("before-name").textContent = left?.name ?? "";
+    if (left) this.before.setImage(left.image, left.payload.header);
     this.fillChoices(payload);
-    document.title = `${payload.header.model}: ${payload.header.source || "picture"}`;
+    document.title = `${header.model}: ${header.source.split("/").pop() || "picture"}`;
+    byId("title").title = header.source;
     byId("title").textContent = document.title;
-    const left = payload.header.leftOut.length ? `; not in this file, to keep it small: ${payload.header.leftOut.join(", ")}` : "";
-    byId("about").textContent = `${payload.header.width} x ${payload.header.height} pixels, ${payload.header.queries} queries${edited ? `; edited: ${payload.header.edits.join("; ")}` : ""}${left}`;
+    byId("about").textContent = [
+      `${header.width} x ${header.height} pixels, ${snapshot ? `${header.queries} queries recorded` : `${header.queries} queries`}`,
+      ...(header.edits.length ? [`edited: ${header.edits.join("; ")}`] : []),
+      ...(header.leftOut.length ? [`not in this file, to keep it small: ${header.leftOut.join(", ")}`] : []),
+    ].join("; ");
     document.documentElement.dataset.ready = "1";
     this.render();
     this.stage.fit();
@@ -101,6 +151,7 @@ class App {
     fill(byId("fromLevel"), levels);
     byId("level-row").hidden = byId("from-row").hidden = byId("edit-level-row").hidden = levels.length < 2;
     const deformable = payload.header.sites.some((site) => site.kind === "deformable");
+    byId("truth-row").hidden = !payload.has("target_boxes") || !payload.shape("target_boxes")[0];
     byId("points-row").hidden = byId("edit-point-row").hidden = !deformable;
     fill(byId("colours"), Object.keys(COLOUR_MAPS).map((name) => [name, name]));
     const kinds = ["decoder.*.cross", "encoder.*.self", "decoder.*.self", "*"];
@@ -110,18 +161,23 @@ class App {
       const kind = /** @type {State["kind"]} */ (radio.value);
       radio.disabled = !sitesOf(payload, { ...FIRST_STATE, kind }).length;
     }
-    byId("edit").hidden = false;
-    byId("edit-tools").hidden = !this.source.canEdit;
-    byId("edit-note").textContent = this.source.canEdit ? "" : payload.header.edits.length ? "recorded with these edits" : "none; `detrscope explore` and `see --edit` make them";
-    byId("open").hidden = !this.source.canOpen && this.source.offered.length < 2;
-    byId("offered-row").hidden = this.source.offered.length < 2;
+    const snapshot = Boolean(payload.header.numbers), canEdit = this.source.canEdit && !snapshot;
+    byId("edit").hidden = snapshot && !this.source.canEdit;
+    byId("edit-tools").hidden = !canEdit;
+    byId("edit-note").textContent = canEdit ? "" : snapshot ? "a snapshot has no model to run; choose the picture below to change the trained model's mind" : payload.header.edits.length ? "recorded with these edits" : "none; `detrscope explore` and `see --edit` make them";
+    const { offered, runs } = this.source, few = runs ? !offered.length : offered.length < 2;
+    byId("open").hidden = !this.source.canOpen && few;
+    byId("offered-row").hidden = few;
     byId("file").parentElement?.toggleAttribute("hidden", !this.source.canOpen);
-    if (!byId("offered").children.length) fill(byId("offered"), this.source.offered.map((name) => [name, name]));
+    if (!byId("offered").children.length) fill(byId("offered"), [...(runs ? [["", "a snapshot of the training"]] : []), ...offered.map((name) => [name, runs ? `${name}, trained model` : name])]);
+    if (snapshot) byId("offered").value = "";
+    byId("edit-swap-row").hidden = !this.source.canSwap;
+    fill(byId("edit-other"), [["", "the picture before"], ...offered.map((name) => [name, name])]);
   }
 
   /** The state with the query under the pointer in place of the chosen one. */
   get shownState() {
-    return this.hovered === null ? this.state : { ...this.state, query: this.hovered };
+    return this.hovered === null || !this.payload ? this.state : { ...this.state, query: this.payload.keyOf(this.hovered) };
   }
 
   /** Draw everything anew. */
@@ -141,13 +197,13 @@ class App {
 
   /** Draw the picture only: all that follows the pointer. @param {import("./scene.js").Looked | null} looked */
   drawStages(looked) {
-    const { payload, plain } = this, state = this.shownState;
+    const { payload, left } = this, state = this.shownState;
     if (!payload) return;
     const scene = sceneOf(payload, state, looked);
     if (this.brushFrom && this.brushTo) scene.region = regionOf(this.brushFrom, this.brushTo);
     this.stage.show(scene);
-    if (byId("before").hidden || !plain) return;
-    const old = look(plain, state), oldScene = sceneOf(plain, state, old);
+    if (!left) return;
+    const linked = this.linked(state), old = look(left, linked), oldScene = sceneOf(left, linked, old);
     if (scene.map && oldScene.map) { // one scale for both
       const high = Math.max(scene.map.range.high, oldScene.map.range.high);
       scene.map.range = oldScene.map.range = { low: oldScene.map.range.low, high };
@@ -155,6 +211,82 @@ class App {
     }
     this.before.zoom = this.stage.zoom;
     this.before.show(oldScene);
+  }
+
+  /** The state for the left side: the same object, which in another run is found by its box. @param {State} state @returns {State} */
+  linked(state) {
+    const { payload, left } = this;
+    if (!payload || !left || !payload.header.tracks) return state;
+    const query = queryOf(payload, state), { run } = this.source.runs?.placeOf(this.state) ?? { run: 0 };
+    if (this.state.otherRun === run && left.queryOf(payload.keyOf(query)) >= 0) return { ...state, query: payload.keyOf(query) };
+    return { ...state, query: left.keyOf(samePrediction(payload, query, left)) };
+  }
+
+  /** Set the controls of a training. @param {import("./run.js").Place} place @param {import("./run.js").Place | null} beside */
+  fillRun(place, beside) {
+    const { runs } = this.source;
+    if (!runs) return;
+    byId("run").hidden = false;
+    const { infos } = runs, info = infos[place.run];
+    fill(byId("run-name"), infos.map(({ name }, index) => [String(index), name]));
+    byId("run-name").value = String(place.run);
+    byId("run-row").hidden = infos.length < 2;
+    fill(byId("run-image"), info.images.map((name, index) => [String(index), name]));
+    byId("run-image").value = String(place.image);
+    fill(byId("beside"), [["-1", "nothing"], ...infos.map(({ name }, index) => [String(index), infos.length > 1 ? `a step of ${name}` : "another step"])]);
+    byId("beside").value = String(this.state.otherRun);
+    const slider = (/** @type {string} */ id, /** @type {string} */ name, /** @type {import("./run.js").Place} */ at) => {
+      byId(id).max = String(infos[at.run].steps.length - 1);
+      byId(id).value = String(at.step);
+      byId(name).textContent = runs.describe(at.run, at.step);
+      byId(id).setAttribute("aria-valuetext", runs.describe(at.run, at.step));
+    };
+    slider("step", "step-name", place);
+    byId("other-row").hidden = !beside;
+    if (beside) slider("other-step", "other-name", beside);
+    byId("beside-note").textContent = this.state.otherRun >= 0 && !beside ? `${infos[this.state.otherRun]?.name ?? "that run"} has no image of this name` : "";
+    byId("play-steps").setAttribute("aria-pressed", String(Boolean(this.training)));
+    byId("run-note").textContent = info.of > info.steps.length ? `${info.steps.length} of ${info.of} snapshots are in this file, to keep it small` : "";
+    runs.drawCurves(byId("curves"), place, beside, (step) => this.toStep({ step }));
+  }
+
+  /** Run folder and image of the snapshot that is shown; null where none is. */
+  get film() {
+    const { runs } = this.source;
+    if (!runs || !this.payload?.header.numbers) return null;
+    const { run, image } = runs.placeOf(this.state), info = runs.infos[run];
+    return { path: info.path, image: info.images[image] };
+  }
+
+  /** Go to another snapshot. @param {Partial<State>} part */
+  toStep(part) {
+    Object.assign(this.state, part);
+    this.showSnapshot();
+  }
+
+  /** Go to an earlier or later snapshot. @param {number} by */
+  nextStep(by) {
+    const { runs } = this.source;
+    if (!runs) return;
+    const { run, step } = runs.placeOf(this.state), last = runs.infos[run].steps.length - 1;
+    this.toStep({ step: Math.min(last, Math.max(0, step + by)) });
+  }
+
+  /** Play the training from its first snapshot, or stop. */
+  playSteps() {
+    const { runs } = this.source;
+    if (!runs) return;
+    if (this.training) {
+      clearInterval(this.training);
+      this.training = 0;
+      return this.toStep({});
+    }
+    const { run } = runs.placeOf(this.state), last = runs.infos[run].steps.length - 1;
+    this.training = window.setInterval(() => {
+      if (runs.placeOf(this.state).step >= last) return this.playSteps();
+      this.nextStep(1);
+    }, STEP_PAUSE);
+    this.toStep({ step: runs.placeOf(this.state).step >= last ? 0 : runs.placeOf(this.state).step });
   }
 
   /** Set the controls to the state. */
@@ -214,11 +346,11 @@ class App {
     const shown = state.every
       ? Array.from({ length: payload.header.queries }, (_, query) => predictionsOf(payload, payload.header.layers - 1, query)[0]).sort((a, b) => b.score - a.score)
       : detections(payload, state.threshold);
-    const key = JSON.stringify([payload.header.source, payload.header.edits, state.threshold, state.every, shown.length]);
+    const key = JSON.stringify([payload.header.source, payload.header.edits, payload.header.notes, state.threshold, state.every, shown.length]);
     if (list.dataset.key !== key) {
       list.dataset.key = key;
       list.replaceChildren(...shown.map((one) => {
-        const item = made("li", { tabindex: "0", "data-query": String(one.query) }, `${one.name} ${one.score.toFixed(2)} #${one.query}`);
+        const item = made("li", { tabindex: "0", "data-query": String(one.query) }, `${one.name} ${one.score.toFixed(2)} #${one.number}`);
         item.style.setProperty("--of-class", classColour(one.index));
         item.addEventListener("click", () => this.pick(one.query));
         item.addEventListener("keydown", (event) => { if (event.key === "Enter") this.pick(one.query); });
@@ -231,11 +363,16 @@ class App {
     for (const item of list.children) item.setAttribute("aria-current", String(/** @type {HTMLElement} */ (item).dataset.query === String(chosen)));
   }
 
+  /** The edits as texts. */
+  get editTexts() {
+    return this.source.canEdit ? this.edits : (this.payload?.header.edits ?? []);
+  }
+
   /** The edits, and what they changed. */
   fillEdits() {
-    const { payload, plain } = this, list = byId("edits");
+    const { payload, left } = this, list = byId("edits");
     if (!payload) return;
-    const shown = this.source.canEdit ? this.edits : payload.header.edits;
+    const shown = this.editTexts;
     list.replaceChildren(...shown.map((text, index) => {
       const item = made("li", {}, text);
       if (this.source.canEdit) {
@@ -246,20 +383,21 @@ class App {
       return item;
     }));
     byId("edit-undo").disabled = !this.past.length;
-    byId("edit-save").disabled = !shown.length;
+    byId("edit-save").disabled = !shown.some((text) => !isSwap(text));
     byId("edit-factor-name").textContent = byId("edit-factor").value;
     for (const kind of ["hide", "favour"]) byId(`edit-${kind}`).setAttribute("aria-pressed", String(this.brush === kind));
-    const table = byId("changes");
-    if (!payload.header.edits.length || !plain || plain === payload) return table.replaceChildren();
-    const changes = changesOf(plain, payload, this.state.threshold);
+    const table = byId(payload.header.numbers ? "step-changes" : "changes");
+    for (const id of ["changes", "step-changes"]) byId(id).replaceChildren();
+    if (!left) return;
+    const changes = changesOf(left, payload, this.state.threshold);
     const described = (/** @type {import("./predictions.js").Prediction | null} */ one, /** @type {number | null} */ below) =>
-      one ? `${one.name} ${one.score.toFixed(2)} #${one.query}` : below === null ? "-" : `(${below.toFixed(2)})`;
+      one ? `${one.name} ${one.score.toFixed(2)} #${one.number}` : below === null ? "-" : `(${below.toFixed(2)})`;
     const row = (/** @type {string[]} */ cells, tag = "td") => {
       const line = made("tr");
       line.append(...cells.map((cell) => made(tag, {}, cell)));
       return line;
     };
-    table.replaceChildren(made("caption", {}, summaryOf(changes)), row(["", "before", "after", "score", "IoU"], "th"), ...changes.map((change) => {
+    table.replaceChildren(made("caption", {}, summaryOf(changes)), row(["", payload.header.numbers ? "left" : "before", payload.header.numbers ? "right" : "after", "score", "IoU"], "th"), ...changes.map((change) => {
       const line = row([change.kind, described(change.before, change.below), described(change.after, change.below), `${scoreChange(change) < 0 ? "" : "+"}${scoreChange(change).toFixed(3)}`, change.before && change.after ? change.iou.toFixed(2) : "-"]);
       line.style.borderLeft = `4px solid ${COLOURS[change.kind]}`;
       return line;
@@ -275,7 +413,7 @@ class App {
   /** Choose a query. @param {number} query */
   pick(query) {
     this.hovered = null;
-    this.change({ query, kind: this.state.kind === "queries" ? "queries" : "query" });
+    this.change({ query: this.payload?.keyOf(query) ?? query, kind: this.state.kind === "queries" ? "queries" : "query" });
   }
 
   /** Show a query while the pointer is on it. @param {number | null} query */
@@ -428,22 +566,42 @@ class App {
       const caption = byId("caption").textContent ?? "", name = `${this.looked?.site.name ?? "picture"}.png`;
       saveFile(await pictureOf(this.stage.canvas, caption), name);
     });
-    click("copy-command", () => { if (this.payload) this.copy(commandOf(this.payload, this.state, this.source.model)); });
-    click("copy-python", () => { if (this.payload) this.copy(pythonOf(this.payload, this.state, this.source.model)); });
+    click("copy-command", () => {
+      if (this.payload) this.copy(this.film ? filmCommandOf(this.payload, this.state, this.film) : commandOf(this.payload, this.state, this.source.model, this.editTexts));
+    });
+    click("copy-python", () => {
+      if (this.payload) this.copy(this.film ? filmPythonOf(this.payload, this.state, this.film) : pythonOf(this.payload, this.state, this.source.model, this.editTexts));
+    });
     click("copy-link", () => this.copy(`${location.href.split("#")[0]}#${hashOf(this.state)}`));
     click("edit-mute", () => this.apply([...this.edits, scaleEdit(this.selection, Number(byId("edit-factor").value))]));
     click("edit-query", () => { if (this.payload) this.apply([...this.edits, hideQueryEdit(queryOf(this.payload, this.state))]); });
+    click("edit-swap", () => {
+      const name = byId("edit-other").value, { source } = this;
+      if (source instanceof ServerSource) source.other = name ? { image: name } : source.previous;
+      this.apply([...this.edits, swapEdit(byId("edit-site").value, byId("edit-part").value)]);
+    });
     click("edit-hide", () => this.takeBrush("hide"));
     click("edit-favour", () => this.takeBrush("favour"));
     click("edit-add", () => this.apply([...this.edits, byId("edit-text").value.trim()]));
     click("edit-undo", () => { const last = this.past.pop(); if (last) this.apply(last, false); });
-    click("edit-save", () => saveFile(new Blob([editsFile(this.payload?.header.edits ?? [])], { type: "application/json" }), "edits.json"));
+    click("edit-save", () => saveFile(new Blob([editsFile(this.editTexts.filter((text) => !isSwap(text)))], { type: "application/json" }), "edits.json"));
     byId("edit-factor").addEventListener("input", () => { byId("edit-factor-name").textContent = byId("edit-factor").value; });
     byId("edit-text").addEventListener("keydown", (event) => { if (event.key === "Enter") byId("edit-add").click(); });
     byId("file").addEventListener("change", () => { const file = byId("file").files?.[0]; if (file) this.open(file); });
-    byId("offered").addEventListener("change", () => this.open(byId("offered").value));
+    byId("offered").addEventListener("change", () => (byId("offered").value ? this.open(byId("offered").value) : this.toStep({})));
+    const number = (/** @type {string} */ id) => Number(byId(id).value);
+    byId("step").addEventListener("input", () => this.toStep({ step: number("step") }));
+    byId("other-step").addEventListener("input", () => this.toStep({ otherStep: number("other-step") }));
+    byId("run-name").addEventListener("change", () => this.toStep({ run: number("run-name"), image: 0, step: -1, query: -1 }));
+    byId("run-image").addEventListener("change", () => this.toStep({ image: number("run-image"), query: -1 }));
+    byId("beside").addEventListener("change", () => this.toStep({ otherRun: number("beside") }));
+    click("play-steps", () => this.playSteps());
     addEventListener("resize", () => { this.stage.fit(); this.before.fit(); });
-    addEventListener("hashchange", () => { this.state = stateOf(location.hash); this.render(); });
+    addEventListener("hashchange", () => {
+      this.state = stateOf(location.hash);
+      if (this.payload?.header.numbers) this.showSnapshot();
+      else this.render();
+    });
     addEventListener("dragover", (event) => { if (this.source.canOpen) { event.preventDefault(); document.body.classList.add("dropping"); } });
     addEventListener("dragleave", () => document.body.classList.remove("dropping"));
     addEventListener("drop", (event) => {
@@ -476,7 +634,7 @@ class App {
         moved ||= Math.hypot(point.x - grabbed.x, point.y - grabbed.y) * this.stage.scale > 4 * devicePixelRatio;
         if (moved && this.stage.zoom.scale > 1) {
           this.stage.panBy(grabbed.x - point.x, grabbed.y - point.y);
-          if (!byId("before").hidden) { this.before.zoom = this.stage.zoom; this.before.draw(); }
+          if (this.left) { this.before.zoom = this.stage.zoom; this.before.draw(); }
         }
         return;
       }
@@ -510,7 +668,7 @@ class App {
       event.preventDefault();
       this.stage.zoomBy(Math.exp(-event.deltaY / 400), this.stage.pointAt(event));
       this.before.zoom = this.stage.zoom;
-      if (!byId("before").hidden) this.before.draw();
+      if (this.left) this.before.draw();
     }, { passive: false });
   }
 
@@ -541,7 +699,7 @@ class App {
   /** @param {KeyboardEvent} event */
   key(event) {
     const target = /** @type {HTMLElement} */ (event.target);
-    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("input:not([type='checkbox']):not([type='radio']), select, textarea")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("input:not([type='checkbox'], [type='radio'], [type='range']), select, textarea")) return;
     const { state } = this, arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const arrow = arrows[/** @type {keyof typeof arrows} */ (event.key)];
     if (arrow && !target.matches("input")) {
@@ -559,6 +717,7 @@ class App {
       l: () => this.change({ level: typeof state.level === "number" ? (state.level + 1 < levels ? state.level + 1 : "all") : 0 }),
       n: () => this.nextDetection(1), p: () => this.nextDetection(-1),
       a: () => this.change({ every: !state.every }), c: () => this.change({ cells: !state.cells }),
+      ",": () => this.nextStep(-1), ".": () => this.nextStep(1),
       "+": () => this.stage.zoomBy(1.5, centre), "-": () => this.stage.zoomBy(1 / 1.5, centre), 0: () => this.stage.moveTo(1, 0, 0),
       "?": () => byId("help").click(),
     };
@@ -595,9 +754,10 @@ function regionOf(a, b) {
 async function start() {
   const info = JSON.parse(byId("page-info").textContent ?? "{}");
   const embedded = /** @type {HTMLElement[]} */ ([...document.querySelectorAll('script[type="text/x-payload"]')]);
-  const source = info.server ? new ServerSource(info.server) : info.published ? await BrowserSource.open(info.published) : new EmbeddedSource(info.model, embedded);
+  const source = info.server ? new ServerSource(info.server) : info.published ? await BrowserSource.open(info.published) : new EmbeddedSource(info, embedded);
   const app = new App(/** @type {import("./sources.js").Source} */ (source));
-  Object.assign(window, { detrscope: { app, attentionRow, changesOf, detections, incomingAttention, look, mergeHeads, parseEdit, resized, rowAsGrid, sceneOf, sizeFor, stateOf, tokenAt } }); // for tests and the curious
+  Object.assign(window, { detrscope: { app, attentionRow, bestPairs, shortNumber, changesOf, detections, incomingAttention, look, mergeHeads, parseEdit, resized, rowAsGrid, sceneOf, sizeFor, stateOf, tokenAt } }); // for tests and the curious
+  if (source.runs) return app.showSnapshot();
   const payload = await source.first();
   if (!payload) {
     byId("open").hidden = false;

@@ -24,7 +24,9 @@ class BrowserSource {
     this.session = session;
     this.model = published.name;
     this.canEdit = this.canOpen = true;
+    this.canSwap = false; // edits of the graph are factors and scores
     this.offered = published.samples;
+    this.runs = null;
     /** @type {{blob: Blob, name: string, height: number, width: number, content: [number, number], tensor: Float32Array} | null} */
     this.picture = null;
     /** @type {Header | null} */
@@ -119,7 +121,7 @@ class BrowserSource {
     return Payload.of({
       format: 1, by: "", model: published.variant, source: picture.name, scoring: published.scoring, classes: published.classes,
       width: picture.width, height: picture.height, crop: [0, 0, picture.width, picture.height], content: picture.content, padded: picture.content,
-      levels, layers, queries, sites, modelSites: published.sites.map(({ site }) => site), leftOut: [], edits, notes: {}, imageType: picture.blob.type || "image/png",
+      levels, layers, queries, sites, modelSites: published.sites.map(({ site }) => site), leftOut: [], edits, numbers: null, tracks: null, notes: {}, imageType: picture.blob.type || "image/png",
     }, arrays);
   }
 }

@@ -7,7 +7,7 @@
  * @typedef {{format: number, by: string, model: string, source: string, scoring: "softmax" | "sigmoid",
  *   classes: {id: number, name: string}[], width: number, height: number, crop: number[], content: number[],
  *   padded: number[], levels: number[][], layers: number, queries: number, sites: SiteInfo[], modelSites: string[],
- *   leftOut: string[], edits: string[], notes: Object<string, string | number>, imageType: string,
+ *   leftOut: string[], edits: string[], numbers: number[] | null, tracks: number[] | null, notes: Object<string, string | number>, imageType: string,
  *   arrays: Object<string, ArrayInfo>}} Header
  */
 
@@ -105,6 +105,22 @@ class Payload {
     if (known instanceof Uint8Array) return new Uint8Array(known);
     const info = this.header.arrays[name], at = this.start + info.offset;
     return new Uint8Array(this.buffer.slice(at, at + info.shape[0]));
+  }
+
+  /** The model's index of a query: a snapshot has some of them. @param {number} query */
+  numberOf(query) {
+    return this.header.numbers?.[query] ?? query;
+  }
+
+  /** What names a query in the state: in a snapshot the number of the query that continues it in the last one. @param {number} query */
+  keyOf(query) {
+    return this.header.tracks?.[query] ?? query;
+  }
+
+  /** The query that the state names; -1 if it is not here. @param {number} key */
+  queryOf(key) {
+    if (this.header.tracks) return this.header.tracks.indexOf(key);
+    return key >= 0 && key < this.header.queries ? key : -1;
   }
 
   /** The site of this name, if it is recorded. @param {string} name @returns {SiteInfo | undefined} */

@@ -1,7 +1,7 @@
 // Predictions of the decoder layers, and which of them count as detections.
 
 /** @typedef {import("./payload.js").Payload} Payload */
-/** @typedef {{query: number, index: number, name: string, score: number, box: number[]}} Prediction */
+/** @typedef {{query: number, number: number, index: number, name: string, score: number, box: number[]}} Prediction */
 
 const MOST = 100; // detections where scores are sigmoids, as in Deformable DETR
 
@@ -16,7 +16,7 @@ function predictionsOf(payload, layer, query) {
   const row = layer * queries + query;
   return Array.from({ length: count }, (_, rank) => {
     const index = names[row * count + rank];
-    return { query, index, name: classes[index].name, score: scores[row * count + rank], box: Array.from(boxes.subarray(4 * row, 4 * row + 4)) };
+    return { query, number: payload.numberOf(query), index, name: classes[index].name, score: scores[row * count + rank], box: Array.from(boxes.subarray(4 * row, 4 * row + 4)) };
   });
 }
 
@@ -43,4 +43,20 @@ function overlap(a, b) {
   return (width * height) / (area(a) + area(b) - width * height);
 }
 
-export { predictionsOf, detections, overlap };
+/**
+ * The prediction of another payload of the same picture that shows the same object: its box overlaps most, of
+ * boxes that overlap alike the one that scores best for the class.
+ * @param {Payload} payload @param {number} query @param {Payload} other @returns {number} query of the other payload
+ */
+function samePrediction(payload, query, other) {
+  const [one] = predictionsOf(payload, payload.header.layers - 1, query);
+  let best = 0, most = -1;
+  for (let candidate = 0; candidate < other.header.queries; candidate++) {
+    const [two] = predictionsOf(other, other.header.layers - 1, candidate);
+    const alike = overlap(one.box, two.box) + (two.name === one.name ? two.score : 0);
+    if (alike > most) [best, most] = [candidate, alike];
+  }
+  return best;
+}
+
+export { samePrediction, predictionsOf, detections, overlap };

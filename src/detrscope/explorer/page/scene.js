@@ -14,7 +14,7 @@ import { detections, predictionsOf } from "./predictions.js";
  *   grid: {height: number, width: number, values: Float32Array} | null, range: {low: number, high: number, words: string} | null}} Looked
  */
 
-const KINDS = { query: "decoder.cross", point: "encoder.self", incoming: "encoder.self", queries: "decoder.self" };
+const KINDS = { query: "decoder.cross", point: "encoder.self", incoming: "encoder.self", queries: "decoder.self", mean: "decoder.cross" };
 
 /** Recorded sites of the kind that a state shows. @param {Payload} payload @param {State} state */
 function sitesOf(payload, state) {
@@ -31,7 +31,8 @@ function siteOf(payload, state) {
 
 /** The query that a state shows: the one chosen, else that of the best prediction. @param {Payload} payload @param {State} state */
 function queryOf(payload, state) {
-  if (state.query >= 0 && state.query < payload.header.queries) return state.query;
+  const chosen = payload.queryOf(state.query);
+  if (chosen >= 0) return chosen;
   const best = detections(payload, 0);
   return best.length ? best[0].query : 0;
 }
@@ -47,6 +48,10 @@ function look(payload, state) {
     if (state.kind === "queries") return { site, row, heads, rowIndex: query, overImage: false, grid: null, range: null };
     return overImage(payload, state, { site, row, heads, rowIndex: query }, level);
   }
+  if (state.kind === "mean") {
+    const { heads, greatest } = meanRow(payload, site);
+    return overImage(payload, state, { site, row: state.head === "max" ? greatest : mergeHeads({ site, heads }, state.head), heads, rowIndex: -1 }, level);
+  }
   const from = Math.min(state.fromLevel, levels.length - 1);
   const token = tokenAt(payload.header, { x: state.x, y: state.y }, from);
   if (token === null) return null;
@@ -57,6 +62,27 @@ function look(payload, state) {
   const column = incomingAttention(payload, site, token, state.head);
   if (site.name.startsWith("decoder.")) return { site, row: column, heads: [column], rowIndex: token, overImage: false, grid: null, range: null };
   return overImage(payload, state, { site, row: column, heads: [column], rowIndex: token }, level);
+}
+
+/** @typedef {{heads: Float32Array[], greatest: Float32Array}} MeanRow means over queries: of each head, and of the greatest over heads */
+/** @type {WeakMap<Payload, Map<string, MeanRow>>} */
+const meanRows = new WeakMap();
+
+/** The mean over all queries; a snapshot has it over heads too, of all queries of the model. @param {Payload} payload @param {SiteInfo} site @returns {MeanRow} */
+function meanRow(payload, site) {
+  const stored = `${site.name}/mean`;
+  if (payload.has(stored)) return { heads: [payload.floats(stored)], greatest: payload.floats(stored) };
+  const known = meanRows.get(payload)?.get(site.name);
+  if (known) return known;
+  const heads = Array.from({ length: site.heads }, () => new Float32Array(site.keys)), greatest = new Float32Array(site.keys);
+  const add = (/** @type {Float32Array} */ sum, /** @type {Float32Array} */ row) => { for (let key = 0; key < row.length; key++) sum[key] += row[key] / site.queries; };
+  for (let query = 0; query < site.queries; query++) {
+    const row = attentionRow(payload, site, query);
+    row.heads.forEach((one, head) => add(heads[head], one));
+    add(greatest, mergeHeads(row, "max"));
+  }
+  meanRows.set(payload, (meanRows.get(payload) ?? new Map()).set(site.name, { heads, greatest }));
+  return { heads, greatest };
 }
 
 /** @param {Payload} payload @param {State} state @param {{site: SiteInfo, row: Float32Array, heads: Float32Array[], rowIndex: number}} looked @param {number | "all"} level @returns {Looked} */
@@ -78,20 +104,28 @@ function sceneOf(payload, state, looked) {
   else {
     const shown = state.every ? Array.from({ length: header.queries }, (_, q) => predictionsOf(payload, header.layers - 1, q)[0]) : detections(payload, state.threshold);
     boxes = shown.map((one) => ({
-      box: one.box, colour: classColour(one.index), label: ofQuery && one.query === chosen ? `${one.name} ${one.score.toFixed(2)} #${one.query}` : "",
+      box: one.box, colour: classColour(one.index), label: ofQuery && one.query === chosen ? `${one.name} ${one.score.toFixed(2)} #${one.number}` : "",
       width: ofQuery && one.query === chosen ? 3 : 1.5, dashed: one.score < state.threshold,
     }));
     if (ofQuery && looked && !shown.some((one) => one.query === chosen)) {
       const [one] = predictionsOf(payload, header.layers - 1, chosen);
-      boxes.unshift({ box: one.box, colour: classColour(one.index), label: `${one.name} ${one.score.toFixed(2)} #${one.query}`, width: 3, dashed: true });
+      boxes.unshift({ box: one.box, colour: classColour(one.index), label: `${one.name} ${one.score.toFixed(2)} #${one.number}`, width: 3, dashed: true });
     }
     boxes.sort((a, b) => (b.width ?? 0) - (a.width ?? 0));
+    if (state.truth) boxes.push(...annotatedBoxes(payload));
   }
-  const points = looked && looked.site.kind === "deformable" && state.points && state.kind !== "incoming" ? shownPoints(payload, state, looked) : [];
+  const points = looked && looked.site.kind === "deformable" && state.points && looked.rowIndex >= 0 && state.kind !== "incoming" ? shownPoints(payload, state, looked) : [];
   return {
     map: looked?.grid && looked.range ? { ...looked.grid, range: looked.range, colours: state.colours, opacity: state.opacity } : null,
-    boxes, points, cross: ofQuery || state.x < 0 ? null : { x: state.x, y: state.y }, region: null, pale: Boolean(looked?.grid), smooth: !state.cells,
+    boxes, points, cross: ofQuery || state.kind === "mean" || state.x < 0 ? null : { x: state.x, y: state.y }, region: null, pale: Boolean(looked?.grid), smooth: !state.cells,
   };
+}
+
+/** Annotated boxes, white and dashed. @param {Payload} payload @returns {import("./stage.js").ShownBox[]} */
+function annotatedBoxes(payload) {
+  if (!payload.has("target_boxes")) return [];
+  const boxes = payload.floats("target_boxes");
+  return Array.from({ length: boxes.length / 4 }, (_, i) => ({ box: Array.from(boxes.subarray(4 * i, 4 * i + 4)), colour: "#ffffff", width: 1.5, dashed: true }));
 }
 
 /** The queries that weigh most, as boxes. @param {Payload} payload @param {Float32Array} row @param {number} own @returns {import("./stage.js").ShownBox[]} */
@@ -100,9 +134,9 @@ function queryBoxes(payload, row, own) {
   /** @type {import("./stage.js").ShownBox[]} */
   const boxes = order.map((query) => {
     const [best] = predictionsOf(payload, payload.header.layers - 1, query);
-    return { box: best.box, colour: classColour(best.index), label: `${shortNumber(row[query])}  ${best.name} #${query}`, width: 1 + (3 * row[query]) / most };
+    return { box: best.box, colour: classColour(best.index), label: `${shortNumber(row[query])}  ${best.name} #${best.number}`, width: 1 + (3 * row[query]) / most };
   });
-  if (own >= 0) boxes.unshift({ box: predictionsOf(payload, payload.header.layers - 1, own)[0].box, colour: "#ffffff", width: 3, label: `query ${own}`, dashed: true });
+  if (own >= 0) boxes.unshift({ box: predictionsOf(payload, payload.header.layers - 1, own)[0].box, colour: "#ffffff", width: 3, label: `query ${payload.numberOf(own)}`, dashed: true });
   return boxes;
 }
 
@@ -125,9 +159,10 @@ function captionOf(payload, state, looked) {
     const missing = sitesOf(payload, state).length ? "choose a point on the image" : `no ${KINDS[state.kind]} attention is recorded here`;
     return `${header.model}: ${missing}.`;
   }
-  const head = typeof state.head === "number" ? `head ${state.head} of ${looked.site.heads}` : `${state.head} of ${looked.site.heads} heads`;
+  const count = looked.heads.length, stored = header.numbers && count === 1; // snapshots have the mean over heads of dense attention
+  const head = stored ? "mean over heads" : typeof state.head === "number" ? `head ${Math.min(state.head, count - 1)} of ${looked.site.heads}` : `${state.head} of ${looked.site.heads} heads`;
   const [best] = state.kind === "query" || state.kind === "queries" ? predictionsOf(payload, header.layers - 1, looked.rowIndex) : [null];
-  const row = best ? `query ${looked.rowIndex} (${best.name} ${best.score.toFixed(2)})`
+  const row = state.kind === "mean" ? `mean of all ${header.numbers ? "queries of the model" : `${header.queries} queries`}` : best ? `query ${best.number} (${best.name} ${best.score.toFixed(2)})`
     : `${state.kind === "incoming" ? "attention that the point gets" : "token at"} (${Math.round(state.x)}, ${Math.round(state.y)})`;
   const sizes = header.levels.map(([h, w]) => `${h}x${w}`);
   const level = typeof state.level === "number" && header.levels.length > 1 ? `level ${state.level} (${sizes[state.level]})` : sizes.join(" + ");

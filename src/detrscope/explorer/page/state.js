@@ -2,17 +2,18 @@
 
 /**
  * kind: "query" cross-attention of a query; "point" encoder self-attention of a point; "incoming" attention that a point
- *   gets; "queries" self-attention of a query.
- * @typedef {{kind: "query" | "point" | "incoming" | "queries", query: number, x: number, y: number, layer: number,
+ *   gets; "queries" self-attention of a query; "mean" cross-attention of
+ *   all queries. run, image, step: snapshot of a training; otherRun, otherStep: the one beside it, none below 0.
+ * @typedef {{kind: "query" | "point" | "incoming" | "queries" | "mean", query: number, x: number, y: number, layer: number,
  *   head: number | "mean" | "max", level: number | "all", fromLevel: number, threshold: number, every: boolean,
  *   colours: import("./colours.js").ColourMap, opacity: number, norm: import("./colours.js").Norm, cells: boolean,
- *   points: boolean, step: number, zoom: number, left: number, top: number}} State
+ *   points: boolean, truth: boolean, run: number, image: number, step: number, otherRun: number, otherStep: number, zoom: number, left: number, top: number}} State
  */
 
 /** @type {State} */
 const FIRST_STATE = {
   kind: "query", query: -1, x: -1, y: -1, layer: -1, head: "mean", level: "all", fromLevel: 0, threshold: 0.5, every: false,
-  colours: "inferno", opacity: 0.85, norm: "even", cells: false, points: true, step: -1, zoom: 1, left: 0, top: 0,
+  colours: "inferno", opacity: 0.85, norm: "even", cells: false, points: true, truth: true, run: 0, image: 0, step: -1, otherRun: -1, otherStep: 0, zoom: 1, left: 0, top: 0,
 };
 
 /** The state in the part of an address behind #; values that do not fit are left at their first ones. @param {string} hash @returns {State} */
@@ -29,7 +30,7 @@ function stateOf(hash) {
   const one = (/** @type {string} */ name, /** @type {unknown[]} */ valid) => {
     if (!valid.includes(state[name])) state[name] = /** @type {Record<string, unknown>} */ (FIRST_STATE)[name];
   };
-  one("kind", ["query", "point", "incoming", "queries"]);
+  one("kind", ["query", "point", "incoming", "queries", "mean"]);
   one("colours", ["inferno", "viridis", "cividis", "grey"]);
   one("norm", ["even", "peak", "one"]);
   if (typeof state.head !== "number") one("head", ["mean", "max"]);

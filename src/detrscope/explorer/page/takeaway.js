@@ -1,5 +1,6 @@
 // What is shown, as a command, a line of Python, and a picture.
 
+import { isSwap } from "./edits.js";
 import { siteOf, queryOf } from "./scene.js";
 
 /** @typedef {import("./payload.js").Payload} Payload */
@@ -16,11 +17,26 @@ function layerOf(payload, state) {
   return match ? Number(match[1]) : 0;
 }
 
-/** The command that draws what a state shows. @param {Payload} payload @param {State} state @param {string} model @returns {string} */
-function commandOf(payload, state, model) {
-  const views = { query: "per-query", point: "encoder", incoming: "incoming", queries: "query-self-attention" };
+/** @typedef {{path: string, image: string}} Film run folder and probe image */
+
+/** The command that draws a snapshot among the stills of its film. @param {Payload} payload @param {State} state @param {Film} film @returns {string} */
+function filmCommandOf(payload, state, { path, image }) {
+  const which = state.kind === "mean" ? ["--view", "mean", "--queries", "all"] : ["--view", "queries", "--query", String(payload.keyOf(queryOf(payload, state)))];
+  return ["detrscope", "timelapse", path, ...which, "--image", image, "--layer", String(layerOf(payload, state)), "--stills"].map(quoted).join(" ");
+}
+
+/** The same in Python. @param {Payload} payload @param {State} state @param {Film} film @returns {string} */
+function filmPythonOf(payload, state, { path, image }) {
+  const which = state.kind === "mean" ? `view="mean", queries="all"` : `view="queries", query=${payload.keyOf(queryOf(payload, state))}`;
+  return `ds.timelapse(${JSON.stringify(path)}, ${which}, image=${JSON.stringify(image)}, layer=${layerOf(payload, state)}, stills=True)`;
+}
+
+/** The command that draws what a state shows. @param {Payload} payload @param {State} state @param {string} model @param {string[]} edits @returns {string} */
+function commandOf(payload, state, model, edits) {
+  const views = { query: "per-query", point: "encoder", incoming: "incoming", queries: "query-self-attention", mean: "mean" };
   const words = ["detrscope", "see", payload.header.source || "IMAGE", "--model", model, "--view", views[state.kind]];
   if (state.kind === "query" || state.kind === "queries") words.push("--query", String(queryOf(payload, state)));
+  else if (state.kind === "mean") words.push("--threshold", "0");
   else words.push("--point", `${Math.round(state.x)},${Math.round(state.y)}`);
   words.push("--layer", String(layerOf(payload, state)));
   if (typeof state.head === "number") words.push("--head", String(state.head));
@@ -28,14 +44,24 @@ function commandOf(payload, state, model) {
   if (typeof state.level === "number" && state.kind !== "queries") words.push("--level", String(state.level));
   if ((state.kind === "point" || state.kind === "incoming") && state.fromLevel) words.push("--from-level", String(state.fromLevel));
   if (state.cells) words.push("--cells");
-  for (const edit of payload.header.edits) words.push("--edit", edit);
+  for (const edit of edits) {
+    if (isSwap(edit)) words.push("--swap", `${edit.replace(/^swap\s+/, "")} from OTHER.trace`);
+    else words.push("--edit", edit);
+  }
   return words.map(quoted).join(" ");
 }
 
-/** A line of Python that computes the same map. @param {Payload} payload @param {State} state @param {string} model @returns {string} */
-function pythonOf(payload, state, model) {
+/** A swap in Python. @param {string} edit */
+function swapPython(edit) {
+  const [, site, part] = edit.split(/\s+/);
+  return `*ds.swaps_from(ds.Trace.load("OTHER.trace"), ${JSON.stringify(site)}${part ? `, ${JSON.stringify(part)}` : ""})`;
+}
+
+/** A line of Python that computes the same map. @param {Payload} payload @param {State} state @param {string} model @param {string[]} texts @returns {string} */
+function pythonOf(payload, state, model, texts) {
   const text = (/** @type {string} */ value) => JSON.stringify(value);
-  const edits = payload.header.edits.length ? `, edits=[${payload.header.edits.map(text).join(", ")}]` : "";
+  const code = texts.map((edit) => (isSwap(edit) ? swapPython(edit) : text(edit)));
+  const edits = code.length ? `, edits=[${code.join(", ")}]` : "";
   const trace = `ds.load(${text(model)}).trace(${text(payload.header.source || "IMAGE")}${edits})`;
   const layer = `layer=${layerOf(payload, state)}`, head = typeof state.head === "number" ? `, head=${state.head}` : state.head === "max" ? `, merge="max"` : "";
   const level = typeof state.level === "number" ? `, level=${state.level}` : "", from = state.fromLevel ? `, from_level=${state.fromLevel}` : "";
@@ -43,6 +69,7 @@ function pythonOf(payload, state, model) {
   if (state.kind === "query") return `${trace}.cross_attention(query=${queryOf(payload, state)}, ${layer}${head}${level}).show()`;
   if (state.kind === "queries") return `${trace}.self_attention(query=${queryOf(payload, state)}, ${layer}${head}).show()`;
   if (state.kind === "point") return `${trace}.self_attention(point=${point}, ${layer}${head}${level}${from}).show()`;
+  if (state.kind === "mean") return `${trace}.cross_attention(${layer}${head}${level}).show()`;
   return `${trace}.incoming_attention(point=${point}, ${layer}${head}${level}${from}).show()`;
 }
 
@@ -82,4 +109,4 @@ function saveFile(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-export { commandOf, pythonOf, pictureOf, saveFile };
+export { filmCommandOf, filmPythonOf, commandOf, pythonOf, pictureOf, saveFile };

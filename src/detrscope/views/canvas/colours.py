@@ -30,6 +30,7 @@ DIVERGING = "PuOr"  # orange below zero, purple above: told apart with every com
 DARKEST = 0.25  # start of SEQUENTIAL over an image: its black would read as shadow
 MIN_MARKER_OPACITY = 0.3
 MAX_OPACITY = 0.85  # of the greatest value over an image
+TIMES_EVEN = 4  # the full colour of a map over an image takes at least so many times even attention
 
 
 def class_colours(names: Iterable[str]) -> dict[str, Colour]:
@@ -95,6 +96,17 @@ class Scale:
     def from_zero(cls, *values: np.ndarray, label: str = "") -> Scale:
         """Return a scale from 0 to the greatest value."""
         return cls(0.0, max((float(v.max()) for v in values if v.size), default=0.0) or 1e-9, label)
+
+    @classmethod
+    def from_even(cls, *maps: np.ndarray, label: str = "") -> Scale:
+        """Return a scale from even attention to the greatest weight, but at least to 4 times even attention.
+
+        Even attention is a map's mean; of several maps the least mean counts. Over an image a flat map then shows
+        nothing, instead of drowning it in the colour of its peak.
+        """
+        known = [map_ for map_ in maps if map_.size]
+        even = max(0.0, min((float(map_.mean()) for map_ in known), default=0.0))
+        return cls(even, max(cls.from_zero(*known).high, TIMES_EVEN * even), label)
 
     @classmethod
     def symmetric(cls, *values: np.ndarray, label: str = "") -> Scale:

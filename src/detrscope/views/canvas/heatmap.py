@@ -7,14 +7,14 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from detrscope.views.canvas.colours import Scale
+from detrscope.views.canvas.colours import TIMES_EVEN, Scale
 from detrscope.views.canvas.panel import MAX_PERCENTILE, MIN_PERCENTILE, pale_levels
 
 STEPS = 256  # of the colour scale
 
 
 def with_heatmap(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return an image in pale grey under a map in colours, from 0 to the greatest value of the map.
+    """Return an image in pale grey under a map in colours, from even attention to the peak; see `Scale.from_even`.
 
     Args:
         image: uint8 [H, W, 3].
@@ -27,8 +27,10 @@ def with_heatmap(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     shares = np.cumsum(grey.histogram()) / (image.shape[0] * image.shape[1])
     low, high = np.searchsorted(shares, (MIN_PERCENTILE / 100, MAX_PERCENTILE / 100)).tolist()
     pale = grey.point(pale_levels(np.arange(256), low, high).tolist()).convert("RGB")
-    most = float(values.max())
-    steps = Image.fromarray((values * ((STEPS - 1) / most if most > 0 else 0.0) + 0.5).astype(np.uint8))
+    even = float(values.mean())
+    room = max(float(values.max()), TIMES_EVEN * even) - even
+    fractions = (values - even).clip(0) * ((STEPS - 1) / room if room > 0 else 0.0)
+    steps = Image.fromarray((fractions + 0.5).astype(np.uint8))
     *colours, opacity = _colours()  # tables: Pillow is several times as fast with them as indexing
     heat = Image.merge("RGB", [steps.point(table) for table in colours])
     pale.paste(heat, mask=steps.point(opacity))

@@ -191,6 +191,17 @@ class Chart:
         legend = self._axes.legend(fontsize=8, loc=where, title=title or None, title_fontsize=8)
         legend.get_frame().set(edgecolor="none", alpha=0.85)  # lines below stay faintly there
 
+    def legend_below(self) -> None:
+        """Show the legend of the labelled lines below the chart, where it covers none of them."""
+        self._axes.legend(
+            fontsize=8,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.12),
+            ncols=3,
+            frameon=False,
+            columnspacing=1.2,
+        )
+
     @property
     def empty(self) -> bool:
         """Whether no line has been drawn."""

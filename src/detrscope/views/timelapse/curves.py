@@ -81,7 +81,8 @@ class Curves:
             text = f"{self.total.label} {points[-1][1]:.3g}"
             figure.text(text, x, label_y, size=TEXT_SIZE - 1, colour=CAPTION_COLOUR)
         top = max((value for line in lines for _, value in line.points), default=0.0)
-        chart.limits((0, self.last or 1.0), (0, 100 if title.endswith("%") else 1.05 * top or 1.0))
+        high = 1.05 * top or 1.0
+        chart.limits((0, self.last or 1.0), (0, min(100.0, high) if title.endswith("%") else high))
 
 
 def _merged(lines: Sequence[Line]) -> list[Line]:

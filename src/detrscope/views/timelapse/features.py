@@ -12,13 +12,13 @@ from detrscope.core.snapshot import FeatureMaps
 from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.timelapse.film_spec import (
     NO_FEATURES,
-    OWN_PEAK,
     FilmSpec,
     ProbeFilm,
     film_grid_figure,
 )
 
 AFTER = "after norm and ReLU"
+FROM_ZERO = "colours from 0 to the map's own peak in each frame"
 
 
 def features_film(film: ProbeFilm) -> FilmSpec:
@@ -41,7 +41,7 @@ def _draw_sites(film: ProbeFilm, index: int) -> PixelFigure:
     values = [maps.values()[0].numpy() for maps in features.values()]
     caption = (
         f"feature maps of the backbone's convolutions, {AFTER} (shortcuts without): root mean square over channels;"
-        f" {OWN_PEAK}"
+        f" {FROM_ZERO}"
     )
     return _draw_maps(film, film.heading(index, "features"), caption, titles, values)
 
@@ -51,7 +51,7 @@ def _draw_channels(film: ProbeFilm, site: str, index: int) -> PixelFigure:
     titles = ["all channels", *(f"channel {channel}" for channel in maps.channels)]
     caption = (
         f"{site}, {_size(maps)}, {AFTER}: root mean square over all channels, then the strongest channels of the first"
-        f" snapshot; {OWN_PEAK}"
+        f" snapshot; {FROM_ZERO}"
     )
     values = list(maps.values().clamp(min=0).numpy())
     return _draw_maps(film, film.heading(index, site), caption, titles, values)

@@ -23,7 +23,9 @@ MANY_BOXES = 8  # annotated boxes in an image; of more the lines are thin
 WIDTH, HEIGHT = 1280, 720  # pixels, of a film with a grid of panels
 TITLE = 13  # pixels, font size above a panel
 GAP = 10  # pixels between panels
-OWN_PEAK = "colours from 0 to the map's own peak in each frame"
+OWN_PEAK = (
+    "in each frame colours begin at even attention and reach the map's own peak, or 4 times even attention"
+)
 NO_FEATURES = "no features were recorded; train with train.recording.features=4"
 
 AveragedQueries = Literal["detected", "all"]
@@ -149,7 +151,7 @@ class ProbeFilm:
     def panel(self, figure: PixelFigure, rect: Rect, attention: AttentionMap) -> Panel:
         """Return a panel with a map over the image, on a colour scale of its own."""
         panel = self.viewport.panel_in(figure, rect, grey=True)
-        draw_map(panel, attention, Scale.from_zero(viewport_cells(attention)[0]))
+        draw_map(panel, attention, Scale.from_even(viewport_cells(attention)[0]))
         return panel
 
     def draw_boxes(self, panel: Panel, index: int, queries: Sequence[int], layer: int) -> None:
@@ -158,7 +160,7 @@ class ProbeFilm:
         many = targets is not None and len(targets) > MANY_BOXES
         draw_ground_truth(panel, targets, 1.0 if many else 2.0)
         shown = self.predictions(index, queries, layer)
-        draw_boxes(panel, shown, [prediction.label for prediction in shown])
+        draw_boxes(panel, shown, [prediction.label for prediction in shown], max_overlap=0)
 
     @property
     def averaged(self) -> str:

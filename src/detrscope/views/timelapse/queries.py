@@ -13,26 +13,25 @@ from detrscope.views.canvas import PixelFigure, Scale
 from detrscope.views.points import draw_markers, sampling_points
 from detrscope.views.timelapse.film_spec import OWN_PEAK, FilmSpec, ProbeFilm, film_grid_figure
 
-MAX_PANELS = 8  # queries in a film
 MARKERS = "; markers: sampling points of all heads, coloured by weight, shaped by level; blue: the reference"
-TRACKED = "queries tracked by box, class and attention from the last snapshot backwards"
+TRACKED = "tracked by box, class and attention from the last snapshot backwards"
 
 
 def queries_film(film: ProbeFilm) -> FilmSpec:
-    """Return the queries that score best in the end, or one query through the decoder layers."""
+    """Return all recorded queries, those that score best in the end first, or one through the decoder layers."""
     query, layer, last = film.options.query, film.options.layer, film.traces[-1]
     tracks = track_queries(film.traces, layer)  # [T, n]
     if query is not None:
         track = tracks[:, film.snapshots[-1].query_ids.tolist().index(query)]
         return film.spec(f"query-{query}", partial(_draw_layers, film, track))
-    best = last.scores(snapshot_prediction_layer(last, layer)).amax(1).argsort(descending=True)[:MAX_PANELS]
+    best = last.scores(snapshot_prediction_layer(last, layer)).amax(1).argsort(descending=True)
     return film.spec("queries", partial(_draw_queries, film, tracks[:, best]))
 
 
 def _draw_queries(film: ProbeFilm, tracks: Tensor, index: int) -> PixelFigure:
     """Return a frame with a panel for each track of [T, m]."""
     layer, queries = film.options.layer, tracks[index].tolist()
-    caption = f"{film.site}: mean over heads; {OWN_PEAK}{film.dashed_note}; {TRACKED}"
+    caption = f"{film.site}: mean over heads; {OWN_PEAK}{film.dashed_note}; {len(queries)} recorded queries, {TRACKED}"
     titles = [film.title(index, query, layer) for query in queries]
     figure, rects = film_grid_figure(film.heading(index), caption, titles, film.viewport)
     for query, rect in zip(queries, rects, strict=True):
@@ -47,7 +46,7 @@ def _draw_layers(film: ProbeFilm, track: Tensor, index: int) -> PixelFigure:
     sites = list(trace.records)
     deformable = isinstance(trace.records[sites[-1]], DeformableRecord)
     note = MARKERS if deformable else ""
-    caption = f"decoder.*.cross: mean over heads; {OWN_PEAK}{film.dashed_note}{note}; {TRACKED}"
+    caption = f"decoder.*.cross: mean over heads; {OWN_PEAK}{film.dashed_note}{note}; the query is {TRACKED}"
     titles = [f"layer {layer}: {film.title(index, query, layer)}" for layer in range(len(sites))]
     figure, rects = film_grid_figure(film.heading(index), caption, titles, film.viewport)
     for layer, (site, rect) in enumerate(zip(sites, rects, strict=True)):
