@@ -19,7 +19,8 @@ from pathlib import Path
 
 import httpx
 from PIL import Image
-from tests.support.fuzzed_requests import random_request
+
+from benchmarks.fuzzed_requests import random_request
 
 TOKEN = re.compile(r'"token": "([^"]+)"')
 MOMENTS = 10  # at which memory is read

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.fuzzed_requests import random_request
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -23,10 +24,9 @@ from detrscope.commands import explore as command
 from detrscope.commands.explore import Explorer, explore
 from detrscope.core.errors import UserError
 from detrscope.explorer.payload import MAGIC, trace_payload
-from detrscope.explorer.server import MAX_UPLOAD
+from detrscope.explorer.requests import MAX_UPLOAD
 from detrscope.inference.detector import Detector
 from tests.explorer.conftest import Opened, served, until
-from tests.support.fuzzed_requests import random_request
 from tests.support.traces import detector_of, picture
 
 MUTED = "decoder.*.cross: heads 0,1 x0"

@@ -27,7 +27,7 @@ from detrscope.training.run_folder import CONFIG, METRICS_JSONL, SNAPSHOTS
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from detrscope.explorer.server import Asked, Tracer
+    from detrscope.explorer.requests import Asked, Tracer
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_PIXELS = 50_000_000  # of an uploaded picture
@@ -80,7 +80,8 @@ def explore(
             not installed.
     """
     require_packages("explore", "fastapi", "uvicorn", "python_multipart", extra="explore")
-    from detrscope.explorer.server import Offer, create_app
+    from detrscope.explorer.requests import Offer
+    from detrscope.explorer.server import create_app
 
     given = sources if isinstance(sources, list) else [] if sources is None else [sources]
     runs = tuple(LiveRun(Path(str(source))) for source in given if is_run_folder(source))

@@ -108,7 +108,9 @@ def read_training_curves(run: str | Path) -> Run:
 
 def _one_run(run: Run, losses: Chart, terms: Chart, precision: Chart, rates: Chart) -> None:
     series = run.series
-    total = {("total", key.partition("/")[0]): series[key] for key in ("train/loss", "val/loss") if key in series}
+    total = {
+        ("total", key.partition("/")[0]): series[key] for key in ("train/loss", "val/loss") if key in series
+    }
     for chart, groups in (
         (losses, total | _loss_terms(series, of_sets=True)),
         (terms, _loss_terms(series, of_sets=False)),
@@ -146,6 +148,8 @@ def _several_runs(runs: list[Run], labels: list[str], losses: Chart, precision: 
                 else:
                     chart.line(*points, index, label=label)
         _mark_best(precision, series)
+
+    """Return losses by name and by `train` or `val`: sums of other query sets, or the terms in the last layer."""
 
 
 def _loss_terms(series: dict[str, Points], *, of_sets: bool) -> dict[tuple[str, str], Points]:

@@ -160,7 +160,7 @@ class Panel:
             )
 
     def cross(self, xy: Sequence[float], colour: Colour, size: float = 22) -> None:
-        """Draw a cross with a dark rim, below all markers: a reference point; none outside the window."""
+        """Draw a cross with a dark rim, above all markers: a reference point; none outside the window."""
         point = np.array(xy)
         if (point < self.window[:2]).any() or (point > self.window[2:]).any():
             return
@@ -171,7 +171,7 @@ class Panel:
                 markersize=size * POINTS,
                 markeredgewidth=line * POINTS,
                 color=colour_range(edge),
-                zorder=3,
+                zorder=5,
             )
 
     def lines(self, starts: np.ndarray, ends: np.ndarray, colour: Colour, width: float = 1.0) -> None:
