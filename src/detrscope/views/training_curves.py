@@ -153,7 +153,7 @@ def _several_runs(runs: list[Run], labels: list[str], losses: Chart, precision: 
 
 
 def _loss_terms(series: dict[str, Points], *, of_sets: bool) -> dict[tuple[str, str], Points]:
-    """Return losses by name and by `train` or `val`: the sum of each other query set, or the terms in the last layer."""
+    """Return losses by name and by `train` or `val`: sums of other query sets, or the terms in the last layer."""
     sums: dict[tuple[str, str], dict[float, list[float]]] = {}
     for key, (epochs, values) in series.items():
         match = _TERM.fullmatch(key)
