@@ -149,8 +149,6 @@ def _several_runs(runs: list[Run], labels: list[str], losses: Chart, precision: 
                     chart.line(*points, index, label=label)
         _mark_best(precision, series)
 
-    """Return losses by name and by `train` or `val`: sums of other query sets, or the terms in the last layer."""
-
 
 def _loss_terms(series: dict[str, Points], *, of_sets: bool) -> dict[tuple[str, str], Points]:
     """Return losses by name and by `train` or `val`: sums of other query sets, or the terms in the last layer."""
