@@ -37,7 +37,7 @@ PATHS = ("/", "/api/trace", "/api/snapshot", "/api", "/..%2f..%2fetc/passwd", "/
 
 @dataclass(frozen=True)
 class FuzzedRequest:
-    """One request, as httpx takes it."""
+    """One request."""
 
     method: str
     path: str
@@ -48,7 +48,7 @@ class FuzzedRequest:
     content: bytes | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of a client's `request`."""
+        """Return the arguments of a test client's `request`."""
         body = (
             {"content": self.content}
             if self.content is not None
