@@ -46,7 +46,8 @@ def main() -> int:
         photo = Path(folder) / "photo.png"
         Image.effect_noise((64, 48), 60).convert("RGB").save(photo)
         words = [sys.executable, "-m", "detrscope", "explore", str(photo), "--port", "0", "--no-browser"]
-        server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        errors = (Path(folder) / "errors.txt").open("w")  # a pipe that nobody reads would stop the server
+        server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert server.stdout is not None
         address = re.search(r"http://[^ ]+/", server.stdout.readline())
         assert address is not None, "the server did not start"

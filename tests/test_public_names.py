@@ -44,6 +44,7 @@ NAMES = [
         "timelapse",
         "trace",
         "train",
+        "why",
     ),
 ]
 

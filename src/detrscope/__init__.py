@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from detrscope.commands.timelapse import timelapse as timelapse
     from detrscope.commands.trace import trace as trace
     from detrscope.commands.train import train as train
+    from detrscope.commands.why import why as why
     from detrscope.core.edits import Bias as Bias
     from detrscope.core.edits import Gain as Gain
     from detrscope.core.edits import KeyBias as KeyBias
@@ -70,6 +71,7 @@ MODULES = {
             "timelapse",
             "trace",
             "train",
+            "why",
         )
     },
 }

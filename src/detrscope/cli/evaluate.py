@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,9 @@ from detrscope.cli.options import (
 )
 from detrscope.core.errors import UserError
 from detrscope.core.files import check_writable_file, check_writable_folder
+
+if TYPE_CHECKING:
+    from detrscope.inference.load_detector import LoadOptions
 
 
 def evaluate(
@@ -67,6 +70,17 @@ def evaluate(
             help="Write the thresholds into the checkpoint, for `detect --threshold precision=0.9`.",
         ),
     ] = False,
+    why: Annotated[
+        bool,
+        typer.Option(
+            "--why",
+            help="Say why AP is what it is: each error with the stage where it arose, what each stage costs, what to"
+            " change; with --out also why.html, the worst images.",
+        ),
+    ] = False,
+    threshold: Annotated[
+        float, typer.Option(help="With --why: minimum score of a detection.", min=0, max=1)
+    ] = 0.5,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
@@ -77,6 +91,9 @@ def evaluate(
     console.setup_console(quiet, log_level)
     if (model is None) == (results_in is None):
         raise UserError("give either --model or --results-in")
+    for option, given in (("--tile", tile is not None), ("--results-in", results_in is not None)):
+        if why and given:
+            raise UserError(f"--why looks inside the model on whole images; it does not go with {option}")
     if results_in is not None and store_thresholds:
         raise UserError(
             "--store-thresholds writes to the checkpoint of a model; it does not go with --results-in"
@@ -102,6 +119,10 @@ def evaluate(
     )
     from detrscope.inference.load_detector import LoadOptions
 
+    options = LoadOptions(weights, device, precision, engine, read_edits(edit or (), edits))
+    if why:
+        _explain(str(model), data, split, threshold, out, workers, options)
+        return
     if results_in is not None:
         evaluation = command.evaluate_results(results_in, data, split=split, json_file=json, out=out)
     else:
@@ -111,7 +132,7 @@ def evaluate(
             split=split,
             batch_size=batch_size,
             workers=workers,
-            load_options=LoadOptions(weights, device, precision, engine, read_edits(edit or (), edits)),
+            load_options=options,
             json_file=json,
             results_file=results,
             out=out,
@@ -123,3 +144,31 @@ def evaluate(
     console.print_table(threshold_table(evaluation))
     if per_class_thresholds:
         console.print_table(class_threshold_table(evaluation))
+
+
+def _explain(
+    model: str, data: str, split: str, threshold: float, out: Path | None, workers: int, options: LoadOptions
+) -> None:
+    """Print what costs AP and what to change."""
+    from rich.table import Table
+
+    from detrscope.commands.why import why, why_summary
+    from detrscope.views.why_page import percent_gained
+
+    result = why(
+        model, data, split=split, threshold=threshold, out=out, workers=workers, load_options=options
+    )
+    for line in why_summary(result):
+        console.print_line(line)
+    table = Table(title="where errors arise, and the AP that mending them gives back")
+    for name in ("stage", "missed", "false", "AP", "AP50"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for cost in result.costs:
+        table.add_row(
+            cost.stage, str(cost.missed), str(cost.false), percent_gained(cost.ap), percent_gained(cost.ap50)
+        )
+    console.print_table(table)
+    for number, line in enumerate(result.advice, start=1):
+        console.print_line(f"{number}. {line}")
+    if out is not None:
+        console.print_line(out / "why.html")

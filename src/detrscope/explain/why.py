@@ -1,0 +1,276 @@
+"""Why a detector's AP is what it is: every error with the stage where it arose, and what each stage costs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torchvision.ops import box_iou
+
+from detrscope.console import progress
+from detrscope.core.postprocess import postprocess
+from detrscope.core.verdicts import StageCost, Verdict
+from detrscope.data.dataset import DetectionDataset, ImageInfo, TransformedDataset
+from detrscope.data.loader import DetectionLoader
+from detrscope.data.transforms import EvalTransform
+from detrscope.evaluation.class_matching import match_classes
+from detrscope.evaluation.coco_ap import Evaluation, average_precision
+from detrscope.evaluation.object_matching import MATCH_IOU
+from detrscope.evaluation.predict import Result, coco_results
+from detrscope.explain.advice import Advisor
+from detrscope.explain.image_predictions import ImagePredictions, Objects, image_predictions
+from detrscope.explain.stages import image_verdicts
+from detrscope.inference.detector import Detector
+
+STRENGTHS = (
+    2,
+    4,
+    8,
+)  # added to the scores by which a duplicate attends to what it repeats, until it gives way
+MOST_PROVED = 20  # duplicates for which an edit is looked for
+SURE = 1.0  # score of an object that an oracle adds
+
+
+@dataclass(frozen=True)
+class Why:
+    """Errors of a model on a dataset, and the stages where they arose.
+
+    Attributes:
+        model: name of the model.
+        source: name of the dataset.
+        images: number of images.
+        objects: number of objects, without crowds.
+        threshold: minimum score of a detection.
+        evaluation: AP of the model as it is.
+        verdicts: every missed object and every false detection.
+        costs: what each stage costs, the dearest first.
+        advice: what to change, the most important first.
+        results: all predictions in COCO's format, with the category ids of the dataset.
+    """
+
+    model: str
+    source: str
+    images: int
+    objects: int
+    threshold: float
+    evaluation: Evaluation
+    verdicts: tuple[Verdict, ...]
+    costs: tuple[StageCost, ...]
+    advice: tuple[str, ...]
+    results: tuple[Result, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the results as JSON values."""
+        return {
+            **{k: getattr(self, k) for k in ("model", "source", "images", "objects", "threshold")},
+            **self.evaluation.summary(),
+            "stages": [vars(cost) for cost in self.costs],
+            "advice": list(self.advice),
+            "errors": [verdict.to_json() for verdict in self.verdicts],
+        }
+
+
+@dataclass(frozen=True)
+class _Image:
+    info: ImageInfo
+    predictions: ImagePredictions
+    results: list[Result]
+    keys: list[tuple[int, int]]  # query and class index of each result
+    objects: Objects
+
+
+def explain_errors(
+    detector: Detector,
+    dataset: DetectionDataset,
+    *,
+    threshold: float = 0.5,
+    workers: int = 0,
+    name: str = "",
+    prove: int = MOST_PROVED,
+) -> Why:
+    """Return every error of a model on a dataset with the stage where it arose.
+
+    Args:
+        detector: the model.
+        dataset: images and ground truth; classes are matched by name.
+        threshold: minimum score of a detection.
+        workers: processes that read images; 0 reads them in this one.
+        name: name of the model in the report.
+        prove: duplicates for which an edit is looked for that removes them.
+
+    Raises:
+        UserError: the model lacks a class that has boxes, or an image cannot be read.
+    """
+    card = detector.card
+    with_boxes = {a.category_id for rows in dataset.annotations.values() for a in rows}
+    dataset_ids = match_classes(card.classes, dataset.classes, with_boxes)  # by the model's id
+    model_index = {theirs: card.classes.index_of(ours) for ours, theirs in dataset_ids.items()}
+    images = _predicted(detector, dataset, dataset_ids, model_index, workers)
+    results = [result for image in images for result in image.results]
+    ground_truth = dataset.coco_json()
+    evaluation = average_precision(ground_truth, results)
+    verdicts: list[Verdict] = []
+    for image in images:
+        crowds = [a.bbox_xywh for a in dataset.annotations[image.info.id] if a.iscrowd]
+        ignored = torch.tensor(crowds, dtype=torch.float32).view(-1, 4)
+        ignored[:, 2:] += ignored[:, :2]
+        verdicts += image_verdicts(
+            image.info.id,
+            str(image.info.path),
+            image.predictions,
+            image.objects,
+            card.classes.names,
+            threshold,
+            ignored,
+        )
+    verdicts = _proved(detector, verdicts, threshold, prove)
+    category = {
+        own: dataset_ids[i]
+        for i, own in zip(card.classes.ids, card.classes.names, strict=True)
+        if i in dataset_ids
+    }
+    costs = _costs(verdicts, images, ground_truth, results, evaluation, category)
+    advisor = Advisor(
+        verdicts,
+        queries=max((image.predictions.scores.shape[1] for image in images), default=0),
+        token=_median_token(images),
+        fullest=max((len(image.objects.labels) for image in images), default=0),
+        preprocessing=card.preprocessing,
+    )
+    return Why(
+        name or card.variant,
+        dataset.name,
+        len(images),
+        sum(len(image.objects.labels) for image in images),
+        threshold,
+        evaluation,
+        tuple(verdicts),
+        costs,
+        tuple(advisor.advise(costs)),
+        tuple(results),
+    )
+
+
+def _predicted(
+    detector: Detector,
+    dataset: DetectionDataset,
+    dataset_ids: Mapping[int, int],
+    model_index: Mapping[int, int],
+    workers: int,
+) -> list[_Image]:
+    """Run the model over the images, one by one."""
+    card, found = detector.card, []
+    samples = TransformedDataset(dataset, EvalTransform(card.preprocessing), cache=False)
+    loader = DetectionLoader(samples, [[index] for index in range(len(dataset))], workers)
+    stride: tuple[float, float] | None = None
+    known = {card.classes.index_of(ours): theirs for ours, theirs in dataset_ids.items()}
+    with progress() as bar:
+        task = bar.add_task("looking for errors", total=len(dataset))
+        for (batch, _, _), info in zip(loader, dataset.images, strict=True):
+            if stride is None:
+                stride = _stride(detector, info)
+            outputs = detector.predict(batch.images, batch.padding)
+            size = (info.height, info.width)
+            (scored,) = postprocess(outputs, card.scoring, [size])
+            keys = list(zip(scored.query_ids.tolist(), scored.class_indices.tolist(), strict=True))
+            rows = coco_results(scored, info.id, card.classes)
+            kept = [i for i, (_, label) in enumerate(keys) if label in known]
+            results = [{**rows[i], "category_id": known[keys[i][1]]} for i in kept]
+            annotations = [a for a in dataset.annotations[info.id] if not a.iscrowd]
+            boxes = torch.tensor([a.bbox_xywh for a in annotations], dtype=torch.float32).view(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            labels = torch.tensor([model_index[a.category_id] for a in annotations], dtype=torch.int64)
+            found.append(
+                _Image(
+                    info,
+                    image_predictions(outputs, card, size, stride),
+                    results,
+                    [keys[i] for i in kept],
+                    Objects(boxes, labels, [a.id for a in annotations]),
+                )
+            )
+            bar.advance(task)
+    return found
+
+
+def _stride(detector: Detector, info: ImageInfo) -> tuple[float, float]:
+    """Return width and height of a token of the finest feature map in pixels of the model's input."""
+    trace = detector.trace(info.path)
+    finest, (height, width) = trace.levels[0], trace.geometry.padded
+    return width / finest.width, height / finest.height
+
+
+def _proved(detector: Detector, verdicts: Sequence[Verdict], threshold: float, most: int) -> list[Verdict]:
+    """Return the verdicts, duplicates with the edit that removes them where one is found."""
+    duplicates = [v for v in verdicts if v.stage == "duplicate" and v.repeats not in (None, v.query)]
+    edits = {id(verdict): _removing_edit(detector, verdict, threshold) for verdict in duplicates[:most]}
+    return [replace(verdict, edit=edits.get(id(verdict), "")) for verdict in verdicts]
+
+
+def _removing_edit(detector: Detector, verdict: Verdict, threshold: float) -> str:
+    """Return the edit by which a duplicate sees what it repeats better and gives way; "" where none is found."""
+    if not any(site.startswith("decoder.") and site.endswith(".self") for site in detector.engine.sites):
+        return ""
+    index = detector.classes.names.index(verdict.name)
+    query, kept = verdict.query, verdict.repeats
+    place = torch.tensor([verdict.box_xyxy])
+    for strength in STRENGTHS:
+        edit = f"decoder.*.self: favour queries {query} keys {kept} +{strength}"
+        trace = detector.trace(verdict.image, sites=(), edits=[edit])
+        scores, boxes = trace.scores()[:, index], trace.boxes_xyxy()
+        overlaps = box_iou(boxes, place)[:, 0]
+        gone = float(scores[query]) < threshold or float(overlaps[query]) < MATCH_IOU
+        if gone and float(scores[kept]) >= threshold:
+            return edit
+    return ""
+
+
+def _costs(
+    verdicts: Sequence[Verdict],
+    images: Sequence[_Image],
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Result],
+    evaluation: Evaluation,
+    category: Mapping[str, int],
+) -> tuple[StageCost, ...]:
+    """Return the AP that each stage would give back: its missed objects found, its false detections gone."""
+    place: dict[tuple[Any, int | None, int | None], Result] = {
+        (image.info.id, query, result["category_id"]): result
+        for image in images
+        for (query, _), result in zip(image.keys, image.results, strict=True)
+    }
+    costs = []
+    for stage in dict.fromkeys(verdict.stage for verdict in verdicts):
+        of_stage = [verdict for verdict in verdicts if verdict.stage == stage]
+        gone = {
+            id(place.get((v.image_id, v.query, category.get(v.name)))) for v in of_stage if v.kind == "false"
+        }
+        mended = [result for result in results if id(result) not in gone]
+        for v in of_stage:
+            if v.kind == "missed":
+                x0, y0, x1, y1 = v.box_xyxy
+                box = [x0, y0, x1 - x0, y1 - y0]
+                mended.append(
+                    {"image_id": v.image_id, "category_id": category[v.name], "bbox": box, "score": SURE}
+                )
+        better = average_precision(ground_truth, mended)
+        costs.append(
+            StageCost(
+                stage,
+                sum(v.kind == "missed" for v in of_stage),
+                sum(v.kind == "false" for v in of_stage),
+                (better.AP or 0.0) - (evaluation.AP or 0.0),
+                (better.AP50 or 0.0) - (evaluation.AP50 or 0.0),
+            )
+        )
+    return tuple(sorted(costs, key=lambda cost: -cost.ap))
+
+
+def _median_token(images: Sequence[_Image]) -> tuple[float, float]:
+    if not images:
+        return 1.0, 1.0
+    widths, heights = zip(*(image.predictions.token for image in images), strict=True)
+    return statistics.median(widths), statistics.median(heights)

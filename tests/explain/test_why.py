@@ -1,0 +1,141 @@
+"""Errors of a model on a dataset: every one is counted, and mending them gives AP back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import detrscope as ds
+from detrscope.cli.app import app
+from detrscope.core.verdicts import Verdict
+from detrscope.data.open_dataset import open_dataset
+from detrscope.evaluation.coco_ap import average_precision
+from detrscope.evaluation.error_types import TIDE, error_types
+from detrscope.explain.why import Why, explain_errors
+
+SOURCE = "drawn-dogs:count=4,val=40,test=2,size=128"
+
+
+@pytest.fixture(scope="module")
+def found() -> Why:
+    return explain_errors(ds.load("sprint-dense-n", device="cpu"), open_dataset(SOURCE, "val"), threshold=0.3)
+
+
+def test_ap_is_that_of_evaluate(found: Why) -> None:
+    assert found.evaluation.AP == ds.evaluate("sprint-dense-n", SOURCE, split="val").AP
+    assert found.images == 40 and found.objects == found.evaluation.boxes
+
+
+def test_missed_and_false_are_those_of_the_operating_point(found: Why) -> None:
+    """Precision and recall at the last right detection above the threshold, as `evaluate` has them."""
+    points = found.evaluation.thresholds.all_classes.points()
+    at = min((p for p in points if p.threshold >= 0.3), key=lambda p: p.threshold)
+    missed = sum(verdict.kind == "missed" for verdict in found.verdicts)
+    false = sum(v.kind == "false" and (v.score or 0.0) >= at.threshold for v in found.verdicts)
+    right = found.objects - missed
+    assert right / found.objects == pytest.approx(at.recall)
+    assert right / (right + false) == pytest.approx(at.precision)
+
+
+def test_mending_everything_leaves_nothing_to_gain(found: Why) -> None:
+    """With all missed objects added and all false detections removed AP at .5 is 1, which the stages add up towards."""
+    assert sum(cost.missed + cost.false for cost in found.costs) == len(found.verdicts) > 0
+    truth = open_dataset(SOURCE, "val").coco_json()
+    gone = {(v.image_id, round(v.score or 0, 6)) for v in found.verdicts if v.kind == "false"}
+    mended = [
+        row
+        for row in found.results
+        if row["score"] >= 0.3 and (row["image_id"], round(row["score"], 6)) not in gone
+    ]
+    mended += [
+        {"image_id": v.image_id, "category_id": 1, "bbox": _xywh(v), "score": 1.0}
+        for v in found.verdicts
+        if v.kind == "missed"
+    ]
+    assert pytest.approx(1) == average_precision(truth, mended).AP50
+    assert all(cost.ap50 >= 0 for cost in found.costs)
+
+
+def _xywh(verdict: Verdict) -> list[float]:
+    x0, y0, x1, y1 = verdict.box_xyxy
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def test_each_stage_that_costs_ap_gets_advice(found: Why) -> None:
+    dear = [cost.stage for cost in found.costs if cost.ap >= 0.001 or cost.ap50 >= 0.001]
+    assert [line.partition(" (")[0] for line in found.advice] == dear
+    json.dumps(found.to_json())
+
+
+def test_edits_that_remove_duplicates_do(found: Why) -> None:
+    detector = ds.load("sprint-dense-n", device="cpu")
+    for verdict in found.verdicts:
+        if verdict.edit:
+            before = detector.detect(verdict.image, threshold=0.3)
+            after = detector.edited([verdict.edit]).detect(verdict.image, threshold=0.3)
+            assert verdict.query in before.query_ids.tolist() and verdict.repeats in after.query_ids.tolist()
+            assert verdict.query not in after.query_ids.tolist() or len(after) <= len(before)
+
+
+def test_kinds_of_errors_agree_with_ap(found: Why) -> None:
+    truth = open_dataset(SOURCE, "val").coco_json()
+    types = error_types(truth, found.results, 0.3)
+    assert types.interval.value == pytest.approx(found.evaluation.AP)
+    assert types.interval.low < found.evaluation.AP < types.interval.high  # type: ignore[operator]
+    assert set(types.tide) == set(TIDE.values()) and types.classes == ("dog", "nothing")
+    annotated = sum(types.confusion[0])
+    assert annotated == found.objects and types.confusion[0][0] == found.objects - sum(
+        verdict.kind == "missed" for verdict in found.verdicts
+    )
+    assert sum(count for _, count in types.slices.values()) == found.images
+    assert sum(count for *_, count in types.bins) == len(found.results)
+    json.dumps(types.to_json())
+
+
+def test_tide_is_tidecvs(found: Why) -> None:
+    tidecv = pytest.importorskip("tidecv")
+    truth = open_dataset(SOURCE, "val").coco_json()
+    data, detected = tidecv.Data("truth"), tidecv.Data("results")
+    for image in truth["images"]:
+        data.add_image(image["id"], image["file_name"])
+    for category in truth["categories"]:
+        data.add_class(category["id"], category["name"])
+    for a in truth["annotations"]:
+        data.add_ground_truth(a["image_id"], a["category_id"], a["bbox"])
+    for row in found.results:
+        detected.add_detection(row["image_id"], row["category_id"], row["score"], row["bbox"])
+    tide = tidecv.TIDE()
+    run = tide.evaluate(data, detected, mode=tidecv.TIDE.BOX)
+    expected = {kind.short_name: value for kind, value in run.fix_main_errors().items()}
+    types = error_types(truth, found.results, 0.3)
+    for short, name in TIDE.items():
+        assert 100 * types.tide[name] == pytest.approx(expected[short], abs=0.15), name
+
+
+def test_the_command_writes_a_page_and_numbers(tmp_path: Path) -> None:
+    words = ["evaluate", "--model", "sprint-dense-n", "--data", SOURCE, "--why", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, [*words, "--threshold", "0.3", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "where errors arise" in result.output and "AP50" in result.output
+    numbers = json.loads((tmp_path / "why.json").read_text())
+    page = (tmp_path / "why.html").read_text()
+    assert len(numbers["errors"]) == sum(row["missed"] + row["false"] for row in numbers["stages"])
+    assert page.count('class="card"') == min(60, len(numbers["errors"]))
+    assert "http://" not in page and "https://" not in page and "<script" not in page
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--tile", "64"], "--why looks inside the model on whole images; it does not go with --tile"),
+        (["--threshold", "2"], "Input should be less than or equal to 1"),
+    ],
+)
+def test_wrong_options_are_named(words: list[str], says: str) -> None:
+    command = ["evaluate", "--model", "sprint-dense-n", "--data", SOURCE, "--why", *words]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code != 0
+    assert says in " ".join((result.output + str(result.exception)).split())
