@@ -129,7 +129,7 @@ def test_names_differing_only_in_case_are_refused(tmp_path: Path) -> None:
 
 def test_one_label_of_two_images_is_reported(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path)
-    noise_image(9, 9, seed=7).save(folder / "train" / "images" / "0.bmp")
+    noise_image(40, 40, seed=7).save(folder / "train" / "images" / "0.bmp")
     assert kinds(folder) == {"one-label-two-images": ["0.txt"]}
 
 

@@ -10,7 +10,8 @@ import typer
 
 from detrscope import console
 from detrscope.cli.options import Log, Quiet
-from detrscope.core.files import atomic_write
+from detrscope.core.errors import UserError
+from detrscope.core.files import atomic_write, check_writable_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,6 +65,16 @@ def check(
         bool, typer.Option("--json", help="Print JSON with every problem in place of the table.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="File to write the JSON to.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="HTML file to write: every kind of problem with pictures of the first."),
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write a repaired copy to, in COCO's layout; the original is not touched.",
+        ),
+    ] = None,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
@@ -74,8 +85,16 @@ def check(
     console.setup_console(quiet, log_level)
     import json as to_text
 
+    from detrscope.commands.check_page import write_check_page
     from detrscope.data.check import check as check_dataset
 
+    if fix is not None and (annotations is not None or not pixels):
+        raise UserError(
+            "--fix repairs a dataset as a whole; it goes neither with --annotations nor --no-pixels"
+        )
+    for file in (out, page):
+        if file is not None:
+            check_writable_file(file)
     report = check_dataset(source, split or (), annotations=annotations, queries=queries, pixels=pixels)
     text = to_text.dumps(report.to_json(), indent=1)
     if out is not None:
@@ -85,6 +104,11 @@ def check(
         console.print_raw(f"{text}\n")
     elif not quiet:
         _print_report(report, limit)
+    if page is not None:
+        write_check_page(report, page)
+        console.log.info("wrote %s", page)
+    if fix is not None:
+        _repair(report, source, fix, split or (), quiet)
     raise typer.Exit(1 if report.count("error") else 0)
 
 
@@ -223,6 +247,20 @@ def draw(
     dogs = write_drawn(out, count=count, seed=seed, size=size, start=start)
     if not quiet:
         console.print_line(f"{out}: {count} images, {dogs} dogs")
+
+
+def _repair(report: Report, source: str, out: Path, splits: list[str] | tuple[str, ...], quiet: bool) -> None:
+    """Write a repaired copy, and say what was done and what was not."""
+    from detrscope.data.repair import repair
+
+    repaired = repair(source, out, splits, report=report)
+    _print_written(out, repaired.splits, quiet)
+    for what, count in repaired.done.items():
+        console.print_line(f"repaired: {count} {what}")
+    if not repaired.done:
+        console.print_line("repaired: nothing; the copy is as the original")
+    for kind, count in repaired.left.items():
+        console.print_line(f"not repaired: {count} x {kind}")
 
 
 def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -> None:

@@ -6,18 +6,20 @@ import hashlib
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detrscope.core.errors import UserError
-from detrscope.data.dataset import DetectionDataset, ImageInfo
+from detrscope.data.check_splits import check_boxes, check_classes, in_training, similar_images
+from detrscope.data.dataset import Box, DetectionDataset, ImageInfo
 from detrscope.data.image_files import is_folder, is_hidden, is_image_file
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import read_dataset, splits_of
 from detrscope.data.parallel_decode import decode_all
-from detrscope.data.splits import ANY, canonical_split
+from detrscope.data.similar_images import fingerprint
+from detrscope.data.splits import ANY
 from detrscope.data.validation_log import Problem, Severity, ValidationLog
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels of area; COCO's limits
@@ -60,6 +62,9 @@ class Report:
     source: str
     statistics: tuple[Statistics, ...]
     problems: tuple[Problem, ...]
+    boxes: Mapping[tuple[str, int | None], Box] = field(
+        default_factory=dict
+    )  # declared, by split and annotation
 
     def count(self, severity: Severity) -> int:
         """Return the number of problems of a severity."""
@@ -101,13 +106,18 @@ def check(
     used: set[Path] = set()
     reported: set[tuple[str, str, str]] = set()
     same_pixels: dict[bytes, list[tuple[str, ImageInfo]]] = defaultdict(list)
+    seen: list[tuple[str, ImageInfo, int | None, bytes]] = []
+    datasets: dict[str, DetectionDataset] = {}
     for split in splits or ((ANY,) if annotations else splits_of(source)):
         validation = ValidationLog(split, strict=False)
         dataset = read_dataset(source, split, validation, annotations=annotations)
         if pixels:
-            for digest, image in _decode(dataset, validation):
+            for digest, mark, image in _decode(dataset, validation):
                 same_pixels[digest].append((split, image))
+                seen.append((split, image, mark, digest))
         _check_objects(dataset, validation, queries)
+        check_boxes(dataset, validation)
+        datasets[split] = dataset
         used |= {image.path for image in dataset.images}
         statistics.append(_count(dataset, split, validation.left_out()))
         problems += [p for p in validation.problems if (p.kind, p.file, p.reason) not in reported]
@@ -115,22 +125,38 @@ def check(
     if not splits:  # else other splits may use them
         problems += _unused_images(used)
     for images in same_pixels.values():
-        problems += _duplicates(images)
-    return Report(str(source), tuple(statistics), tuple(problems))
+        problems += _duplicates(sorted(images, key=lambda row: in_training(row[0])))
+    problems += similar_images(seen)
+    problems += check_classes(datasets)
+    return Report(str(source), tuple(statistics), tuple(problems), _boxes(datasets, problems))
 
 
-def _decode(dataset: DetectionDataset, validation: ValidationLog) -> list[tuple[bytes, ImageInfo]]:
-    """Return a digest of the pixels of every image; report those that cannot be decoded."""
+def _boxes(datasets: Mapping[str, DetectionDataset], problems: Sequence[Problem]) -> dict[Any, Box]:
+    """Return the declared boxes of the annotations that problems name."""
+    named = {(p.split, p.annotation) for p in problems if p.annotation is not None}
+    return {
+        (split, a.id): a.declared_xywh or a.bbox_xywh
+        for split, dataset in datasets.items()
+        for rows in (*dataset.annotations.values(), *dataset.unusable.values())
+        for a in rows
+        if (split, a.id) in named
+    }
+
+
+def _decode(
+    dataset: DetectionDataset, validation: ValidationLog
+) -> list[tuple[bytes, int | None, ImageInfo]]:
+    """Return a digest of the pixels of every image and its fingerprint; report those that cannot be decoded."""
     known = {p.file for p in validation.problems if p.kind in ("missing-image", "unreadable-image")}
     images = [image for image in dataset.images if str(image.path) not in known]
 
-    def digest(index: int) -> bytes | UserError:
+    def digest(index: int) -> tuple[bytes, int | None] | UserError:
         try:
             pixels = read_image(images[index].path)
         except UserError as error:
             return error
-        shape = str(tuple(pixels.shape)).encode()
-        return hashlib.blake2b(pixels.permute(1, 2, 0).numpy().tobytes(), digest_size=16, key=shape).digest()
+        shape, array = str(tuple(pixels.shape)).encode(), pixels.permute(1, 2, 0).contiguous().numpy()
+        return hashlib.blake2b(array.tobytes(), digest_size=16, key=shape).digest(), fingerprint(array)
 
     digests = []
     results = decode_all(digest, (i.width * i.height for i in images), f"reading {dataset.name}")
@@ -138,7 +164,7 @@ def _decode(dataset: DetectionDataset, validation: ValidationLog) -> list[tuple[
         if isinstance(result, UserError):
             validation.add("unreadable-image", image.path, str(result).removeprefix(f"{image.path}: "))
         else:
-            digests.append((result, image))
+            digests.append((*result, image))
     return digests
 
 
@@ -185,8 +211,7 @@ def _check_objects(dataset: DetectionDataset, validation: ValidationLog, queries
                 reason = f"the same box and category as annotation {twin}"
                 validation.add("duplicate-box", image.path, reason, a.id, names[a.category_id])
     used = {a.category_id for rows in dataset.annotations.values() for a in rows if not a.iscrowd}
-    trained = canonical_split(validation.split) in ("train", ANY)
-    kind = "class-without-boxes" if trained else "class-not-evaluated"
+    kind = "class-without-boxes" if in_training(validation.split) else "class-not-evaluated"
     for category, name in names.items():
         if category not in used:
             validation.add(kind, dataset.name, f"category id {category} has no boxes", category=name)

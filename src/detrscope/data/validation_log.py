@@ -57,11 +57,18 @@ _WARNINGS = {  # the data is used, by a rule that may surprise
     "duplicate-box": "delete one of the two",
     "duplicate-image": "keep one of the two",
     "image-in-two-splits": "take it out of one split: the score would be too good",
+    "similar-image": "keep one of the two",
+    "similar-image-in-two-splits": "take it out of one split: the score would be too good",
+    "tiny-box": "look at them: if they are right, enlarge the images; nothing is learned from so few pixels",
+    "constant-area": "write the area of each object: AP by size and crowds follow it",
+    "classes-permuted": "use one list of categories for all splits: they are matched by name here, by id elsewhere",
+    "classes-differ": "use one list of categories for all splits",
     "class-without-boxes": "add examples or remove the category: it cannot be learned",
     "more-objects-than-queries": "use more queries: every object needs one",
 }
 _INFOS = {
     "missing-split": "none needed: a split that does not exist is not read",
+    "giant-box": "look at it: objects that fill their image are rare",
     "class-not-evaluated": "none needed: it will have no AP in this split",
     "exif-ambiguous": "check an image with `detrscope data show`: boxes are read as upright",
     "text-ids": "none needed: they are read, and written, as numbers",
