@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from detrscope import console
 from detrscope.cli.options import Log, OptionalData, OutFolder, Quiet
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.files import check_writable_file, check_writable_folder
+
+if TYPE_CHECKING:
+    from detrscope.training.dry_run import DryRun
 
 # `--a.b=c` goes through to the config; --help is our own, since it lists the settings too.
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -24,6 +27,7 @@ OWN_OPTIONS = (
     "resume",
     "overwrite",
     "print-config",
+    "dry-run",
     "quiet",
     "log-level",
 )
@@ -85,6 +89,13 @@ def train(
         bool,
         typer.Option("--print-config", help="Print the resolved settings as YAML and exit without training."),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Try the run out and leave nothing: steps, time, memory, and whether it learns one batch by heart.",
+        ),
+    ] = False,
     show_help: Annotated[
         bool,
         typer.Option(
@@ -121,6 +132,13 @@ def train(
         )
         console.print_raw(to_yaml(settings))
         return
+    if dry_run:
+        if resume:
+            raise UserError("--dry-run tries out a new run; it does not go with --resume")
+        _print_dry_run(
+            command.train_dry_run(config, preset=preset, data=data, from_=from_, overrides=overrides)
+        )
+        return
     check_writable_folder(out)
     command.train(
         config,
@@ -133,6 +151,31 @@ def train(
         overwrite=overwrite,
         overrides=overrides,
     )
+
+
+def _print_dry_run(result: DryRun) -> None:
+    """Print what the run will be like; exit with 1 where one batch is not learned."""
+    from detrscope.training.timing import format_training_time
+
+    memory = f"{result.memory_mb} MB" if result.memory_mb is not None else "unknown"
+    lines = (
+        f"{result.steps} steps, {result.steps_per_epoch} an epoch; {result.seconds_per_step:.3g} s a step, about"
+        f" {format_training_time(result.seconds)} in all",
+        f"memory: {memory} at its peak so far, at least {result.least_memory_mb} MB",
+        f"one batch of {result.images} images and {result.boxes} boxes, {result.overfit_steps} steps: loss"
+        f" {result.loss[0]:.3f} to {result.loss[1]:.3f}, overlap of matched boxes {result.matched_iou[0]:.2f} to"
+        f" {result.matched_iou[1]:.2f}",
+    )
+    for line in lines:
+        console.print_line(line)
+    if result.learns:
+        console.print_line("the model learns it: data, boxes and loss fit together")
+        return
+    console.print_line(
+        "the model does not learn it: look at boxes and classes (`detrscope data check`, `data show`), try a larger or"
+        " smaller train.lr, and look for frozen parts (train.lr_backbone, train.lr_factors)"
+    )
+    raise typer.Exit(1)
 
 
 def plot(

@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from detrscope.checkpoints.native import read_checkpoint_card
-from detrscope.console import log
+from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.model_card import ModelCard
 from detrscope.data.dataset import DetectionDataset
@@ -23,6 +23,7 @@ from detrscope.ops.kernels.native_precision import DTYPES
 from detrscope.ops.kernels.threads import use_kernel_threads
 from detrscope.recording.recorder import make_recorder
 from detrscope.training.config import RunConfig
+from detrscope.training.dry_run import OVERFIT_STEPS, DryRun, dry_run
 from detrscope.training.launch import (
     check_launch_precision,
     make_fabric,
@@ -40,7 +41,7 @@ from detrscope.training.setup import (
     warn_of_crowded_images,
 )
 from detrscope.training.train_state import seed_all
-from detrscope.training.train_step import check_training_support
+from detrscope.training.train_step import StepFailed, check_training_support
 from detrscope.views.training_curves import draw_curves
 
 
@@ -120,6 +121,62 @@ def train(
             f"process {fabric.global_rank} of {fabric.world_size}: another process of this training has ended or does"
             f" not answer ({reason}); check the log of that process, then continue with resume=True"
         ) from None
+
+
+def train_dry_run(
+    config: RunConfig | str | Path | None = None,
+    *,
+    preset: str | None = None,
+    data: str | Path | None = None,
+    from_: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> DryRun:
+    """Try out a training run without leaving anything: its time and memory, and whether it learns one batch by heart.
+
+    Args:
+        config: settings, or a YAML file of them.
+        preset: a shipped recipe.
+        data: the dataset.
+        from_: the model to fine-tune.
+        overrides: single settings.
+
+    Raises:
+        UserError: settings, data or model are wrong.
+        WorkFailed: a loss or gradient is NaN or infinite.
+    """
+    config = resolve_run(config, preset=preset, data=data, from_=from_, overrides=overrides)
+    if not config.data.source:
+        raise UserError("no dataset: expected one, such as data=coco:path/to/coco")
+    config = resolve_precision(config)
+    use_kernel_threads(config.train.threads)
+    fabric = make_fabric(config.train)
+    fabric.launch()
+    check_launch_precision(config.train)
+    dataset, val = open_training_data(config)
+    seed_all(config.train.seed)
+    if not config.model.start_from:
+        check_memory(config, len(dataset.classes), fabric.device)
+    loaded, config = make_training_model(config, dataset, fresh=True)
+    warn_of_crowded_images(config, dataset)
+    loader = make_training_loader(config, dataset, loaded.card, fabric)
+    check_training_support(loaded.model, config.train)
+    with progress() as bar:
+        task = bar.add_task("learning one batch by heart", total=OVERFIT_STEPS)
+        try:
+            return dry_run(
+                config,
+                loaded,
+                loader,
+                fabric,
+                classes=len(dataset.classes),
+                evaluation_forwards=0 if val is None else -(-len(val) // config.images_per_micro_batch),
+                on_step=lambda *_: bar.advance(task),
+            )
+        except StepFailed as failed:
+            where = f", first in {failed.culprit}" if failed.culprit else ""
+            raise WorkFailed(
+                f"{failed.what} is not finite (images {', '.join(map(str, failed.image_ids[:5]))}){where}"
+            ) from None
 
 
 def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -> Outcome:
