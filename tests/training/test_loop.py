@@ -299,6 +299,28 @@ def test_evaluation_every_n_epochs_and_after_the_last(tmp_path: Path) -> None:
     assert ["val/AP" in row for row in rows(tmp_path)] == [False, True, False, True, True]
 
 
+def test_training_ends_early_without_a_better_ap(tmp_path: Path) -> None:
+    scores = iter([0.1, 0.3, 0.2, 0.3, 0.9])
+    config = replace(CONFIG, epochs=12, evaluate_every=2, patience=2)
+
+    def evaluate(model: nn.Module) -> Validation:
+        return Validation({"AP": next(scores)})
+
+    outcome, _ = run(tmp_path, config, evaluate=evaluate)
+    assert (outcome.epochs, outcome.best_epoch, outcome.best_ap) == (8, 4, 0.3)
+    again, _ = run(tmp_path, config, evaluate=evaluate)  # resumed: it has ended
+    assert again.epochs == 8 and next(scores) == 0.9
+    scores = iter([0.4, 0.1, 0.1])
+    more, _ = run(tmp_path, replace(config, patience=3), evaluate=evaluate)  # a little more of it
+    assert (more.epochs, more.best_epoch) == (12, 10)
+
+
+def test_runs_without_an_ap_do_not_end_early(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=4, patience=1)
+    outcome, _ = run(tmp_path, config, evaluate=lambda model: Validation({"AP": None}))
+    assert outcome.epochs == 4
+
+
 def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     outcome, _ = run(tmp_path, replace(CONFIG, max_steps=4), evaluate=fake_ap)
     assert (outcome.epochs, outcome.steps) == (2, 4)

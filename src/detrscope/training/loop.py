@@ -122,7 +122,7 @@ class TrainingRun:
         if is_first:
             console().print(groups_table(self.train_step.groups, self.train_step.model))
             log.info("%d steps an epoch, %d in all", plan.steps_per_epoch, plan.total_steps)
-        if progress.step >= plan.total_steps and not progress.micro_batches:
+        if (progress.step >= plan.total_steps or self._out_of_patience()) and not progress.micro_batches:
             log.info(
                 "%s is finished already: %d epochs, %d steps", self.folder.path, progress.epoch, progress.step
             )
@@ -132,6 +132,9 @@ class TrainingRun:
         while progress.step < plan.total_steps or progress.micro_batches:
             self._train_epoch()
             self._end_epoch()
+            if self._out_of_patience():
+                log.info("no better AP in %d evaluations: training ends early", self.config.patience)
+                break
         if is_first:
             log.info("finished: %d epochs, %d steps", progress.epoch, progress.step)
         if is_first and progress.best_epoch:
@@ -206,6 +209,12 @@ class TrainingRun:
             with self.clock.other("end of epoch"):
                 for callback in hooks.after_epoch:
                     callback(self.folder.path)
+
+    def _out_of_patience(self) -> bool:
+        """Return whether so many evaluations have brought no better AP that training ends."""
+        patience, progress = self.config.patience, self.progress
+        since = (progress.epoch - progress.best_epoch) // self.config.evaluate_every
+        return bool(patience and progress.best_epoch) and since >= patience
 
     def _stops(self, interruption: Interruption) -> bool:
         """Return whether a stop was requested in any process."""

@@ -55,6 +55,7 @@ CHANGEABLE = (
     "train.epochs",
     "train.max_steps",
     "train.evaluate_every",
+    "train.patience",
     "train.checkpoint_every",
     "train.accelerator",
     "train.devices",

@@ -165,6 +165,9 @@ class TrainConfig:
     )
     seed: int = setting(0, "random seed of weights, dropout, order and augmentation", ge=0, lt=2**32)
     evaluate_every: int = setting(1, "epochs between evaluations; the last epoch is always evaluated", ge=1)
+    patience: int = setting(
+        0, "evaluations without a better AP after which training ends early; 0: it never does", ge=0
+    )
     checkpoint_every: int | None = setting(
         None, "steps between checkpoints; null: at the end of each epoch only", ge=1
     )
