@@ -179,3 +179,41 @@ def test_the_command_repairs_and_draws(make_coco: MakeCoco, tmp_path: Path) -> N
     assert isinstance(wrong.exception, UserError) and "--fix repairs a dataset as a whole" in str(
         wrong.exception
     )
+
+
+def test_two_entries_of_one_file_and_reused_ids_lose_nothing(make_coco: MakeCoco, tmp_path: Path) -> None:
+    images = [{"id": i, "file_name": "1.png", "width": 40, "height": 30} for i in (1, 2)]
+    folder = make_coco([box(1, 1, [1, 1, 9, 9], area=81)], images=1)
+    rows = [
+        {"id": 1, **box(1, 1, [1, 1, 9, 9], area=81)},
+        {"id": 2, **box(1, 1, [20, 1, 9, 9], area=81)},
+        {"id": 2, **box(1, 1, [1, 1, 9, 9], area=81)},
+        {"id": 3, **box(2, 7, [5, 5, 9, 9], area=81)},
+        {"id": 4, **box(2, 7, [float("nan"), 5, 9, 9], area=81)},
+    ]
+    path = folder / "annotations" / "instances_train.json"
+    path.write_text(json.dumps({"images": images, "annotations": rows, "categories": list(CATEGORIES)}))
+    repaired = repair(folder, tmp_path / "fixed")
+    boxes = {a.bbox_xywh for rows in repaired.splits["train"].annotations.values() for a in rows}
+    assert boxes == {(1, 1, 9, 9), (20, 1, 9, 9), (5, 5, 9, 9)} and len(repaired.splits["train"]) == 2
+    assert repaired.done == {
+        "boxes that are not finite left out": 1,
+        "annotation ids made unique": 1,
+        "repeated boxes left out": 1,
+    }
+    assert repaired.left["one-file-two-images"] == 1
+
+
+def test_a_split_that_would_be_empty_stops_the_repair(make_coco: MakeCoco, tmp_path: Path) -> None:
+    folder = make_coco([box(1, 1, [1, 1, 9, 9], area=81)])
+    make_coco([box(1, 1, [1, 1, 9, 9], area=81)], split="val", folder=folder)
+    with pytest.raises(UserError, match="no image of train would be left"):
+        repair(folder, tmp_path / "fixed")
+    assert not (tmp_path / "fixed").exists()
+
+
+def test_images_in_two_evaluation_splits_are_left_and_said(make_coco: MakeCoco, tmp_path: Path) -> None:
+    folder = make_coco([box(1, 1, [1, 1, 9, 9], area=81)], split="val")
+    make_coco([box(1, 1, [1, 1, 9, 9], area=81)], split="test", folder=folder)
+    repaired = repair(folder, tmp_path / "fixed")
+    assert repaired.done == {} and repaired.left["image-in-two-splits"] == 2

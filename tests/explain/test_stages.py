@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.verdicts import MEANINGS, Stage, Verdict
-from detrscope.explain.image_predictions import ImagePredictions, Objects
+from detrscope.explain.image_predictions import Crowds, ImagePredictions, Objects
 from detrscope.explain.stages import image_verdicts
 
 NAMES = ("cat", "dog", "bird")
@@ -52,7 +52,7 @@ class Scene:
     def unused(self) -> int:
         return next(query for query in range(self.scores.shape[1]) if query not in self.query_of)
 
-    def verdicts(self, threshold: float = 0.5, crowds: Tensor | None = None) -> list[Verdict]:
+    def verdicts(self, threshold: float = 0.5, crowds: Crowds | None = None) -> list[Verdict]:
         predictions = ImagePredictions(self.scores, self.predicted, (16.0, 16.0), self.starts, self.softmax)
         objects = Objects(self.boxes, self.labels, range(100, 100 + len(self.labels)))
         return image_verdicts(7, "seven.png", predictions, objects, NAMES, threshold, crowds)
@@ -151,8 +151,47 @@ def test_sure_detections_where_nothing_is_annotated_are_suspected() -> None:
 
 def test_detections_in_crowds_count_neither_for_nor_against() -> None:
     scene, _ = plant("on nothing", 0, softmax=True)
-    assert scene.verdicts(crowds=torch.tensor([[650.0, 650, 800, 800]])) == []
-    assert len(scene.verdicts(crowds=torch.tensor([[0.0, 0, 650, 650]]))) == 1
+    label = NAMES.index(scene.verdicts()[0].name)
+    around = torch.tensor([[650.0, 650, 800, 800]])
+    assert scene.verdicts(crowds=Crowds(around, torch.tensor([label]))) == []
+    assert len(scene.verdicts(crowds=Crowds(around, torch.tensor([(label + 1) % 3])))) == 1
+    assert len(scene.verdicts(crowds=Crowds(around - 650, torch.tensor([label])))) == 1
+
+
+def test_detections_that_are_right_are_no_evidence_against_another_object() -> None:
+    """A found neighbour that overlaps a missed object is neither its wrong class nor its bad place."""
+    for overlap, share in ((0.6, 0.25), (0.15, 0.74)):
+        scene = Scene(1)
+        box, query = scene.boxes[0], scene.query_of[0]
+        width = float(box[2] - box[0])
+        scene.boxes = torch.cat(
+            [scene.boxes, (box + torch.tensor([share * width, 0, share * width, 0]))[None]]
+        )
+        other = scene.labels[:1] if overlap < 0.5 else (scene.labels[:1] + 1) % 3
+        scene.labels = torch.cat([scene.labels, other])
+        scene.predicted[:, query] = box
+        (verdict,) = scene.verdicts()
+        assert verdict.annotation == 103 and not verdict.suspected
+        assert verdict.stage == ("never reached" if overlap < 0.5 else "low score")
+
+
+def test_softmax_queries_have_one_class() -> None:
+    """A query whose second class is above a low threshold detects its best class only."""
+    scene = Scene(2)
+    query, label = scene.query_of[0], int(scene.labels[0])
+    scene.scores[:, query] = 0.1
+    scene.scores[:, query, label], scene.scores[:, query, (label + 1) % 3] = 0.35, 0.5
+    assert {verdict.stage for verdict in scene.verdicts(threshold=0.3)} == {"wrong class"}
+
+
+def test_classes_that_the_dataset_lacks_are_no_errors() -> None:
+    scene, _ = plant("on nothing", 0, softmax=True)
+    label = NAMES.index(scene.verdicts()[0].name)
+    predictions = ImagePredictions(scene.scores, scene.predicted, (16.0, 16.0), None, True)
+    objects = Objects(scene.boxes, scene.labels, range(len(scene.labels)))
+    known = [index for index in range(3) if index != label or bool((scene.labels == label).any())]
+    verdicts = image_verdicts(7, "x", predictions, objects, NAMES, 0.5, None, known)
+    assert len(verdicts) == int(label in known)
 
 
 def test_images_without_objects_or_detections() -> None:

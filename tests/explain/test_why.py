@@ -130,7 +130,9 @@ def test_the_command_writes_a_page_and_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--tile", "64"], "--why looks inside the model on whole images; it does not go with --tile"),
+        (["--tile", "64"], "--why takes whole images one by one and writes to --out only; leave --tile out"),
+        (["--json", "x"], "leave --json out"),
+        (["--store-thresholds"], "leave --store-thresholds out"),
         (["--threshold", "2"], "Input should be less than or equal to 1"),
     ],
 )

@@ -92,6 +92,8 @@ def check(
         raise UserError(
             "--fix repairs a dataset as a whole; it goes neither with --annotations nor --no-pixels"
         )
+    if fix is not None and fix.exists() and (not fix.is_dir() or any(fix.iterdir())):
+        raise UserError(f"{fix}: already exists; choose another folder, or delete it first")
     for file in (out, page):
         if file is not None:
             check_writable_file(file)
@@ -108,7 +110,7 @@ def check(
         write_check_page(report, page)
         console.log.info("wrote %s", page)
     if fix is not None:
-        _repair(report, source, fix, split or (), quiet)
+        _repair(report, source, fix, split or (), quiet or json)
     raise typer.Exit(1 if report.count("error") else 0)
 
 
@@ -254,6 +256,8 @@ def _repair(report: Report, source: str, out: Path, splits: list[str] | tuple[st
     from detrscope.data.repair import repair
 
     repaired = repair(source, out, splits, report=report)
+    if quiet:
+        return
     _print_written(out, repaired.splits, quiet)
     for what, count in repaired.done.items():
         console.print_line(f"repaired: {count} {what}")

@@ -79,8 +79,11 @@ def evaluate(
         ),
     ] = False,
     threshold: Annotated[
-        float, typer.Option(help="With --why: minimum score of a detection.", min=0, max=1)
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="With --why: minimum score of a detection; 0.5 by default.", min=0, max=1, show_default=False
+        ),
+    ] = None,
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
@@ -91,9 +94,19 @@ def evaluate(
     console.setup_console(quiet, log_level)
     if (model is None) == (results_in is None):
         raise UserError("give either --model or --results-in")
-    for option, given in (("--tile", tile is not None), ("--results-in", results_in is not None)):
-        if why and given:
-            raise UserError(f"--why looks inside the model on whole images; it does not go with {option}")
+    given = {
+        "--tile": tile is not None,
+        "--results-in": results_in is not None,
+        "--results": results is not None,
+        "--json": json is not None,
+        "--store-thresholds": store_thresholds,
+        "--per-class-thresholds": per_class_thresholds,
+        "--batch-size": batch_size != 1,
+    }
+    for option in (name for name, is_given in given.items() if why and is_given):
+        raise UserError(f"--why takes whole images one by one and writes to --out only; leave {option} out")
+    if threshold is not None and not why:
+        raise UserError("--threshold is for --why: AP counts all scores; leave it out, or add --why")
     if results_in is not None and store_thresholds:
         raise UserError(
             "--store-thresholds writes to the checkpoint of a model; it does not go with --results-in"
@@ -121,7 +134,7 @@ def evaluate(
 
     options = LoadOptions(weights, device, precision, engine, read_edits(edit or (), edits))
     if why:
-        _explain(str(model), data, split, threshold, out, workers, options)
+        _explain(str(model), data, split, 0.5 if threshold is None else threshold, out, workers, options)
         return
     if results_in is not None:
         evaluation = command.evaluate_results(results_in, data, split=split, json_file=json, out=out)

@@ -133,8 +133,15 @@ def train(
         console.print_raw(to_yaml(settings))
         return
     if dry_run:
-        if resume:
-            raise UserError("--dry-run tries out a new run; it does not go with --resume")
+        for option, is_given in (
+            ("--resume", resume),
+            ("--overwrite", overwrite),
+            ("--probe-images", probe_images is not None),
+        ):
+            if is_given:
+                raise UserError(
+                    f"--dry-run tries out a new run and leaves nothing; it does not go with {option}"
+                )
         _print_dry_run(
             command.train_dry_run(config, preset=preset, data=data, from_=from_, overrides=overrides)
         )

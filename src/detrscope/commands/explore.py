@@ -93,7 +93,7 @@ def explore(
     if runs:
         contents = {**_probe_pictures(runs), **contents}
         model = _trained_model(runs[0].path) if model is None else model
-        only_traces = model is None
+        only_traces = only_traces or not named
     if model is not None or not only_traces:
         detector = open_detector(model or SHIPPED, load_options)
     tracer = make_tracer(contents, detector)
@@ -102,7 +102,8 @@ def explore(
     shown = f"[{host}]" if ":" in host else host
     local = host in LOOPBACK
     hosts = [f"{one}:{port}" for one in (shown, *(["127.0.0.1", "localhost", "[::1]"] if local else []))]
-    offer = Offer(name, tuple(contents) if detector or not runs else (), tracer, detector is not None, runs)
+    offered = tuple(name for name, content in contents.items() if detector or is_trace_input(content))
+    offer = Offer(name, offered, tracer, detector is not None, runs)
     app = create_app(offer, hosts=hosts, open_token=local)
     url = f"http://{shown}:{port}/" + ("" if local else f"?token={app.state.token}")
     return Explorer(app, url, host, port)

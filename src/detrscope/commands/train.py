@@ -147,7 +147,11 @@ def train_dry_run(
     config = resolve_run(config, preset=preset, data=data, from_=from_, overrides=overrides)
     if not config.data.source:
         raise UserError("no dataset: expected one, such as data=coco:path/to/coco")
-    config = resolve_precision(config)
+    config = resolve_precision(resolve_processes(config))
+    if config.train.devices != 1 or config.train.nodes != 1:
+        raise UserError(
+            "a dry run takes one process: set train.devices=1 and train.nodes=1, and data.batch_size to the part of one"
+        )
     use_kernel_threads(config.train.threads)
     fabric = make_fabric(config.train)
     fabric.launch()

@@ -67,6 +67,7 @@ class Verdict:
         layer: layer in which the object was lost.
         other: the class predicted in place of the object's; for a false detection, that of the object it is on.
         repeats: query that a duplicate repeats.
+        object_xyxy: box of the object that a duplicate is on.
         edit: edit that removes a duplicate and keeps what it repeats, as `--edit` takes it; empty where none was found.
         suspected: whether the annotation is suspected rather than the model.
     """
@@ -85,6 +86,7 @@ class Verdict:
     layer: int | None = None
     other: str = ""
     repeats: int | None = None
+    object_xyxy: tuple[float, float, float, float] | None = None
     edit: str = ""
     suspected: bool = False
 

@@ -173,10 +173,11 @@ def _duplicates(images: Sequence[tuple[str, ImageInfo]]) -> list[Problem]:
     (split, first), *others = images
     problems = []
     for other, image in others:
+        if other == split and image.path == first.path:
+            continue  # two entries of one file, which is a problem of its own
         kind = "duplicate-image" if other == split else "image-in-two-splits"
-        problems.append(
-            Problem(kind, other, str(image.path), f"the same pixels as {first.path.name} of {split}")
-        )
+        reason = f"the same pixels as {first.path.name} of {split}"
+        problems.append(Problem(kind, other, str(image.path), reason, image=image.id))
     return problems
 
 

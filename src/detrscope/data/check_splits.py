@@ -29,7 +29,7 @@ def check_boxes(dataset: DetectionDataset, validation: ValidationLog) -> None:
             elif area > GIANT * image.width * image.height > 0:
                 reason = f"{size} of {image.width} x {image.height}"
                 validation.add("giant-box", image.path, reason, a.id, names[a.category_id])
-    areas = {a.area for a in objects}
+    areas = {a.area if a.declared_area is None else a.declared_area for a in objects}
     sizes = {round(a.bbox_xywh[2] * a.bbox_xywh[3]) for a in objects}
     if len(objects) >= FEW and len(areas) == 1 and len(sizes) > 1:
         reason = f"all {len(objects)} objects have the area {areas.pop():g}, whatever their box"

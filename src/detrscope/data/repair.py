@@ -9,19 +9,29 @@ from pathlib import Path
 
 from detrscope.core.errors import UserError
 from detrscope.data.check import Report, check
+from detrscope.data.check_splits import in_training
 from detrscope.data.dataset import Annotation, DetectionDataset
 from detrscope.data.open_dataset import read_dataset
 from detrscope.data.splits import ANY
 from detrscope.data.validation_log import ValidationLog
 from detrscope.data.write_coco import Files, write_coco
 
-DROPPED_IMAGES = {  # kinds of problems whose image is left out, and what that is called
-    "missing-image": "images without a file left out",
-    "unreadable-image": "unreadable images left out",
+REPEATED = {  # kinds of problems whose image is left out, and what that is called
     "duplicate-image": "repeated images left out",
     "image-in-two-splits": "training images that are in another split too left out",
 }
-DROPPED_BOXES = {"duplicate-box": "repeated boxes left out"}
+UNREADABLE = {
+    "missing-image": "images without a file left out",
+    "unreadable-image": "unreadable images left out",
+}
+WHILE_READING = {  # mended by reading; counted in the report
+    "bad-box": "boxes that are not finite left out",
+    "unknown-image": "annotations of undeclared images left out",
+    "undeclared-category": "annotations of undeclared categories left out",
+    "corners-reversed": "corners put in order",
+    "duplicate-annotation-id": "annotation ids made unique",
+}
+MENDED = {*REPEATED, *UNREADABLE, *WHILE_READING, "duplicate-box", "box-clipped", "empty-box", "box-outside"}
 
 
 @dataclass(frozen=True)
@@ -67,26 +77,46 @@ def repair(
         UserError: nothing can be read, or `out` is in use.
     """
     report = report or check(source, splits)
-    bad_images = {(p.split, p.file): p.kind for p in report.problems if p.kind in DROPPED_IMAGES}
-    repeated = {(p.split, p.file, p.annotation) for p in report.problems if p.kind in DROPPED_BOXES}
-    constant = {p.split for p in report.problems if p.kind == "constant-area"}
+    if (out := Path(out)).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: already exists; choose another folder, or delete it first")
+    repeated, unreadable, left = {}, {}, Counter[str]()
     done: Counter[str] = Counter()
+    for p in report.problems:
+        if p.kind in REPEATED and (p.kind != "image-in-two-splits" or in_training(p.split)):
+            repeated[p.split, p.image] = p.kind
+        elif p.kind in UNREADABLE:
+            unreadable[p.split, p.file] = p.kind
+        elif p.kind in WHILE_READING:
+            done[WHILE_READING[p.kind]] += 1
+        elif (
+            p.severity != "info"
+            and p.kind not in MENDED - {"image-in-two-splits"}
+            and p.kind != "constant-area"
+        ):
+            left[p.kind] += 1
+    constant = {p.split for p in report.problems if p.kind == "constant-area"}
     written: dict[str, DetectionDataset] = {}
     for statistics in report.statistics:
         split = statistics.split
         dataset = read_dataset(source, split, ValidationLog(split, strict=False), details=True)
         images = []
         for image in dataset.images:
-            kind = bad_images.get((split, str(image.path)))
-            if kind is None:
+            what = REPEATED.get(repeated.get((split, image.id), ""))
+            what = what or UNREADABLE.get(unreadable.get((split, str(image.path)), ""))
+            if what is None:
                 images.append(image)
             else:
-                done[DROPPED_IMAGES[kind]] += 1
+                done[what] += 1
+        if dataset.images and not images:
+            raise UserError(
+                f"{source}: no image of {split} would be left: all of them are in another split or cannot be read;"
+                " nothing was written"
+            )
         annotations: dict[int, tuple[Annotation, ...]] = {}
         for image in images:
             rows = dataset.annotations[image.id]
-            kept = [a for a in rows if (split, str(image.path), a.id) not in repeated]
-            done[DROPPED_BOXES["duplicate-box"]] += len(rows) - len(kept)
+            kept = _without_repeats(rows)
+            done["repeated boxes left out"] += len(rows) - len(kept)
             done["boxes without anything to learn left out"] += len(dataset.unusable.get(image.id, ()))
             done["boxes cut to their image"] += sum(a.declared_xywh is not None for a in kept)
             if split in constant:
@@ -96,17 +126,18 @@ def repair(
         written["train" if split == ANY else split] = replace(
             dataset, images=tuple(images), annotations=annotations, unusable={}
         )
-    if not any(len(dataset) for dataset in written.values()):
-        raise UserError(f"{source}: no image is left after repairs; nothing was written")
-    write_coco(written, Path(out), files)
-    mended = {*DROPPED_IMAGES, *DROPPED_BOXES, "box-clipped", "empty-box", "box-outside", "constant-area"}
-    mended |= {
-        "bad-box",
-        "unknown-image",
-        "undeclared-category",
-        "corners-reversed",
-        "duplicate-annotation-id",
-    }
-    left = Counter(p.kind for p in report.problems if p.kind not in mended and p.severity != "info")
+    write_coco(written, out, files)
     done += Counter()  # without zeros
     return Repair(report, written, dict(done), dict(left))
+
+
+def _without_repeats(annotations: Sequence[Annotation]) -> list[Annotation]:
+    """Return the annotations but for those with the class and box of an earlier one; crowds are kept."""
+    kept, seen = [], set()
+    for a in annotations:
+        key = (a.category_id, a.bbox_xywh)
+        if a.iscrowd or key not in seen:
+            kept.append(a)
+        if not a.iscrowd:
+            seen.add(key)
+    return kept

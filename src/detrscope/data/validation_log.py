@@ -108,6 +108,7 @@ class Problem:
     reason: str
     annotation: int | None = None  # id
     category: str | None = None  # name, or id where there is no name
+    image: int | None = None  # id, where the file alone does not say which
 
     @property
     def severity(self) -> Severity:

@@ -63,10 +63,15 @@ class Advisor:
         sides = [((v.box_xyxy[2] - v.box_xyxy[0]) * (v.box_xyxy[3] - v.box_xyxy[1])) ** 0.5 for v in verdicts]
         side, token = statistics.median(sides), (self.token[0] * self.token[1]) ** 0.5
         factor = token / max(side, 1e-6)
-        larger = round(self.preprocessing.short_side * factor)
+        advice = "divide images (--tile), or take a family with a finer feature map"
+        if factor <= 1:
+            return advice
+        enlarged = [
+            round(length * factor) for length in (self.preprocessing.short_side, self.preprocessing.long_side)
+        ]
         return (
             f"the median box is {side:.1f} pixels across, a token {token:.1f}: enlarge images {factor:.1f} times"
-            f" (data.short_side={larger}), divide them (--tile), or take a family with a finer feature map"
+            f" (data.short_side={enlarged[0]} data.long_side={enlarged[1]}), {advice}"
         )
 
     def _crowded(self, verdicts: list[Verdict]) -> str:
@@ -112,7 +117,7 @@ class Advisor:
         suspected = sum(verdict.suspected for verdict in verdicts)
         doubt = f"; {suspected} may be annotated wrongly: look at them first" if suspected else ""
         words = f"{own} is taken for {other} {count} times: add examples of both, or make them one class"
-        return f"{words} (data.classes){doubt}"
+        return f"{words}{doubt}"
 
     def _low(self, verdicts: list[Verdict]) -> str:
         score = statistics.median(verdict.score or 0.0 for verdict in verdicts)

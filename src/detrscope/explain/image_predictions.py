@@ -47,6 +47,14 @@ class Objects:
     annotations: Sequence[int]
 
 
+@dataclass(frozen=True)
+class Crowds:
+    """Regions of one image with many objects of a class: boxes_xyxy [n, 4] pixels and labels [n] class indices."""
+
+    boxes_xyxy: Tensor
+    labels: Tensor
+
+
 def image_predictions(
     outputs: Outputs, card: ModelCard, size: tuple[int, int], stride: tuple[float, float]
 ) -> ImagePredictions:

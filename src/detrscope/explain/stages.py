@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from detrscope.core.verdicts import Evidence, Stage, Verdict
 from detrscope.evaluation.object_matching import MATCH_IOU, LabelledBoxes, match_objects
-from detrscope.explain.image_predictions import ImagePredictions, Objects
+from detrscope.explain.image_predictions import Crowds, ImagePredictions, Objects
 
 NEAR_IOU = 0.1  # a box that overlaps less is not on the object at all, as in TIDE
 PROPOSAL_IOU = 0.3  # of a box that a query starts from: the decoder refines it
@@ -36,7 +36,8 @@ def image_verdicts(
     objects: Objects,
     names: Sequence[str],
     threshold: float,
-    ignored_xyxy: Tensor | None = None,
+    crowds: Crowds | None = None,
+    known: Collection[int] | None = None,
 ) -> list[Verdict]:
     """Return what went wrong in an image: every object that is not found, every detection that finds none.
 
@@ -50,19 +51,26 @@ def image_verdicts(
         objects: what is annotated.
         names: classes of the model.
         threshold: minimum score of a detection.
-        ignored_xyxy: [n, 4] crowds: detections inside them count neither for nor against.
+        crowds: detections of their class inside them count neither for nor against.
+        known: class indices that the dataset has; detections of others are left out. None is all.
     """
-    judge = _Judge(predictions, objects, names, threshold)
+    judge = _Judge(predictions, objects, names, threshold, known)
     missed = [judge.missed(index) for index in judge.lost_objects()]
-    false = [judge.false(place) for place in judge.false_detections(ignored_xyxy)]
+    false = [judge.false(place) for place in judge.false_detections(crowds)]
     return [replace(verdict, image_id=image_id, image=image) for verdict in (*missed, *false)]
 
 
 class _Judge:
     def __init__(
-        self, predictions: ImagePredictions, objects: Objects, names: Sequence[str], threshold: float
+        self,
+        predictions: ImagePredictions,
+        objects: Objects,
+        names: Sequence[str],
+        threshold: float,
+        known: Collection[int] | None,
     ) -> None:
         self.p, self.objects, self.names, self.threshold = predictions, objects, names, threshold
+        self.known = range(len(names)) if known is None else known
         layers, queries, _ = predictions.scores.shape
         self.iou = box_iou(predictions.boxes_xyxy.reshape(-1, 4), objects.boxes_xyxy)
         self.iou = self.iou.reshape(layers, queries, len(objects.labels))  # [N, Q, M]
@@ -72,6 +80,7 @@ class _Judge:
             torch.tensor(self.detected.labels, dtype=torch.int64),
         )
         self.matches = match_objects(LabelledBoxes(objects.boxes_xyxy, objects.labels), found).tolist()
+        self.taken = {self.detected.queries[place] for place in self.matches if place >= 0}
 
     def _detections(self) -> Detected:
         scores = self.p.scores[-1]  # [Q, classes]
@@ -82,7 +91,8 @@ class _Judge:
             best, flat = scores.flatten().sort(descending=True, stable=True)
             queries, labels = flat // scores.shape[1], flat % scores.shape[1]
         order = best.argsort(descending=True, stable=True)
-        kept = [int(i) for i in order if float(best[i]) >= self.threshold]
+        order = order[best[order] >= self.threshold]
+        kept = [i for i in order.tolist() if int(labels[i]) in self.known]
         return Detected(
             [int(queries[i]) for i in kept], [int(labels[i]) for i in kept], [float(best[i]) for i in kept]
         )
@@ -90,12 +100,16 @@ class _Judge:
     def lost_objects(self) -> list[int]:
         return [index for index, detection in enumerate(self.matches) if detection < 0]
 
-    def false_detections(self, ignored_xyxy: Tensor | None) -> list[int]:
+    def false_detections(self, crowds: Crowds | None) -> list[int]:
         matched = set(self.matches)
         places = [place for place in range(len(self.detected.queries)) if place not in matched]
-        if ignored_xyxy is None or not len(ignored_xyxy):
+        if crowds is None:
             return places
-        return [place for place in places if not self._inside(place, ignored_xyxy)]
+        return [
+            place
+            for place in places
+            if not self._inside(place, crowds.boxes_xyxy[crowds.labels == self.detected.labels[place]])
+        ]
 
     def _inside(self, place: int, regions: Tensor) -> bool:
         """Return whether half of a detection's area lies in a crowd: COCO's rule at an IoU of .5."""
@@ -142,7 +156,8 @@ class _Judge:
             rows = near[-1].nonzero().flatten()
             query = int(rows[self.p.scores[-1, rows, label].argmax()])
             own = float(self.p.scores[-1, query, label])
-            if own >= self.threshold:
+            detected = set(zip(self.detected.queries, self.detected.labels, strict=True))
+            if (query, label) in detected:
                 return (
                     "one query for two",
                     f"query {query} (score {own:.2f}) counts for an object that it overlaps more",
@@ -150,8 +165,11 @@ class _Judge:
                     None,
                     "",
                 )
-            elsewhere = [(*self._other(int(row), label), int(row)) for row in rows]
-            other, best, row = max(elsewhere, key=lambda one: one[1])
+            free = [
+                row for row in rows.tolist() if row not in self.taken
+            ]  # the others are right about another object
+            elsewhere = [(*self._other(row, label), row) for row in free]
+            other, best, row = max(elsewhere, key=lambda one: one[1], default=("", -1.0, -1))
             if best >= self.threshold:
                 overlap = float(iou[-1, row])
                 text = f"query {row} is on it (IoU {overlap:.2f}) as {other} {best:.2f}; {self.names[label]}: {own:.2f}"
@@ -175,7 +193,7 @@ class _Judge:
             for q, named, s in zip(
                 self.detected.queries, self.detected.labels, self.detected.scores, strict=True
             )
-            if named == label and float(iou[-1, q]) >= NEAR_IOU
+            if named == label and float(iou[-1, q]) >= NEAR_IOU and q not in self.taken
         ]
         box = self.objects.boxes_xyxy[index]
         width, height = (box[2:] - box[:2]).tolist()
@@ -218,9 +236,10 @@ class _Judge:
             self._margins(torch.full((len(self.iou),), query), label),
         )
         stage: Stage
-        other, suspected, repeats = "", False, None
+        other, suspected, repeats, place_of = "", False, None, None
         if own >= MATCH_IOU:
-            finder = self.matches[int(overlaps.where(same, -1.0).argmax())]
+            found = int(overlaps.where(same, -1.0).argmax())
+            finder, place_of = self.matches[found], _box(self.objects.boxes_xyxy[found])
             repeats = self.detected.queries[finder]
             stage, text = "duplicate", f"overlaps by {own:.2f} the object that query {repeats} has found"
         elif any_iou >= MATCH_IOU:
@@ -248,6 +267,7 @@ class _Judge:
             score=score,
             other=other,
             repeats=repeats,
+            object_xyxy=place_of,
             suspected=suspected,
         )
 

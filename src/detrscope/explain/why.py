@@ -11,9 +11,10 @@ import torch
 from torchvision.ops import box_iou
 
 from detrscope.console import progress
+from detrscope.core.errors import UserError
 from detrscope.core.postprocess import postprocess
 from detrscope.core.verdicts import StageCost, Verdict
-from detrscope.data.dataset import DetectionDataset, ImageInfo, TransformedDataset
+from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo, TransformedDataset
 from detrscope.data.loader import DetectionLoader
 from detrscope.data.transforms import EvalTransform
 from detrscope.evaluation.class_matching import match_classes
@@ -21,7 +22,7 @@ from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.object_matching import MATCH_IOU
 from detrscope.evaluation.predict import Result, coco_results
 from detrscope.explain.advice import Advisor
-from detrscope.explain.image_predictions import ImagePredictions, Objects, image_predictions
+from detrscope.explain.image_predictions import Crowds, Objects, image_predictions
 from detrscope.explain.stages import image_verdicts
 from detrscope.inference.detector import Detector
 
@@ -75,11 +76,25 @@ class Why:
 
 @dataclass(frozen=True)
 class _Image:
+    """What is kept of an image.
+
+    Attributes:
+        info: its id and file.
+        results: all predictions of the classes that the dataset has.
+        queries: query of each result.
+        objects: number of its objects.
+        token: size of a token of the finest map in it.
+        query_count: queries of the model.
+        verdicts: what went wrong in it.
+    """
+
     info: ImageInfo
-    predictions: ImagePredictions
     results: list[Result]
-    keys: list[tuple[int, int]]  # query and class index of each result
-    objects: Objects
+    queries: list[int]
+    objects: int
+    token: tuple[float, float]
+    query_count: int
+    verdicts: list[Verdict]
 
 
 def explain_errors(
@@ -107,25 +122,11 @@ def explain_errors(
     card = detector.card
     with_boxes = {a.category_id for rows in dataset.annotations.values() for a in rows}
     dataset_ids = match_classes(card.classes, dataset.classes, with_boxes)  # by the model's id
-    model_index = {theirs: card.classes.index_of(ours) for ours, theirs in dataset_ids.items()}
-    images = _predicted(detector, dataset, dataset_ids, model_index, workers)
+    images = _examined(detector, dataset, dataset_ids, threshold, workers)
     results = [result for image in images for result in image.results]
     ground_truth = dataset.coco_json()
     evaluation = average_precision(ground_truth, results)
-    verdicts: list[Verdict] = []
-    for image in images:
-        crowds = [a.bbox_xywh for a in dataset.annotations[image.info.id] if a.iscrowd]
-        ignored = torch.tensor(crowds, dtype=torch.float32).view(-1, 4)
-        ignored[:, 2:] += ignored[:, :2]
-        verdicts += image_verdicts(
-            image.info.id,
-            str(image.info.path),
-            image.predictions,
-            image.objects,
-            card.classes.names,
-            threshold,
-            ignored,
-        )
+    verdicts = [verdict for image in images for verdict in image.verdicts]
     verdicts = _proved(detector, verdicts, threshold, prove)
     category = {
         own: dataset_ids[i]
@@ -135,16 +136,16 @@ def explain_errors(
     costs = _costs(verdicts, images, ground_truth, results, evaluation, category)
     advisor = Advisor(
         verdicts,
-        queries=max((image.predictions.scores.shape[1] for image in images), default=0),
-        token=_median_token(images),
-        fullest=max((len(image.objects.labels) for image in images), default=0),
+        queries=max((image.query_count for image in images), default=0),
+        token=_median_token(images) if images else (1.0, 1.0),
+        fullest=max((image.objects for image in images), default=0),
         preprocessing=card.preprocessing,
     )
     return Why(
         name or card.variant,
         dataset.name,
         len(images),
-        sum(len(image.objects.labels) for image in images),
+        sum(image.objects for image in images),
         threshold,
         evaluation,
         tuple(verdicts),
@@ -154,46 +155,68 @@ def explain_errors(
     )
 
 
-def _predicted(
+def _examined(
     detector: Detector,
     dataset: DetectionDataset,
     dataset_ids: Mapping[int, int],
-    model_index: Mapping[int, int],
+    threshold: float,
     workers: int,
 ) -> list[_Image]:
-    """Run the model over the images, one by one."""
-    card, found = detector.card, []
+    """Run the model over the images, one by one, and say what went wrong in each."""
+    card, examined = detector.card, []
     samples = TransformedDataset(dataset, EvalTransform(card.preprocessing), cache=False)
     loader = DetectionLoader(samples, [[index] for index in range(len(dataset))], workers)
     stride: tuple[float, float] | None = None
     known = {card.classes.index_of(ours): theirs for ours, theirs in dataset_ids.items()}
+    index_of = {theirs: index for index, theirs in known.items()}
     with progress() as bar:
         task = bar.add_task("looking for errors", total=len(dataset))
         for (batch, _, _), info in zip(loader, dataset.images, strict=True):
             if stride is None:
                 stride = _stride(detector, info)
             outputs = detector.predict(batch.images, batch.padding)
-            size = (info.height, info.width)
+            size = info.height, info.width
             (scored,) = postprocess(outputs, card.scoring, [size])
-            keys = list(zip(scored.query_ids.tolist(), scored.class_indices.tolist(), strict=True))
+            labels, queries = scored.class_indices.tolist(), scored.query_ids.tolist()
+            kept = [i for i, label in enumerate(labels) if label in known]
             rows = coco_results(scored, info.id, card.classes)
-            kept = [i for i, (_, label) in enumerate(keys) if label in known]
-            results = [{**rows[i], "category_id": known[keys[i][1]]} for i in kept]
-            annotations = [a for a in dataset.annotations[info.id] if not a.iscrowd]
-            boxes = torch.tensor([a.bbox_xywh for a in annotations], dtype=torch.float32).view(-1, 4)
-            boxes[:, 2:] += boxes[:, :2]
-            labels = torch.tensor([model_index[a.category_id] for a in annotations], dtype=torch.int64)
-            found.append(
+            annotated = [a for a in dataset.annotations[info.id] if a.category_id in index_of]
+            objects = _objects([a for a in annotated if not a.iscrowd], index_of)
+            crowds = _objects([a for a in annotated if a.iscrowd], index_of)
+            predictions = image_predictions(outputs, card, size, stride)
+            verdicts = image_verdicts(
+                info.id,
+                str(info.path),
+                predictions,
+                objects,
+                card.classes.names,
+                threshold,
+                Crowds(crowds.boxes_xyxy, crowds.labels),
+                known,
+            )
+            examined.append(
                 _Image(
                     info,
-                    image_predictions(outputs, card, size, stride),
-                    results,
-                    [keys[i] for i in kept],
-                    Objects(boxes, labels, [a.id for a in annotations]),
+                    [{**rows[i], "category_id": known[labels[i]]} for i in kept],
+                    [queries[i] for i in kept],
+                    len(objects.labels),
+                    predictions.token,
+                    outputs.logits.shape[2],
+                    verdicts,
                 )
             )
             bar.advance(task)
-    return found
+    return examined
+
+
+def _objects(annotations: Sequence[Annotation], index_of: Mapping[int, int]) -> Objects:
+    """Return annotated objects with their boxes as declared, which AP measures against."""
+    boxes = torch.tensor([a.declared_xywh or a.bbox_xywh for a in annotations], dtype=torch.float32).view(
+        -1, 4
+    )
+    boxes[:, 2:] += boxes[:, :2]
+    labels = torch.tensor([index_of[a.category_id] for a in annotations], dtype=torch.int64)
+    return Objects(boxes, labels, [a.id for a in annotations])
 
 
 def _stride(detector: Detector, info: ImageInfo) -> tuple[float, float]:
@@ -205,7 +228,7 @@ def _stride(detector: Detector, info: ImageInfo) -> tuple[float, float]:
 
 def _proved(detector: Detector, verdicts: Sequence[Verdict], threshold: float, most: int) -> list[Verdict]:
     """Return the verdicts, duplicates with the edit that removes them where one is found."""
-    duplicates = [v for v in verdicts if v.stage == "duplicate" and v.repeats not in (None, v.query)]
+    duplicates = [v for v in verdicts if v.stage == "duplicate" and v.object_xyxy and v.repeats != v.query]
     edits = {id(verdict): _removing_edit(detector, verdict, threshold) for verdict in duplicates[:most]}
     return [replace(verdict, edit=edits.get(id(verdict), "")) for verdict in verdicts]
 
@@ -216,14 +239,16 @@ def _removing_edit(detector: Detector, verdict: Verdict, threshold: float) -> st
         return ""
     index = detector.classes.names.index(verdict.name)
     query, kept = verdict.query, verdict.repeats
-    place = torch.tensor([verdict.box_xyxy])
+    place = torch.tensor([verdict.object_xyxy])
     for strength in STRENGTHS:
         edit = f"decoder.*.self: favour queries {query} keys {kept} +{strength}"
-        trace = detector.trace(verdict.image, sites=(), edits=[edit])
-        scores, boxes = trace.scores()[:, index], trace.boxes_xyxy()
-        overlaps = box_iou(boxes, place)[:, 0]
-        gone = float(scores[query]) < threshold or float(overlaps[query]) < MATCH_IOU
-        if gone and float(scores[kept]) >= threshold:
+        try:
+            trace = detector.trace(verdict.image, sites=(), edits=[edit])
+        except UserError:  # an exported graph takes no edit of single pairs
+            return ""
+        scores, overlaps = trace.scores()[:, index], box_iou(trace.boxes_xyxy(), place)[:, 0]
+        on_it = (scores >= threshold) & (overlaps >= MATCH_IOU)
+        if not bool(on_it[query]) and bool(on_it[kept]):
             return edit
     return ""
 
@@ -240,7 +265,7 @@ def _costs(
     place: dict[tuple[Any, int | None, int | None], Result] = {
         (image.info.id, query, result["category_id"]): result
         for image in images
-        for (query, _), result in zip(image.keys, image.results, strict=True)
+        for query, result in zip(image.queries, image.results, strict=True)
     }
     costs = []
     for stage in dict.fromkeys(verdict.stage for verdict in verdicts):
@@ -270,7 +295,5 @@ def _costs(
 
 
 def _median_token(images: Sequence[_Image]) -> tuple[float, float]:
-    if not images:
-        return 1.0, 1.0
-    widths, heights = zip(*(image.predictions.token for image in images), strict=True)
+    widths, heights = zip(*(image.token for image in images), strict=True)
     return statistics.median(widths), statistics.median(heights)

@@ -112,7 +112,8 @@ def dry_run(
     each = median(times[WARM:] or times)
     losses, overlaps = _overfit(train_step, batch, on_step)
     few = max(1, len(losses) // 10)
-    evaluations = -(-config.train.epochs // config.train.evaluate_every) if evaluation_forwards else 0
+    epochs = -(-plan.total_steps // plan.steps_per_epoch)
+    evaluations = -(-epochs // config.train.evaluate_every) if evaluation_forwards else 0
     accumulate = config.train.accumulate
     return DryRun(
         steps=plan.total_steps,

@@ -70,6 +70,8 @@ class App {
     this.brushTo = null;
     /** @type {import("./scene.js").Looked | null} */
     this.looked = null;
+    /** @type {Payload | null} whose detections are listed */
+    this.listed = null;
     this.playing = 0;
     this.training = 0; // timer that plays a training
     this.turn = 0; // of the last request to the model
@@ -87,7 +89,8 @@ class App {
 
   /** Show a payload, beside the same image without edits if it has some. @param {Payload} payload */
   async show(payload) {
-    const edited = payload.header.edits.length > 0, image = await this.bitmap(payload);
+    const turn = this.turn, edited = payload.header.edits.length > 0, image = await this.bitmap(payload);
+    if (turn !== this.turn) return; // something else is shown by now
     if (!edited) this.plain = payload;
     else if (this.plain && this.state.query < 0) this.state.query = queryOf(this.plain, this.state); // the same on both sides
     const left = edited && this.plain ? { payload: this.plain, image, name: "before" } : null;
@@ -277,16 +280,28 @@ class App {
     const { runs } = this.source;
     if (!runs) return;
     if (this.training) {
-      clearInterval(this.training);
-      this.training = 0;
+      this.stopTraining();
       return this.toStep({});
     }
-    const { run } = runs.placeOf(this.state), last = runs.infos[run].steps.length - 1;
-    this.training = window.setInterval(() => {
+    const { run, step } = runs.placeOf(this.state), last = runs.infos[run].steps.length - 1;
+    const next = async () => { // each snapshot is shown before the next is asked for
+      await this.showSnapshot();
+      if (!this.training) return;
       if (runs.placeOf(this.state).step >= last) return this.playSteps();
-      this.nextStep(1);
-    }, STEP_PAUSE);
-    this.toStep({ step: runs.placeOf(this.state).step >= last ? 0 : runs.placeOf(this.state).step });
+      this.training = window.setTimeout(() => {
+        this.state.step = runs.placeOf(this.state).step + 1;
+        next();
+      }, STEP_PAUSE);
+    };
+    this.training = -1;
+    if (step >= last) this.state.step = 0;
+    next();
+  }
+
+  stopTraining() {
+    clearTimeout(this.training);
+    this.training = 0;
+    byId("play-steps").setAttribute("aria-pressed", "false");
   }
 
   /** Set the controls to the state. */
@@ -346,8 +361,9 @@ class App {
     const shown = state.every
       ? Array.from({ length: payload.header.queries }, (_, query) => predictionsOf(payload, payload.header.layers - 1, query)[0]).sort((a, b) => b.score - a.score)
       : detections(payload, state.threshold);
-    const key = JSON.stringify([payload.header.source, payload.header.edits, payload.header.notes, state.threshold, state.every, shown.length]);
-    if (list.dataset.key !== key) {
+    const key = JSON.stringify([state.threshold, state.every]);
+    if (this.listed !== payload || list.dataset.key !== key) {
+      this.listed = payload;
       list.dataset.key = key;
       list.replaceChildren(...shown.map((one) => {
         const item = made("li", { tabindex: "0", "data-query": String(one.query) }, `${one.name} ${one.score.toFixed(2)} #${one.number}`);
@@ -469,6 +485,7 @@ class App {
 
   /** Open another picture. @param {Blob | string} image */
   async open(image) {
+    this.stopTraining();
     const turn = ++this.turn;
     byId("open-note").textContent = byId("edit-error").textContent = "";
     document.documentElement.dataset.busy = "1";
@@ -577,7 +594,13 @@ class App {
     click("edit-query", () => { if (this.payload) this.apply([...this.edits, hideQueryEdit(queryOf(this.payload, this.state))]); });
     click("edit-swap", () => {
       const name = byId("edit-other").value, { source } = this;
-      if (source instanceof ServerSource) source.other = name ? { image: name } : source.previous;
+      if (!(source instanceof ServerSource)) return;
+      const other = name ? { image: name } : source.previous;
+      if (this.edits.some(isSwap) && JSON.stringify(other) !== JSON.stringify(source.other)) {
+        byId("edit-error").textContent = "all patches come from one picture: remove those of the other first";
+        return;
+      }
+      source.other = other;
       this.apply([...this.edits, swapEdit(byId("edit-site").value, byId("edit-part").value)]);
     });
     click("edit-hide", () => this.takeBrush("hide"));
