@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,9 +13,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.files import atomic_write, check_writable_file
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from detrscope.data.check import Report, Statistics
+    from detrscope.data.check import Report
     from detrscope.data.dataset import DetectionDataset
 
 app = typer.Typer(
@@ -24,7 +21,6 @@ app = typer.Typer(
 )
 # Options that `show` does not have are settings, such as --augment.flip=1.
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
-CLASS_ROWS = 20  # of the table of classes; --json has all
 
 Source = Annotated[
     str,
@@ -85,6 +81,7 @@ def check(
     console.setup_console(quiet, log_level)
     import json as to_text
 
+    from detrscope.cli.data_tables import print_report
     from detrscope.commands.check_page import write_check_page
     from detrscope.data.check import check as check_dataset
 
@@ -105,7 +102,7 @@ def check(
     if json:
         console.print_raw(f"{text}\n")
     elif not quiet:
-        _print_report(report, limit)
+        print_report(report, limit)
     if page is not None:
         write_check_page(report, page)
         console.log.info("wrote %s", page)
@@ -277,63 +274,3 @@ def _print_written(out: Path, parts: dict[str, DetectionDataset], quiet: bool) -
             console.print_line(
                 f"{out}: {split}: {len(dataset)} images, {boxes} annotations, {classes} classes{more}"
             )
-
-
-def _print_report(report: Report, limit: int) -> None:
-    for statistics in report.statistics:
-        for line in _summary(statistics).splitlines():
-            console.print_line(line)
-        console.print_table(_class_table(statistics))
-    if report.problems:
-        console.print_table(_problem_table(report, limit))
-    errors, warnings = report.count("error"), report.count("warning")
-    plural = ["s" if n != 1 else "" for n in (errors, warnings)]
-    console.print_line(f"{report.source}: {errors} error{plural[0]}, {warnings} warning{plural[1]}")
-
-
-def _summary(statistics: Statistics) -> str:
-    most, mean = statistics.boxes_per_image["most"], statistics.boxes_per_image["mean"]
-    sizes = {name: "x".join(map(str, size)) for name, size in statistics.image_sizes.items()}
-    return (
-        f"{statistics.split}: {statistics.images} images ({statistics.images_without_boxes} without boxes), "
-        f"{sizes['smallest']} to {sizes['largest']}\n"
-        f"{statistics.boxes} boxes (small {statistics.small}, medium {statistics.medium}, large {statistics.large}), "
-        f"{mean} an image, at most {most}; {statistics.crowds} crowds (not counted, excluded from training)\n"
-        f"left out: {statistics.left_out or 'nothing'}"
-    )
-
-
-def _class_table(statistics: Statistics) -> Table:
-    from rich.table import Table
-
-    table = Table()
-    for name in ("id", "class", "boxes", "images"):
-        table.add_column(name, justify="left" if name == "class" else "right")
-    rows = sorted(statistics.classes, key=lambda c: -c.boxes)
-    for row in rows[:CLASS_ROWS]:
-        table.add_row(str(row.id), row.name, str(row.boxes), str(row.images))
-    if len(rows) > CLASS_ROWS:
-        rest = rows[CLASS_ROWS:]
-        table.add_row("", f"... and {len(rest)} more", str(sum(r.boxes for r in rest)), "")
-    return table
-
-
-def _problem_table(report: Report, limit: int) -> Table:
-    """Return the problems by kind, errors first: count, remedy and the first `limit` of each."""
-    from rich.table import Table
-
-    rank = {"error": 0, "warning": 1, "info": 2}
-    table = Table(show_lines=False)
-    for name in ("split", "file", "annotation", "category", "reason"):
-        table.add_column(name, overflow="fold")
-    ordered = sorted(report.problems, key=lambda p: (rank[p.severity], p.kind))
-    for kind, group in groupby(ordered, key=lambda p: p.kind):
-        rows = list(group)
-        table.add_section()
-        table.add_row("", f"{rows[0].severity}: {kind} ({len(rows)})", "", "", rows[0].fix, style="bold")
-        for p in rows[:limit]:
-            own = "" if p.annotation is None else str(p.annotation)
-            table.add_row(p.split, Path(p.file).name, own, p.category or "", p.reason)
-        if len(rows) > limit:
-            table.add_row("", f"... and {len(rows) - limit} more", "", "", "")
-    return table

@@ -212,9 +212,8 @@ class TrainingRun:
 
     def _out_of_patience(self) -> bool:
         """Return whether so many evaluations have brought no better AP that training ends."""
-        patience, progress = self.config.patience, self.progress
-        since = (progress.epoch - progress.best_epoch) // self.config.evaluate_every
-        return bool(patience and progress.best_epoch) and since >= patience
+        patience, best = self.config.patience * self.config.evaluate_every, self.progress.best_epoch
+        return bool(patience and best) and self.progress.epoch - best >= patience
 
     def _stops(self, interruption: Interruption) -> bool:
         """Return whether a stop was requested in any process."""
