@@ -73,7 +73,7 @@ def test_several_runs_have_a_legend_that_tells_them_apart(tmp_path: Path) -> Non
         write_run(tmp_path / "y" / "a", 2),
     ]
     picture = draw_curves(runs)
-    names = [str(runs[0]), "b", str(runs[2])]
+    names = ["x/a", "b", "y/a"]
     assert legends_of(picture) == [names, names, names]
     losses, _, rates = lines_of(picture)
     assert len(losses["b"]) == 6
@@ -139,3 +139,14 @@ def test_a_metrics_file_is_a_run_too(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", 2)
     by_file = draw_curves([run / "metrics.jsonl"]).pixels()
     np.testing.assert_array_equal(by_file, draw_curves([run]).pixels())
+
+
+@pytest.mark.parametrize("name", ["a", "a-run-with-a-name-of-some-length", "x" * 90])
+def test_long_names_leave_room_for_the_charts(tmp_path: Path, name: str) -> None:
+    """Names of every length, and whole paths where two runs have the same name."""
+    runs = [write_run(tmp_path / part / name, 3) for part in ("first", "second")]
+    for chosen in (runs, runs[:1]):
+        picture = draw_curves(chosen, tmp_path / "curves.png")
+        figure = picture.figure()
+        figure.canvas.draw()  # type: ignore[attr-defined]
+        assert all(axes.get_window_extent().width > 200 for axes in figure.axes)

@@ -13,6 +13,7 @@ from detrscope.core.errors import UserError
 from detrscope.views.canvas import Chart, Drawing, Plot
 
 METRICS = "metrics.jsonl"
+LONGEST = 36  # characters of a run's name in the legends
 _TERM = re.compile(
     r"(train|val)/loss_([a-z]+)(?:_([a-z_]*[a-z]))?"
 )  # term, and the query set where it is another
@@ -180,6 +181,17 @@ def _mark_best(chart: Chart, series: dict[str, Points]) -> None:
 
 
 def _distinct(paths: list[Path], runs: list[Run]) -> list[str]:
-    """Return the names of the run folders; whole paths where two have the same name."""
+    """Return the names of the run folders, of equal ones with as many folders above as tell them apart; cut if long."""
     names = [run.name for run in runs]
-    return [n if names.count(n) == 1 else str(p) for n, p in zip(names, paths, strict=True)]
+    parts = [path.resolve().parts if path.is_dir() else path.resolve().parts[:-1] for path in paths]
+    labels = []
+    for name, own in zip(names, parts, strict=True):
+        alike = [other for other, theirs in zip(parts, names, strict=True) if theirs == name and other != own]
+        depth = 1
+        while any(other[-depth:] == own[-depth:] for other in alike) and depth < len(own):
+            depth += 1
+        label = "/".join(own[-depth:]) if depth > 1 else name
+        labels.append(
+            label if len(label) <= LONGEST else f"{label[: LONGEST // 2 - 2]}...{label[-LONGEST // 2 + 2 :]}"
+        )
+    return labels

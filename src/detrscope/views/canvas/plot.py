@@ -14,6 +14,7 @@ from detrscope.views.canvas.colours import Colour, Scale, colour_range, line_sty
 from detrscope.views.canvas.drawing import DPI, Drawing, rendered
 from detrscope.views.canvas.fonts import drawable_text, set_text_font
 
+LONG_LABEL = 36  # characters of a legend's line that fit below a chart
 Where = Literal["best", "lower left", "upper left", "upper right", "lower right"]
 
 
@@ -192,12 +193,17 @@ class Chart:
         legend.get_frame().set(edgecolor="none", alpha=0.85)  # lines below stay faintly there
 
     def legend_below(self) -> None:
-        """Show the legend of the labelled lines below the chart, where it covers none of them."""
+        """Show the legend of the labelled lines below the chart, where it covers none; inside where names are long."""
+        longest = max((len(label) for label in self._axes.get_legend_handles_labels()[1]), default=0)
+        if longest > LONG_LABEL:  # below, it would take the chart's width
+            self.legend()
+            return
+        columns = max(1, min(3, LONG_LABEL // max(longest, 1)))
         self._axes.legend(
             fontsize=8,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.12),
-            ncols=3,
+            ncols=columns,
             frameon=False,
             columnspacing=1.2,
         )
