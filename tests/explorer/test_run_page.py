@@ -114,6 +114,7 @@ def test_the_slider_the_keys_and_the_curves_go_through_the_training(
     until(page, "detrscope.app.payload.header.notes.step === 0")
     assert "before training" in page.inner_text("#step-name")
     chart = page.locator("#curves svg").first
+    chart.scroll_into_view_if_needed()
     assert "AP -" in str(chart.get_attribute("aria-label"))  # nothing is known before training
     box = chart.bounding_box()
     assert box is not None
@@ -127,10 +128,16 @@ def test_the_slider_the_keys_and_the_curves_go_through_the_training(
 def test_playing_ends_at_the_last_step(opened: Opened, recordings: dict[str, Recording]) -> None:
     recording = recordings[MODELS[0]]
     page = open_runs(opened, recording)
+    page.evaluate("""() => { const { app } = detrscope, place = app.place.bind(app);
+      app.seen = [];
+      app.place = (now, left) => { app.seen.push(now.payload.header.notes.step); place(now, left); }; }""")
     page.click("#play-steps")
-    until(page, "detrscope.app.payload.header.notes.step === 0")
-    assert page.get_attribute("#play-steps", "aria-pressed") == "true"
-    until(page, f"detrscope.app.payload.header.notes.step === {recording.steps[-1].step}")
+    steps = [step.step for step in recording.steps]
+    until(
+        page,
+        "steps => JSON.stringify(detrscope.app.seen.slice(0, steps.length)) === JSON.stringify(steps)",
+        steps,
+    )
     until(page, "document.getElementById('play-steps').getAttribute('aria-pressed') === 'false'")
 
 
@@ -191,6 +198,17 @@ def test_every_image_of_the_run(opened: Opened, recordings: dict[str, Recording]
     assert page.evaluate("detrscope.app.payload.header.source") == sources[0]
     page.select_option("#run-image", "1")
     until(page, f"detrscope.app.payload.header.source === {sources[1]!r}")
+
+
+def test_annotated_boxes_are_shown_or_not(opened: Opened, recordings: dict[str, Recording]) -> None:
+    recording = recordings[MODELS[0]]
+    page = open_runs(opened, recording)
+    targets = next(iter(recording.images.values())).targets_xyxy
+    assert targets is not None and len(targets) > 0
+    count = "detrscope.app.stage.scene.boxes.length"
+    shown = page.evaluate(count)
+    page.uncheck('[data-state="truth"]')
+    assert shown - page.evaluate(count) == len(targets)
 
 
 def test_what_is_shown_can_be_made_again(opened: Opened, recordings: dict[str, Recording]) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from detrscope.core.safe_text import escape_text
+from detrscope.views.canvas.thumbnails import box_thumbnail
 
 SIDE = 220  # pixels of a picture
 COLOUR = (230, 90, 0)
@@ -82,17 +81,11 @@ def thumbnail(image: np.ndarray, box_xywh: tuple[float, float, float, float] | N
         image: uint8 [H, W, 3].
         box_xywh: pixels; it may lie outside of the image.
     """
-    picture = Image.fromarray(image)
-    scale = SIDE / max(picture.size)
-    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
-    if box_xywh is not None and np.isfinite(box_xywh).all():
-        x, y, width, height = np.clip(np.array(box_xywh) * scale, -1e4, 1e4).tolist()
-        left, right = sorted((x, x + width))
-        top, bottom = sorted((y, y + height))
-        ImageDraw.Draw(picture).rectangle([left, top, right, bottom], outline=COLOUR, width=2)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=80)
-    return buffer.getvalue()
+    box = None
+    if box_xywh is not None:
+        x, y, width, height = box_xywh
+        box = x, y, x + width, y + height
+    return box_thumbnail(image, box, COLOUR, side=SIDE, quality=80)
 
 
 def _card(example: Example) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from detrscope.core.safe_text import escape_text
 from detrscope.core.verdicts import MEANINGS, StageCost, Verdict
+from detrscope.views.canvas.thumbnails import box_thumbnail
 
 SIDE = 360  # pixels of a picture
 MARGIN = 0.6  # of a box around it, as context
@@ -99,22 +98,8 @@ def picture_of(image: np.ndarray, verdict: Verdict) -> bytes:
         image: uint8 [H, W, 3].
         verdict: the error.
     """
-    x0, y0, x1, y1 = verdict.box_xyxy
-    height, width = image.shape[:2]
-    half = max(x1 - x0, y1 - y0, 24.0) * (0.5 + MARGIN)
-    middle = (x0 + x1) / 2, (y0 + y1) / 2
-    left, top = int(max(0, middle[0] - half)), int(max(0, middle[1] - half))
-    right, bottom = int(min(width, middle[0] + half) + 1), int(min(height, middle[1] + half) + 1)
-    left, top = min(left, width - 1), min(top, height - 1)
-    part = Image.fromarray(image[top : max(bottom, top + 1), left : max(right, left + 1)])
-    scale = SIDE / max(part.size)
-    part = part.resize((max(1, round(part.width * scale)), max(1, round(part.height * scale))))
-    box = [(x0 - left) * scale, (y0 - top) * scale, (x1 - left) * scale, (y1 - top) * scale]
-    box[2], box[3] = max(box[2], box[0] + 1), max(box[3], box[1] + 1)
-    ImageDraw.Draw(part).rectangle(box, outline=MISSED if verdict.kind == "missed" else FALSE, width=3)
-    buffer = io.BytesIO()
-    part.save(buffer, format="JPEG", quality=85)
-    return buffer.getvalue()
+    colour = MISSED if verdict.kind == "missed" else FALSE
+    return box_thumbnail(image, verdict.box_xyxy, colour, side=SIDE, margin=MARGIN)
 
 
 def shown_verdicts(verdicts: Sequence[Verdict], costs: Sequence[StageCost], most: int = MOST) -> list[int]:

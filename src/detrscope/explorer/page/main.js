@@ -229,7 +229,7 @@ class App {
   fillRun(place, beside) {
     const { runs } = this.source;
     if (!runs) return;
-    byId("run").hidden = false;
+    byId("run").hidden = byId("run-curves").hidden = false;
     const { infos } = runs, info = infos[place.run];
     fill(byId("run-name"), infos.map(({ name }, index) => [String(index), name]));
     byId("run-name").value = String(place.run);
