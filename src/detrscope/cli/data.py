@@ -84,13 +84,14 @@ def check(
     from detrscope.cli.data_tables import print_report
     from detrscope.commands.check_page import write_check_page
     from detrscope.data.check import check as check_dataset
+    from detrscope.data.write_coco import check_new_folder
 
     if fix is not None and (annotations is not None or not pixels):
         raise UserError(
             "--fix repairs a dataset as a whole; it goes neither with --annotations nor --no-pixels"
         )
-    if fix is not None and fix.exists() and (not fix.is_dir() or any(fix.iterdir())):
-        raise UserError(f"{fix}: already exists; choose another folder, or delete it first")
+    if fix is not None:
+        check_new_folder(fix)
     for file in (out, page):
         if file is not None:
             check_writable_file(file)

@@ -22,7 +22,7 @@ from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_d
 from detrscope.inference.packages import require_packages
 from detrscope.recording.recorder import load_recording
 from detrscope.trace_interface import Trace
-from detrscope.training.run_folder import CONFIG, METRICS_JSONL, SNAPSHOTS
+from detrscope.training.run_folder import SNAPSHOTS, RunFolder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -150,7 +150,7 @@ def is_run_folder(source: TraceInput) -> bool:
     """Return whether a source is the folder of a training."""
     if not isinstance(source, str | Path):
         return False
-    return any((Path(source) / name).exists() for name in (CONFIG, METRICS_JSONL, SNAPSHOTS))
+    return RunFolder(source).in_use or (Path(source) / SNAPSHOTS).exists()
 
 
 def _probe_pictures(runs: Sequence[LiveRun]) -> dict[str, TraceInput]:

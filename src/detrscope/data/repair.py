@@ -14,7 +14,7 @@ from detrscope.data.dataset import Annotation, DetectionDataset
 from detrscope.data.open_dataset import read_dataset
 from detrscope.data.splits import ANY
 from detrscope.data.validation_log import ValidationLog
-from detrscope.data.write_coco import Files, write_coco
+from detrscope.data.write_coco import Files, check_new_folder, write_coco
 
 REPEATED = {  # kinds of problems whose image is left out, and what that is called
     "duplicate-image": "repeated images left out",
@@ -77,8 +77,8 @@ def repair(
         UserError: nothing can be read, or `out` is in use.
     """
     report = report or check(source, splits)
-    if (out := Path(out)).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: already exists; choose another folder, or delete it first")
+    out = Path(out)
+    check_new_folder(out)
     repeated, unreadable, left = {}, {}, Counter[str]()
     done: Counter[str] = Counter()
     for p in report.problems:

@@ -77,6 +77,16 @@ def _valid_text(name: str) -> str:
     return "".join("_" if "\ud800" <= c <= "\udfff" else c for c in name)
 
 
+def check_new_folder(path: Path) -> None:
+    """Refuse a folder that holds something, before any work is done for it.
+
+    Raises:
+        UserError: `path` exists and is not an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: already exists; choose another folder, or delete it first")
+
+
 @contextmanager
 def atomic_coco_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, renamed to it when the block succeeds, else removed.
@@ -84,8 +94,7 @@ def atomic_coco_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: `path` exists and is not an empty folder.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: already exists; choose another folder, or delete it first")
+    check_new_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

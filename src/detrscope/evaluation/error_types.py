@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-IOU = 0.5
 SAMPLES = 1000  # of the bootstrap
 CONFIDENCE = 0.95
 MANY = 10  # objects in an image of the slice "many objects"

@@ -103,7 +103,6 @@ class App {
     if (!runs) return;
     const place = runs.placeOf(this.state), beside = runs.besideOf(this.state);
     this.fillRun(place, beside);
-    byId("open-note").textContent = "";
     try {
       const [now, other] = await Promise.all([runs.at(place), beside ? runs.at(beside) : null]);
       const [image, otherImage] = await Promise.all([this.bitmap(now.base), other ? this.bitmap(other.base) : null]);
@@ -114,7 +113,7 @@ class App {
       if (this.state.query < 0) this.state.query = now.payload.keyOf(queryOf(now.payload, this.state)); // the object stays the same
       this.place({ ...now, image }, other && otherImage ? { ...other, image: otherImage } : null);
     } catch (error) {
-      if (turn === this.turn) byId("open-note").textContent = error instanceof Error ? error.message : String(error);
+      if (turn === this.turn) byId("beside-note").textContent = `cannot be shown: ${error instanceof Error ? error.message : error}`;
     }
   }
 
