@@ -24,7 +24,7 @@ def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> No
     found = average_precision(ground_truth, results)
     assert capsys.readouterr().out == ""
     ours = undefined_as_minus_one([found.summary()[key] for key in SUMMARY])
-    np.testing.assert_allclose(ours, expected.stats, rtol=0, atol=1e-9)
+    assert ours == list(expected.stats)  # to the bit
 
     precision = expected.eval["precision"]  # [IoUs, recalls, classes, areas, best]
     assert [row.id for row in found.per_class] == expected.params.catIds
@@ -88,13 +88,12 @@ def perfect() -> list[dict[str, Any]]:
 
 def test_perfect_results_score_one() -> None:
     found = average_precision(world(), perfect())
-    assert (found.AP, found.AP50, found.AR_1) == (1, 1, 1)
-    assert (found.AP_small, found.AP_medium, found.AP_large) == (1, 1, None)  # `area`, not the box, decides
-    assert [(row.id, row.name, row.AP, row.boxes) for row in found.per_class] == [
-        (1, "dog", 1, 1),
-        (7, "owl", 1, 1),
-        (900, "cat", None, 0),
-    ]
+    assert pytest.approx((1, 1, 1)) == (found.AP, found.AP50, found.AR_1)
+    assert (found.AP_small, found.AP_medium) == pytest.approx((1, 1))  # `area`, not the box, decides
+    assert found.AP_large is None
+    rows = [(row.id, row.name, row.boxes) for row in found.per_class]
+    assert rows == [(1, "dog", 1), (7, "owl", 1), (900, "cat", 0)]
+    assert [row.AP for row in found.per_class] == [pytest.approx(1), pytest.approx(1), None]
 
 
 def test_inputs_are_left_as_they_were() -> None:
@@ -141,7 +140,7 @@ def test_results_on_a_crowd_count_neither_way() -> None:
     in_crowd = [
         {"image_id": 5, "category_id": 1, "bbox": [210 + i, 210, 20, 20], "score": 0.99} for i in range(5)
     ]
-    assert average_precision(ground_truth, perfect() + in_crowd).AP == 1
+    assert pytest.approx(1) == average_precision(ground_truth, perfect() + in_crowd).AP
     outside = [{**r, "bbox": [400, 400, 20, 20]} for r in in_crowd]
     assert pytest.approx(7 / 12) == average_precision(ground_truth, perfect() + outside).AP  # 1/6 and 1
 
@@ -149,7 +148,7 @@ def test_results_on_a_crowd_count_neither_way() -> None:
 def test_unknown_categories_are_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     strange = [{**perfect()[0], "category_id": c, "score": 1.0} for c in (2, 2, 3)]
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        assert average_precision(world(), perfect() + strange).AP == 1
+        assert pytest.approx(1) == average_precision(world(), perfect() + strange).AP
     assert [r.getMessage() for r in caplog.records] == [
         "3 results of categories that the dataset lacks are left out: 2, 3"
     ]
@@ -158,7 +157,7 @@ def test_unknown_categories_are_left_out_with_one_warning(caplog: pytest.LogCapt
 def test_infinite_results_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     bad = [{**perfect()[0], "score": float("nan")}, {**perfect()[0], "bbox": [0, 0, float("inf"), 1]}]
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        assert average_precision(world(), bad + perfect()).AP == 1
+        assert pytest.approx(1) == average_precision(world(), bad + perfect()).AP
     assert "2 results" in caplog.text
 
 

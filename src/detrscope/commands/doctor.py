@@ -15,7 +15,7 @@ from detrscope.core.files import cache_folder
 from detrscope.ops.kernels import native_precision
 from detrscope.ops.kernels.deformable_dispatch import FASTEST, kernel_for, why_not
 
-PACKAGES = ("torch", "torchvision", "lightning", "numba", "numpy", "scipy", "faster-coco-eval", "av")
+PACKAGES = ("torch", "torchvision", "lightning", "numba", "numpy", "scipy", "hotcoco", "av")
 # package, purpose, how to install it
 OPTIONAL = (
     ("transformers", "parity tests against Hugging Face models", 'pip install "detrscope[test]"'),

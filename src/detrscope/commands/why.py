@@ -14,7 +14,6 @@ from detrscope.evaluation.error_types import ErrorTypes, error_types
 from detrscope.explain.why import Why, explain_errors
 from detrscope.inference.detector import Detector
 from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
-from detrscope.inference.packages import require_packages
 from detrscope.views.why_page import WhyPage, picture_of, shown_verdicts
 
 PAGE, NUMBERS = "why.html", "why.json"
@@ -42,12 +41,11 @@ def why(
         load_options: how to load a model that is given by name.
 
     Raises:
-        UserError: a wrong argument, a model that lacks classes of the dataset, or hotcoco is not installed.
+        UserError: a wrong argument or a model that lacks classes of the dataset.
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold {threshold:g}: expected a score between 0 and 1")
     if out is not None:
-        require_packages("why", "hotcoco", extra="why")
         check_writable_folder(Path(out))
     dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
     detector = open_detector(model, load_options)

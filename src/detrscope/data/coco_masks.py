@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as rle
+from hotcoco import mask as rle
 
 from detrscope.data.parse_values import parse_number
 

@@ -1,4 +1,4 @@
-"""Precision and recall of every class, by faster-coco-eval, in time and memory proportional to the boxes.
+"""Precision and recall of every class, by hotcoco, in time and memory proportional to the boxes.
 
 The evaluator of COCO visits every image for every class: with 30,000 classes that takes hours and gigabytes. A class
 matters only in the images that have a box or a result of it.
@@ -24,6 +24,7 @@ AREAS = (
 MAX_RESULTS = (1, 10, 100)  # results evaluated in an image, of each class
 IOU_50, IOU_75 = 0, 5  # rows of IOUS
 RIGHT, WRONG, IGNORED = 1, 0, -1  # ignored: on a crowd, or beyond the best 100 of its class in its image
+OUTCOMES = {"tp": RIGHT, "fp": WRONG, None: IGNORED}
 CLASSES_AT_ONCE = 100  # many share their images, which are set up once for all of them
 
 
@@ -31,7 +32,8 @@ CLASSES_AT_ONCE = 100  # many share their images, which are set up once for all 
 class PrecisionRecall:
     """Precision and recall of each class; -1 where there is no ground truth to measure against."""
 
-    precision: np.ndarray  # [IoUs, classes, areas], mean over the recalls, with the best 100 results
+    precision: np.ndarray  # [IoUs, recalls, annotated classes, areas], with the best 100 results
+    annotated: tuple[int, ...]  # the classes of `precision`, in order
     recall: np.ndarray  # [IoUs, classes, areas, max results]
     curves: np.ndarray  # [2, classes, recalls] of all areas at IoU .50 and .75
     scores: np.ndarray  # [2, classes, recalls] at which each recall is reached; 0 where it is not
@@ -48,15 +50,16 @@ def accumulate(
         annotations: Ground truth with `id`, `image_id`, `category_id`, `bbox`, `area`, `iscrowd`.
         results: Detections with `image_id`, `category_id`, `bbox`, `score`.
     """
+    annotations_of, results_of = _by_class(annotations), _by_class(results)
+    annotated = sorted(annotations_of)
     table = PrecisionRecall(
-        -np.ones((len(IOUS), classes, len(AREAS))),
+        np.empty((len(IOUS), len(RECALLS), len(annotated), len(AREAS))),
+        tuple(annotated),
         -np.ones((len(IOUS), classes, len(AREAS), len(MAX_RESULTS))),
         -np.ones((2, classes, len(RECALLS))),
         -np.ones((2, classes, len(RECALLS))),
         np.full(len(results), WRONG, dtype=np.int8),
     )
-    annotations_of, results_of = _by_class(annotations), _by_class(results)
-    annotated = sorted(annotations_of)
     for start in range(0, len(annotated), CLASSES_AT_ONCE):
         some = annotated[start : start + CLASSES_AT_ONCE]
         # Equal scores are ordered by image and, in it, by position: each list keeps its order.
@@ -66,9 +69,7 @@ def accumulate(
             [annotations[row] for k in some for row in annotations_of[k]],
             [results[row] for row in rows],
         )
-        # [classes, areas]; a class is defined at all recalls or at none
-        defined = precision[0, 0, :, :, -1] > -1
-        table.precision[:, some] = np.where(defined, precision[..., -1].mean(axis=1), -1)
+        table.precision[:, :, start : start + len(some)] = precision[..., -1]
         table.recall[:, some] = recall
         table.curves[:, some] = precision[[IOU_50, IOU_75], :, :, 0, -1].transpose(0, 2, 1)
         table.scores[:, some] = scores[[IOU_50, IOU_75], :, :, 0, -1].transpose(0, 2, 1)
@@ -107,8 +108,7 @@ def _evaluate(
     Precision and scores are [IoUs, recalls, classes, areas, max results], recall has no axis of recalls, outcomes are
     [results].
     """
-    from faster_coco_eval.core.coco import COCO
-    from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+    import hotcoco
 
     images = sorted({row["image_id"] for part in (annotations, results) for row in part})
     dataset = {
@@ -116,23 +116,15 @@ def _evaluate(
         "annotations": annotations,
         "categories": [{"id": k, "name": str(k)} for k in classes],
     }
-    reference = COCO(dataset)
-    detected = reference.loadRes(results)  # gives the results ids 1, 2, ... in their order
-    evaluation = COCOeval_faster(reference, detected, "bbox")
-    evaluation.params.maxDets = list(MAX_RESULTS)
+    reference = hotcoco.COCO(dataset)
+    evaluation = hotcoco.COCOeval(
+        reference, reference.load_res(results), "bbox"
+    )  # ids 1, 2, ... in their order
+    evaluation.params.max_dets = list(MAX_RESULTS)
     evaluation.evaluate()
     evaluation.accumulate()
-    found = evaluation.eval
-    # The pairs that the evaluator reports are a mixture of all its IoUs, so the matching at .50 is a run of its own.
-    at_50 = COCOeval_faster(reference, detected, "bbox")
-    at_50.params.iouThrs, at_50.params.maxDets = IOUS[:1], [MAX_RESULTS[-1]]
-    at_50.params.areaRng, at_50.params.areaRngLbl = at_50.params.areaRng[:1], ["all"]
-    at_50.evaluate()
-    at_50.accumulate()
-    crowds = {row["id"] for row in annotations if row["iscrowd"]}
-    outcomes = np.full(len(results), WRONG, dtype=np.int8)
-    for pair in at_50.eval["matched"]:  # "id of a result _ id of an annotation"
-        result, annotation = map(int, pair.split("_"))
-        outcomes[result - 1] = IGNORED if annotation in crowds else RIGHT
+    found: Any = evaluation.eval
+    statuses = evaluation.image_diagnostics(iou_thr=IOUS[IOU_50])["dt_status"]  # none: on a crowd
+    outcomes = [OUTCOMES[statuses.get(result)] for result in range(1, len(results) + 1)]
     precision, recall, scores = (np.asarray(found[key]) for key in ("precision", "recall", "scores"))
-    return precision, recall, scores, outcomes
+    return precision, recall, scores, np.array(outcomes, dtype=np.int8)

@@ -1,4 +1,4 @@
-"""COCO average precision and recall; faster-coco-eval does the matching.
+"""COCO average precision and recall; hotcoco does the matching.
 
 AP is the mean precision over ten IoU thresholds (.50 to .95), 101 recalls and the classes that have boxes, with the
 best 100 results of each class in each image. Numbers are fractions of 1, and None where there is no ground truth to
@@ -19,9 +19,11 @@ import numpy as np
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.operating_points import ThresholdCurve
-from detrscope.evaluation.accumulate import IOU_50, IOU_75, accumulate
+from detrscope.evaluation.accumulate import AREAS, IOU_50, IOU_75, IOUS, RECALLS, accumulate
 from detrscope.evaluation.results_file import check_results_ground_truth, result_problem
 from detrscope.evaluation.threshold_curves import operating_points, threshold_curve
+
+_NONE = np.empty((len(IOUS), len(RECALLS), 0, len(AREAS)))  # precision of a class without ground truth
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,10 @@ def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping
     table = accumulate(len(categories), annotations, usable)
     boxes = Counter(a["category_id"] for a in annotations if not a["iscrowd"])
     names = [str(category["name"]) for category in categories]
+    column = {k: index for index, k in enumerate(table.annotated)}
+    of_class = [
+        table.precision[:, :, column[k] : column[k] + 1] if k in column else _NONE for k in range(len(names))
+    ]
     return Evaluation(
         **_average_precisions(table.precision),
         AR_1=_mean(table.recall[..., 0, 0]),
@@ -150,15 +156,13 @@ def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping
         images=len(image_rows),
         boxes=sum(boxes.values()),
         per_class=tuple(
-            ClassScore(
-                category["id"], names[k], **_average_precisions(table.precision[:, k : k + 1]), boxes=boxes[k]
-            )
+            ClassScore(category["id"], names[k], **_average_precisions(of_class[k]), boxes=boxes[k])
             for k, category in enumerate(categories)
         ),
         curves=tuple(
             Curve(name, *(tuple(column.tolist()) for column in (*table.curves[:, k], *table.scores[:, k])))
             for k, name in enumerate(names)
-            if table.precision[0, k, 0] >= 0
+            if table.curves[0, k, 0] >= 0
         ),
         thresholds=_threshold_curves(usable, table.outcomes, [boxes[k] for k in range(len(categories))]),
     )
@@ -180,11 +184,11 @@ def _threshold_curves(
 
 
 def _average_precisions(precision: np.ndarray) -> dict[str, float | None]:
-    """Return AP, AP50, AP75 and AP by area of precision [IoUs, classes, areas]."""
+    """Return AP, AP50, AP75 and AP by area of precision [IoUs, recalls, classes, areas]."""
     return {
         "AP": _mean(precision[..., 0]),
-        "AP50": _mean(precision[IOU_50, :, 0]),
-        "AP75": _mean(precision[IOU_75, :, 0]),
+        "AP50": _mean(precision[IOU_50, ..., 0]),
+        "AP75": _mean(precision[IOU_75, ..., 0]),
         "AP_small": _mean(precision[..., 1]),
         "AP_medium": _mean(precision[..., 2]),
         "AP_large": _mean(precision[..., 3]),
@@ -239,18 +243,13 @@ def _usable(
             )
         if result["category_id"] not in category_rows:
             unknown[result["category_id"]] += 1
-        elif not all(math.isfinite(value) for value in (*result["bbox"], result["score"])):
+            continue
+        box, score = [float(value) for value in result["bbox"]], float(result["score"])
+        if not math.isfinite(sum(box) + score) and not all(map(math.isfinite, (*box, score))):
             infinite += 1
-        else:
-            usable.append(
-                {
-                    "image_id": image_rows[result["image_id"]],
-                    "category_id": category_rows[result["category_id"]],
-                    "bbox": [float(value) for value in result["bbox"]],
-                    "score": float(result["score"]),
-                    "segmentation": [],  # spares the evaluator one polygon per result
-                }
-            )
+            continue
+        image, category = image_rows[result["image_id"]], category_rows[result["category_id"]]
+        usable.append({"image_id": image, "category_id": category, "bbox": box, "score": score})
     if unknown:
         ids = sorted(unknown, key=str)
         listed = ", ".join(map(str, ids[:20])) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
