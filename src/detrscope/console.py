@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from detrscope.core.errors import WorkFailed
 from detrscope.core.safe_text import escape_text
+from detrscope.core.third_party_log import forward_to
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,9 +55,10 @@ def _is_helper() -> bool:
     return any(os.environ.get(name, "0").strip() not in ("", "0") for name in ("RANK", "LOCAL_RANK"))
 
 
-def _at_our_level(record: logging.LogRecord) -> bool:
-    """Drop Lightning's lines, such as which precision it uses, below our log level."""
-    return record.levelno >= log.level
+def _into_our_log(record: logging.LogRecord) -> bool:
+    """Log Lightning's lines, such as which precision it uses, as ours; its own handler never gets them."""
+    log.log(record.levelno, "Lightning: %s", record.getMessage())
+    return False
 
 
 @cache
@@ -164,7 +166,10 @@ class LineHandler(logging.Handler):
 
 
 def setup_console(quiet: bool = False, level: LogLevel = "info") -> None:
-    """Set up logging for a command. Quiet keeps warnings and errors and drops progress."""
+    """Set up logging for a command. Quiet keeps warnings and errors and drops progress.
+
+    Warnings of Python and of other packages become lines of the log too.
+    """
     from rich.logging import RichHandler
 
     # A quiet console would hide warnings too. Otherwise it is shared, which keeps log lines above a progress bar.
@@ -173,9 +178,10 @@ def setup_console(quiet: bool = False, level: LogLevel = "info") -> None:
     log.handlers[:] = [on_terminal if screen.is_terminal else LineHandler()]
     log.setLevel("WARNING" if quiet else level.upper())
     log.propagate = False
+    forward_to(log)
     console().quiet = quiet or _is_helper()
     for name in LIGHTNING:
-        logging.getLogger(name).addFilter(_at_our_level)
+        logging.getLogger(name).addFilter(_into_our_log)
 
 
 def progress(*, time_left: bool = True) -> Progress:

@@ -9,7 +9,9 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from detrscope.cli import main
 from detrscope.core.classes import ClassTable
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.safe_text import escape_text, safe_csv_cell
+from detrscope.core.third_party_log import source_of
 from detrscope.core.types import Detections
 from detrscope.inference.image_detections import DetectionsCsv, ImageDetections
 from detrscope.lens.report import write_measurements_csv
@@ -276,3 +279,83 @@ def test_progress_is_logged_without_a_terminal(
         bar.advance(task, 0.5)
         bar.advance(task, 1.5)
     assert [record.getMessage() for record in caplog.records] == ["hiding [/]: 0 of 4", "hiding [/]: 2 of 4"]
+
+
+THIRD_PARTY = """
+import io, logging, warnings
+from detrscope import console
+console.setup_console(level={level!r})
+from PIL import Image
+import torch
+array = torch.zeros(3).numpy()
+array.flags.writeable = False
+torch.from_numpy(array)
+Image.MAX_IMAGE_PIXELS = 10
+file = io.BytesIO()
+Image.new("1", (4, 4)).save(file, "PNG")
+Image.open(file)
+logging.getLogger("other.module").warning("%s\\nlines", "two")
+logging.getLogger("other.module").info("not shown")
+logging.getLogger("other.module").warning("%d", "no number")
+warnings.warn("for programmers", DeprecationWarning)
+from lightning.fabric.utilities.rank_zero import rank_zero_info, rank_zero_warn
+rank_zero_info("an info")
+rank_zero_warn("a warning")
+"""
+
+
+@pytest.mark.parametrize("level", ["debug", "error"])
+def test_warnings_of_other_packages_are_lines_of_the_log(level: str) -> None:
+    code = THIRD_PARTY.format(level=level)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = ran.stderr.splitlines()
+    expected = [
+        ("WARNING", "<string>: The given NumPy array is not writable"),
+        ("WARNING", "Pillow: Image size (16 pixels) exceeds limit of 10 pixels"),
+        ("WARNING", "other: two lines"),
+        ("WARNING", "other: %d"),
+        ("DEBUG", "<string>: for programmers (DeprecationWarning)"),
+        ("INFO", "Lightning: an info"),
+        ("WARNING", "<string>: a warning (UserWarning)"),
+    ]
+    shown = [
+        (name, text)
+        for name, text in expected
+        if logging.getLevelName(name) >= logging.getLevelName(level.upper())
+    ]
+    assert len(lines) == len(shown), ran.stderr
+    for line, (name, text) in zip(lines, shown, strict=True):
+        assert line.startswith(f"{name:8} {text}"), line
+    assert not ran.stdout
+
+
+def test_lines_say_what_a_known_warning_means() -> None:
+    assert source_of("/a/lib/python3.11/site-packages/PIL/Image.py") == "Pillow"
+    assert source_of("/a/lib/python3.11/site-packages/six.py") == "six"
+    assert source_of("/a/src/detrscope/data/coco.py") == "detrscope/data/coco.py"
+    assert source_of("/usr/lib/python3.11/json/__init__.py") == "Python"
+    with warnings.catch_warnings(record=True), pytest.MonkeyPatch.context() as patch:
+        lines: list[str] = []
+        patch.setattr(console.log, "log", lambda level, text, *args: lines.append(text % args))
+        console.setup_console()
+        warnings.showwarning("Corrupt EXIF data.  Expecting 4.", UserWarning, "/site-packages/PIL/x.py", 1)
+    (line,) = lines
+    assert line.startswith("Pillow: Corrupt EXIF data. Expecting 4; an image file's metadata are damaged")
+
+
+def test_every_command_takes_quiet_and_log_level() -> None:
+    import typer
+
+    from detrscope.cli.app import app
+
+    todo: list[tuple[str, Any]] = [("detrscope", typer.main.get_command(app))]
+    seen = 0
+    while todo:
+        name, command = todo.pop()
+        if children := getattr(command, "commands", None):
+            todo += [(f"{name} {child}", one) for child, one in children.items()]
+            continue
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {"--quiet", "--log-level"} <= options, name
+        seen += 1
+    assert seen >= 20
