@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from detrscope.checkpoints.native import read_checkpoint_card
+from detrscope.commands.tracking import check_loggers, tracked
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.model_card import ModelCard
@@ -102,6 +103,7 @@ def train(
     )
     if not config.data.source:
         raise UserError("no dataset: expected one, such as data=coco:path/to/coco")
+    check_loggers(config.train.loggers)
     config = resolve_precision(resolve_processes(config))
     use_kernel_threads(config.train.threads)
     fabric = make_fabric(config.train)
@@ -203,12 +205,15 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
         after_epoch=[lambda path: draw_curves([path], path / CURVES)],
         image_name=lambda image_id: f"{image_id} ({dataset.image(image_id).path.name})",
     )
-    if fabric.is_global_zero:  # after all checks of the settings, so that wrong ones leave no files
-        if not resume:
-            folder.clear()
-        folder.write_config(config)
-    fabric.barrier()
-    with log_to_run_folder(folder / LOG) if fabric.is_global_zero else nullcontext():
+    with ExitStack() as stack:
+        if fabric.is_global_zero:  # after all checks of the settings, so that wrong ones leave no files
+            if not resume:
+                folder.clear()
+            more = stack.enter_context(tracked(config, folder))
+            hooks = replace(hooks, after_epoch=[*hooks.after_epoch, *more])
+            folder.write_config(config)
+            stack.enter_context(log_to_run_folder(folder / LOG))
+        fabric.barrier()
         precision = config.train.precision
         assert precision != "auto"
         return train_model(

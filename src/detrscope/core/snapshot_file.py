@@ -29,11 +29,16 @@ def snapshot_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*.safetensors"))
 
 
+def snapshot_path(folder: Path, step: int) -> Path:
+    """Return the file for the snapshots of a step."""
+    return folder / f"step_{step:07d}.safetensors"
+
+
 def save_snapshot(step: SnapshotStep, folder: Path) -> Path:
     """Write the snapshots of a step atomically, in place of those of the same step."""
     tensors: dict[str, Tensor] = {}
     header = json.dumps({"version": VERSION, "snapshot": pack(step, "snapshot", tensors)})
-    path = folder / f"step_{step.step:07d}.safetensors"
+    path = snapshot_path(folder, step.step)
     with atomic_write(path) as temporary:
         save_file(pack_own_storage(tensors), temporary, metadata={HEADER: header})
     return path

@@ -18,7 +18,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.probe import Probe
 from detrscope.core.snapshot import CROSS, ProbeSnapshot, Recording, SnapshotStep
-from detrscope.core.snapshot_file import load_snapshot, save_snapshot, snapshot_paths
+from detrscope.core.snapshot_file import load_snapshot, save_snapshot, snapshot_path, snapshot_paths
 from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_file import load_trace, save_trace
 from detrscope.core.types import Outputs
@@ -185,6 +185,21 @@ def load_recording(run: str | Path) -> Recording:
         folder.rows(),
         folder.attention_rows(),
     )
+
+
+def load_recording_at(folder: RunFolder, step: int) -> Recording | None:
+    """Read the snapshot of one step alone; None where none was taken at it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = snapshot_path(folder / SNAPSHOTS, step)
+    if not path.is_file():
+        return None
+    snapshot = load_snapshot(path)
+    traces = {name: folder / SNAPSHOTS / f"{name}{TRACE}" for name in snapshot.snapshots}
+    shown = {name: load_trace(path) for name, path in traces.items() if path.is_file()}
+    return Recording(folder.path.resolve().name, shown, [snapshot], [], []) if shown else None
 
 
 def _strongest(trace: TraceData, site: str, count: int) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ curves.png, per_class.csv         rewritten after each epoch and each evaluation
 attention.csv, attention.jsonl    one row per snapshot, the same in both, where the probe images have ground truth
 snapshots/                        snapshots of the probe images, for `detrscope timelapse`
 traces/                           full traces of the probe images at some snapshots, for `detrscope see`
+loggers.json                      what experiment trackers have got so far
+tensorboard/                      event files, with train.loggers=[tensorboard]
 log.txt                           terminal log with timestamps
 """
 
@@ -41,9 +43,11 @@ METRICS_CSV, METRICS_JSONL, CURVES, LOG = "metrics.csv", "metrics.jsonl", "curve
 PER_CLASS = "per_class.csv"
 ATTENTION_CSV, ATTENTION_JSONL = "attention.csv", "attention.jsonl"
 SNAPSHOTS, TRACES = "snapshots", "traces"  # folders: compact snapshots, full traces
+LOGGERS, TENSORBOARD = "loggers.json", "tensorboard"
+TENSORBOARD_FILES = ("events.out.tfevents.*", "hparams.yaml")
 SNAPSHOT_FILES = ("step_*.safetensors", "*.trace")
 TABLES = (METRICS_CSV, METRICS_JSONL, ATTENTION_CSV, ATTENTION_JSONL)
-FILES = (CONFIG, STATE, PREVIOUS, LAST, BEST, *TABLES, CURVES, PER_CLASS, LOG)
+FILES = (CONFIG, STATE, PREVIOUS, LAST, BEST, *TABLES, CURVES, PER_CLASS, LOGGERS, LOG)
 
 # Settings that a resumed run may change: none that alters the numbers of the epochs that are done.
 CHANGEABLE = (
@@ -61,6 +65,7 @@ CHANGEABLE = (
     "train.devices",
     "train.nodes",
     "train.threads",
+    "train.loggers",
 )
 
 
@@ -116,8 +121,9 @@ class RunFolder:
         """Remove the files of an earlier run; others stay."""
         for name in FILES:
             (self / name).unlink(missing_ok=True)
-        for folder in (SNAPSHOTS, TRACES):
-            for pattern in SNAPSHOT_FILES:
+        patterns = {SNAPSHOTS: SNAPSHOT_FILES, TRACES: SNAPSHOT_FILES, TENSORBOARD: TENSORBOARD_FILES}
+        for folder, names in patterns.items():
+            for pattern in names:
                 for path in (self / folder).glob(pattern):
                     path.unlink()
 

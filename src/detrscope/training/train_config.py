@@ -7,6 +7,8 @@ from typing import Literal
 
 from detrscope.config import config_section, require_config, setting, settings
 
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
+
 
 @settings
 class CostConfig:
@@ -171,6 +173,14 @@ class TrainConfig:
     checkpoint_every: int | None = setting(
         None, "steps between checkpoints; null: at the end of each epoch only", ge=1
     )
+    loggers: tuple[LoggerName, ...] = setting(
+        (),
+        "experiment trackers that get metrics, settings and images of attention: tensorboard, wandb, mlflow",
+    )
+
+    def __post_init__(self) -> None:
+        unique = len(set(self.loggers)) == len(self.loggers)
+        require_config(unique, "loggers", list(self.loggers), "each at most once")
 
     @property
     def processes(self) -> int:

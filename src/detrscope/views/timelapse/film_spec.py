@@ -185,7 +185,8 @@ def film_heading(recording: Recording, index: int, about: str = "") -> str:
     step = recording.steps[index]
     variant = next(iter(recording.images.values())).card.variant
     when = "before training" if step.step == 0 else f"epoch {step.epoch:.3g}, step {step.step}"
-    return f"{variant}{f', {about}' if about else ''}: {when} of {recording.steps[-1].step}"
+    of = f" of {recording.steps[-1].step}" if len(recording.steps) > 1 else ""
+    return f"{variant}{f', {about}' if about else ''}: {when}{of}"
 
 
 def film_grid_figure(
