@@ -17,6 +17,7 @@ from detrscope.checkpoints.native import read_checkpoint_card
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.operating_points import ThresholdCurve, ThresholdTable
 from detrscope.core.types import Batch, Outputs, Queries
+from detrscope.ops.kernels import speed_choices
 from detrscope.training.loop import Validation
 from detrscope.training.run_folder import BEST, LAST, STATE, RunFolder
 from detrscope.training.schedule import constant
@@ -83,6 +84,22 @@ def test_killed_run_resumes_bit_equal(tmp_path: Path, killed_at: int) -> None:
         run(tmp_path / "cut", config, TinyLoader(before=kill), evaluate=fake_ap)
     run(tmp_path / "cut", config, evaluate=fake_ap)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_resumed_run_keeps_its_choices_by_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding depends on them, and a busy machine could measure otherwise."""
+
+    def kill(number: int) -> None:
+        if number == 4:
+            raise Killed
+
+    monkeypatch.setattr(speed_choices, "_ANSWERS", {"made up": True})
+    config = replace(CONFIG, checkpoint_every=2)
+    with pytest.raises(Killed):
+        run(tmp_path, config, TinyLoader(before=kill))
+    monkeypatch.setattr(speed_choices, "_ANSWERS", {"made up": False})
+    run(tmp_path, config)
+    assert speed_choices.speed_choices()["made up"] is True
 
 
 def test_run_killed_in_evaluation_repeats_only_that(tmp_path: Path) -> None:

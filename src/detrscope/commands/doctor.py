@@ -88,9 +88,8 @@ def _devices() -> Iterator[Finding]:
 
 
 def _speeds() -> Iterator[Finding]:
-    base = native_precision.precision_cost(torch.float32)
     for name, dtype in native_precision.DTYPES.items():
-        cost = native_precision.precision_cost(dtype)
+        base, cost = native_precision.precision_costs(dtype)
         if dtype == torch.float32:
             reason = "the reference of the others"
         else:
@@ -118,11 +117,7 @@ def _choices() -> Iterator[Finding]:
     yield Finding(topic, "convolution + norm + ReLU", fused, "in one pass where oneDNN has it")
     products = "oneDNN" if native_precision.onednn_multiplies(torch.float32) else "torch"
     yield Finding(topic, "linear layers, fp32", products, "the faster of the two; oneDNN on a tie")
-    muon = (
-        "bf16"
-        if native_precision.precision_product_slowdown(torch.bfloat16) <= native_precision.FAST
-        else "fp32"
-    )
+    muon = "bf16" if native_precision.multiplies_fast(torch.bfloat16) else "fp32"
     yield Finding(topic, "Muon's iteration on the CPU", muon, "the faster of the two")
     for kind in dict.fromkeys(("cpu", device.type)):
         chosen = kernel_for(kind, torch.float32)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrscope.ops.kernels.native_precision import FAST, precision_product_slowdown
+from detrscope.ops.kernels.native_precision import multiplies_fast
 
 # Coefficients of the quintic iteration x -> a x + b x^3 + c x^5 that drives singular values to about 1.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -85,7 +85,7 @@ class Muon(torch.optim.AdamW):
 
 def iteration_dtype(device: torch.device) -> torch.dtype:
     """Return bf16, as published, where the device multiplies it faster than float32; else float32."""
-    if device.type == "cpu" and precision_product_slowdown(torch.bfloat16) > FAST:
+    if device.type == "cpu" and not multiplies_fast(torch.bfloat16):
         return torch.float32
     return torch.bfloat16
 

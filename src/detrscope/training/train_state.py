@@ -14,6 +14,7 @@ import torch
 from detrscope.console import log
 from detrscope.core.distributed import gather_objects
 from detrscope.core.errors import UserError
+from detrscope.ops.kernels.speed_choices import keep_speed_choices, speed_choices
 from detrscope.training.train_step import TrainStep
 
 FORMAT = 3
@@ -82,6 +83,7 @@ def capture_train_state(train_step: TrainStep, progress: TrainProgress) -> dict[
         "ema": train_step.ema.model.state_dict() if train_step.ema else None,
         "scaler": train_step.fabric.strategy.precision.state_dict(),
         "random": gather_objects(random_state(train_step.fabric.device)),
+        "speed_choices": gather_objects(speed_choices()),
     }
 
 
@@ -107,6 +109,9 @@ def restore_train_state(state: dict[str, Any], train_step: TrainStep) -> TrainPr
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"training state does not fit this run: {str(error).splitlines()[0][:200]}") from None
     rank, world = train_step.fabric.global_rank, train_step.fabric.world_size
+    choices = state.get("speed_choices", [])  # absent in states of earlier versions
+    if len(choices) == world:
+        keep_speed_choices(choices[rank])
     if len(parts) == world:
         progress.averages = parts[rank]
         set_random_state(state["random"][rank])

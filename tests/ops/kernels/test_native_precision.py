@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.ops import convolution, linear
-from detrscope.ops.kernels import native_precision
+from detrscope.ops.kernels import native_precision, speed_choices
 from detrscope.ops.kernels.native_precision import Cost
 
 CPU = torch.device("cpu")
@@ -18,22 +18,16 @@ BASE = Cost(1.0, 2.0)
 
 
 @pytest.fixture(autouse=True)
-def cleared_caches() -> Iterator[None]:
-    cached = (
-        native_precision.onednn_convolves,
-        native_precision.onednn_multiplies,
-        native_precision._warn_once,
-    )
-    for function in cached:
-        function.cache_clear()
+def cleared_caches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(speed_choices, "_ANSWERS", {})
+    native_precision._warn_once.cache_clear()
     yield
-    for function in cached:
-        function.cache_clear()
+    native_precision._warn_once.cache_clear()
 
 
 def costs(monkeypatch: pytest.MonkeyPatch, bf16: Cost) -> None:
     table = {torch.float32: BASE, torch.bfloat16: bf16, torch.float16: Cost(3.0, 3.0)}
-    monkeypatch.setattr(native_precision, "precision_cost", table.__getitem__)
+    monkeypatch.setattr(native_precision, "precision_costs", lambda dtype: (BASE, table[dtype]))
 
 
 @pytest.mark.parametrize(
@@ -69,9 +63,15 @@ def test_emulation_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_measured_costs_are_positive_and_cached() -> None:
-    cost = native_precision.precision_cost(torch.float32)
-    assert cost is native_precision.precision_cost(torch.float32)
-    assert 0 < cost.product < 1 and 0 < cost.convolution < 1
+    costs = native_precision.precision_costs(torch.float32)
+    assert costs is native_precision.precision_costs(torch.float32)
+    assert all(0 < cost.product < 1 and 0 < cost.convolution < 1 for cost in costs)
+
+
+def test_what_is_compared_is_timed_in_turns() -> None:
+    order: list[str] = []
+    native_precision._seconds(lambda: order.append("a"), lambda: order.append("b"))
+    assert order[:6] == ["a", "b", "a", "b", "a", "b"]
 
 
 def test_failing_operators_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

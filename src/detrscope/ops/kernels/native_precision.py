@@ -2,7 +2,8 @@
 
 CPU names and flags are not enough: oneDNN may be limited below the CPU's instruction set (`ONEDNN_MAX_CPU_ISA`), may
 be absent (macOS), or may emulate a type that the CPU lacks, slowly and silently. Every answer is measured once per
-process, when first needed, in some milliseconds.
+process, when first needed, in some milliseconds; what is compared is timed in turns, so that other programs slow down
+both sides alike.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 
 from detrscope.console import log
 from detrscope.core.model_card import Precision
+from detrscope.ops.kernels.speed_choices import choose
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -34,7 +36,7 @@ FAST = 0.8
 # torch's own float32 product (MKL, OpenBLAS) must be this much faster to be preferred to oneDNN's. The margin is wide
 # because rounding depends on the choice, which must be the same in every process of a run.
 CLEARLY_FASTER = 1.4
-REPEATS = 5
+REPEATS = 10
 TIME_LIMIT = 0.02  # seconds for one operator after its first call
 
 
@@ -47,46 +49,56 @@ class Cost(NamedTuple):
 
 def is_native_precision(dtype: torch.dtype) -> bool:
     """Return whether the CPU computes products and convolutions of a type faster than those of float32."""
-    return dtype == torch.float32 or precision_slowdown(dtype) <= FAST
+    if dtype == torch.float32:
+        return True
+    return choose(f"native {dtype}", lambda: precision_slowdown(dtype) <= FAST)
+
+
+def multiplies_fast(dtype: torch.dtype) -> bool:
+    """Return whether the CPU computes products of a type faster than those of float32."""
+    return choose(f"fast products of {dtype}", lambda: _slowdown(dtype).product <= FAST)
 
 
 def precision_slowdown(dtype: torch.dtype) -> float:
     """Return the time on the CPU relative to float32, the worse of a matrix product and a convolution."""
-    reference, cost = precision_cost(torch.float32), precision_cost(dtype)
-    return max(cost.product / reference.product, cost.convolution / reference.convolution)
+    return max(_slowdown(dtype))
 
 
-def precision_product_slowdown(dtype: torch.dtype) -> float:
-    """Return the time of a matrix product on the CPU relative to float32."""
-    return precision_cost(dtype).product / precision_cost(torch.float32).product
+def _slowdown(dtype: torch.dtype) -> Cost:
+    """Return the times of a type in those of float32."""
+    reference, cost = precision_costs(dtype)
+    return Cost(cost.product / reference.product, cost.convolution / reference.convolution)
 
 
 @cache
-def precision_cost(dtype: torch.dtype) -> Cost:
-    """Measure torch's own operators on the CPU; infinite for an operator that torch lacks for this type."""
-    a = torch.full((256, 256), 0.5, dtype=dtype)
-    image = torch.full((1, 64, 40, 40), 0.5, dtype=dtype).to(memory_format=torch.channels_last)
-    kernel = torch.full((64, 64, 3, 3), 0.5, dtype=dtype).to(memory_format=torch.channels_last)
-    return Cost(_seconds(lambda: a @ a), _seconds(lambda: F.conv2d(image, kernel, padding=1)))
+def precision_costs(dtype: torch.dtype) -> tuple[Cost, Cost]:
+    """Measure torch's own operators on the CPU for float32 and a type; infinite where torch lacks one."""
+    products, convolutions = [], []
+    for one in (torch.float32, dtype):
+        a = torch.full((256, 256), 0.5, dtype=one)
+        image = torch.full((1, 64, 40, 40), 0.5, dtype=one).to(memory_format=torch.channels_last)
+        kernel = torch.full((64, 64, 3, 3), 0.5, dtype=one).to(memory_format=torch.channels_last)
+        products.append(partial(torch.matmul, a, a))
+        convolutions.append(partial(F.conv2d, image, kernel, padding=1))
+    first, second = zip(_seconds(*products), _seconds(*convolutions), strict=True)
+    return Cost(*first), Cost(*second)
 
 
-def _seconds(function: Callable[[], object]) -> float:
-    """Return the shortest of a few calls, since other programs only add time; on one thread, without waiting."""
-    least, threads = float("inf"), torch.get_num_threads()
+def _seconds(*functions: Callable[[], object]) -> list[float]:
+    """Return the shortest of a few calls of each, taken in turns, on one thread, without waiting."""
+    least, threads = [float("inf")] * len(functions), torch.get_num_threads()
+    running = [index for index, function in enumerate(functions) if _runs(function)]
     torch.set_num_threads(1)
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            function()
-            end = time.perf_counter() + TIME_LIMIT
+            end = time.perf_counter() + TIME_LIMIT * len(running)
             for _ in range(REPEATS):
-                start = time.perf_counter()
-                function()
-                now = time.perf_counter()
-                least = min(least, now - start)
-                if now > end:
+                for index in running:
+                    start = time.perf_counter()
+                    functions[index]()
+                    least[index] = min(least[index], time.perf_counter() - start)
+                if time.perf_counter() > end:
                     break
-    except RuntimeError as problem:
-        log.debug("an operator is missing on this machine: %s", str(problem).splitlines()[0])
     finally:
         torch.set_num_threads(threads)
     return least
@@ -98,11 +110,12 @@ def has_onednn() -> bool:
     return bool(is_available() and torch.backends.mkldnn.enabled)
 
 
-@cache
 def onednn_convolves(dtype: torch.dtype) -> bool:
     """Return whether oneDNN's fused convolutions run for a type; they are private operators of torch, so try them."""
-    if not _may_try_onednn(dtype):
-        return False
+    return choose(f"oneDNN's convolutions of {dtype}", lambda: _may_try_onednn(dtype) and _convolves(dtype))
+
+
+def _convolves(dtype: torch.dtype) -> bool:
     x = torch.ones(1, 16, 8, 8, dtype=dtype).to(memory_format=torch.channels_last)
     weight = torch.ones(16, 16, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
     geometry = ([1, 1], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
@@ -115,37 +128,40 @@ def onednn_convolves(dtype: torch.dtype) -> bool:
             y, x, packed, None, *geometry, "add", 1.0, "relu", [], ""
         )
 
-    return _runs(convolve, f"fused convolutions of {dtype}")
+    return _runs(convolve)
 
 
-@cache
 def onednn_multiplies(dtype: torch.dtype) -> bool:
     """Return whether to take linear layers of a type from oneDNN: it has them, and torch's are not clearly faster.
 
     On AMD's processors torch's float32 product (MKL) has half the speed of oneDNN's; elsewhere they are equal.
     """
-    if not _may_try_onednn(dtype):
-        return False
+    return choose(f"oneDNN's products of {dtype}", lambda: _may_try_onednn(dtype) and _multiplies(dtype))
+
+
+def _multiplies(dtype: torch.dtype) -> bool:
     x = torch.full((256, 256), 0.5, dtype=dtype)
 
     def multiply() -> object:
         return torch.ops.mkldnn._linear_pointwise(x, x, x[0], "relu", [], "")
 
-    if not _runs(multiply, f"linear layers of {dtype}"):
+    if not _runs(multiply):
         return False
-    return _seconds(multiply) <= CLEARLY_FASTER * _seconds(lambda: F.linear(x, x, x[0]))
+    ours, torchs = _seconds(multiply, lambda: F.linear(x, x, x[0]))
+    return ours <= CLEARLY_FASTER * torchs
 
 
 def _may_try_onednn(dtype: torch.dtype) -> bool:
     return dtype in (torch.float32, torch.bfloat16) and is_native_precision(dtype) and has_onednn()
 
 
-def _runs(function: Callable[[], object], name: str) -> bool:
+def _runs(function: Callable[[], object]) -> bool:
+    """Return whether an operator is there for a type."""
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             function()
     except (RuntimeError, AttributeError, NotImplementedError) as problem:
-        log.debug("oneDNN has no %s here: %s", name, str(problem).splitlines()[0])
+        log.debug("an operator is missing on this machine: %s", str(problem).splitlines()[0])
         return False
     return True
 
