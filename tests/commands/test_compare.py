@@ -86,6 +86,10 @@ def test_command_writes_tables_and_pictures(
     for model in tree["models"]:
         assert [row["id"] for row in model["evaluation"]["per_class"]] == list(IDS)
         assert model["timing_ms"]["fastest"] <= model["timing_ms"]["median"] <= model["timing_ms"]["slowest"]
+    (difference,) = tree["differences"]
+    ours, theirs = (model["evaluation"]["AP"] for model in tree["models"])
+    assert (difference["first"], difference["second"]) == (0, 1)
+    assert difference["AP"]["value"] == pytest.approx(ours - theirs) and "significant" in printed
     with open(out / "compare.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["model"], row["id"]) for row in rows] == [

@@ -17,7 +17,7 @@ from detrscope.cli.app import app
 from detrscope.core.verdicts import Verdict
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import average_precision
-from detrscope.evaluation.error_types import TIDE, error_types
+from detrscope.evaluation.error_types import SUSPECT_SCORE, TIDE, error_types
 from detrscope.explain.why import Why, explain_errors
 
 SOURCE = "drawn-dogs:count=4,val=40,test=2,size=128"
@@ -97,7 +97,7 @@ def test_kinds_of_errors_agree_with_ap(found: Why) -> None:
     assert annotated == found.objects and types.confusion[0][0] == found.objects - sum(
         verdict.kind == "missed" for verdict in found.verdicts
     )
-    assert sum(count for _, count in types.slices.values()) == found.images
+    assert sum(part.count for part in types.slices if part.by == "number of objects") == found.images
     assert sum(count for *_, count in types.bins) == len(found.results)
     json.dumps(types.to_json())
 
@@ -145,6 +145,71 @@ def test_tide_is_tidecvs() -> None:
     assert {name: 100 * value for name, value in types.tide.items()} == pytest.approx(expected, abs=1e-9)
 
 
+def test_sizes_count_what_is_found_and_what_is_not(found: Why) -> None:
+    types = error_types(open_dataset(SOURCE, "val").coco_json(), found.results, 0.3)
+    missed = [verdict for verdict in found.verdicts if verdict.kind == "missed"]
+    assert sum(b.missed for b in types.sizes) == len(missed)
+    assert (
+        sum(b.found for b in types.sizes) == sum(b.right for b in types.sizes) == found.objects - len(missed)
+    )
+    assert sum(b.wrong for b in types.sizes) == len(found.verdicts) - len(missed)
+    for verdict in missed:
+        x0, y0, x1, y1 = verdict.box_xyxy
+        side = ((x1 - x0) * (y1 - y0)) ** 0.5
+        assert max((b for b in types.sizes if b.side <= side), key=lambda b: b.side).missed > 0
+
+
+def test_slices_have_the_ap_of_their_images() -> None:
+    truth, results = made_results()
+    sizes = {
+        1: (100, 300),
+        2: (400, 250),
+        3: (250, 400),
+        4: (1500, 1000),
+    }  # the first images; others are 500 x 500
+    for image in truth["images"]:
+        image["width"], image["height"] = sizes.get(image["id"], (500, 500))
+    for by, name, ids in (
+        ("pixels", "under 0.1 megapixels", {1}),
+        ("pixels", "0.1 to 0.3 megapixels", {2, 3, *range(5, 21)}),
+        ("pixels", "1 megapixel or more", {4}),
+        ("shape", "tall: under 3:4", {1, 3}),
+        ("shape", "wide: from 4:3", {2, 4}),
+        ("shape", "about square", set(range(5, 21))),
+        ("number of objects", "2 to 9 objects", set(range(1, 21))),
+    ):
+        (part,) = [p for p in error_types(truth, results, 0.3).slices if (p.by, p.name) == (by, name)]
+        part_of = {
+            **truth,
+            "images": [i for i in truth["images"] if i["id"] in ids],
+            "annotations": [a for a in truth["annotations"] if a["image_id"] in ids],
+        }
+        ap = average_precision(part_of, [r for r in results if r["image_id"] in ids]).AP
+        assert part.count == len(ids) and pytest.approx(ap) == part.AP, name
+
+
+def test_planted_label_errors_are_suspected() -> None:
+    """Boxes taken out of the annotations, and classes changed in them, are what is suspected, and nothing else."""
+    truth, _ = made_results()
+    results = [
+        {**{key: a[key] for key in ("image_id", "category_id", "bbox")}, "score": 0.9 - 0.001 * a["id"]}
+        for a in truth["annotations"]
+    ]
+    planted = {3: "wrong class", 17: "missing annotation", 40: "wrong class", 41: "missing annotation"}
+    kept = []
+    for annotation in truth["annotations"]:
+        if planted.get(annotation["id"]) == "wrong class":
+            annotation["category_id"] = 8 - annotation["category_id"]
+        if planted.get(annotation["id"]) != "missing annotation":
+            kept.append(annotation)
+    suspected = error_types({**truth, "annotations": kept}, results, 0.3).suspected
+    boxes = {tuple(map(float, r["bbox"])): n for n, r in enumerate(results, start=1)}
+    assert [(boxes[one.bbox_xywh], one.kind) for one in suspected] == sorted(planted.items())
+    for one in suspected:
+        assert (one.annotation is None) == (one.kind == "missing annotation") == (not one.annotated)
+        assert one.file_name == f"{one.image_id}.png" and one.score >= SUSPECT_SCORE
+
+
 def test_the_command_writes_a_page_and_numbers(tmp_path: Path) -> None:
     words = ["evaluate", "--model", "sprint-dense-n", "--data", SOURCE, "--why", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, [*words, "--threshold", "0.3", "--device", "cpu"])
@@ -154,6 +219,8 @@ def test_the_command_writes_a_page_and_numbers(tmp_path: Path) -> None:
     page = (tmp_path / "why.html").read_text()
     assert len(numbers["errors"]) == sum(row["missed"] + row["false"] for row in numbers["stages"])
     assert page.count('class="card"') == min(60, len(numbers["errors"]))
+    for heading in ("Scores", "Sizes, from the threshold up", "AP of parts", "Confusion", "Kinds of errors"):
+        assert f"<h2>{heading}" in page
     assert "http://" not in page and "https://" not in page and "<script" not in page
 
 

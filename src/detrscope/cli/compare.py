@@ -118,6 +118,8 @@ def _tables(c: Comparison) -> Iterator[Table]:
         times = (f"{m.timing.median:.1f}", f"{m.timing.cpu_median:.1f}")
         models.add_row(m.name, m.kind, size, m.precision, *values, *times)
     yield models
+    if c.differences:
+        yield _ap_differences_table(c)
     yield _boxes_table(c)
     if rows := c.class_rows():
         classes = _table(
@@ -154,6 +156,20 @@ def _boxes_table(c: Comparison) -> Table:
         counts = (b.candidates, b.above, b.removed, b.cut, b.left, b.duplicates)
         aps = () if m.evaluation is None else (format_ap(m.evaluation.AP), format_ap(m.AP_with_nms))
         table.add_row(m.name, *(f"{count / c.images:.2f}" for count in counts), *aps)
+    return table
+
+
+def _ap_differences_table(c: Comparison) -> Table:
+    """Return the differences of AP with their intervals."""
+    samples = c.differences[0].AP.samples
+    title = f"differences of AP in points; 95% of {samples} samples of these {c.images} images lie in the interval"
+    table = _table(title, ("model", "less", "AP", "interval", "significant"))
+    for each in c.differences:
+        d = each.AP
+        interval = f"{100 * d.low:+.1f} to {100 * d.high:+.1f}"
+        significant = "yes" if d.is_significant else "no"
+        names = c.models[each.first].name, c.models[each.second].name
+        table.add_row(*names, f"{100 * d.value:+.1f}", interval, significant)
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 
@@ -13,7 +14,13 @@ from torch import Tensor
 from torchvision.ops import box_area, clip_boxes_to_image
 
 from detrscope.commands.compared_models import AnyDetector, ComparedModel, open_models
-from detrscope.commands.comparison import Comparison, ModelReport, Timing, write_comparison
+from detrscope.commands.comparison import (
+    Comparison,
+    ModelDifference,
+    ModelReport,
+    Timing,
+    write_comparison,
+)
 from detrscope.commands.comparison_images import ComparedImage, images_to_compare
 from detrscope.commands.comparison_pictures import write_pictures
 from detrscope.console import progress
@@ -23,6 +30,7 @@ from detrscope.core.types import Detections
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import ImageSource
 from detrscope.data.open_dataset import open_dataset
+from detrscope.evaluation.bootstrap import ap_difference
 from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.object_matching import LabelledBoxes, match_objects
@@ -109,6 +117,7 @@ def compare(
         threshold=threshold,
         only=_only(measured, images, dataset is not None),
         machine=describe_machine(),
+        differences=() if dataset is None else _differences(measured, dataset),
     )
     if out is None:
         return comparison
@@ -229,6 +238,20 @@ def _report(
         evaluation=None if truth is None else average_precision(truth, each.results),
         AP_with_nms=None if truth is None else average_precision(truth, each.suppressed).AP,
     )
+
+
+def _differences(measured: Sequence[_Measured], dataset: DetectionDataset) -> tuple[ModelDifference, ...]:
+    """Return the differences of AP of every two models, each with its interval."""
+    truth, found = dataset.coco_json(), []
+    pairs = list(combinations(range(len(measured)), 2))
+    with progress() as bar:
+        task = bar.add_task("drawing samples of the images", total=len(pairs))
+        for first, second in pairs:
+            difference = ap_difference(truth, measured[first].results, measured[second].results)
+            if difference is not None:
+                found.append(ModelDifference(first, second, difference))
+            bar.advance(task)
+    return tuple(found)
 
 
 def _only(

@@ -11,6 +11,7 @@ from typing import Any
 
 from detrscope.core.files import atomic_write
 from detrscope.core.safe_text import safe_csv_row
+from detrscope.evaluation.bootstrap import APDifference
 from detrscope.evaluation.coco_ap import ClassScore, Evaluation
 from detrscope.inference.image_prediction import BoxCounts
 
@@ -73,6 +74,25 @@ class ModelReport:
 
 
 @dataclass(frozen=True)
+class ModelDifference:
+    """AP of one model less that of another on the same images.
+
+    Attributes:
+        first: index of the model in the comparison.
+        second: index of the model whose AP is taken away.
+        AP: the difference, with the interval that other images would give.
+    """
+
+    first: int
+    second: int
+    AP: APDifference
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every number as plain data."""
+        return {"first": self.first, "second": self.second, "AP": self.AP.to_json()}
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The result of `compare`.
 
@@ -84,6 +104,7 @@ class Comparison:
         only: `only[a][b]`: objects that model a finds and model b does not; without ground truth, detections of a that
             have no partner of the same class in those of b.
         machine: the machine that ran this.
+        differences: of AP, of every two models; empty without ground truth.
         pictures: files of pictures that were written.
     """
 
@@ -93,11 +114,17 @@ class Comparison:
     threshold: float
     only: tuple[tuple[int, ...], ...]
     machine: str
+    differences: tuple[ModelDifference, ...] = ()
     pictures: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return every number as plain data."""
-        return {**vars(self), "models": [model.to_json() for model in self.models]}
+        differences = [difference.to_json() for difference in self.differences]
+        return {
+            **vars(self),
+            "models": [model.to_json() for model in self.models],
+            "differences": differences,
+        }
 
     def class_rows(self) -> list[tuple[ClassScore, ...]]:
         """Return the AP of each class that has boxes, for every model; nothing without ground truth."""

@@ -1,14 +1,37 @@
-"""Kinds of errors, calibration, confusion and intervals of a set of results; hotcoco computes them."""
+"""What a set of results gets wrong, without looking inside the model: kinds, calibration, confusion, slices, labels.
+
+hotcoco computes them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
-SAMPLES = 1000  # of the bootstrap
-CONFIDENCE = 0.95
+from detrscope.evaluation.bootstrap import Interval, ap_interval, defined, evaluate_results
+
+SUSPECT_SCORE = (
+    0.8  # of a detection where nothing is annotated, or with another class: the annotation may be wrong
+)
 MANY = 10  # objects in an image of the slice "many objects"
+SIDES = (
+    0,
+    8,
+    16,
+    32,
+    64,
+    128,
+    256,
+    512,
+)  # pixels, square root of a box's area: where the bins of sizes begin
+MEGAPIXELS = (0.1, 0.3, 1.0)  # borders of the slices by number of pixels
+ASPECTS = (3 / 4, 4 / 3)  # borders of the slices by width over height
+AREAS = ("small: under 32 x 32", "medium", "large: from 96 x 96")
+NUMBERS = ("no objects", "1 object", f"2 to {MANY - 1} objects", f"{MANY} objects or more")
+PIXELS = ("under 0.1 megapixels", "0.1 to 0.3 megapixels", "0.3 to 1 megapixel", "1 megapixel or more")
+SHAPES = ("tall: under 3:4", "about square", "wide: from 4:3")
 TIDE = {  # Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors" (2020), section 2
     "Cls": "wrong class",
     "Loc": "badly placed",
@@ -20,12 +43,64 @@ TIDE = {  # Bolya et al., "TIDE: A General Toolbox for Identifying Object Detect
 
 
 @dataclass(frozen=True)
-class Interval:
-    """An AP with its interval by the bootstrap over images."""
+class SizeBin:
+    """Objects and detections of a range of sizes, at the threshold.
 
-    value: float | None
-    low: float
-    high: float
+    Attributes:
+        side: square root of the area in pixels from which the bin begins; it ends where the next one begins.
+        found: objects that are found.
+        missed: objects that are not.
+        right: detections that find an object.
+        wrong: those that find none; on crowds they count as neither.
+    """
+
+    side: int
+    found: int
+    missed: int
+    right: int
+    wrong: int
+
+
+@dataclass(frozen=True)
+class Slice:
+    """AP of a part of the dataset.
+
+    Attributes:
+        by: what the dataset is divided by.
+        name: the part.
+        count: its images, or its objects where it is divided by their size.
+        AP: of the part; None without objects.
+    """
+
+    by: str
+    name: str
+    count: int
+    AP: float | None
+
+
+@dataclass(frozen=True)
+class SuspectedLabel:
+    """An annotation that may be wrong or missing: the model is sure of something else.
+
+    Attributes:
+        image_id: id of the image.
+        file_name: its file.
+        kind: nothing is annotated where the model sees an object, or another class.
+        detected: class that the model sees.
+        score: its score.
+        bbox_xywh: its box in pixels.
+        annotated: annotated class; empty where nothing is.
+        annotation: id of the annotation; None where nothing is.
+    """
+
+    image_id: Any
+    file_name: str
+    kind: Literal["missing annotation", "wrong class"]
+    detected: str
+    score: float
+    bbox_xywh: tuple[float, float, float, float]
+    annotated: str
+    annotation: int | None
 
 
 @dataclass(frozen=True)
@@ -38,9 +113,11 @@ class ErrorTypes:
         tide_counts: by kind of error, how many there are, over all scores.
         calibration_error: expected calibration error: mean distance of score and share of right detections.
         bins: tenths of the score: mean score, share of right detections, count.
+        sizes: objects and detections by the size of their boxes.
         classes: names of the rows and columns of the confusion matrix, the last of which is nothing.
         confusion: [K + 1][K + 1] detections from the threshold up: row annotated, column detected.
-        slices: AP of parts of the images by name, with the number of images.
+        slices: AP of parts of the dataset.
+        suspected: annotations that may be wrong or missing, the surest first.
     """
 
     interval: Interval
@@ -48,9 +125,11 @@ class ErrorTypes:
     tide_counts: dict[str, int]
     calibration_error: float
     bins: tuple[tuple[float, float, int], ...]
+    sizes: tuple[SizeBin, ...]
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
-    slices: dict[str, tuple[float | None, int]]
+    slices: tuple[Slice, ...]
+    suspected: tuple[SuspectedLabel, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -60,64 +139,122 @@ class ErrorTypes:
 def error_types(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], threshold: float
 ) -> ErrorTypes:
-    """Return kinds of errors, calibration, confusion and slices of detection results.
+    """Return kinds of errors, calibration, confusion, sizes, slices and suspected annotations of detection results.
 
     Args:
         ground_truth: COCO dataset.
         results: COCO results, with all scores.
-        threshold: minimum score of the detections in the confusion matrix.
+        threshold: minimum score of the detections in the confusion matrix and among the sizes.
     """
     import hotcoco
 
     truth = hotcoco.COCO(dict(ground_truth))
-    evaluator = _evaluated(truth, results)
-    nothing = _evaluated(truth, [])
-    compared = hotcoco.compare(nothing, evaluator, n_bootstrap=SAMPLES, seed=0, confidence=CONFIDENCE)
-    interval = compared["ci"]["AP"]
+    evaluator = evaluate_results(truth, results)
     errors, calibration = evaluator.tide_errors(), evaluator.calibration()
-    kept = _evaluated(truth, [row for row in results if row["score"] >= threshold])
+    detections = [row for row in results if row["score"] >= threshold]
+    kept = evaluate_results(truth, detections)
     confusion = kept.confusion_matrix()
-    counts: dict[Any, int] = {image["id"]: 0 for image in ground_truth["images"]}
-    for annotation in ground_truth["annotations"]:
-        counts[annotation["image_id"]] += 1
-    sliced = evaluator.slice_by(lambda image: _slice(counts[image["id"]]))
     return ErrorTypes(
-        interval=Interval(_number(compared["metrics_b"]["AP"]), interval["lower"], interval["upper"]),
+        interval=ap_interval(truth, evaluator, len(results)),
         tide={name: errors["delta_ap"][key] for key, name in TIDE.items()},
         tide_counts={name: int(errors["counts"][key]) for key, name in TIDE.items()},
         calibration_error=calibration["ece"],
         bins=tuple((b["avg_confidence"], b["avg_accuracy"], int(b["count"])) for b in calibration["bins"]),
+        sizes=_sizes(ground_truth, detections, kept),
         classes=(*confusion["cat_names"], "nothing"),
         confusion=tuple(tuple(int(n) for n in row) for row in confusion["matrix"]),
-        slices={
-            name: (_number(row["AP"]), int(row["num_images"]))
-            for name, row in sorted(sliced.items())
-            if name != "_overall"
-        },
+        slices=_slices(ground_truth, evaluator),
+        suspected=_suspected(ground_truth, results, evaluator),
     )
 
 
-def _evaluated(truth: Any, results: Sequence[Mapping[str, Any]]) -> Any:
-    import hotcoco
-
-    evaluator = hotcoco.COCOeval(truth, truth.load_res([dict(row) for row in results]), "bbox")
-    evaluator.evaluate()
-    evaluator.accumulate()
-    return evaluator
-
-
-def _slice(objects: int) -> str:
-    if objects == 0:
-        return "no objects"
-    return (
-        "1 object"
-        if objects == 1
-        else f"2 to {MANY - 1} objects"
-        if objects < MANY
-        else f"{MANY} objects or more"
-    )
+def _sizes(
+    ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], evaluator: Any
+) -> tuple[SizeBin, ...]:
+    """Return objects and detections by the size of their boxes."""
+    statuses = evaluator.image_diagnostics()
+    counts = [dict.fromkeys(("found", "missed", "right", "wrong"), 0) for _ in SIDES]
+    objects = {"matched": "found", "fn": "missed"}
+    for annotation in ground_truth["annotations"]:
+        if column := objects.get(statuses["gt_status"].get(annotation["id"], "")):
+            counts[_size_bin(annotation["bbox"])][column] += 1
+    outcomes = {"tp": "right", "fp": "wrong"}
+    for number, detection in enumerate(detections, start=1):  # ids are given in their order
+        if column := outcomes.get(statuses["dt_status"].get(number, "")):
+            counts[_size_bin(detection["bbox"])][column] += 1
+    return tuple(SizeBin(side, **count) for side, count in zip(SIDES, counts, strict=True))
 
 
-def _number(value: float) -> float | None:
-    """Return an AP; None where there is nothing to measure against."""
-    return None if value < 0 else float(value)
+def _size_bin(bbox: Sequence[float]) -> int:
+    return bisect_right(SIDES, max(bbox[2] * bbox[3], 0.0) ** 0.5) - 1
+
+
+def _slices(ground_truth: Mapping[str, Any], evaluator: Any) -> tuple[Slice, ...]:
+    """Return AP by the objects' size, and by their number, the pixels and the shape of images."""
+    counts: dict[Any, int] = {image["id"]: 0 for image in ground_truth["images"]}
+    for annotation in ground_truth["annotations"]:
+        counts[annotation["image_id"]] += 1
+    names: dict[str, tuple[Callable[[Mapping[str, Any]], str], tuple[str, ...]]] = {
+        "number of objects": (lambda image: NUMBERS[_number_of(counts[image["id"]])], NUMBERS),
+        "pixels": (lambda image: PIXELS[_place(image["width"] * image["height"] / 1e6, MEGAPIXELS)], PIXELS),
+        "shape": (lambda image: SHAPES[_place(image["width"] / max(image["height"], 1), ASPECTS)], SHAPES),
+    }
+    slices = _size_slices(ground_truth, evaluator)
+    for by, (name_of, order) in names.items():
+        sliced = evaluator.slice_by(name_of)
+        slices += [
+            Slice(by, name, int(sliced[name]["num_images"]), defined(sliced[name]["AP"]))
+            for name in order
+            if name in sliced
+        ]
+    return tuple(slices)
+
+
+def _size_slices(ground_truth: Mapping[str, Any], evaluator: Any) -> list[Slice]:
+    """Return COCO's APs of small, medium and large objects."""
+    evaluator.summary_lines()  # computes the metrics; `summarize` would print them
+    metrics = evaluator.get_results()
+    areas = [
+        annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3])
+        for annotation in ground_truth["annotations"]
+        if not annotation.get("iscrowd")
+    ]
+    counts = [0, 0, 0]
+    for area in areas:
+        counts[_place(area, (32.0**2, 96.0**2))] += 1
+    return [
+        Slice("size of objects", name, count, defined(metrics[key]))
+        for name, count, key in zip(AREAS, counts, ("APs", "APm", "APl"), strict=True)
+        if count
+    ]
+
+
+def _number_of(objects: int) -> int:
+    return 0 if objects == 0 else 1 if objects == 1 else 2 if objects < MANY else 3
+
+
+def _place(value: float, borders: Sequence[float]) -> int:
+    return bisect_right(borders, value)
+
+
+def _suspected(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], evaluator: Any
+) -> tuple[SuspectedLabel, ...]:
+    """Return annotations that a sure detection contradicts."""
+    files = {image["id"]: image.get("file_name", "") for image in ground_truth["images"]}
+    found = []
+    for error in evaluator.image_diagnostics(score_thr=SUSPECT_SCORE)["label_errors"]:
+        x, y, width, height = map(float, results[error["dt_id"] - 1]["bbox"])
+        found.append(
+            SuspectedLabel(
+                error["image_id"],
+                files[error["image_id"]],
+                "wrong class" if error["type"] == "wrong_label" else "missing annotation",
+                error["dt_category"],
+                float(error["dt_score"]),
+                (x, y, width, height),
+                error["gt_category"] or "",
+                error["gt_id"],
+            )
+        )
+    return tuple(sorted(found, key=lambda one: -one.score))

@@ -11,14 +11,12 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from detrscope.core.verdicts import Evidence, Stage, Verdict
+from detrscope.evaluation.error_types import SUSPECT_SCORE
 from detrscope.evaluation.object_matching import MATCH_IOU, LabelledBoxes, match_objects
 from detrscope.explain.image_predictions import Crowds, ImagePredictions, Objects
 
 NEAR_IOU = 0.1  # a box that overlaps less is not on the object at all, as in TIDE
 PROPOSAL_IOU = 0.3  # of a box that a query starts from: the decoder refines it
-SUSPECT_SCORE = (
-    0.8  # of a detection where nothing is annotated, or with another class: the annotation may be wrong
-)
 
 
 class Detected(NamedTuple):

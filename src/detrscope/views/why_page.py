@@ -13,6 +13,7 @@ import numpy as np
 from detrscope.core.safe_text import escape_text
 from detrscope.core.verdicts import MEANINGS, StageCost, Verdict
 from detrscope.views.canvas.thumbnails import box_thumbnail
+from detrscope.views.why_tables import type_tables
 
 SIDE = 360  # pixels of a picture
 MARGIN = 0.6  # of a box around it, as context
@@ -27,7 +28,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 .card { border: 1px solid #ddd; border-radius: 6px; padding: 8px; overflow-wrap: anywhere; font-size: .9rem }
 .card img { width: 100%; border-radius: 4px } .card h3 { margin: .2rem 0; font-size: 1rem } .card p { margin: .2rem 0 }
 .card table { font-size: .8rem } code { overflow-wrap: anywhere }
-.bar { background: #0072b2; height: .7em; display: inline-block }
+.bar { height: .7em; display: inline-block } .right { background: #0072b2 } .wrong { background: #e65a00 }
 """
 
 
@@ -41,7 +42,7 @@ class WhyPage:
         costs: what each stage costs.
         advice: what to change.
         verdicts: all errors.
-        types: kinds of errors, calibration, confusion and slices as JSON values; None where they were not computed.
+        types: what `evaluation.error_types` computes, as JSON values; None where it was not computed.
     """
 
     heading: str
@@ -80,7 +81,7 @@ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:"><title>{_
 {rows}</table>
 <p>AP: what would be gained if all errors of that stage were mended: the missed objects found, the false detections
 gone.</p>
-{_types(self.types)}
+{type_tables(self.types)}
 <h2>The errors</h2>
 <p>Orange: an object that is not found. Blue: a detection that finds none. Layer by layer: the greatest overlap of any
 query, and the best score for the class of queries that overlap by .5 or more; for a false detection, of its own
@@ -144,47 +145,6 @@ def _card(verdict: Verdict, data: bytes) -> str:
         f"<p>{_text(verdict.text)}</p>{doubt}{proof}"
         f"<table><tr><td>layer</td>{head}</tr>{rows}</table><p>{_text(verdict.image)}, {where}</p></div>"
     )
-
-
-def _types(types: Mapping[str, Any] | None) -> str:
-    if types is None:
-        return ""
-    tide = "".join(
-        f"<tr><td>{_text(name)}</td><td class=n>{types['tide_counts'][name]}</td>"
-        f"<td class=n>{100 * value:+.1f}</td></tr>"
-        for name, value in types["tide"].items()
-    )
-    slices = "".join(
-        f"<tr><td>{_text(name)}</td><td class=n>{count}</td>"
-        f"<td class=n>{'-' if value is None else f'{100 * value:.1f}'}</td></tr>"
-        for name, (value, count) in types["slices"].items()
-    )
-    bins = "".join(
-        f"<tr><td class=n>{score:.2f}</td><td class=n>{right:.2f}</td><td class=n>{count}</td>"
-        f'<td><span class="bar" style="width:{100 * right:.0f}px"></span></td></tr>'
-        for score, right, count in types["bins"]
-        if count
-    )
-    classes = types["classes"]
-    head = "".join(f"<th class=n>{_text(name)}</th>" for name in classes)
-    confusion = "".join(
-        f"<tr><td>{_text(name)}</td>" + "".join(f"<td class=n>{n}</td>" for n in row) + "</tr>"
-        for name, row in zip(classes, types["confusion"], strict=True)
-    )
-    matrix = (
-        "<h2>Confusion, from the threshold up</h2>"
-        f"<table><tr><th>annotated \\ detected</th>{head}</tr>{confusion}</table>"
-        if len(classes) <= 25
-        else "<p>The confusion matrix is in why.json.</p>"
-    )
-    return f"""<h2>Kinds of errors over all scores (TIDE)</h2>
-<table><tr><th>kind</th><th class=n>count</th><th class=n>AP50</th></tr>{tide}</table>
-<h2>Calibration</h2>
-<p>Mean distance between score and share of right detections: {types["calibration_error"]:.3f}.</p>
-<table><tr><th class=n>score</th><th class=n>right</th><th class=n>detections</th><th></th></tr>{bins}</table>
-{matrix}
-<h2>Images by number of objects</h2>
-<table><tr><th></th><th class=n>images</th><th class=n>AP</th></tr>{slices}</table>"""
 
 
 def _text(text: str) -> str:
