@@ -15,8 +15,9 @@ from detrscope.core.text_files import read_json as load_json
 from detrscope.data.clean import EMPTY, clean_dataset
 from detrscope.data.coco_masks import coco_mask_box
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
-from detrscope.data.image_files import HIDDEN, is_hidden
-from detrscope.data.image_finder import ImageFinder
+from detrscope.data.image_files import HIDDEN, is_folder, is_hidden
+from detrscope.data.image_finder import ImageFinder, is_file_name
+from detrscope.data.label_studio import is_export
 from detrscope.data.parse_values import ROW_LENGTH, parse_boolean, parse_box_xywh, parse_integer, parse_number
 from detrscope.data.splits import ANY, canonical_split, find_split
 from detrscope.data.validation_log import ValidationLog
@@ -29,7 +30,7 @@ LAYOUT = (
 _PER_SPLIT = (
     "annotations/instances_(?P<split>[^/]+).json",
     "annotations/(?P<split>(?:train|val|valid|test)[^/]*).json",
-    r"annotations/lvis_v[\d.]+_(?P<split>[^/]+).json",
+    r"annotations/(?:lvis_v[\d.]+|zhiyuan_objv\d|objects365(?:_v\d)?)_(?P<split>[^/]+).json",
     "(?P<split>[^/]+)/_annotations.coco.json",  # Roboflow
     "(?P<split>[^/]+)/labels.json",  # FiftyOne
     "(?P<split>[^/]+)/annotations.json",
@@ -39,7 +40,12 @@ _SINGLE = ("annotations.json", "_annotations.coco.json", "labels.json", "instanc
 
 
 def splits(folder: Path) -> dict[str, Path]:
-    """Return the annotation file of each split; empty where the folder is not of a COCO layout."""
+    """Return the annotation file of each split; empty where the folder is not of a COCO layout.
+
+    A file is its own only split.
+    """
+    if not is_folder(folder):
+        return {ANY: folder}
     return {split: paths[0] for split, paths in _candidates(folder)[0].items()}
 
 
@@ -52,7 +58,8 @@ def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     unused: list[Path] = []
     for pattern in _PER_SPLIT:
         regex = re.compile(pattern.replace(".json", r"\.json"), re.IGNORECASE)
-        matches = {m["split"]: by_name[name] for name in sorted(by_name) if (m := regex.fullmatch(name))}
+        named = [(m["split"], by_name[name]) for name in sorted(by_name) if (m := regex.fullmatch(name))]
+        matches = {split: path for split, path in named if not is_export(path)}  # Label Studio's
         taken = [path for paths in splits.values() for path in paths]
         if not splits:
             splits = {split: [path] for split, path in matches.items()}
@@ -65,6 +72,7 @@ def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
             else:
                 unused.append(path)
     singles = [by_name[name] for single in _SINGLE for name in by_name if name.casefold() == single]
+    singles = [path for path in singles if not is_export(path)]
     if not splits and singles:
         splits = {ANY: singles}
     return splits, list(dict.fromkeys(unused))
@@ -73,11 +81,13 @@ def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 def read_split(
     folder: Path, split: str, validation: ValidationLog, details: bool = False
 ) -> DetectionDataset:
-    """Read one split of a folder.
+    """Read one split of a folder, or a file.
 
     Raises:
         UserError: there is no such split, it may mean two files, or as `read_json`.
     """
+    if not is_folder(folder):
+        return read_json(folder, validation, details=details)
     files, unused = _candidates(folder)
     for path in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
         if is_hidden(path):
@@ -137,6 +147,8 @@ def _load(path: Path, validation: ValidationLog) -> dict[str, Any]:
         raise UserError(
             f"{path}: expected a COCO dictionary of images, annotations, categories; found {what}"
         )
+    if "shapes" in tree and "images" not in tree:
+        raise UserError(f"{path}: LabelMe's file of one image; give its folder: labelme:{path.parent}")
     if "annotations" not in tree:
         test_list = path.stem.startswith(("image_info", "test", "instances_test"))
         if not test_list and canonical_split(validation.split) != "test":  # lists of test images have none
@@ -200,8 +212,7 @@ def _file_name(row: dict[str, Any]) -> str | None:
     name = row.get("file_name")
     if name is None and isinstance(row.get("coco_url"), str):
         name = "/".join(row["coco_url"].split("/")[-2:])
-    valid = isinstance(name, str) and name.strip("./\\") and "\0" not in name and len(name) < 4096
-    return name if isinstance(name, str) and valid else None
+    return name if isinstance(name, str) and is_file_name(name) else None
 
 
 def _annotations(

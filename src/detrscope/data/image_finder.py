@@ -19,6 +19,8 @@ from detrscope.data.image_files import (
 )
 from detrscope.data.splits import canonical_split
 
+MAX_NAME_LENGTH = 4096  # characters; no file system has longer paths
+MAX_ENDS = 16  # parts of a name that are tried one after another
 _SUBFOLDERS = ("images", "data")
 
 
@@ -52,34 +54,33 @@ class ImageFinder:
         siblings = in_annotations or canonical_split(own.name) in ("train", "val", "test")
         self.roots = [base if siblings else own, *given]
         self.annotations = path
-        self.shared_names: set[str] = set()
+        self.shared_ends: set[str] = set()
         self.files = FileIndex()
 
     def expect(self, names: Iterable[str]) -> None:
-        """Declare all names beforehand: a file is found by its last part only where no other image has the same."""
-        counts = Counter(map(_last, dict.fromkeys(names)))
-        self.shared_names = {last for last, count in counts.items() if count > 1}
+        """Declare all names beforehand: a file is found by the end of its name only where no other has the same."""
+        counts = Counter(end for name in dict.fromkeys(names) for end in _ends(name))
+        self.shared_ends = {end for end, count in counts.items() if count > 1}
 
     def __call__(self, file_name: str) -> Path:
-        """Return the file of an image: by its whole name in any folder, else by the last part of it.
+        """Return the file of an image: by its whole name in any folder, else by the end of it, the longest first.
 
         Raises:
             UserError: the name leads out of the dataset's folder, or two different files have it.
         """
         name = file_name.replace("\\", "/")
-        last = _last(name)
-        wholes = dict.fromkeys((name, unquote(name)))  # Label Studio exports the names of URLs
-        lasts = () if last in self.shared_names else dict.fromkeys((last, unquote(last)))
-        for candidates in (wholes, lasts):
+        ends = [end for end in _ends(name) if end not in self.shared_ends]
+        for candidate in (name, *ends):
+            names = dict.fromkeys((candidate, unquote(candidate)))  # Label Studio exports the names of URLs
             for group in self.groups:
-                if matches := self._matches(group, candidates):
+                if matches := self._matches(group, names):
                     return self._single(file_name, matches)
         missing = self.groups[0][0] / name
         if any(is_inside_dataset(missing, root) for root in self.roots):
             return missing
         if exists(missing):
             refuse_images_outside(missing, self.roots[0], self.annotations)
-        return self.groups[0][0] / last
+        return self.groups[0][0] / name.rsplit("/", 1)[-1]
 
     def _matches(self, folders: list[Path], names: Iterable[str]) -> list[Path]:
         paths = [path for folder in folders for name in names if (path := self.files.find(folder / name))]
@@ -96,8 +97,24 @@ class ImageFinder:
         return first
 
 
-def _last(name: str) -> str:
-    return name.replace("\\", "/").rsplit("/", 1)[-1]
+def is_file_name(name: object) -> bool:
+    """Return whether a value of an annotation file can be the name of an image."""
+    return (
+        isinstance(name, str)
+        and bool(name.strip("./\\ "))
+        and "\0" not in name
+        and len(name) < MAX_NAME_LENGTH
+    )
+
+
+def _ends(name: str) -> list[str]:
+    """Return the parts of a name behind its slashes, the longest first: images/v1/a.jpg is v1/a.jpg and a.jpg.
+
+    Objects365 names images/v1/patch8/a.jpg what lies in train/patch8/a.jpg.
+    """
+    parts = name.replace("\\", "/").split("/")
+    first = max(1, len(parts) - MAX_ENDS)
+    return ["/".join(parts[i:]) for i in range(first, len(parts))] or parts
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from detrscope.console import log
 from detrscope.core.errors import UserError, suggest_nearest
-from detrscope.data import coco, voc, yolo
+from detrscope.data import coco, crowdhuman, cvat, label_studio, labelme, voc, yolo
 from detrscope.data import drawn_dogs as drawn
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_files import exists, is_folder, is_regular
@@ -24,12 +24,21 @@ class SourceFormat(NamedTuple):
     read_split: Callable[[Path, str, ValidationLog, bool], DetectionDataset]
     layout: str  # files and folders, for messages
     is_folder: bool = True  # whether a folder follows the prefix; else options do
+    suffixes: tuple[str, ...] = ()  # of a file that may stand in place of the folder
 
 
 SOURCE_FORMATS = {
-    "coco": SourceFormat(coco.splits, coco.read_split, coco.LAYOUT),
-    "yolo": SourceFormat(yolo.splits, yolo.read_split, yolo.LAYOUT),
+    "coco": SourceFormat(coco.splits, coco.read_split, coco.LAYOUT, suffixes=(".json",)),
+    "yolo": SourceFormat(yolo.splits, yolo.read_split, yolo.LAYOUT, suffixes=(".yaml", ".yml")),
     "voc": SourceFormat(voc.splits, voc.read_split, voc.LAYOUT),
+    "labelme": SourceFormat(labelme.splits, labelme.read_split, labelme.LAYOUT),
+    "cvat": SourceFormat(cvat.splits, cvat.read_split, cvat.LAYOUT, suffixes=(".xml",)),
+    "labelstudio": SourceFormat(
+        label_studio.splits, label_studio.read_split, label_studio.LAYOUT, suffixes=(".json",)
+    ),
+    "crowdhuman": SourceFormat(
+        crowdhuman.splits, crowdhuman.read_split, crowdhuman.LAYOUT, suffixes=(".odgt",)
+    ),
     "drawn-dogs": SourceFormat(drawn.splits, drawn.read_split, drawn.LAYOUT, is_folder=False),
 }
 
@@ -45,8 +54,9 @@ def open_dataset(
     """Open one split of a dataset.
 
     Args:
-        source: `coco:DIR`, `yolo:DIR`, `voc:DIR`; a bare folder, whose layout is recognised; a COCO JSON; or
-            `drawn-dogs:`, alone or with options (docs/drawn-dogs.md).
+        source: `coco:DIR`, `yolo:DIR`, `voc:DIR`, `labelme:DIR`, `cvat:DIR`, `labelstudio:DIR`, `crowdhuman:DIR`; a
+            bare folder, whose layout is recognised; a file of COCO, YOLO, CVAT, Label Studio or CrowdHuman, with or
+            without its format in front; or `drawn-dogs:`, alone or with options (docs/drawn-dogs.md).
         split: Name of the split: `train`, `val`, ...; `val` also finds `valid` and `val2017`. A source that has no
             splits takes any.
         annotations: COCO JSON to use instead of that of the split; `source` is then the folder of the images.
@@ -85,10 +95,8 @@ def read_dataset(
     prefix, path = _parts(source)
     if annotations is not None:
         _require_folder(path, source)
-        file = _json_of(Path(annotations).expanduser())
+        file = _regular_file(Path(annotations).expanduser())
         return coco.read_json(file, validation, name=f"{path.name} {split}", images=path, details=details)
-    if path.suffix.lower() == ".json" and prefix in (None, "coco"):
-        return coco.read_json(_json_of(path), validation, details=details)
     return _format(prefix, path).read_split(path, split, validation, details)
 
 
@@ -99,9 +107,13 @@ def splits_of(source: str | Path) -> tuple[str, ...]:
         UserError: there is no such source, or its layout is not recognised.
     """
     prefix, path = _parts(source)
-    if path.suffix.lower() == ".json" and prefix in (None, "coco"):
-        return ("*",)
     return tuple(_format(prefix, path).splits(path))
+
+
+def is_annotation_file(name: str) -> bool:
+    """Return whether a name ends as a file does that is a dataset of its own."""
+    endings = (suffix for source in SOURCE_FORMATS.values() for suffix in source.suffixes)
+    return name.lower().endswith(tuple(endings))
 
 
 def _parts(source: str | Path) -> tuple[str | None, Path]:
@@ -126,10 +138,16 @@ def _parts(source: str | Path) -> tuple[str | None, Path]:
 def _format(prefix: str | None, path: Path) -> SourceFormat:
     if prefix is not None and not SOURCE_FORMATS[prefix].is_folder:
         return SOURCE_FORMATS[prefix]
-    if path.suffix.lower() in (".yaml", ".yml") and prefix in (None, "yolo"):
-        if not is_regular(path):
-            raise UserError(f"{path}: no such file")
-        return SOURCE_FORMATS["yolo"]
+    takers = [
+        name
+        for name, source in SOURCE_FORMATS.items()
+        if path.suffix.lower() in source.suffixes and prefix in (None, name)
+    ]
+    if takers and not is_folder(path):
+        _regular_file(path)
+        # COCO and Label Studio both write .json.
+        other = len(takers) > 1 and label_studio.is_export(path)
+        return SOURCE_FORMATS["labelstudio" if other else takers[0]]
     _require_folder(path, path)
     if prefix is not None:
         if not SOURCE_FORMATS[prefix].splits(path):
@@ -149,10 +167,13 @@ def _require_folder(path: Path, source: str | Path) -> None:
     if not exists(path):
         raise UserError(f"{source}: no such folder")
     if not is_folder(path):
-        raise UserError(f"{source}: expected a folder, a .json of COCO or a data.yaml of YOLO")
+        raise UserError(
+            f"{source}: expected a folder, a .json of COCO or Label Studio, a data.yaml of YOLO, an .xml of CVAT or an"
+            " .odgt of CrowdHuman"
+        )
 
 
-def _json_of(path: Path) -> Path:
+def _regular_file(path: Path) -> Path:
     if not is_regular(path):
         raise UserError(f"{path}: no such annotation file")
     return path

@@ -11,12 +11,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
-from xml.etree import ElementTree
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from detrscope.core.text_files import read_bytes, read_lines
+from detrscope.core.text_files import read_lines
 from detrscope.data.clean import clean_dataset
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
 from detrscope.data.image_files import (
@@ -33,6 +31,7 @@ from detrscope.data.image_files import (
 from detrscope.data.parse_values import parse_boolean, parse_integer, parse_number
 from detrscope.data.splits import ANY, canonical_split, find_split
 from detrscope.data.validation_log import ValidationLog
+from detrscope.data.xml_files import read_xml, root_tag
 
 LAYOUT = "Annotations/*.xml + JPEGImages/ [+ ImageSets/Main/SPLIT.txt], or SPLIT/*.xml beside the images"
 _OF_ONE_CLASS = re.compile(r"\S+\s+(-1|0|1)")
@@ -121,19 +120,11 @@ class _Page:
     objects: tuple[_Object, ...] = ()
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Builder that refuses document types: entities that expand to gigabytes are declared there, and VOC needs none."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
-        raise UserError("a document type declaration is not allowed")
-
-
 def _read_page(path: Path, validation: ValidationLog) -> _Page:
     try:
-        root = ElementTree.XML(read_bytes(path), ElementTree.XMLParser(target=_NoDoctype()))
-    except (ElementTree.ParseError, ValueError, LookupError, RecursionError, UserError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        validation.add("bad-label", path, f"not valid XML ({reason})")
+        root = read_xml(path)
+    except UserError as error:
+        validation.add("bad-label", path, str(error).removeprefix(f"{path}: "))
         return _Page()
     if root.tag.rpartition("}")[2] != "annotation":
         validation.add("bad-label", path, f"begins with <{root.tag[:40]}>, expected VOC's <annotation>")
@@ -210,7 +201,8 @@ def _lists(root: Path) -> list[Path]:
 
 
 def _has_xml(folder: Path) -> bool:
-    return any(not is_hidden(path) for path in folder.glob("*.xml"))
+    found = (path for path in folder.glob("*.xml") if not is_hidden(path))
+    return any(root_tag(path) != "annotations" for path in found)  # CVAT's, of many images
 
 
 def _is_plain_list(path: Path, annotations: Path) -> bool:

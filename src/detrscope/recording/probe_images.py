@@ -16,7 +16,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.types import Regions, Target
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_reader import read_upright
-from detrscope.data.open_dataset import SOURCE_FORMATS, read_dataset
+from detrscope.data.open_dataset import SOURCE_FORMATS, is_annotation_file, read_dataset
 from detrscope.data.segmentation import SegmentationMap, segmentation_of, segmentation_of_box
 from detrscope.data.validation_log import ValidationLog
 from detrscope.evaluation.class_matching import match_classes
@@ -113,7 +113,7 @@ def open_probe_images(
 def _from_source(source: str, split: str, count: int, classes: ClassTable) -> list[AnnotatedImage]:
     """Read `count` images of a dataset or a folder, or all of them where it is 0."""
     prefix = source.partition(":")[0]
-    if (prefix in SOURCE_FORMATS and not Path(source).exists()) or source.lower().endswith(".json"):
+    if (prefix in SOURCE_FORMATS and not Path(source).exists()) or is_annotation_file(source):
         dataset = read_dataset(source, split, ValidationLog(split), details=True)
         _check_count(source, len(dataset), count)
         ids = [image.id for image in dataset.images]
