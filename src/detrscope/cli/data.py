@@ -25,7 +25,8 @@ SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Source = Annotated[
     str,
     typer.Argument(
-        help="coco:DIR, yolo:DIR, voc:DIR, a folder of one of these, a COCO .json, or drawn-dogs:.",
+        help="coco:, yolo:, voc:, labelme:, cvat:, labelstudio: or crowdhuman:DIR, a folder of one of these, an annotation"
+        " file, or drawn-dogs:.",
         metavar="SOURCE",
     ),
 ]

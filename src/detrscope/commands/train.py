@@ -65,7 +65,7 @@ def train(
     Args:
         config: settings, or a YAML file of them.
         preset: a shipped recipe, such as "detr-r50-coco".
-        data: the dataset: coco:DIR, yolo:DIR, voc:DIR, a folder, or an annotation .json.
+        data: the dataset: coco:DIR, yolo:DIR, voc:DIR or another format, a folder, or an annotation file.
         out: the run folder.
         from_: fine-tune this model: a variant name, checkpoint, run folder, or Hugging Face id. Its weights
             only; the heads are reset where the classes differ.

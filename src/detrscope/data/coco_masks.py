@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 from hotcoco import mask as rle
 
-from detrscope.data.parse_values import parse_number
+from detrscope.data.parse_values import parse_integer, parse_number
+
+MOST_PIXELS = 2**31  # of a mask; run lengths are 32 bits wide
+FARTHEST = (
+    16  # sides of the image that a polygon may leave it by: the decoder follows its edges pixel by pixel
+)
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray | None:
@@ -18,9 +23,11 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray | None
         else:
             polygons = [[float(v) for v in polygon] for polygon in segmentation]
             shapes = [p for p in polygons if len(p) >= 6 and len(p) % 2 == 0 and np.isfinite(p).all()]
+            if any(np.abs(p).max() > FARTHEST * max(height, width) for p in shapes):
+                return None
             packed = rle.frPyObjects(shapes, height, width) if shapes else None
         return None if packed is None else np.asarray(rle.decode(packed)).max(-1) > 0
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -28,25 +35,55 @@ def coco_mask_box(segmentation: Any) -> list[float] | None:
     """Return the box [x, y, width, height] around a mask; None where it is none."""
     try:
         if isinstance(segmentation, dict):
-            packed = _run_lengths(segmentation, *segmentation["size"])
+            height, width = (parse_integer(side) or 0 for side in segmentation["size"])
+            packed = _run_lengths(segmentation, height, width)
             return None if packed is None else [float(v) for v in rle.toBbox(packed)[0]]
         points = [[parse_number(v) for v in polygon] for polygon in segmentation]
         xs, ys = ([v for p in points for v in p[start::2] if v is not None] for start in (0, 1))
         if sum(map(len, points)) > len(xs) + len(ys):
             return None
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
 def _run_lengths(segmentation: dict[str, Any], height: int, width: int) -> list[Any] | None:
-    """Return run lengths as the decoder takes them; None where they are of another size."""
+    """Return run lengths as the decoder takes them; None where they are of another size.
+
+    They are checked here: the decoder trusts them, and writes behind its memory where they are too long.
+    """
     counts = segmentation["counts"]
-    if list(segmentation["size"]) != [height, width]:
+    if list(segmentation["size"]) != [height, width] or not 0 < height * width < MOST_PIXELS:
         return None
-    if isinstance(counts, str | bytes):
-        return [segmentation]
-    counts = [int(count) for count in counts]
-    if min(counts) < 0 or sum(counts) != height * width:
+    counts = (
+        _unpacked(counts) if isinstance(counts, str | bytes) else [parse_integer(count) for count in counts]
+    )
+    if None in counts or min(counts) < 0 or sum(counts) != height * width:
         return None
     return [rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)]
+
+
+def _unpacked(text: str | bytes) -> list[int]:
+    """Return run lengths that COCO packed as text: 5 bits a character, from the third on differences two back.
+
+    Raises:
+        ValueError: a character that is none of them, or a number that does not end.
+    """
+    codes = text if isinstance(text, bytes) else text.encode("ascii")
+    counts: list[int] = []
+    value = shift = 0
+    for code in codes:
+        bits = code - 48
+        if not 0 <= bits < 64 or shift > 35:
+            raise ValueError
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift  # negative
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError
+    return counts

@@ -139,7 +139,7 @@ def _shapes(path: Path, tree: dict[str, Any], validation: ValidationLog) -> Iter
         if label == IGNORED:
             validation.add("unused-shape", path, f"{place} is labelled {IGNORED}")
             continue
-        if kind not in _FEWEST:
+        if not isinstance(kind, str) or kind not in _FEWEST:
             reason = f"{place} '{label}' is of type {short_repr(kind, 40)}, which encloses nothing"
             validation.add("unused-shape", path, reason, category=label)
             continue
