@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as rle
+from hotcoco import mask as rle
 from PIL import Image
 
 YOLO_YAML = b"path: .\ntrain: train/images\nnames:\n  0: dog\n  1: cat\n"

@@ -92,7 +92,8 @@ Swaps = Annotated[
 ]
 
 _DATA = typer.Option(
-    help="Dataset: coco:DIR, yolo:DIR, voc:DIR or another format (docs/data.md), drawn-dogs:, a folder, or an annotation file."
+    help="Dataset: coco:DIR, yolo:DIR, voc:DIR or another format (docs/data.md), drawn-dogs:, a folder, or an"
+    " annotation file."
 )
 Data = Annotated[str, _DATA]
 OptionalData = Annotated[str | None, _DATA]

@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
-from faster_coco_eval.core import mask as rle
+from hotcoco import mask as rle
 
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr

@@ -56,7 +56,7 @@ class ModelChoice:
 class DataConfig:
     """Datasets, splits, image size and batch size."""
 
-    source: str = setting("", "a dataset: coco:DIR, yolo:DIR, voc:DIR or another format, a folder, or an annotation file")
+    source: str = setting("", "a dataset: coco:DIR, yolo:DIR, voc:DIR or another format, a folder, or a file")
     val_source: str | None = setting(None, "another dataset to evaluate on; null: the same as source")
     train_split: str = setting("train", "split to learn from")
     val_split: str | None = setting("val", "split to evaluate on; null: no evaluation")
