@@ -107,18 +107,20 @@ def test_labelme_counts_what_it_leaves_out(tmp_path: Path, caplog: pytest.LogCap
             labelme_shape("dog", [[1, 1]]),
             labelme_shape("dog", [[1, math.inf], [3, 4]]),
             labelme_shape("dog", "x"),
+            labelme_shape("dog", [[1, 1e308], [3, 4]], "circle"),  # finite, but its area is not
+            labelme_shape("dog", BOX, {"a": 1}),  # type: ignore[arg-type]
         ],
     )
     found = kinds(tmp_path)
     assert (
-        len(found["unused-shape"]) == 3 and "shapes[1] 'dog' is of type 'point'" in found["unused-shape"][0]
+        len(found["unused-shape"]) == 4 and "shapes[1] 'dog' is of type 'point'" in found["unused-shape"][0]
     )
     assert (
-        len(found["bad-box"]) == 3 and "shapes[4]: the rectangle 'dog' needs 2 points" in found["bad-box"][0]
+        len(found["bad-box"]) == 4 and "shapes[4]: the rectangle 'dog' needs 2 points" in found["bad-box"][0]
     )
     with caplog.at_level("INFO"):
         assert len(rows(open_dataset(tmp_path, "train"))) == 1
-    assert "3 x unused-shape (such as a.json)" in caplog.text and "3 x bad-box" in caplog.text
+    assert "4 x unused-shape (such as a.json)" in caplog.text and "4 x bad-box" in caplog.text
 
 
 def test_labelme_splits_share_their_classes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ two agree on rectangles, polygons and groups, by test.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -162,7 +163,7 @@ _FEWEST = {"rectangle": 2, "polygon": 3, "rotation": 3, "circle": 2, "mask": 2}
 
 def _shape(label: str, kind: str, points: list[float], difficult: bool) -> Shape:
     if kind == "circle":
-        radius = ((points[2] - points[0]) ** 2 + (points[3] - points[1]) ** 2) ** 0.5
+        radius = math.hypot(points[2] - points[0], points[3] - points[1])
         return ellipse(label, points[:2], (radius, radius))
     if kind in ("polygon", "rotation"):
         return polygon(label, [points], difficult, turned=kind == "rotation")
