@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -184,10 +185,18 @@ def _duplicates(images: Sequence[tuple[str, ImageInfo]]) -> list[Problem]:
 def _unused_images(used: set[Path]) -> list[Problem]:
     """Return one problem for each folder of the dataset with images that belong to none of its splits."""
     problems = []
-    for folder in filter(is_folder, sorted({path.parent for path in used})):
-        unused = sorted(p for p in {*folder.iterdir()} - used if is_image_file(p) and not is_hidden(p))
+    names: dict[str, set[str]] = defaultdict(set)  # of the used images by folder
+    for path in used:
+        folder, _, name = str(path).rpartition(os.sep)
+        names[folder].add(name)
+    for folder in filter(is_folder, sorted(map(Path, names))):
+        unused = sorted(
+            name
+            for name in {*os.listdir(folder)} - names[str(folder)]
+            if is_image_file(Path(name)) and not is_hidden(Path(name))
+        )
         if unused:
-            reason = f"{len(unused)} images are in no split, such as {unused[0].name}"
+            reason = f"{len(unused)} images are in no split, such as {unused[0]}"
             problems.append(Problem("unused-images", ANY, str(folder), reason))
     return problems
 

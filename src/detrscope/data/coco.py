@@ -15,7 +15,7 @@ from detrscope.core.text_files import read_json as load_json
 from detrscope.data.clean import EMPTY, clean_dataset
 from detrscope.data.coco_masks import coco_mask_box
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
-from detrscope.data.image_files import HIDDEN, is_folder, is_hidden
+from detrscope.data.image_files import HIDDEN, files_with_suffix, is_folder, is_hidden
 from detrscope.data.image_finder import ImageFinder, is_file_name
 from detrscope.data.label_studio import is_export
 from detrscope.data.parse_values import ROW_LENGTH, parse_boolean, parse_box_xywh, parse_integer, parse_number
@@ -51,9 +51,8 @@ def splits(folder: Path) -> dict[str, Path]:
 
 def _candidates(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     """Return the annotation files that each split may mean, and those of other layouts, which are not read."""
-    files = [p for pattern in ("*", "*/*") for p in folder.glob(pattern)]
-    files = [p for p in files if p.suffix.casefold() == ".json" and not is_hidden(p)]
-    by_name = {p.relative_to(folder).as_posix(): p for p in files if not is_hidden(p.parent)}
+    files = [path for path in files_with_suffix(folder, ".json") if not is_hidden(path)]
+    by_name = {path.relative_to(folder).as_posix(): path for path in files}
     splits: dict[str, list[Path]] = {}
     unused: list[Path] = []
     for pattern in _PER_SPLIT:
@@ -89,7 +88,7 @@ def read_split(
     if not is_folder(folder):
         return read_json(folder, validation, details=details)
     files, unused = _candidates(folder)
-    for path in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
+    for path in files_with_suffix(folder, ".json"):
         if is_hidden(path):
             validation.add("left-out-file", path, HIDDEN)
     for path in unused:
@@ -226,7 +225,8 @@ def _annotations(
     paths = {image.id: image.path for image in images}
     names = dict(zip(classes.ids, classes.names, strict=True))
     for position, row in enumerate(rows, start=1):
-        own, image, category = (parse_integer(row.get(k)) for k in ("id", "image_id", "category_id"))
+        own, image = parse_integer(row.get("id")), parse_integer(row.get("image_id"))
+        category = parse_integer(row.get("category_id"))
         if "id" not in row:
             own = position
         if own is None or image is None or category is None:

@@ -16,7 +16,7 @@ from hotcoco import mask as rle
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.image_files import is_folder, is_hidden
+from detrscope.data.image_files import files_with_suffix, is_folder, is_hidden
 from detrscope.data.image_finder import ImageFinder, is_file_name
 from detrscope.data.image_header import max_image_pixels
 from detrscope.data.labelled_images import LabelledImage, numbered_classes, to_dataset
@@ -86,9 +86,8 @@ def read_split(
 def _files(source: Path) -> list[Path]:
     if not is_folder(source):
         return [source]
-    found = sorted(path for pattern in ("*.xml", "*/*.xml") for path in source.glob(pattern))
-    visible = (path for path in found if not is_hidden(path) and not is_hidden(path.parent))
-    return [path for path in visible if root_tag(path) == "annotations"]
+    found = (path for path in files_with_suffix(source, ".xml") if not is_hidden(path))
+    return [path for path in found if root_tag(path) == "annotations"]
 
 
 def _images(path: Path) -> list[Element] | None:

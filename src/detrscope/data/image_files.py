@@ -66,6 +66,36 @@ def scan_folder(folder: Path) -> FolderContents:
     return contents
 
 
+def files_with_suffix(folder: Path, suffix: str) -> list[Path]:
+    """Return what has a suffix directly in a folder or in a visible subfolder, sorted.
+
+    Faster than `glob` where a folder has 100,000 other files.
+
+    Args:
+        folder: Folder to look into.
+        suffix: Suffix in lower case, with its dot.
+    """
+    found: list[Path] = []
+
+    def scan(path: str) -> list[str]:
+        """Collect the files of one folder; return its visible subfolders."""
+        inner = []
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.casefold().endswith(suffix):
+                        found.append(Path(entry.path))
+                    elif entry.is_dir() and not is_hidden(Path(entry.name)):
+                        inner.append(entry.path)
+        except (OSError, ValueError):
+            return []
+        return inner
+
+    for path in scan(str(folder)):
+        scan(path)
+    return sorted(found)
+
+
 def image_name_key(name: str) -> str:
     """Return a key that is equal for names that some file systems take for the same: case and Unicode form ignored."""
     return unicodedata.normalize("NFC", name).casefold()
@@ -146,7 +176,8 @@ def is_inside_dataset(path: Path, root: Path) -> bool:
     """Return whether a path stays in a folder, by its name; links are followed wherever they lead."""
     if os.environ.get(ALLOW_OUTSIDE) == "1":
         return True
-    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
+    inside, outer = (os.path.normcase(os.path.abspath(p)) for p in (path, root))
+    return inside == outer or inside.startswith(outer.rstrip(os.sep) + os.sep)
 
 
 def refuse_images_outside(path: Path, root: Path, where: object) -> None:

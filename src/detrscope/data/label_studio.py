@@ -16,7 +16,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_json
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.image_files import is_folder, is_hidden, is_image_file
+from detrscope.data.image_files import files_with_suffix, is_folder, is_hidden, is_image_file
 from detrscope.data.image_finder import ImageFinder, is_file_name
 from detrscope.data.label_studio_regions import region_shapes, used_annotation
 from detrscope.data.labelled_images import LabelledImage, numbered_classes, to_dataset
@@ -41,9 +41,8 @@ def splits(source: Path) -> dict[str, Path]:
     """
     if not is_folder(source):
         return {ANY: source}
-    found = sorted(path for pattern in ("*.json", "*/*.json") for path in source.glob(pattern))
-    visible = [path for path in found if not is_hidden(path) and not is_hidden(path.parent)]
-    files = [path for path in visible if is_export(path)]
+    found = files_with_suffix(source, ".json")
+    files = [path for path in found if not is_hidden(path) and is_export(path)]
     names = {path: path.stem if path.parent == source else path.parent.name for path in files}
     if files and all(canonical_split(name) in ("train", "val", "test") for name in names.values()):
         return {name: path for path, name in names.items()}

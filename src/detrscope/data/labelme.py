@@ -21,6 +21,7 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_files import (
     FileIndex,
     exists,
+    files_with_suffix,
     image_subfolder,
     is_hidden,
     is_inside_dataset,
@@ -102,8 +103,7 @@ def is_labelme(path: Path) -> bool:
 
 
 def _has_files(folder: Path) -> bool:
-    found = (p for pattern in ("*.json", "*/*.json") for p in folder.glob(pattern))
-    visible = (p for p in found if not is_hidden(p) and not is_hidden(p.parent))
+    visible = (path for path in files_with_suffix(folder, ".json") if not is_hidden(path))
     return any(map(is_labelme, islice(visible, _PROBED)))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +99,8 @@ def read_dataset(
         _require_folder(path, source)
         file = _regular_file(Path(annotations).expanduser())
         return coco.read_json(file, validation, name=f"{path.name} {split}", images=path, details=details)
-    return _format(prefix, path).read_split(path, split, validation, details)
+    with _without_collection():
+        return _format(prefix, path).read_split(path, split, validation, details)
 
 
 def splits_of(source: str | Path) -> tuple[str, ...]:
@@ -108,6 +111,18 @@ def splits_of(source: str | Path) -> tuple[str, ...]:
     """
     prefix, path = _parts(source)
     return tuple(_format(prefix, path).splits(path))
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Pause the search for cycles: a quarter of the time of a million records, none of which is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def is_annotation_file(name: str) -> bool:

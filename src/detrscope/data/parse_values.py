@@ -16,6 +16,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", r
 
 def parse_integer(value: Any) -> int | None:
     """Return an integer that may be written as 7.0, "7" or "-7"; None for anything else, and beyond 64 bits."""
+    if type(value) is int:  # by far the most
+        return value if abs(value) <= MAX_ID else None
     if isinstance(value, str):
         text = value.strip()
         if not _INTEGER.fullmatch(text):
@@ -30,6 +32,8 @@ def parse_integer(value: Any) -> int | None:
 
 def parse_number(value: Any) -> float | None:
     """Return a finite number that may be written as a string; None for anything else."""
+    if type(value) is float:  # by far the most
+        return value if math.isfinite(value) else None
     if isinstance(value, str):
         text = value.strip()
         if len(text) > 400 or not _NUMBER.fullmatch(text):
