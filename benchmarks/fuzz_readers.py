@@ -69,10 +69,12 @@ def main() -> int:
 def fuzz_target(name: str, runs: int, seed: int, out: Path) -> tuple[int, int]:
     """Fuzz a target in processes of its own until it was run often enough; return executions and findings."""
     executed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for attempt in range(RESTARTS):
-            if executed >= runs:
-                break
+    for attempt in range(RESTARTS):
+        if executed >= runs:
+            break
+        with tempfile.TemporaryDirectory(dir=disk_in_memory()) as folder:
+            corpus = Path(folder) / "corpus"
+            corpus.mkdir()
             words = [sys.executable, "-m", "benchmarks.fuzz_readers", "--child", name, "--out", str(out)]
             words += [f"-runs={runs - executed}", f"-seed={seed + attempt}", f"-timeout={SECONDS}"]
             words += [
@@ -81,15 +83,15 @@ def fuzz_target(name: str, runs: int, seed: int, out: Path) -> tuple[int, int]:
                 "-print_final_stats=1",
                 "-verbosity=1",
             ]
-            words += [f"-artifact_prefix={out / name}-", folder]
+            words += [f"-artifact_prefix={out / name}-", str(corpus)]
             done = subprocess.run(
                 words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
             )
-            counts = [int(n) for n in (*STATISTIC.findall(done.stdout), *PROGRESS.findall(done.stdout))]
-            executed += max(counts, default=0)
-            if done.returncode and not ARTIFACT.search(done.stdout):
-                (out / f"{name}-failed.txt").write_text(done.stdout[-20_000:])
-                break
+        counts = [int(n) for n in (*STATISTIC.findall(done.stdout), *PROGRESS.findall(done.stdout))]
+        executed += max(counts, default=0)
+        if done.returncode and not ARTIFACT.search(done.stdout):
+            (out / f"{name}-failed.txt").write_text(done.stdout[-20_000:])
+            break
     return executed, sum(not path.name.endswith(".txt") for path in out.glob(f"{name}-*"))
 
 
@@ -104,14 +106,15 @@ def fuzz_one(name: str, out: Path, arguments: list[str]) -> int:
         from detrscope.core.errors import UserError
 
         quiet()
-        folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=disk_in_memory()))
+        corpus = Path(arguments[-1])
+        folder = corpus.parent / "inputs"
+        folder.mkdir()
         target.prepare(folder)
         for seed in target.seeds():  # so that all modules are imported
             try:
                 target.run(seed, folder)
             except UserError:
                 continue
-    corpus = Path(arguments[-1])
     for number, seed in enumerate(target.seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
     known: set[tuple[str, ...]] = set()

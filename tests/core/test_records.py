@@ -37,6 +37,14 @@ def test_map_times_value_equals_output(seed: int, point_levels: list[int]) -> No
     torch.testing.assert_close(record.output(), out, rtol=1e-5, atol=1e-5)
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.lists(st.integers(0, 2), min_size=1, max_size=5))
+def test_weights_sum_to_one_over_levels_and_points(seed: int, point_levels: list[int]) -> None:
+    weights = record_of(random_inputs(seed, queries=5, point_levels=tuple(point_levels))).weights
+    assert weights.shape[-1] == len(point_levels)
+    torch.testing.assert_close(weights.double().sum(-1), torch.ones(weights.shape[:-1], dtype=torch.float64))
+
+
 EDITS = (Gain(SITE, 0.5, keys=(3, 40), queries=(1, 2)), Gain(SITE, 0.0, points=(0,), keys=tuple(range(20))))
 
 

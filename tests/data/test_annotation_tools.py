@@ -521,6 +521,15 @@ def test_broken_crowdhuman_lines_are_named(line: str, message: str, tmp_path: Pa
         open_dataset(folder, "train")
 
 
+def test_names_that_no_file_system_has_are_missing_files(tmp_path: Path) -> None:
+    write_crowdhuman(tmp_path)
+    (tmp_path / "annotation_train.odgt").write_text(crowdhuman_line("x" * 4000))
+    write_tasks(tmp_path / "tasks" / "a.json", task("/data/2a3b4c5d-" + "x" * 4000 + ".png", annotation()))
+    write_labelme(tmp_path / "labelme" / "a.json", [], "../" + "x" * 4000)
+    for source in (f"crowdhuman:{tmp_path}", tmp_path / "tasks", f"labelme:{tmp_path / 'labelme'}"):
+        assert len(kinds(source)["missing-image"]) == 1
+
+
 def test_a_box_that_is_none_is_counted_with_its_line(tmp_path: Path) -> None:
     write_crowdhuman(tmp_path)
     bad = {"tag": "person", "vbox": [1, 2, 3, 4]}

@@ -30,7 +30,7 @@ LAYOUT = (
 _PER_SPLIT = (
     "annotations/instances_(?P<split>[^/]+).json",
     "annotations/(?P<split>(?:train|val|valid|test)[^/]*).json",
-    r"annotations/(?:lvis_v[\d.]+|zhiyuan_objv\d|objects365(?:_v\d)?)_(?P<split>[^/]+).json",
+    r"(?:annotations/)?(?:lvis_v[\d.]+|zhiyuan_objv\d|objects365(?:_v\d)?)_(?P<split>[^/]+).json",
     "(?P<split>[^/]+)/_annotations.coco.json",  # Roboflow
     "(?P<split>[^/]+)/labels.json",  # FiftyOne
     "(?P<split>[^/]+)/annotations.json",
@@ -127,7 +127,8 @@ def read_json(
     classes = _classes(tree["categories"], path)
     find = ImageFinder(path, images, single=path.name in _SINGLE)
     infos = list(_images(tree["images"], find, path, validation, details))
-    more: dict[str, Any] = {k: tree[k] for k in ("info", "licenses") if k in tree} if details else {}
+    kept = ("info", "licenses", "categories")
+    more: dict[str, Any] = {k: tree[k] for k in kept if k in tree} if details else {}
     return clean_dataset(
         name or path.stem,
         infos,

@@ -11,7 +11,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import parse_json, read_lines
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.image_files import SUFFIXES, is_folder, is_hidden, is_image_file
+from detrscope.data.image_files import exists, is_folder, is_hidden, is_image_file
 from detrscope.data.image_finder import ImageFinder, is_file_name
 from detrscope.data.labelled_images import LabelledImage, numbered_classes, to_dataset
 from detrscope.data.parse_values import ROW_LENGTH, parse_boolean, parse_box_xywh
@@ -21,6 +21,7 @@ from detrscope.data.validation_log import ValidationLog
 
 LAYOUT = "annotation_SPLIT.odgt + Images/"
 PERSON, MASK = "person", "mask"  # a mask is a crowd, a reflection, a statue: no person to be found or missed
+_SUFFIXES = (".jpg", ".jpeg", ".png")  # CrowdHuman has .jpg
 _NAME = re.compile(r"(?:annotations?_)?(?P<split>.+)", re.IGNORECASE)
 
 
@@ -70,8 +71,8 @@ def _image(find: ImageFinder, name: str) -> Path:
     """Return the file of an image, whose name is written without its suffix."""
     if is_image_file(Path(name)):
         return find(name)
-    found = (path for suffix in (".jpg", *sorted(SUFFIXES)) if (path := find(name + suffix)).exists())
-    return next(found, find(f"{name}.jpg"))
+    candidates = [find(name + suffix) for suffix in _SUFFIXES]
+    return next(filter(exists, candidates), candidates[0])
 
 
 def _rows(path: Path, validation: ValidationLog) -> Iterator[tuple[int, str, list[Shape]]]:

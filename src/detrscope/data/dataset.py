@@ -16,6 +16,7 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.types import Target
 from detrscope.data.image_reader import read_image
+from detrscope.data.parse_values import parse_integer
 from detrscope.data.pixel_cache import PixelCache
 
 Box = tuple[float, float, float, float]
@@ -105,12 +106,12 @@ class DetectionDataset:
         Annotation ids are the original ones unless two are equal or one is not positive (COCO's evaluation
         takes a match with annotation 0 as no match); then they count from 1.
         """
-        declared = {i.id: (*self.annotations[i.id], *self.unusable.get(i.id, ())) for i in self.images}
-        ids = [a.id for rows in declared.values() for a in rows]
+        boxes = {i.id: (*self.annotations[i.id], *self.unusable.get(i.id, ())) for i in self.images}
+        ids = [a.id for rows in boxes.values() for a in rows]
         renumber = len(set(ids)) < len(ids) or min(ids, default=1) <= 0
         rows: list[dict[str, Any]] = []
         for image in self.images:
-            for a in declared[image.id]:
+            for a in boxes[image.id]:
                 row = {
                     "id": len(rows) + 1 if renumber else a.id,
                     "image_id": image.id,
@@ -126,7 +127,10 @@ class DetectionDataset:
             {**i.details, "id": i.id, "file_name": i.path.name, "width": i.width, "height": i.height}
             for i in self.images
         ]
-        return {**self.details, "images": images, "annotations": rows, "categories": self.classes.to_json()}
+        # Other fields of the categories, such as `supercategory`, and `frequency` of LVIS.
+        declared = {parse_integer(row.get("id")): row for row in self.details.get("categories", ())}
+        categories = [{**declared.get(row["id"], {}), **row} for row in self.classes.to_json()]
+        return {**self.details, "images": images, "annotations": rows, "categories": categories}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from detrscope.data.splits import canonical_split
 
 MAX_NAME_LENGTH = 4096  # characters; no file system has longer paths
 MAX_ENDS = 16  # parts of a name that are tried one after another
+# What COCO, LVIS and Objects365 write before the name of the split.
+_BEFORE_SPLIT = re.compile(r"^(instances|lvis_v[\d.]+|zhiyuan_objv\d|objects365(_v\d)?)_", re.IGNORECASE)
 _SUBFOLDERS = ("images", "data")
 
 
@@ -40,7 +42,7 @@ class ImageFinder:
         own = path.parent
         in_annotations = own.name.casefold() == "annotations"
         base = own.parent if in_annotations else own
-        split = re.sub("^instances_", "", path.stem, flags=re.IGNORECASE)
+        split = _BEFORE_SPLIT.sub("", path.stem)
         if not in_annotations and single:
             base, split = own.parent, own.name
         given = [images] if images else []

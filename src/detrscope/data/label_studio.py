@@ -16,7 +16,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
 from detrscope.core.text_files import read_json
 from detrscope.data.dataset import DetectionDataset
-from detrscope.data.image_files import files_with_suffix, is_folder, is_hidden, is_image_file
+from detrscope.data.image_files import exists, files_with_suffix, is_folder, is_hidden, is_image_file
 from detrscope.data.image_finder import ImageFinder, is_file_name
 from detrscope.data.label_studio_regions import region_shapes, used_annotation
 from detrscope.data.labelled_images import LabelledImage, numbered_classes, to_dataset
@@ -150,8 +150,8 @@ def _name_in_url(value: object) -> str | None:
 def _image(find: ImageFinder, name: str) -> Path:
     """Return the file of an image, by its name in the export or the one that it had before it was uploaded."""
     path = find(name)
-    if path.exists():
+    if exists(path):
         return path
     upload = _UPLOAD.fullmatch(path.name)
     original = find(upload["name"]) if upload and is_file_name(upload["name"]) else path
-    return original if original.exists() else path
+    return original if exists(original) else path
