@@ -187,8 +187,8 @@ def _unused_images(used: set[Path]) -> list[Problem]:
     problems = []
     names: dict[str, set[str]] = defaultdict(set)  # of the used images by folder
     for path in used:
-        folder, _, name = str(path).rpartition(os.sep)
-        names[folder].add(name)
+        parent, name = os.path.split(path)
+        names[parent or "."].add(name)
     for folder in filter(is_folder, sorted(map(Path, names))):
         unused = sorted(
             name

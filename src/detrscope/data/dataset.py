@@ -129,7 +129,7 @@ class DetectionDataset:
         ]
         # Other fields of the categories, such as `supercategory`, and `frequency` of LVIS.
         declared = {parse_integer(row.get("id")): row for row in self.details.get("categories", ())}
-        categories = [{**declared.get(row["id"], {}), **row} for row in self.classes.to_json()]
+        categories = [{**declared.get(int(row["id"]), {}), **row} for row in self.classes.to_json()]
         return {**self.details, "images": images, "annotations": rows, "categories": categories}
 
 
