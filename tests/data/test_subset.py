@@ -82,6 +82,6 @@ def test_an_unknown_category_names_the_nearest(farm: Path, tmp_path: Path) -> No
 def test_real_coco_keeps_licences_and_masks(shared_data: Path, tmp_path: Path) -> None:
     cut_subset(shared_data / "coco-tiny", ["person"], tmp_path / "out", Counts(5, 5))
     tree = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
-    assert tree["categories"] == [{"id": 1, "name": "person"}]
+    assert tree["categories"] == [{"id": 1, "name": "person", "supercategory": "person"}]
     assert len(tree["images"]) == 10 and all("license" in i and "flickr_url" in i for i in tree["images"])
     assert tree["licenses"] and all(a["segmentation"] for a in tree["annotations"])
