@@ -4,7 +4,7 @@ python -m benchmarks.interruptions [--kills 100] [--seed 0] [--only kills,disk,.
 
 kills     kill -9 at random moments, of the process and its loader's workers; each run is resumed until it ends.
 disk      the disk is full from some moment on (a small file system in memory; needs root): exit code 1, then more room.
-readonly  the folder becomes read-only in the middle (immutable; needs root): exit code 1, then it is writable again.
+readonly  the folder becomes read-only in the middle (immutable; needs root): exit code 2, then it is writable again.
 damage    one byte of the last checkpoint is flipped, or its file is cut short.
 twice     a second training starts in the folder of the first: it is refused, and the first goes on.
 clock     the system's clock jumps by up to a day, back and forth, between any two calls.
@@ -174,7 +174,7 @@ def read_only(words: list[str], folder: Path, duration: float) -> list[str]:
         _, errors = process.communicate()
     finally:
         subprocess.run(["chattr", "-i", str(folder)], check=True)
-    problems = _expect(process.returncode, errors, 1, "Operation not permitted")
+    problems = _expect(process.returncode, errors, 2, "Operation not permitted")
     return problems + _expect(*training.finish(), 0, "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -146,6 +147,20 @@ def test_lock_ends_with_its_process(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
     assert (tmp_path / "run" / lock.NAME).exists()
     with RunFolder(tmp_path / "run").locked():
+        pass
+
+
+def test_lock_that_cannot_be_removed_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may become read-only while a run writes to it."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with pytest.raises(OSError, match="the first error"), RunFolder(tmp_path).locked():
+        monkeypatch.setattr(Path, "unlink", fails)
+        raise OSError("the first error")
+    monkeypatch.undo()
+    with RunFolder(tmp_path).locked():  # it is free again
         pass
 
 

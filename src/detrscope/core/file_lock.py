@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from detrscope.core.errors import UserError
@@ -35,7 +35,8 @@ def locked(folder: Path, purpose: str) -> Iterator[None]:
         yield
     finally:
         _held.discard(key)
-        (folder / NAME).unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that has become read-only; the lock ends with its descriptor
+            (folder / NAME).unlink(missing_ok=True)
         os.close(descriptor)
         if new and not any(folder.iterdir()):
             folder.rmdir()
