@@ -52,7 +52,9 @@ def _is_helper() -> bool:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return bool(distributed.get_rank() > 0)
-    return any(os.environ.get(name, "0").strip() not in ("", "0") for name in ("RANK", "LOCAL_RANK"))
+    return any(
+        os.environ.get(name, "0").strip() not in ("", "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    )
 
 
 def _into_our_log(record: logging.LogRecord) -> bool:

@@ -46,6 +46,12 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")
     ] = 0,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes that share the images, one per device; torchrun and srun tell it."
+        ),
+    ] = 1,
     tile: Tile = None,
     tile_overlap: TileOverlap = None,
     tile_whole: TileWhole = None,
@@ -102,6 +108,7 @@ def evaluate(
         "--store-thresholds": store_thresholds,
         "--per-class-thresholds": per_class_thresholds,
         "--batch-size": batch_size != 1,
+        "--devices": devices != 1,
     }
     for option in (name for name, is_given in given.items() if why and is_given):
         raise UserError(f"--why takes whole images one by one and writes to --out only; leave {option} out")
@@ -116,6 +123,8 @@ def evaluate(
     tiling = tiling_of(tile, tile_overlap, tile_whole, tile_batch)
     if results_in is not None and tiling is not None:
         raise UserError("--tile divides images for a model; it does not go with --results-in")
+    if results_in is not None and devices != 1:
+        raise UserError("--devices shares the images of a model; it does not go with --results-in")
     for path in (json, results):
         if path is not None:
             check_writable_file(path)
@@ -124,6 +133,8 @@ def evaluate(
 
     from detrscope.commands import evaluate as command
     from detrscope.commands.edits import read_edits
+    from detrscope.commands.processes import evaluation_processes, refuse_several_processes
+    from detrscope.core.distributed import rank_and_world
     from detrscope.evaluation.report import (
         class_table,
         class_threshold_table,
@@ -134,24 +145,29 @@ def evaluate(
 
     options = LoadOptions(weights, device, precision, engine, read_edits(edit or (), edits))
     if why:
+        refuse_several_processes("evaluate --why")
         _explain(str(model), data, split, 0.5 if threshold is None else threshold, out, workers, options)
         return
     if results_in is not None:
+        refuse_several_processes("evaluate --results-in")
         evaluation = command.evaluate_results(results_in, data, split=split, json_file=json, out=out)
     else:
-        evaluation = command.evaluate(
-            str(model),
-            data,
-            split=split,
-            batch_size=batch_size,
-            workers=workers,
-            load_options=options,
-            json_file=json,
-            results_file=results,
-            out=out,
-            store_thresholds=store_thresholds,
-            tiling=tiling,
-        )
+        with evaluation_processes(devices, options) as own_options:
+            evaluation = command.evaluate(
+                str(model),
+                data,
+                split=split,
+                batch_size=batch_size,
+                workers=workers,
+                load_options=own_options,
+                json_file=json,
+                results_file=results,
+                out=out,
+                store_thresholds=store_thresholds,
+                tiling=tiling,
+            )
+        if rank_and_world()[0] > 0:
+            return  # the first process prints
     console.print_table(summary_table(evaluation))
     console.print_table(class_table(evaluation))
     console.print_table(threshold_table(evaluation))

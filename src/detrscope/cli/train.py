@@ -28,6 +28,8 @@ OWN_OPTIONS = (
     "overwrite",
     "print-config",
     "dry-run",
+    "slurm",
+    "print-script",
     "quiet",
     "log-level",
 )
@@ -96,6 +98,17 @@ def train(
             help="Try the run out and leave nothing: steps, time, memory, and whether it learns one batch by heart.",
         ),
     ] = False,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Submit the run as a job of this Slurm cluster, such as 'partition=gpu nodes=2 gpus=8 time=12:00:00';"
+            " repeated, they add up. Before it is preempted or out of time it saves, and is submitted again.",
+            show_default="none",
+        ),
+    ] = None,
+    print_script: Annotated[
+        bool, typer.Option("--print-script", help="With --slurm: print the batch script and submit nothing.")
+    ] = False,
     show_help: Annotated[
         bool,
         typer.Option(
@@ -114,23 +127,43 @@ def train(
     from detrscope.config import parse_overrides, to_yaml
 
     overrides = parse_overrides(_settings(context.args))
+    if print_script and slurm is None:
+        raise UserError("--print-script prints the batch script of --slurm: add --slurm 'partition=...'")
+    if slurm is not None and dry_run:
+        raise UserError("--dry-run tries the run out here, --slurm submits it: give one of them")
 
     from detrscope.commands import train as command
     from detrscope.training.run_folder import RunFolder
     from detrscope.training.setup import resolve_run
+    from detrscope.training.slurm_options import SlurmOptions
 
-    if print_config:
-        resumed = RunFolder(out) if resume else None
+    job = None if slurm is None else SlurmOptions.parsed(slurm)
+    if print_config or job is not None:
         settings = resolve_run(
             config,
             preset=preset,
             data=data,
             from_=from_,
             probe_images=probe_images,
-            overrides=overrides,
-            resume=resumed,
+            overrides=overrides if job is None else {**overrides, **job.train_settings(overrides)},
+            resume=RunFolder(out) if resume else None,
         )
-        console.print_raw(to_yaml(settings))
+        if print_config:
+            console.print_raw(to_yaml(settings))
+            return
+    if job is not None:
+        from detrscope.commands.slurm import batch_script, submit_training
+
+        if print_script:
+            console.print_raw(batch_script(job, out))
+            return
+        submitted = submit_training(
+            job, settings, out, resume=resume, overwrite=overwrite, quiet=quiet, level=log_level
+        )
+        console.log.info(
+            "%d processes on %d nodes; log: %s", job.nodes * job.devices, job.nodes, submitted.log_file
+        )
+        console.print_line(submitted.job_id)
         return
     if dry_run:
         for option, is_given in (

@@ -90,8 +90,8 @@ def evaluate(
             lambda image: predict_tiles(detector.predict, detector.card, image, tiling)
         )
     evaluation, results, most, table = evaluated
-    _warn_of_crowded_images(dataset, most)
     if rank_and_world()[0] == 0:
+        _warn_of_crowded_images(dataset, most)
         _write(evaluation, results, json_file, results_file, out)
         if checkpoint is not None:
             replace_checkpoint_card(checkpoint, replace(detector.card, thresholds=table))

@@ -12,6 +12,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from detrscope.checkpoints.native import read_checkpoint_card
+from detrscope.commands.processes import one_line_if_another_ends
 from detrscope.commands.tracking import check_loggers, tracked
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
@@ -109,20 +110,15 @@ def train(
     fabric = make_fabric(config.train)
     fabric.launch()
     try:
-        with folder.locked() if fabric.is_global_zero else nullcontext():
+        with (
+            one_line_if_another_ends(fabric, "continue with resume=True"),
+            folder.locked() if fabric.is_global_zero else nullcontext(),
+        ):
             return _train(config, folder, fabric, resume)
     except KeyboardInterrupt:
         if fabric.is_global_zero and folder.has_state:
             log.warning("interrupted; continue with: detrscope train --out %s --resume", folder.path)
         raise
-    except (RuntimeError, OSError) as error:
-        if fabric.world_size == 1 or isinstance(error, UserError | WorkFailed):
-            raise
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise WorkFailed(
-            f"process {fabric.global_rank} of {fabric.world_size}: another process of this training has ended or does"
-            f" not answer ({reason}); check the log of that process, then continue with resume=True"
-        ) from None
 
 
 def train_dry_run(

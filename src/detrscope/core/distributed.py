@@ -26,13 +26,14 @@ def gather_objects(mine: T) -> list[T]:
     return parts
 
 
-def reduce_over_ranks(tensor: Tensor, how: Literal["sum", "mean"]) -> Tensor:
-    """Return the sum or mean of a tensor over all processes, on every process."""
+def reduce_over_ranks(tensor: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:
+    """Return the sum, mean or maximum of a tensor over all processes, on every process."""
     _, world = rank_and_world()
     if world == 1:
         return tensor
     total = tensor.clone()
-    torch.distributed.all_reduce(total)
+    operation = torch.distributed.ReduceOp.MAX if how == "max" else torch.distributed.ReduceOp.SUM
+    torch.distributed.all_reduce(total, operation)
     return total / world if how == "mean" else total
 
 

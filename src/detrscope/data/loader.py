@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,13 @@ from detrscope.core.types import Batch, Target
 from detrscope.data.dataset import Sample, SampleInfo, TransformedDataset
 
 Key = int | tuple[int, int]  # index, or (epoch seed, index)
+
+
+class FillerKey(NamedTuple):
+    """Key of an image that only fills the batch of a process for which no image is left: it has no target."""
+
+    epoch_seed: int
+    index: int
 
 
 Collated = tuple[Batch, list[Target], list[SampleInfo]]
@@ -46,10 +53,10 @@ def collate(samples: Sequence[Sample]) -> Collated:
 
 @dataclass(eq=False)
 class EpochBatches(Sampler[list[Key]]):
-    """Keys of every batch of an epoch, for one of `world` processes.
+    """Keys of every batch of an epoch, for one of `world` processes, which together have every image exactly once.
 
-    Shuffled (training): every process gets the same number of batches; where the images do not divide by
-    `world` some are repeated. Not shuffled (evaluation): every image exactly once over all processes.
+    Batch n of all processes together is batch n of one process with `world` times the batch size. Shuffled (training):
+    every process gets the same number of batches; one that has no image left for the last gets a filler.
     """
 
     length: int  # images of the dataset
@@ -68,20 +75,20 @@ class EpochBatches(Sampler[list[Key]]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(int(entropy[0]))
             order = order[torch.randperm(self.length, generator=generator)]
-            order = order.repeat(-(-self._padded // max(1, self.length)))[: self._padded]
-        keys: list[Key] = [(int(entropy[1]), i) for i in order[self.rank :: self.world].tolist()]
+        seed = int(entropy[1])
+        keys: list[Key] = [(seed, i) for i in order[self.rank :: self.world].tolist()]
         for batch in range(self.skip, len(self) + self.skip):
-            yield keys[batch * self.batch_size : (batch + 1) * self.batch_size]
+            taken = keys[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield taken or [FillerKey(seed, int(order[0]))]
 
     def __len__(self) -> int:
-        mine = len(range(self.rank, self._padded if self.shuffle else self.length, self.world))
-        batches = mine // self.batch_size if self.drop_last else -(-mine // self.batch_size)
+        share = len(range(self.rank, self.length, self.world))
+        if (
+            self.shuffle
+        ):  # all processes take as many batches as the one with the least, or with the most images
+            share = self.length // self.world if self.drop_last else -(-self.length // self.world)
+        batches = share // self.batch_size if self.drop_last else -(-share // self.batch_size)
         return max(0, batches - self.skip)
-
-    @property
-    def _padded(self) -> int:
-        """Return the images of a shuffled epoch over all processes."""
-        return -(-self.length // self.world) * self.world
 
 
 class DetectionLoader:
@@ -127,7 +134,7 @@ class DetectionLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Collated]:
-        """Yield batch, targets and origins of the samples.
+        """Yield batch, targets and origins of the samples; no targets with a batch that only keeps step (`FillerKey`).
 
         Raises:
             UserError: an image cannot be read.
@@ -192,13 +199,25 @@ class _Guarded(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> Sample | UserError:
+    def __getitem__(self, key: Key | FillerKey) -> Sample | _Filler | UserError:
         try:
-            return self.dataset[key]
+            sample = self.dataset[key]
         except UserError as error:
             return error
+        return _Filler(sample) if isinstance(key, FillerKey) else sample
 
 
-def _collate_or_error(samples: Sequence[Sample | UserError]) -> Collated | UserError:
+@dataclass(frozen=True)
+class _Filler:
+    """An image without a target."""
+
+    sample: Sample
+
+
+def _collate_or_error(samples: Sequence[Sample | _Filler | UserError]) -> Collated | UserError:
     error = next((s for s in samples if isinstance(s, UserError)), None)
-    return error or collate([s for s in samples if isinstance(s, Sample)])
+    if error is not None:
+        return error
+    if isinstance(samples[0], _Filler):
+        return collate([samples[0].sample])[0], [], []
+    return collate([s for s in samples if isinstance(s, Sample)])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from detrscope.core.distributed import reduce_over_ranks
 from detrscope.core.types import Target
 from detrscope.training.matcher import Matches
 
@@ -43,30 +44,38 @@ class Denoising:
         return Matches(self.images, self.queries.expand(layers, -1), self.targets.expand(layers, -1))
 
 
-def make_denoising(targets: Sequence[Target], noise: Noise, classes: int) -> Denoising | None:
-    """Make noised copies of a batch's boxes; None where there are no boxes.
+def make_denoising(
+    targets: Sequence[Target], noise: Noise, classes: int, seeds: Sequence[int]
+) -> Denoising | None:
+    """Make noised copies of a batch's boxes; None where there are no boxes, in this process and in all others.
 
     Args:
         targets: ground truth of each of the B images.
         noise: number of copies and amount of noise.
         classes: K.
+        seeds: seed of each image's noise, which so depends neither on the other images of the batch nor on the number
+            of processes.
     """
     counts = [len(target.labels) for target in targets]
-    most = max(counts, default=0)
+    device = targets[0].labels.device
+    # Queries that pad a group take part in its attention: so groups are as large as on one process.
+    most = int(reduce_over_ranks(torch.tensor(max(counts), device=device), "max"))
     if not most or not noise.groups:
         return None
-    device = targets[0].labels.device
-    labels = pad_sequence([t.labels for t in targets], batch_first=True).repeat(1, noise.groups)  # [B, E]
-    boxes = pad_sequence([t.boxes_cxcywh for t in targets], batch_first=True)  # [B, M, 4]
+    labels = _padded([t.labels for t in targets], most).repeat(1, noise.groups)  # [B, E]
+    boxes = _padded([t.boxes_cxcywh for t in targets], most)  # [B, M, 4]
     present = torch.arange(most, device=device) < torch.tensor(counts, device=device)[:, None]  # [B, M]
     boxes = torch.where(present[..., None], boxes, boxes.new_tensor([0.5, 0.5, 0.1, 0.1])).repeat(
         1, noise.groups, 1
     )
-    shift = (torch.rand_like(boxes) * 2 - 1) * noise.box  # [B, E, 4]
+    drawn = [_draw(count, noise.groups, seed) for count, seed in zip(counts, seeds, strict=True)]
+    random = _padded([d.transpose(0, 1) for d in drawn], most).transpose(1, 2)  # [B, G, M, 6]
+    random = random.flatten(1, 2).to(device)  # [B, E, 6] in 0..1
+    shift = (random[..., :4] * 2 - 1) * noise.box  # [B, E, 4]
     centre, size = boxes[..., :2], boxes[..., 2:]
     moved = torch.cat([centre + shift[..., :2] * size, size * (1 + shift[..., 2:])], dim=-1).clamp(0.01, 0.99)
-    other = torch.randint_like(labels, classes)
-    labels = torch.where(torch.rand(labels.shape, device=device) < noise.label, other, labels)
+    other = (random[..., 4] * classes).long().clamp(max=classes - 1)
+    labels = torch.where(random[..., 5] < noise.label, other, labels)
     images, queries = present.repeat(1, noise.groups).nonzero(as_tuple=True)  # [P]
     group = torch.arange(noise.groups, device=device).repeat_interleave(most)  # [E]
     first = torch.tensor([0, *counts], device=device).cumsum(0)  # of each image's boxes
@@ -79,3 +88,15 @@ def make_denoising(targets: Sequence[Target], noise: Noise, classes: int) -> Den
         targets=first[images] + queries % most,
         groups=noise.groups,
     )
+
+
+def _padded(parts: Sequence[Tensor], length: int) -> Tensor:
+    """Stack tensors [M_i, ...] of the B images, padded with zeros: [B, length, ...]."""
+    stacked = pad_sequence(list(parts), batch_first=True)  # [B, M, ...]
+    missing = stacked.new_zeros(len(stacked), length - stacked.shape[1], *stacked.shape[2:])
+    return torch.cat([stacked, missing], dim=1)
+
+
+def _draw(boxes: int, groups: int, seed: int) -> Tensor:
+    """Return the random numbers of an image's copies, [G, M, 6] in 0..1: four for the box, two for the label."""
+    return torch.rand(groups, boxes, 6, generator=torch.Generator().manual_seed(seed))

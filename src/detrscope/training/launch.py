@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import replace
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -37,21 +37,49 @@ def launch_device(config: TrainConfig) -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+class Launched(NamedTuple):
+    """Processes that a launcher has started."""
+
+    nodes: int
+    devices: int  # processes on each node
+
+
+def launched_processes() -> Launched | None:
+    """Return the processes that torchrun or srun has started this one with; None without such a launcher.
+
+    Raises:
+        UserError: srun has started unequal numbers on its nodes.
+    """
+    world, local = (os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if world.isdecimal() and local.isdecimal():
+        return Launched(int(world) // int(local), int(local))
+    # Of the job step, which srun sets in its tasks: a batch script has the other variables of the job too.
+    tasks, nodes = (os.environ.get(name, "") for name in ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"))
+    if not (tasks.isdecimal() and nodes.isdecimal()):
+        return None
+    if int(tasks) % int(nodes):
+        raise UserError(
+            f"srun has started {tasks} processes on {nodes} nodes: expected the same number on each; set"
+            " --ntasks-per-node"
+        )
+    return Launched(int(nodes), int(tasks) // int(nodes))
+
+
 def resolve_processes(config: RunConfig) -> RunConfig:
-    """Fill in the nodes, and processes per node, that a launcher such as torchrun has started.
+    """Fill in the nodes, and processes per node, that a launcher such as torchrun or srun has started.
 
     Raises:
         UserError: the settings contradict the launcher.
     """
-    world, local = (os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if not (world.isdecimal() and local.isdecimal()):  # not started by a launcher
+    launched = launched_processes()
+    if launched is None:
         return config
-    train, nodes, devices = config.train, int(world) // int(local), int(local)
+    train, (nodes, devices) = config.train, launched
     for name, configured, count in (("nodes", train.nodes, nodes), ("devices", train.devices, devices)):
         if configured not in (1, count):
             raise UserError(
-                f"train.{name} is {configured}, but the launcher started {world} processes, {local} on each node:"
-                f" leave the setting out, or set it to {count}"
+                f"train.{name} is {configured}, but the launcher started {nodes * devices} processes, {devices} on each"
+                f" node: leave the setting out, or set it to {count}"
             )
     return replace(config, train=replace(train, nodes=nodes, devices=devices))
 

@@ -19,7 +19,7 @@ from detrscope.core.distributed import any_rank
 from detrscope.core.errors import WorkFailed
 from detrscope.core.model_card import ModelCard
 from detrscope.core.operating_points import ThresholdTable
-from detrscope.training.interrupt import Interruption
+from detrscope.training.interrupt import Interruption, Preempted
 from detrscope.training.losses.criterion import PAIRS, WEIGHTED
 from detrscope.training.metrics_table import Row
 from detrscope.training.optimizer import groups_table
@@ -164,7 +164,7 @@ class TrainingRun:
         if self._stops(interruption):
             self._save_state()
             log.info("stopped in epoch %d after step %d", progress.epoch + 1, progress.step)
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if any_rank(interruption.stops, self.fabric.device) else Preempted
 
     def _take_step(self, micro_batches: Sequence[MicroBatch]) -> float:
         """Take one step, account for it, record a snapshot where one is due, and return the loss."""

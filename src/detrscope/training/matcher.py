@@ -112,10 +112,10 @@ class Matcher:
     def cost(self, outputs: Outputs, targets: Sequence[Target]) -> Tensor:
         """Return the cost of each box and query, [N, B, M, Q]; rows beyond an image's boxes are padding."""
         labels = pad_sequence([t.labels for t in targets], batch_first=True)  # [B, M]
-        boxes = pad_sequence([t.boxes_cxcywh for t in targets], batch_first=True).float()  # [B, M, 4]
-        predicted = outputs.boxes_cxcywh.float()[:, :, None]  # [N, B, 1, Q, 4]
+        boxes = in_float32(pad_sequence([t.boxes_cxcywh for t in targets], batch_first=True))  # [B, M, 4]
+        predicted = in_float32(outputs.boxes_cxcywh)[:, :, None]  # [N, B, 1, Q, 4]
         wanted = boxes[:, :, None]  # [B, M, 1, 4]
-        classes = self.class_cost(outputs.logits.float(), labels)  # [N, B, M, Q]
+        classes = self.class_cost(in_float32(outputs.logits), labels)  # [N, B, M, Q]
         distance = torch.zeros_like(classes)
         for a, b in zip(
             predicted.unbind(-1), wanted.unbind(-1), strict=True
@@ -127,6 +127,11 @@ class Matcher:
             .add_(distance, alpha=self.box_weight)
             .sub_(giou, alpha=self.giou_weight)
         )
+
+
+def in_float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32, for losses and costs; float64 stays."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def one_to_many(centres: Tensor, targets: Sequence[Target]) -> Matches:

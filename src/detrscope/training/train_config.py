@@ -162,6 +162,10 @@ class TrainConfig:
     )
     devices: int = setting(1, "processes that train together on each node, one per device", ge=1)
     nodes: int = setting(1, "machines that train together", ge=1)
+    sync_norms: bool = setting(
+        True,
+        "several processes: batch norms that learn gather the statistics of all of them, as one process would",
+    )
     threads: int | None = setting(
         None, "compute threads per process; null: at most the cores available to the process", ge=1
     )

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.queries import LabelEmbedding
+from detrscope.blocks.synced_norm import sync_batch_norms
 from detrscope.core.errors import UserError
 from detrscope.core.types import Batch, Outputs, Target
 from detrscope.training.denoising import Denoising, Noise, make_denoising
@@ -107,6 +109,8 @@ class TrainStep:
         if config.lr_backbone == 0:
             freeze_backbone(model)
         self.ema = Ema(model, config.ema.decay, config.ema.warmup_steps) if config.ema.enabled else None
+        syncs = fabric.world_size > 1 and config.sync_norms
+        self.norms = sync_batch_norms(model) if syncs else None
         self.groups = parameter_groups(model, config)
         self.config = config
         self.fabric = fabric
@@ -143,7 +147,7 @@ class TrainStep:
         for i, micro_batch in enumerate(micro_batches, start=1):
             try:
                 with self.fabric.no_backward_sync(self.wrapped, enabled=i < len(micro_batches)):
-                    losses.append(self.losses(micro_batch, counts))
+                    losses.append(self.losses(micro_batch, counts, number))
                     self.fabric.backward(losses[-1].total)
             except NonFinite as error:
                 samples = micro_batch[2]
@@ -164,24 +168,32 @@ class TrainStep:
             self.ema.update(number + 1)
         return values
 
-    def losses(self, micro_batch: MicroBatch, counts: Sequence[int] | None = None) -> Losses:
-        """Run forward and loss of one micro-batch; `counts` as in `SetCriterion`."""
-        batch, targets, _ = micro_batch
+    def losses(self, micro_batch: MicroBatch, counts: Sequence[int] | None = None, number: int = 0) -> Losses:
+        """Run forward and loss of one micro-batch; `counts` as in `SetCriterion`, `number` as in `step`."""
+        batch, targets, samples = micro_batch
+        counts_here = bool(targets)  # else these images only keep this process in step with the others
         batch = batch.to(self.fabric.device)
-        targets = [target.to(self.fabric.device) for target in targets]
-        denoising = self._denoising(targets)
+        targets = [target.to(self.fabric.device) for target in targets or _no_targets(len(batch.images))]
+        denoising = self._denoising(targets, [sample.image_id for sample in samples], number)
         noised = None if denoising is None else (denoising.labels, denoising.boxes_cxcywh, denoising.mask)
         images = batch.images.contiguous(memory_format=self.layout)
+        if self.norms is not None:
+            self.norms.counts = counts_here
         outputs: Outputs = self.wrapped(images, batch.padding, noised).outputs
         losses: Losses = self.criterion(outputs, targets, counts, denoising)
-        return losses
+        return losses if counts_here else _without_weight(losses)
 
-    def _denoising(self, targets: Sequence[Target]) -> Denoising | None:
+    def _denoising(
+        self, targets: Sequence[Target], image_ids: Sequence[int], number: int
+    ) -> Denoising | None:
         config = self.config.denoising
         if not config.groups:
             return None
         classes = label_embedding(self.model).num_embeddings
-        return make_denoising(targets, Noise(config.groups, config.box, config.label), classes)
+        noise = Noise(config.groups, config.box, config.label)
+        # Of the image and the step alone: the same on any number of processes.
+        seeds = [_seed(self.config.seed, number, image_id) for image_id in image_ids or [0] * len(targets)]
+        return make_denoising(targets, noise, classes, seeds)
 
     def _nonfinite(self, values: Values) -> str | None:
         """Name the loss terms or gradients that are not finite."""
@@ -220,6 +232,27 @@ class StepFailed(Exception):
         self.what = what
         self.image_ids = tuple(image_ids)
         self.culprit = culprit
+
+
+def _seed(*numbers: int) -> int:
+    """Return a seed that depends on all of these numbers."""
+    words = [number % 2**64 for number in numbers]  # an image id may be negative
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+def _no_targets(images: int) -> list[Target]:
+    """Return the targets of images without boxes."""
+    return [Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))] * images
+
+
+def _without_weight(losses: Losses) -> Losses:
+    """Return losses, all zero and with gradients of zero, of images that only keep a process in step."""
+    nothing = {name: torch.full_like(value, math.nan) for name, value in losses.monitors.items()}
+    return Losses(
+        losses.total * 0,
+        {name: value * 0 for name, value in losses.terms.items()},
+        {**nothing, PAIRS: torch.zeros_like(losses.monitors[PAIRS])},
+    )
 
 
 def _to_host(losses: Sequence[Losses], norm: Tensor) -> Values:

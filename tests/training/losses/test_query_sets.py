@@ -25,7 +25,7 @@ def test_terms_of_all_query_sets_add_up(groups: int) -> None:
     criterion = SetCriterion(
         Matcher(FocalCost(), 2, 5, 2), (MatchabilityLoss(), BoxL1(), BoxGIoU()), "sigmoid"
     )
-    noisy = make_denoising(TARGETS, Noise(groups, 0.4, 0.2), classes=3)
+    noisy = make_denoising(TARGETS, Noise(groups, 0.4, 0.2), 3, range(len(TARGETS)))
     extra = 0 if noisy is None else noisy.labels.shape[1]
     proposals = Proposals(
         torch.randn(3, 16, 3),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detrscope.core.boxes import cxcywh_to_xyxy
-from detrscope.core.distributed import reduce_over_ranks
+from detrscope.core.distributed import rank_and_world, reduce_over_ranks
 from detrscope.core.model_card import Scoring
 from detrscope.core.types import Outputs, Target
 from detrscope.training.denoising import Denoising
@@ -30,9 +30,9 @@ NO_OBJECT = -1  # in `MatchedPredictions.labels`
 
 @dataclass(frozen=True)
 class LossNormalizers:
-    """Divisors of the terms: counts over all images of one optimiser step, per device."""
+    """Divisors of the terms: counts over all images of one optimiser step, divided by the number of devices."""
 
-    boxes: Tensor  # [] ground-truth boxes, at least 1
+    boxes: Tensor  # [] ground-truth boxes, of at least 1 in all
     matched: Tensor  # [] matched queries of one layer
     unmatched: Tensor  # [] the other queries of one layer
 
@@ -138,8 +138,12 @@ def _normalizers(counts: Sequence[int], logits: Tensor) -> LossNormalizers:
     queries = logits.shape[2]
     boxes, matched = sum(counts), sum(min(count, queries) for count in counts)
     local = logits.new_tensor([boxes, matched, len(counts) * queries - matched])
-    shared = reduce_over_ranks(local, "mean")
-    return LossNormalizers(shared[0].clamp(min=1), shared[1], shared[2])
+    shared = reduce_over_ranks(local, "sum")
+    shared[0].clamp_(
+        min=1
+    )  # of all devices: clamped on each, a step with one box in all would learn less from it
+    shared = shared / rank_and_world()[1]  # since DDP averages the gradients
+    return LossNormalizers(shared[0], shared[1], shared[2])
 
 
 def _match(query_set: QuerySet, normalizers: LossNormalizers) -> MatchedPredictions:
@@ -148,11 +152,13 @@ def _match(query_set: QuerySet, normalizers: LossNormalizers) -> MatchedPredicti
     layer = torch.arange(len(outputs.logits), device=outputs.logits.device)[:, None]  # [N, 1]
     index = (layer, matches.images.expand_as(matches.queries), matches.queries)
     predicted = outputs.boxes_cxcywh[index]  # [N, P, 4]
-    target_boxes = torch.cat([t.boxes_cxcywh for t in targets]).float()[matches.targets]  # [N, P, 4]
+    target_boxes = torch.cat([t.boxes_cxcywh for t in targets]).to(predicted.dtype)[
+        matches.targets
+    ]  # [N, P, 4]
     iou, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target_boxes))  # [N, P]
     labels = torch.full(outputs.logits.shape[:3], NO_OBJECT, device=iou.device)  # [N, B, Q]
     labels[index] = torch.cat([t.labels for t in targets])[matches.targets]
-    query_iou = torch.zeros(outputs.logits.shape[:3], device=iou.device)  # [N, B, Q]
+    query_iou = torch.zeros(outputs.logits.shape[:3], device=iou.device, dtype=iou.dtype)  # [N, B, Q]
     query_iou[index] = iou.detach()
     ratio = query_set.matches_per_box
     boxes = normalizers.boxes * ratio.numerator / ratio.denominator

@@ -13,9 +13,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from detrscope.core.distributed import reduce_over_ranks
 from detrscope.core.types import Outputs, Proposals, Target
 from detrscope.training.denoising import Denoising
-from detrscope.training.matcher import Matcher, Matches, one_to_many
+from detrscope.training.matcher import Matcher, Matches, in_float32, one_to_many
 
 IGNORED_LOGIT = -50.0  # logit of a query without meaning: no loss, no gradient
 
@@ -46,7 +47,7 @@ def query_sets(
         NonFinite: a matching cost is NaN or infinite.
     """
     count = 0 if denoising is None else denoising.labels.shape[1]
-    logits, boxes = outputs.logits.float(), outputs.boxes_cxcywh.float()
+    logits, boxes = in_float32(outputs.logits), in_float32(outputs.boxes_cxcywh)
     own = replace(outputs, logits=logits[:, :, count:], boxes_cxcywh=boxes[:, :, count:])
     sets = [QuerySet("", own, targets, matcher(own, targets))]
     if outputs.proposals is not None:
@@ -64,10 +65,14 @@ def _proposal_sets(proposals: Proposals, targets: Sequence[Target], matcher: Mat
     sets = [QuerySet("proposals", sparse, labelled, matcher(sparse, labelled))]
     if proposals.dense_logits is not None and proposals.dense_boxes_cxcywh is not None:
         dense = _one_layer(proposals.dense_logits, proposals.dense_boxes_cxcywh)
-        matches = one_to_many(proposals.centres.float(), targets)
+        centres = in_float32(proposals.centres)
+        matches = one_to_many(centres, targets)
         # The whole step is taken to have as many matches per box as this micro-batch: then losses add up.
-        boxes = max(1, sum(len(target.labels) for target in targets))
-        ratio = Fraction(max(1, len(matches.images)), boxes)
+        counts = torch.tensor(
+            [len(matches.images), sum(len(target.labels) for target in targets)], device=centres.device
+        )
+        matched, boxes = reduce_over_ranks(counts, "sum").tolist()
+        ratio = Fraction(max(1, matched), max(1, boxes))
         sets.append(QuerySet("dense", dense, targets, matches, ratio))
     return sets
 
@@ -83,7 +88,7 @@ def _denoising_set(noised: Outputs, targets: Sequence[Target], denoising: Denois
 
 def _one_layer(logits: Tensor, boxes_cxcywh: Tensor) -> Outputs:
     """Return predictions [B, S, ...] as those of one layer, [1, B, S, ...]."""
-    return Outputs(logits[None].float(), boxes_cxcywh[None].float())
+    return Outputs(in_float32(logits[None]), in_float32(boxes_cxcywh[None]))
 
 
 def _class_agnostic(targets: Sequence[Target]) -> list[Target]:

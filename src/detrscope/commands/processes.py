@@ -1,0 +1,79 @@
+"""Several processes of one command: start or join them, and end in one line when one of them is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from lightning.fabric import Fabric
+
+from detrscope.core.errors import UserError, WorkFailed
+from detrscope.inference.load_detector import LoadOptions
+from detrscope.inference.torch_engine import choose_device
+from detrscope.training.launch import launched_processes, make_fabric
+from detrscope.training.train_config import TrainConfig
+
+
+@contextmanager
+def one_line_if_another_ends(fabric: Fabric, advice: str) -> Iterator[None]:
+    """Turn what the collectives raise in the `with` when another process is gone into one line.
+
+    Raises:
+        WorkFailed: another process has ended or does not answer.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        if fabric.world_size == 1 or isinstance(error, UserError | WorkFailed):
+            raise
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise WorkFailed(
+            f"process {fabric.global_rank} of {fabric.world_size}: another process has ended or does not answer"
+            f" ({reason}); check the log of that process, then {advice}"
+        ) from None
+
+
+@contextmanager
+def evaluation_processes(devices: int, options: LoadOptions) -> Iterator[LoadOptions]:
+    """Share an evaluation among processes in the `with`: those of a launcher, or `devices` started here.
+
+    Yields:
+        The options with the device of this process.
+
+    Raises:
+        UserError: the devices are not there, or contradict the launcher.
+        WorkFailed: another process has ended.
+    """
+    launched = launched_processes()
+    if launched is not None and devices not in (1, launched.devices):
+        raise UserError(
+            f"devices is {devices}, but the launcher started {launched.devices} processes on each node: leave it out"
+        )
+    nodes, devices = launched or (1, devices)
+    if nodes * devices == 1:
+        yield options
+        return
+    device = choose_device(options.device)
+    if device.index is not None:
+        raise UserError(
+            f"device is {options.device}, which is one device for {devices} processes: give cuda, cpu or auto"
+        )
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    fabric = make_fabric(TrainConfig(accelerator=kind, devices=devices, nodes=nodes, precision="fp32"))
+    fabric.launch()
+    with one_line_if_another_ends(fabric, "try again"):
+        yield replace(options, device=str(fabric.device))
+
+
+def refuse_several_processes(what: str) -> None:
+    """Refuse work that is not shared among processes.
+
+    Raises:
+        UserError: a launcher has started several.
+    """
+    launched = launched_processes()
+    if launched is not None and launched.nodes * launched.devices > 1:
+        raise UserError(
+            f"{what} runs in one process, but the launcher started {launched.nodes * launched.devices}: start it alone"
+        )

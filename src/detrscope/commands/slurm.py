@@ -1,0 +1,207 @@
+"""Train as a job of a Slurm cluster, by submitit: submitted, saved before it is preempted, and submitted again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from detrscope.commands.train import train
+from detrscope.console import LogLevel, log, setup_console
+from detrscope.core.errors import UserError, WorkFailed, in_one_line
+from detrscope.core.files import check_writable_folder
+from detrscope.inference.packages import require_packages
+from detrscope.training.config import RunConfig
+from detrscope.training.interrupt import Preempted
+from detrscope.training.run_folder import RunFolder
+from detrscope.training.slurm_options import SlurmOptions
+
+JOBS = "slurm"  # folder in the run folder: scripts, logs and what submitit keeps
+
+
+class Submitted(NamedTuple):
+    """A job that waits or runs."""
+
+    job_id: str
+    log_file: Path  # of the first process
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What each process of the job runs.
+
+    A job that is started again, by itself or by Slurm, resumes its run.
+
+    Attributes:
+        config: the settings.
+        out: the run folder.
+        resume: continue the run in it.
+        overwrite: replace the run in it.
+        quiet: as on the command line.
+        level: as on the command line.
+    """
+
+    config: RunConfig
+    out: Path
+    resume: bool = False
+    overwrite: bool = False
+    quiet: bool = False
+    level: LogLevel = "info"
+
+    def __call__(self) -> None:
+        """Train; exit with the codes of the command line."""
+        import submitit
+
+        if submitit.JobEnvironment().cluster == "local":  # srun tells its processes where the others are
+            environment = submitit.helpers.TorchDistributedEnvironment()
+            environment.master_addr = "127.0.0.1"
+            environment.export(set_cuda_visible_devices=False, overwrite=True)
+        setup_console(self.quiet, self.level)
+        started_again = self.resume or int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+        resume = started_again and RunFolder(self.out).in_use
+        try:
+            train(self.config, out=self.out, resume=resume, overwrite=self.overwrite and not resume)
+        except Preempted:
+            self._submit_again()
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Exception as error:
+            described = in_one_line(error)
+            if described is None:
+                raise
+            print(f"detrscope: {described[0]}", file=sys.stderr, flush=True)
+            sys.exit(described[1])
+
+    def checkpoint(self) -> Any:
+        """Return the job that submitit submits in this one's place."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(replace(self, resume=True))
+
+    def _submit_again(self) -> None:
+        """Hand over to submitit's own handler, now that the state is saved; it waits for a signal."""
+        import submitit
+
+        environment = submitit.JobEnvironment()
+        log.info("job %s: saved; submitted again", environment.job_id)
+        if environment.global_rank == 0:
+            signal.raise_signal(environment._usr_sig())
+        sys.exit(0)  # the first process puts the job back into the queue, which ends the others
+
+
+def submit_training(
+    options: SlurmOptions,
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    level: LogLevel = "info",
+) -> Submitted:
+    """Submit a training; it is checked first as far as this machine can.
+
+    Args:
+        options: resources of the job.
+        config: settings, with those of `options.train_settings`.
+        out: the run folder, which all nodes must see under this path.
+        resume: continue the run in `out`.
+        overwrite: replace it.
+        quiet: show warnings and errors only in the job's log.
+        level: least severe messages of the job's log.
+
+    Raises:
+        UserError: a wrong setting, a run folder in use, or a machine without Slurm.
+        WorkFailed: Slurm refuses the job.
+    """
+    require_packages("train on Slurm", "submitit", extra="slurm")
+    import submitit
+
+    if not config.data.source:
+        raise UserError("no dataset: expected one, such as data=coco:path/to/coco")
+    out = Path(out).resolve()
+    folder = RunFolder(out)
+    if resume:
+        folder.config()  # raises where there is no run
+    else:
+        folder.refuse_if_in_use(overwrite)
+    check_writable_folder(out)
+    job = TrainJob(config, out, resume, overwrite, quiet, level)
+    jobs = out / JOBS
+    try:
+        executor = submitit.AutoExecutor(
+            jobs,
+            cluster=options.cluster,
+            slurm_max_num_timeout=options.requeues,
+            local_max_num_timeout=options.requeues,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"slurm: this machine has no Slurm ({str(error).rstrip('?').split(',')[0]}); submit from a login node of"
+            " the cluster, or try the job here with cluster=local"
+        ) from None
+    executor.update_parameters(**_parameters(options))
+    try:
+        submitted = executor.submit(job)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next(
+            (line for line in lines if "sbatch: error" in line), lines[-1] if lines else "no reason given"
+        )
+        raise WorkFailed(f"slurm: sbatch refuses the job: {reason[:200]}") from None
+    return Submitted(submitted.job_id, Path(submitted.paths.stdout))
+
+
+def batch_script(options: SlurmOptions, out: str | Path) -> str:
+    """Return the script that would be submitted.
+
+    Raises:
+        UserError: submitit is not installed, or the job is not for Slurm.
+    """
+    require_packages("train on Slurm", "submitit", extra="slurm")
+    from submitit.slurm import slurm
+
+    if options.cluster != "slurm":
+        raise UserError("slurm: cluster=local has no batch script; leave it out")
+    jobs = Path(out).resolve() / JOBS
+    parameters = {
+        "slurm_" + k if not k.startswith("slurm_") else k: v for k, v in _parameters(options).items()
+    }
+    renamed = slurm.SlurmExecutor._equivalence_dict()
+    plain = {
+        renamed.get(k.removeprefix("slurm_"), k.removeprefix("slurm_")): v for k, v in parameters.items()
+    }
+    if "mem" in plain:
+        plain["mem"] = f"{plain['mem']}GB"
+    command = f"{sys.executable} -u -m submitit.core._submit {jobs}"
+    return str(slurm._make_sbatch_string(command, jobs, **plain))
+
+
+def _parameters(options: SlurmOptions) -> dict[str, Any]:
+    """Return the arguments of submitit's executors; those of Slurm alone begin with `slurm_`."""
+    given: dict[str, Any] = {
+        "name": options.name,
+        "timeout_min": options.minutes,
+        "nodes": options.nodes,
+        "tasks_per_node": options.devices,
+        "gpus_per_node": options.gpus or None,
+        "cpus_per_task": options.cpus,
+        "mem_gb": options.memory,
+        "slurm_partition": options.partition,
+        "slurm_account": options.account,
+        "slurm_qos": options.qos,
+        "slurm_constraint": options.constraint,
+        "slurm_exclude": options.exclude,
+        "slurm_signal_delay_s": options.notice,
+        "local_setup": [options.setup] if options.setup and options.cluster == "local" else None,
+        "slurm_setup": [options.setup] if options.setup else None,
+        # A process that fails ends the others; preempted jobs go back into the queue.
+        "slurm_srun_args": ["--kill-on-bad-exit=1"],
+        "slurm_additional_parameters": {"requeue": True},
+        "stderr_to_stdout": True,
+    }
+    mine = "local_" if options.cluster == "slurm" else "slurm_"
+    return {k: v for k, v in given.items() if v is not None and not k.startswith(mine)}
