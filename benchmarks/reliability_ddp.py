@@ -5,12 +5,12 @@ images have no boxes, so that at times one process has boxes and the other none;
 batch of one image, of which the second process gets none. Prints the largest difference of losses and of weights after
 the steps, and exits with 1 where one is 1e-5 or more.
 
-In float64, so that a difference is one of the computation: in float32 sums in another order differ in the seventh
-digit, and now and then that moves a number over a kink (a ReLU, the choice of a query, a match), after which two runs part, as
-two runs on one process with another number of threads do. `--precision float32` shows it.
+In float64, so that a difference is one of the computation. In float32, sums in another order differ in the seventh
+digit, and now and then that moves a number over a kink (a ReLU, the choice of a query, a match), after which two runs
+part, as do two runs of one process with different numbers of threads. `--precision float32` shows it.
 
-    python benchmarks/reliability_ddp.py
-    python benchmarks/reliability_ddp.py --steps 10 --cases detr sprint-dense
+    python -m benchmarks.reliability_ddp
+    python -m benchmarks.reliability_ddp --steps 10 --cases detr sprint-dense
 """
 
 from __future__ import annotations

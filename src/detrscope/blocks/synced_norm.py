@@ -6,7 +6,7 @@ torch's SyncBatchNorm is the same for GPUs only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         self._update_statistics(mean.detach(), variance.detach(), total.detach())
         scale = (variance + self.eps).rsqrt() * self.weight  # [C]
         y = deviation * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-        return y.to(x.dtype)
+        return cast(Tensor, y.to(x.dtype))
 
     @torch.no_grad()
     def _update_statistics(self, mean: Tensor, variance: Tensor, total: Tensor) -> None:

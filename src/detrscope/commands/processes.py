@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
 from lightning.fabric import Fabric
 
 from detrscope.core.errors import UserError, WorkFailed
@@ -13,6 +14,9 @@ from detrscope.inference.load_detector import LoadOptions
 from detrscope.inference.torch_engine import choose_device
 from detrscope.training.launch import launched_processes, make_fabric
 from detrscope.training.train_config import TrainConfig
+
+# In the messages of torch's backends and of its store when a process is gone or silent.
+LOST = ("gloo", "nccl", "connection ", "broken pipe", "timed out", "timeout", "socket")
 
 
 @contextmanager
@@ -25,13 +29,21 @@ def one_line_if_another_ends(fabric: Fabric, advice: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:
-        if fabric.world_size == 1 or isinstance(error, UserError | WorkFailed):
+        if fabric.world_size == 1 or not _is_lost_process(error):
             raise
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WorkFailed(
             f"process {fabric.global_rank} of {fabric.world_size}: another process has ended or does not answer"
             f" ({reason}); check the log of that process, then {advice}"
         ) from None
+
+
+def _is_lost_process(error: Exception) -> bool:
+    """Return whether an error is one of the connection to other processes; gloo raises plain RuntimeErrors."""
+    text = str(error).lower()
+    return isinstance(error, torch.distributed.DistError | ConnectionError) or any(
+        sign in text for sign in LOST
+    )
 
 
 @contextmanager

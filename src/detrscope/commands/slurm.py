@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ class Submitted(NamedTuple):
 
     job_id: str
     log_file: Path  # of the first process
+    job: Any  # submitit's, which knows whether it is done
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def submit_training(
             (line for line in lines if "sbatch: error" in line), lines[-1] if lines else "no reason given"
         )
         raise WorkFailed(f"slurm: sbatch refuses the job: {reason[:200]}") from None
-    return Submitted(submitted.job_id, Path(submitted.paths.stdout))
+    return Submitted(submitted.job_id, Path(submitted.paths.stdout), submitted)
 
 
 def batch_script(options: SlurmOptions, out: str | Path) -> str:
@@ -167,17 +169,13 @@ def batch_script(options: SlurmOptions, out: str | Path) -> str:
     if options.cluster != "slurm":
         raise UserError("slurm: cluster=local has no batch script; leave it out")
     jobs = Path(out).resolve() / JOBS
-    parameters = {
-        "slurm_" + k if not k.startswith("slurm_") else k: v for k, v in _parameters(options).items()
-    }
-    renamed = slurm.SlurmExecutor._equivalence_dict()
-    plain = {
-        renamed.get(k.removeprefix("slurm_"), k.removeprefix("slurm_")): v for k, v in parameters.items()
-    }
+    names: Mapping[str, str] = {str(k): str(v) for k, v in slurm.SlurmExecutor._equivalence_dict().items()}
+    given = {key.removeprefix("slurm_"): value for key, value in _parameters(options).items()}
+    plain: dict[str, Any] = {names.get(key, key): value for key, value in given.items()}
     if "mem" in plain:
         plain["mem"] = f"{plain['mem']}GB"
     command = f"{sys.executable} -u -m submitit.core._submit {jobs}"
-    return str(slurm._make_sbatch_string(command, jobs, **plain))
+    return str(slurm._make_sbatch_string(command=command, folder=jobs, **plain))
 
 
 def _parameters(options: SlurmOptions) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class FillerKey(NamedTuple):
     """Key of an image that only fills the batch of a process for which no image is left: it has no target."""
 
     epoch_seed: int
-    index: int
+    image: int  # its index
 
 
 Collated = tuple[Batch, list[Target], list[SampleInfo]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -88,6 +89,12 @@ def make_denoising(
         targets=first[images] + queries % most,
         groups=noise.groups,
     )
+
+
+def noise_seed(*numbers: int) -> int:
+    """Return a seed of an image's noise that depends on all of these numbers."""
+    words = [number % 2**64 for number in numbers]  # an image id may be negative
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 
 def _padded(parts: Sequence[Tensor], length: int) -> Tensor:

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning.fabric.strategies.strategy import Strategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from detrscope.console import log
@@ -19,10 +21,9 @@ from detrscope.core.errors import UserError
 from detrscope.core.model_card import Precision
 from detrscope.ops.kernels.native_precision import fastest_precision, warn_if_precision_emulated
 from detrscope.training.config import RunConfig
+from detrscope.training.sharding import shard_model
 from detrscope.training.train_config import TrainConfig
 
-# How long to wait for another process; the first one may be busy with probe images.
-TIMEOUT = timedelta(minutes=10)
 PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
     "bf16": "bf16-mixed",
@@ -104,6 +105,11 @@ def make_fabric(config: TrainConfig) -> Fabric:
     assert config.precision != "auto"
     if config.precision == "fp16" and launch_device(config).type == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
+    if config.strategy == "fsdp" and config.processes == 1:
+        raise UserError(
+            "train.strategy is fsdp, which divides a model among processes, and there is one: set train.devices or"
+            " train.nodes, or leave it out"
+        )
     # Fabric prints its precision even with --quiet.
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     try:
@@ -112,13 +118,25 @@ def make_fabric(config: TrainConfig) -> Fabric:
             devices=config.devices,
             num_nodes=config.nodes,
             precision=PRECISIONS[config.precision],
-            strategy=DDPStrategy(timeout=TIMEOUT) if config.processes > 1 else "auto",
+            strategy=_strategy(config),
         )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(
             f"train.accelerator {config.accelerator}, train.devices {config.devices}, train.nodes {config.nodes}:"
             f" {error}"
         ) from None
+
+
+def _strategy(config: TrainConfig) -> Strategy | Literal["auto"]:
+    """Return how the processes share the model."""
+    if config.processes == 1:
+        return "auto"
+    timeout = timedelta(seconds=config.timeout)
+    if config.strategy == "ddp":
+        return DDPStrategy(timeout=timeout)
+    return ModelParallelStrategy(
+        shard_model, data_parallel_size=config.processes, tensor_parallel_size=1, timeout=timeout
+    )
 
 
 def check_launch_precision(config: TrainConfig) -> None:

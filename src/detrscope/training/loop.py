@@ -118,32 +118,31 @@ class TrainingRun:
 
     def run(self) -> Outcome:
         """Train to the end."""
-        plan, progress, is_first = self.plan, self.progress, self.fabric.is_global_zero
-        if is_first:
+        plan, progress = self.plan, self.progress
+        if self.fabric.is_global_zero:
             console().print(groups_table(self.train_step.groups, self.train_step.model))
-            log.info("%d steps an epoch, %d in all", plan.steps_per_epoch, plan.total_steps)
+        log.info("%d steps an epoch, %d in all", plan.steps_per_epoch, plan.total_steps)
         if (progress.step >= plan.total_steps or self._out_of_patience()) and not progress.micro_batches:
             log.info(
                 "%s is finished already: %d epochs, %d steps", self.folder.path, progress.epoch, progress.step
             )
             return self._outcome()
-        if self.hooks.recorder and is_first and not progress.step:
-            self.hooks.recorder(self.train_step.eval_model, 0, plan)
+        if not progress.step:
+            self._record()
         while progress.step < plan.total_steps or progress.micro_batches:
             self._train_epoch()
             self._end_epoch()
             if self._out_of_patience():
                 log.info("no better AP in %d evaluations: training ends early", self.config.patience)
                 break
-        if is_first:
-            log.info("finished: %d epochs, %d steps", progress.epoch, progress.step)
-        if is_first and progress.best_epoch:
+        log.info("finished: %d epochs, %d steps", progress.epoch, progress.step)
+        if progress.best_epoch:
             log.info("best AP %.3f after epoch %d", progress.best_ap, progress.best_epoch)
         return self._outcome()
 
     def _train_epoch(self) -> None:
         """Take the steps of one epoch, or those that are left of it."""
-        plan, progress, config = self.plan, self.progress, self.config
+        plan, progress, config, device = self.plan, self.progress, self.config, self.fabric.device
         if progress.micro_batches >= plan.micro_batches_per_epoch or progress.step >= plan.total_steps:
             return  # trained before an interruption; its evaluation is left
         self.train_step.train_mode()
@@ -157,18 +156,18 @@ class TrainingRun:
                 loss = self._take_step(micro_batches)
                 text = f"{name} loss {loss:.3g} left {self.clock.left(progress.step)}"
                 bar.update(task, advance=1, description=text)
-                if progress.step >= plan.total_steps or self._stops(interruption):
+                if progress.step >= plan.total_steps or any_rank(interruption.requested, device):
                     break
                 if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
                     self._save_state()
-        if self._stops(interruption):
+        if any_rank(interruption.requested, device):
             self._save_state()
             log.info("stopped in epoch %d after step %d", progress.epoch + 1, progress.step)
-            raise KeyboardInterrupt if any_rank(interruption.stops, self.fabric.device) else Preempted
+            raise KeyboardInterrupt if any_rank(interruption.stops, device) else Preempted
 
     def _take_step(self, micro_batches: Sequence[MicroBatch]) -> float:
         """Take one step, account for it, record a snapshot where one is due, and return the loss."""
-        progress, recorder = self.progress, self.hooks.recorder
+        progress = self.progress
         try:
             values = self.train_step.step(micro_batches, progress.step, self.schedule)
         except StepFailed as error:
@@ -179,12 +178,19 @@ class TrainingRun:
         progress.seconds += self.clock.step()
         pairs = values.pop(PAIRS)
         progress.averages.add(values, dict.fromkeys(WEIGHTED, pairs))
-        if self.fabric.is_global_zero:
-            self.clock.log_estimate(progress.step)
-            if recorder and self.plan.snapshot_due(progress.step, self.config.recording.every):
-                with self.clock.other("snapshot"):
-                    recorder(self.train_step.eval_model, progress.step, self.plan)
+        self.clock.log_estimate(progress.step)
+        if self.plan.snapshot_due(progress.step, self.config.recording.every):
+            self._record()
         return values["loss"]
+
+    def _record(self) -> None:
+        """Take a snapshot of the probe images, where there are any."""
+        if self.hooks.recorder is None:
+            return
+        model = self.train_step.eval_model  # in every process: each may have a part of it
+        if self.fabric.is_global_zero:
+            with self.clock.other("snapshot"):
+                self.hooks.recorder(model, self.progress.step, self.plan)
 
     def _end_epoch(self) -> None:
         """Evaluate where it is due, write metrics and checkpoints, and go on to the next epoch."""
@@ -197,7 +203,7 @@ class TrainingRun:
             with self.clock.other("evaluation"):
                 scores, thresholds = hooks.evaluate(model)
             row |= {f"val/{name}": value for name, value in scores.items()}
-            self._keep_best(scores, thresholds)
+            self._keep_best(model, scores, thresholds)
         if self.fabric.is_global_zero:
             card = replace(self.card, metrics=_scores_in(row), thresholds=thresholds)
             save_checkpoint(self.folder / LAST, model, card)
@@ -215,14 +221,8 @@ class TrainingRun:
         patience, best = self.config.patience * self.config.evaluate_every, self.progress.best_epoch
         return bool(patience and best) and self.progress.epoch - best >= patience
 
-    def _stops(self, interruption: Interruption) -> bool:
-        """Return whether a stop was requested in any process."""
-        return any_rank(interruption.requested, self.fabric.device)
-
     def _start_or_resume(self) -> TrainProgress:
-        seed_all(
-            self.config.seed + self.fabric.global_rank
-        )  # for dropout; the loader orders images by its own
+        seed_all(self.config.seed + self.fabric.global_rank)  # for dropout; the loader has its own
         state = self.folder.load_state()
         if state is None:
             return TrainProgress()
@@ -237,7 +237,7 @@ class TrainingRun:
         if self.fabric.is_global_zero:
             self.folder.save_state(state)
 
-    def _keep_best(self, scores: Scores, thresholds: ThresholdTable | None) -> None:
+    def _keep_best(self, model: nn.Module, scores: Scores, thresholds: ThresholdTable | None) -> None:
         """Save the checkpoint where its AP is the highest so far."""
         ap, progress = scores.get("AP"), self.progress
         if ap is None or (progress.best_ap is not None and ap <= progress.best_ap):
@@ -246,7 +246,7 @@ class TrainingRun:
         if self.fabric.is_global_zero:
             metrics = {name: value for name, value in scores.items() if value is not None}
             card = replace(self.card, metrics=metrics, thresholds=thresholds)
-            save_checkpoint(self.folder / BEST, self.train_step.eval_model, card)
+            save_checkpoint(self.folder / BEST, model, card)
 
     def _row(self) -> Row:
         """Return the metrics of the epoch that has just been trained; docs/training.md lists them."""

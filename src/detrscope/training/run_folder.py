@@ -64,6 +64,8 @@ CHANGEABLE = (
     "train.accelerator",
     "train.devices",
     "train.nodes",
+    "train.strategy",
+    "train.timeout",
     "train.threads",
     "train.loggers",
 )

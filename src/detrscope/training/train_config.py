@@ -162,6 +162,14 @@ class TrainConfig:
     )
     devices: int = setting(1, "processes that train together on each node, one per device", ge=1)
     nodes: int = setting(1, "machines that train together", ge=1)
+    strategy: Literal["ddp", "fsdp"] = setting(
+        "ddp",
+        "several processes: each has the whole model (ddp), or a part of its weights, gradients and optimiser state,"
+        " for a model that fits no device (fsdp)",
+    )
+    timeout: float = setting(
+        600.0, "several processes: seconds after which one that does not answer is taken for lost", gt=0
+    )
     sync_norms: bool = setting(
         True,
         "several processes: batch norms that learn gather the statistics of all of them, as one process would",

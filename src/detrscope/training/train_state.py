@@ -15,6 +15,7 @@ from detrscope.console import log
 from detrscope.core.distributed import gather_objects
 from detrscope.core.errors import UserError
 from detrscope.ops.kernels.speed_choices import keep_speed_choices, speed_choices
+from detrscope.training.sharding import load_optimizer, load_weights, whole
 from detrscope.training.train_step import TrainStep
 
 FORMAT = 3
@@ -78,8 +79,8 @@ def capture_train_state(train_step: TrainStep, progress: TrainProgress) -> dict[
         "format": FORMAT,
         "progress": asdict(progress),
         "averages": gather_objects(asdict(progress.averages)),  # of each process
-        "model": train_step.model.state_dict(),
-        "optimizer": train_step.optimizer.state_dict(),
+        "model": whole(train_step.model.state_dict()),
+        "optimizer": whole(train_step.optimizer.state_dict()),
         "ema": train_step.ema.model.state_dict() if train_step.ema else None,
         "scaler": train_step.fabric.strategy.precision.state_dict(),
         "random": gather_objects(random_state(train_step.fabric.device)),
@@ -98,8 +99,8 @@ def restore_train_state(state: dict[str, Any], train_step: TrainStep) -> TrainPr
             f"training state has format {state.get('format')}; this version reads format {FORMAT}"
         )
     try:
-        train_step.model.load_state_dict(state["model"])
-        train_step.optimizer.load_state_dict(state["optimizer"])
+        load_weights(train_step.model, state["model"])
+        load_optimizer(train_step.optimizer, state["optimizer"])
         if train_step.ema:
             train_step.ema.model.load_state_dict(state["ema"])
         if state["scaler"]:

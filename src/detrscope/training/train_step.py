@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.queries import LabelEmbedding
 from detrscope.blocks.synced_norm import sync_batch_norms
 from detrscope.core.errors import UserError
 from detrscope.core.types import Batch, Outputs, Target
-from detrscope.training.denoising import Denoising, Noise, make_denoising
+from detrscope.training.denoising import Denoising, Noise, make_denoising, noise_seed
 from detrscope.training.ema import Ema
 from detrscope.training.losses.criterion import PAIRS, WEIGHTED, Losses
 from detrscope.training.losses.recipe import make_criterion
@@ -30,6 +31,7 @@ from detrscope.training.optimizer import (
     set_rates,
 )
 from detrscope.training.schedule import Schedule
+from detrscope.training.sharding import gathered_weights
 from detrscope.training.train_config import TrainConfig
 
 
@@ -85,11 +87,20 @@ def check_training_support(model: DetectionTransformer, config: TrainConfig) -> 
     """Refuse settings that this model does not support, before anything is written.
 
     Raises:
-        UserError: a pattern of `lr_factors` fits no parameter, or denoising of a family that does not support it.
+        UserError: a pattern of `lr_factors` fits no parameter, denoising of a family that does not support it, or what
+            divided tensors do not support.
     """
     parameter_groups(model, config)
     if config.denoising.groups:
         label_embedding(model)
+    if config.strategy == "fsdp":
+        for name, is_given in (
+            ("train.ema.enabled", config.ema.enabled),
+            ("train.muon.enabled", config.muon.enabled),
+            ("train.precision fp16", config.precision == "fp16"),
+        ):
+            if is_given:
+                raise UserError(f"train.strategy fsdp divides every tensor; it does not go with {name}")
 
 
 class TrainStep:
@@ -103,24 +114,35 @@ class TrainStep:
     """
 
     def __init__(self, model: DetectionTransformer, config: TrainConfig, fabric: Fabric) -> None:
-        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        last = config.channels_last and config.strategy != "fsdp"  # which divides contiguous tensors only
+        self.layout = torch.channels_last if last else torch.contiguous_format
         self.model = model.to(fabric.device)
         self.model.to(memory_format=self.layout)
         if config.lr_backbone == 0:
             freeze_backbone(model)
         self.ema = Ema(model, config.ema.decay, config.ema.warmup_steps) if config.ema.enabled else None
+        self._undivided = copy.deepcopy(model).cpu() if config.strategy == "fsdp" else None
         syncs = fabric.world_size > 1 and config.sync_norms
         self.norms = sync_batch_norms(model) if syncs else None
-        self.groups = parameter_groups(model, config)
         self.config = config
         self.fabric = fabric
         self.criterion = make_criterion(config, model.scoring)
-        self.wrapped, self.optimizer = fabric.setup(FabricForward(model), make_optimizer(self.groups, config))
+        self.wrapped = fabric.setup_module(FabricForward(model))
+        self.groups = parameter_groups(model, config)  # of the parameters as they are divided now
+        optimizer = fabric.setup_optimizers(make_optimizer(self.groups, config))
+        self.optimizer = cast(torch.optim.Optimizer, optimizer)  # as Fabric's wrapper behaves
 
     @property
     def eval_model(self) -> nn.Module:
-        """The weights that are evaluated and saved: the average, where there is one."""
-        return self.ema.model if self.ema else self.model
+        """The weights that are evaluated and saved: the average, where there is one.
+
+        Where weights are divided, a copy that is whole: then every process must ask for it.
+        """
+        if self._undivided is None:
+            return self.ema.model if self.ema else self.model
+        gathered = copy.deepcopy(self._undivided).to(self.fabric.device)
+        gathered.load_state_dict(gathered_weights(self.model))
+        return gathered
 
     def train_mode(self) -> None:
         """Switch to training mode; norms that are frozen keep their statistics."""
@@ -158,6 +180,7 @@ class TrainStep:
             self.wrapped, self.optimizer, max_norm=limit, error_if_nonfinite=False
         )
         assert norm is not None
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         values = _to_host(losses, norm)  # the one wait for the device besides the matching
         if what := self._nonfinite(values):
             ids = [sample.image_id for _, _, samples in micro_batches for sample in samples]
@@ -192,7 +215,9 @@ class TrainStep:
         classes = label_embedding(self.model).num_embeddings
         noise = Noise(config.groups, config.box, config.label)
         # Of the image and the step alone: the same on any number of processes.
-        seeds = [_seed(self.config.seed, number, image_id) for image_id in image_ids or [0] * len(targets)]
+        seeds = [
+            noise_seed(self.config.seed, number, image_id) for image_id in image_ids or [0] * len(targets)
+        ]
         return make_denoising(targets, noise, classes, seeds)
 
     def _nonfinite(self, values: Values) -> str | None:
@@ -209,6 +234,10 @@ class TrainStep:
 
     def _culprit(self, micro_batches: Sequence[MicroBatch]) -> str | None:
         """Name what first gives a NaN or infinite number in a second forward of the same images."""
+        if (
+            self._undivided is not None
+        ):  # a forward needs every process, and they may have met with no such number
+            return None
         for batch, _, _ in micro_batches:
             if not is_finite(batch.images):
                 return "the images"
@@ -232,12 +261,6 @@ class StepFailed(Exception):
         self.what = what
         self.image_ids = tuple(image_ids)
         self.culprit = culprit
-
-
-def _seed(*numbers: int) -> int:
-    """Return a seed that depends on all of these numbers."""
-    words = [number % 2**64 for number in numbers]  # an image id may be negative
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 
 def _no_targets(images: int) -> list[Target]:
