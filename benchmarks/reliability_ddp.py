@@ -66,6 +66,7 @@ SMALL_DEFORMABLE: dict[str, Any] = {
     "model.overrides.encoder": {"layers": 1, "heads": 4, "feedforward": 64, "dropout": 0.0},
     "model.overrides.decoder": {"layers": 2, "heads": 4, "feedforward": 64, "dropout": 0.0},
     "model.overrides.backbone.norm": "frozen",
+    "model.overrides.backbone.name": "resnet18",
 }
 DENOISING = {"train.denoising.groups": 3}
 CASES: dict[str, dict[str, Any]] = {

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies import DDPStrategy, ModelParallelStrategy
 
 from detrscope.core.errors import UserError
 from detrscope.training import launch
 from detrscope.training.config import DataConfig, RunConfig
-from detrscope.training.launch import make_fabric, resolve_processes
+from detrscope.training.launch import launched_processes, make_fabric, resolve_processes
 from detrscope.training.train_config import TrainConfig
 
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -56,6 +57,18 @@ def test_a_launcher_tells_nodes_and_devices(
     assert (train.nodes, train.devices) == expected
 
 
+def test_srun_tells_nodes_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "16")  # of the job, which its batch script has too
+    assert launched_processes() is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "16")
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
+    train = resolve_processes(RunConfig()).train
+    assert (train.nodes, train.devices) == (2, 8)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+    with pytest.raises(UserError, match=r"srun has started 3 processes on 2 nodes: .* --ntasks-per-node"):
+        resolve_processes(RunConfig())
+
+
 @pytest.mark.parametrize(
     ("train", "message"),
     [
@@ -70,6 +83,13 @@ def test_settings_that_contradict_the_launcher_are_refused(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match=message):
         resolve_processes(RunConfig(train=train))
+
+
+def test_fsdp_and_the_timeout_reach_fabric(arguments: dict[str, Any]) -> None:
+    make_fabric(TrainConfig(devices=4, accelerator="cpu", precision="fp32", strategy="fsdp", timeout=30))
+    strategy = arguments["strategy"]
+    assert isinstance(strategy, ModelParallelStrategy)
+    assert (strategy._data_parallel_size, strategy._timeout) == (4, timedelta(seconds=30))
 
 
 def test_the_batch_is_divided_over_all_nodes() -> None:

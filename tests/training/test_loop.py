@@ -18,6 +18,7 @@ from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.operating_points import ThresholdCurve, ThresholdTable
 from detrscope.core.types import Batch, Outputs, Queries
 from detrscope.ops.kernels import speed_choices
+from detrscope.training.interrupt import NOTICE, STOP, Preempted
 from detrscope.training.loop import Validation
 from detrscope.training.run_folder import BEST, LAST, STATE, RunFolder
 from detrscope.training.schedule import constant
@@ -122,7 +123,7 @@ def test_run_killed_in_evaluation_repeats_only_that(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [*STOP, *NOTICE])
 def test_interrupt_writes_a_checkpoint_after_the_step(tmp_path: Path, number: signal.Signals) -> None:
     run(tmp_path / "whole", CONFIG, evaluate=fake_ap)
 
@@ -130,8 +131,9 @@ def test_interrupt_writes_a_checkpoint_after_the_step(tmp_path: Path, number: si
         if n == 4:
             os.kill(os.getpid(), number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stopped:
         run(tmp_path / "cut", CONFIG, TinyLoader(before=interrupt), evaluate=fake_ap)
+    assert (stopped.type is Preempted) == (number in NOTICE)
     state = RunFolder(tmp_path / "cut").load_state()
     assert state is not None and (state["progress"]["step"], state["progress"]["micro_batches"]) == (5, 2)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

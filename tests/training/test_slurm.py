@@ -8,12 +8,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from benchmarks import reliability_ddp
 from safetensors.torch import load_file
 
-from detrscope.commands.slurm import JOBS, Submitted, batch_script, submit_training
+from detrscope.commands.slurm import JOBS, Submitted, _preempted_by_slurm, batch_script, submit_training
 from detrscope.core.errors import UserError
 from detrscope.training.config import RunConfig, nest_run_config, resolve_training_config
 from detrscope.training.run_folder import LAST, RunFolder
@@ -143,6 +144,24 @@ def test_a_preempted_job_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     one, other = (load_file(tmp_path / name / LAST) for name in ("cut", "whole"))
     assert all(one[key].equal(other[key]) for key in other)
     assert (tmp_path / "cut" / JOBS).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("shown", "preempted"),
+    [
+        ("echo JobId=7 PreemptTime=2026-11-30T11:35:46 SuspendTime=None", True),
+        ("echo JobId=7 PreemptTime=None SuspendTime=None", False),  # cancelled
+        ("exit 1", False),
+    ],
+)
+def test_slurm_is_asked_why_it_ends_a_job(
+    shown: str, preempted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{shown}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert _preempted_by_slurm(SimpleNamespace(cluster="slurm", job_id="7")) is preempted
+    assert not _preempted_by_slurm(SimpleNamespace(cluster="local", job_id="7"))
 
 
 def test_wrong_input_ends_a_job_in_one_line(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -66,9 +68,9 @@ class TrainJob:
         resume = started_again and RunFolder(self.out).in_use
         try:
             train(self.config, out=self.out, resume=resume, overwrite=self.overwrite and not resume)
-        except Preempted:
-            self._submit_again()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
+            if isinstance(stopped, Preempted) or _preempted_by_slurm(submitit.JobEnvironment()):
+                self._submit_again()
             sys.exit(130)
         except Exception as error:
             described = in_one_line(error)
@@ -92,6 +94,25 @@ class TrainJob:
         if environment.global_rank == 0:
             signal.raise_signal(environment._usr_sig())
         sys.exit(0)  # the first process puts the job back into the queue, which ends the others
+
+
+def _preempted_by_slurm(environment: Any) -> bool:
+    """Return whether SIGTERM came since another job takes the machine, and not since somebody cancelled this one.
+
+    Slurm puts a preempted job back into the queue only where it has not ended by itself.
+    """
+    if environment.cluster != "slurm":
+        return False
+    command = ["scontrol", "--oneliner", "show", "job", environment.job_id]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning(
+            "scontrol does not say whether the job was preempted (%s): it is not submitted again", error
+        )
+        return False
+    found = re.search(r"PreemptTime=(\S+)", shown)
+    return found is not None and found[1] not in ("None", "Unknown")
 
 
 def submit_training(
