@@ -173,13 +173,14 @@ def differences(case: str, data: str, steps: int, folder: Path, precision: str) 
             raise SystemExit(f"{case}, {processes} processes: {done.stderr[-3000:]}")
         runs.append(torch.load(out, weights_only=True))
     one, two = runs
-    each = [abs(a - b) for a, b in zip(one["losses"], two["losses"], strict=True)]
-    losses = max(each)
+    losses = max(abs(a - b) for a, b in zip(one["losses"], two["losses"], strict=True))
     weights = {
-        k: (one["weights"][k].double() - v.double()).abs().max().item() for k, v in two["weights"].items()
+        name: (one["weights"][name].double() - v.double()).abs().max().item()
+        for name, v in two["weights"].items()
     }
     worst = max(weights, key=weights.__getitem__)
-    print(f"{case:24} loss {losses:.1e}  weights {weights[worst]:.1e} ({worst})", flush=True)
+    learned = f"{len(one['losses'])} steps, loss {one['losses'][0]:.1f} to {one['losses'][-1]:.1f}"
+    print(f"{case:24} loss {losses:.1e}  weights {weights[worst]:.1e} ({worst}); {learned}", flush=True)
     return losses, weights[worst]
 
 
