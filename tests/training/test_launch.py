@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +84,13 @@ def test_settings_that_contradict_the_launcher_are_refused(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match=message):
         resolve_processes(RunConfig(train=train))
+
+
+def test_a_login_node_of_slurm_is_no_reason_to_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning warns where srun is there and not used; warnings are errors here."""
+    (tmp_path / "srun").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert make_fabric(TrainConfig(accelerator="cpu", precision="fp32")).world_size == 1
 
 
 def test_fsdp_and_the_timeout_reach_fabric(arguments: dict[str, Any]) -> None:

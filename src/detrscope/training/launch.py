@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from dataclasses import replace
 from datetime import timedelta
 from typing import Literal, NamedTuple
@@ -113,13 +114,16 @@ def make_fabric(config: TrainConfig) -> Fabric:
     # Fabric prints its precision even with --quiet.
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     try:
-        return Fabric(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.nodes,
-            precision=PRECISIONS[config.precision],
-            strategy=_strategy(config),
-        )
+        with warnings.catch_warnings():
+            # On a login node, and where torchrun starts the processes, srun is there and rightly not used.
+            warnings.filterwarnings("ignore", "The `srun` command is available")
+            return Fabric(
+                accelerator=config.accelerator,
+                devices=config.devices,
+                num_nodes=config.nodes,
+                precision=PRECISIONS[config.precision],
+                strategy=_strategy(config),
+            )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(
             f"train.accelerator {config.accelerator}, train.devices {config.devices}, train.nodes {config.nodes}:"
