@@ -14,7 +14,7 @@ import pytest
 from benchmarks import reliability_ddp
 from safetensors.torch import load_file
 
-from detrscope.commands.slurm import JOBS, Submitted, _preempted_by_slurm, batch_script, submit_training
+from detrscope.commands.slurm import JOBS, Submitted, batch_script, preempted_by_slurm, submit_training
 from detrscope.core.errors import UserError
 from detrscope.training.config import RunConfig, nest_run_config, resolve_training_config
 from detrscope.training.run_folder import LAST, RunFolder
@@ -160,8 +160,8 @@ def test_slurm_is_asked_why_it_ends_a_job(
     (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{shown}\n")
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert _preempted_by_slurm(SimpleNamespace(cluster="slurm", job_id="7")) is preempted
-    assert not _preempted_by_slurm(SimpleNamespace(cluster="local", job_id="7"))
+    assert preempted_by_slurm(SimpleNamespace(cluster="slurm", job_id="7")) is preempted
+    assert not preempted_by_slurm(SimpleNamespace(cluster="local", job_id="7"))
 
 
 def test_wrong_input_ends_a_job_in_one_line(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class TrainJob:
         try:
             train(self.config, out=self.out, resume=resume, overwrite=self.overwrite and not resume)
         except KeyboardInterrupt as stopped:
-            if isinstance(stopped, Preempted) or _preempted_by_slurm(submitit.JobEnvironment()):
+            if isinstance(stopped, Preempted) or preempted_by_slurm(submitit.JobEnvironment()):
                 self._submit_again()
             sys.exit(130)
         except Exception as error:
@@ -96,7 +96,7 @@ class TrainJob:
         sys.exit(0)  # the first process puts the job back into the queue, which ends the others
 
 
-def _preempted_by_slurm(environment: Any) -> bool:
+def preempted_by_slurm(environment: Any) -> bool:
     """Return whether SIGTERM came since another job takes the machine, and not since somebody cancelled this one.
 
     Slurm puts a preempted job back into the queue only where it has not ended by itself.
