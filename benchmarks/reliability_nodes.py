@@ -181,15 +181,13 @@ def lose_a_node(folder: Path, epochs: int) -> Lost:
 
 
 def _same(one: Path, other: Path) -> bool:
-    rows = [
-        [
-            {k: v for k, v in json.loads(line).items() if k not in TIMES}
-            for line in (run / "metrics.jsonl").open()
-        ]
-        for run in (one, other)
-    ]
     weights = [load_file(run / "last.safetensors") for run in (one, other)]
-    return rows[0] == rows[1] and all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    return _rows(one) == _rows(other) and all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+def _rows(run: Path) -> list[dict[str, object]]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
 
 
 def main() -> None:
