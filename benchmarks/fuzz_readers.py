@@ -151,6 +151,7 @@ def quiet() -> None:
     """Log nothing, and keep images small enough for a thousand of them in a second."""
     logging.disable(logging.CRITICAL)
     os.environ["DETRSCOPE_MAX_PIXELS"] = str(1 << 20)
+    os.environ["DETRSCOPE_DEFORMABLE"] = "reference"  # numba cannot compile what atheris has instrumented
     import warnings
 
     warnings.simplefilter("ignore")
