@@ -48,12 +48,19 @@ def test_a_divided_run_resumes_on_one_process(tmp_path: Path) -> None:
     assert "resuming after epoch 1" in log
     one, other = (load_file(tmp_path / name / LAST) for name in ("whole", "divided"))
     assert one.keys() == other.keys()
-    for name in one:  # a few of AdamW's steps of 1e-4, and the statistics that follow from them
+    for name in (
+        one
+    ):  # float32: the order of sums moves AdamW's steps of 1e-4, and the statistics that follow from them
         torch.testing.assert_close(
-            other[name], one[name], atol=1e-3, rtol=0, msg=lambda text, n=name: f"{n}: {text}"
+            other[name], one[name], atol=1e-3, rtol=1e-2, msg=lambda text, n=name: f"{n}: {text}"
         )
-    rows = [[row["train/loss"] for row in RunFolder(tmp_path / name).rows()] for name in ("whole", "divided")]
-    assert rows[1] == pytest.approx(rows[0], rel=1e-3)
+    whole_rows, divided_rows = (RunFolder(tmp_path / name).rows() for name in ("whole", "divided"))
+    for key in (
+        "train/loss",
+        "train/grad_norm",
+    ):  # AdamW and clipping hide a wrong scale of gradients from the weights
+        assert divided_rows[0][key] == pytest.approx(whole_rows[0][key], rel=2e-3), key
+        assert divided_rows[1][key] == pytest.approx(whole_rows[1][key], rel=5e-2), key
 
 
 def test_whole_states_pass_through_unchanged() -> None:
