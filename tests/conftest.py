@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -13,6 +14,10 @@ from detrscope.console import log
 from tests.support.datasets import make_coco, make_dataset
 
 __all__ = ["make_coco", "make_dataset"]  # fixtures
+
+# The same examples every time and everywhere, so that a test cannot fail by chance; no time limit of its own.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("fixed")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,12 +13,18 @@ from torchvision.ops import box_iou
 from typer.testing import CliRunner
 
 import detrscope as ds
+from detrscope.checkpoints.load import load_model
 from detrscope.cli.app import app
+from detrscope.core.errors import UserError
+from detrscope.core.probe import Probe
 from detrscope.core.verdicts import Verdict
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.error_types import SUSPECT_SCORE, TIDE, error_types
 from detrscope.explain.why import Why, explain_errors
+from detrscope.inference.export.onnx_graph import build_onnx
+from detrscope.inference.onnx_engine import OnnxEngine, read_metadata
+from detrscope.inference.openvino_engine import OpenVinoEngine, openvino_of_onnx
 
 SOURCE = "drawn-dogs:count=4,val=40,test=2,size=128"
 
@@ -208,6 +214,29 @@ def test_planted_label_errors_are_suspected() -> None:
     for one in suspected:
         assert (one.annotation is None) == (one.kind == "missing annotation") == (not one.annotated)
         assert one.file_name == f"{one.image_id}.png" and one.score >= SUSPECT_SCORE
+
+
+def test_exported_models_with_attention_get_the_same_verdicts(found: Why) -> None:
+    """Proposals too; but no graph takes the edits that prove a duplicate, and the log says so."""
+    loaded, dataset = load_model("sprint-dense-n"), open_dataset(SOURCE, "val")
+    graph = build_onnx(loaded.model, loaded.card, attention=True)
+    metadata = read_metadata(graph, "dogs")
+    openvino = OpenVinoEngine(openvino_of_onnx(graph, metadata), metadata, "fp32", "dogs")
+    expected = {(v.image_id, v.annotation, v.query, v.stage) for v in found.verdicts}
+    for engine in (OnnxEngine(graph, "auto", "dogs"), openvino):
+        detector = ds.Detector(engine, loaded.card)
+        why = explain_errors(detector, dataset, threshold=0.3)
+        assert {(v.image_id, v.annotation, v.query, v.stage) for v in why.verdicts} == expected
+        assert (
+            detector.predict(torch.zeros(1, 3, 64, 64), None, Probe([], values=False)).proposals is not None
+        )
+
+
+def test_plain_exports_are_refused_with_what_to_do() -> None:
+    loaded = load_model("sprint-dense-n")
+    engine = OnnxEngine(build_onnx(loaded.model, loaded.card, attention=False), "auto", "dogs")
+    with pytest.raises(UserError, match="exported without attention; export it again with attention"):
+        explain_errors(ds.Detector(engine, loaded.card), open_dataset(SOURCE, "val"))
 
 
 def test_the_command_writes_a_page_and_numbers(tmp_path: Path) -> None:

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torchvision.ops import box_iou
 
 from detrscope.console import progress
-from detrscope.core.errors import UserError
+from detrscope.core.geometry import Geometry
 from detrscope.core.postprocess import postprocess
+from detrscope.core.probe import Probe
 from detrscope.core.verdicts import StageCost, Verdict
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo, TransformedDataset
 from detrscope.data.loader import DetectionLoader
 from detrscope.data.transforms import EvalTransform
 from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
-from detrscope.evaluation.object_matching import MATCH_IOU
 from detrscope.evaluation.predict import Result, coco_results
 from detrscope.explain.advice import Advisor
+from detrscope.explain.duplicates import prove_duplicates
 from detrscope.explain.image_predictions import Crowds, Objects, image_predictions
 from detrscope.explain.stages import image_verdicts
 from detrscope.inference.detector import Detector
 
-STRENGTHS = (
-    2,
-    4,
-    8,
-)  # added to the scores by which a duplicate attends to what it repeats, until it gives way
 MOST_PROVED = 20  # duplicates for which an edit is looked for
 SURE = 1.0  # score of an object that an oracle adds
 
@@ -127,7 +122,7 @@ def explain_errors(
     ground_truth = dataset.coco_json()
     evaluation = average_precision(ground_truth, results)
     verdicts = [verdict for image in images for verdict in image.verdicts]
-    verdicts = _proved(detector, verdicts, threshold, prove)
+    verdicts = prove_duplicates(detector, verdicts, threshold, prove)
     category = {
         own: dataset_ids[i]
         for i, own in zip(card.classes.ids, card.classes.names, strict=True)
@@ -174,8 +169,10 @@ def _examined(
         for (batch, _, _), info in zip(loader, dataset.images, strict=True):
             if stride is None:
                 stride = _stride(detector, info)
-            outputs = detector.predict(batch.images, batch.padding)
             size = info.height, info.width
+            # Each image is a batch of its own. The probe records nothing: exported graphs give proposals with one only.
+            geometry = Geometry.of_resize(*size, (batch.images.shape[-2], batch.images.shape[-1]))
+            outputs = detector.predict(batch.images, None, Probe([], values=False, geometry=geometry))
             (scored,) = postprocess(outputs, card.scoring, [size])
             labels, queries = scored.class_indices.tolist(), scored.query_ids.tolist()
             kept = [i for i, label in enumerate(labels) if label in known]
@@ -224,33 +221,6 @@ def _stride(detector: Detector, info: ImageInfo) -> tuple[float, float]:
     trace = detector.trace(info.path)
     finest, (height, width) = trace.levels[0], trace.geometry.padded
     return width / finest.width, height / finest.height
-
-
-def _proved(detector: Detector, verdicts: Sequence[Verdict], threshold: float, most: int) -> list[Verdict]:
-    """Return the verdicts, duplicates with the edit that removes them where one is found."""
-    duplicates = [v for v in verdicts if v.stage == "duplicate" and v.object_xyxy and v.repeats != v.query]
-    edits = {id(verdict): _removing_edit(detector, verdict, threshold) for verdict in duplicates[:most]}
-    return [replace(verdict, edit=edits.get(id(verdict), "")) for verdict in verdicts]
-
-
-def _removing_edit(detector: Detector, verdict: Verdict, threshold: float) -> str:
-    """Return the edit by which a duplicate sees what it repeats better and gives way; "" where none is found."""
-    if not any(site.startswith("decoder.") and site.endswith(".self") for site in detector.engine.sites):
-        return ""
-    index = detector.classes.names.index(verdict.name)
-    query, kept = verdict.query, verdict.repeats
-    place = torch.tensor([verdict.object_xyxy])
-    for strength in STRENGTHS:
-        edit = f"decoder.*.self: favour queries {query} keys {kept} +{strength}"
-        try:
-            trace = detector.trace(verdict.image, sites=(), edits=[edit])
-        except UserError:  # an exported graph takes no edit of single pairs
-            return ""
-        scores, overlaps = trace.scores()[:, index], box_iou(trace.boxes_xyxy(), place)[:, 0]
-        on_it = (scores >= threshold) & (overlaps >= MATCH_IOU)
-        if not bool(on_it[query]) and bool(on_it[kept]):
-            return edit
-    return ""
 
 
 def _costs(
