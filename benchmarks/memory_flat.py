@@ -63,7 +63,7 @@ def steps(count: int, tick: Tick) -> None:
 
 
 def detections(count: int, tick: Tick) -> None:
-    """Detect in pictures of random sizes, with a trace and an edited detection now and then."""
+    """Detect in pictures of twenty sizes, with a trace and an edited detection now and then."""
     import numpy as np
 
     import detrscope as ds
@@ -71,8 +71,10 @@ def detections(count: int, tick: Tick) -> None:
     detector = ds.load("sprint-dense-n", device="cpu")
     muted = detector.edited(["decoder.*.cross: heads 1 x0"])
     generator = np.random.default_rng(0)
+    # Few sizes: for each new one oneDNN compiles and keeps kernels, up to a limit of its own (1,024).
+    sizes = generator.integers(40, 400, (20, 2)).tolist()
     for number in range(count):
-        height, width = generator.integers(40, 400, 2)
+        height, width = sizes[number % len(sizes)]
         picture = generator.integers(0, 256, (height, width, 3), np.uint8)
         detector.detect(picture, threshold=0.1)
         if number % 20 == 0:

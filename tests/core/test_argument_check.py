@@ -223,6 +223,47 @@ def test_wrong_values_raise_a_user_error(call: Callable[[], object], says: str) 
         call()
 
 
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda x: Bias("a", x(1)), "scores"),
+        (lambda x: Swap("a", "key", x(1)), "tensor"),
+        (lambda x: Target(torch.zeros(1, dtype=torch.int64), x(1, 4)), "boxes_cxcywh"),
+        (lambda x: detector().predict(x(1, 3, 64, 64)), "images"),
+        (lambda x: detector().predict(torch.zeros(1, 3, 64, 64), x(1, 64, 64)), "padding"),
+        (lambda x: detector().detect(x(3, 30, 30)), "source"),
+        (lambda x: detector().trace(x(3, 30, 30)), "source"),
+        (lambda x: ds.detect(detector(), x(3, 30, 30)), "sources"),
+    ],
+)
+def test_tensors_without_numbers_are_refused(
+    call: Callable[[Callable[..., object]], object], argument: str
+) -> None:
+    with pytest.raises(WrongArgument, match=rf"{argument}: expected a dense tensor .* the device 'meta'"):
+        call(meta)
+    with pytest.raises(
+        WrongArgument, match=rf"{argument}: expected a dense tensor .* the layout torch.sparse_coo"
+    ):
+        call(lambda *shape: torch.zeros(shape).to_sparse())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.uint8])
+def test_edits_take_floating_point_numbers_only(dtype: torch.dtype) -> None:
+    for name, make in (("scores", lambda x: Bias("a", x)), ("tensor", lambda x: Swap("a", "key", x))):
+        with pytest.raises(UserError, match=rf"{name}: expected floating-point numbers, found {dtype}"):
+            make(torch.zeros(1, dtype=dtype))
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99", "meta", "", "cpu:x", "mps:7"])
+def test_devices_that_are_not_there_are_named(device: str) -> None:
+    with pytest.raises(UserError, match=rf"device '{device}': .*use auto, cpu, cuda, cuda:N or mps"):
+        ds.load("sprint-dense-n", device=device)
+
+
 def test_numpy_and_torch_numbers_are_accepted() -> None:
     for query in (np.int64(2), torch.tensor(2), [2], (2,), np.array([2]), torch.tensor([2]), range(2, 3)):
         assert torch.equal(trace().cross_attention(query).values, trace().cross_attention(2).values)

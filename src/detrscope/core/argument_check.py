@@ -12,6 +12,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import pydantic
+import torch
 from torch import Tensor
 
 from detrscope.core.errors import UserError, suggest_nearest
@@ -132,6 +133,9 @@ def _converted(value: object, hint: Any, name: str) -> Any:
     Raises:
         WrongArgument: it has another type.
     """
+    if isinstance(value, Tensor) and (value.is_meta or value.layout != torch.strided):
+        kind = "the device 'meta'" if value.is_meta else f"the layout {value.layout}"
+        raise WrongArgument(f"{name}: expected a dense tensor with numbers in it, found one of {kind}")
     if matches_type(value, hint):
         return value
     plain = _plain(value)

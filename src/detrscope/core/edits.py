@@ -141,6 +141,8 @@ class Swap:
     tensor: Tensor  # shape as in the site's record, such as [B, h, S, d] for value
 
     def __post_init__(self) -> None:
+        if not self.tensor.is_floating_point():
+            raise UserError(f"Swap: tensor: expected floating-point numbers, found {self.tensor.dtype}")
         _refuse_nan("Swap: tensor", self.tensor)
 
     def describe(self) -> str:

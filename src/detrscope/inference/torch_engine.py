@@ -157,6 +157,8 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device '{name}': {reason[:120]}; use auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "meta":
+        raise UserError("device 'meta': its tensors have no numbers; use auto, cpu, cuda, cuda:N or mps")
     return device
 
 
