@@ -1,6 +1,6 @@
 """Run folders: in use, damaged, resumed, or left by a killed process."""
 
-from __future__ import errno
+from __future__ import annotations
 
 import errno
 import json
