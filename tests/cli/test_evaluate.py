@@ -220,14 +220,14 @@ def test_classes_without_boxes_are_left_out_of_the_table_only(
 
 def test_perfect_model_from_python(world: Path) -> None:
     found = evaluate(SquareDetector(), world, batch_size=2)
-    assert found.AP50 == pytest.approx(1)
+    assert pytest.approx(1) == found.AP50
     assert [(row.id, row.name) for row in found.per_class] == list(zip(IDS, NAMES, strict=True))
 
 
 def test_other_ids_of_the_same_names_are_translated(tmp_path: Path) -> None:
     other = write_world(tmp_path / "other", ids=(7, 1, 3))  # 1 and 7 are swapped against the model's
     found = evaluate(SquareDetector(), other, results_file=tmp_path / "r.json")
-    assert found.AP50 == pytest.approx(1)
+    assert pytest.approx(1) == found.AP50
     assert {row["category_id"] for row in json.loads((tmp_path / "r.json").read_text())} == {1, 3, 7}
 
 
