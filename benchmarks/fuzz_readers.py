@@ -53,22 +53,24 @@ def main() -> int:
     names = options.targets.split(",") if options.targets else list(TARGETS)
     whole = sum(TARGETS[name].share for name in names)
     options.out.mkdir(parents=True, exist_ok=True)
-    total, began, findings = 0, time.perf_counter(), 0
+    total, began, findings, short = 0, time.perf_counter(), 0, 0
     for name in names:
         runs = max(1, options.executions * TARGETS[name].share // whole)
         started = time.perf_counter()
         executed, found = fuzz_target(name, runs, options.seed, options.out)
         seconds = time.perf_counter() - started
-        total, findings = total + executed, findings + found
+        total, findings, short = total + executed, findings + found, short + (executed < runs)
         print(f"{name:14} {executed:>9,} executions {seconds:7.0f} s {found} findings", flush=True)
     minutes = (time.perf_counter() - began) / 60
     print(f"{'all':14} {total:>9,} executions {minutes:7.1f} min {findings} findings")
-    return 1 if findings else 0
+    if short:
+        print(f"{short} targets ended before their number of executions")
+    return 1 if findings or short else 0
 
 
 def fuzz_target(name: str, runs: int, seed: int, out: Path) -> tuple[int, int]:
     """Fuzz a target in processes of its own until it was run often enough; return executions and findings."""
-    executed = 0
+    executed, before = 0, {*out.glob(f"{name}-*")}
     for attempt in range(RESTARTS):
         if executed >= runs:
             break
@@ -92,7 +94,7 @@ def fuzz_target(name: str, runs: int, seed: int, out: Path) -> tuple[int, int]:
         if done.returncode and not ARTIFACT.search(done.stdout):
             (out / f"{name}-failed.txt").write_text(done.stdout[-20_000:])
             break
-    return executed, sum(not path.name.endswith(".txt") for path in out.glob(f"{name}-*"))
+    return executed, len({*out.glob(f"{name}-*")} - before)
 
 
 def fuzz_one(name: str, out: Path, arguments: list[str]) -> int:

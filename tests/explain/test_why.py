@@ -19,6 +19,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.verdicts import Verdict
 from detrscope.data.open_dataset import open_dataset
+from detrscope.evaluation.bootstrap import Interval, ap_difference
 from detrscope.evaluation.coco_ap import average_precision
 from detrscope.evaluation.error_types import SUSPECT_SCORE, TIDE, error_types
 from detrscope.explain.why import Why, explain_errors
@@ -267,3 +268,43 @@ def test_wrong_options_are_named(words: list[str], says: str) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code != 0
     assert says in " ".join((result.output + str(result.exception)).split())
+
+
+def square(image: int, left: float, **more: Any) -> dict[str, Any]:
+    """Return a row of COCO: a box of 10 pixels."""
+    return {"image_id": image, "category_id": 1, "bbox": [left, 0.0, 10.0, 10.0], **more}
+
+
+def one_image(annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    images = [{"id": 1, "file_name": "1.png", "width": 5000, "height": 100}]
+    rows = [{"area": 100.0, "iscrowd": 0, **row} for row in annotations]
+    return {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "cat"}]}
+
+
+def test_confusion_counts_every_detection_of_an_image() -> None:
+    """More than the 100 that AP looks at; on crowds they count as neither right nor wrong."""
+    annotations = [square(1, 20.0 * n, id=n) for n in range(1, 121)]
+    crowd = square(1, 4000.0, id=200, iscrowd=1)
+    results = [square(1, 20.0 * n, score=0.9) for n in range(1, 121)] + [square(1, 4000.0, score=0.9)]
+    types = error_types(one_image([*annotations, crowd]), results, 0.3)
+    assert types.confusion[0][0] + types.confusion[1][0] >= 100
+    assert types.confusion[1][0] == 0, "a detection on a crowd is no error"
+
+
+def test_slices_count_objects_without_crowds() -> None:
+    types = error_types(one_image([square(1, 0.0, id=1, iscrowd=1)]), [], 0.3)
+    assert [part.name for part in types.slices if part.by == "number of objects"] == ["no objects"]
+
+
+def test_suspected_annotations_have_the_ids_of_the_file() -> None:
+    truth = one_image([square(1, 0.0, id=1), square(1, 50.0, id=2)])
+    truth["categories"].append({"id": 2, "name": "dog"})
+    result = {**square(1, 50.0, score=0.95), "category_id": 2}
+    (suspected,) = error_types(truth, [square(1, 0.0, score=0.9), result], 0.3, [0, 1]).suspected
+    assert (suspected.kind, suspected.annotation) == ("wrong class", 1)
+
+
+def test_no_images_have_no_interval() -> None:
+    truth = {**one_image([]), "images": []}
+    assert error_types(truth, [], 0.3).interval == Interval(None, 0.0, 0.0)
+    assert ap_difference(truth, [], []) is None

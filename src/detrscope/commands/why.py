@@ -52,7 +52,7 @@ def why(
     name = str(model) if isinstance(model, str | Path) else detector.card.variant
     result = explain_errors(detector, dataset, threshold=threshold, workers=workers, name=name)
     if out is not None:
-        types = error_types(dataset.coco_json(), result.results, threshold)
+        types = error_types(dataset.coco_json(), result.results, threshold, dataset.annotation_ids())
         _write(result, types, Path(out))
     return result
 

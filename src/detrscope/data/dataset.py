@@ -100,6 +100,10 @@ class DetectionDataset:
             unusable={i.id: self.unusable[i.id] for i in images if i.id in self.unusable},
         )
 
+    def annotation_ids(self) -> list[int]:
+        """Return the original ids of the annotations of `coco_json`, in its order."""
+        return [a.id for i in self.images for a in (*self.annotations[i.id], *self.unusable.get(i.id, ()))]
+
     def coco_json(self) -> dict[str, Any]:
         """Return the ground truth as a COCO dictionary: original ids, crowds included, boxes as declared.
 

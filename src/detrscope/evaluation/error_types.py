@@ -137,7 +137,10 @@ class ErrorTypes:
 
 
 def error_types(
-    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], threshold: float
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    threshold: float,
+    annotation_ids: Sequence[int] | None = None,
 ) -> ErrorTypes:
     """Return kinds of errors, calibration, confusion, sizes, slices and suspected annotations of detection results.
 
@@ -145,6 +148,7 @@ def error_types(
         ground_truth: COCO dataset.
         results: COCO results, with all scores.
         threshold: minimum score of the detections in the confusion matrix and among the sizes.
+        annotation_ids: names of the annotations for the result, in their order; None takes their ids.
     """
     import hotcoco
 
@@ -153,7 +157,7 @@ def error_types(
     errors, calibration = evaluator.tide_errors(), evaluator.calibration()
     detections = [row for row in results if row["score"] >= threshold]
     kept = evaluate_results(truth, detections)
-    confusion = kept.confusion_matrix()
+    confusion = _confusion(truth, detections, kept)
     return ErrorTypes(
         interval=ap_interval(truth, evaluator, len(results)),
         tide={name: errors["delta_ap"][key] for key, name in TIDE.items()},
@@ -164,8 +168,16 @@ def error_types(
         classes=(*confusion["cat_names"], "nothing"),
         confusion=tuple(tuple(int(n) for n in row) for row in confusion["matrix"]),
         slices=_slices(ground_truth, evaluator),
-        suspected=_suspected(ground_truth, results, evaluator),
+        suspected=_suspected(ground_truth, results, evaluator, annotation_ids),
     )
+
+
+def _confusion(truth: Any, detections: Sequence[Mapping[str, Any]], kept: Any) -> dict[str, Any]:
+    """Return hotcoco's confusion matrix of detections, without those on crowds, however many an image has."""
+    statuses = kept.image_diagnostics()["dt_status"]  # ids are given in their order; none: on a crowd
+    counted = [row for number, row in enumerate(detections, start=1) if number in statuses]
+    matrix: dict[str, Any] = evaluate_results(truth, counted).confusion_matrix(max_det=max(len(counted), 1))
+    return matrix
 
 
 def _sizes(
@@ -193,7 +205,7 @@ def _slices(ground_truth: Mapping[str, Any], evaluator: Any) -> tuple[Slice, ...
     """Return AP by the objects' size, and by their number, the pixels and the shape of images."""
     counts: dict[Any, int] = {image["id"]: 0 for image in ground_truth["images"]}
     for annotation in ground_truth["annotations"]:
-        counts[annotation["image_id"]] += 1
+        counts[annotation["image_id"]] += not annotation.get("iscrowd")
     names: dict[str, tuple[Callable[[Mapping[str, Any]], str], tuple[str, ...]]] = {
         "number of objects": (lambda image: NUMBERS[_number_of(counts[image["id"]])], NUMBERS),
         "pixels": (lambda image: PIXELS[_place(image["width"] * image["height"] / 1e6, MEGAPIXELS)], PIXELS),
@@ -238,9 +250,14 @@ def _place(value: float, borders: Sequence[float]) -> int:
 
 
 def _suspected(
-    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], evaluator: Any
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    evaluator: Any,
+    annotation_ids: Sequence[int] | None,
 ) -> tuple[SuspectedLabel, ...]:
     """Return annotations that a sure detection contradicts."""
+    ids = [annotation["id"] for annotation in ground_truth["annotations"]]
+    names = dict(zip(ids, ids if annotation_ids is None else annotation_ids, strict=True))
     files = {image["id"]: image.get("file_name", "") for image in ground_truth["images"]}
     found = []
     for error in evaluator.image_diagnostics(score_thr=SUSPECT_SCORE)["label_errors"]:
@@ -254,7 +271,7 @@ def _suspected(
                 float(error["dt_score"]),
                 (x, y, width, height),
                 error["gt_category"] or "",
-                error["gt_id"],
+                None if error["gt_id"] is None else names[error["gt_id"]],
             )
         )
     return tuple(sorted(found, key=lambda one: -one.score))
