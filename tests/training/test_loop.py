@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from detrscope.blocks.synced_norm import NormGroup
 from detrscope.checkpoints.native import read_checkpoint_card
 from detrscope.core.errors import UserError, WorkFailed
 from detrscope.core.operating_points import ThresholdCurve, ThresholdTable
@@ -141,6 +142,40 @@ def test_interrupt_writes_a_checkpoint_after_the_step(tmp_path: Path, number: si
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.parametrize("number", [*STOP, *NOTICE])
+def test_signal_in_an_evaluation_stops_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    """All that was trained is saved by then; only the evaluation is repeated."""
+    run(tmp_path / "whole", CONFIG, evaluate=fake_ap)
+    calls: list[int] = []
+
+    def interrupted(model: nn.Module) -> Validation:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+            raise AssertionError("went on")
+        return fake_ap(model)
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run(tmp_path / "cut", CONFIG, evaluate=interrupted)
+    assert (stopped.type is Preempted) == (number in NOTICE)
+    run(tmp_path / "cut", CONFIG, evaluate=fake_ap)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_stop_after_a_notice_waits_for_the_step(tmp_path: Path) -> None:
+    """A cluster sends SIGTERM some time after its notice: the step still ends, and its state is saved."""
+
+    def interrupt(n: int) -> None:
+        if n == 4:
+            os.kill(os.getpid(), NOTICE[0])
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, CONFIG, TinyLoader(before=interrupt))
+    state = RunFolder(tmp_path).load_state()
+    assert state is not None and state["progress"]["step"] == 5
+
+
 def test_finished_run_is_not_changed(tmp_path: Path) -> None:
     outcome, _ = run(tmp_path, CONFIG)
     before = (tmp_path / LAST).stat().st_mtime_ns
@@ -227,6 +262,20 @@ def test_nan_of_one_image_names_that_image_only() -> None:
     with pytest.raises(StepFailed) as caught:
         train_step.step([made_up_micro_batch([1, 7, 3])], 0, constant)
     assert caught.value.image_ids == (7,)
+
+
+def test_no_second_forward_where_it_needs_every_process() -> None:
+    """The others are in their backward pass: they would wait for one another until the timeout."""
+    forwards = []
+    for norms in (None, NormGroup(None)):
+        train_step = TrainStep(Poisoned(steps=0), CONFIG, cpu())
+        train_step.norms = norms
+        count: list[int] = []
+        train_step.model.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        with pytest.raises(StepFailed) as caught:
+            train_step.step([made_up_micro_batch([1, 7, 3])], 0, constant)
+        forwards.append((len(count), caught.value.culprit is None))
+    assert forwards == [(2, False), (1, True)]
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(tmp_path: Path) -> None:

@@ -186,9 +186,44 @@ def test_a_server_that_fails_gets_the_rows_later(
         (10, {"epoch": 2, "step": 10, "train/loss": 1, "val/AP": 0.5}),
     ]
     assert [record.getMessage() for record in caplog.records] == [
-        "mlflow: not logged (no answer); it is tried again after the next epoch",
+        "mlflow: not logged (no answer); it is tried again later",
         "mlflow: not closed (no answer)",
     ]
+
+
+def test_images_that_cannot_be_drawn_hold_back_no_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(trackers.TRACKERS, "mlflow", FailsAtFirst)
+
+    def images(step: int) -> dict[str, np.ndarray]:
+        if step == 10:
+            raise OSError("a damaged snapshot")
+        return {}
+
+    folder = RunFolder(tmp_path)
+    several = Trackers(["mlflow"], folder, {}, images)
+    (one,) = several._trackers.values()
+    assert isinstance(one, FailsAtFirst)
+    one.fails = False
+    for epoch in (1, 2, 3):
+        folder.add_row({"epoch": epoch, "step": 5 * epoch})
+    with caplog.at_level(logging.WARNING, logger="detrscope"):
+        several.update()
+    assert [step for step, _ in one.got] == [5, 10, 15]
+    assert "images of step 10 cannot be drawn" in caplog.text
+
+
+def test_the_end_of_a_run_logs_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trackers.TRACKERS, "mlflow", FailsAtFirst)
+    folder = RunFolder(tmp_path)
+    several = Trackers(["mlflow"], folder, {}, lambda step: {})
+    (one,) = several._trackers.values()
+    assert isinstance(one, FailsAtFirst)
+    folder.add_row({"epoch": 1, "step": 5})
+    several.update()  # the server does not answer
+    several.finish("success")
+    assert [step for step, _ in one.got] == [5]
 
 
 @pytest.mark.parametrize("name", LOGGERS)

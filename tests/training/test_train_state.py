@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from detrscope.training.train_state import Averages
+import pytest
+import torch
+
+from detrscope.core.errors import UserError
+from detrscope.training import train_state
+from detrscope.training.sharding import load_optimizer
+from detrscope.training.train_state import Averages, TrainProgress, require_same_progress
+
+
+def test_processes_must_resume_from_the_same_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_same_progress(TrainProgress(), Path("run"))
+    monkeypatch.setattr(train_state, "gather_objects", lambda mine: [mine, (1, 8, 0)])
+    with pytest.raises(
+        UserError, match=r"run: the processes have read different checkpoints .step 16 in process 0"
+    ):
+        require_same_progress(TrainProgress(epoch=2, step=16), Path("run"))
+
+
+def test_optimizer_state_of_more_parameters_is_refused() -> None:
+    small, large = (torch.optim.AdamW([torch.zeros(2) for _ in range(n)]) for n in (1, 3))
+    state = large.state_dict() | {"state": {n: {"exp_avg": torch.zeros(2)} for n in range(3)}}
+    with pytest.raises(ValueError, match="doesn't match"):
+        load_optimizer(small, state)
 
 
 def test_averages_of_processes_are_weighted_means() -> None:

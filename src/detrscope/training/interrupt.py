@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -23,9 +24,10 @@ class Preempted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Context in which the first Ctrl-C, SIGTERM or notice of a cluster only sets `requested`.
+    """Context in which Ctrl-C, SIGTERM and the notices of a cluster end training, with the last checkpoint.
 
-    A second Ctrl-C or SIGTERM stops at once.
+    Inside `deferred` the first of them only sets `requested`; a second Ctrl-C or SIGTERM stops at once. Elsewhere, in
+    an evaluation say, the last checkpoint has all that was trained, and they stop at once.
 
     Attributes:
         requested: whether a signal has come.
@@ -35,6 +37,7 @@ class Interruption:
     def __init__(self) -> None:
         self.requested = False
         self.stops = False
+        self._defers = False
         self._process = os.getpid()
         self._previous: dict[signal.Signals, Handler] = {}
 
@@ -47,10 +50,21 @@ class Interruption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def deferred(self) -> Iterator[Interruption]:
+        """Let what is done in the `with` come to its end first."""
+        self._defers = True
+        try:
+            yield self
+        finally:
+            self._defers = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # in a worker of the loader, which Ctrl-C reaches too: it is needed until the step is done
-        if self.requested and number in STOP:
+        if not self._defers:
+            raise KeyboardInterrupt if number in STOP else Preempted
+        if self.stops and number in STOP:
             raise KeyboardInterrupt
         again = self.requested
         self.requested = True

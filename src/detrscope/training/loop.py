@@ -21,14 +21,20 @@ from detrscope.core.model_card import ModelCard
 from detrscope.core.operating_points import ThresholdTable
 from detrscope.training.interrupt import Interruption, Preempted
 from detrscope.training.losses.criterion import PAIRS, WEIGHTED
-from detrscope.training.metrics_table import Row
+from detrscope.training.metrics_table import Row, describe_row, scores_of_row
 from detrscope.training.optimizer import groups_table
 from detrscope.training.plan import Loader, TrainPlan
 from detrscope.training.run_folder import BEST, LAST, RunFolder
 from detrscope.training.schedule import make_schedule
 from detrscope.training.timing import peak_memory_mb
 from detrscope.training.train_config import TrainConfig
-from detrscope.training.train_state import TrainProgress, capture_train_state, restore_train_state, seed_all
+from detrscope.training.train_state import (
+    TrainProgress,
+    capture_train_state,
+    require_same_progress,
+    restore_train_state,
+    seed_all,
+)
 from detrscope.training.train_step import MicroBatch, StepFailed, TrainStep
 
 Scores = Mapping[str, float | None]  # AP and the like, 0..1; None is "undefined"
@@ -114,10 +120,15 @@ class TrainingRun:
         self.plan = TrainPlan.of(self.config, loader)
         self.schedule = make_schedule(self.config.schedule, self.plan.steps_per_epoch, self.plan.total_steps)
         self.clock = self.plan.clock(self.config, hooks.evaluation_forwards if hooks.evaluate else None)
+        self.interruption = Interruption()
         self.progress = self._start_or_resume()
 
     def run(self) -> Outcome:
         """Train to the end."""
+        with self.interruption:
+            return self._run()
+
+    def _run(self) -> Outcome:
         plan, progress = self.plan, self.progress
         if self.fabric.is_global_zero:
             console().print(groups_table(self.train_step.groups, self.train_step.model))
@@ -148,7 +159,7 @@ class TrainingRun:
         self.train_step.train_mode()
         self.loader.set_epoch(progress.epoch, skip=progress.micro_batches)
         self.clock.start()
-        with Interruption() as interruption, progress_bar(time_left=False) as bar:
+        with self.interruption.deferred() as interruption, progress_bar(time_left=False) as bar:
             name = f"epoch {progress.epoch + 1}/{config.epochs}"
             done, visible = progress.micro_batches // config.accumulate, self.fabric.is_global_zero
             task = bar.add_task(name, total=plan.steps_per_epoch, completed=done, visible=visible)
@@ -160,8 +171,9 @@ class TrainingRun:
                     break
                 if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
                     self._save_state()
-        if any_rank(interruption.requested, device):
-            self._save_state()
+            if stopped := any_rank(interruption.requested, device):
+                self._save_state()
+        if stopped:
             log.info("stopped in epoch %d after step %d", progress.epoch + 1, progress.step)
             raise KeyboardInterrupt if any_rank(interruption.stops, device) else Preempted
 
@@ -205,10 +217,10 @@ class TrainingRun:
             row |= {f"val/{name}": value for name, value in scores.items()}
             self._keep_best(model, scores, thresholds)
         if self.fabric.is_global_zero:
-            card = replace(self.card, metrics=_scores_in(row), thresholds=thresholds)
+            card = replace(self.card, metrics=scores_of_row(row), thresholds=thresholds)
             save_checkpoint(self.folder / LAST, model, card)
             self.folder.add_row(row)
-            log.info("%s  left %s", _summary(row, self.config.epochs), self.clock.left(progress.step))
+            log.info("%s  left %s", describe_row(row, self.config.epochs), self.clock.left(progress.step))
         progress.start_epoch()
         self._save_state()
         if self.fabric.is_global_zero:
@@ -224,12 +236,12 @@ class TrainingRun:
     def _start_or_resume(self) -> TrainProgress:
         seed_all(self.config.seed + self.fabric.global_rank)  # for dropout; the loader has its own
         state = self.folder.load_state()
-        if state is None:
-            return TrainProgress()
-        progress = restore_train_state(state, self.train_step)
-        log.info("resuming after epoch %d, step %d", progress.epoch, progress.step)
-        if self.fabric.is_global_zero:
-            self.folder.check_tables(progress.epoch)
+        progress = TrainProgress() if state is None else restore_train_state(state, self.train_step)
+        require_same_progress(progress, self.folder.path)
+        if state is not None:
+            log.info("resuming after epoch %d, step %d", progress.epoch, progress.step)
+            if self.fabric.is_global_zero:
+                self.folder.check_tables(progress.epoch)
         return progress
 
     def _save_state(self) -> None:
@@ -286,15 +298,3 @@ def _groups(loader: Loader, size: int, interruption: Interruption) -> Iterator[l
     except RuntimeError:
         if not interruption.requested:  # else Ctrl-C has ended the loader's workers
             raise
-
-
-def _scores_in(row: Row) -> dict[str, float]:
-    return {k.removeprefix("val/"): v for k, v in row.items() if k.startswith("val/") and v is not None}
-
-
-def _summary(row: Row, epochs: int) -> str:
-    """Describe an epoch in one line."""
-    parts = [f"epoch {row['epoch']}/{epochs}  loss {row['train/loss']:.3f}"]
-    parts += [f"{name} {row[f'train/loss_{name}']:.3f}" for name in ("class", "box", "giou")]
-    parts += [f"{name} {value:.3f}" for name, value in _scores_in(row).items() if name in ("AP", "AP50")]
-    return "  ".join([*parts, f"{row['images_per_second']:.3g} images/s"])

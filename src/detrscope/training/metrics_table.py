@@ -68,6 +68,19 @@ def _warn_of_lines(path: Path, damaged: tuple[int, ...]) -> None:
     log.warning("%s: %d lines are damaged and left out, such as line %d", path, len(damaged), damaged[0])
 
 
+def scores_of_row(row: Row) -> dict[str, float]:
+    """Return the defined scores of an epoch's evaluation, by name."""
+    return {k.removeprefix("val/"): v for k, v in row.items() if k.startswith("val/") and v is not None}
+
+
+def describe_row(row: Row, epochs: int) -> str:
+    """Describe an epoch in one line."""
+    parts = [f"epoch {row['epoch']}/{epochs}  loss {row['train/loss']:.3f}"]
+    parts += [f"{name} {row[f'train/loss_{name}']:.3f}" for name in ("class", "box", "giou")]
+    parts += [f"{name} {value:.3f}" for name, value in scores_of_row(row).items() if name in ("AP", "AP50")]
+    return "  ".join([*parts, f"{row['images_per_second']:.3g} images/s"])
+
+
 def _json_value(value: Any) -> Any:
     """Replace NaN and infinity, which JSON does not have, by null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -92,7 +92,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
     rows = {
         key: {
             name: divided(value, parameters[key])
-            if isinstance(value, Tensor) and value.shape == parameters[key].shape
+            if key < len(parameters) and isinstance(value, Tensor) and value.shape == parameters[key].shape
             else value
             for name, value in row.items()
         }

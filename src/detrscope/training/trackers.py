@@ -225,21 +225,20 @@ class Trackers:
 
     def update(self) -> None:
         """Log the epochs that the run folder has and a tracker has not, with attention and images of their steps."""
-        rows, attention = self.folder.rows(), self.folder.attention_rows()
         for name, tracker in self._trackers.items():
             try:
+                rows, attention = self.folder.rows(), self.folder.attention_rows()
                 for row in rows:
                     if row["epoch"] > tracker.logged.epoch:
                         self._log_epoch(tracker, row, attention)
                         tracker.logged.advance(row["epoch"], row["step"])
                         self._note(name, tracker.logged)
             except Exception as error:
-                log.warning(
-                    "%s: not logged (%s); it is tried again after the next epoch", name, _first_line(error)
-                )
+                log.warning("%s: not logged (%s); it is tried again later", name, _first_line(error))
 
     def finish(self, status: Status) -> None:
-        """Close the runs."""
+        """Log what is left, and close the runs."""
+        self.update()
         for name, tracker in self._trackers.items():
             try:
                 tracker.finish(status)
@@ -253,7 +252,12 @@ class Trackers:
             if tracker.logged.step < measured["step"] <= step:
                 numbers = {f"attention/{key}": value for key, value in measured.items() if "/" in key}
                 tracker.log_numbers(_numbers(numbers), measured["step"])
-        for name, pixels in self.images(step).items():
+        try:
+            images = self.images(step)
+        except Exception as error:  # a damaged snapshot must not hold back the numbers
+            log.warning("images of step %d cannot be drawn and are not logged: %s", step, _first_line(error))
+            images = {}
+        for name, pixels in images.items():
             tracker.log_image(name, pixels, step)
         tracker.log_numbers(_numbers(row), step)
 

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,21 @@ def restore_train_state(state: dict[str, Any], train_step: TrainStep) -> TrainPr
         progress.averages = Averages() if rank else Averages.together(parts)  # the sums of all, once
         log.warning("resuming on another number of devices: dropout will not be that of an uninterrupted run")
     return progress
+
+
+def require_same_progress(progress: TrainProgress, folder: Path) -> None:
+    """Check that every process goes on from the same checkpoint: each reads its own file.
+
+    Raises:
+        UserError: they have read different ones.
+    """
+    points = gather_objects((progress.epoch, progress.step, progress.micro_batches))
+    if len(set(points)) > 1:
+        listed = ", ".join(f"step {step} in process {rank}" for rank, (_, step, _) in enumerate(points))
+        raise UserError(
+            f"{folder}: the processes have read different checkpoints ({listed}): copy the folder of the first to the"
+            " other machines, or use a shared file system"
+        )
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

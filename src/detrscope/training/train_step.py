@@ -234,13 +234,14 @@ class TrainStep:
 
     def _culprit(self, micro_batches: Sequence[MicroBatch]) -> str | None:
         """Name what first gives a NaN or infinite number in a second forward of the same images."""
-        if (
-            self._undivided is not None
-        ):  # a forward needs every process, and they may have met with no such number
-            return None
+        # With divided weights, or norms over all processes, a forward needs them all, and they may have met with no
+        # such number.
+        needs_all = self._undivided is not None or self.norms is not None
         for batch, _, _ in micro_batches:
             if not is_finite(batch.images):
                 return "the images"
+            if needs_all:
+                continue
             forward = partial(self.model, batch.to(self.fabric.device))
             if name := first_bad_module(self.model, forward):
                 return f"module {name}"
