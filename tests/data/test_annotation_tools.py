@@ -29,6 +29,7 @@ from tests.support.tool_folders import (
     task,
     write_cvat,
     write_labelme,
+    write_tasks,
 )
 
 BOX = [[10, 20], [40, 60]]  # two corners
@@ -63,6 +64,7 @@ def test_labelme_shapes_become_boxes(tmp_path: Path) -> None:
             labelme_shape("cat", [[100, 50], [103, 54]], "circle"),
             labelme_shape("cow", [[20, 30], [29, 39]], "mask"),
             labelme_shape("cow", [[0, 0], [9, 9]], "rectangle", difficult=True),
+            labelme_shape("cow", [[50, 50], [53, 54]], "circle", difficult=True),
         ],
     )
     for source in (f"labelme:{tmp_path}", tmp_path):
@@ -74,6 +76,7 @@ def test_labelme_shapes_become_boxes(tmp_path: Path) -> None:
             ("cat", (95, 45, 10, 10), False),
             ("cow", (20, 30, 10, 10), False),
             ("cow", (0, 0, 9, 9), True),
+            ("cow", (45, 45, 10, 10), True),
         ]
         assert dataset.classes.to_json() == [
             {"id": 1, "name": "cat"},
@@ -313,6 +316,9 @@ def test_cvat_entities_are_refused(doctype: str, tmp_path: Path) -> None:
         ("<annotations>" + cvat_image(0, "", "") + "</annotations>", "image 1: its name is ''"),
         ("<annotations>" + cvat_image(0, "a.png", "<box/>") + "</annotations>", "box 1: expected a label"),
         ("<annotations>" + "<a>" * 100_000, r"a\.xml: not valid XML"),
+        ("<annotations/>", "not CVAT for images: neither <image> nor <track>"),
+        ("<annotation><object/></annotation>", "not CVAT for images: .* as in VOC's files .* voc:DIR"),
+        ("<x>" + cvat_image(0, "a.png", "") + "</x>", "not CVAT for images: the root is <x>"),
         (
             "<annotations>" + cvat_image(0, "../../secret.png", "") + "</annotations>",
             "outside of the dataset",
@@ -338,12 +344,6 @@ def test_broken_cvat_files_are_named(text: str, message: str | None, tmp_path: P
 
 PERCENT = {"x": 10, "y": 20, "width": 20, "height": 50, "rotation": 0}
 TRIANGLE = {"points": [[10, 20], [30, 20], [10, 60]], "closed": True}
-
-
-def write_tasks(path: Path, *tasks: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(tasks))
-    return path
 
 
 def test_label_studio_regions_become_boxes(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_label_studio_takes_one_annotation_of_a_task(
         save(tmp_path / f"{name}.png", seed)
     with caplog.at_level("INFO"):
         dataset = open_dataset(tmp_path, "train")
-    assert [row[1][0] for row in rows(dataset)] == [100, 0] and len(dataset) == 4
+    assert [row[1][0] for row in rows(dataset)] == [100, 0] and len(dataset) == 2
     assert "4 x unused-annotation (such as tasks.json)" in caplog.text
     assert kinds(tmp_path)["unused-annotation"] == [
         "task 0 (a.png): annotation 3 was cancelled",
@@ -419,6 +419,10 @@ def test_label_studio_takes_one_annotation_of_a_task(
         ("/data/local-files/?d=shots/a.png", "shots/a.png"),
         ("s3://bucket/deep/a.png", "deep/a.png"),
         ("https://host/deep/a.png?token=1", "a.png"),
+        ("https://host/deep/a.png?d=1", "a.png"),
+        ("/data/upload/4/a.png?token=1", "a.png"),
+        ("/data/upload/4/a.png?token=b.png", "a.png"),
+        ("why?.png", "why?.png"),
     ],
 )
 def test_label_studio_images_are_found(image: str, file: str, tmp_path: Path) -> None:
@@ -450,8 +454,9 @@ def test_label_studio_splits_share_their_classes(tmp_path: Path) -> None:
         ([{"image": "a.png", "rectanglelabels": [1]}], "task 0: expected a list 'annotations' .*JSON-MIN"),
         ([task("a.png"), 7], "task 1: expected a list 'annotations'"),
         ([{"annotations": [], "data": {"text": "hello"}}], "task 0: no image is named in 'data'"),
-        ([task("../../secret.png")], "outside of the dataset"),
-        ([task("/data/local-files/?d=../../secret.png")], "outside of the dataset"),
+        ([task("../../secret.png", annotation())], "outside of the dataset"),
+        ([task("/data/local-files/?d=../../secret.png", annotation())], "outside of the dataset"),
+        ([task("a.png", {"id": 1, "result": {"a": 1}})], "task 0 .a.png.: expected a list 'result'"),
     ],
 )
 def test_broken_label_studio_files_are_named(tree: Any, message: str, tmp_path: Path) -> None:
@@ -503,6 +508,7 @@ def test_crowdhuman_full_boxes_and_crowds(tmp_path: Path) -> None:
         ("{", "line 2: not valid JSON"),
         ("[" * 100_000, "line 2: nested too deeply"),
         ('{"ID": 7}', "line 2: expected an 'ID'"),
+        ('{"ID": "27"}', "line 2: expected an 'ID' and a list 'gtboxes'"),
         ('{"ID": "27", "gtboxes": [{"fbox": [1, 2, 3, 4]}]}', r"gtboxes\[0\]: expected a box with a 'tag'"),
         (
             '{"ID": "27", "gtboxes": [{"tag": "person", "fbox": [1, 2, 3, 4], "extra": {"ignore": 5}}]}',

@@ -100,6 +100,7 @@ def test_every_kind_of_problem_is_found(make_coco: MakeCoco) -> None:
         *("labels-in-two-places", "one-file-two-images", "unused-file", "left-out-file"),
         *("one-label-two-images", "missing-split", "unused-images", "duplicate-class-name"),
         *("labels-like-pixels", "text-ids", "rotated-box", "unused-annotation", "unused-shape"),
+        "unlabelled-task",
         *("similar-image", "similar-image-in-two-splits", "tiny-box", "giant-box"),
         *("constant-area", "classes-permuted", "classes-differ"),
     }  # those are tested with their readers, or below

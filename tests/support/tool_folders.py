@@ -76,6 +76,13 @@ def task(image: str, *annotations: dict[str, Any], **more: Any) -> dict[str, Any
     return {**base, "data": {"image": image}, "meta": {}, "project": 1, **more}
 
 
+def write_tasks(path: Path, *tasks: Any) -> Path:
+    """Write Label Studio's JSON export."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(tasks))
+    return path
+
+
 def crowdhuman_line(name: str, *boxes: dict[str, Any]) -> str:
     return json.dumps({"ID": name, "gtboxes": list(boxes)}) + "\n"
 

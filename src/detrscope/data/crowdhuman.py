@@ -25,16 +25,17 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")  # CrowdHuman has .jpg
 _NAME = re.compile(r"(?:annotations?_)?(?P<split>.+)", re.IGNORECASE)
 
 
-def splits(source: Path) -> dict[str, Path]:
-    """Return the file of each split; empty where there is none."""
+def splits(source: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the files that each split may mean; empty where there is none."""
     if not is_folder(source):
-        return {ANY: source}
+        return {ANY: (source,)}
     files = [path for path in sorted(source.glob("*.odgt")) if not is_hidden(path)]
     files += [path for path in sorted(source.glob("annotations/*.odgt")) if not is_hidden(path)]
-    found: dict[str, Path] = {}
+    found: dict[str, tuple[Path, ...]] = {}
     for path in files:
         match = _NAME.fullmatch(path.stem)
-        found.setdefault(match["split"] if match else path.stem, path)
+        name = match["split"] if match else path.stem
+        found[name] = (*found.get(name, ()), path)
     return found
 
 
@@ -49,16 +50,22 @@ def read_split(
     from 1.
 
     Raises:
-        UserError: there is no such split, or a line cannot be read.
+        UserError: there is no such split, two files are named as it, or a line cannot be read.
     """
     files = splits(source)
-    path = files[find_split(split, files, str(source))]
+    paths = files[find_split(split, files, str(source))]
+    if len(paths) > 1:
+        names = " or ".join(str(path.relative_to(source)) for path in paths)
+        raise UserError(
+            f"{source}: the annotations of '{split}' may be {names}; remove one, or give its path"
+        )
+    path = paths[0]
     rows = list(_rows(path, validation))
     find = ImageFinder(path, None, single=True)
     find.expect(name for _, name, _ in rows)
     images = [LabelledImage(_image(find, name), path, shapes=shapes) for _, name, shapes in rows]
     others = {shape.label for _, _, shapes in rows for shape in shapes}
-    for other in files.values():
+    for other in (file for members in files.values() for file in members):
         if other != path:
             quiet = ValidationLog(split, strict=False)
             others |= {shape.label for _, _, shapes in _rows(other, quiet) for shape in shapes}
@@ -84,7 +91,7 @@ def _rows(path: Path, validation: ValidationLog) -> Iterator[tuple[int, str, lis
             validation.add("bad-label", path, str(error))
             continue
         name = row.get("ID") if isinstance(row, dict) else None
-        boxes = row.get("gtboxes", []) if isinstance(row, dict) else None
+        boxes = row.get("gtboxes") if isinstance(row, dict) else None
         if not isinstance(name, str) or not is_file_name(name) or not isinstance(boxes, list):
             reason = (
                 f"line {line}: expected an 'ID' and a list 'gtboxes', found {short_repr(row, ROW_LENGTH)}"

@@ -35,7 +35,8 @@ _NO_AREA = frozenset({"polyline", "points", "cuboid", "skeleton", "tag"})
 def splits(source: Path) -> dict[str, tuple[Path, ...]]:
     """Return the files of each split, or of `*`; empty where there is no file of CVAT.
 
-    Splits are the subsets of a CVAT project, else folders or files named train, val or test.
+    Splits are the subsets of a CVAT project, else folders or files named train, val or test; beside these, files of
+    other names belong to none.
     """
     files = _files(source)
     pages = {path: images for path in files if (images := _images(path)) is not None}
@@ -50,31 +51,42 @@ def read_split(
 
     Boxes, polygons, ellipses and masks become boxes, turned ones the upright box around them; polylines, points,
     cuboids, skeletons and tags are left out. Category ids count from 1: the labels in the order of the XML's own list,
-    of files in order of their names; then other names alphabetically. Image and annotation ids count from 1.
+    of files in order of their names; then other names alphabetically. Files of no split are reported and count for
+    neither. Image and annotation ids count from 1.
 
     Raises:
         UserError: there is no such split, or a file cannot be read.
     """
     pages: dict[Path, list[Element]] = {}
-    declared: list[str] = []
+    empty: list[Path] = []
+    roots: dict[Path, Element] = {}
     for path in _files(source):
         try:
             root = read_xml(path)
         except UserError as error:
             validation.add("bad-label", path, str(error).removeprefix(f"{path}: "))
             continue
-        pages[path] = root.findall("image")
-        declared += _declared(root)
+        roots[path], pages[path] = root, _images_of(root)
         if root.find("track") is not None and not pages[path]:
             reason = 'tracks of "CVAT for video"; export it as "CVAT for images 1.1"'
             validation.add("bad-label", path, reason)
+        elif not pages[path]:
+            empty.append(path)
+    for path in empty:
+        # One of several may be of a task without images; alone it is another format.
+        kind = "unused-file" if any(pages.values()) else "bad-label"
+        validation.add(kind, path, f"not CVAT for images: {_contents(roots[path])}")
     by_split = _by_split(source, pages) or {ANY: {}}
+    read = {path for members in by_split.values() for path in members}
+    for path in (path for path, rows in pages.items() if rows and path not in read):
+        validation.add("unused-file", path, f"in none of the splits {', '.join(by_split)}")
+    declared = [name for path, root in roots.items() if path in read for name in _declared(root)]
     members = by_split[find_split(split, by_split, str(source))]
     images = [image for path, rows in members.items() for image in _labelled(path, rows, validation, details)]
     used = (
         (item.get("label") or "").strip()
-        for rows in pages.values()
-        for row in rows
+        for path in read
+        for row in pages[path]
         for item in row
         if item.tag in _READERS
     )
@@ -92,9 +104,22 @@ def _files(source: Path) -> list[Path]:
 
 def _images(path: Path) -> list[Element] | None:
     try:
-        return read_xml(path).findall("image")
+        return _images_of(read_xml(path))
     except UserError:
         return None
+
+
+def _images_of(root: Element) -> list[Element]:
+    return root.findall("image") if root.tag == "annotations" else []
+
+
+def _contents(root: Element) -> str:
+    """Return what a file without images has, in words."""
+    if root.tag == "annotation":
+        return "the root is <annotation>, as in VOC's files of one image; give their folder: voc:DIR"
+    if root.tag != "annotations":
+        return f"the root is <{root.tag[:40]}>, expected <annotations>"
+    return "neither <image> nor <track> in it"
 
 
 def _by_split(source: Path, pages: dict[Path, list[Element]]) -> dict[str, dict[Path, list[Element]]]:
@@ -107,9 +132,12 @@ def _by_split(source: Path, pages: dict[Path, list[Element]]) -> dict[str, dict[
                 found.setdefault(subset, {}).setdefault(path, []).append(image)
         return found
     names = {path: path.parent.name if path.parent != source else path.stem for path in pages}
-    named = is_folder(source) and all(canonical_split(n) in ("train", "val", "test") for n in names.values())
+    named = {path for path, name in names.items() if canonical_split(name) in ("train", "val", "test")}
+    if not is_folder(source):
+        named.clear()
     for path, images in pages.items():
-        found.setdefault(names[path] if named else ANY, {})[path] = images
+        if path in named or not named:
+            found.setdefault(names[path] if named else ANY, {})[path] = images
     return found
 
 

@@ -180,6 +180,15 @@ def is_inside_dataset(path: Path, root: Path) -> bool:
     return inside == outer or inside.startswith(outer.rstrip(os.sep) + os.sep)
 
 
+def plain_path(path: Path) -> Path:
+    """Return the path of a file without `..`, so that a file has one path; unchanged where links make that another."""
+    plain = Path(os.path.normpath(path))
+    try:
+        return plain if plain == path or os.path.samefile(plain, path) else path
+    except (OSError, ValueError):
+        return path
+
+
 def refuse_images_outside(path: Path, root: Path, where: object) -> None:
     """Check that a path that a dataset names stays in its folder.
 

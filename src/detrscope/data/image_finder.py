@@ -15,6 +15,7 @@ from detrscope.data.image_files import (
     exists,
     image_subfolder,
     is_inside_dataset,
+    plain_path,
     refuse_images_outside,
 )
 from detrscope.data.splits import canonical_split
@@ -87,7 +88,7 @@ class ImageFinder:
     def _matches(self, folders: list[Path], names: Iterable[str]) -> list[Path]:
         paths = [path for folder in folders for name in names if (path := self.files.find(folder / name))]
         inside = [path for path in paths if any(is_inside_dataset(path, root) for root in self.roots)]
-        return list(dict.fromkeys(inside))
+        return list(dict.fromkeys(map(plain_path, inside)))
 
     def _single(self, file_name: str, matches: list[Path]) -> Path:
         first = matches[0]

@@ -7,10 +7,12 @@ upright ones in YOLO, and leaves out regions without a label in silence.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr
@@ -33,25 +35,35 @@ _KEYS = re.compile(rb'"(annotations|completions|file_upload|rectanglelabels|poly
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?P<name>.+)")  # Label Studio's prefix of uploaded files
 
 
-def splits(source: Path) -> dict[str, Path]:
-    """Return the file of each split, or of `*`; empty where there is no export.
+@dataclass(frozen=True)
+class _Task:
+    """One task: an image and its objects."""
+
+    name: str  # of the image's file
+    size: tuple[int, int] = (0, 0)  # width and height as declared; 0 where they are not
+    shapes: list[Shape] | None = None  # None where nobody has labelled it
+
+
+def splits(source: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the files of each split, or of `*`; empty where there is no export.
 
     Raises:
         UserError: several exports in a folder are not named as splits.
     """
     if not is_folder(source):
-        return {ANY: source}
+        return {ANY: (source,)}
     found = files_with_suffix(source, ".json")
     files = [path for path in found if not is_hidden(path) and is_export(path)]
     names = {path: path.stem if path.parent == source else path.parent.name for path in files}
     if files and all(canonical_split(name) in ("train", "val", "test") for name in names.values()):
-        return {name: path for path, name in names.items()}
+        found_splits = dict.fromkeys(names.values())
+        return {split: tuple(p for p in files if names[p] == split) for split in found_splits}
     if len(files) > 1:
         shown = " or ".join(str(path.relative_to(source)) for path in files[:4])
         raise UserError(
             f"{source}: the export may be {shown}; name them train, val, test, or give the path of one"
         )
-    return {ANY: files[0]} if files else {}
+    return {ANY: tuple(files)} if files else {}
 
 
 def is_export(path: Path) -> bool:
@@ -76,29 +88,41 @@ def read_split(
 
     Rectangles, polygons and ellipses become boxes, turned ones the upright box around them; a region with several
     labels is one object of each. Of several annotations of a task the ground truth is taken, else the one that was
-    updated last; cancelled ones never. Category ids count from 1, names of all splits in alphabetical order. Image and
-    annotation ids count from 1, in the order of the tasks.
+    updated last; cancelled ones never. A task that nobody has labelled is left out, one whose annotation is empty is an
+    image without objects. Category ids count from 1, names of all splits in alphabetical order. Image and annotation
+    ids count from 1, in the order of the tasks, files in order of their names.
 
     Raises:
         UserError: there is no such split, or a task cannot be read.
     """
     files = splits(source)
-    path = files[find_split(split, files, str(source))]
-    tasks = list(_tasks(path, validation))
-    find = ImageFinder(path, None, single=True)
-    find.expect(name for name, _, _ in tasks)
-    images = [LabelledImage(_image(find, name), path, *size, shapes) for name, size, shapes in tasks]
-    used = {shape.label for _, _, shapes in tasks for shape in shapes}
-    for other in files.values():
-        if other != path:
-            quiet = ValidationLog(split, strict=False)
-            used |= {shape.label for _, _, shapes in _tasks(other, quiet) for shape in shapes}
+    wanted = files[find_split(split, files, str(source))]
+    quiet = ValidationLog(split, strict=False)  # other splits are reported when they are read themselves
+    every = [path for paths in files.values() for path in paths]
+    tasks = {path: list(_tasks(path, validation if path in wanted else quiet)) for path in every}
+    images = []
+    for path in wanted:
+        find = ImageFinder(path, None, single=True)
+        find.expect(task.name for other in wanted for task in tasks[other])
+        near = {
+            task.name
+            for other in every
+            for task in tasks[other]
+            if other in wanted or other.parent == path.parent
+        }
+        uploads = Counter(map(_original_name, near))
+        for task in tasks[path]:
+            if task.shapes is not None:
+                file = _image(find, task.name, uploads)
+                images.append(LabelledImage(file, path, *task.size, task.shapes))
+    used = {shape.label for rows in tasks.values() for task in rows for shape in task.shapes or ()}
     name = f"{source.stem} {split}"
-    return to_dataset(name, images, numbered_classes([], used), validation, source=path, details=details)
+    where = wanted[0] if len(wanted) == 1 else source
+    return to_dataset(name, images, numbered_classes([], used), validation, source=where, details=details)
 
 
-def _tasks(path: Path, validation: ValidationLog) -> Iterator[tuple[str, tuple[int, int], list[Shape]]]:
-    """Yield the file name, declared size and objects of each task; report what cannot be read."""
+def _tasks(path: Path, validation: ValidationLog) -> Iterator[_Task]:
+    """Yield each task whose image has a name; report what cannot be read."""
     tasks = read_json(path)
     if not isinstance(tasks, list):
         raise UserError(f"{path}: expected Label Studio's list of tasks; found {short_repr(tasks, 40)}")
@@ -118,8 +142,19 @@ def _tasks(path: Path, validation: ValidationLog) -> Iterator[tuple[str, tuple[i
         result, left_out = used_annotation(annotations)
         for reason in left_out:
             validation.add("unused-annotation", path, f"{place} ({name[:100]}): {reason}")
-        size, shapes = region_shapes(path, f"{place}: ", result, validation)
-        yield name, size, shapes
+        if result is None:
+            reason = f"{place} ({name[:100]}): no annotation with a result, so that nobody has labelled it"
+            validation.add("unlabelled-task", path, reason)
+            yield _Task(name)
+            continue
+        if not isinstance(result, list):
+            reason = (
+                f"{place} ({name[:100]}): expected a list 'result', found {short_repr(result, ROW_LENGTH)}"
+            )
+            validation.add("bad-label", path, reason)
+            yield _Task(name)
+            continue
+        yield _Task(name, *region_shapes(path, f"{place}: ", result, validation))
 
 
 def _file_name(task: dict[str, Any]) -> str | None:
@@ -143,15 +178,34 @@ def _name_in_url(value: object) -> str | None:
         local = parse_qs(url.query).get("d", [""])[0]
     except ValueError:  # http://[
         return value
-    name = local or (url.path if url.scheme in ("http", "https", "s3", "gs", "azure-blob") else value)
+    if url.scheme in ("http", "https", "s3", "gs", "azure-blob"):
+        path = url.path
+    else:
+        before = value.partition("?")[0]  # of /data/upload/1/a.jpg?token=1; not of why?.jpg
+        path = before if is_image_file(Path(before)) else value
+    name = local if is_image_file(Path(local)) else path
     return name if is_file_name(name) else None
 
 
-def _image(find: ImageFinder, name: str) -> Path:
-    """Return the file of an image, by its name in the export or the one that it had before it was uploaded."""
+def _original_name(name: str) -> str:
+    """Return the last part of a name as it was before the upload, which puts eight digits in front."""
+    last = unquote(name.replace("\\", "/").rsplit("/", 1)[-1])
+    upload = _UPLOAD.fullmatch(last)
+    return upload["name"] if upload else last
+
+
+def _image(find: ImageFinder, name: str, uploads: Counter[str]) -> Path:
+    """Return the file of an image, by its name in the export, else by the one before it was uploaded.
+
+    Args:
+        find: Search around the export.
+        name: Name in the export.
+        uploads: How many images had each name before they were uploaded: of two, none can be told by it.
+    """
     path = find(name)
-    if exists(path):
+    original = _original_name(name)
+    uploaded = _UPLOAD.fullmatch(unquote(path.name)) is not None and is_file_name(original)
+    if exists(path) or not uploaded or uploads[original] > 1:
         return path
-    upload = _UPLOAD.fullmatch(path.name)
-    original = find(upload["name"]) if upload and is_file_name(upload["name"]) else path
-    return original if exists(original) else path
+    before = find(original)
+    return before if exists(before) else path

@@ -19,17 +19,20 @@ _NOT_REGIONS = frozenset(
 )
 
 
-def used_annotation(annotations: Sequence[Any]) -> tuple[list[Any], list[str]]:
+def used_annotation(annotations: Sequence[Any]) -> tuple[Any, list[str]]:
     """Return the result of the annotation that is used, and why each other one is not.
 
-    The ground truth is used, else the annotation that was updated last; never a cancelled one.
+    The ground truth is used, else the annotation that was updated last; never a cancelled one, or one without a result.
+    The result is None where there is none to use: nobody has labelled the task.
     """
     rows = [row for row in annotations if isinstance(row, dict)]
     left_out = ["an annotation that is no object"] * (len(annotations) - len(rows))
     kept = [row for row in rows if parse_boolean(row.get("was_cancelled")) is not True]
     left_out += [f"annotation {_id(row)} was cancelled" for row in rows if row not in kept]
+    left_out += [f"annotation {_id(row)} has no result" for row in kept if row.get("result") is None]
+    kept = [row for row in kept if row.get("result") is not None]
     if not kept:
-        return [], left_out
+        return None, left_out
 
     def rank(position: int) -> tuple[bool, str, int]:
         row = kept[position]
@@ -42,25 +45,30 @@ def used_annotation(annotations: Sequence[Any]) -> tuple[list[Any], list[str]]:
         for position, row in enumerate(kept)
         if position != best
     ]
-    result = kept[best].get("result")
-    return (result if isinstance(result, list) else []), left_out
+    return kept[best]["result"], left_out
 
 
 def region_shapes(
     path: Path, place: str, result: Sequence[Any], validation: ValidationLog
 ) -> tuple[tuple[int, int], list[Shape]]:
     """Return the size of the image that regions declare (0, 0: none does), and their shapes."""
-    rows = [row for row in result if isinstance(row, dict)]
+    rows = {position: row for position, row in enumerate(result) if isinstance(row, dict)}
+    for position in sorted({*range(len(result))} - rows.keys()):
+        row_text = short_repr(result[position], 40)
+        validation.add("unused-shape", path, f"{place}region {position} is {row_text}, no object")
     size, shapes = (0, 0), []
     labels: dict[str, list[str]] = {}
-    for row in rows:
+    for row in rows.values():
         if row.get("type") == "labels":  # of a region that is another row of the same id
             labels.setdefault(str(row.get("id")), []).extend(_labels(row))
-    for position, row in enumerate(rows):
-        kind = row.get("type")
-        if isinstance(kind, str) and kind in _NOT_REGIONS:
+    regions = {str(row.get("id")) for row in rows.values() if not _is_no_region(row)}
+    for position, row in rows.items():
+        kind, where = row.get("type"), f"{place}region {position}"
+        if _is_no_region(row):
+            if kind == "labels" and str(row.get("id")) not in regions:
+                reason = f"{where} is a list of labels of {_id(row)}, which is no region"
+                validation.add("unused-shape", path, reason)
             continue
-        where = f"{place}region {position}"
         shape = kind.removesuffix("labels") if isinstance(kind, str) else ""
         if shape not in _SHAPES:
             reason = f"{where} is of type {short_repr(kind, 40)}, which is not read as a box"
@@ -83,6 +91,12 @@ def region_shapes(
                 validation.add("bad-box", path, f"{where}: the {shape} is {value}, expected percents")
             shapes += found
     return size, shapes
+
+
+def _is_no_region(row: dict[str, Any]) -> bool:
+    """Return whether a result is about a region or the whole image, and no region itself."""
+    kind = row.get("type")
+    return isinstance(kind, str) and kind in _NOT_REGIONS
 
 
 def _id(row: dict[str, Any]) -> str:

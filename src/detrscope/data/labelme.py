@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from detrscope.data.image_files import (
     image_subfolder,
     is_hidden,
     is_inside_dataset,
+    plain_path,
     refuse_images_outside,
     scan_folder,
 )
@@ -61,9 +62,10 @@ def read_split(
 ) -> DetectionDataset:
     """Read one split of a folder.
 
-    Rectangles, polygons, circles and masks become boxes; polygons of one label and one `group_id` are one object; lines
-    and points are left out. Category ids count from 1: the order of labels.txt or classes.txt where there is one, else
-    all names of any split in alphabetical order. Image and annotation ids count from 1, files in order of their names.
+    Rectangles, polygons, circles and masks become boxes; polygons of one label and one `group_id` are one object, a
+    crowd where any of them is difficult; lines and points are left out. Category ids count from 1: the order of
+    labels.txt or classes.txt where there is one, else all names of any split in alphabetical order. Image and
+    annotation ids count from 1, files in order of their names.
 
     Raises:
         UserError: there is no such split, or a file cannot be read.
@@ -73,6 +75,9 @@ def read_split(
     images: list[LabelledImage] = []
     names: set[str] = set()
     finder = _Finder(folder)
+    if ANY not in every:
+        for path in _elsewhere(folder, every.values()):
+            validation.add("unused-file", path, f"in none of the splits {', '.join(every)}")
     for part in every.values():
         # Other splits are read for their names only; their problems are reported when they are read themselves.
         log = validation if part == wanted else ValidationLog(split, strict=False)
@@ -126,9 +131,15 @@ def _files(folder: Path, validation: ValidationLog) -> Iterator[tuple[Path, dict
             validation.add("unused-file", path, "not LabelMe's: no list of 'shapes'")
 
 
+def _elsewhere(folder: Path, parts: Iterable[Path]) -> list[Path]:
+    """Return the JSON files below a folder that are in none of its parts."""
+    files = [path for path in scan_folder(folder).others if path.suffix.lower() == ".json"]
+    return [path for path in files if not any(path.is_relative_to(part) for part in parts)]
+
+
 def _shapes(path: Path, tree: dict[str, Any], validation: ValidationLog) -> Iterator[Shape]:
     """Yield the objects of a file; report what cannot be one."""
-    groups: dict[tuple[str, str], list[list[float]]] = {}
+    groups: dict[tuple[str, str], list[tuple[list[float], bool]]] = {}
     for position, row in enumerate(tree["shapes"]):
         place = f"shapes[{position}]"
         label = row.get("label") if isinstance(row, dict) else None
@@ -148,13 +159,14 @@ def _shapes(path: Path, tree: dict[str, Any], validation: ValidationLog) -> Iter
             reason = f"{place}: the {kind} '{label}' needs {_FEWEST[kind]} points of two finite numbers"
             validation.add("bad-box", path, reason, category=label)
             continue
+        difficult = parse_boolean(row.get("difficult")) is True
         group = row.get("group_id")
         if kind == "polygon" and group is not None and isinstance(group, int | str):
-            groups.setdefault((label, str(group)), []).append(points)
+            groups.setdefault((label, str(group)), []).append((points, difficult))
         else:
-            yield _shape(label, kind, points, parse_boolean(row.get("difficult")) is True)
+            yield _shape(label, kind, points, difficult)
     for (label, _), parts in groups.items():
-        yield polygon(label, parts)
+        yield polygon(label, [points for points, _ in parts], any(difficult for _, difficult in parts))
 
 
 # Fewest points of each type of shape that has an inside.
@@ -164,7 +176,7 @@ _FEWEST = {"rectangle": 2, "polygon": 3, "rotation": 3, "circle": 2, "mask": 2}
 def _shape(label: str, kind: str, points: list[float], difficult: bool) -> Shape:
     if kind == "circle":
         radius = math.hypot(points[2] - points[0], points[3] - points[1])
-        return ellipse(label, points[:2], (radius, radius))
+        return ellipse(label, points[:2], (radius, radius), iscrowd=difficult)
     if kind in ("polygon", "rotation"):
         return polygon(label, [points], difficult, turned=kind == "rotation")
     corners = [min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])]
@@ -208,7 +220,7 @@ class _Finder:
         for candidate in (named, *(folder / last for folder in folders)):
             found = self.files.find(candidate)
             if found is not None and is_inside_dataset(found, self.root):
-                return found
+                return plain_path(found)
         if exists(named):
             refuse_images_outside(named, self.root, path)
         return path.parent / last

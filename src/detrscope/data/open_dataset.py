@@ -169,7 +169,18 @@ def _format(prefix: str | None, path: Path) -> SourceFormat:
             raise UserError(f"{path}: not the layout of {prefix}; expected {SOURCE_FORMATS[prefix].layout}")
         return SOURCE_FORMATS[prefix]
     formats = {name: source for name, source in SOURCE_FORMATS.items() if source.is_folder}
-    fitting = [name for name, source in formats.items() if source.splits(path)]
+    fitting: list[str] = []
+    errors: list[UserError] = []
+    for name, source in formats.items():
+        try:
+            if source.splits(path):
+                fitting.append(name)
+        except UserError as error:  # of files that count only where no other format fits
+            errors.append(error)
+    if errors and not fitting:
+        raise errors[0]
+    for problem in errors:
+        log.info("not read beside %s: %s", " and ".join(fitting), problem)
     if len(fitting) == 1:
         return SOURCE_FORMATS[fitting[0]]
     if fitting:

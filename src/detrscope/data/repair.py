@@ -29,6 +29,7 @@ WHILE_READING = {  # mended by reading; counted in the report
     "unknown-image": "annotations of undeclared images left out",
     "undeclared-category": "annotations of undeclared categories left out",
     "unused-shape": "shapes without an area or a label left out",
+    "unlabelled-task": "images that nobody labelled left out",
     "unused-annotation": "other versions of an annotation left out",
     "rotated-box": "turned boxes replaced by the upright ones around them",
     "corners-reversed": "corners put in order",

@@ -43,7 +43,13 @@ def turned_rectangle(
     return polygon(label, [flat], turned=degrees % 90 != 0)
 
 
-def ellipse(label: str, centre: Sequence[float], radii: Sequence[float], degrees: float = 0.0) -> Shape:
+def ellipse(
+    label: str,
+    centre: Sequence[float],
+    radii: Sequence[float],
+    degrees: float = 0.0,
+    iscrowd: bool = False,
+) -> Shape:
     """Return an ellipse that is turned clockwise around its centre; the box touches it."""
     (x, y), (rx, ry) = centre, radii
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -51,7 +57,7 @@ def ellipse(label: str, centre: Sequence[float], radii: Sequence[float], degrees
     angles = [2 * math.pi * i / ELLIPSE_POINTS for i in range(ELLIPSE_POINTS)]
     points = [v for a in angles for v in _turned(centre, rx * math.cos(a), ry * math.sin(a), degrees)]
     box = (x - half_width, y - half_height, 2 * half_width, 2 * half_height)
-    return Shape(label, box, math.pi * abs(rx * ry), [points])
+    return Shape(label, box, math.pi * abs(rx * ry), [points], iscrowd)
 
 
 def polygon(
