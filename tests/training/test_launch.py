@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.fabric.strategies import DDPStrategy, ModelParallelStrategy
 
 from detrscope.core.errors import UserError
@@ -18,7 +20,8 @@ from detrscope.training.train_config import TrainConfig
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"):
+    slurm = [name for name in os.environ if name.startswith("SLURM_")]
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", *slurm):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -68,6 +71,46 @@ def test_srun_tells_nodes_and_processes(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
     with pytest.raises(UserError, match=r"srun has started 3 processes on 2 nodes: .* --ntasks-per-node"):
         resolve_processes(RunConfig())
+
+
+def _in_slurm(monkeypatch: pytest.MonkeyPatch, tasks: int, name: str) -> None:
+    variables = {"JOB_ID": 7, "JOB_NAME": name, "NTASKS": tasks, "STEP_NUM_TASKS": tasks, "STEP_NUM_NODES": 1}
+    variables |= {
+        "NTASKS_PER_NODE": tasks,
+        "NNODES": 1,
+        "PROCID": tasks - 1,
+        "LOCALID": tasks - 1,
+        "NODEID": 0,
+    }
+    for key, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{key}", str(value))
+
+
+@pytest.mark.parametrize("name", ["bash", "interactive", "search"])
+def test_one_task_of_srun_starts_its_own_processes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`srun --pty bash`, salloc, and a command by `srun --ntasks=1`."""
+    _in_slurm(monkeypatch, 1, name)
+    train = TrainConfig(devices=2, accelerator="cpu", precision="fp32")
+    assert resolve_processes(RunConfig(train=train)).train == train
+    strategy = make_fabric(train).strategy
+    assert isinstance(strategy, DDPStrategy) and strategy.num_processes == 2
+    assert isinstance(strategy.cluster_environment, LightningEnvironment)
+    assert not strategy.cluster_environment.creates_processes_externally
+
+
+@pytest.mark.parametrize("name", ["bash", "interactive", "search"])
+def test_tasks_of_srun_join_whatever_the_job_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _in_slurm(monkeypatch, 2, name)
+    train = resolve_processes(RunConfig(train=TrainConfig(accelerator="cpu", precision="fp32"))).train
+    strategy = make_fabric(train).strategy
+    assert isinstance(strategy, DDPStrategy) and isinstance(strategy.cluster_environment, SLURMEnvironment)
+    assert (strategy.cluster_environment.global_rank(), strategy.cluster_environment.world_size()) == (1, 2)
+
+
+@pytest.mark.parametrize("seconds", [1e300, 604_801.0])
+def test_a_timeout_that_no_socket_can_wait_is_refused(seconds: float) -> None:
+    with pytest.raises(UserError, match=r"train\.timeout is .*: expected at most 604800 seconds"):
+        make_fabric(TrainConfig(devices=2, accelerator="cpu", precision="fp32", timeout=seconds))
 
 
 @pytest.mark.parametrize(

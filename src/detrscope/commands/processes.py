@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,8 +17,19 @@ from detrscope.inference.torch_engine import choose_device
 from detrscope.training.launch import launched_processes, make_fabric
 from detrscope.training.train_config import TrainConfig
 
-# In the messages of torch's backends and of its store when a process is gone or silent.
-LOST = ("gloo", "nccl", "connection ", "broken pipe", "timed out", "timeout", "socket")
+# What gloo and NCCL say when a process is gone or silent, in plain RuntimeErrors and DistBackendErrors. gloo begins
+# with its source file; its `enforce fail`s, and NCCL's errors of CUDA or of usage, are failures of this process.
+LOST = re.compile(
+    r"^\[\S*gloo/\S+:\d+\].*(connect|timed out|timeout|socket|read error|write error|broken pipe|peer)"
+    r"|^gloo connectfullmesh failed"
+    r"|failed to pass monitoredbarrier"
+    r"|ncclremoteerror|remote process exited|nccl communicator was aborted"
+    r"|watchdog caught collective operation timeout"
+    r"|ncclsystemerror.*last error:.*(connect|socket|peer)"
+    r"|retrieving ncclunique",
+    re.DOTALL,
+)
+JOINED = re.compile(r"(\d+)/\d+ clients joined")  # in what torch's store raises
 
 
 @contextmanager
@@ -39,11 +52,39 @@ def one_line_if_another_ends(fabric: Fabric, advice: str) -> Iterator[None]:
 
 
 def _is_lost_process(error: Exception) -> bool:
-    """Return whether an error is one of the connection to other processes; gloo raises plain RuntimeErrors."""
-    text = str(error).lower()
-    return isinstance(error, torch.distributed.DistError | ConnectionError) or any(
-        sign in text for sign in LOST
-    )
+    """Return whether an error is one of the connection to other processes, and not of a disk or this process."""
+    if isinstance(error, OSError):
+        return isinstance(error, ConnectionError | TimeoutError) and error.filename is None
+    if isinstance(error, torch.distributed.DistStoreError | torch.distributed.DistNetworkError):
+        return True
+    return LOST.search(str(error).lower()) is not None
+
+
+def join_processes(fabric: Fabric, timeout: float) -> None:
+    """Start or join the other processes.
+
+    Args:
+        fabric: the engine.
+        timeout: seconds that it waits for them.
+
+    Raises:
+        WorkFailed: some do not come.
+    """
+    try:
+        fabric.launch()
+    except (RuntimeError, OSError) as error:
+        if fabric.world_size == 1 or not _is_lost_process(error):
+            raise
+        text = str(error)
+        found = JOINED.search(text)
+        count = f"{found[1]} of {fabric.world_size} processes have" if found else "not all processes have"
+        host, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        reason = "" if found else f" ({text.splitlines()[0][:160] if text else type(error).__name__})"
+        raise WorkFailed(
+            f"process {fabric.global_rank} of {fabric.world_size}: {count} joined within {timeout:g} s{reason}; check"
+            f" that all were started, with the same numbers of nodes and devices, and reach {host}:{port} (firewall,"
+            " MASTER_ADDR, network interface)"
+        ) from None
 
 
 @contextmanager
@@ -72,8 +113,9 @@ def evaluation_processes(devices: int, options: LoadOptions) -> Iterator[LoadOpt
             f"device is {options.device}, which is one device for {devices} processes: give cuda, cpu or auto"
         )
     kind = "cuda" if device.type == "cuda" else "cpu"
-    fabric = make_fabric(TrainConfig(accelerator=kind, devices=devices, nodes=nodes, precision="fp32"))
-    fabric.launch()
+    config = TrainConfig(accelerator=kind, devices=devices, nodes=nodes, precision="fp32")
+    fabric = make_fabric(config)
+    join_processes(fabric, config.timeout)
     with one_line_if_another_ends(fabric, "try again"):
         yield replace(options, device=str(fabric.device))
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
-from detrscope.commands.train import train
+from detrscope.commands.train import JOBS, begun_by, train_in_folder
 from detrscope.console import LogLevel, log, setup_console
 from detrscope.core.errors import UserError, WorkFailed, in_one_line
 from detrscope.core.files import check_writable_folder
 from detrscope.inference.packages import require_packages
 from detrscope.training.config import RunConfig
 from detrscope.training.interrupt import Preempted
+from detrscope.training.launch import check_timeout
 from detrscope.training.run_folder import RunFolder
+from detrscope.training.setup import resolve_run
 from detrscope.training.slurm_options import SlurmOptions
-
-JOBS = "slurm"  # folder in the run folder: scripts, logs and what submitit keeps
 
 
 class Submitted(NamedTuple):
@@ -37,7 +38,7 @@ class Submitted(NamedTuple):
 class TrainJob:
     """What each process of the job runs.
 
-    A job that is started again, by itself or by Slurm, resumes its run.
+    A job that is started again, by itself or by Slurm, resumes the run that it has begun, and no other.
 
     Attributes:
         config: the settings.
@@ -46,6 +47,7 @@ class TrainJob:
         overwrite: replace the run in it.
         quiet: as on the command line.
         level: as on the command line.
+        mark: names the job in the run folder; Slurm gives numbers of jobs again, after years.
     """
 
     config: RunConfig
@@ -54,6 +56,7 @@ class TrainJob:
     overwrite: bool = False
     quiet: bool = False
     level: LogLevel = "info"
+    mark: str = field(default_factory=lambda: uuid4().hex)
 
     def __call__(self) -> None:
         """Train; exit with the codes of the command line."""
@@ -64,10 +67,8 @@ class TrainJob:
             environment.master_addr = "127.0.0.1"
             environment.export(set_cuda_visible_devices=False, overwrite=True)
         setup_console(self.quiet, self.level)
-        started_again = self.resume or int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-        resume = started_again and RunFolder(self.out).in_use
         try:
-            train(self.config, out=self.out, resume=resume, overwrite=self.overwrite and not resume)
+            self._train()
         except KeyboardInterrupt as stopped:
             if isinstance(stopped, Preempted) or preempted_by_slurm(submitit.JobEnvironment()):
                 self._submit_again()
@@ -79,21 +80,51 @@ class TrainJob:
             print(f"detrscope: {described[0]}", file=sys.stderr, flush=True)
             sys.exit(described[1])
 
+    def _train(self) -> None:
+        """Resume the run where it is this job's, or that is asked for; begin it otherwise.
+
+        Raises:
+            UserError: another run has replaced that of this job, and more, as `train`.
+        """
+        folder = RunFolder(self.out)
+        begun = begun_by(folder)
+        own = begun[-1:] == [self.mark]
+        resume = self.resume or (own and folder.in_use)
+        if not resume:
+            if self.mark in begun and not own:
+                raise UserError(
+                    f"{folder.path}: another run has replaced the one that this job began: submit it again with"
+                    " another folder"
+                )
+            folder.refuse_if_in_use(self.overwrite)
+        config = resolve_run(self.config, resume=folder if resume else None)
+        train_in_folder(config, folder, resume, self.mark)
+
     def checkpoint(self) -> Any:
-        """Return the job that submitit submits in this one's place."""
+        """Return the job that submitit submits in this one's place: the same."""
         import submitit
 
-        return submitit.helpers.DelayedSubmission(replace(self, resume=True))
+        return submitit.helpers.DelayedSubmission(self)
 
     def _submit_again(self) -> None:
         """Hand over to submitit's own handler, now that the state is saved; it waits for a signal."""
         import submitit
 
         environment = submitit.JobEnvironment()
-        log.info("job %s: saved; submitted again", environment.job_id)
-        if environment.global_rank == 0:
+        if environment.global_rank != 0:
+            sys.exit(0)  # the first process puts the job back into the queue, which ends the others
+        number = environment.job_id
+        try:
             signal.raise_signal(environment._usr_sig())
-        sys.exit(0)  # the first process puts the job back into the queue, which ends the others
+        except SystemExit:  # its handler ends the process when the job is in the queue
+            log.info("job %s: saved; submitted again", number)
+            raise
+        except submitit.core.utils.UncompletedJobError:
+            log.warning("job %s: out of time, no requeues left; saved: continue with resume", number)
+            sys.exit(130)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.error("job %s: saved, but not submitted again (%s); continue with resume", number, error)
+            sys.exit(1)
 
 
 def preempted_by_slurm(environment: Any) -> bool:
@@ -145,6 +176,7 @@ def submit_training(
 
     if not config.data.source:
         raise UserError("no dataset: expected one, such as data=coco:path/to/coco")
+    check_timeout(config.train)
     out = Path(out).resolve()
     folder = RunFolder(out)
     if resume:
@@ -195,7 +227,7 @@ def batch_script(options: SlurmOptions, out: str | Path) -> str:
     plain: dict[str, Any] = {names.get(key, key): value for key, value in given.items()}
     if "mem" in plain:
         plain["mem"] = f"{plain['mem']}GB"
-    command = f"{sys.executable} -u -m submitit.core._submit {jobs}"
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(jobs))}"
     return str(slurm._make_sbatch_string(command=command, folder=jobs, **plain))
 
 

@@ -12,10 +12,11 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from detrscope.checkpoints.native import read_checkpoint_card
-from detrscope.commands.processes import one_line_if_another_ends
+from detrscope.commands.processes import join_processes, one_line_if_another_ends
 from detrscope.commands.tracking import check_loggers, tracked
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.files import atomic_write
 from detrscope.core.model_card import ModelCard
 from detrscope.data.dataset import DetectionDataset
 from detrscope.evaluation.evaluator import Evaluator
@@ -45,6 +46,9 @@ from detrscope.training.setup import (
 from detrscope.training.train_state import seed_all
 from detrscope.training.train_step import StepFailed, check_training_support
 from detrscope.views.training_curves import draw_curves
+
+JOBS = "slurm"  # folder in the run folder, for the jobs of a cluster
+BEGUN = "begun.txt"  # in it: the marks of the runs that were begun here, the last one's at the end
 
 
 def train(
@@ -102,19 +106,34 @@ def train(
         overrides=overrides,
         resume=folder if resume else None,
     )
+    return train_in_folder(config, folder, resume)
+
+
+def train_in_folder(config: RunConfig, folder: RunFolder, resume: bool, job: str | None = None) -> Outcome:
+    """Train with settings that are resolved, in a folder that is free, or holds the run to resume or replace.
+
+    Args:
+        config: the settings.
+        folder: the run folder.
+        resume: continue the run in it.
+        job: mark of the job that trains, by which it knows its own run when it starts again.
+
+    Raises:
+        UserError, WorkFailed, KeyboardInterrupt: as `train`.
+    """
     if not config.data.source:
         raise UserError("no dataset: expected one, such as data=coco:path/to/coco")
     check_loggers(config.train.loggers)
     config = resolve_precision(resolve_processes(config))
     use_kernel_threads(config.train.threads)
     fabric = make_fabric(config.train)
-    fabric.launch()
+    join_processes(fabric, config.train.timeout)
     try:
         with (
             one_line_if_another_ends(fabric, "continue with resume=True"),
             folder.locked() if fabric.is_global_zero else nullcontext(),
         ):
-            return _train(config, folder, fabric, resume)
+            return _train(config, folder, fabric, resume, job)
     except KeyboardInterrupt:
         if fabric.is_global_zero and folder.has_state:
             log.warning("interrupted; continue with: detrscope train --out %s --resume", folder.path)
@@ -181,7 +200,7 @@ def train_dry_run(
             ) from None
 
 
-def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -> Outcome:
+def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool, job: str | None) -> Outcome:
     """Train in one process; every process runs this."""
     check_launch_precision(config.train)
     dataset, val = open_training_data(config)
@@ -204,7 +223,7 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
     with ExitStack() as stack:
         if fabric.is_global_zero:  # after all checks of the settings, so that wrong ones leave no files
             if not resume:
-                folder.clear()
+                _begin(folder, job)
             more = stack.enter_context(tracked(config, folder))
             hooks = replace(hooks, after_epoch=[*hooks.after_epoch, *more])
             folder.write_config(config)
@@ -221,6 +240,28 @@ def _train(config: RunConfig, folder: RunFolder, fabric: Fabric, resume: bool) -
             fabric,
             hooks,
         )
+
+
+def begun_by(folder: RunFolder) -> list[str]:
+    """Return the marks of the jobs that have begun runs in a folder; the last is that of the run in it."""
+    path = folder / JOBS / BEGUN
+    return path.read_text(encoding="utf-8").split() if path.is_file() else []
+
+
+def _begin(folder: RunFolder, job: str | None) -> None:
+    """Remove an earlier run, and write down whose the new one is, before its first file."""
+    marks = begun_by(folder)
+    if marks and marks[-1] != job:  # first, so that no job takes for its own what is left if this is killed
+        _write_marks(folder, [*marks, "-"])
+    folder.clear()
+    if job is not None:
+        _write_marks(folder, [*marks, job])
+
+
+def _write_marks(folder: RunFolder, marks: list[str]) -> None:
+    (folder / JOBS).mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / JOBS / BEGUN) as path:
+        path.write_text("\n".join(marks) + "\n", encoding="utf-8")
 
 
 def _make_evaluate(

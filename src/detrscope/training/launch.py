@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning.fabric.strategies.strategy import Strategy
@@ -30,6 +31,8 @@ PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
+# Longer ones do not fit the milliseconds that sockets wait for; a week is as good as for ever.
+LONGEST_TIMEOUT = 604_800
 
 
 def launch_device(config: TrainConfig) -> torch.device:
@@ -49,6 +52,9 @@ class Launched(NamedTuple):
 def launched_processes() -> Launched | None:
     """Return the processes that torchrun or srun has started this one with; None without such a launcher.
 
+    A step of one task is no launcher: it may be a shell (`srun --pty bash`, `salloc`), or a command that starts the
+    processes of its node itself.
+
     Raises:
         UserError: srun has started unequal numbers on its nodes.
     """
@@ -57,7 +63,7 @@ def launched_processes() -> Launched | None:
         return Launched(int(world) // int(local), int(local))
     # Of the job step, which srun sets in its tasks: a batch script has the other variables of the job too.
     tasks, nodes = (os.environ.get(name, "") for name in ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"))
-    if not (tasks.isdecimal() and nodes.isdecimal()):
+    if not (tasks.isdecimal() and nodes.isdecimal()) or int(tasks) == 1:
         return None
     if int(tasks) % int(nodes):
         raise UserError(
@@ -101,8 +107,9 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """Make the engine that places models, casts products and joins processes.
 
     Raises:
-        UserError: the devices are not there, or cannot compute in that precision.
+        UserError: the devices are not there, or cannot compute in that precision; a timeout is too long.
     """
+    check_timeout(config)
     assert config.precision != "auto"
     if config.precision == "fp16" and launch_device(config).type == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
@@ -123,12 +130,35 @@ def make_fabric(config: TrainConfig) -> Fabric:
                 num_nodes=config.nodes,
                 precision=PRECISIONS[config.precision],
                 strategy=_strategy(config),
+                plugins=_environment(),
             )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(
             f"train.accelerator {config.accelerator}, train.devices {config.devices}, train.nodes {config.nodes}:"
             f" {error}"
         ) from None
+
+
+def check_timeout(config: TrainConfig) -> None:
+    """Check that sockets can wait as long as the settings say.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if not config.timeout <= LONGEST_TIMEOUT:
+        raise UserError(
+            f"train.timeout is {config.timeout:g}: expected at most {LONGEST_TIMEOUT} seconds, a week"
+        )
+
+
+def _environment() -> ClusterEnvironment | None:
+    """Return where a process learns its number from on Slurm, where Lightning goes by the job's name and variables.
+
+    It takes a step of one task for a launcher where the job has tasks, and none for one where it is named `bash`.
+    """
+    if "SLURM_JOB_ID" not in os.environ or os.environ.get("LOCAL_WORLD_SIZE", "").isdecimal():
+        return None
+    return LightningEnvironment() if launched_processes() is None else SLURMEnvironment()
 
 
 def _strategy(config: TrainConfig) -> Strategy | Literal["auto"]:

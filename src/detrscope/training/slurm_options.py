@@ -76,6 +76,8 @@ class SlurmOptions:
             UserError: they say otherwise.
         """
         train = given.get("train", {})
+        if not isinstance(train, Mapping):
+            raise UserError(f"train is {train}: expected settings of it, such as train.epochs=50")
         for name, count in (("nodes", self.nodes), ("devices", self.devices)):
             found = given.get(f"train.{name}", train.get(name, count))
             if found != count:
