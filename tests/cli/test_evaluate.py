@@ -220,14 +220,14 @@ def test_classes_without_boxes_are_left_out_of_the_table_only(
 
 def test_perfect_model_from_python(world: Path) -> None:
     found = evaluate(SquareDetector(), world, batch_size=2)
-    assert pytest.approx(1) == found.AP50
+    assert pytest.approx(1, rel=1e-12) == found.AP50
     assert [(row.id, row.name) for row in found.per_class] == list(zip(IDS, NAMES, strict=True))
 
 
 def test_other_ids_of_the_same_names_are_translated(tmp_path: Path) -> None:
     other = write_world(tmp_path / "other", ids=(7, 1, 3))  # 1 and 7 are swapped against the model's
     found = evaluate(SquareDetector(), other, results_file=tmp_path / "r.json")
-    assert pytest.approx(1) == found.AP50
+    assert pytest.approx(1, rel=1e-12) == found.AP50
     assert {row["category_id"] for row in json.loads((tmp_path / "r.json").read_text())} == {1, 3, 7}
 
 
@@ -259,7 +259,7 @@ def test_results_can_be_given_as_data(world: Path) -> None:
     (x, y, w, h), index = WORLD[0][1:]
     result = {"image_id": 50, "category_id": IDS[index], "bbox": [x, y, w, h], "score": 1.0}
     found = evaluate_results([result], world)
-    assert [row.AP for row in found.per_class] == pytest.approx([1, 0, 0])
+    assert [row.AP for row in found.per_class] == pytest.approx([1, 0, 0], rel=1e-12)
     assert card().classes.ids == IDS
 
 

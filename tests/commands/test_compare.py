@@ -117,7 +117,7 @@ def test_ap_is_that_of_evaluate_for_both_kinds(world: Path, detr: Path, faster_r
 def test_a_perfect_model_finds_what_another_misses(world: Path, faster_rcnn: Path) -> None:
     comparison = compare([perfect(), faster_rcnn], data=world, threshold=0.9, load_options=CPU)
     best, other = comparison.models
-    assert best.evaluation is not None and pytest.approx(1) == best.evaluation.AP50
+    assert best.evaluation is not None and pytest.approx(1, rel=1e-12) == best.evaluation.AP50
     assert (best.found, best.extra) == (len(WORLD), 0)
     assert other.found is not None
     assert comparison.only == ((0, len(WORLD) - other.found), (0, 0))

@@ -88,12 +88,18 @@ def perfect() -> list[dict[str, Any]]:
 
 def test_perfect_results_score_one() -> None:
     found = average_precision(world(), perfect())
-    assert pytest.approx((1, 1, 1)) == (found.AP, found.AP50, found.AR_1)
-    assert (found.AP_small, found.AP_medium) == pytest.approx((1, 1))  # `area`, not the box, decides
+    assert pytest.approx((1, 1, 1), rel=1e-12) == (found.AP, found.AP50, found.AR_1)
+    assert (found.AP_small, found.AP_medium) == pytest.approx(
+        (1, 1), rel=1e-12
+    )  # `area`, not the box, decides
     assert found.AP_large is None
     rows = [(row.id, row.name, row.boxes) for row in found.per_class]
     assert rows == [(1, "dog", 1), (7, "owl", 1), (900, "cat", 0)]
-    assert [row.AP for row in found.per_class] == [pytest.approx(1), pytest.approx(1), None]
+    assert [row.AP for row in found.per_class] == [
+        pytest.approx(1, rel=1e-12),
+        pytest.approx(1, rel=1e-12),
+        None,
+    ]
 
 
 def test_inputs_are_left_as_they_were() -> None:
@@ -140,7 +146,7 @@ def test_results_on_a_crowd_count_neither_way() -> None:
     in_crowd = [
         {"image_id": 5, "category_id": 1, "bbox": [210 + i, 210, 20, 20], "score": 0.99} for i in range(5)
     ]
-    assert pytest.approx(1) == average_precision(ground_truth, perfect() + in_crowd).AP
+    assert pytest.approx(1, rel=1e-12) == average_precision(ground_truth, perfect() + in_crowd).AP
     outside = [{**r, "bbox": [400, 400, 20, 20]} for r in in_crowd]
     assert pytest.approx(7 / 12) == average_precision(ground_truth, perfect() + outside).AP  # 1/6 and 1
 
@@ -148,7 +154,7 @@ def test_results_on_a_crowd_count_neither_way() -> None:
 def test_unknown_categories_are_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     strange = [{**perfect()[0], "category_id": c, "score": 1.0} for c in (2, 2, 3)]
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        assert pytest.approx(1) == average_precision(world(), perfect() + strange).AP
+        assert pytest.approx(1, rel=1e-12) == average_precision(world(), perfect() + strange).AP
     assert [r.getMessage() for r in caplog.records] == [
         "3 results of categories that the dataset lacks are left out: 2, 3"
     ]
@@ -157,7 +163,7 @@ def test_unknown_categories_are_left_out_with_one_warning(caplog: pytest.LogCapt
 def test_infinite_results_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     bad = [{**perfect()[0], "score": float("nan")}, {**perfect()[0], "bbox": [0, 0, float("inf"), 1]}]
     with caplog.at_level(logging.WARNING, logger="detrscope"):
-        assert pytest.approx(1) == average_precision(world(), bad + perfect()).AP
+        assert pytest.approx(1, rel=1e-12) == average_precision(world(), bad + perfect()).AP
     assert "2 results" in caplog.text
 
 

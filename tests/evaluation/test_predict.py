@@ -31,8 +31,8 @@ def test_predictions_have_original_pixels_and_ids(world: str, batch_size: int) -
         assert result["bbox"] == pytest.approx(ground_truth.bbox_xywh, abs=1.0)
         assert result["score"] > 0.9
     evaluation = average_precision(dataset.coco_json(), results)
-    assert pytest.approx(1) == evaluation.AP50
-    assert [row.AP50 for row in evaluation.per_class] == pytest.approx([1, 1, 1])
+    assert pytest.approx(1, rel=1e-12) == evaluation.AP50
+    assert [row.AP50 for row in evaluation.per_class] == pytest.approx([1, 1, 1], rel=1e-12)
     assert [row.id for row in evaluation.per_class] == list(IDS)
 
 
