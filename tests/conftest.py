@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,9 @@ def one_thread() -> Iterator[None]:
 def log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let pytest read the log, which commands keep to themselves, at the level it had before the test."""
     monkeypatch.setattr(log, "propagate", True)
-    level = log.level
+    root = logging.getLogger()
+    level, handlers = log.level, list(root.handlers)
     yield
     log.setLevel(level)
+    for handler in set(root.handlers) - set(handlers):  # that forwards the log of other packages
+        root.removeHandler(handler)

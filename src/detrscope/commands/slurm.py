@@ -20,7 +20,6 @@ from detrscope.core.files import check_writable_folder
 from detrscope.inference.packages import require_packages
 from detrscope.training.config import RunConfig
 from detrscope.training.interrupt import Preempted
-from detrscope.training.launch import check_timeout
 from detrscope.training.run_folder import RunFolder
 from detrscope.training.setup import resolve_run
 from detrscope.training.slurm_options import SlurmOptions
@@ -176,7 +175,6 @@ def submit_training(
 
     if not config.data.source:
         raise UserError("no dataset: expected one, such as data=coco:path/to/coco")
-    check_timeout(config.train)
     out = Path(out).resolve()
     folder = RunFolder(out)
     if resume:

@@ -33,8 +33,6 @@ PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
-# Longer ones do not fit the milliseconds that sockets wait for; a week is as good as for ever.
-LONGEST_TIMEOUT = 604_800
 
 
 def launch_device(config: TrainConfig) -> torch.device:
@@ -109,9 +107,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """Make the engine that places models, casts products and joins processes.
 
     Raises:
-        UserError: the devices are not there, or cannot compute in that precision; a timeout is too long.
+        UserError: the devices are not there, or cannot compute in that precision.
     """
-    check_timeout(config)
     assert config.precision != "auto"
     if config.precision == "fp16" and launch_device(config).type == "cpu":
         raise UserError("train.precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
@@ -139,18 +136,6 @@ def make_fabric(config: TrainConfig) -> Fabric:
             f"train.accelerator {config.accelerator}, train.devices {config.devices}, train.nodes {config.nodes}:"
             f" {error}"
         ) from None
-
-
-def check_timeout(config: TrainConfig) -> None:
-    """Check that sockets can wait as long as the settings say.
-
-    Raises:
-        UserError: they cannot.
-    """
-    if not config.timeout <= LONGEST_TIMEOUT:
-        raise UserError(
-            f"train.timeout is {config.timeout:g}: expected at most {LONGEST_TIMEOUT} seconds, a week"
-        )
 
 
 def _environment() -> ClusterEnvironment | None:

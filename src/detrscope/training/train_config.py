@@ -168,7 +168,10 @@ class TrainConfig:
         " for a model that fits no device (fsdp)",
     )
     timeout: float = setting(
-        600.0, "several processes: seconds after which one that does not answer is taken for lost", gt=0
+        600.0,
+        "several processes: seconds after which one that does not answer is taken for lost",
+        gt=0,
+        le=604_800,  # a week; sockets cannot wait for any number of seconds
     )
     sync_norms: bool = setting(
         True,
