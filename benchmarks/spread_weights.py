@@ -29,7 +29,7 @@ def spread_weights(model: nn.Module, seed: int = 0) -> None:
                 # Points far from where they were told to be see something else: rounding errors grow.
                 steady = "sampling_offsets" in name
                 normal(tensor, 0.0, (0.3 if damped else 0.6 if steady else 1.2) * tensor[0].numel() ** -0.5)
-            elif "backbone" in name and "bn" in name and name.endswith("weight"):
+            elif "backbone" in name and ("bn" in name or "normalization" in name) and name.endswith("weight"):
                 normal(
                     tensor, 0.2, 0.02
                 )  # a random ResNet of full strength multiplies rounding errors a hundredfold

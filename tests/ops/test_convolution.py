@@ -43,8 +43,8 @@ def test_folded_norm_gives_the_same_numbers(size: tuple[int, int], grad: bool) -
         residual = torch.randn_like(plain)
         folded = fold_norm_into_convolution(conv, norm)
         for c, n in ((conv, norm), (folded, nn.Identity())):
-            torch.testing.assert_close(convolution_and_norm(x, c, n, relu=False), plain, atol=1e-5, rtol=1e-4)
-            both = convolution_and_norm(x, c, n, relu=True, residual=residual.clone())
+            torch.testing.assert_close(convolution_and_norm(x, c, n), plain, atol=1e-5, rtol=1e-4)
+            both = convolution_and_norm(x, c, n, "relu", residual.clone())
             torch.testing.assert_close(both, (plain + residual).relu(), atol=1e-5, rtol=1e-4)
 
 
@@ -54,13 +54,13 @@ def test_only_weights_for_small_maps_are_cached() -> None:
     folded = fold_norm_into_convolution(conv, norm)
     assert isinstance(folded, PackedConv2d) and SMALL[0] * SMALL[1] <= SMALL_MAP < LARGE[0] * LARGE[1]
     with torch.no_grad():
-        convolution_and_norm(picture(LARGE), folded, nn.Identity(), relu=False)
+        convolution_and_norm(picture(LARGE), folded, nn.Identity())
         assert folded.packed is None
-        convolution_and_norm(picture(SMALL), folded, nn.Identity(), relu=False)
+        convolution_and_norm(picture(SMALL), folded, nn.Identity())
         assert folded.packed is not None
         folded.weight.mul_(2)
         assert folded.bias is not None
-        doubled = convolution_and_norm(picture(SMALL), folded, nn.Identity(), relu=False)
+        doubled = convolution_and_norm(picture(SMALL), folded, nn.Identity())
         expected = 2 * norm(conv(picture(SMALL))) - folded.bias.view(1, -1, 1, 1)
         torch.testing.assert_close(doubled, expected, atol=1e-5, rtol=1e-4)
     assert copy.deepcopy(folded).packed is None
@@ -73,6 +73,6 @@ def test_strided_convolutions_of_any_number_of_channels(channels: int, learning:
     conv = nn.Conv2d(channels, 16, 1, stride=2, bias=False).to(memory_format=torch.channels_last)
     norm = nn.BatchNorm2d(16).train(learning)
     x = torch.randn(2, channels, 38, 19).to(memory_format=torch.channels_last).requires_grad_(learning)
-    y = convolution_and_norm(x, conv, norm, relu=False)
+    y = convolution_and_norm(x, conv, norm)
     expected = norm(F.conv2d(x.double(), conv.weight.double(), stride=2).float())
     torch.testing.assert_close(y, expected, atol=1e-4, rtol=1e-4)

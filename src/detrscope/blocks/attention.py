@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detrscope.blocks.layers import Linear
 from detrscope.core.probe import Probe
-from detrscope.core.types import Pyramid
+from detrscope.core.types import Level, Pyramid
 from detrscope.ops.attention import attend
 
 
@@ -44,8 +44,9 @@ class Attention(nn.Module):
         padding: Tensor | None = None,
         mask: Tensor | None = None,
         probe: Probe | None = None,
+        levels: tuple[Level, ...] | None = None,
     ) -> Tensor:
-        """Attend from [B, Q, D] queries to [B, S, D] keys and values: [B, Q, D]."""
+        """Attend from [B, Q, D] queries to [B, S, D] keys and values, of maps of some sizes: [B, Q, D]."""
         mixed = attend(
             self.query(query),
             self.key(key),
@@ -56,6 +57,7 @@ class Attention(nn.Module):
             mask=mask,
             dropout=self.dropout if self.training else 0.0,
             probe=probe,
+            levels=levels,
         )
         return cast(Tensor, self.output(mixed))
 
@@ -66,7 +68,7 @@ class TokenSelfAttention(Attention):
     def forward(self, x: Tensor, pyramid: Pyramid, probe: Probe | None = None) -> Tensor:
         """[B, S, D] -> [B, S, D]; positions and padding are those of the pyramid."""
         located = x + pyramid.position
-        return self.attend(located, located, x, padding=pyramid.padding, probe=probe)
+        return self.attend(located, located, x, padding=pyramid.padding, probe=probe, levels=pyramid.levels)
 
 
 class QuerySelfAttention(Attention):

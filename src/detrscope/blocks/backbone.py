@@ -1,9 +1,9 @@
-"""Backbones: an image to feature maps. ResNets are torchvision's modules, run block by block here."""
+"""Backbones: an image to feature maps. ResNets are made of torchvision's blocks, run one by one here."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 import torchvision
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from detrscope.blocks.resnet_d import RESNETS_D, resnet_d
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.probe import Probe
-from detrscope.ops.convolution import convolution_and_norm, fold_norm_into_convolution
+from detrscope.ops.convolution import Activation, convolution_and_norm, fold_norm_into_convolution
 
 if TYPE_CHECKING:
     from timm.models import FeatureInfo
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 NormKind = Literal["frozen", "trainable"]
 NORMS: dict[str, type[nn.Module]] = {"frozen": FrozenBatchNorm2d, "trainable": nn.BatchNorm2d}
+
+
+class Step(NamedTuple):
+    """A convolution and its norm: attributes of a module."""
+
+    owner: Any
+    conv: str
+    norm: str
 
 
 class ResidualBackbone(nn.Module, ABC):
@@ -38,13 +47,17 @@ class ResidualBackbone(nn.Module, ABC):
     def parts(self) -> tuple[Any, list[nn.Module]]:
         """Return the module that has the stem (`conv1`, `bn1`, `maxpool`), and the stages of residual blocks."""
 
+    def stem_steps(self) -> list[Step]:
+        """Return the convolutions before the pooling."""
+        return [Step(self.parts()[0], "conv1", "bn1")]
+
     def forward(self, images: Tensor, probe: Probe | None = None) -> list[Tensor]:
         """[B, 3, H, W] -> [B, C_l, H_l, W_l] of each requested stage; strides 4, 8, 16 ... (the last kept by DC5)."""
         stem, stages = self.parts()
         x = images.contiguous(memory_format=torch.channels_last)
-        x = stem.maxpool(
-            _step("conv1", x, stem.conv1, stem.bn1, probe)
-        )  # [B, C, H/4, W/4], H/2, W/2 unpooled
+        for owner, conv, norm in self.stem_steps():
+            x = _step(conv, x, getattr(owner, conv), getattr(owner, norm), probe)
+        x = stem.maxpool(x)  # [B, C, H/4, W/4], H/2, W/2 unpooled
         maps = []
         for number, stage in enumerate(stages[: max(self.stages)], start=1):
             for index, block in enumerate(_blocks(stage)):
@@ -55,27 +68,27 @@ class ResidualBackbone(nn.Module, ABC):
 
     def train_stages(self, count: int) -> None:
         """Leave gradients on in the last `count` of stem and stages; freeze the rest."""
-        stem, stages = self.parts()
-        for number, part in enumerate([[stem.conv1, stem.bn1], *([stage] for stage in stages)]):
+        stages = self.parts()[1]
+        stem = [getattr(owner, name) for owner, *names in self.stem_steps() for name in names]
+        for number, part in enumerate([stem, *([stage] for stage in stages)]):
             for module in part:
                 module.requires_grad_(number > len(stages) - count)
 
     def fold_norms(self) -> None:
         """Multiply every norm into its convolution for good; for inference, since the state dict changes."""
-        stem, stages = self.parts()
-        stem.conv1, stem.bn1 = fold_norm_into_convolution(stem.conv1, stem.bn1), nn.Identity()
-        for block in (block for stage in stages for block in _blocks(stage)):
-            for conv, norm in _pairs(block):
-                setattr(block, conv, fold_norm_into_convolution(getattr(block, conv), getattr(block, norm)))
-                setattr(block, norm, nn.Identity())
-            if block.downsample is not None:
-                block.downsample[0] = fold_norm_into_convolution(block.downsample[0], block.downsample[1])
-                block.downsample[1] = nn.Identity()
+        blocks = [block for stage in self.parts()[1] for block in _blocks(stage)]
+        inside = [Step(block, conv, norm) for block in blocks for conv, norm in _pairs(block)]
+        for owner, conv, norm in (*self.stem_steps(), *inside):
+            setattr(owner, conv, fold_norm_into_convolution(getattr(owner, conv), getattr(owner, norm)))
+            setattr(owner, norm, nn.Identity())
+        for shortcut in (block.downsample for block in blocks if block.downsample is not None):
+            shortcut[-2] = fold_norm_into_convolution(shortcut[-2], shortcut[-1])
+            shortcut[-1] = nn.Identity()
 
     @property
     def feature_sites(self) -> tuple[str, ...]:
         """Convolutions whose feature maps a probe can keep, in order."""
-        sites = ["backbone.conv1"]
+        sites = [f"backbone.{conv}" for _, conv, _ in self.stem_steps()]
         for number, stage in enumerate(self.parts()[1][: max(self.stages)], start=1):
             for index, block in enumerate(_blocks(stage)):
                 convs = [conv for conv, _ in _pairs(block)]
@@ -103,6 +116,14 @@ class ResNetBackbone(ResidualBackbone):
     def parts(self) -> tuple[Any, list[nn.Module]]:
         """Return the network and its four stages."""
         return self.body, [self.body.layer1, self.body.layer2, self.body.layer3, self.body.layer4]
+
+
+class ResNetDBackbone(ResNetBackbone):
+    """A ResNet-D without its classifier."""
+
+    def stem_steps(self) -> list[Step]:
+        """Return the three convolutions of the stem."""
+        return [Step(self.body, f"conv{number}", f"bn{number}") for number in (1, 2, 3)]
 
 
 class SlimBackbone(ResidualBackbone):
@@ -180,7 +201,7 @@ def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, nor
     """Build a backbone by name, with random weights.
 
     Args:
-        name: one of `RESNETS`, or `timm:NAME`.
+        name: one of `RESNETS` or `RESNETS_D`, or `timm:NAME`.
         stages: which stages give a map, 1 to 4.
         dilate_last: DC5: the last stage keeps stride 16 and dilates (DETR, section 4).
         norm: "frozen" batch norm (fixed statistics and affine) or "trainable".
@@ -188,12 +209,17 @@ def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, nor
     Raises:
         UserError: unknown name, or dilation of a network that has none.
     """
+    if name in RESNETS_D:
+        if dilate_last:
+            raise UserError(f"backbone {name}: dilation (DC5) is for resnet50 and resnet101")
+        return ResNetDBackbone(resnet_d(name, NORMS[norm]), stages)
     if name.startswith("timm:"):
         if dilate_last:
             raise UserError(f"backbone {name}: dilation (DC5) is for resnet50 and resnet101")
         return TimmBackbone(name.removeprefix("timm:"), stages, norm)
     if name not in RESNETS:
-        raise UserError(f"backbone '{name}' is not known; {suggest_nearest(name, RESNETS)} (or timm:NAME)")
+        known = suggest_nearest(name, (*RESNETS, *RESNETS_D))
+        raise UserError(f"backbone '{name}' is not known; {known} (or timm:NAME)")
     if dilate_last and name in ("resnet18", "resnet34"):
         raise UserError(f"backbone {name}: dilation (DC5) is for resnet50 and resnet101")
     body = getattr(torchvision.models, name)(
@@ -216,8 +242,9 @@ def _residual_block(name: str, block: BasicBlock | Bottleneck, x: Tensor, probe:
     """Run a residual block: convolutions with norm and ReLU, the shortcut added before the last ReLU."""
     shortcut = x
     if block.downsample is not None:
-        conv, norm = block.downsample
-        shortcut = _step(f"{name}.downsample", x, conv, norm, probe, relu=False)
+        *pool, conv, norm = block.downsample
+        pooled = pool[0](x) if pool else x
+        shortcut = _step(f"{name}.downsample", pooled, conv, norm, probe, "none")
     *first, last = [(key, getattr(block, key), getattr(block, norm)) for key, norm in _pairs(block)]
     for key, conv, norm in first:
         x = _step(f"{name}.{key}", x, conv, norm, probe)
@@ -231,10 +258,10 @@ def _step(
     conv: nn.Conv2d,
     norm: nn.Module,
     probe: Probe | None,
-    relu: bool = True,
+    activation: Activation = "relu",
     residual: Tensor | None = None,
 ) -> Tensor:
-    x = convolution_and_norm(x, conv, norm, relu=relu, residual=residual)
+    x = convolution_and_norm(x, conv, norm, activation, residual)
     if probe is not None and probe.records_features_of(site := f"backbone.{name}"):
         probe.keep_features(site, x)
     return x

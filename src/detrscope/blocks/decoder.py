@@ -119,6 +119,20 @@ class BoxPositionDecoder(Decoder):
         return position
 
 
+class BoxMLPDecoder(Decoder):
+    """Decoder whose positions are an MLP of each layer's reference boxes (RT-DETR, arXiv:2304.08069)."""
+
+    def __init__(self, layers: list[DecoderLayer], norm: nn.Module, position: nn.Module) -> None:
+        super().__init__(layers, norm)
+        self.position = position
+
+    def position_of(self, queries: Queries, reference: Tensor | None) -> Tensor:
+        """Return the encoding [B, Q, D] of reference boxes [B, Q, 4]."""
+        assert reference is not None, "this decoder starts from reference boxes"
+        position: Tensor = self.position(reference.to(queries.content.dtype))
+        return position
+
+
 class LastStateDecoder(Decoder):
     """Decoder that reads out the last layer only, as nn.TransformerDecoder does."""
 

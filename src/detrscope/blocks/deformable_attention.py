@@ -112,6 +112,22 @@ class DeformableCrossAttention(DeformableAttention):
         return self.attend(x + position, _on_each_map(reference, pyramid), pyramid, probe)
 
 
+class DiscreteCrossAttention(DeformableCrossAttention):
+    """Deformable cross-attention whose points are token centres (RT-DETRv2, arXiv:2407.17140, section 3).
+
+    Offsets get no gradient: the published recipe fine-tunes a model that was trained without rounding.
+    """
+
+    def _points(self, offsets: Tensor, reference: Tensor, pyramid: Pyramid) -> Tensor:
+        points = super()._points(offsets, reference, pyramid)
+        sizes = [(pyramid.levels[level].width, pyramid.levels[level].height) for level in self.point_levels]
+        size = torch.stack([points.new_full((), side) for pair in sizes for side in pair]).view(
+            -1, 2
+        )  # [P, 2]
+        token = (points * size + 0.5).trunc().clamp(min=points.new_zeros(()), max=size - 1)
+        return (token + 0.5) / size
+
+
 def _on_each_map(reference: Tensor, pyramid: Pyramid) -> Tensor:
     """Scale references [B, Q, 2 or 4] of the unpadded image to every padded map: [B, Q, L, 2 or 4]."""
     ratios = position_valid_ratios(pyramid.padding, pyramid.levels, reference)  # [B or 1, L, 2]

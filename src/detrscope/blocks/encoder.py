@@ -1,12 +1,17 @@
-"""Encoders: self-attention of the tokens."""
+"""Encoders: self-attention of the tokens, of all maps or of the coarsest."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
+from detrscope.blocks.fusion import PyramidFusion
 from detrscope.blocks.layers import FeedForward, Residual
 from detrscope.core.probe import Probe
 from detrscope.core.types import Pyramid
+from detrscope.ops.position import sine_grid
 
 
 class EncoderLayer(nn.Module):
@@ -46,3 +51,43 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x = layer(x, pyramid, probe)
         return pyramid.with_tokens(self.norm(x))
+
+
+class HybridEncoder(nn.Module):
+    """Self-attention of the tokens of the coarsest map, then convolutions that fuse the maps.
+
+    RT-DETR (arXiv:2304.08069, section 4.2): attention within the map of the highest semantic level (AIFI), then
+    fusion across scales (CCFF).
+
+    Args:
+        layers: of the coarsest map's tokens.
+        fusion: of the maps.
+        outputs: a module for each map, [B, C, H, W] -> [B, D, H, W].
+    """
+
+    def __init__(self, layers: list[EncoderLayer], fusion: PyramidFusion, outputs: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.fusion = fusion
+        self.outputs = nn.ModuleList(outputs)
+
+    def forward(self, pyramid: Pyramid, probe: Probe | None = None) -> Pyramid:
+        """Tokens [B, S, C] -> tokens [B, S, D]; everything else in the pyramid stays."""
+        sizes = [level.tokens for level in pyramid.levels]
+        parts = list(torch.split(pyramid.tokens, sizes, dim=1))
+        height, width = pyramid.levels[-1]
+        coarsest = Pyramid(
+            tokens=parts[-1],
+            position=sine_grid(height, width, parts[-1].shape[2], parts[-1]),
+            levels=pyramid.levels[-1:],
+            padding=None if pyramid.padding is None else pyramid.padding[:, -sizes[-1] :],
+        )
+        for layer in self.layers:
+            coarsest = replace(coarsest, tokens=layer(coarsest.tokens, coarsest, probe))
+        parts[-1] = coarsest.tokens
+        maps = [
+            part.transpose(1, 2).view(-1, part.shape[2], *level)  # [B, C, H_l, W_l], channels last
+            for part, level in zip(parts, pyramid.levels, strict=True)
+        ]
+        fused = [output(x) for output, x in zip(self.outputs, self.fusion(maps), strict=True)]
+        return pyramid.with_tokens(torch.cat([x.flatten(2).transpose(1, 2) for x in fused], dim=1))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrscope.ops.convolution import convolution_is_learning, may_leave_torch
@@ -58,6 +60,15 @@ class FeedForward(nn.Module):
         return cast(Tensor, self.contract(self.dropout(hidden)))
 
 
+class GeluFeedForward(FeedForward):
+    """Two linear layers with a GELU between, token by token."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        hidden = F.gelu(self.expand(tokens))  # [B, S, H]
+        return cast(Tensor, self.contract(self.dropout(hidden)))
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them, none after the last."""
 
@@ -86,6 +97,13 @@ def zero_last(box_head: MLP) -> MLP:
     nn.init.zeros_(box_head.last.weight)
     nn.init.zeros_(box_head.last.bias)
     return box_head
+
+
+def prior_head(width: int, classes: int, prior: float) -> nn.Linear:
+    """Return a class head whose classes start at a probability (focal loss, arXiv:1708.02002, section 4.1)."""
+    head = nn.Linear(width, classes)
+    nn.init.constant_(head.bias, -math.log(1 / prior - 1))
+    return head
 
 
 def apply_layer_in_float32(head: nn.Module, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrscope.blocks.fusion import ConvNorm
 from detrscope.blocks.position import Position
 from detrscope.core.types import Level, Pyramid
 from detrscope.ops.convolution import convolution_and_norm
@@ -66,6 +67,27 @@ class PyramidNeck(nn.Module):
         return replace(flatten_maps(projected, positions, paddings), centres=torch.cat(centres, dim=1))
 
 
+class ConvNormNeck(nn.Module):
+    """A 1x1 convolution and a batch norm for each map; positions are left to the encoder.
+
+    Args:
+        channels: channels of each incoming map.
+        width: C of the tokens.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(ConvNorm(c, width) for c in channels)
+
+    def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
+        """Turn maps [B, C_l, H_l, W_l] and padding [B, H, W] into tokens [B, S, C] of all levels; position is zero."""
+        projected = [projection(x) for projection, x in zip(self.projections, maps, strict=True)]
+        paddings = [shrink_padding(padding, x) for x in projected]
+        pyramid = flatten_maps(projected, [projected[0].new_zeros(1, 1, 1)], paddings)
+        centres = positions_of_pyramid(pyramid.padding, pyramid.levels, pyramid.tokens)
+        return replace(pyramid, centres=centres)
+
+
 class DeformableNeck(nn.Module):
     """A 1x1 convolution and a group norm for each map, then coarser levels by strided 3x3 convolutions.
 
@@ -103,7 +125,7 @@ class DeformableNeck(nn.Module):
         ):
             source = maps[index] if index < len(maps) else maps[-1] if index == len(maps) else projected[-1]
             assert isinstance(projection, nn.Conv2d)
-            x = norm(convolution_and_norm(source, projection, nn.Identity(), relu=False))  # [B, D, H_l, W_l]
+            x = norm(convolution_and_norm(source, projection, nn.Identity()))  # [B, D, H_l, W_l]
             projected.append(x)
             paddings.append(shrink_padding(padding, x))
             positions.append(self.position(x, paddings[-1]) + level.to(x.dtype))  # [B or 1, H_l*W_l, D]

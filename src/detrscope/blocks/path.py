@@ -69,6 +69,12 @@ class DetectionTransformer(nn.Module):
         states = self.decoder(queries, pyramid, self.heads.refine, probe)
         return cast(Outputs, self.heads(states))
 
+    def fold_norms(self) -> None:
+        """Multiply every norm of a convolution into it for good; for inference, since the state dict changes."""
+        for module in list(self.modules()):
+            if module is not self and callable(fold := getattr(module, "fold_norms", None)):
+                fold()
+
     @property
     def training_support(self) -> TrainingSupport:
         """Training techniques that the model supports beside the set loss."""

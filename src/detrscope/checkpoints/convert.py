@@ -66,16 +66,17 @@ def convert_checkpoint(
     if assumed:
         for line in remarks:
             log.warning("%s: %s; pass other names as classes", source, line)
+    usual = VARIANTS[variant].preprocessing if variant else family.variants[0].preprocessing
     if not published:
-        _warn_of_assumptions(checkpoint, source, variant)
+        _warn_of_assumptions(checkpoint, source, variant, usual)
     if nonfinite := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
         log.warning("%s: NaN or infinite numbers in %s", source, some_keys(nonfinite))
     card = ModelCard(
         family=family.name,
-        variant=variant or _variant_of(family, config),
+        variant=variant or _variant_of(family, config, layout.release),
         config=config_to_tree(config),
         classes=classes,
-        preprocessing=checkpoint.preprocessing or Preprocessing(),
+        preprocessing=checkpoint.preprocessing or usual,
         scoring=model.scoring,
         source=source,
     )
@@ -101,20 +102,16 @@ def _refuse_other_settings(
             )
 
 
-def _warn_of_assumptions(checkpoint: ThirdPartyCheckpoint, source: str, variant: str | None) -> None:
+def _warn_of_assumptions(
+    checkpoint: ThirdPartyCheckpoint, source: str, variant: str | None, usual: Preprocessing
+) -> None:
     if checkpoint.preprocessing is None:
-        usual = Preprocessing()
-        log.warning(
-            "%s: has no preprocessing config; assumed: sides of %d to %d pixels, ImageNet's mean and"
-            " deviation",
-            source,
-            usual.short_side,
-            usual.long_side,
-        )
+        log.warning("%s: has no preprocessing config; assumed: %s", source, usual.describe())
     if not checkpoint.settings and not variant:
         log.warning("%s: has no number of attention heads; assumed: 8 heads, no dilation", source)
 
 
-def _variant_of(family: Family, config: Any) -> str:
-    """Return the variant with exactly these settings, or the family's name if there is none."""
-    return next((v.name for v in family.variants if v.config == config), family.name)
+def _variant_of(family: Family, config: Any, release: str) -> str:
+    """Return the variant of a release with exactly these settings, or the family's name if there is none."""
+    names = (v.name for v in family.variants if v.config == config and v.name.startswith(release))
+    return next((name for name in names if not release or name.startswith(f"{release}-")), family.name)

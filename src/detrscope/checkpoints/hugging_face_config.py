@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import pydantic
-from pydantic import Field
+from typing import Any, Literal
 
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.json_schema import short_repr, validate
 from detrscope.core.text_files import read_json_text
+from detrscope.families import FAMILIES
+from detrscope.families.keys.hub_config import Heads, HubConfig, Partial
 
 MAX_LISTED = 8  # unnamed classes that are listed one by one
 UNNAMED = ("N/A", "")  # names of COCO's unused ids
-
-
-class Partial(pydantic.BaseModel):
-    """Base of models of a part of a file; the other keys do not change the outputs of a loaded model."""
-
-    model_config = pydantic.ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class BackboneFields(Partial):
@@ -38,11 +31,8 @@ class KeywordFields(Partial):
     output_stride: Literal[8, 16, 32] | None = None
 
 
-Heads = Annotated[int, Field(ge=1)]
-
-
-class ConfigFields(Partial):
-    """Keys of a config that cannot be inferred from tensor shapes."""
+class ConfigFields(HubConfig):
+    """Keys of the configs of DETR and Deformable DETR."""
 
     activation_function: Literal["relu"] = "relu"
     backbone_config: BackboneFields | None = None
@@ -55,35 +45,38 @@ class ConfigFields(Partial):
     with_box_refine: bool | None = None
     two_stage: bool | None = None
     two_stage_num_proposals: Heads | None = None
-    id2label: dict[str, str] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Translate the keys to our settings."""
+        strides = [
+            getattr(part, "output_stride", None) for part in (self.backbone_config, self.backbone_kwargs)
+        ]
+        return {
+            "backbone": {"dilate_last": bool(self.dilation) or 16 in strides},
+            **hugging_face_stack_settings("encoder", self.encoder_attention_heads, self.encoder_n_points),
+            **hugging_face_stack_settings("decoder", self.decoder_attention_heads, self.decoder_n_points),
+            **hugging_face_reference_settings(
+                self.with_box_refine, self.two_stage, self.two_stage_num_proposals
+            ),
+        }
 
 
-def read_hugging_face_config(path: Path) -> ConfigFields:
-    """Read a config.json.
+def read_hugging_face_config(path: Path) -> HubConfig:
+    """Read a config.json, by the keys of the family that its `model_type` names.
 
     Raises:
         UserError: not JSON, or a value of the wrong type or not supported; names the key.
     """
-    fields = validate(ConfigFields, read_json_text(path), str(path))
+    tree = read_json_text(path)
+    kind = tree.get("model_type") if isinstance(tree, dict) else None
+    for family in FAMILIES.values():
+        if isinstance(kind, str) and kind in family.hub_configs:
+            return validate(family.hub_configs[kind], tree, str(path))
+    fields = validate(ConfigFields, tree, str(path))
     for part in ("backbone_config", "backbone_kwargs"):
         if getattr(getattr(fields, part), "output_stride", None) == 8:
             raise UserError(f"{path}: {part}.output_stride: expected 16 or 32, found 8")
     return fields
-
-
-def hugging_face_settings(config: ConfigFields) -> dict[str, Any]:
-    """Translate a config to our settings."""
-    strides = [
-        getattr(part, "output_stride", None) for part in (config.backbone_config, config.backbone_kwargs)
-    ]
-    return {
-        "backbone": {"dilate_last": bool(config.dilation) or 16 in strides},
-        **hugging_face_stack_settings("encoder", config.encoder_attention_heads, config.encoder_n_points),
-        **hugging_face_stack_settings("decoder", config.decoder_attention_heads, config.decoder_n_points),
-        **hugging_face_reference_settings(
-            config.with_box_refine, config.two_stage, config.two_stage_num_proposals
-        ),
-    }
 
 
 def hugging_face_stack_settings(name: str, heads: int | None, points: int | None) -> dict[str, Any]:
@@ -104,7 +97,7 @@ def hugging_face_reference_settings(
     return settings
 
 
-def hugging_face_labels(config: ConfigFields, path: Path) -> dict[int, str]:
+def hugging_face_labels(config: HubConfig, path: Path) -> dict[int, str]:
     """Return class names by index in the logits; empty where the config has none.
 
     Raises:

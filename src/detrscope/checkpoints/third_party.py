@@ -16,12 +16,9 @@ from torch import Tensor
 
 from detrscope.checkpoints.coco_classes import coco_classes
 from detrscope.checkpoints.hugging_face_config import (
-    Heads,
-    Partial,
     class_table,
     hugging_face_labels,
     hugging_face_reference_settings,
-    hugging_face_settings,
     hugging_face_stack_settings,
     read_hugging_face_config,
 )
@@ -34,6 +31,7 @@ from detrscope.core.json_schema import validate
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import FAMILIES
 from detrscope.families.family import Family
+from detrscope.families.keys.hub_config import Heads, Partial
 from detrscope.families.keys.key_map import KeyLayout
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -133,7 +131,7 @@ def read_third_party_folder(folder: Path) -> ThirdPartyCheckpoint:
             break
     return replace(
         checkpoint,
-        settings=hugging_face_settings(config),
+        settings=config.settings(),
         labels=hugging_face_labels(config, path),
         path=path,
         preprocessing=preprocessing,

@@ -50,6 +50,19 @@ class Preprocessing:
         if (self.box is not None) != (self.fit in ("within", "exact")):
             raise UserError(f"fit '{self.fit}' {'needs a box' if self.box is None else 'has no box'}")
 
+    def describe(self) -> str:
+        """Return the resize and the normalisation in words."""
+        size = f"sides of {self.short_side} to {self.long_side} pixels"
+        if self.box is not None:
+            size = (
+                f"{'stretched to' if self.fit == 'exact' else 'within'} {self.box[1]} x {self.box[0]} pixels"
+            )
+        elif self.fit == "none":
+            size = "no resize"
+        imagenet = (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD)
+        norm = "ImageNet's mean and deviation" if imagenet else f"mean {self.mean} and deviation {self.std}"
+        return f"{size}, {norm}"
+
     def with_sides(self, short_side: int, long_side: int) -> Preprocessing:
         """Return the same normalisation with a resize to these sides, as in training."""
         return Preprocessing(short_side, long_side, self.mean, self.std)

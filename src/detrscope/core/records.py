@@ -41,6 +41,9 @@ class DenseRecord(_Values):
     scale: float  # scores = query @ key^T * scale + bias
     bias: Tensor | None = None  # broadcasts to [B, h, Q, S]: padding, masks and edits
     gain: Tensor | None = None  # broadcasts to [B, h, Q, S]: multiplies the weights after the softmax
+    levels: tuple[Level, ...] | None = (
+        None  # sizes of the maps of the keys, where they are not those of the trace
+    )
 
     def rows(self, queries: Tensor | slice = slice(None)) -> Tensor:
         """Return the attention of some queries over all keys, every head: [B, h, Q', S].

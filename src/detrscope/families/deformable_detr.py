@@ -17,7 +17,8 @@ from detrscope.blocks.layers import MLP, zero_last
 from detrscope.blocks.neck import DeformableNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.position import SinePosition
-from detrscope.blocks.queries import PointQueries, TwoStageQueries
+from detrscope.blocks.queries import PointQueries
+from detrscope.blocks.token_queries import TwoStageQueries
 from detrscope.config import config_section, setting, settings
 from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.deformable_detr import HUGGING_FACE, PUBLISHED

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.core.preprocessing import Preprocessing
+from detrscope.families.keys.hub_config import HubConfig
 from detrscope.families.keys.key_map import KeyLayout
 from detrscope.families.keys.shapes import Shapes
 
@@ -68,6 +69,7 @@ class Family:
         layouts: key layouts of published checkpoints.
         query_count: name of the setting that holds the number of queries.
         variants: its variants.
+        hub_configs: by `model_type`, the keys of a Hugging Face config that shapes do not show.
     """
 
     name: str
@@ -78,3 +80,4 @@ class Family:
     layouts: tuple[KeyLayout, ...]
     query_count: str
     variants: tuple[Variant, ...]
+    hub_configs: Mapping[str, type[HubConfig]] = field(default_factory=dict)

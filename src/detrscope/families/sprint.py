@@ -23,7 +23,8 @@ from detrscope.blocks.heads import RefiningHeads
 from detrscope.blocks.layers import MLP, zero_last
 from detrscope.blocks.neck import PyramidNeck
 from detrscope.blocks.path import DetectionTransformer
-from detrscope.blocks.queries import PRIOR_LOGIT, MixedQueries
+from detrscope.blocks.queries import PRIOR_LOGIT
+from detrscope.blocks.token_queries import MixedQueries
 from detrscope.config import config_section, require_config, setting, settings
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.family import Family, Variant

@@ -17,7 +17,11 @@ MakeAttention = Callable[[str], nn.Module]
 
 
 def encoder_layers(
-    width: int, config: LayersConfig, norm: NormPosition, attention: MakeAttention | None = None
+    width: int,
+    config: LayersConfig,
+    norm: NormPosition,
+    attention: MakeAttention | None = None,
+    feedforward: type[FeedForward] = FeedForward,
 ) -> list[EncoderLayer]:
     """Build layers with the sites `encoder.N.self`; dense attention unless another is given."""
 
@@ -28,7 +32,7 @@ def encoder_layers(
     return [
         EncoderLayer(
             (attention or dense)(f"encoder.{i}.self"),
-            FeedForward(width, config.feedforward, config.dropout),
+            feedforward(width, config.feedforward, config.dropout),
             (residual(width, config.dropout), residual(width, config.dropout)),
         )
         for i in range(config.layers)

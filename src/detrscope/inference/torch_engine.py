@@ -48,7 +48,7 @@ class TorchEngine:
             dtype: type of weights and activations.
         """
         model.eval().requires_grad_(False)
-        model.backbone.fold_norms()
+        model.fold_norms()
         model.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
         model.heads.float()  # bf16 has 8 bits of mantissa: boxes would be rounded to two pixels
         return cls(model)

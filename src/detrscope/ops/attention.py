@@ -41,6 +41,7 @@ def attend(
     mask: Tensor | None = None,
     dropout: float = 0.0,
     probe: Probe | None = None,
+    levels: tuple[Level, ...] | None = None,
 ) -> Tensor:
     """Compute multi-head softmax attention of projected queries over projected keys.
 
@@ -54,6 +55,7 @@ def attend(
         mask: [Q, S] bool, True where a query must not attend.
         dropout: probability of dropping a weight, training only.
         probe: records and edits of this site; without an edit here, the output stays the same to the last bit.
+        levels: sizes of the maps that the keys come from, where they are not all of the model's.
 
     Returns:
         [B, Q, h*dv], heads concatenated, before the output projection.
@@ -68,7 +70,8 @@ def attend(
     inputs = _Inputs(q, k, v, None if masked is None else mask_to_bias(masked, q.dtype))
     scale = q.shape[-1] ** -0.5
     if probe is not None:
-        levels = () if edit_has_query_keys(site) else probe.levels
+        own = None if levels is None or levels == probe.levels else levels
+        levels = () if edit_has_query_keys(site) else levels or probe.levels
         for edit in probe.edits_at(site):
             shape = (*q.shape[:3], k.shape[2])
             if (resolved := resolve_dense_edit(edit, shape, levels, probe.geometry)) is not None:
@@ -76,7 +79,7 @@ def attend(
         if probe.records_site(site):
             q, k, v, bias, gain = inputs
             values = v.detach() if probe.values else None
-            probe.keep(site, DenseRecord(q.detach(), k.detach(), values, scale, bias, gain))
+            probe.keep(site, DenseRecord(q.detach(), k.detach(), values, scale, bias, gain, own))
     graph_edit = None if probe is None else probe.graph_edits.get(site)
     if graph_edit is not None:
         inputs = _with_graph_edit(inputs, graph_edit)

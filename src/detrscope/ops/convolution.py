@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,21 +12,34 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detrscope.ops.kernels.native_precision import onednn_convolves
 
+Activation = Literal["none", "relu", "silu"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+ONEDNN_NAMES: dict[Activation, str] = {"none": "none", "relu": "relu", "silu": "swish"}
+
 
 def convolution_and_norm(
-    x: Tensor, conv: nn.Conv2d, norm: nn.Module, *, relu: bool, residual: Tensor | None = None
+    x: Tensor,
+    conv: nn.Conv2d,
+    norm: nn.Module,
+    activation: Activation = "none",
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """Compute `relu(norm(conv(x)) + residual)` in as few passes over memory as possible.
+    """Compute `activation(norm(conv(x)) + residual)` in as few passes over memory as possible.
 
     A norm with fixed statistics is an affine map, so it is multiplied into the weights: the same numbers up to
-    rounding, and no extra tensor kept for the backward pass. Without gradients on a CPU, sum and ReLU are fused too.
+    rounding, and no extra tensor kept for the backward pass. Without gradients on a CPU, sum and activation are fused
+    too.
 
     Args:
         x: [B, C, H, W].
         conv: the convolution.
         norm: its norm; nn.Identity where it is folded already.
-        relu: whether a ReLU follows.
-        residual: [B, C', H', W'] added before the ReLU; may be overwritten.
+        activation: what follows.
+        residual: [B, C', H', W'] added before the activation; may be overwritten.
 
     Returns:
         [B, C', H', W'].
@@ -35,10 +49,9 @@ def convolution_and_norm(
     else:
         weight, bias = _folded(conv, norm)
         if convolution_may_use_onednn(x, weight, residual):
-            return _fused(x, conv, weight, bias, relu, residual)
+            return _fused(x, conv, weight, bias, activation, residual)
         y = _convolved(x, conv, weight, bias)
-    y = y if residual is None else y + residual
-    return F.relu(y) if relu else y
+    return ACTIVATIONS[activation](y if residual is None else y + residual)
 
 
 SIMD_CHANNELS = 16  # float32 numbers in an AVX-512 register
@@ -153,7 +166,12 @@ def autocast_convolution(*tensors: Tensor | None) -> tuple[Any, ...]:
 
 
 def _fused(
-    x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, relu: bool, residual: Tensor | None
+    x: Tensor,
+    conv: nn.Conv2d,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: Activation,
+    residual: Tensor | None,
 ) -> Tensor:
     if torch.is_autocast_enabled("cpu"):
         x, weight, bias, residual = autocast_convolution(x, weight, bias, residual)
@@ -161,16 +179,15 @@ def _fused(
         weight = conv.packed_for(x)
     geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
     if residual is None:
-        unary = "relu" if relu else "none"
+        unary = ONEDNN_NAMES[activation]
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, unary, [], "")
         return y
-    if not residual.is_contiguous(
-        memory_format=torch.channels_last
-    ):  # oneDNN needs channels last for the sum
+    in_place = residual.is_contiguous(memory_format=torch.channels_last)  # which oneDNN needs for the sum
+    if not in_place or activation == "silu":
         y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, "none", [], "") + residual
-        return F.relu(y) if relu else y
+        return ACTIVATIONS[activation](y)
     # The sum overwrites the residual, which is not read again: no new map is allocated.
     y = torch.ops.mkldnn._convolution_pointwise_.binary(
-        residual, x, weight, bias, *geometry, "add", 1.0, "relu" if relu else None, [], ""
+        residual, x, weight, bias, *geometry, "add", 1.0, "relu" if activation == "relu" else None, [], ""
     )
     return y

@@ -156,6 +156,26 @@ def sine_position(
     return torch.cat(parts, dim=-1).flatten(1, 2).to(like.dtype)
 
 
+def sine_grid(height: int, width: int, channels: int, like: Tensor) -> Tensor:
+    """Return the sine encoding of rows and columns, counted from 0: [1, H*W, D].
+
+    Sines, then cosines, of the row, then of the column, a quarter of the channels each, with temperature 10,000 (He et
+    al. 2022, arXiv:2111.06377; RT-DETR uses it for its coarsest map).
+
+    Args:
+        height: H.
+        width: W.
+        channels: D, a multiple of 4.
+        like: gives device and dtype.
+    """
+    exponent = torch.arange(channels // 4, device=like.device, dtype=torch.float64) / (channels // 4)
+    y, x = (torch.arange(n, device=like.device, dtype=torch.float64) for n in (height, width))
+    rows, columns = (n[:, None] / 10000**exponent for n in (y, x))  # [H, D/4], [W, D/4]
+    rows, columns = (torch.cat([angle.sin(), angle.cos()], dim=-1) for angle in (rows, columns))
+    grid = torch.cat([rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)], dim=-1)
+    return grid.flatten(0, 1)[None].to(like.dtype)
+
+
 def _interleaved(angle: Tensor, channels: int) -> Tensor:
     """Return sine, cosine, sine ... of an angle at increasing periods: [...] -> [..., channels]."""
     steps = torch.arange(channels, device=angle.device, dtype=torch.float32)

@@ -89,7 +89,7 @@ def test_failing_operators_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None
     x = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(
-            convolution.convolution_and_norm(x, conv, norm, relu=False), norm(conv(x)), rtol=1e-5, atol=1e-5
+            convolution.convolution_and_norm(x, conv, norm), norm(conv(x)), rtol=1e-5, atol=1e-5
         )
         y = torch.randn(5, 4)
         weight = torch.randn(3, 4)

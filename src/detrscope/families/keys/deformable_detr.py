@@ -50,7 +50,7 @@ def _identical(copies: Mapping[int, Tensor]) -> bool:
     return all(torch.equal(first, other) for other in copies.values())
 
 
-def _sampling(name: str) -> tuple[Rule, ...]:
+def sampling_rules(name: str) -> tuple[Rule, ...]:
     """Build the rules of deformable attention, named the same in both layouts."""
     return (
         (rf"{name}\.value_proj\.(.*)", r"value.\2"),
@@ -84,7 +84,7 @@ PUBLISHED = KeyLayout(
         (r"query_embed\.weight", r"queries.embedding.weight"),
         *_common(r"transformer\."),
         *layer_rules(
-            "encoder", r"transformer\.encoder", _sampling("self_attn"), (),
+            "encoder", r"transformer\.encoder", sampling_rules("self_attn"), (),
             (
                 *TORCH_FEEDFORWARD,
                 (r"norm1\.(.*)", r"self_residual.norm.\2"),
@@ -92,7 +92,7 @@ PUBLISHED = KeyLayout(
             ),
         ),
         *layer_rules(
-            "decoder", r"transformer\.decoder", torch_attention("self_attn"), _sampling("cross_attn"),
+            "decoder", r"transformer\.decoder", torch_attention("self_attn"), sampling_rules("cross_attn"),
             (
                 *TORCH_FEEDFORWARD,
                 (r"norm1\.(.*)", r"cross_residual.norm.\2"),
@@ -113,9 +113,9 @@ HUGGING_FACE = KeyLayout(
         (r"model\.input_proj\.(\d+)\.1\.(.*)", r"neck.norms.\1.\2"),
         (r"model\.query_position_embeddings\.weight", r"queries.embedding.weight"),
         *_common(r"model\."),
-        *layer_rules("encoder", r"model\.encoder", _sampling("self_attn"), (), HF_REST),
+        *layer_rules("encoder", r"model\.encoder", sampling_rules("self_attn"), (), HF_REST),
         *layer_rules(
-            "decoder", r"model\.decoder", hf_attention("self_attn"), _sampling("encoder_attn"),
+            "decoder", r"model\.decoder", hf_attention("self_attn"), sampling_rules("encoder_attn"),
             (*HF_REST, (r"encoder_attn_layer_norm\.(.*)", r"cross_residual.norm.\2")),
         ),
     ),

@@ -34,18 +34,25 @@ HF_TRANSFORMER: tuple[Rule, ...] = (
 _HF_BODY = r"model\.backbone\.(?:conv_encoder\.)?model\."
 
 
-def _hf_resnet_rules() -> tuple[Rule, ...]:
-    """Build the rules from transformers' own ResNet (`use_timm_backbone=False`) to torchvision's names."""
+def hf_resnet_rules(stem: int = 1, shortcut: int = 0) -> tuple[Rule, ...]:
+    """Build the rules from transformers' own ResNets to torchvision's names.
+
+    Args:
+        stem: number of convolutions in the stem.
+        shortcut: index of the projection in our shortcuts: 1 after a pooling.
+    """
     rules: list[Rule] = []
-    names = {"convolution": ("conv{}", "downsample.0"), "normalization": ("bn{}", "downsample.1")}
-    for part, (inside, shortcut) in names.items():
-        rules.append(
-            (rf"{_HF_BODY}embedder\.embedder\.{part}\.(.*)", rf"backbone.body.{inside.format(1)}.\1")
-        )
+    names = {"convolution": ("conv{}", shortcut), "normalization": ("bn{}", shortcut + 1)}
+    for part, (inside, index) in names.items():
+        for number in range(stem):
+            theirs = r"embedder\.embedder" + (rf"\.{number}" if stem > 1 else "")
+            rules.append(
+                (rf"{_HF_BODY}{theirs}\.{part}\.(.*)", rf"backbone.body.{inside.format(number + 1)}.\1")
+            )
         for stage in range(4):
             head = rf"{_HF_BODY}encoder\.stages\.{stage}\.layers\.(\d+)\."
             ours = rf"backbone.body.layer{stage + 1}.\1."
-            rules.append((rf"{head}shortcut\.{part}\.(.*)", rf"{ours}{shortcut}.\2"))
+            rules.append((rf"{head}shortcut\.(?:1\.)?{part}\.(.*)", rf"{ours}downsample.{index}.\2"))
             rules += [
                 (rf"{head}layer\.{i}\.{part}\.(.*)", rf"{ours}{inside.format(i + 1)}.\2") for i in range(3)
             ]
@@ -53,7 +60,7 @@ def _hf_resnet_rules() -> tuple[Rule, ...]:
 
 
 HF_BACKBONES: tuple[Rule, ...] = (
-    *_hf_resnet_rules(),
+    *hf_resnet_rules(),
     (_HF_BODY + r"((?:conv1|bn1|layer\d)\..*)", r"backbone.body.\1"),
 )
 """timm's ResNet (torchvision's names), or transformers' own."""

@@ -30,12 +30,14 @@ class KeyLayout:
         mark: the key by which a checkpoint of this layout is recognised.
         rules: renames, tried in order.
         finalize: changes to the renamed tensors that no rename can express.
+        release: beginning of the names of the variants published in it, where other variants have the same settings.
     """
 
     name: str
     mark: str
     rules: tuple[Rule, ...]
     finalize: Finalize = lambda state, settings: state
+    release: str = ""
 
     def rename(self, state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
         """Rename the tensors of a checkpoint to the model's keys.

@@ -45,7 +45,7 @@ def build_onnx(model: DetectionTransformer, card: ModelCard, *, attention: bool)
     """
     require_packages("export", "onnx", "onnxscript")
     model.eval().requires_grad_(False)
-    model.backbone.fold_norms()
+    model.fold_norms()
     sample = make_sample(model, *SAMPLE_SIDES)
     metadata = GraphMetadata(card, sample.specs, attention, sample.any_class)
     if attention:

@@ -1,0 +1,126 @@
+"""Convolutional blocks that fuse feature maps of different sizes (RT-DETR, arXiv:2304.08069, section 4.2, figure 4)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrscope.ops.convolution import (
+    ACTIVATIONS,
+    Activation,
+    convolution_and_norm,
+    fold_norm_into_convolution,
+)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, activation.
+
+    Args:
+        channels: incoming channels.
+        width: outgoing channels.
+        size: side of the kernel, odd; the map keeps its size but for the stride.
+        stride: stride.
+        activation: what follows the norm.
+    """
+
+    def __init__(
+        self, channels: int, width: int, size: int = 1, stride: int = 1, activation: Activation = "none"
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, size, stride, padding=size // 2, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(width)
+        self.activation: Activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H', W']."""
+        return convolution_and_norm(x, self.conv, self.norm, self.activation)
+
+    def fold_norms(self) -> None:
+        """Multiply the norm into the convolution for good; for inference, since the state dict changes."""
+        self.conv, self.norm = fold_norm_into_convolution(self.conv, self.norm), nn.Identity()
+
+
+class RepVggBlock(nn.Module):
+    """Sum of a 3x3 and a 1x1 convolution, each with its norm, then SiLU (RepVGG, arXiv:2101.03697, section 3)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(width, width, 3)
+        self.conv2: nn.Module = ConvNorm(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        if isinstance(self.conv2, nn.Identity):
+            return cast(Tensor, self.conv1(x))
+        return ACTIVATIONS["silu"](self.conv1(x) + self.conv2(x))
+
+    def fold_norms(self) -> None:
+        """Turn both convolutions into one of 3x3 (section 3.3); for inference, since the state dict changes."""
+        if isinstance(self.conv2, nn.Identity):
+            return
+        assert isinstance(self.conv2, ConvNorm)
+        for part in (self.conv1, self.conv2):
+            part.fold_norms()
+        large, small = self.conv1.conv, self.conv2.conv
+        assert large.bias is not None and small.bias is not None
+        with torch.no_grad():
+            large.weight += F.pad(small.weight, (1, 1, 1, 1))
+            large.bias += small.bias
+        self.conv1.activation, self.conv2 = "silu", nn.Identity()
+
+
+class CrossStageBlock(nn.Module):
+    """Two 1x1 convolutions of the same map, one followed by RepVGG blocks, added up (CSPNet, arXiv:1911.11929).
+
+    Args:
+        channels: incoming channels.
+        width: outgoing channels.
+        hidden: channels inside.
+        blocks: number of RepVGG blocks.
+    """
+
+    def __init__(self, channels: int, width: int, hidden: int, blocks: int = 3) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(channels, hidden, activation="silu")
+        self.conv2 = ConvNorm(channels, hidden, activation="silu")
+        self.bottlenecks = nn.Sequential(*(RepVggBlock(hidden) for _ in range(blocks)))
+        self.conv3 = nn.Identity() if hidden == width else ConvNorm(hidden, width, activation="silu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H, W]."""
+        y: Tensor = self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
+        return y
+
+
+class PyramidFusion(nn.Module):
+    """Maps of three or more sizes fused from coarse to fine, then from fine to coarse.
+
+    Args:
+        width: channels of every map.
+        hidden: channels inside the fusing blocks.
+        levels: number of maps.
+    """
+
+    def __init__(self, width: int, hidden: int, levels: int) -> None:
+        super().__init__()
+        steps = levels - 1
+        self.laterals = nn.ModuleList(ConvNorm(width, width, activation="silu") for _ in range(steps))
+        self.down_blocks = nn.ModuleList(CrossStageBlock(2 * width, width, hidden) for _ in range(steps))
+        self.strided = nn.ModuleList(ConvNorm(width, width, 3, 2, "silu") for _ in range(steps))
+        self.up_blocks = nn.ModuleList(CrossStageBlock(2 * width, width, hidden) for _ in range(steps))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Fuse maps [B, C, H_l, W_l], fine ones first, into maps of the same shapes."""
+        coarse_first = [maps[-1]]
+        for lateral, block, finer in zip(self.laterals, self.down_blocks, reversed(maps[:-1]), strict=True):
+            coarse_first[-1] = lateral(coarse_first[-1])
+            larger = F.interpolate(coarse_first[-1], size=finer.shape[-2:], mode="nearest")
+            coarse_first.append(block(torch.cat([larger, finer], dim=1)))
+        fused = [coarse_first.pop()]
+        for strided, block in zip(self.strided, self.up_blocks, strict=True):
+            fused.append(block(torch.cat([strided(fused[-1]), coarse_first.pop()], dim=1)))
+        return fused

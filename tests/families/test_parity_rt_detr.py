@@ -1,0 +1,128 @@
+"""RT-DETR and RT-DETRv2 equal transformers' with the same weights: proposals and every decoder layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benchmarks.spread_weights import calibrate_norms, median_distance, spread_weights
+from torch import Tensor
+
+from detrscope.blocks.path import DetectionTransformer
+from detrscope.checkpoints.load import load_model
+from detrscope.core.types import Batch, Outputs
+
+HEIGHT, WIDTH = 160, 192
+BASIC = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
+DEEP = {"depths": [3, 4, 6, 3], "layer_type": "bottleneck"}
+SMALL = {"encoder_in_channels": [128, 256, 512], "hidden_expansion": 0.5}
+LARGE = {"encoder_hidden_dim": 384, "encoder_ffn_dim": 2048, "decoder_in_channels": [384, 384, 384]}
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "rtdetr-r18": (BASIC, {**SMALL, "decoder_layers": 3}),
+    "rtdetr-r34": ({**BASIC, "depths": [3, 4, 6, 3]}, {**SMALL, "decoder_layers": 4}),
+    "rtdetr-r50": (DEEP, {}),
+    "rtdetr-r101": ({**DEEP, "depths": [3, 4, 23, 3]}, LARGE),
+    "rtdetrv2-r18": (BASIC, {**SMALL, "decoder_layers": 3}),
+    "rtdetrv2-r34": ({**BASIC, "depths": [3, 4, 6, 3]}, {**SMALL, "decoder_layers": 4}),
+    "rtdetrv2-r50": (DEEP, {}),
+    "rtdetrv2-r101": ({**DEEP, "depths": [3, 4, 23, 3]}, LARGE),
+}
+
+
+def hub_model(variant: str, **more: Any) -> Any:
+    """RTDetrForObjectDetection or its v2 with 80 classes and random weights."""
+    import transformers
+
+    name = "RTDetrV2" if variant.startswith("rtdetrv2") else "RTDetr"
+    body, rest = VARIANTS[variant]
+    torch.manual_seed(0)
+    backbone = transformers.RTDetrResNetConfig(out_indices=[2, 3, 4], **body)
+    config = getattr(transformers, f"{name}Config")(
+        backbone_config=backbone, num_labels=80, attn_implementation="eager", **rest, **more
+    )
+    model = getattr(transformers, f"{name}ForObjectDetection")(config).eval()
+    spread_weights(model)
+    calibrate_norms(model, lambda: model(images()))
+    for name, buffer in model.named_buffers():
+        if name.endswith("n_points_scale"):  # one over the number of points, no weight
+            buffer.fill_(0.25)
+    for head in (*model.model.decoder.bbox_embed, model.model.enc_bbox_head):
+        head.layers[-1].weight.data.mul_(
+            0.3
+        )  # large steps in each of six layers would multiply rounding errors
+    return model
+
+
+def images() -> torch.Tensor:
+    """Two images of large patches: noise of pixels would average out, and norms would magnify rounding instead."""
+    patches = torch.randn(2, 3, HEIGHT // 16, WIDTH // 16, generator=torch.Generator().manual_seed(1))
+    return torch.nn.functional.interpolate(patches, size=(HEIGHT, WIDTH), mode="bicubic") * 2
+
+
+def load_both(variant: str, folder: Path, **more: Any) -> tuple[DetectionTransformer, Any]:
+    theirs = hub_model(variant, **more)
+    theirs.save_pretrained(folder)
+    loaded = load_model(folder)
+    assert loaded.card.variant == ("rt_detr" if more else variant)
+    assert loaded.card.preprocessing.box == (640, 640)
+    return loaded.model, theirs
+
+
+def with_selection_of(ours: Outputs, theirs: Any, batch: Tensor, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return their outputs for the tokens that we selected; scores that nearly tie may be ranked otherwise."""
+    assert ours.proposals is not None
+    scores = ours.proposals.logits.amax(-1)
+    selected = scores.topk(300, dim=1).indices
+
+    def topk(values: Tensor, count: int, dim: int) -> tuple[Tensor, Tensor]:
+        lowest = values.topk(count, dim=dim).values[:, -1:]
+        assert (values.gather(1, selected) > lowest - 1e-3).all(), "another selection"
+        return values.gather(1, selected), selected
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "topk", topk)
+        return theirs(batch)
+
+
+def parts_of(outputs: Outputs | Any) -> list[Tensor]:
+    """Return logits and boxes of proposals and of every decoder layer."""
+    if isinstance(outputs, Outputs):
+        assert outputs.proposals is not None
+        return [
+            outputs.proposals.logits,
+            outputs.proposals.boxes_cxcywh,
+            outputs.logits,
+            outputs.boxes_cxcywh,
+        ]
+    proposed = [outputs.enc_outputs_class, outputs.enc_outputs_coord_logits.sigmoid()]
+    layers = (outputs.intermediate_logits, outputs.intermediate_reference_points)
+    return [*proposed, *(x.transpose(0, 1) for x in layers)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "more"),
+    [*((variant, {}) for variant in VARIANTS), ("rtdetrv2-r18", {"decoder_method": "discrete"})],
+)
+def test_every_layer_equals_transformers(
+    variant: str, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To 1e-6 in float64. In float32 to 1e-4 of the scale, or to the rounding of theirs in a deep random network."""
+    model, theirs = load_both(variant, tmp_path, **more)
+    with torch.no_grad():
+        ours = model(Batch(images()))
+        single = with_selection_of(ours, theirs, images(), monkeypatch)
+        exact = with_selection_of(ours, theirs.double(), images().double(), monkeypatch)
+        double = model.double()(Batch(images().double()))
+        selected = with_selection_of(double, theirs, images().double(), monkeypatch)
+    assert median_distance(exact.pred_boxes, WIDTH, HEIGHT) > 15, "the comparison could not fail"
+    assert exact.logits.std(1).median() > 0.1, "the comparison could not fail"
+    for mine, other in zip(parts_of(double), parts_of(selected), strict=True):
+        assert mine.shape == other.shape
+        torch.testing.assert_close(mine, other, atol=1e-6 * max(1.0, float(other.abs().max())), rtol=0)
+    for mine, other, truth in zip(parts_of(ours), parts_of(single), parts_of(exact), strict=True):
+        rounding = float((other - truth).abs().max())
+        scale = max(1.0, float(truth.abs().max()))
+        far = (mine - truth).abs() > max(1e-4 * scale, 3 * rounding)
+        assert far.float().mean() < 1e-3, "where a sampling point crosses a token's centre, rounding decides"
