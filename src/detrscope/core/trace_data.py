@@ -18,7 +18,7 @@ from detrscope.core.geometry import Geometry
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, class_scores, postprocess
 from detrscope.core.probe import Probe
-from detrscope.core.records import Gradient, Record
+from detrscope.core.records import DenseRecord, Gradient, Record
 from detrscope.core.types import Detections, Level, Outputs, Regions, Target
 
 Kind = Literal["encoder.self", "decoder.self", "decoder.cross"]
@@ -174,6 +174,21 @@ class TraceData:
         """Return the sites of all layers of the model with this kind of attention, recorded or not."""
         return sites_of_kind(self.model_sites, kind)
 
+    def levels_at(self, site: str) -> tuple[Level, ...]:
+        """Return the sizes of the maps whose tokens a site's keys are: all of the trace's, but for some encoders."""
+        record = self.records.get(site)
+        own = record.levels if isinstance(record, DenseRecord) else None
+        return own or self.levels
+
+    def tokens_at(self, site: str) -> slice:
+        """Return which tokens of the trace the keys of a site are; none where its maps are others, as a backbone's."""
+        own = self.levels_at(site)
+        for start in reversed(range(len(self.levels) - len(own) + 1)):
+            if self.levels[start : start + len(own)] == own:
+                before = sum(level.tokens for level in self.levels[:start])
+                return slice(before, before + sum(level.tokens for level in own))
+        return slice(0)
+
     def check_query(self, query: int) -> int:
         """Return the index of a query after checking it.
 
@@ -228,16 +243,17 @@ class TraceData:
         boxes = cxcywh_to_xyxy(self.targets.boxes_cxcywh)
         return scale_boxes(boxes, self.geometry.width, self.geometry.height)
 
-    def token_at(self, point: tuple[float, float], level: int = 0) -> int:
-        """Return the index, over all levels, of the token whose cell holds a point x, y of the original.
+    def token_at(self, point: tuple[float, float], level: int = 0, site: str = "") -> int:
+        """Return the index, over all levels of a site, of the token whose cell holds a point x, y of the original.
 
         Raises:
             UserError: the point is outside the part of the image that the model ran on.
         """
-        self.check_index("level", level, len(self.levels))
-        level %= len(self.levels)
-        before = sum(size.tokens for size in self.levels[:level])
-        return before + self.geometry.token_at(*point, self.levels[level])
+        levels = self.levels_at(site)
+        self.check_index("level", level, len(levels))
+        level %= len(levels)
+        before = sum(size.tokens for size in levels[:level])
+        return before + self.geometry.token_at(*point, levels[level])
 
     def query_name(self, query: int) -> str:
         """Return such as `query 37 (dog 0.98)`: the query and its best class in the last layer."""

@@ -70,8 +70,9 @@ def _row(trace: TraceData, site: str, record: Record) -> tuple[str, ...]:
     else:
         points = record.points.shape[3]
         attention = f"{[heads, queries, points]} points of {len(record.levels)} levels"
-    rows = trace.levels if site.startswith("encoder") else None
-    maps = "-" if among_queries else _maps(heads, queries, rows, trace.levels)
+    levels = trace.levels_at(site)
+    rows = levels if site.startswith("encoder") else None
+    maps = "-" if among_queries else _maps(heads, queries, rows, levels)
     dense = heads * queries * keys * 4 / MEBI
     note = " (never computed)" if isinstance(record, DeformableRecord) else ""
     return site, str(heads), attention, maps, f"{size / MEBI:.2f} MiB", f"{dense:.1f} MiB{note}"

@@ -34,6 +34,9 @@ def _problems(trace: TraceData) -> Iterator[str]:
         rows = queries if site.startswith("decoder") else tokens
         keys = queries if among_queries else tokens
         if isinstance(record, DenseRecord):
+            if record.levels is not None and not among_queries:
+                keys = sum(level.tokens for level in record.levels)
+                rows = rows if site.startswith("decoder") else keys
             yield from _check_dense(record, site, rows, keys)
         else:
             yield from _check_deformable(record, site, rows, trace)

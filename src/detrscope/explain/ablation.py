@@ -110,8 +110,9 @@ def units_of(trace: TraceData, groups: int = GROUPS) -> list[Unit]:
         units.append(Unit("layer", site, "all", Gain(site).describe()))
         for head in range(record.shape[0]):
             units.append(Unit("head", site, f"head {head}", Gain(site, heads=(head,)).describe()))
-        if len(trace.levels) > 1 and not edit_has_query_keys(site):
-            for level in range(len(trace.levels)):
+        levels = trace.levels_at(site)
+        if len(levels) > 1 and not edit_has_query_keys(site):
+            for level in range(len(levels)):
                 units.append(Unit("level", site, f"level {level}", Gain(site, levels=(level,)).describe()))
     crosses = "decoder.*.cross"
     if groups and trace.sites_of("decoder.cross"):

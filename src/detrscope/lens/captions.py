@@ -9,6 +9,7 @@ from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.edits import caption_edit
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace_data import TraceData
+from detrscope.core.types import Level
 
 MAX_LISTED = 12  # queries that are listed by number
 NOTE = "note"  # key in the notes of a trace: a warning that belongs in its captions
@@ -48,23 +49,24 @@ def caption_heads(trace: TraceData, selection: Selection) -> str:
     return f"{selection.merge} of {count} heads" if head is None else f"head {head % count} of {count}"
 
 
-def caption_token_sizes(trace: TraceData, level: int | None) -> str:
+def caption_token_sizes(levels: Sequence[Level], level: int | None) -> str:
     """Return the sizes of the shown levels, such as `25x34 + 13x17`."""
-    levels = trace.levels if level is None else [trace.levels[level]]
+    levels = levels if level is None else [levels[level]]
     return " + ".join(f"{size.height}x{size.width}" for size in levels)
 
 
 def caption_normalisation(trace: TraceData, selection: Selection) -> str:
     """Return what the weights of a site are normalised over, and which levels are shown."""
     site, level = selection.site, selection.level
-    record, sizes = trace.record(site), caption_token_sizes(trace, level)
+    record, levels = trace.record(site), trace.levels_at(site)
+    sizes = caption_token_sizes(levels, level)
     if site.startswith("decoder") and site.endswith("self"):
         return f"softmax over {record.shape[2]} queries"
     if isinstance(record, DeformableRecord):
         text = f"softmax over points, splatted on {sizes} tokens and not renormalised"
     else:
         text = f"softmax over {sizes} tokens"
-    count = len(trace.levels)
+    count = len(levels)
     if count == 1:
         return text
     return f"{text} ({'all' if level is None else f'level {level % count}'} of {count} levels)"
@@ -103,5 +105,5 @@ def map_caption(
             caption_normalisation(trace, selection),
         ]
     else:
-        parts = [name, f"{caption_token_sizes(trace, selection.level)} tokens"]
+        parts = [name, f"{caption_token_sizes(trace.levels_at(selection.site), selection.level)} tokens"]
     return ", ".join([caption_model(trace), *parts, f"weights sum to {mass:.3f}"])

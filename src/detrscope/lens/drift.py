@@ -9,8 +9,10 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from detrscope.core.geometry import Geometry
 from detrscope.core.records import Record, record_to_float32
 from detrscope.core.trace_data import Kind, TraceData
+from detrscope.core.types import Level
 from detrscope.lens.deletion_curves import rank_correlation
 from detrscope.lens.metrics import mass_in
 from detrscope.lens.token_coverage import centres_of_covered_tokens, cover_of_boxes
@@ -50,14 +52,14 @@ def measure_drift(
     """
     first, second = (torch.tensor([pair[i] for pair in pairs]) for i in (0, 1))
     boxes = trace.boxes_xyxy()[first]  # [n, 4]
-    cover = cover_of_boxes(boxes, trace.geometry, trace.levels)  # [n, S]
-    tokens = _tokens_at(trace, (boxes[:, :2] + boxes[:, 2:]) / 2)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     rows = []
-    kinds: tuple[tuple[Kind, tuple[Tensor, Tensor]], ...] = (
-        ("encoder.self", (tokens, tokens)),
-        ("decoder.cross", (first, second)),
-    )
-    for site, indices in ((site, rows) for kind, rows in kinds for site in trace.sites_of(kind)):
+    kinds: tuple[Kind, ...] = ("encoder.self", "decoder.cross")
+    for kind, site in [(name, site) for name in kinds for site in trace.sites_of(name)]:
+        levels = trace.levels_at(site)
+        cover = cover_of_boxes(boxes, trace.geometry, levels)  # [n, S]
+        tokens = _tokens_at(trace.geometry, levels, centres)
+        indices = (tokens, tokens) if kind == "encoder.self" else (first, second)
         maps = [_map(t.record(site), index) for t, index in zip((trace, other), indices, strict=True)]
         before, after = (float(mass_in(m, cover).mean()) for m in maps)
         correlation = fmean(rank_correlation(a, b) for a, b in zip(*maps, strict=True))
@@ -87,7 +89,7 @@ def _map(record: Record, index: Tensor) -> Tensor:
     return record_to_float32(record).rows(index)[0].float().mean(0)
 
 
-def _tokens_at(trace: TraceData, points: Tensor) -> Tensor:
+def _tokens_at(geometry: Geometry, levels: Sequence[Level], points: Tensor) -> Tensor:
     """Return the token nearest to each point [n, 2] in pixels: [n]."""
-    centres = centres_of_covered_tokens(trace.geometry, trace.levels)  # [S, 2]
+    centres = centres_of_covered_tokens(geometry, levels)  # [S, 2]
     return torch.cdist(points.float(), centres.float()).argmin(1)

@@ -73,12 +73,12 @@ def incoming_from_tokens(
         UserError: a point outside the image, no such layer, head or level, or the site was not recorded.
     """
     site = trace.site("encoder.self", layer)
-    keys = torch.tensor([trace.token_at(point, level)])
+    keys = torch.tensor([trace.token_at(point, level, site)])
     weights = IncomingAttention(trace.record(site)).of(keys)[..., 0]  # [h, S]
     trace.check_index("head", head, len(weights))
     selection = Selection(site, (), head, merge, from_level, point)
     name = f"incoming attention of ({point[0]:g}, {point[1]:g})"
-    name += f" of level {level}" if len(trace.levels) > 1 else ""
+    name += f" of level {level}" if len(trace.levels_at(site)) > 1 else ""
     return map_of_row(trace, merge_attention_heads(weights, head, merge), selection, name)
 
 

@@ -82,11 +82,12 @@ def map_of_self_attention(
     if (point is None) == (query is None):
         raise UserError("self_attention: give point=(x, y) of the original image, or query=")
     if point is not None:
-        trace.check_index("level", from_level, len(trace.levels))
-        token = trace.token_at(point, from_level)
-        selection = Selection(trace.site("encoder.self", layer), (token,), head, merge, level, point)
+        site = trace.site("encoder.self", layer)
+        trace.check_index("level", from_level, len(trace.levels_at(site)))
+        token = trace.token_at(point, from_level, site)
+        selection = Selection(site, (token,), head, merge, level, point)
         name = f"token at ({point[0]:g}, {point[1]:g})"
-        if len(trace.levels) > 1:
+        if len(trace.levels_at(site)) > 1:
             name += f" of level {from_level}"
         return map_of_rows(trace, selection, name)
     assert query is not None
@@ -134,8 +135,9 @@ def map_of_row(
     Raises:
         UserError: no such level.
     """
-    trace.check_index("level", selection.level, len(trace.levels))
-    parts = split_attention_by_level(row, trace.levels)
+    sizes = trace.levels_at(selection.site)
+    trace.check_index("level", selection.level, len(sizes))
+    parts = split_attention_by_level(row, sizes)
     levels = range(len(parts)) if selection.level is None else [selection.level % len(parts)]
     attention = AttentionMap(
         parts=tuple(parts[level] for level in levels),

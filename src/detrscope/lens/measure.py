@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from detrscope.core.records import record_to_float32
 from detrscope.core.trace_data import Kind, TraceData
+from detrscope.core.types import Level
 from detrscope.lens.attention_product import BLOCK
 from detrscope.lens.metrics import entropy, head_agreement, mass_in, mean_distance, points_into
 from detrscope.lens.token_coverage import centres_of_covered_tokens, cover_of_boxes, cover_of_masks
@@ -99,19 +101,25 @@ def measure(
     chosen = detected if queries is None else [trace.check_query(q) for q in queries]
     if masks is None:
         masks = {} if trace.regions is None else trace.regions.masks()
-    covers = {
-        name: cover_of_masks(mask[None], trace.geometry, trace.levels)[0] for name, mask in masks.items()
-    }
-    rows: dict[Kind, _Rows] = {
-        "encoder.self": _encoder_rows(trace, detected, tokens),
-        "decoder.self": _query_rows(trace, chosen, "decoder.self"),
-        "decoder.cross": _query_rows(trace, chosen, "decoder.cross"),
-    }
+
+    @cache
+    def covers_on(levels: tuple[Level, ...]) -> dict[str, Tensor]:
+        return {name: cover_of_masks(mask[None], trace.geometry, levels)[0] for name, mask in masks.items()}
+
+    @cache
+    def rows_of(kind: Kind, levels: tuple[Level, ...]) -> _Rows:
+        if kind == "encoder.self":
+            return _encoder_rows(trace, levels, detected, tokens)
+        return _query_rows(trace, levels, chosen, kind)
+
     measurements: list[Measurement] = []
-    for kind, of_kind in rows.items():
+    kinds: tuple[Kind, ...] = ("encoder.self", "decoder.self", "decoder.cross")
+    for kind in kinds:
         for layer, site in enumerate(trace.sites_of(kind)):
             if site in trace.records:
-                values = _measure_site(trace, site, of_kind, covers if kind != "decoder.self" else {})
+                levels = trace.levels_at(site)
+                covers = {} if kind == "decoder.self" else covers_on(levels)
+                values = _measure_site(trace, site, rows_of(kind, levels), covers)
                 measurements += _summarise(values, kind, layer, chosen if kind != "encoder.self" else [])
     return measurements
 
@@ -140,26 +148,27 @@ class _SiteValues:
     part_areas: dict[str, float]
 
 
-def _encoder_rows(trace: TraceData, queries: Sequence[int], most: int) -> _Rows:
+def _encoder_rows(trace: TraceData, levels: tuple[Level, ...], queries: Sequence[int], most: int) -> _Rows:
     """Return encoder tokens, evenly chosen, each with the first detected box that it lies in."""
-    centres = centres_of_covered_tokens(trace.geometry, trace.levels)
-    on_image = _on_image(trace).nonzero()[:, 0]
+    centres = centres_of_covered_tokens(trace.geometry, levels)
+    on_image = _on_image(trace, levels).nonzero()[:, 0]
     index = on_image[torch.linspace(0, len(on_image) - 1, min(most, len(on_image))).round().long()]
     boxes = trace.boxes_xyxy()[list(queries)]
     start = centres[index]  # [n, 2]
     inside = ((start[:, None] >= boxes[:, :2]) & (start[:, None] <= boxes[:, 2:])).all(-1)  # [n, m]
     own = inside.float().argmax(1)  # [n]
-    cover, area = _cover(trace, boxes)
+    cover, area = _cover(trace, levels, boxes)
     return _Rows(index, start, centres, boxes[own], inside.any(1), cover[own], area[own])
 
 
-def _query_rows(trace: TraceData, queries: Sequence[int], kind: Kind) -> _Rows:
+def _query_rows(trace: TraceData, levels: tuple[Level, ...], queries: Sequence[int], kind: Kind) -> _Rows:
     """Return decoder queries, at the centres of their boxes; among themselves, they have no mass in a box."""
     every = trace.boxes_xyxy()
     boxes = every[list(queries)]
     has_box = torch.full((len(boxes),), kind == "decoder.cross")
     if kind == "decoder.cross":
-        centres, (cover, area) = centres_of_covered_tokens(trace.geometry, trace.levels), _cover(trace, boxes)
+        centres = centres_of_covered_tokens(trace.geometry, levels)
+        cover, area = _cover(trace, levels, boxes)
     else:
         centres, cover = _centres(every), torch.zeros(len(boxes), len(every))
         area = cover.sum(1)
@@ -170,15 +179,15 @@ def _centres(boxes_xyxy: Tensor) -> Tensor:
     return (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
 
 
-def _on_image(trace: TraceData) -> Tensor:
+def _on_image(trace: TraceData, levels: tuple[Level, ...]) -> Tensor:
     """Return which tokens lie on the image: [S] bool."""
-    return torch.cat([trace.geometry.inside(level).flatten() for level in trace.levels])
+    return torch.cat([trace.geometry.inside(level).flatten() for level in levels])
 
 
-def _cover(trace: TraceData, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+def _cover(trace: TraceData, levels: tuple[Level, ...], boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     """Return the share of each cell that boxes cover [m, S], and its mean over the image's tokens [m]."""
-    cover = cover_of_boxes(boxes_xyxy, trace.geometry, trace.levels)
-    return cover, cover[:, _on_image(trace)].mean(-1)
+    cover = cover_of_boxes(boxes_xyxy, trace.geometry, levels)
+    return cover, cover[:, _on_image(trace, levels)].mean(-1)
 
 
 def _measure_site(trace: TraceData, site: str, rows_of: _Rows, covers: Mapping[str, Tensor]) -> _SiteValues:
@@ -188,7 +197,7 @@ def _measure_site(trace: TraceData, site: str, rows_of: _Rows, covers: Mapping[s
     step = max(1, BLOCK // (record.shape[0] * len(rows_of.centres)))
     values: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {name: [] for name in covers}
-    agreements, on_image = [], _on_image(trace)
+    agreements, on_image = [], _on_image(trace, trace.levels_at(site))
     for block in torch.split(torch.arange(len(rows_of.index)), step):
         rows = record.rows(rows_of.index[block])[0].float()  # [h, n, S]
         spread = entropy(rows)

@@ -107,13 +107,14 @@ def _through_encoder(trace: TraceData, gradient: Gradient, u: Tensor) -> Tensor:
     """Return u N(R_ii) with R_ii of the whole encoder: [1, S] -> [1, S]."""
     sites = [trace.site("encoder.self", layer) for layer in range(trace.layers("encoder.self"))]
     layers = [AttentionProduct(trace.record(site), _at(gradient, site), cache=True) for site in sites]
+    owns = [trace.tokens_at(site) for site in sites]  # the others stay what they are
     rowsum = torch.zeros(u.shape[1], 1)  # of R_ii - I
-    for layer in layers:  # the lowest first
-        rowsum = rowsum + layer.from_tokens(1 + rowsum)
+    for layer, own in zip(layers, owns, strict=True):  # the lowest first
+        rowsum[own] += layer.from_tokens(1 + rowsum[own])
     start = _divide(u, rowsum.T)
     gained = torch.zeros_like(u)  # start (R_ii - I)
-    for layer in reversed(layers):
-        gained = gained + layer.from_queries(start + gained)
+    for layer, own in zip(reversed(layers), reversed(owns), strict=True):
+        gained[:, own] += layer.from_queries(start[:, own] + gained[:, own])
     return gained + u
 
 

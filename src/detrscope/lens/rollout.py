@@ -7,7 +7,8 @@ pushed down through the layers and no product of maps is formed.
 The paper has one stream of tokens. Here a decoder layer mixes queries (self-attention), then tokens into queries
 (cross-attention), each with its residual: a query's row goes over queries and tokens, and its part over tokens goes
 on through the encoder. Mass that remains on the queries at the bottom comes from their initial state, not from the
-image: the map's mass is less than 1 by it.
+image: the map's mass is less than 1 by it. Convolutions that fuse maps (RT-DETR's encoder) have no attention: they
+count as the identity.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def rollout(
         raise UserError("rollout: give query=, or point=(x, y) of the original image")
     on_tokens = torch.zeros(1, trace.tokens)  # the part of the row that lies on tokens
     if point is not None:
-        trace.check_index("level", level, len(trace.levels))
-        on_tokens[0, trace.token_at(point, level)] = 1
+        site = trace.site("encoder.self")
+        own = trace.tokens_at(site)
+        on_tokens[0, own.start + trace.token_at(point, level, site)] = 1
         name = f"token at ({point[0]:g}, {point[1]:g})"
     else:
         assert query is not None
@@ -61,8 +63,10 @@ def rollout(
             among = _through(trace, trace.site("decoder.self", layer), on_queries)
             on_queries = residual * on_queries + (1 - residual) * among
     for layer in reversed(range(trace.layers("encoder.self"))):
-        on_tokens = residual * on_tokens + (1 - residual) * _through(
-            trace, trace.site("encoder.self", layer), on_tokens
+        site = trace.site("encoder.self", layer)
+        own = trace.tokens_at(site)  # the others stay what they are
+        on_tokens[:, own] = residual * on_tokens[:, own] + (1 - residual) * _through(
+            trace, site, on_tokens[:, own]
         )
     return map_of_row(
         trace, on_tokens[0], Selection("rollout", point=point), f"rollout of {name}", of_site=False
