@@ -68,7 +68,7 @@ def encoder_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> En
     points = list(options.points) or _default_points(trace, options)
     maps = []
     for point in points:
-        selection = options.selection(site, (trace.token_at(point, options.from_level),), point)
+        selection = options.selection(site, (trace.token_at(point, options.from_level, site),), point)
         maps.append(map_of_rows(trace, selection, f"token at ({point[0]:g}, {point[1]:g})"))
     viewport, selection = Viewport.of(trace, options), options.selection(site)
     zoomed = [
@@ -84,7 +84,7 @@ def encoder_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> En
             caption_normalisation(trace, selection),
             caption_weight_sums(maps),
             OWN_PEAK,
-            f"red: the point whose attention is shown, that of the token{selected_level_text(trace, options)}"
+            f"red: the point whose attention is shown, that of the token{selected_level_text(trace, options, site)}"
             " whose cell holds it",
             "maps are zoomed in" if is_zoomed else "",
         ),

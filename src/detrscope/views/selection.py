@@ -165,17 +165,19 @@ def selected_row(
     )
     if options.points and not note:
         x, y = point = options.points[0]
-        row = trace.token_at(point, options.from_level)
+        site = sites[-1][1]
+        row = trace.token_at(point, options.from_level, site)
         return AttentionRow(
-            row, f"token{selected_level_text(trace, options)} at ({x:g}, {y:g})", tuple(sites), point
+            row, f"token{selected_level_text(trace, options, site)} at ({x:g}, {y:g})", tuple(sites), point
         )
     first = shown_queries(trace, options)[0]
     return AttentionRow(first.query, f"{first.title} ({first.label})", tuple(sites), None, note)
 
 
-def selected_level_text(trace: TraceData, options: ViewOptions) -> str:
-    """Return ` of level 1` for a token of a trace with several levels, else nothing."""
-    return f" of level {options.from_level % len(trace.levels)}" if len(trace.levels) > 1 else ""
+def selected_level_text(trace: TraceData, options: ViewOptions, site: str) -> str:
+    """Return ` of level 1` for a token of a site with several levels, else nothing."""
+    count = len(trace.levels_at(site))
+    return f" of level {options.from_level % count}" if count > 1 else ""
 
 
 def select_box_centre(box_xyxy: Sequence[float], trace: TraceData) -> tuple[float, float]:
