@@ -216,7 +216,13 @@ def _numbers(tensor: Tensor) -> np.ndarray:
 def _site_info(site: str, record: Record) -> dict[str, Any]:
     heads, queries, keys = record.shape
     dense = isinstance(record, DenseRecord)
+    own = (
+        [[level.height, level.width] for level in record.levels or ()]
+        if isinstance(record, DenseRecord)
+        else []
+    )
     return {
+        **({"levels": own} if own else {}),
         "name": site,
         "kind": "dense" if dense else "deformable",
         "heads": heads,

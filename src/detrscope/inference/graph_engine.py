@@ -20,7 +20,6 @@ from detrscope.inference.graph_interface import (
     edit_inputs,
     edits_by_site,
     fill_probe,
-    levels_of,
     needs_map_sizes,
     outputs_of,
 )
@@ -142,7 +141,7 @@ class GraphEngine(ABC):
         if size not in self._map_sizes:
             neutral = edits_by_site(self.metadata.sites, Probe(()), None, self.name)
             tensors = self._run(images[:1], edit_inputs(neutral), attention=True)
-            self._map_sizes[size] = MapSizes(levels_of(tensors), tensors["logits"].shape[2])
+            self._map_sizes[size] = MapSizes.of_outputs(tensors, self.metadata.sites)
         return self._map_sizes[size]
 
 

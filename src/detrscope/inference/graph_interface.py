@@ -18,7 +18,7 @@ An axis of S or Q may have size 1, which stands for all. `levels` [L, 2] are the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -59,12 +59,13 @@ class GraphSite:
     heads: int
     scale: float | None
     point_levels: tuple[int, ...] | None
+    own_maps: bool = False
 
     @classmethod
     def of_record(cls, site: str, record: Record) -> GraphSite:
         """Return the description of the site that a record was made at."""
         if isinstance(record, DenseRecord):
-            return cls(site, record.shape[0], record.scale, None)
+            return cls(site, record.shape[0], record.scale, None, record.levels is not None)
         return cls(site, record.shape[0], None, record.point_levels)
 
     def neutral_edit(self) -> GraphEdit:
@@ -109,21 +110,33 @@ class GraphSite:
             self.scale,
             bias if bool((bias != 0).any()) else None,
             gain if bool((gain != 1).any()) else None,
+            levels_of(tensors, f"{self.site}.{LEVELS}") if self.own_maps else None,
         )
 
 
 @dataclass(frozen=True)
 class MapSizes:
-    """Sizes that edits need: of the feature maps, and the number of queries."""
+    """Sizes that edits need: of the feature maps, of those of some sites, and the number of queries."""
 
     levels: tuple[Level, ...]
     queries: int
+    own: Mapping[str, tuple[Level, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of_outputs(cls, tensors: Mapping[str, Tensor], specs: Sequence[GraphSite]) -> MapSizes:
+        """Return the sizes that the outputs of a graph say."""
+        own = {spec.site: levels_of(tensors, f"{spec.site}.{LEVELS}") for spec in specs if spec.own_maps}
+        return cls(levels_of(tensors), tensors["logits"].shape[2], own)
+
+    def levels_at(self, site: str) -> tuple[Level, ...]:
+        """Return the sizes of the maps whose tokens the keys of a site are."""
+        return self.own.get(site, self.levels)
 
     def of_site(self, site: str) -> tuple[int, int]:
         """Return the number of queries and of keys at a site."""
-        tokens = sum(level.tokens for level in self.levels)
+        tokens = sum(level.tokens for level in self.levels_at(site))
         return (
-            tokens if site.startswith("encoder.") else self.queries,
+            self.queries if site.startswith("decoder.") else tokens,
             self.queries if edit_has_query_keys(site) else tokens,
         )
 
@@ -178,7 +191,7 @@ def _resolved(spec: GraphSite, edit: Edit, sizes: MapSizes, geometry: Geometry |
     if spec.point_levels is not None:
         shape = (1, spec.heads, queries, len(spec.point_levels))
         return resolve_deformable_edit(edit, shape, sizes.levels, spec.point_levels, geometry)
-    levels = () if edit_has_query_keys(spec.site) else sizes.levels
+    levels = () if edit_has_query_keys(spec.site) else sizes.levels_at(spec.site)
     return resolve_dense_edit(edit, (1, spec.heads, queries, keys), levels, geometry)
 
 
@@ -274,9 +287,9 @@ def fill_probe(
             probe.keep(spec.site, spec.record_of(tensors, probe.levels, edits[spec.site]))
 
 
-def levels_of(tensors: Mapping[str, Tensor]) -> tuple[Level, ...]:
+def levels_of(tensors: Mapping[str, Tensor], name: str = LEVELS) -> tuple[Level, ...]:
     """Return the sizes of the feature maps from the outputs of a graph."""
-    return tuple(Level(*size) for size in tensors[LEVELS].tolist())
+    return tuple(Level(*size) for size in tensors[name].tolist())
 
 
 def outputs_of(tensors: Mapping[str, Tensor], any_class: bool) -> Outputs:

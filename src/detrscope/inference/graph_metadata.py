@@ -70,7 +70,9 @@ class GraphMetadata:
         del fields["format"]
         fields["card"] = ModelCard.from_json(fields["card"], f"{name}: card")
         fields["sites"] = tuple(
-            GraphSite(row.site, row.heads, row.scale, row.point_levels and tuple(row.point_levels))
+            GraphSite(
+                row.site, row.heads, row.scale, row.point_levels and tuple(row.point_levels), row.own_maps
+            )
             for row in fields["sites"]
         )
         return cls(**fields)
@@ -81,6 +83,7 @@ class _SiteFields(StrictModel):
     heads: Annotated[int, Field(ge=1)]
     scale: float | None
     point_levels: list[Annotated[int, Field(ge=0)]] | None
+    own_maps: bool = False
 
 
 class _MetadataFields(StrictModel):

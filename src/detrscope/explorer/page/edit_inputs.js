@@ -1,9 +1,9 @@
 // Edits as inputs of an exported graph. The same rules as detrscope.core.edit_text and detrscope.inference.graph_interface.
 
-import { cellSize, insideCells, tokenAt } from "./geometry.js";
+import { cellSize, insideCells, mapsOf, tokenAt } from "./geometry.js";
 
 /** @typedef {import("./payload.js").Header} Header */
-/** @typedef {{site: string, heads: number, scale: number | null, point_levels: number[] | null}} GraphSite */
+/** @typedef {{site: string, heads: number, scale: number | null, point_levels: number[] | null, own_maps?: boolean}} GraphSite */
 /**
  * An edit of the grammar: a factor on weights, or a score (null hides).
  * @typedef {{text: string, site: string, factor: number | null, score: number | null, region: number[] | null,
@@ -89,9 +89,10 @@ function editInputs(sites, edits, header) {
 /** @param {GraphSite} spec @param {Edit[]} edits @param {Header | null} header */
 function siteInputs(spec, edits, header) {
   const ofQueries = spec.site.startsWith("decoder.") && spec.site.endsWith(".self");
+  header = header && mapsOfSite(header, spec.site);
   const tokens = header ? header.levels.reduce((sum, [h, w]) => sum + h * w, 0) : 1;
   const keys = !edits.length ? 1 : ofQueries ? (header?.queries ?? 1) : tokens;
-  const queries = !edits.length ? 1 : spec.site.startsWith("encoder.") ? tokens : (header?.queries ?? 1);
+  const queries = !edits.length ? 1 : !spec.site.startsWith("decoder.") ? tokens : (header?.queries ?? 1);
   const filled = (/** @type {number} */ count, /** @type {number} */ value) => ({ shape: [spec.heads, count], values: new Float32Array(spec.heads * count).fill(value) });
   const points = spec.point_levels?.length ?? 0;
   /** @type {Record<string, {shape: number[], values: Float32Array}>} */
@@ -151,6 +152,12 @@ function applyEdit(spec, edit, inputs, header, sizes) {
   if (deformable) return put("key_gain", selected, scaled(edit.score === null ? 0 : Math.exp(edit.score)));
   if (edit.score === null && Array.from({ length: sizes.keys }, (_, at) => selected(at)).every(Boolean)) throw wrong("hides every key; to mute the attention, use the factor x0");
   return put("key_bias", selected, shifted(score));
+}
+
+/** The header with the maps of a site. @param {Header} header @param {string} name @returns {Header} */
+function mapsOfSite(header, name) {
+  const site = header.sites.find((one) => one.name === name);
+  return site ? mapsOf(header, site) : header;
 }
 
 /** Level of each token. @param {Header} header @returns {number[]} */

@@ -50,4 +50,9 @@ function tokenCentre(header, token) {
   return { x: header.crop[0] + ((rest % columns) + 0.5) * width, y: header.crop[1] + (Math.floor(rest / columns) + 0.5) * height, level };
 }
 
-export { toOriginal, cellSize, insideCells, tokenAt, tokenCentre };
+/** The header with the maps that a site's keys come from. @param {Header} header @param {import("./payload.js").SiteInfo} site @returns {Header} */
+function mapsOf(header, site) {
+  return site.levels ? { ...header, levels: site.levels } : header;
+}
+
+export { mapsOf, toOriginal, cellSize, insideCells, tokenAt, tokenCentre };

@@ -9,7 +9,7 @@ import { editsFile, hideQueryEdit, isSwap, regionEdit, scaleEdit, swapEdit } fro
 import { BrowserSource } from "./model.js";
 import { detections, predictionsOf, samePrediction } from "./predictions.js";
 import { captionOf, look, numbersOf, queryOf, sceneOf, siteOf, sitesOf, weightAt, KINDS } from "./scene.js";
-import { tokenAt } from "./geometry.js";
+import { mapsOf, tokenAt } from "./geometry.js";
 import { resized, sizeFor } from "./resize.js";
 import { EmbeddedSource, ServerSource } from "./sources.js";
 import { Stage } from "./stage.js";
@@ -335,7 +335,7 @@ class App {
       strip.append(button);
     }
     if (!looked || !count || !this.payload) return;
-    const { levels } = this.payload.header, level = typeof state.level === "number" && state.level < levels.length ? state.level : "all";
+    const { levels } = mapsOf(this.payload.header, looked.site), level = typeof state.level === "number" && state.level < levels.length ? state.level : "all";
     looked.heads.forEach((row, head) => {
       const button = strip.children[head], grid = rowAsGrid(levels, row, level), canvas = /** @type {HTMLCanvasElement} */ (button.firstChild);
       canvas.width = grid.width;

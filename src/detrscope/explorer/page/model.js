@@ -96,7 +96,7 @@ class BrowserSource {
   async payloadOf(outputs, inputs, edits) {
     const { published } = this, picture = /** @type {NonNullable<BrowserSource["picture"]>} */ (this.picture);
     const [layers, , queries] = outputs.logits.dims, sizes = Array.from(outputs.levels.data, Number);
-    const levels = Array.from({ length: sizes.length / 2 }, (_, i) => [sizes[2 * i], sizes[2 * i + 1]]);
+    const pairs = (/** @type {number[]} */ flat) => Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]), levels = pairs(sizes);
     const tokens = levels.reduce((sum, [h, w]) => sum + h * w, 0);
     /** @type {Object<string, {shape: number[], values: Float32Array | Int32Array | Uint8Array}>} */
     const arrays = { image: { shape: [picture.blob.size], values: new Uint8Array(await picture.blob.arrayBuffer()) }, ...predictionArrays(outputs, published, picture) };
@@ -116,7 +116,7 @@ class BrowserSource {
       Object.assign(arrays, { [`${site}/query`]: query, [`${site}/key`]: key });
       if (bias?.values.some((x) => x !== 0)) arrays[`${site}/bias`] = { shape: [heads, 1, bias.shape[1]], values: bias.values };
       if (keyGain && queryGain && (keyGain.values.some((x) => x !== 1) || queryGain.values.some((x) => x !== 1))) arrays[`${site}/gain`] = outer(queryGain, keyGain);
-      return /** @type {import("./payload.js").SiteInfo} */ ({ name: site, kind: "dense", heads, queries: query.shape[1], keys: key.shape[1], scale: spec.scale ?? 1, pointLevels: [] });
+      return /** @type {import("./payload.js").SiteInfo} */ ({ name: site, kind: "dense", heads, queries: query.shape[1], keys: key.shape[1], scale: spec.scale ?? 1, pointLevels: [], ...(spec.own_maps ? { levels: pairs(Array.from(outputs[`${site}.levels`].data, Number)) } : {}) });
     });
     return Payload.of({
       format: 1, by: "", model: published.variant, source: picture.name, scoring: published.scoring, classes: published.classes,

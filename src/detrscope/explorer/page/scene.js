@@ -1,7 +1,7 @@
 // From a payload and a state to what the stage shows, its caption and its numbers.
 
 import { attentionRow, incomingAttention, mergeHeads, rowAsGrid, samplingPoints, levelStarts } from "./attention.js";
-import { cellSize, toOriginal, tokenAt, tokenCentre } from "./geometry.js";
+import { cellSize, mapsOf, toOriginal, tokenAt, tokenCentre } from "./geometry.js";
 import { classColour, colourRange, shortNumber } from "./colours.js";
 import { detections, predictionsOf } from "./predictions.js";
 
@@ -39,8 +39,9 @@ function queryOf(payload, state) {
 
 /** The weights that a state shows; null where nothing is recorded or chosen. @param {Payload} payload @param {State} state @returns {Looked | null} */
 function look(payload, state) {
-  const site = siteOf(payload, state), { levels } = payload.header;
+  const site = siteOf(payload, state);
   if (!site) return null;
+  const maps = mapsOf(payload.header, site), { levels } = maps;
   const level = typeof state.level === "number" && state.level < levels.length ? state.level : "all";
   if (state.kind === "query" || state.kind === "queries") {
     const query = queryOf(payload, state), { heads } = attentionRow(payload, site, query);
@@ -53,7 +54,7 @@ function look(payload, state) {
     return overImage(payload, state, { site, row: state.head === "max" ? greatest : mergeHeads({ site, heads }, state.head), heads, rowIndex: -1 }, level);
   }
   const from = Math.min(state.fromLevel, levels.length - 1);
-  const token = tokenAt(payload.header, { x: state.x, y: state.y }, from);
+  const token = tokenAt(maps, { x: state.x, y: state.y }, from);
   if (token === null) return null;
   if (state.kind === "point") {
     const { heads } = attentionRow(payload, site, token);
@@ -87,7 +88,7 @@ function meanRow(payload, site) {
 
 /** @param {Payload} payload @param {State} state @param {{site: SiteInfo, row: Float32Array, heads: Float32Array[], rowIndex: number}} looked @param {number | "all"} level @returns {Looked} */
 function overImage(payload, state, looked, level) {
-  const grid = rowAsGrid(payload.header.levels, looked.row, level);
+  const grid = rowAsGrid(mapsOf(payload.header, looked.site).levels, looked.row, level);
   return { ...looked, overImage: true, grid, range: colourRange(grid.values, state.norm) };
 }
 
@@ -164,8 +165,8 @@ function captionOf(payload, state, looked) {
   const [best] = state.kind === "query" || state.kind === "queries" ? predictionsOf(payload, header.layers - 1, looked.rowIndex) : [null];
   const row = state.kind === "mean" ? `mean of all ${header.numbers ? "queries of the model" : `${header.queries} queries`}` : best ? `query ${best.number} (${best.name} ${best.score.toFixed(2)})`
     : `${state.kind === "incoming" ? "attention that the point gets" : "token at"} (${Math.round(state.x)}, ${Math.round(state.y)})`;
-  const sizes = header.levels.map(([h, w]) => `${h}x${w}`);
-  const level = typeof state.level === "number" && header.levels.length > 1 ? `level ${state.level} (${sizes[state.level]})` : sizes.join(" + ");
+  const sizes = mapsOf(header, looked.site).levels.map(([h, w]) => `${h}x${w}`);
+  const level = typeof state.level === "number" && state.level < sizes.length && sizes.length > 1 ? `level ${state.level} (${sizes[state.level]})` : sizes.join(" + ");
   const mass = looked.row.reduce((sum, weight) => sum + weight, 0);
   return [`${header.model}, ${looked.site.name}`, row, head, looked.overImage ? level : `${header.queries} queries`,
     state.kind === "incoming" ? "" : `weights sum to ${mass.toFixed(3)}`, looked.range ? looked.range.words : ""].filter(Boolean).join("; ") + ".";
@@ -186,8 +187,8 @@ function numbersOf(payload, state, looked) {
     ["greatest weight", `${shortNumber(row[peak])} = ${shortNumber((row[peak] / mass) * row.length)} times even`],
   ];
   if (!looked.overImage) return numbers;
-  const centre = tokenCentre(payload.header, peak);
-  numbers.push(["peak at", `${centre.x.toFixed(0)}, ${centre.y.toFixed(0)}${payload.header.levels.length > 1 ? `, level ${centre.level}` : ""}`]);
+  const maps = mapsOf(payload.header, looked.site), centre = tokenCentre(maps, peak);
+  numbers.push(["peak at", `${centre.x.toFixed(0)}, ${centre.y.toFixed(0)}${maps.levels.length > 1 ? `, level ${centre.level}` : ""}`]);
   if (state.kind === "query") {
     const { box } = predictionsOf(payload, payload.header.layers - 1, looked.rowIndex)[0], { crop } = payload.header;
     numbers.push(["mass in the box", `${(100 * massInBox(payload, row, box) / mass).toFixed(0)}%`]);
@@ -219,10 +220,11 @@ function massInBox(payload, row, box) {
 function weightAt(payload, state, looked, point) {
   const place = `x ${point.x.toFixed(0)}, y ${point.y.toFixed(0)}`;
   if (!looked?.grid) return place;
-  const level = typeof state.level === "number" && state.level < payload.header.levels.length ? state.level : payload.header.levels.findIndex(([h, w]) => h === looked.grid?.height && w === looked.grid?.width);
-  const token = tokenAt(payload.header, point, Math.max(0, level));
+  const maps = mapsOf(payload.header, looked.site);
+  const level = typeof state.level === "number" && state.level < maps.levels.length ? state.level : maps.levels.findIndex(([h, w]) => h === looked.grid?.height && w === looked.grid?.width);
+  const token = tokenAt(maps, point, Math.max(0, level));
   if (token === null) return place;
-  const cell = token - levelStarts(payload.header.levels)[Math.max(0, level)], weight = looked.grid.values[cell];
+  const cell = token - levelStarts(maps.levels)[Math.max(0, level)], weight = looked.grid.values[cell];
   const mass = looked.grid.values.reduce((sum, value) => sum + value, 0) || 1e-12;
   return `${place}: weight ${shortNumber(weight)}, ${shortNumber((weight / mass) * looked.grid.values.length)} times even; token ${token}`;
 }

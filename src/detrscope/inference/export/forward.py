@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.core.edits import GraphEdit
 from detrscope.core.probe import Probe
+from detrscope.core.records import DenseRecord
 from detrscope.core.types import Batch, Outputs
 from detrscope.inference.graph_interface import LEVELS, PROPOSALS, SHAPE, GraphSite, edit_inputs
 
@@ -80,6 +81,9 @@ class ForwardWithAttention(nn.Module):
         for spec in self.specs:
             record = probe.records[spec.site]
             result |= {f"{spec.site}.{name}": getattr(record, name) for name in spec.record_parts()}
+            if isinstance(record, DenseRecord) and record.levels is not None:
+                sizes = [side for level in record.levels for side in level]
+                result[f"{spec.site}.{LEVELS}"] = _numbers(images, sizes).view(-1, 2)
         return result
 
     def neutral_inputs(self) -> dict[str, Tensor]:
