@@ -91,6 +91,24 @@ class LayeredHeads(BoxRefinement):
         return apply_layerwise(self.class_heads, content)
 
 
+class ForwardTwiceHeads(LayeredHeads):
+    """The same, trained so that a layer's boxes teach the layer before, too.
+
+    "Look forward twice" of DINO (arXiv:2203.03605, section 3.5): the reference that a layer refines has a gradient in
+    the loss, though not in the decoder. The numbers are those of the base.
+    """
+
+    def forward(self, states: States) -> Outputs:
+        """Content [N, B, Q, D] and its boxes [N, B, Q, 4] -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4]."""
+        if not self.training:
+            return super().forward(states)
+        assert states.boxes_cxcywh is not None, "these heads refine references"
+        deltas = apply_layerwise(self.box_heads, states.content)
+        once = add_box_offsets(states.boxes_cxcywh, deltas)
+        references = torch.cat([states.boxes_cxcywh[:1].to(once.dtype), once[:-1]])
+        return Outputs(self.logits(states.content), add_box_offsets(references, deltas), states.proposals)
+
+
 def apply_layerwise(heads: nn.ModuleList, content: Tensor) -> Tensor:
     """Apply each layer's own head to its state: [N, B, Q, D] -> [N, B, Q, n]."""
     return torch.stack([apply_layer_in_float32(head, x) for head, x in zip(heads, content, strict=True)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -182,7 +183,7 @@ class SelectedQueries(TokenProposals):
         if self.training:  # all ranks must agree on which parameters have a gradient
             content = content + 0 * self.label_embedding.weight.sum().to(content.dtype)
         boxes = gather_tokens(proposals.boxes_cxcywh, best)
-        return Queries(content, torch.zeros_like(content), boxes, proposals=proposals)
+        return Queries(content, torch.zeros_like(content), boxes, proposals=replace(proposals, selected=best))
 
 
 def proposal_boxes(centres: Tensor, levels: Sequence[Level], sides: Sequence[float]) -> Tensor:

@@ -102,6 +102,7 @@ class Proposals:
     dense_logits: Tensor | None = None  # [B, S, K] one-to-many: every token inside an object predicts it
     dense_boxes_cxcywh: Tensor | None = None  # [B, S, 4]
     any_class: bool = False  # logit 0 stands for an object of any class
+    selected: Tensor | None = None  # [B, Q] tokens that become queries, where only these are trained
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from detrscope.blocks.decoder import BoxMLPDecoder
 from detrscope.blocks.deformable_attention import DeformableCrossAttention, DiscreteCrossAttention
 from detrscope.blocks.encoder import HybridEncoder
 from detrscope.blocks.fusion import ConvNorm, PyramidFusion
-from detrscope.blocks.heads import LayeredHeads
+from detrscope.blocks.heads import ForwardTwiceHeads
 from detrscope.blocks.layers import MLP, GeluFeedForward, prior_head, zero_last
 from detrscope.blocks.neck import ConvNormNeck
 from detrscope.blocks.path import DetectionTransformer
@@ -120,7 +120,7 @@ def build(config: RTDetrConfig, classes: int) -> DetectionTransformer:
         ),
         queries=SelectedQueries(config.queries, d, prior_head(d, classes, PRIOR), box_head()),
         decoder=BoxMLPDecoder(decoder_layers(d, c, "post", cross_attention), nn.Identity(), MLP(4, 2 * d, d)),
-        heads=LayeredHeads(
+        heads=ForwardTwiceHeads(
             [prior_head(d, classes, PRIOR) for _ in range(c.layers)], [box_head() for _ in range(c.layers)]
         ),
         scoring="sigmoid",

@@ -27,10 +27,10 @@ class LossConfig:
     box: float = setting(5.0, "weight of the L1 distance of boxes")
     giou: float = setting(2.0, "weight of the generalised IoU term")
     no_object: float = setting(0.1, "weight of queries without an object in the cross-entropy")
-    sigmoid: Literal["focal", "matchability"] = setting(
+    sigmoid: Literal["focal", "matchability", "varifocal"] = setting(
         "focal",
         "classification target of a matched query, for models without a `no object` class: 1 (focal), or its IoU"
-        " with the box (matchability)",
+        " with the box (matchability; varifocal: weighted by it, too)",
     )
 
 
@@ -56,9 +56,25 @@ class ScheduleConfig:
 class DenoisingConfig:
     """Noised ground-truth boxes as extra queries (DN-DETR); for families that support them."""
 
-    groups: int = setting(0, "copies of every box; 0: no denoising", ge=0)
+    groups: int = setting(0, "copies of every box; 0: no denoising, or as many as `queries` holds", ge=0)
+    queries: int = setting(
+        0, "number of denoising queries, of which come as many groups as fit, at least one", ge=0, le=100_000
+    )
     box: float = setting(0.4, "largest shift of centre and size, as a fraction of the size", ge=0)
     label: float = setting(0.2, "probability that a copy gets a random class")
+    negatives: bool = setting(
+        False,
+        "contrastive denoising (DINO): corners move by up to half of `box` times the size, and a second copy of"
+        " each, moved by up to twice as much, must be rejected",
+    )
+
+    def __post_init__(self) -> None:
+        require_config(not (self.groups and self.queries), "queries", self.queries, "0 where groups is given")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there are denoising queries."""
+        return bool(self.groups or self.queries)
 
 
 @settings

@@ -79,7 +79,9 @@ def label_embedding(model: DetectionTransformer) -> LabelEmbedding:
     """
     embedding = model.training_support.denoising
     if embedding is None:
-        raise UserError("train.denoising.groups: this family takes no denoising queries; set it to 0")
+        raise UserError(
+            "train.denoising: this family takes no denoising queries; set groups and queries to 0"
+        )
     return embedding
 
 
@@ -91,7 +93,7 @@ def check_training_support(model: DetectionTransformer, config: TrainConfig) -> 
             divided tensors do not support.
     """
     parameter_groups(model, config)
-    if config.denoising.groups:
+    if config.denoising.enabled:
         label_embedding(model)
     if config.strategy == "fsdp":
         for name, is_given in (
@@ -210,10 +212,10 @@ class TrainStep:
         self, targets: Sequence[Target], image_ids: Sequence[int], number: int
     ) -> Denoising | None:
         config = self.config.denoising
-        if not config.groups:
+        if not config.enabled:
             return None
         classes = label_embedding(self.model).num_embeddings
-        noise = Noise(config.groups, config.box, config.label)
+        noise = Noise(config.groups, config.box, config.label, config.queries, config.negatives)
         # Of the image and the step alone: the same on any number of processes.
         seeds = [
             noise_seed(self.config.seed, number, image_id) for image_id in image_ids or [0] * len(targets)

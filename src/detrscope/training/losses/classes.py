@@ -73,6 +73,28 @@ class MatchabilityLoss:
         return (each * weight).sum((1, 2, 3)) / matched.normalizers.boxes
 
 
+@dataclass(frozen=True, kw_only=True)
+class VarifocalLoss:
+    """Varifocal loss: the target score of a matched query is its IoU, which is its weight too; others are focal.
+
+    VarifocalNet (Zhang et al. 2020, arXiv:2008.13367, equation 2), as RT-DETR trains (arXiv:2304.08069, section 4.3).
+    """
+
+    name: str = "loss_class"
+    weight: float = 1.0
+    alpha: float = 0.75
+    gamma: float = 2.0
+
+    def __call__(self, matched: MatchedPredictions) -> Tensor:
+        """Return the loss of each layer divided by the number of boxes, [N]."""
+        positive = _one_hot(matched)  # [N, B, Q, K]
+        scores = positive * matched.iou[..., None]
+        p = matched.logits.detach().sigmoid()
+        weight = torch.where(positive > 0, scores, self.alpha * p**self.gamma)
+        each = F.binary_cross_entropy_with_logits(matched.logits, scores, reduction="none")
+        return (each * weight).sum((1, 2, 3)) / matched.normalizers.boxes
+
+
 def _one_hot(matched: MatchedPredictions) -> Tensor:
     """Return 1 at the class of each matched query, [N, B, Q, K]; NO_OBJECT is no class index."""
     classes = torch.arange(matched.logits.shape[-1], device=matched.logits.device)

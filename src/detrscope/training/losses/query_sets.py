@@ -60,7 +60,11 @@ def query_sets(
 
 def _proposal_sets(proposals: Proposals, targets: Sequence[Target], matcher: Matcher) -> list[QuerySet]:
     """Return the proposals matched one to one and, in training of some families, one to many."""
-    sparse = _one_layer(proposals.logits, proposals.boxes_cxcywh)
+    logits, boxes_cxcywh = proposals.logits, proposals.boxes_cxcywh
+    if proposals.selected is not None:
+        index = proposals.selected[..., None]  # [B, Q, 1]
+        logits, boxes_cxcywh = (x.gather(1, index.expand(-1, -1, x.shape[2])) for x in (logits, boxes_cxcywh))
+    sparse = _one_layer(logits, boxes_cxcywh)
     labelled = _class_agnostic(targets) if proposals.any_class else targets
     sets = [QuerySet("proposals", sparse, labelled, matcher(sparse, labelled))]
     if proposals.dense_logits is not None and proposals.dense_boxes_cxcywh is not None:
@@ -79,9 +83,7 @@ def _proposal_sets(proposals: Proposals, targets: Sequence[Target], matcher: Mat
 
 def _denoising_set(noised: Outputs, targets: Sequence[Target], denoising: Denoising) -> QuerySet:
     """Return the denoising queries, which need no matching; those that only pad the batch are ignored."""
-    real = torch.zeros(denoising.labels.shape, dtype=torch.bool, device=noised.logits.device)
-    real[denoising.images, denoising.queries] = True  # [B, E]
-    logits = noised.logits.masked_fill(~real[None, ..., None], IGNORED_LOGIT)
+    logits = noised.logits.masked_fill(denoising.padding[None, ..., None], IGNORED_LOGIT)
     matches = denoising.matches(len(logits))
     return QuerySet("denoising", replace(noised, logits=logits), targets, matches, Fraction(denoising.groups))
 

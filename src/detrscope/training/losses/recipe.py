@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from detrscope.core.model_card import Scoring
 from detrscope.training.losses.boxes import BoxGIoU, BoxL1
-from detrscope.training.losses.classes import CrossEntropy, FocalLoss, MatchabilityLoss
+from detrscope.training.losses.classes import CrossEntropy, FocalLoss, MatchabilityLoss, VarifocalLoss
 from detrscope.training.losses.criterion import LossTerm, SetCriterion
 from detrscope.training.matcher import FocalCost, Matcher, SoftmaxCost
 from detrscope.training.train_config import LossConfig, TrainConfig
+
+SIGMOID_TERMS: dict[str, type[FocalLoss | MatchabilityLoss | VarifocalLoss]] = {
+    "focal": FocalLoss,
+    "matchability": MatchabilityLoss,
+    "varifocal": VarifocalLoss,
+}
 
 
 def make_criterion(config: TrainConfig, scoring: Scoring) -> SetCriterion:
@@ -25,6 +31,5 @@ def make_terms(config: LossConfig, scoring: Scoring) -> tuple[LossTerm, ...]:
     """Return the terms of the loss; the class term suits the scoring."""
     class_term: LossTerm = CrossEntropy(weight=config.classes, no_object=config.no_object)
     if scoring == "sigmoid":
-        sigmoid_loss = MatchabilityLoss if config.sigmoid == "matchability" else FocalLoss
-        class_term = sigmoid_loss(weight=config.classes)
+        class_term = SIGMOID_TERMS[config.sigmoid](weight=config.classes)
     return class_term, BoxL1(weight=config.box), BoxGIoU(weight=config.giou)
