@@ -24,7 +24,6 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace_file import HEADER
 from detrscope.core.types import Detections, Level, Outputs, Target
-from detrscope.families import VARIANTS
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import TorchEngine
 from detrscope.inference.tracing import trace_image
@@ -32,10 +31,10 @@ from detrscope.lens.incoming_attention import IncomingAttention
 from detrscope.ops.deformable import sample
 from detrscope.trace_interface import Trace
 from tests.support.equality import same
-from tests.support.tiny_models import built, padded_batch, tiny
+from tests.support.tiny_models import built, distinct, padded_batch, tiny
 from tests.support.traces import detector_of, picture
 
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
+every_variant = pytest.mark.parametrize("variant", distinct())
 
 
 @cache

@@ -16,14 +16,14 @@ from detrscope.cli.app import app
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.explain.ablation import Unit, ablate_images, units_of
-from detrscope.families import VARIANTS
 from detrscope.inference.detector import Detector
 from detrscope.lens.changes import detection_changes
 from tests.support.datasets import MakeDataset
+from tests.support.tiny_models import distinct
 from tests.support.traces import detector_of, picture
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", distinct())
 def test_every_part_of_every_variant_can_be_muted(variant: str) -> None:
     detector = detector_of(variant)
     trace = detector.trace(picture())

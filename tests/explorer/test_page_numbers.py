@@ -11,11 +11,11 @@ from scipy.optimize import linear_sum_assignment
 
 from detrscope.core.records import DeformableRecord
 from detrscope.core.trace_data import TraceData
-from detrscope.families import VARIANTS
 from detrscope.lens.changes import detection_changes
 from detrscope.lens.incoming_attention import incoming_from_tokens
 from detrscope.trace_interface import Trace
 from tests.explorer.conftest import Opened
+from tests.support.tiny_models import distinct
 from tests.support.traces import detector_of, picture
 
 ROW = """([site, row]) => {
@@ -37,7 +37,7 @@ def near(found: Any, expected: torch.Tensor) -> None:
     np.testing.assert_allclose(np.array(found), expected.numpy(), rtol=0.02, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", distinct())
 def test_rows_columns_and_maps_equal_pythons(variant: str, opened: Opened) -> None:
     trace = detector_of(variant).trace(picture(60, 90))
     page = opened.report(trace)

@@ -21,9 +21,9 @@ from detrscope.families import FAMILIES, VARIANTS, build, family_of, family_quer
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import TorchEngine
 from detrscope.ops import attention
-from tests.support.tiny_models import CLASSES, built, padded_batch, tiny
+from tests.support.tiny_models import CLASSES, built, distinct, padded_batch, tiny
 
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
+every_variant = pytest.mark.parametrize("variant", distinct())
 
 
 def dense_decoder_sites(variant: str) -> tuple[str, str]:

@@ -15,7 +15,6 @@ from scipy.stats import entropy as scipy_entropy
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
 from detrscope.core.types import Level
-from detrscope.families import VARIANTS
 from detrscope.lens.measure import measure
 from detrscope.lens.metrics import (
     effective_tokens,
@@ -32,6 +31,7 @@ from detrscope.lens.report import (
     write_measurements_json,
 )
 from detrscope.lens.token_coverage import centres_of_covered_tokens, cover_of_boxes, cover_of_masks
+from tests.support.tiny_models import distinct
 from tests.support.traces import detector_of, picture, traced
 
 LEVELS = (Level(6, 8), Level(3, 4))
@@ -111,7 +111,7 @@ def test_masks_of_another_size_are_refused() -> None:
         cover_of_masks(torch.zeros(1, 48, 65), GEOMETRY, LEVELS)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", distinct())
 def test_every_layer_and_head_is_measured(variant: str) -> None:
     trace = traced(variant)
     left = torch.zeros(50, 90, dtype=torch.bool)

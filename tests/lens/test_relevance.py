@@ -12,15 +12,15 @@ from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.types import Batch, Level
-from detrscope.families import VARIANTS
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import require_torch_engine
 from detrscope.lens.relevance import gradient_attention, relevance
 from detrscope.lens.rollout import rollout
 from detrscope.trace_interface import Trace
+from tests.support.tiny_models import distinct
 from tests.support.traces import detector_of, picture, traced
 
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
+every_variant = pytest.mark.parametrize("variant", distinct())
 QUERY = 3
 
 

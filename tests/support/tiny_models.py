@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import cache
 from typing import Any
 
@@ -24,9 +25,24 @@ def tiny_settings(variant: str) -> dict[str, Any]:
         slim = {"stem": 8, "widths": (8, 16, 32), "depths": (1, 1, 1)}
         stacks = {"encoder": {**STACK, "layers": 1}, "decoder": STACK}
         return {"width": 32, "queries": 7, "backbone": slim, **stacks}
+    if variant.startswith("rtdetr"):
+        encoder = {**STACK, "layers": 1, "width": 32, "hidden": 32}
+        decoder = {**STACK, "points": (4, 4, 4)}
+        backbone = {"name": "resnet18d", "norm": "frozen", "trainable_stages": 5}
+        return {"width": 32, "queries": 7, "encoder": encoder, "decoder": decoder, "backbone": backbone}
     dilated = VARIANTS[variant].config.backbone.dilate_last
     backbone = {"name": "resnet50" if dilated else "resnet18"}
     return {"width": 32, "queries": 7, "encoder": STACK, "decoder": STACK, "backbone": backbone}
+
+
+@cache
+def distinct() -> tuple[str, ...]:
+    """Variants that differ at a size for tests; those that differ in size only are one model."""
+    first: dict[str, str] = {}
+    for variant in VARIANTS:
+        card = built(variant).card
+        first.setdefault(json.dumps([card.family, card.config], sort_keys=True), variant)
+    return tuple(first.values())
 
 
 def tiny(variant: str) -> Loaded:
