@@ -56,7 +56,7 @@ def show(
         image_ids = [dataset.images[i].id for i in order[:count].tolist()]
     dataset = dataset.subset(image_ids)
     transform = TrainTransform(augment, preprocessing) if augment else EvalTransform(preprocessing)
-    samples = TransformedDataset(dataset, transform)
+    samples = TransformedDataset(dataset, transform, mixing=augment.mixing if augment else None)
     classes = dataset.classes
     labels = [drawable_class_label(name, id_) for name, id_ in zip(classes.names, classes.ids, strict=True)]
     tiles = []

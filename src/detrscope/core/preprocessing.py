@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -63,9 +63,9 @@ class Preprocessing:
         norm = "ImageNet's mean and deviation" if imagenet else f"mean {self.mean} and deviation {self.std}"
         return f"{size}, {norm}"
 
-    def with_sides(self, short_side: int, long_side: int) -> Preprocessing:
-        """Return the same normalisation with a resize to these sides, as in training."""
-        return Preprocessing(short_side, long_side, self.mean, self.std)
+    def with_resize_of(self, other: Preprocessing) -> Preprocessing:
+        """Return the same normalisation with another's resize, as in training."""
+        return replace(other, mean=self.mean, std=self.std)
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width after the resize, at least one pixel."""

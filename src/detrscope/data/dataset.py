@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,13 +15,26 @@ from torch import Tensor
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.types import Target
+from detrscope.data.batch_draw import BatchDraw, ImageKey
 from detrscope.data.image_reader import read_image
+from detrscope.data.mixing import Labelled, Mixing, drawn
 from detrscope.data.parse_values import parse_integer
 from detrscope.data.pixel_cache import PixelCache
 
 Box = tuple[float, float, float, float]
 Transform = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Target]]
 """(uint8 [3, H, W], boxes_xyxy float32 [M, 4] pixels, labels int64 [M]) -> (float32 [3, h, w], Target)"""
+
+
+@runtime_checkable
+class BatchTransform(Protocol):
+    """A transform of training, which depends on what the batch has drawn."""
+
+    def for_batch(self, draw: BatchDraw) -> Transform:
+        """Return the transform of the images of one batch."""
+
+    def __call__(self, image: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> tuple[Tensor, Target]:
+        """Transform an image of any batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,22 +172,30 @@ class TransformedDataset(torch.utils.data.Dataset[Sample]):
 
     Boxes and ids are flat arrays, which worker processes share without copying.
 
-    Indexed by an image's index or by `(epoch seed, index)`: then all randomness of the transform depends on these two
-    only, not on the worker, the order or what was read before.
+    Indexed by an image's index, by `(epoch seed, index)`, or by that and what its batch drew: then all randomness of
+    the transform depends on seed and index only, not on the worker, the order or what was read before.
 
     Args:
         dataset: Dataset to read.
         transform: Transform from the pixels of the file to the input of the model.
         cache: Whether to decode every image now and keep its pixels in memory.
+        mixing: Chances to make an image of several.
 
     Raises:
         UserError: the cache does not fit into memory, or an image cannot be read.
     """
 
-    def __init__(self, dataset: DetectionDataset, transform: Transform, cache: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        transform: Transform | BatchTransform,
+        cache: bool = False,
+        mixing: Mixing | None = None,
+    ) -> None:
         self.name = dataset.name
         self.classes = dataset.classes
         self.transform = transform
+        self.mixing = mixing
         self._paths = [str(i.path) for i in dataset.images]
         self._ids = np.array([i.id for i in dataset.images], dtype=np.int64)
         self._sizes = np.array([(i.height, i.width) for i in dataset.images], dtype=np.int64).reshape(-1, 2)
@@ -191,15 +212,16 @@ class TransformedDataset(torch.utils.data.Dataset[Sample]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+    def __getitem__(self, key: int | tuple[int, int] | ImageKey) -> Sample:
         if not isinstance(key, tuple):
-            return self._sample(key)
-        epoch_seed, index = key
+            return self._sample(key, None)
+        epoch_seed, index = key[:2]
+        draw = key.draw if isinstance(key, ImageKey) else None
         with torch.random.fork_rng(devices=[]):
             seed = np.random.SeedSequence([epoch_seed, index]).generate_state(1, np.uint64)[0]
             # torch.manual_seed would reseed the GPU too.
             torch.default_generator.manual_seed(int(seed))
-            return self._sample(index)
+            return self._sample(index, draw)
 
     def ground_truth(self, index: int) -> tuple[Tensor, Tensor]:
         """Return boxes [M, 4] in pixels of the original image and labels [M], before the transform."""
@@ -214,11 +236,28 @@ class TransformedDataset(torch.utils.data.Dataset[Sample]):
         """
         return self._read(index) if self._cache is None else self._cache[index]
 
-    def _sample(self, index: int) -> Sample:
-        boxes, labels = self.ground_truth(index)
-        image, target = self.transform(self.pixels(index), boxes.clone(), labels.clone())
+    def _sample(self, index: int, draw: BatchDraw | None) -> Sample:
+        mixing = self.mixing if draw is None or draw.strong else None
+        image, target = self._transformed(index, draw, mixing)
+        if mixing is not None and drawn(mixing.mixup):
+            other = int(torch.randint(len(self), ()))
+            image, target = mixing.blend((image, target), self._transformed(other, draw, mixing))
         height, width = self._sizes[index].tolist()
         return Sample(image, target, SampleInfo(int(self._ids[index]), (height, width)))
+
+    def _transformed(
+        self, index: int, draw: BatchDraw | None, mixing: Mixing | None
+    ) -> tuple[Tensor, Target]:
+        transform = self.transform
+        if draw is not None and isinstance(transform, BatchTransform):
+            transform = transform.for_batch(draw)
+        if mixing is not None and drawn(mixing.mosaic):
+            return transform(*mixing.join(self._labelled, index, len(self)))
+        return transform(*self._labelled(index))
+
+    def _labelled(self, index: int) -> Labelled:
+        boxes, labels = self.ground_truth(index)
+        return self.pixels(index), boxes.clone(), labels.clone()
 
     def _read(self, index: int) -> Tensor:
         image = read_image(self._paths[index])

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detrscope.core.errors import UserError
 from detrscope.core.types import Batch, Target
+from detrscope.data.batch_draw import BatchDraws, ImageKey
 from detrscope.data.dataset import Sample, SampleInfo, TransformedDataset
 
-Key = int | tuple[int, int]  # index, or (epoch seed, index)
+Key = int | tuple[int, int] | ImageKey  # index, or (epoch seed, index) and what the batch drew
 
 
 class FillerKey(NamedTuple):
@@ -68,6 +69,7 @@ class EpochBatches(Sampler[list[Key]]):
     drop_last: bool
     epoch: int = 0
     skip: int = 0  # batches left out at the start
+    draws: BatchDraws | None = None
 
     def __iter__(self) -> Iterator[list[Key]]:
         entropy = np.random.SeedSequence([self.seed, self.epoch]).generate_state(2, np.uint64)
@@ -76,10 +78,12 @@ class EpochBatches(Sampler[list[Key]]):
             generator = torch.Generator().manual_seed(int(entropy[0]))
             order = order[torch.randperm(self.length, generator=generator)]
         seed = int(entropy[1])
-        keys: list[Key] = [(seed, i) for i in order[self.rank :: self.world].tolist()]
+        mine: list[int] = order[self.rank :: self.world].tolist()
         for batch in range(self.skip, len(self) + self.skip):
-            taken = keys[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield taken or [FillerKey(seed, int(order[0]))]
+            taken = mine[batch * self.batch_size : (batch + 1) * self.batch_size]
+            draw = self.draws and self.draws.of(self.seed, self.epoch, batch)
+            keys: list[Key] = [ImageKey(seed, i, draw) if draw else (seed, i) for i in taken]
+            yield keys or [FillerKey(seed, int(order[0]))]
 
     def __len__(self) -> int:
         share = len(range(self.rank, self.length, self.world))
@@ -161,6 +165,7 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     drop_last: bool = False,
+    draws: BatchDraws | None = None,
 ) -> DetectionLoader:
     """Return a loader whose order and augmentation depend on (seed, epoch, index) only, not on the workers.
 
@@ -175,6 +180,7 @@ def make_loader(
         rank: Rank of this process, from 0.
         world: Number of processes that share the dataset.
         drop_last: Whether to leave out a last batch that is not full.
+        draws: What the images of a batch share.
 
     Raises:
         UserError: a dataset to shuffle is empty, or a number is out of range.
@@ -186,7 +192,7 @@ def make_loader(
         )
     if shuffle and len(dataset) == 0:
         raise UserError(f"{dataset.name}: no images to train on")
-    batches = EpochBatches(len(dataset), batch_size, shuffle, seed, rank, world, drop_last)
+    batches = EpochBatches(len(dataset), batch_size, shuffle, seed, rank, world, drop_last, draws=draws)
     return DetectionLoader(dataset, batches, workers)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -20,6 +21,8 @@ from detrscope.config import require_config, setting, settings
 from detrscope.core.boxes import xyxy_to_cxcywh
 from detrscope.core.preprocessing import Preprocessing, resized_size
 from detrscope.core.types import Target
+from detrscope.data.batch_draw import BatchDraw
+from detrscope.data.mixing import Mixing
 
 ZOOM_FILL = [124, 116, 104]  # ImageNet's mean colour: close to 0 once normalised
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -35,7 +38,8 @@ class AugmentConfig:
     )
     sizes: tuple[PositiveInt, ...] = setting(
         tuple(range(480, 801, 32)),
-        "short sides to draw from, in pixels; empty: always the size of evaluation",
+        "short sides to draw from, in pixels; with data.square, sides of all images of a batch; empty: always the size"
+        " of evaluation",
     )
     long_side: PositiveInt = setting(1333, "most pixels of the long side after the resize to one of `sizes`")
     crop: Fraction = setting(0.5, "chance of a random crop before the resize")
@@ -52,6 +56,30 @@ class AugmentConfig:
     contrast: Fraction = setting(0.0, "contrast is multiplied by 1 - x to 1 + x")
     saturation: Fraction = setting(0.0, "saturation is multiplied by 1 - x to 1 + x")
     hue: float = setting(0.0, "hue is turned by -x to x; 0.5 is half the circle", ge=0, le=0.5)
+    photometric: Fraction = setting(
+        0.0, "chance of each of SSD's distortions of colour (arXiv:1512.02325), instead of the four above"
+    )
+    zoom_out: Fraction = setting(
+        0.0, "chance to place the image on a black canvas of 1 to 4 times its sides, as SSD does"
+    )
+    iou_crop: Fraction = setting(
+        0.0, "chance of SSD's crop, which overlaps the boxes by a drawn IoU; boxes stay whose centres do"
+    )
+    mosaic: Fraction = setting(0.0, "chance to join an image with three drawn ones around a point (YOLOv4)")
+    mosaic_side: PositiveInt = setting(320, "most pixels of an image's sides in a mosaic")
+    mixup: Fraction = setting(
+        0.0, "chance to blend an image half and half with another and keep both's boxes; needs data.square"
+    )
+    stop_epoch: PositiveInt | None = setting(
+        None,
+        "first epoch without photometric, zoom_out, iou_crop, mosaic, mixup and sizes, so that the model ends on images"
+        " as they are; null: none",
+    )
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """Chances to make an image of several; None where there are none."""
+        return Mixing(self.mosaic, self.mosaic_side, self.mixup) if self.mosaic or self.mixup else None
 
     def __post_init__(self) -> None:
         require_config(
@@ -85,8 +113,17 @@ class TrainTransform:
     """
 
     def __init__(self, augment: AugmentConfig, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
+        self.augment, self.preprocessing = augment, preprocessing
         self.steps = v2.Compose(_steps(augment, preprocessing))
+
+    def for_batch(self, draw: BatchDraw) -> TrainTransform:
+        """Return the transform of the images of one batch."""
+        augment, preprocessing = self.augment, self.preprocessing
+        if not draw.strong:
+            augment = replace(augment, photometric=0.0, zoom_out=0.0, iou_crop=0.0)
+        if draw.side is not None:
+            preprocessing = replace(preprocessing, box=(draw.side, draw.side))
+        return TrainTransform(augment, preprocessing)
 
     def __call__(self, image: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> tuple[Tensor, Target]:
         """Transform uint8 [3, H, W], [M, 4] pixels, [M] -> float32 [3, h, w], target with at most M boxes."""
@@ -101,17 +138,25 @@ class TrainTransform:
 
 
 def _steps(augment: AugmentConfig, preprocessing: Preprocessing) -> list[Any]:
-    resize = (
-        _ShortSide(augment.sizes, augment.long_side)
-        if augment.sizes
-        else _ShortSide([preprocessing.short_side], preprocessing.long_side)
-    )
+    resize: Any
+    if preprocessing.box is not None:
+        resize = v2.Resize(preprocessing.box, antialias=True)
+    elif augment.sizes:
+        resize = _ShortSide(augment.sizes, augment.long_side)
+    else:
+        resize = _ShortSide([preprocessing.short_side], preprocessing.long_side)
     cropped: list[Any] = [_Crop(augment.crop_min, augment.crop_max), resize]
     if augment.crop_sizes:
         cropped.insert(0, _ShortSide(augment.crop_sizes, None))
     steps: list[Any] = []
     if augment.brightness or augment.contrast or augment.saturation or augment.hue:
         steps.append(v2.ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue))
+    if augment.photometric:
+        steps.append(v2.RandomPhotometricDistort(p=augment.photometric))
+    if augment.zoom_out:
+        steps.append(v2.RandomZoomOut(fill=0, p=augment.zoom_out))
+    if augment.iou_crop:  # the boxes that it drops become points, which are dropped at the end
+        steps.append(v2.RandomApply([v2.RandomIoUCrop()], p=augment.iou_crop))
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip(augment.flip))
     if augment.vertical_flip:

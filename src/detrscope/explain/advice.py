@@ -66,12 +66,13 @@ class Advisor:
         advice = "divide images (--tile), or take a family with a finer feature map"
         if factor <= 1:
             return advice
-        enlarged = [
-            round(length * factor) for length in (self.preprocessing.short_side, self.preprocessing.long_side)
-        ]
+        lengths = {"short_side": self.preprocessing.short_side, "long_side": self.preprocessing.long_side}
+        if self.preprocessing.box is not None:
+            lengths = {"square": max(self.preprocessing.box)}
+        settings = " ".join(f"data.{name}={round(length * factor)}" for name, length in lengths.items())
         return (
             f"the median box is {side:.1f} pixels across, a token {token:.1f}: enlarge images {factor:.1f} times"
-            f" (data.short_side={enlarged[0]} data.long_side={enlarged[1]}), {advice}"
+            f" ({settings}), {advice}"
         )
 
     def _crowded(self, verdicts: list[Verdict]) -> str:

@@ -72,6 +72,12 @@ class DataConfig:
         800, "images are resized so that the short side has this many pixels ...", ge=MIN_SHORT_SIDE
     )
     long_side: int = setting(1333, "... unless the long side would have more than this many", le=MAX_SIDE)
+    square: int | None = setting(
+        None,
+        "images are stretched to this many pixels on both sides instead, as RT-DETR's; null: they are not",
+        ge=MIN_SHORT_SIDE,
+        le=MAX_SIDE,
+    )
 
     def __post_init__(self) -> None:
         least = f"at least short_side ({self.short_side})"
@@ -80,6 +86,8 @@ class DataConfig:
     @property
     def preprocessing(self) -> Preprocessing:
         """The resize of evaluation, which the checkpoint records."""
+        if self.square is not None:
+            return Preprocessing(fit="exact", box=(self.square, self.square))
         return Preprocessing(self.short_side, self.long_side)
 
 
@@ -94,6 +102,8 @@ class RunConfig:
     train: TrainConfig = config_section(TrainConfig)
 
     def __post_init__(self) -> None:
+        square = self.augment.mixup == 0 or self.data.square is not None
+        require_config(square, "augment.mixup", self.augment.mixup, "0, or images of one size (data.square)")
         require_config(
             self.data.batch_size % self._micro_batches == 0,
             "data.batch_size",

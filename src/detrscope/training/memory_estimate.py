@@ -28,7 +28,8 @@ def estimate_memory(config: RunConfig, classes: int) -> int:
     queries = families.family_query_count(model.variant, model.overrides)
     activations: int = images * queries * settings.width * layers * LAYER
     activations += images * queries * classes * (layers + 1)
-    activations += images * 3 * config.data.short_side**2 * MAPS
+    side = config.data.square or config.data.short_side
+    activations += images * 3 * side**2 * MAPS
     weights = parameters * (COPIES + config.train.ema.enabled)
     return FLOAT * (weights + activations)
 
@@ -47,6 +48,7 @@ def check_memory(config: RunConfig, classes: int, device: torch.device) -> None:
     if free is not None and needed > free:
         raise UserError(
             f"this training needs at least {format_bytes(needed)} of memory, {format_bytes(free)} are free;"
-            " use fewer queries (model.overrides.queries), smaller images (data.short_side), a smaller data.batch_size"
+            " use fewer queries (model.overrides.queries), smaller images (data.short_side or data.square), a"
+            " smaller data.batch_size"
             " or a larger train.accumulate"
         )

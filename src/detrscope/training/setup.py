@@ -17,6 +17,7 @@ from detrscope.config import merge_configs
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
+from detrscope.data.batch_draw import BatchDraws
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import DetectionLoader, make_loader
 from detrscope.data.open_dataset import open_dataset
@@ -106,7 +107,7 @@ def make_training_model(
     if choice.start_from and fresh:
         loaded = load_model(choice.start_from, classes=dataset.classes)
         card = loaded.card
-        sized = card.preprocessing.with_sides(size.short_side, size.long_side)
+        sized = card.preprocessing.with_resize_of(size)
         source = f"fine-tuned from {loaded.report.source}"
         loaded = replace(loaded, card=replace(card, preprocessing=sized, source=source))
         # A card may name the family only; any of its variants with all settings given is the same model.
@@ -115,9 +116,14 @@ def make_training_model(
         config = replace(config, model=replace(choice, variant=variant, overrides=card.config))
         reports = [loaded.report]
     else:
-        loaded = load_random_model(choice.variant, choice.overrides, dataset.classes, size)
+        own = families.VARIANTS[
+            choice.variant
+        ].preprocessing  # whose mean and deviation are the architecture's
+        loaded = load_random_model(
+            choice.variant, choice.overrides, dataset.classes, own.with_resize_of(size)
+        )
         if saved is not None:  # keep the mean and deviation of a model given with --from
-            preprocessing = saved.preprocessing.with_sides(size.short_side, size.long_side)
+            preprocessing = saved.preprocessing.with_resize_of(size)
             loaded = replace(loaded, card=replace(loaded.card, preprocessing=preprocessing))
         wanted = fresh and choice.backbone_weights != "none"
         reports = [load_backbone_checkpoint(loaded.model, choice.backbone_weights)] if wanted else []
@@ -131,15 +137,18 @@ def make_training_loader(
     config: RunConfig, dataset: DetectionDataset, card: ModelCard, fabric: Fabric
 ) -> DetectionLoader:
     """Make the loader of this process: augmented images in the order that the seed gives."""
-    transform = TrainTransform(config.augment, card.preprocessing)
+    augment, square = config.augment, config.data.square is not None
+    transform = TrainTransform(augment, card.preprocessing)
+    draws = BatchDraws(augment.sizes if square else (), augment.stop_epoch)
     return make_loader(
-        TransformedDataset(dataset, transform, cache=config.data.cache),
+        TransformedDataset(dataset, transform, config.data.cache, augment.mixing),
         config.images_per_micro_batch,
         shuffle=True,
         workers=config.data.workers,
         seed=config.train.seed,
         rank=fabric.global_rank,
         world=fabric.world_size,
+        draws=draws if square or augment.stop_epoch is not None else None,
     )
 
 
