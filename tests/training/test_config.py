@@ -37,6 +37,9 @@ PRESETS = [
     "detr-r50-dc5-coco",
     "dogs-reduced",
     "finetune",
+    "rtdetr-r18-coco",
+    "rtdetr-r50-coco",
+    "rtdetrv2-r18-coco",
 ]
 
 
@@ -64,6 +67,22 @@ def test_published_detr_recipe() -> None:
     assert (model.encoder.dropout, model.decoder.dropout, model.queries) == (0.1, 0.1, 100)
     longer = resolve_training_config("detr-r50-coco-500").train
     assert (longer.epochs, longer.schedule.drop_epochs, longer.schedule.drop_factor) == (500, (400,), 0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("rtdetr")])
+def test_published_rt_detr_recipes(name: str) -> None:
+    config = resolve_training_config(name)
+    train, augment = config.train, config.augment
+    second = name.startswith("rtdetrv2")
+    assert (train.lr, train.lr_backbone, train.clip) == (1e-4, 1e-4 if second else 1e-5, 0.1)
+    assert (train.epochs, train.schedule.kind) == (120 if second else 72, "constant")
+    assert (train.cost.classes, train.cost.box, train.cost.giou) == (2, 5, 2)
+    assert (train.loss.classes, train.loss.sigmoid) == (1, "varifocal")
+    assert (train.denoising.queries, train.denoising.box, train.denoising.label) == (100, 1.0, 0.5)
+    assert train.denoising.negatives and train.ema.decay == 0.9999
+    assert (augment.photometric, augment.zoom_out, augment.iou_crop) == (0.5, 0.5, 0.8)
+    assert config.data.preprocessing.box == (640, 640) and config.data.batch_size == 16
+    assert augment.stop_epoch == (118 if second else None)
 
 
 DEFORMABLE = [name for name in PRESETS if name.startswith("deformable-detr-r50")]

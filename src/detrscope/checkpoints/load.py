@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrscope.blocks.backbone import ResNetBackbone, SlimBackbone
+from detrscope.blocks.backbone import ResNetBackbone, ResNetDBackbone, SlimBackbone
 from detrscope.blocks.path import DetectionTransformer
+from detrscope.checkpoints import resnet_d_weights
 from detrscope.checkpoints.coco_classes import coco_classes
 from detrscope.checkpoints.convert import convert_checkpoint
 from detrscope.checkpoints.download import fetch_checkpoint
@@ -138,7 +139,7 @@ def load_backbone_checkpoint(model: DetectionTransformer, weights: str) -> LoadR
 
     Args:
         model: the model to change.
-        weights: "imagenet" (torchvision's, downloaded) or a file with a torchvision state dict.
+        weights: "imagenet" (torchvision's, or timm's of a ResNet-D, downloaded) or a file with a torchvision state dict.
 
     Raises:
         UserError: they cannot be read or do not fit.
@@ -154,9 +155,11 @@ def load_backbone_checkpoint(model: DetectionTransformer, weights: str) -> LoadR
         state, source = _imagenet(model)
     else:
         checkpoint = read_third_party_file(
-            Path(weights), marks=("conv1.weight", "stem.0.weight", "stem.conv.weight")
+            Path(weights), marks=("conv1.weight", resnet_d_weights.MARK, "stem.0.weight", "stem.conv.weight")
         )
         state, source, notes = dict(checkpoint.state), weights, checkpoint.notes
+    if resnet_d_weights.MARK in state:
+        state = resnet_d_weights.rename_timm_resnet_d(state)
     unused = ("fc.", *(key for key in state if key.endswith("num_batches_tracked") and key not in expected))
     state = {key: value for key, value in state.items() if not key.startswith(unused)}
     if problems := compare_shapes(state, expected):
@@ -175,7 +178,10 @@ def _imagenet(model: DetectionTransformer) -> tuple[dict[str, Tensor], str]:
         )
     prefixed = {f"body.{key}": tensor for key, tensor in backbone.body.state_dict().items()}
     name = Shapes(prefixed).resnet("body")
-    url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    if isinstance(backbone, ResNetDBackbone):
+        url = resnet_d_weights.URL + resnet_d_weights.FILES[name]
+    else:
+        url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
     path = fetch_checkpoint(
         url,
         url.rsplit("-", 1)[-1].removesuffix(".pth"),

@@ -23,7 +23,7 @@ from detrscope.data.loader import DetectionLoader, make_loader
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.transforms import TrainTransform
 from detrscope.evaluation.class_matching import match_classes
-from detrscope.training.config import RunConfig, nest_run_config, resolve_training_config
+from detrscope.training.config import DataConfig, RunConfig, nest_run_config, resolve_training_config
 from detrscope.training.run_folder import RunFolder, refuse_changes
 
 
@@ -103,11 +103,12 @@ def make_training_model(
         fresh: load pretrained weights; off where a training state will replace them.
         saved: the card of the run that is resumed.
     """
-    choice, size = config.model, config.data.preprocessing
+    choice = config.model
     if choice.start_from and fresh:
         loaded = load_model(choice.start_from, classes=dataset.classes)
         card = loaded.card
-        sized = card.preprocessing.with_resize_of(size)
+        config = _keep_square(config, card)
+        sized = card.preprocessing.with_resize_of(config.data.preprocessing)
         source = f"fine-tuned from {loaded.report.source}"
         loaded = replace(loaded, card=replace(card, preprocessing=sized, source=source))
         # A card may name the family only; any of its variants with all settings given is the same model.
@@ -120,10 +121,10 @@ def make_training_model(
             choice.variant
         ].preprocessing  # whose mean and deviation are the architecture's
         loaded = load_random_model(
-            choice.variant, choice.overrides, dataset.classes, own.with_resize_of(size)
+            choice.variant, choice.overrides, dataset.classes, own.with_resize_of(config.data.preprocessing)
         )
         if saved is not None:  # keep the mean and deviation of a model given with --from
-            preprocessing = saved.preprocessing.with_resize_of(size)
+            preprocessing = saved.preprocessing.with_resize_of(config.data.preprocessing)
             loaded = replace(loaded, card=replace(loaded.card, preprocessing=preprocessing))
         wanted = fresh and choice.backbone_weights != "none"
         reports = [load_backbone_checkpoint(loaded.model, choice.backbone_weights)] if wanted else []
@@ -131,6 +132,17 @@ def make_training_model(
         for line in report.lines():
             log.info("%s", line)
     return loaded, config
+
+
+def _keep_square(config: RunConfig, card: ModelCard) -> RunConfig:
+    """Keep the square images of a model that is fine-tuned, unless the settings name a size."""
+    sizes = ("short_side", "long_side", "square")
+    named = any(getattr(config.data, name) != getattr(DataConfig(), name) for name in sizes)
+    box = card.preprocessing.box
+    if named or card.preprocessing.fit != "exact" or box is None or box[0] != box[1]:
+        return config
+    log.info("images are stretched to %d x %d pixels, as the model's; data.square sets another size", *box)
+    return replace(config, data=replace(config.data, square=box[0]))
 
 
 def make_training_loader(
