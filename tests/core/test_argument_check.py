@@ -138,6 +138,8 @@ NAMES = (
         "Trace.relevance",
         "Trace.sites_of",
         "Trace.token_at",
+        "Trace.tokens_at",
+        "Trace.levels_at",
         "Map.on_image",
         "Map.peak",
         "Map.draw",

@@ -31,7 +31,7 @@ from detrscope.lens.incoming_attention import IncomingAttention
 from detrscope.ops.deformable import sample
 from detrscope.trace_interface import Trace
 from tests.support.equality import same
-from tests.support.tiny_models import built, distinct, padded_batch, tiny
+from tests.support.tiny_models import built, distinct, padded_batch, selects_tokens, tiny
 from tests.support.traces import detector_of, picture
 
 every_variant = pytest.mark.parametrize("variant", distinct())
@@ -63,7 +63,7 @@ def test_trace_and_detect_give_the_same_detections(variant: str, tmp_path: Path)
     assert torch.equal(seen.scores, found.scores) and seen.names == found.names
     assert torch.equal(seen.query_ids, found.query_ids) and torch.equal(seen.labels, found.labels)
     assert trace.sites == built(variant).model.sites == trace.model_sites
-    assert trace.picked == (variant.startswith("sprint") or variant.endswith("two-stage"))
+    assert trace.picked == selects_tokens(variant)
     loaded = Trace.load(trace.save(tmp_path / "one.trace"))
     assert same(loaded, trace)
     assert "attention" in trace.describe() and all(site in trace.describe() for site in trace.sites)

@@ -31,9 +31,9 @@ def test_every_part_of_every_variant_can_be_muted(variant: str) -> None:
     heads = [(u.site, u.name) for u in units if u.kind == "head"]
     assert heads == [(s, f"head {h}") for s, r in trace.records.items() for h in range(r.shape[0])]
     assert [u.site for u in units if u.kind == "layer"] == list(trace.sites)
-    levels = len(trace.levels) if len(trace.levels) > 1 else 0
-    with_levels = [s for s in trace.sites if not (s.startswith("decoder") and s.endswith("self"))]
-    assert sum(u.kind == "level" for u in units) == levels * len(with_levels)
+    of_tokens = [s for s in trace.sites if not (s.startswith("decoder") and s.endswith("self"))]
+    counts = [len(trace.levels_at(site)) for site in of_tokens]
+    assert sum(u.kind == "level" for u in units) == sum(count for count in counts if count > 1)
     groups = [u.name for u in units if u.kind == "queries"]
     assert len(groups) == 3 and groups[0].startswith("quer") and groups[-1].endswith(str(trace.queries - 1))
     unit: Unit

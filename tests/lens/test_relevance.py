@@ -42,6 +42,7 @@ class Written:
         mask: Tensor | None = None,
         dropout: float = 0.0,
         probe: Probe | None = None,
+        levels: tuple[Level, ...] | None = None,
     ) -> Tensor:
         assert padding is None and mask is None
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
@@ -105,7 +106,10 @@ def rules(trace: Trace, maps: dict[str, Tensor], slopes: dict[str, Tensor]) -> T
         return (rest / rest.sum(-1, keepdim=True)).nan_to_num() + torch.eye(len(r), dtype=r.dtype)
 
     for layer in range(trace.layers("encoder.self")):
-        r_ii = r_ii + bar[f"encoder.{layer}.self"] @ r_ii
+        own = trace.tokens_at(f"encoder.{layer}.self")
+        among_tokens = torch.zeros(tokens, tokens, dtype=torch.float64)
+        among_tokens[own, own] = bar[f"encoder.{layer}.self"]
+        r_ii = r_ii + among_tokens @ r_ii
     for layer in range(trace.layers("decoder.cross")):
         among = bar[f"decoder.{layer}.self"]
         r_qq, r_qi = r_qq + among @ r_qq, r_qi + among @ r_qi
@@ -140,10 +144,13 @@ def test_rollout_equals_the_product_over_queries_and_tokens(variant: str) -> Non
     tokens, queries = sum(h * w for h, w in trace.levels), trace.queries
 
     def layer(kind: str, index: int) -> Tensor:
-        rows = trace.record(trace.site(kind, index)).rows()[0].mean(0)  # type: ignore[arg-type]
+        site = trace.site(kind, index)  # type: ignore[arg-type]
+        rows = trace.record(site).rows()[0].mean(0)
         whole = torch.eye(queries + tokens)
+        own = trace.tokens_at(site)
+        own = slice(queries + own.start, queries + own.stop)
         place = {
-            "encoder.self": (slice(queries, None), slice(queries, None)),
+            "encoder.self": (own, own),
             "decoder.self": (slice(0, queries), slice(0, queries)),
             "decoder.cross": (slice(0, queries), slice(queries, None)),
         }[kind]
@@ -162,7 +169,9 @@ def test_rollout_equals_the_product_over_queries_and_tokens(variant: str) -> Non
     found = rollout(trace, query=QUERY)
     torch.testing.assert_close(row_of(found), product[QUERY, queries:])
     point = (70.0, 12.0)
-    torch.testing.assert_close(row_of(rollout(trace, point=point)), encoder[trace.token_at(point)])
+    first = trace.site("encoder.self", 0) if trace.layers("encoder.self") else ""
+    token = trace.tokens_at(first).start + trace.token_at(point, 0, first)
+    torch.testing.assert_close(row_of(rollout(trace, point=point)), encoder[token])
     if not any(isinstance(r, DeformableRecord) for r in trace.records.values()):
         assert rollout(trace, point=point).mass == pytest.approx(1, abs=1e-5)
         assert found.mass == pytest.approx(1 - 0.5 ** trace.layers("decoder.cross"), abs=1e-5)

@@ -35,6 +35,12 @@ def tiny_settings(variant: str) -> dict[str, Any]:
     return {"width": 32, "queries": 7, "encoder": STACK, "decoder": STACK, "backbone": backbone}
 
 
+def selects_tokens(variant: str) -> bool:
+    """Whether queries are tokens of the image, selected by their scores."""
+    families = ("sprint", "rtdetr", "dfine", "deimv2", "lwdetr", "rfdetr")
+    return variant.startswith(families) or variant.endswith("two-stage")
+
+
 @cache
 def distinct() -> tuple[str, ...]:
     """Variants that differ at a size for tests; those that differ in size only are one model."""

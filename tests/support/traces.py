@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.edits import Bias, Gain
+from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.probe import Probe
 from detrscope.core.records import Record
 from detrscope.core.types import Level
@@ -25,7 +26,7 @@ TOKENS = 5 * 7 + 3 * 4
 
 def detector_of(variant: str, short_side: int = 64, long_side: int = 96) -> Detector:
     loaded = tiny(variant)
-    preprocessing = replace(loaded.card.preprocessing, short_side=short_side, long_side=long_side)
+    preprocessing = loaded.card.preprocessing.with_resize_of(Preprocessing(short_side, long_side))
     return Detector(
         TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.float32),
         replace(loaded.card, preprocessing=preprocessing),

@@ -139,7 +139,7 @@ def load_backbone_checkpoint(model: DetectionTransformer, weights: str) -> LoadR
 
     Args:
         model: the model to change.
-        weights: "imagenet" (torchvision's, or timm's of a ResNet-D, downloaded) or a file with a torchvision state dict.
+        weights: "imagenet" (downloaded: torchvision's, of a ResNet-D timm's), or a file with such a state dict.
 
     Raises:
         UserError: they cannot be read or do not fit.

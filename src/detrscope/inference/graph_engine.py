@@ -14,15 +14,8 @@ from detrscope.core.edits import Bias
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.types import Outputs
-from detrscope.inference.graph_interface import (
-    IMAGES,
-    MapSizes,
-    edit_inputs,
-    edits_by_site,
-    fill_probe,
-    needs_map_sizes,
-    outputs_of,
-)
+from detrscope.inference.graph_edits import edits_by_site, needs_map_sizes
+from detrscope.inference.graph_interface import IMAGES, MapSizes, edit_inputs, fill_probe, outputs_of
 from detrscope.inference.graph_metadata import GraphMetadata
 
 Arrays = Mapping[str, np.ndarray]
