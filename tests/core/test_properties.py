@@ -119,7 +119,7 @@ def test_any_category_ids_come_out_as_they_went_in(category_ids: list[int], data
     logits = torch.full((1, 1, 3, len(names)), -9.0)
     logits[0, 0, 1, index] = 9.0
     outputs = Outputs(logits, torch.full((1, 1, 3, 4), 0.5))
-    (scored,) = postprocess(outputs, "sigmoid", [(40, 60)])
+    (scored,) = postprocess(outputs, card, [(40, 60)])
     found = scored.detections(card.classes, 0.5, height=40, width=60)
     assert found.labels.tolist() == [category_ids[index]] and found.names == (names[index],)
     with pytest.raises(UserError, match="is not one of"):

@@ -16,7 +16,9 @@ from PIL import Image
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from detrscope.core.postprocess import TOP, postprocess
+from detrscope.core.model_card import ModelCard
+from detrscope.core.postprocess import postprocess
+from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Outputs
 from detrscope.inference import torch_engine
 from detrscope.inference.detector import Detector
@@ -97,11 +99,14 @@ def test_boxes_are_pixels_of_the_original(detector: Detector) -> None:
 def test_postprocess_of_softmax_and_sigmoid_scores() -> None:
     logits = torch.tensor([[[[0.0, 5.0, 9.0], [3.0, 0.0, -9.0]]]])
     boxes = torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.25, 0.5, 0.5, 1.0]]]])
-    (soft,) = postprocess(Outputs(logits, boxes), "softmax", [(100, 200)])
+    card = ModelCard("detr", "detr-r18", {}, ClassTable((1, 2), ("a", "b")), Preprocessing(), "softmax")
+    (soft,) = postprocess(Outputs(logits, boxes), card, [(100, 200)])
     assert soft.query_ids.tolist() == [1, 0] and soft.class_indices.tolist() == [0, 1]
     assert soft.boxes_xyxy[0].tolist() == [0.0, 0.0, 100.0, 100.0]
-    (pairs,) = postprocess(Outputs(logits, boxes), "sigmoid", [(100, 200)])
-    assert len(pairs.scores) == 6 <= TOP
+    (pairs,) = postprocess(Outputs(logits, boxes), replace(card, scoring="sigmoid"), [(100, 200)])
+    assert len(pairs.scores) == 6 <= card.top
+    (fewer,) = postprocess(Outputs(logits, boxes), replace(card, scoring="sigmoid", top=4), [(100, 200)])
+    assert torch.equal(fewer.scores, pairs.scores[:4])
     assert pairs.query_ids.tolist()[:3] == [0, 0, 1] and pairs.class_indices.tolist()[:3] == [2, 1, 0]
 
 

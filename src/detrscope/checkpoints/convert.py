@@ -79,6 +79,7 @@ def convert_checkpoint(
         preprocessing=checkpoint.preprocessing or usual,
         scoring=model.scoring,
         source=source,
+        top=family.top,
     )
     notes = checkpoint.notes if assumed else (*checkpoint.notes, *remarks)
     return Loaded(model.eval(), card, LoadReport(source, len(state), skipped=checkpoint.skipped, notes=notes))

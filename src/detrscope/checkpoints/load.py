@@ -130,6 +130,7 @@ def load_random_model(
         preprocessing or base.preprocessing,
         model.scoring,
         "random weights",
+        top=family.top,
     )
     return Loaded(model.eval(), card, LoadReport("random weights", 0))
 

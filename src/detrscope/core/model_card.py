@@ -16,8 +16,10 @@ from detrscope.core.preprocessing import Preprocessing
 
 Scoring = Literal["softmax", "sigmoid"]
 Precision = Literal["fp32", "bf16", "fp16"]
+TOP = 100  # pairs of query and class, as COCO's AP counts 100 detections of a class
 FORMAT = 1
 SHIPPED_SOURCE = "shipped with detrscope, trained on drawn dogs"  # also of files exported from this model
+MAX_TOP = 1_000_000
 MAX_ID = (1 << 63) - 1  # ids are int64 in tensors
 MAX_CLASSES = 1_000_000
 MAX_NAME_LENGTH = 1000  # characters
@@ -37,16 +39,18 @@ class ModelCard:
     metrics: dict[str, float] = field(default_factory=dict)
     precision: Precision | None = None  # precision of training and of the metrics, where known
     thresholds: ThresholdTable | None = None  # operating points on a validation set, where measured
+    top: int = TOP  # best pairs of query and class that are kept of an image, with sigmoid scores
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict for the header of a checkpoint, without metrics that JSON cannot hold (NaN, infinity)."""
         fields = dict(vars(self))
-        table = fields.pop("thresholds")
+        table, top = fields.pop("thresholds"), fields.pop("top")
         return {
             "format": FORMAT,
             **fields,
-            # Left out where it is not known, so that cards without it stay as they were.
+            # Left out where they say nothing, so that cards without them stay as they were.
             **({} if table is None else {"thresholds": table.to_json()}),
+            **({} if top == TOP else {"top": top}),
             "classes": self.classes.to_json(),
             "preprocessing": self.preprocessing.to_json(),
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
@@ -119,3 +123,4 @@ class CardFields(StrictModel):
     metrics: dict[str, float]
     precision: Precision | None = None
     thresholds: ThresholdFields | None = None
+    top: Annotated[int, Field(ge=1, le=MAX_TOP)] = TOP

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.classes import ClassTable
-from detrscope.core.model_card import Scoring
+from detrscope.core.model_card import ModelCard, Scoring
 from detrscope.core.types import Detections, Outputs
-
-TOP = 100  # pairs of query and class per image with sigmoid scores, as COCO's AP counts 100 detections
 
 
 @dataclass(frozen=True)
@@ -66,30 +64,30 @@ def class_scores(logits: Tensor, scoring: Scoring) -> Tensor:
 
 
 def postprocess(
-    outputs: Outputs, scoring: Scoring, sizes: Sequence[tuple[int, int]], layer: int = -1
+    outputs: Outputs, card: ModelCard, sizes: Sequence[tuple[int, int]], layer: int = -1
 ) -> list[Scored]:
     """Return one decoder layer's predictions as scored boxes.
 
     Softmax scores give every query its best class other than "no object" (DETR, section 3); sigmoid scores give the
-    best `TOP` pairs of query and class (Deformable DETR), so that one query may appear twice.
+    best pairs of query and class (Deformable DETR), as many as the card says, so that one query may appear twice.
 
     Args:
         outputs: predictions, logits [N, B, Q, K].
-        scoring: how logits become scores.
+        card: how logits become scores, and how many pairs are kept.
         sizes: height and width of each original image, B of them.
         layer: decoder layer; the last one by default.
 
     Returns:
         One `Scored` per image, sorted by score.
     """
-    all_scores = class_scores(outputs.logits[layer], scoring)  # [B, Q, classes]
+    all_scores = class_scores(outputs.logits[layer], card.scoring)  # [B, Q, classes]
     boxes = cxcywh_to_xyxy(outputs.boxes_cxcywh[layer].float())  # [B, Q, 4]
-    if scoring == "softmax":
+    if card.scoring == "softmax":
         scores, classes = all_scores.max(-1)  # [B, Q]
         queries = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)  # [B, Q]
     else:
         flat = all_scores.flatten(1)  # [B, Q*K]
-        scores, index = flat.topk(min(TOP, flat.shape[1]), dim=1)  # [B, n]
+        scores, index = flat.topk(min(card.top, flat.shape[1]), dim=1)  # [B, n]
         queries, classes = index // all_scores.shape[2], index % all_scores.shape[2]  # [B, n]
     order = scores.argsort(dim=1, descending=True, stable=True)
     results = []

@@ -220,7 +220,7 @@ class TraceData:
         """
         self.check_index("layer", layer, len(self.logits))
         outputs = Outputs(self.logits[:, None], self.boxes_cxcywh[:, None])
-        (scored,) = postprocess(outputs, self.card.scoring, [(1, 1)], layer)
+        (scored,) = postprocess(outputs, self.card, [(1, 1)], layer)
         x0, y0, x1, y1 = self.geometry.crop_xyxy
         boxes = scored.boxes_xyxy * torch.tensor([x1 - x0, y1 - y0] * 2) + torch.tensor([x0, y0] * 2)
         return replace(scored, boxes_xyxy=boxes)

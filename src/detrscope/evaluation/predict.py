@@ -85,7 +85,7 @@ def predict_dataset(
 
     def predict_batch(collated: Collated) -> list[Scored]:
         batch, _, infos = collated
-        return postprocess(predict(batch), card.scoring, [info.size for info in infos])
+        return postprocess(predict(batch), card, [info.size for info in infos])
 
     batches = _batches_by_size(dataset, card, batch_size)
     return _predict(predict_batch, card, dataset, samples, batches, progress=progress, workers=workers)

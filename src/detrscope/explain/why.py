@@ -173,7 +173,7 @@ def _examined(
             # Each image is a batch of its own. The probe records nothing: exported graphs give proposals with one only.
             geometry = Geometry.of_resize(*size, (batch.images.shape[-2], batch.images.shape[-1]))
             outputs = detector.predict(batch.images, None, Probe([], values=False, geometry=geometry))
-            (scored,) = postprocess(outputs, card.scoring, [size])
+            (scored,) = postprocess(outputs, card, [size])
             labels, queries = scored.class_indices.tolist(), scored.query_ids.tolist()
             kept = [i for i, label in enumerate(labels) if label in known]
             rows = coco_results(scored, info.id, card.classes)

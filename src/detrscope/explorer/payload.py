@@ -146,6 +146,7 @@ def trace_payload(
         "model": trace.card.variant,
         "source": trace.source,
         "scoring": trace.card.scoring,
+        "top": trace.card.top,
         "classes": trace.classes.to_json(),
         "width": geometry.width,
         "height": geometry.height,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detrscope.core.files import atomic_write
+from detrscope.core.model_card import TOP
 from detrscope.explorer.bundle import page_html
 
 MODEL, PAGE, RUNTIME, SAMPLES = "model.onnx", "index.html", "runtime", "samples"
@@ -34,6 +35,7 @@ def write_site(out: Path, name: str, samples: Sequence[str], metadata: str) -> P
         "samples": list(samples),
         "variant": card["variant"],
         "scoring": card["scoring"],
+        "top": card.get("top", TOP),
         "classes": card["classes"],
         "preprocessing": card["preprocessing"],
         "sites": tree["sites"],

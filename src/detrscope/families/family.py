@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detrscope.blocks.path import DetectionTransformer
+from detrscope.core.model_card import TOP
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.keys.hub_config import HubConfig
 from detrscope.families.keys.key_map import KeyLayout
@@ -69,6 +70,7 @@ class Family:
         layouts: key layouts of published checkpoints.
         query_count: name of the setting that holds the number of queries.
         variants: its variants.
+        top: pairs of query and class that its authors' code keeps of an image, where scores are sigmoids.
         hub_configs: by `model_type`, the keys of a Hugging Face config that shapes do not show.
     """
 
@@ -80,4 +82,5 @@ class Family:
     layouts: tuple[KeyLayout, ...]
     query_count: str
     variants: tuple[Variant, ...]
+    top: int = TOP
     hub_configs: Mapping[str, type[HubConfig]] = field(default_factory=dict)

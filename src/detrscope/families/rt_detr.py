@@ -190,6 +190,7 @@ FAMILY = Family(
     classes=lambda shapes: shapes.rows("queries.class_head.weight"),
     layouts=LAYOUTS,
     query_count="queries",
+    top=300,
     hub_configs={"rt_detr": RTDetrHubConfig, "rt_detr_v2": RTDetrHubConfig},
     variants=(
         *_variants(

@@ -110,7 +110,7 @@ class OpenSide:
     def postprocess(self, found: Any, height: int, width: int) -> object:
         """Return the detections in an image of this size; Faster R-CNN has made them already."""
         return (
-            postprocess(found, self.card.scoring, [(height, width)]) if isinstance(found, Outputs) else found
+            postprocess(found, self.card, [(height, width)]) if isinstance(found, Outputs) else found
         )
 
 

@@ -157,7 +157,7 @@ class Detector:
         if tiling is None:
             prepared = self.card.preprocessing.apply(image)
             outputs = self.predict(prepared[None], probe=self.edit_probe(image, prepared))
-            (scored,) = postprocess(outputs, self.card.scoring, [(height, width)])
+            (scored,) = postprocess(outputs, self.card, [(height, width)])
         else:
             scored = predict_tiles(self.predict, self.card, image, tiling)
         return scored.detections(

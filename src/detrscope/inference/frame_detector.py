@@ -101,7 +101,7 @@ class FrameDetector:
         outputs: Outputs | None = None
         if self._tiling is None:
             outputs = self._detector.predict(torch.stack([frame.prepared for frame in frames]), probe=probe)
-            predictions = postprocess(outputs, card.scoring, sizes)
+            predictions = postprocess(outputs, card, sizes)
         else:
             predict = self._detector.predict
             predictions = [predict_tiles(predict, card, frame.image, self._tiling) for frame in frames]

@@ -103,7 +103,7 @@ class SetPredictor:
         """Return the predictions in an upright image, uint8 [3, H, W]."""
         card = self.detector.card
         outputs = self.detector.predict(card.preprocessing.apply(image)[None])
-        (scored,) = postprocess(outputs, card.scoring, [(image.shape[-2], image.shape[-1])])
+        (scored,) = postprocess(outputs, card, [(image.shape[-2], image.shape[-1])])
         return SetPrediction(scored_on_cpu(scored), outputs.logits.shape[2])
 
 

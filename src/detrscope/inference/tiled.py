@@ -42,7 +42,7 @@ def predict_tiles(
         for start in range(0, len(same), tiling.batch_size):
             batch = same[start : start + tiling.batch_size]
             images = [card.preprocessing.apply(image[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in batch]
-            scored = postprocess(predict(torch.stack(images)), card.scoring, [size] * len(batch))
+            scored = postprocess(predict(torch.stack(images)), card, [size] * len(batch))
             found += [(part, _moved(one, part)) for part, one in zip(batch, scored, strict=True)]
     return merge_tiles(found)
 

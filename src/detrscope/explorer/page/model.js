@@ -8,7 +8,7 @@ import { normalised, resized, sizeFor } from "./resize.js";
 /** @typedef {import("./payload.js").Header} Header */
 /**
  * What `detrscope publish` writes of a model.
- * @typedef {{name: string, file: string, runtime: string, samples: string[], variant: string, scoring: "softmax" | "sigmoid",
+ * @typedef {{name: string, file: string, runtime: string, samples: string[], variant: string, scoring: "softmax" | "sigmoid", top: number,
  *   classes: {id: number, name: string}[], preprocessing: import("./resize.js").Preprocessing, sites: GraphSite[]}} Published
  */
 
@@ -119,7 +119,7 @@ class BrowserSource {
       return /** @type {import("./payload.js").SiteInfo} */ ({ name: site, kind: "dense", heads, queries: query.shape[1], keys: key.shape[1], scale: spec.scale ?? 1, pointLevels: [], ...(spec.own_maps ? { levels: pairs(Array.from(outputs[`${site}.levels`].data, Number)) } : {}) });
     });
     return Payload.of({
-      format: 1, by: "", model: published.variant, source: picture.name, scoring: published.scoring, classes: published.classes,
+      format: 1, by: "", model: published.variant, source: picture.name, scoring: published.scoring, top: published.top, classes: published.classes,
       width: picture.width, height: picture.height, crop: [0, 0, picture.width, picture.height], content: picture.content, padded: picture.content,
       levels, layers, queries, sites, modelSites: published.sites.map(({ site }) => site), leftOut: [], edits, numbers: null, tracks: null, notes: {}, imageType: picture.blob.type || "image/png",
     }, arrays);

@@ -4,7 +4,7 @@
  * @typedef {{type: "f32" | "f16" | "u16" | "u8" | "i32", shape: number[], offset: number, low?: number, step?: number}} ArrayInfo
  * @typedef {{name: string, kind: "dense" | "deformable", heads: number, queries: number, keys: number, scale: number,
  *   pointLevels: number[], levels?: number[][]}} SiteInfo  levels: sizes of the maps of its keys, where they are not the header's
- * @typedef {{format: number, by: string, model: string, source: string, scoring: "softmax" | "sigmoid",
+ * @typedef {{format: number, by: string, model: string, source: string, scoring: "softmax" | "sigmoid", top: number,
  *   classes: {id: number, name: string}[], width: number, height: number, crop: number[], content: number[],
  *   padded: number[], levels: number[][], layers: number, queries: number, sites: SiteInfo[], modelSites: string[],
  *   leftOut: string[], edits: string[], numbers: number[] | null, tracks: number[] | null, notes: Object<string, string | number>, imageType: string,

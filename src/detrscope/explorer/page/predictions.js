@@ -3,8 +3,6 @@
 /** @typedef {import("./payload.js").Payload} Payload */
 /** @typedef {{query: number, number: number, index: number, name: string, score: number, box: number[]}} Prediction */
 
-const MOST = 100; // detections where scores are sigmoids, as in Deformable DETR
-
 /**
  * Best classes of a query in a layer.
  * @param {Payload} payload @param {number} layer @param {number} query
@@ -32,7 +30,7 @@ function detections(payload, threshold, layer = payload.header.layers - 1) {
     found.push(...(sigmoid ? best : best.slice(0, 1)).filter((one) => one.score >= threshold));
   }
   found.sort((a, b) => b.score - a.score);
-  return sigmoid ? found.slice(0, MOST) : found;
+  return sigmoid ? found.slice(0, payload.header.top) : found;
 }
 
 /** Share of two boxes' union that both cover. @param {number[]} a @param {number[]} b */

@@ -140,7 +140,7 @@ def _compare(
     inputs = torch.stack([card.preprocessing.apply(image) for image in batch.image])  # [B, 3, h, w]
     sizes = [(image.shape[1], image.shape[2]) for image in batch.image]
     expected, found = (
-        postprocess(engine.predict(inputs), card.scoring, sizes) for engine in (reference, candidate)
+        postprocess(engine.predict(inputs), card, sizes) for engine in (reference, candidate)
     )
     pairs = [
         pair
