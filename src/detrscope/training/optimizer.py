@@ -92,7 +92,14 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[ParameterGro
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Return whether Muon suits: a matrix or convolution between hidden layers, not of heads, queries or embeddings."""
-    if parameter.ndim < 2 or name.startswith(("heads.", "queries.", "neck.position.", "neck.level")):
+    depthwise = (
+        parameter.ndim == 4 and parameter.shape[1] == 1
+    )  # one filter a channel, not a map between channels
+    if (
+        parameter.ndim < 2
+        or depthwise
+        or name.startswith(("heads.", "queries.", "neck.position.", "neck.level"))
+    ):
         return False
     return min(parameter.shape[0], parameter[0].numel()) >= MIN_MATRIX_SIDE
 
