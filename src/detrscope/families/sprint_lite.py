@@ -31,6 +31,9 @@ class LiteConfig:
     trainable_stages: TrainableStages = setting(
         5, "trained parts of the stem and the stages used, counted from the last; 5 is all"
     )
+    depthwise: Literal["frozen", "trainable"] = setting(
+        "frozen", "depthwise kernels: 1% of the parameters, most of the time of a training step"
+    )
 
 
 @settings
@@ -56,6 +59,8 @@ def build(config: SprintLiteConfig, classes: int) -> DetectionTransformer:
     lite = config.backbone
     backbone = EfficientNetLiteBackbone(lite.size, lite.stages, lite.norm)
     backbone.train_stages(lite.trainable_stages)
+    if lite.depthwise == "frozen":
+        backbone.freeze_depthwise()
     return build_sprint(backbone, config, classes)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from detrscope.training.config import RunConfig
 
 ALL_STAGES = 5  # stem and four stages
-TRAINABLE = {"norm": "trainable", "trainable_stages": ALL_STAGES}
+TRAINABLE = {"norm": "trainable", "trainable_stages": ALL_STAGES, "depthwise": "trainable"}
 
 
 def train_backbone_from_scratch(config: RunConfig, layer: Tree) -> Tree:
@@ -45,6 +45,7 @@ def warn_of_frozen_random_weights(config: RunConfig) -> None:
     backbone = families.resolve_variant(model.variant, model.overrides).backbone
     slowed = {
         "model.overrides.backbone.norm": getattr(backbone, "norm", "trainable") == "frozen",
+        "model.overrides.backbone.depthwise": getattr(backbone, "depthwise", "trainable") == "frozen",
         "model.overrides.backbone.trainable_stages": getattr(backbone, "trainable_stages", ALL_STAGES)
         < ALL_STAGES,
         "train.lr_backbone": train.lr_backbone < train.lr,
