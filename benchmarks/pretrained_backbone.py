@@ -7,9 +7,9 @@
 Tasks: `cells` is BCCD, train -> val; `cells-40` learns from 40 of its training images, drawn by the seed; `photographs`
 are the pictures of a small part of COCO with the commonest classes, seed N being part N of a three-fold
 cross-validation. `--choose` takes another split than the one reported: training images that are left out, or other
-folds of the same photographs. A step of every arm is measured first, in turns, in CPU seconds of this process; `--steps`
-are those of the first arm, and the others take as many as cost the same. `--minutes` are CPU minutes on all cores used,
-so that other work on the machine changes nothing.
+folds of the same photographs. A step of every arm is measured first, in turns, in CPU seconds of this process;
+`--steps` are those of the first arm, and the others take as many as cost the same. `--minutes` are CPU minutes on all
+cores used, so that other work on the machine changes nothing.
 """
 
 from __future__ import annotations

@@ -22,13 +22,8 @@ CLASSES = ClassTable((1, 7, 900), ("cell", "dog", "far"))
 def tiny_settings(variant: str) -> dict[str, Any]:
     """Overrides that make a variant small."""
     if variant.startswith("sprint-lite"):
-        decoder = {**STACK, "points": (4, 4, 4)}
-        return {
-            "width": 32,
-            "queries": 7,
-            "backbone": {"size": 0, "depthwise": "trainable"},
-            "decoder": decoder,
-        }
+        stacks = {"encoder": {**STACK, "layers": 1}, "decoder": {**STACK, "points": (4, 4, 4)}}
+        return {"width": 32, "queries": 7, "backbone": {"size": 0, "depthwise": "trainable"}, **stacks}
     if variant.startswith("sprint"):
         slim = {"stem": 8, "widths": (8, 16, 32), "depths": (1, 1, 1)}
         stacks = {"encoder": {**STACK, "layers": 1}, "decoder": STACK}

@@ -117,3 +117,16 @@ def test_photos_preset_has_no_vertical_flip() -> None:
     config = resolve_training_config("photos")
     assert config.augment.vertical_flip == 0 and config.model.variant.startswith("sprint-deformable")
     assert families.family_query_count(config.model.variant, config.model.overrides) >= 60
+
+
+def test_sprint_lite_from_scratch_learns_its_depthwise_kernels_too(caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"model.variant": "sprint-lite-0", "train.lr_backbone": 1e-5}
+    pretrained = resolve_training_config(overrides=settings)
+    assert backbone_of(pretrained).depthwise == backbone_of(pretrained).norm == "frozen"
+    assert_all_of_it_learns(
+        resolve_training_config(overrides={**settings, **NONE, "train.lr_backbone": 1e-4})
+    )
+    caplog.clear()
+    frozen = {"model.overrides.backbone.depthwise": "frozen"}
+    resolve_training_config(overrides={**settings, **NONE, **frozen})
+    assert "model.overrides.backbone.depthwise and train.lr_backbone freezes or slows" in caplog.text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from detrscope.core.errors import UserError
 from detrscope.training.optimizer import (
     freeze_backbone,
     groups_table,
+    is_hidden_matrix,
     make_optimizer,
     parameter_groups,
     set_rates,
@@ -71,3 +73,9 @@ def test_rates_are_set_per_group() -> None:
     assert [g["lr"] for g in optimizer.param_groups] == [5e-5, 5e-6]
     set_rates(optimizer, groups, 0.5)  # from the full rate, not from the last one
     assert [g["lr"] for g in optimizer.param_groups] == [5e-5, 5e-6]
+
+
+def test_muon_leaves_depthwise_convolutions_to_adamw() -> None:
+    dense, depthwise = nn.Conv2d(32, 32, 5), nn.Conv2d(32, 32, 5, groups=32)
+    assert is_hidden_matrix("backbone.conv.weight", dense.weight)
+    assert not is_hidden_matrix("backbone.conv.weight", depthwise.weight)
