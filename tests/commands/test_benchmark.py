@@ -104,7 +104,7 @@ def test_queries_have_random_weights_of_that_number(checkpoint: str) -> None:
     assert opened == [3, 7]
 
 
-@pytest.mark.parametrize("variant", ["detr-r18", "deformable-detr-r50"])
+@pytest.mark.parametrize("variant", ["detr-r18", "deformable-detr-r50", "rtdetr-r18", "rtdetrv2-r18"])
 def test_transformers_has_our_architecture(variant: str) -> None:
     card = tiny(variant).card
     images = torch.zeros(2, 3, *SIZE)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detrscope.blocks.resnet_d import RESNETS_D
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.core.types import Outputs
@@ -140,6 +141,34 @@ def _deformable_detr(card: ModelCard, attention: str) -> Any:
     return transformers.DeformableDetrForObjectDetection(config)
 
 
+def _rt_detr(card: ModelCard, attention: str) -> Any:
+    transformers = _transformers()
+    ours = family_config(FAMILIES[card.family], card.config, source="config")
+    block, depths = RESNETS_D[ours.backbone.name]
+    widths = [64 * 2**stage * block.expansion for stage in range(4)]
+    body = transformers.RTDetrResNetConfig(
+        depths=depths,
+        hidden_sizes=widths,
+        layer_type="basic" if block.expansion == 1 else "bottleneck",
+        out_indices=list(ours.stages),
+    )
+    name = "RTDetrV2" if card.variant.startswith("rtdetrv2") else "RTDetr"
+    config = getattr(transformers, f"{name}Config")(
+        backbone_config=body,
+        num_labels=len(card.classes),
+        num_queries=ours.queries,
+        d_model=ours.width,
+        encoder_hidden_dim=ours.encoder.width,
+        hidden_expansion=ours.encoder.hidden / ours.encoder.width,
+        encoder_in_channels=[widths[stage - 1] for stage in ours.stages],
+        decoder_in_channels=[ours.encoder.width] * len(ours.stages),
+        decoder_n_points=ours.decoder.points[0],
+        **_stacks(ours),
+        attn_implementation={"": attention, "backbone_config": "eager"},  # its ResNet has no attention
+    )
+    return getattr(transformers, f"{name}ForObjectDetection")(config)
+
+
 def _stacks(ours: Any) -> dict[str, int]:
     """Return layers, heads and hidden widths of encoder and decoder under transformers' names."""
     return {
@@ -152,6 +181,7 @@ def _stacks(ours: Any) -> dict[str, int]:
 _TRANSFORMERS: dict[str, Callable[[ModelCard, str], Any]] = {
     "detr": _detr,
     "deformable_detr": _deformable_detr,
+    "rt_detr": _rt_detr,
 }
 
 
