@@ -33,6 +33,13 @@ def tiny_settings(variant: str) -> dict[str, Any]:
         decoder = {**STACK, "points": (4, 4, 4)}
         backbone = {"name": "resnet18d", "norm": "frozen", "trainable_stages": 5}
         return {"width": 32, "queries": 7, "encoder": encoder, "decoder": decoder, "backbone": backbone}
+    if variant.startswith("dfine"):
+        encoder = {**STACK, "layers": 1, "width": 32, "hidden": 16, "blocks": 1}
+        decoder = {**STACK, "points": (2, 3, 2)}
+        backbone = {"name": "hgnetv2_b0", "norm": "frozen", "trainable_stages": 5}
+        edges = {"bins": 8, "scale": 4.0}
+        more = {"encoder": encoder, "decoder": decoder, "backbone": backbone, "edges": edges}
+        return {"width": 32, "queries": 7, "stages": (2, 3, 4), **more}
     dilated = VARIANTS[variant].config.backbone.dilate_last
     backbone = {"name": "resnet50" if dilated else "resnet18"}
     return {"width": 32, "queries": 7, "encoder": STACK, "decoder": STACK, "backbone": backbone}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from detrscope.blocks.hgnet import HGNETS, HGNetBackbone
 from detrscope.blocks.resnet_d import RESNETS_D, resnet_d
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.probe import Probe
@@ -216,14 +217,14 @@ class TimmBackbone(nn.Module):
         """Do nothing: norms are left to timm's own modules."""
 
 
-Backbone = ResidualBackbone | TimmBackbone
+Backbone = ResidualBackbone | HGNetBackbone | TimmBackbone
 
 
 def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, norm: NormKind) -> Backbone:
     """Build a backbone by name, with random weights.
 
     Args:
-        name: one of `RESNETS` or `RESNETS_D`, or `timm:NAME`.
+        name: one of `RESNETS`, `RESNETS_D` or `HGNETS`, or `timm:NAME`.
         stages: which stages give a map, 1 to 4.
         dilate_last: DC5: the last stage keeps stride 16 and dilates (DETR, section 4).
         norm: "frozen" batch norm (fixed statistics and affine) or "trainable".
@@ -231,19 +232,17 @@ def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, nor
     Raises:
         UserError: unknown name, or dilation of a network that has none.
     """
-    if name in RESNETS_D:
-        if dilate_last:
-            raise UserError(f"backbone {name}: dilation (DC5) is for resnet50 and resnet101")
-        return ResNetDBackbone(resnet_d(name, NORMS[norm]), stages)
-    if name.startswith("timm:"):
-        if dilate_last:
-            raise UserError(f"backbone {name}: dilation (DC5) is for resnet50 and resnet101")
-        return TimmBackbone(name.removeprefix("timm:"), stages, norm)
-    if name not in RESNETS:
-        known = suggest_nearest(name, (*RESNETS, *RESNETS_D))
-        raise UserError(f"backbone '{name}' is not known; {known} (or timm:NAME)")
-    if dilate_last and name in ("resnet18", "resnet34"):
+    is_timm = name.startswith("timm:")
+    if not is_timm and name not in (known := (*RESNETS, *RESNETS_D, *HGNETS)):
+        raise UserError(f"backbone '{name}' is not known; {suggest_nearest(name, known)} (or timm:NAME)")
+    if dilate_last and name not in ("resnet50", "resnet101"):
         raise UserError(f"backbone {name}: dilation (DC5) is for resnet50 and resnet101")
+    if name in RESNETS_D:
+        return ResNetDBackbone(resnet_d(name, NORMS[norm]), stages)
+    if name in HGNETS:
+        return HGNetBackbone(name, stages, NORMS[norm])
+    if is_timm:
+        return TimmBackbone(name.removeprefix("timm:"), stages, norm)
     body = getattr(torchvision.models, name)(
         weights=None, norm_layer=NORMS[norm], replace_stride_with_dilation=[False, False, dilate_last]
     )

@@ -10,12 +10,18 @@ from torch import Tensor, nn
 from detrscope.blocks.attention import QuerySelfAttention
 from detrscope.blocks.layers import FeedForward, Residual
 from detrscope.core.probe import Probe
-from detrscope.core.types import Pyramid, Queries, States
+from detrscope.core.types import EdgeEstimate, Pyramid, Queries, States
 from detrscope.ops.position import position_as_box, sine_coordinates
 
 Refine = Callable[[int, Tensor, Tensor | None], Tensor | None]
 """(layer index, content [B, Q, D], reference points [B, Q, 2] or boxes_cxcywh [B, Q, 4] or None) -> the next layer's
 reference."""
+
+RefineEdges = Callable[[int, Tensor, EdgeEstimate | Tensor], EdgeEstimate]
+"""(layer index, content [B, Q, D], the estimate before, or boxes_cxcywh [B, Q, 4] in the first layer) -> the
+layer's estimate."""
+
+MAX_POSITION = 10.0  # of D-FINE's positions in each channel, as published
 
 
 class DecoderLayer(nn.Module):
@@ -131,6 +137,31 @@ class BoxMLPDecoder(Decoder):
         assert reference is not None, "this decoder starts from reference boxes"
         position: Tensor = self.position(reference.to(queries.content.dtype))
         return position
+
+
+class DistributionDecoder(BoxMLPDecoder):
+    """Decoder whose heads refine boxes as distributions of their edges (D-FINE, arXiv:2410.13842, section 4.1)."""
+
+    def position_of(self, queries: Queries, reference: Tensor | None) -> Tensor:
+        """Return the encoding [B, Q, D] of reference boxes [B, Q, 4]."""
+        return super().position_of(queries, reference).clamp(-MAX_POSITION, MAX_POSITION)
+
+    def forward(
+        self, queries: Queries, pyramid: Pyramid, refine: RefineEdges, probe: Probe | None = None
+    ) -> States:
+        """Return every layer's state [N, B, Q, D], the boxes it starts from [N, B, Q, 4] and those it comes to."""
+        x, reference = queries.content, queries.boxes_cxcywh
+        assert reference is not None, "this decoder starts from reference boxes"
+        estimates: list[EdgeEstimate] = []
+        references = []
+        for index, layer in enumerate(self.layers):
+            position = self.position_of(queries, reference)
+            x = layer(x, position, reference, queries.mask, pyramid, probe)
+            references.append(reference)
+            estimates.append(refine(index, x, estimates[-1] if estimates else reference))
+            reference = estimates[-1].boxes_cxcywh.detach()
+        content = torch.stack([estimate.content for estimate in estimates])
+        return States(content, torch.stack(references), queries.proposals, tuple(estimates))
 
 
 class LastStateDecoder(Decoder):

@@ -85,8 +85,13 @@ class DeformableAttention(nn.Module):
             cells = 1 / torch.stack(sides).view(-1, 2)  # [L, 2]
             step = cells[list(self.point_levels)]  # [P, 2]
         else:
-            step = around[..., 2:] * around.new_tensor(self.shares)[:, None]  # [B, Q, 1, P, 2]
+            step = around[..., 2:] * self._shares(around)[:, None]  # [B, Q, 1, P, 2]
         return torch.addcmul(around[..., :2], offsets, step)
+
+
+    def _shares(self, like: Tensor) -> Tensor:
+        """Return the part of a box that each point moves by per unit of offset, [P]."""
+        return like.new_tensor(self.shares)
 
 
 class DeformableSelfAttention(DeformableAttention):
@@ -126,6 +131,23 @@ class DiscreteCrossAttention(DeformableCrossAttention):
         )  # [P, 2]
         token = (points * size + 0.5).trunc().clamp(min=points.new_zeros(()), max=size - 1)
         return (token + 0.5) / size
+
+
+class DirectCrossAttention(DeformableCrossAttention):
+    """Deformable cross-attention to the tokens as they are: no projection of values, none of the output.
+
+    D-FINE (arXiv:2410.13842, section 5.1), with another number of points on each map.
+    """
+
+    def __init__(self, width: int, heads: int, points: tuple[int, ...], site: str) -> None:
+        super().__init__(width, heads, points, site)
+        self.value = self.output = nn.Identity()
+        self.register_buffer("point_shares", torch.tensor([2 * share for share in self.shares]))
+
+    point_shares: Tensor  # [P] one over the number of points on the same map; in checkpoints, it tells these numbers
+
+    def _shares(self, like: Tensor) -> Tensor:
+        return self.point_shares.to(like.dtype) * 0.5
 
 
 def _on_each_map(reference: Tensor, pyramid: Pyramid) -> Tensor:

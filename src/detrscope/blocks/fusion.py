@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -22,16 +23,24 @@ class ConvNorm(nn.Module):
     Args:
         channels: incoming channels.
         width: outgoing channels.
-        size: side of the kernel, odd; the map keeps its size but for the stride.
+        size: side of the kernel; where it is odd, the map keeps its size but for the stride.
         stride: stride.
         activation: what follows the norm.
+        groups: groups of channels that do not mix; as many as channels: a depthwise convolution.
     """
 
     def __init__(
-        self, channels: int, width: int, size: int = 1, stride: int = 1, activation: Activation = "none"
+        self,
+        channels: int,
+        width: int,
+        size: int = 1,
+        stride: int = 1,
+        activation: Activation = "none",
+        groups: int = 1,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, width, size, stride, padding=size // 2, bias=False)
+        padding = (size - 1) // 2
+        self.conv = nn.Conv2d(channels, width, size, stride, padding=padding, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(width)
         self.activation: Activation = activation
 
@@ -96,22 +105,59 @@ class CrossStageBlock(nn.Module):
         return y
 
 
-class PyramidFusion(nn.Module):
-    """Maps of three or more sizes fused from coarse to fine, then from fine to coarse.
+class LayerAggregation(nn.Module):
+    """A map in two halves; branches follow one another from the second half, and all parts are joined by a convolution.
+
+    Efficient layer aggregation (ELAN, arXiv:2211.04800) with cross-stage blocks, as in GELAN (YOLOv9,
+    arXiv:2402.13616, section 4.2) and D-FINE (arXiv:2410.13842, section 5.1).
 
     Args:
-        width: channels of every map.
-        hidden: channels inside the fusing blocks.
-        levels: number of maps.
+        first: convolution of the map, whose outgoing channels are halved.
+        branches: each takes the part before it.
+        last: convolution of all parts.
     """
 
-    def __init__(self, width: int, hidden: int, levels: int) -> None:
+    def __init__(self, first: ConvNorm, branches: Sequence[nn.Module], last: ConvNorm) -> None:
         super().__init__()
-        steps = levels - 1
-        self.laterals = nn.ModuleList(ConvNorm(width, width, activation="silu") for _ in range(steps))
-        self.down_blocks = nn.ModuleList(CrossStageBlock(2 * width, width, hidden) for _ in range(steps))
-        self.strided = nn.ModuleList(ConvNorm(width, width, 3, 2, "silu") for _ in range(steps))
-        self.up_blocks = nn.ModuleList(CrossStageBlock(2 * width, width, hidden) for _ in range(steps))
+        self.first = first
+        self.branches = nn.ModuleList(branches)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H, W]."""
+        parts = list(self.first(x).chunk(2, dim=1))
+        for branch in self.branches:
+            parts.append(branch(parts[-1]))
+        y: Tensor = self.last(torch.cat(parts, dim=1))
+        return y
+
+
+class PyramidFusion(nn.Module):
+    """Maps of several sizes fused from coarse to fine, then from fine to coarse; maps are joined along the channels.
+
+    Args:
+        laterals: of a map of C channels before it is enlarged, one for each step, as are the others.
+        down_blocks: of two joined maps, on the way to the finest.
+        strided: halve the size of a map.
+        up_blocks: of two joined maps, on the way to the coarsest.
+    """
+
+    def __init__(
+        self,
+        laterals: Sequence[nn.Module],
+        down_blocks: Sequence[nn.Module],
+        strided: Sequence[nn.Module],
+        up_blocks: Sequence[nn.Module],
+    ) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(laterals)
+        self.down_blocks = nn.ModuleList(down_blocks)
+        self.strided = nn.ModuleList(strided)
+        self.up_blocks = nn.ModuleList(up_blocks)
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        """Join two maps of one size: [B, C, H, W] each -> [B, 2C, H, W]."""
+        return torch.cat([x, y], dim=1)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Fuse maps [B, C, H_l, W_l], fine ones first, into maps of the same shapes."""
@@ -119,8 +165,8 @@ class PyramidFusion(nn.Module):
         for lateral, block, finer in zip(self.laterals, self.down_blocks, reversed(maps[:-1]), strict=True):
             coarse_first[-1] = lateral(coarse_first[-1])
             larger = F.interpolate(coarse_first[-1], size=finer.shape[-2:], mode="nearest")
-            coarse_first.append(block(torch.cat([larger, finer], dim=1)))
+            coarse_first.append(block(self.join(larger, finer)))
         fused = [coarse_first.pop()]
         for strided, block in zip(self.strided, self.up_blocks, strict=True):
-            fused.append(block(torch.cat([strided(fused[-1]), coarse_first.pop()], dim=1)))
+            fused.append(block(self.join(strided(fused[-1]), coarse_first.pop())))
         return fused

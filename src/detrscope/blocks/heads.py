@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detrscope.blocks.layers import apply_layer_in_float32
-from detrscope.core.types import Outputs, States
+from detrscope.blocks.layers import MLP, apply_layer_in_float32
+from detrscope.core.types import EdgeDistributions, EdgeEstimate, Outputs, States
+from detrscope.ops.edge_distributions import boxes_from_edges, edge_steps
 from detrscope.ops.position import inverse_sigmoid, position_as_box
 
 
@@ -107,6 +108,79 @@ class ForwardTwiceHeads(LayeredHeads):
         once = add_box_offsets(states.boxes_cxcywh, deltas)
         references = torch.cat([states.boxes_cxcywh[:1].to(once.dtype), once[:-1]])
         return Outputs(self.logits(states.content), add_box_offsets(references, deltas), states.proposals)
+
+
+class DistributionHeads(nn.Module):
+    """Box heads that refine, layer by layer, distributions of the edges of one start box; a class head for each layer.
+
+    D-FINE (arXiv:2410.13842, section 4.1). The class logits rise with the sharpness of the distributions, which tells
+    how well a box is located (section 5.1, "location quality estimator").
+
+    Args:
+        start_head: [B, Q, D] -> [B, Q, 4], moves the first layer's references to the start boxes.
+        box_heads: of each layer, [B, Q, D] -> [B, Q, 4 * (R + 1)], changes of the logits.
+        class_heads: of each layer, [B, Q, D] -> [B, Q, K].
+        quality_heads: of each layer, [B, Q, 4 * (n + 1)] -> [B, Q, 1].
+        scale: number of units of a step in a side of the start box.
+        reach: the outermost steps are twice this many sides.
+    """
+
+    def __init__(
+        self,
+        start_head: nn.Module,
+        box_heads: Sequence[nn.Module],
+        class_heads: Sequence[nn.Linear],
+        quality_heads: Sequence[MLP],
+        scale: float,
+        reach: float,
+    ) -> None:
+        super().__init__()
+        self.start_head = start_head
+        self.box_heads = nn.ModuleList(box_heads)
+        self.class_heads = nn.ModuleList(class_heads)
+        self.quality_heads = nn.ModuleList(quality_heads)
+        self.register_buffer("scale", torch.tensor([scale]))
+        self.register_buffer("reach", torch.tensor([reach]))
+
+    scale: Tensor
+    reach: Tensor
+
+    def refine(self, layer: int, content: Tensor, before: EdgeEstimate | Tensor) -> EdgeEstimate:
+        """Return the boxes after a layer; no gradient flows from them into the next layer's references."""
+        box_head = self.box_heads[layer]
+        if isinstance(before, Tensor):
+            start = add_box_offsets(before, apply_layer_in_float32(self.start_head, content))
+            logits = apply_layer_in_float32(box_head, content).unflatten(-1, (4, -1))
+        else:
+            start = before.start_cxcywh
+            logits = apply_layer_in_float32(box_head, content + before.content.detach()).unflatten(-1, (4, -1))
+            logits = logits + before.logits
+        probabilities = logits.softmax(-1)  # [B, Q, 4, R + 1]
+        steps = edge_steps(logits.shape[-1], self.scale, self.reach).to(logits.dtype)
+        boxes = boxes_from_edges(start.detach(), probabilities @ steps, self.scale.to(logits.dtype))
+        quality = self.quality_heads[layer]
+        best = probabilities.topk(quality.width // 4 - 1, dim=-1).values  # [B, Q, 4, n]
+        sharpness = torch.cat([best, best.mean(-1, keepdim=True)], dim=-1).flatten(-2)
+        return EdgeEstimate(boxes, start, logits, apply_layer_in_float32(quality, sharpness), content)
+
+    def forward(self, states: States) -> Outputs:
+        """Content [N, B, Q, D] and its estimates -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4]."""
+        estimates = states.estimates
+        scores = apply_layerwise(self.class_heads, states.content)
+        logits = torch.stack([estimate.logits for estimate in estimates])
+        distributions = EdgeDistributions(
+            logits=logits,
+            start_cxcywh=estimates[0].start_cxcywh,
+            start_logits=scores[0],
+            steps=edge_steps(logits.shape[-1], self.scale, self.reach).to(logits.dtype),
+            scale=self.scale.to(logits.dtype),
+        )
+        return Outputs(
+            scores + torch.stack([estimate.quality for estimate in estimates]),
+            torch.stack([estimate.boxes_cxcywh for estimate in estimates]),
+            states.proposals,
+            distributions,
+        )
 
 
 def apply_layerwise(heads: nn.ModuleList, content: Tensor) -> Tensor:

@@ -77,6 +77,11 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
 
     @property
+    def width(self) -> int:
+        """Width of the input."""
+        return cast(nn.Linear, self.layers[0]).in_features
+
+    @property
     def last(self) -> nn.Linear:
         """Output layer."""
         return cast(nn.Linear, self.layers[-1])
@@ -151,6 +156,22 @@ class PreNorm(Residual):
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
         """Add."""
         return cast(Tensor, x + self.dropout(update))
+
+
+class GatedNorm(PostNorm):
+    """Residual whose sum is weighted by two gates, computed from both parts (D-FINE, arXiv:2410.13842, section 5.1)."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__(width, dropout)
+        self.gate = Linear(2 * width, 2 * width)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def leave(self, x: Tensor, update: Tensor) -> Tensor:
+        """Weight, add and normalise."""
+        update = self.dropout(update)
+        first, second = self.gate(torch.cat([x, update], dim=-1)).sigmoid().chunk(2, dim=-1)  # [B, Q, D] each
+        return cast(Tensor, self.norm(first * x + second * update))
 
 
 RESIDUALS: dict[str, type[Residual]] = {"post": PostNorm, "pre": PreNorm}

@@ -141,12 +141,40 @@ class Queries:
 
 
 @dataclass(frozen=True)
+class EdgeEstimate:
+    """Boxes after a decoder layer, their edges as distributions that the next layer refines (D-FINE)."""
+
+    boxes_cxcywh: Tensor  # [B, Q, 4]
+    start_cxcywh: Tensor  # [B, Q, 4] boxes whose edges the distributions move, predicted by the first layer
+    logits: Tensor  # [B, Q, 4, R + 1] of the steps of left, top, right, bottom
+    quality: Tensor  # [B, Q, 1] what the sharpness of the distributions adds to the class logits
+    content: Tensor  # [B, Q, D] output of the layer
+
+
+@dataclass(frozen=True)
 class States:
     """Output of every decoder layer, the last at -1."""
 
     content: Tensor  # [N, B, Q, D]
     boxes_cxcywh: Tensor | None = None  # [N, B, Q, 4] boxes that the prediction of each layer refines
     proposals: Proposals | None = None
+    estimates: tuple[EdgeEstimate, ...] = ()  # of each layer, where edges are distributions
+
+
+@dataclass(frozen=True)
+class EdgeDistributions:
+    """Distributions of the edges of every decoder layer's boxes (D-FINE, arXiv:2410.13842, section 4.1)."""
+
+    logits: Tensor  # [N, B, Q, 4, R + 1] of the steps of left, top, right, bottom
+    start_cxcywh: Tensor  # [B, Q, 4] boxes whose edges they move, a prediction of the first layer themselves
+    start_logits: Tensor  # [B, Q, K] classes predicted with them
+    steps: Tensor  # [R + 1] step of each bin, in units of a side over `scale`
+    scale: Tensor  # [1]
+
+    def of_queries(self, chosen: slice) -> EdgeDistributions:
+        """Return those of some queries."""
+        start, logits = self.start_cxcywh[:, chosen], self.start_logits[:, chosen]
+        return replace(self, logits=self.logits[:, :, chosen], start_cxcywh=start, start_logits=logits)
 
 
 @dataclass(frozen=True)
@@ -156,6 +184,7 @@ class Outputs:
     logits: Tensor  # [N, B, Q, K]
     boxes_cxcywh: Tensor  # [N, B, Q, 4]
     proposals: Proposals | None = None  # of two-stage families
+    distributions: EdgeDistributions | None = None  # of families that predict edges as distributions
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from detrscope.blocks.backbone import NormKind
 from detrscope.blocks.decoder import BoxMLPDecoder
 from detrscope.blocks.deformable_attention import DeformableCrossAttention, DiscreteCrossAttention
 from detrscope.blocks.encoder import HybridEncoder
-from detrscope.blocks.fusion import ConvNorm, PyramidFusion
+from detrscope.blocks.fusion import ConvNorm, CrossStageBlock, PyramidFusion
 from detrscope.blocks.heads import ForwardTwiceHeads
 from detrscope.blocks.layers import MLP, GeluFeedForward, prior_head, zero_last
 from detrscope.blocks.neck import ConvNormNeck
@@ -115,7 +115,7 @@ def build(config: RTDetrConfig, classes: int) -> DetectionTransformer:
         neck=ConvNormNeck(backbone.channels, e.width),
         encoder=HybridEncoder(
             encoder_layers(e.width, e, "post", feedforward=GeluFeedForward),
-            PyramidFusion(e.width, e.hidden, len(config.stages)),
+            _fusion(e, len(config.stages) - 1),
             [ConvNorm(e.width, d) for _ in config.stages],
         ),
         queries=SelectedQueries(config.queries, d, prior_head(d, classes, PRIOR), box_head()),
@@ -124,6 +124,15 @@ def build(config: RTDetrConfig, classes: int) -> DetectionTransformer:
             [prior_head(d, classes, PRIOR) for _ in range(c.layers)], [box_head() for _ in range(c.layers)]
         ),
         scoring="sigmoid",
+    )
+
+
+def _fusion(e: HybridEncoderConfig, steps: int) -> PyramidFusion:
+    return PyramidFusion(
+        laterals=[ConvNorm(e.width, e.width, activation="silu") for _ in range(steps)],
+        down_blocks=[CrossStageBlock(2 * e.width, e.width, e.hidden) for _ in range(steps)],
+        strided=[ConvNorm(e.width, e.width, 3, 2, "silu") for _ in range(steps)],
+        up_blocks=[CrossStageBlock(2 * e.width, e.width, e.hidden) for _ in range(steps)],
     )
 
 

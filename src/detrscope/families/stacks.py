@@ -9,7 +9,7 @@ from torch import nn
 from detrscope.blocks.attention import CrossAttention, QuerySelfAttention, TokenSelfAttention
 from detrscope.blocks.decoder import DecoderLayer
 from detrscope.blocks.encoder import EncoderLayer
-from detrscope.blocks.layers import RESIDUALS, FeedForward
+from detrscope.blocks.layers import RESIDUALS, FeedForward, Residual
 from detrscope.families.settings import LayersConfig, NormPosition
 
 MakeAttention = Callable[[str], nn.Module]
@@ -40,9 +40,16 @@ def encoder_layers(
 
 
 def decoder_layers(
-    width: int, config: LayersConfig, norm: NormPosition, cross_attention: MakeAttention | None = None
+    width: int,
+    config: LayersConfig,
+    norm: NormPosition,
+    cross_attention: MakeAttention | None = None,
+    cross_residual: type[Residual] | None = None,
 ) -> list[DecoderLayer]:
-    """Build layers with the sites `decoder.N.self` and `decoder.N.cross`; cross-attention is dense unless given."""
+    """Build layers with the sites `decoder.N.self` and `decoder.N.cross`; cross-attention is dense unless given.
+
+    The residual around cross-attention is that of the rest unless given.
+    """
 
     def dense(site: str) -> nn.Module:
         return CrossAttention(width, config.heads, config.dropout, site)
@@ -55,7 +62,7 @@ def decoder_layers(
             FeedForward(width, config.feedforward, config.dropout),
             (
                 residual(width, config.dropout),
-                residual(width, config.dropout),
+                (cross_residual or residual)(width, config.dropout),
                 residual(width, config.dropout),
             ),
         )

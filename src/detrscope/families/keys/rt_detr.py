@@ -26,8 +26,6 @@ class HybridConfig(HubConfig):
     with_box_refine: Literal[True] = True
     positional_encoding_temperature: Literal[10000] = 10000
     eval_size: None = None
-    encode_proj_layers: Annotated[list[Literal[2]], Field(min_length=1, max_length=1)] = [2]  # noqa: RUF012
-    num_feature_levels: Literal[3] = 3
     encoder_attention_heads: Heads = 8
     decoder_attention_heads: Heads = 8
     num_queries: Heads = 300
@@ -44,6 +42,8 @@ class HybridConfig(HubConfig):
 class RTDetrHubConfig(HybridConfig):
     """Keys of RT-DETR's and RT-DETRv2's configs."""
 
+    encode_proj_layers: Annotated[list[Literal[2]], Field(min_length=1, max_length=1)] = [2]  # noqa: RUF012
+    num_feature_levels: Literal[3] = 3
     decoder_n_points: Heads = 4
     decoder_offset_scale: Annotated[float, Field(ge=0.5, le=0.5)] = 0.5
     decoder_method: Literal["default", "discrete"] = "default"
@@ -81,7 +81,7 @@ def _fusion(theirs: str) -> tuple[Rule, ...]:
     )
 
 
-def _projections(theirs: str, ours: str) -> tuple[Rule, ...]:
+def projection_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     """Build the rules of a convolution and a norm for each map: numbered 0 and 1, or named."""
     return (
         (rf"{theirs}\.(\d+)\.(?:0|conv)\.(.*)", rf"{ours}.\1.conv.\2"),
@@ -89,7 +89,7 @@ def _projections(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
-def _proposals(theirs: str) -> tuple[Rule, ...]:
+def proposal_rules(theirs: str) -> tuple[Rule, ...]:
     """Build the rules of what makes queries of tokens."""
     return (
         (rf"{theirs}denoising_class_embed\.weight", LABELS),
@@ -123,13 +123,13 @@ _TORCH_NORMS: tuple[Rule, ...] = (
 
 _AUTHORS_RULES: tuple[Rule, ...] = (
         *_authors_resnet(),
-        *_projections(r"encoder\.input_proj", "neck.projections"),
+        *projection_rules(r"encoder\.input_proj", "neck.projections"),
         *layer_rules(
             "encoder", r"encoder\.encoder\.0", torch_attention("self_attn"), (), (*TORCH_FEEDFORWARD, *_TORCH_NORMS)
         ),
         *_fusion("encoder"),
-        *_projections(r"decoder\.input_proj", "encoder.outputs"),
-        *_proposals(r"decoder\."),
+        *projection_rules(r"decoder\.input_proj", "encoder.outputs"),
+        *proposal_rules(r"decoder\."),
         (r"decoder\.decoder\.layers\.\d+\.cross_attn\.num_points_scale", ""),
         *layer_rules(
             "decoder", r"decoder\.decoder", torch_attention("self_attn"), sampling_rules("cross_attn"),
@@ -149,11 +149,11 @@ _AUTHORS_RULES: tuple[Rule, ...] = (
 
 _HUB_RULES: tuple[Rule, ...] = (
         *hf_resnet_rules(stem=3, shortcut=1),
-        *_projections(r"model\.encoder_input_proj", "neck.projections"),
+        *projection_rules(r"model\.encoder_input_proj", "neck.projections"),
         *layer_rules("encoder", r"model\.encoder\.(?:aifi|encoder)\.0", hf_attention("self_attn"), (), HF_REST),
         *_fusion(r"model\.encoder"),
-        *_projections(r"model\.decoder_input_proj", "encoder.outputs"),
-        *_proposals(r"model\."),
+        *projection_rules(r"model\.decoder_input_proj", "encoder.outputs"),
+        *proposal_rules(r"model\."),
         (r"model\.decoder\.layers\.\d+\.encoder_attn\.n_points_scale", ""),
         *layer_rules(
             "decoder", r"model\.decoder", hf_attention("self_attn"), sampling_rules("encoder_attn"),

@@ -10,11 +10,25 @@ from torch import Tensor
 from detrscope.core.errors import UserError
 
 
+SMALL = 64  # numbers of a tensor whose content may tell a setting
+
+
 class Shapes:
-    """Shapes of a renamed checkpoint's tensors."""
+    """Shapes of a renamed checkpoint's tensors, and the numbers of those that are no weights."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self.shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        self._small = {key: tensor for key, tensor in state.items() if tensor.numel() <= SMALL}
+
+    def numbers(self, key: str) -> list[float]:
+        """Return the numbers of a small tensor of one dimension.
+
+        Raises:
+            UserError: it is missing, larger or of other dimensions.
+        """
+        if len(shape := self.of(key)) != 1 or key not in self._small:
+            raise UserError(f"the checkpoint's tensor for '{key}' has the shape {list(shape)}")
+        return self._small[key].double().tolist()
 
     def has(self, key: str) -> bool:
         """Return whether there is a tensor of this name."""
