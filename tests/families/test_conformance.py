@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from detrscope.blocks import deformable_attention as deformable
 from detrscope.blocks.queries import PointQueries
@@ -28,13 +29,20 @@ every_variant = pytest.mark.parametrize("variant", distinct())
 
 def dense_decoder_sites(variant: str) -> tuple[str, str]:
     """Sites of the decoder whose attention is dense, as a pattern, and the one of the second layer."""
-    kind = "self" if any(word in variant for word in ("deformable", "rtdetr", "lite")) else "cross"
+    kind = "self" if any(word in variant for word in ("deformable", "rtdetr", "dfine", "deimv2", "lite")) else "cross"
     return f"decoder.*.{kind}", f"decoder.1.{kind}"
 
 
 def run(variant: str, batch: Batch, probe: Probe | None = None) -> Outputs:
     with torch.no_grad():
         return built(variant).model(batch, probe=probe)
+
+
+def without(x: torch.Tensor, channels: slice) -> torch.Tensor:
+    """Return a copy with some channels set to zero."""
+    x = x.clone()
+    x[..., channels] = 0
+    return x
 
 
 @every_variant
@@ -109,8 +117,12 @@ def test_muted_head_equals_zeroing_its_slice(variant: str) -> None:
         edited = loaded.model(padded_batch(), probe=Probe(sites=[], edits=[Gain(site, heads=(head,))]))
         plain = loaded.model(padded_batch())
         attention_block = loaded.model.decoder.layers[1].cross_attention
-        size = attention_block.value.out_features // attention_block.heads
-        attention_block.output.weight[:, head * size : (head + 1) * size] = 0
+        size = loaded.card.config["width"] // attention_block.heads
+        of_head = slice(head * size, (head + 1) * size)
+        if isinstance(attention_block.output, nn.Identity):
+            attention_block.output.register_forward_hook(lambda *call: without(call[-1], of_head))
+        else:
+            attention_block.output.weight[:, of_head] = 0
         expected = loaded.model(padded_batch())
     torch.testing.assert_close(edited.logits, expected.logits, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(edited.logits, plain.logits, atol=1e-5)

@@ -240,6 +240,8 @@ def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, nor
     if name in RESNETS_D:
         return ResNetDBackbone(resnet_d(name, NORMS[norm]), stages)
     if name in HGNETS:
+        if max(stages) > (count := len(HGNETS[name].stages)):
+            raise UserError(f"backbone {name}: has {count} stages, stage {max(stages)} is requested")
         return HGNetBackbone(name, stages, NORMS[norm])
     if is_timm:
         return TimmBackbone(name.removeprefix("timm:"), stages, norm)

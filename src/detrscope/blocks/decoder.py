@@ -139,12 +139,18 @@ class BoxMLPDecoder(Decoder):
         return position
 
 
-class DistributionDecoder(BoxMLPDecoder):
-    """Decoder whose heads refine boxes as distributions of their edges (D-FINE, arXiv:2410.13842, section 4.1)."""
+class DistributionDecoder(nn.Module):
+    """Decoder whose heads refine boxes as distributions of their edges (D-FINE, arXiv:2410.13842, section 4.1).
 
-    def position_of(self, queries: Queries, reference: Tensor | None) -> Tensor:
-        """Return the encoding [B, Q, D] of reference boxes [B, Q, 4]."""
-        return super().position_of(queries, reference).clamp(-MAX_POSITION, MAX_POSITION)
+    Args:
+        layers: of the stack.
+        position: reference boxes [B, Q, 4] -> positional encoding [B, Q, D].
+    """
+
+    def __init__(self, layers: list[DecoderLayer], position: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.position = position
 
     def forward(
         self, queries: Queries, pyramid: Pyramid, refine: RefineEdges, probe: Probe | None = None
@@ -155,7 +161,7 @@ class DistributionDecoder(BoxMLPDecoder):
         estimates: list[EdgeEstimate] = []
         references = []
         for index, layer in enumerate(self.layers):
-            position = self.position_of(queries, reference)
+            position = self.position(reference.to(x.dtype)).clamp(-MAX_POSITION, MAX_POSITION)
             x = layer(x, position, reference, queries.mask, pyramid, probe)
             references.append(reference)
             estimates.append(refine(index, x, estimates[-1] if estimates else reference))

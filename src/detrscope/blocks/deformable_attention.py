@@ -35,11 +35,12 @@ class DeformableAttention(nn.Module):
         self.site = site
         self.point_levels = tuple(level for level, count in enumerate(points) for _ in range(count))
         self.shares = tuple(0.5 / points[level] for level in self.point_levels)  # of a box per unit of offset
-        self.value = Linear(width, width)
+        value, output = Linear(width, width), Linear(width, width)
+        self.value: nn.Module = value
         self.offsets = Linear(width, heads * len(self.point_levels) * 2)
         self.weights = Linear(width, heads * len(self.point_levels))
-        self.output = Linear(width, width)
-        for projection in (self.value, self.output):
+        self.output: nn.Module = output
+        for projection in (value, output):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
         for projection in (self.offsets, self.weights):
@@ -87,7 +88,6 @@ class DeformableAttention(nn.Module):
         else:
             step = around[..., 2:] * self._shares(around)[:, None]  # [B, Q, 1, P, 2]
         return torch.addcmul(around[..., :2], offsets, step)
-
 
     def _shares(self, like: Tensor) -> Tensor:
         """Return the part of a box that each point moves by per unit of offset, [P]."""
@@ -141,10 +141,12 @@ class DirectCrossAttention(DeformableCrossAttention):
 
     def __init__(self, width: int, heads: int, points: tuple[int, ...], site: str) -> None:
         super().__init__(width, heads, points, site)
-        self.value = self.output = nn.Identity()
+        self.value, self.output = nn.Identity(), nn.Identity()
         self.register_buffer("point_shares", torch.tensor([2 * share for share in self.shares]))
 
-    point_shares: Tensor  # [P] one over the number of points on the same map; in checkpoints, it tells these numbers
+    point_shares: (
+        Tensor  # [P] one over the number of points on the same map; in checkpoints, it tells these numbers
+    )
 
     def _shares(self, like: Tensor) -> Tensor:
         return self.point_shares.to(like.dtype) * 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -150,15 +151,17 @@ class DistributionHeads(nn.Module):
         box_head = self.box_heads[layer]
         if isinstance(before, Tensor):
             start = add_box_offsets(before, apply_layer_in_float32(self.start_head, content))
-            logits = apply_layer_in_float32(box_head, content).unflatten(-1, (4, -1))
+            logits = apply_layer_in_float32(box_head, content)
         else:
             start = before.start_cxcywh
-            logits = apply_layer_in_float32(box_head, content + before.content.detach()).unflatten(-1, (4, -1))
+            logits = apply_layer_in_float32(box_head, content + before.content.detach())
+        logits = logits.reshape(*logits.shape[:2], 4, -1)  # [B, Q, 4, R + 1]
+        if not isinstance(before, Tensor):
             logits = logits + before.logits
         probabilities = logits.softmax(-1)  # [B, Q, 4, R + 1]
         steps = edge_steps(logits.shape[-1], self.scale, self.reach).to(logits.dtype)
         boxes = boxes_from_edges(start.detach(), probabilities @ steps, self.scale.to(logits.dtype))
-        quality = self.quality_heads[layer]
+        quality = cast(MLP, self.quality_heads[layer])
         best = probabilities.topk(quality.width // 4 - 1, dim=-1).values  # [B, Q, 4, n]
         sharpness = torch.cat([best, best.mean(-1, keepdim=True)], dim=-1).flatten(-2)
         return EdgeEstimate(boxes, start, logits, apply_layer_in_float32(quality, sharpness), content)

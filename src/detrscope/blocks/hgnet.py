@@ -143,8 +143,8 @@ class LightHGConv(nn.Module):
 
     def forward(self, x: Tensor, probe: Probe | None) -> Tensor:
         """[B, C, H, W] -> [B, C', H, W]."""
-        x = self.conv2(self.conv1(x, probe), probe)
-        return x
+        y: Tensor = self.conv2(self.conv1(x, probe), probe)
+        return y
 
 
 class HGStem(nn.Module):
@@ -164,12 +164,12 @@ class HGStem(nn.Module):
         pooled = F.max_pool2d(x, kernel_size=2, stride=1)
         x = F.pad(self.stem2a(x, probe), (0, 1, 0, 1))
         x = torch.cat([pooled, self.stem2b(x, probe)], dim=1)
-        x = self.stem4(self.stem3(x, probe), probe)
-        return x
+        y: Tensor = self.stem4(self.stem3(x, probe), probe)
+        return y
 
 
 class HGBlock(nn.Module):
-    """Convolutions one after another, whose maps are all joined, squeezed and widened; blocks after the first add up."""
+    """Convolutions one after another, whose maps are joined, squeezed and widened; blocks after the first are residual."""
 
     def __init__(self, stage: Stage, number: int, activated: type[HGConv]) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class HGBlock(nn.Module):
         y = torch.cat(maps, dim=1)
         for conv in self.aggregation:
             y = conv(y, probe)
-        return y + x if self.is_residual else y
+        return torch.add(y, x) if self.is_residual else y
 
 
 class HGStage(nn.Module):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from torch import nn
 
 from detrscope.blocks.backbone import Backbone
+from detrscope.blocks.heads import DistributionHeads
 from detrscope.blocks.queries import QueryModule, TrainingSupport
 from detrscope.core.model_card import Scoring
 from detrscope.core.probe import Probe
@@ -78,7 +80,8 @@ class DetectionTransformer(nn.Module):
     @property
     def training_support(self) -> TrainingSupport:
         """Training techniques that the model supports beside the set loss."""
-        return self.queries.training_support
+        distributions = isinstance(self.heads, DistributionHeads)
+        return replace(self.queries.training_support, distributions=distributions)
 
     @property
     def sites(self) -> tuple[str, ...]:

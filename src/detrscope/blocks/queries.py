@@ -42,11 +42,13 @@ class TrainingSupport:
         proposals: class logits of the encoder's proposals: one per class, or logit 0 for an object of any class; None
             where the encoder proposes nothing.
         one_to_many: whether `Outputs.proposals` has dense predictions in training mode, several for each object.
+        distributions: whether `Outputs.distributions` has the edges of boxes.
     """
 
     denoising: LabelEmbedding | None = None
     proposals: Literal["per-class", "any-class"] | None = None
     one_to_many: bool = False
+    distributions: bool = False
 
 
 class QueryModule(nn.Module):

@@ -105,9 +105,7 @@ class DFineConfig:
         valid = len(decoder.points) == len(self.stages) and 0 < sum(decoder.points) <= MAX_POINTS
         expected = f"one number for each of stages, {MAX_POINTS} in all at most"
         require_config(valid, "decoder.points", decoder.points, expected)
-        require_config(
-            self.edges.top <= self.edges.bins, "edges.top", self.edges.top, "edges.bins or less"
-        )
+        require_config(self.edges.top <= self.edges.bins, "edges.top", self.edges.top, "edges.bins or less")
 
 
 def build(config: DFineConfig, classes: int) -> DetectionTransformer:
@@ -131,7 +129,7 @@ def build(config: DFineConfig, classes: int) -> DetectionTransformer:
         ),
         queries=SelectedQueries(config.queries, d, prior_head(d, classes, PRIOR), box_head(config, 4)),
         decoder=DistributionDecoder(
-            decoder_layers(d, c, "post", cross_attention, GatedNorm), nn.Identity(), MLP(4, 2 * d, d)
+            decoder_layers(d, c, "post", cross_attention, GatedNorm), MLP(4, 2 * d, d)
         ),
         heads=DistributionHeads(
             box_head(config, 4),
@@ -160,7 +158,8 @@ def _fusion(e: AggregationEncoderConfig, steps: int) -> PyramidFusion:
 
     def branch(channels: int) -> nn.Module:
         return nn.Sequential(
-            CrossStageBlock(channels, hidden, hidden, e.blocks), ConvNorm(hidden, hidden, 3, activation="silu")
+            CrossStageBlock(channels, hidden, hidden, e.blocks),
+            ConvNorm(hidden, hidden, 3, activation="silu"),
         )
 
     def block() -> LayerAggregation:

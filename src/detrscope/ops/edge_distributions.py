@@ -39,7 +39,7 @@ def boxes_from_edges(start: Tensor, steps: Tensor, scale: Tensor) -> Tensor:
         boxes_cxcywh [..., 4].
     """
     centre, size = start[..., :2], start[..., 2:]
-    near, far = (0.5 + steps / scale.abs()).split(2, dim=-1)  # [..., 2] in sides
+    near, far = torch.split(0.5 + steps / scale.abs(), 2, dim=-1)  # [..., 2] in sides
     return torch.cat([centre + (far - near) * size / 2, (near + far) * size], dim=-1)
 
 

@@ -33,6 +33,10 @@ class Matches:
     queries: Tensor  # [N, P] int64
     targets: Tensor  # [N, P] int64, index into the boxes of all images, concatenated
 
+    def repeated(self, layers: int) -> Matches:
+        """Return pairs of one layer for several."""
+        return Matches(self.images, self.queries.expand(layers, -1), self.targets.expand(layers, -1))
+
 
 class ClassCost(Protocol):
     """Cost of matching a query with a box of some class; lower is better."""
@@ -164,6 +168,24 @@ def one_to_many(centres: Tensor, targets: Sequence[Target]) -> Matches:
         empty = torch.zeros(0, dtype=torch.int64, device=centres.device)
         return Matches(empty, empty[None], empty[None])
     return Matches(torch.cat(images), torch.cat(tokens)[None], torch.cat(boxes)[None])
+
+
+def union_of(matches: Sequence[Matches], queries: int) -> Matches:
+    """Return the pairs of all layers as those of one; a query keeps the box that it is matched with most often.
+
+    Args:
+        matches: of layers and sets that have the same queries.
+        queries: Q.
+    """
+    device = matches[0].images.device
+    rows = [torch.stack([(m.images * queries + m.queries).flatten(), m.targets.flatten()]) for m in matches]
+    pairs, counts = torch.unique(torch.cat(rows, dim=1), dim=1, return_counts=True)  # [2, U] in order, [U]
+    often = counts.argsort(descending=True, stable=True)
+    pairs = pairs[:, often][:, pairs[0, often].argsort(stable=True)]  # by query, the most frequent first
+    first = torch.ones_like(pairs[0], dtype=torch.bool)
+    first[1:] = pairs[0, 1:] != pairs[0, :-1]
+    query, target = pairs[:, first].to(device)
+    return Matches(query // queries, (query % queries)[None], target[None])
 
 
 def _refuse_nonfinite(cost: np.ndarray, counts: Sequence[int]) -> None:

@@ -27,10 +27,20 @@ class LossConfig:
     box: float = setting(5.0, "weight of the L1 distance of boxes")
     giou: float = setting(2.0, "weight of the generalised IoU term")
     no_object: float = setting(0.1, "weight of queries without an object in the cross-entropy")
-    sigmoid: Literal["focal", "matchability", "varifocal"] = setting(
+    sigmoid: Literal["focal", "matchability", "varifocal", "mal"] = setting(
         "focal",
-        "classification target of a matched query, for models without a `no object` class: 1 (focal), or its IoU"
-        " with the box (matchability; varifocal: weighted by it, too)",
+        "classification target of a matched query, for models without a `no object` class: 1 (focal), its IoU"
+        " with the box (matchability; varifocal: weighted by it, too), or a power of the IoU (mal, of DEIM)",
+    )
+    mal_gamma: float = setting(1.5, "mal: exponent of the IoU and of other queries' scores", gt=0)
+    fgl: float = setting(
+        0.0,
+        "weight of fine-grained localisation, for models that predict edges as distributions (D-FINE)",
+        ge=0,
+    )
+    ddf: float = setting(0.0, "weight of the distillation of their distributions from the last layer", ge=0)
+    union: bool = setting(
+        False, "terms of boxes take the pairs of query and box of all layers together, as D-FINE's do"
     )
 
 

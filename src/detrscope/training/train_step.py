@@ -95,6 +95,8 @@ def check_training_support(model: DetectionTransformer, config: TrainConfig) -> 
     parameter_groups(model, config)
     if config.denoising.enabled:
         label_embedding(model)
+    if (config.loss.fgl or config.loss.ddf) and not model.training_support.distributions:
+        raise UserError("train.loss.fgl, ddf: this family predicts no distributions of edges; set both to 0")
     if config.strategy == "fsdp":
         for name, is_given in (
             ("train.ema.enabled", config.ema.enabled),

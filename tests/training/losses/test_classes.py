@@ -18,8 +18,9 @@ def matched(logits: Tensor, labels: Tensor, iou: Tensor, boxes: float) -> Matche
     total, empty = torch.tensor(boxes), torch.zeros(0, dtype=torch.int64)
     query_set = QuerySet("", Outputs(logits, torch.zeros(0)), [], Matches(empty, empty, empty))
     normalizers = LossNormalizers(total, total, total)
+    none = torch.zeros(0)
     return MatchedPredictions(
-        logits, labels, iou, torch.zeros(0), torch.zeros(0), torch.zeros(0), normalizers, query_set
+        logits, labels, iou, none, none, none, none, (empty, empty, empty), total, 1.0, normalizers, query_set
     )
 
 

@@ -8,7 +8,9 @@ from detrscope.families.keys.key_map import KeyLayout, Rule
 from detrscope.families.keys.shapes import Shapes
 
 
-def hgnet_rules(stem: str, stages: str, conv: str, norm: str, ours: str = "backbone.body.") -> tuple[Rule, ...]:
+def hgnet_rules(
+    stem: str, stages: str, conv: str, norm: str, ours: str = "backbone.body."
+) -> tuple[Rule, ...]:
     """Build the rules of the network.
 
     Args:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from detrscope.core.errors import UserError
 
-
 SMALL = 64  # numbers of a tensor whose content may tell a setting
 
 

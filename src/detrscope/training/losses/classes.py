@@ -74,6 +74,26 @@ class MatchabilityLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MatchingAwareLoss:
+    """Matchability-aware loss as published: the target is a power of the IoU, others weigh that power of their score.
+
+    DEIM (arXiv:2412.04234, section 3.3, equation 5).
+    """
+
+    name: str = "loss_class"
+    weight: float = 1.0
+    gamma: float = 1.5
+
+    def __call__(self, matched: MatchedPredictions) -> Tensor:
+        """Return the loss of each layer divided by the number of boxes, [N]."""
+        positive = _one_hot(matched)  # [N, B, Q, K]
+        scores = (positive * matched.iou[..., None]) ** self.gamma
+        weight = torch.where(positive > 0, 1.0, matched.logits.detach().sigmoid() ** self.gamma)
+        each = F.binary_cross_entropy_with_logits(matched.logits, scores, reduction="none")
+        return (each * weight).sum((1, 2, 3)) / matched.normalizers.boxes
+
+
+@dataclass(frozen=True, kw_only=True)
 class VarifocalLoss:
     """Varifocal loss: the target score of a matched query is its IoU, which is its weight too; others are focal.
 

@@ -20,7 +20,7 @@ from detrscope.core.types import Outputs, Target
 from detrscope.training.denoising import Denoising
 from detrscope.training.iou import iou_and_giou
 from detrscope.training.losses.query_sets import QuerySet, query_sets
-from detrscope.training.matcher import Matcher
+from detrscope.training.matcher import Matcher, Matches
 
 MONITORS = ("class_error", "cardinality_error", "matched_iou")
 PAIRS = "pairs"  # a monitor too: the number of matched queries, by which the means of WEIGHTED are weighted
@@ -44,9 +44,13 @@ class MatchedPredictions:
     logits: Tensor  # [N, B, Q, K]
     labels: Tensor  # [N, B, Q] int64, class index of the matched box, or NO_OBJECT
     iou: Tensor  # [N, B, Q] with the matched box, 0 where there is none; no gradient
-    boxes_cxcywh: Tensor  # [N, P, 4] predicted, of each pair
+    boxes_cxcywh: Tensor  # [N, P, 4] predicted, of each pair that terms of boxes take
     target_boxes_cxcywh: Tensor  # [N, P, 4] ground truth, of each pair
     giou: Tensor  # [N, P]
+    pair_iou: Tensor  # [N, P] no gradient
+    pair_index: tuple[Tensor, Tensor, Tensor]  # layer [N, 1], image [N, P] and query [N, P] of each pair
+    pairs: Tensor  # [] divisor of terms of boxes, as `LossNormalizers.boxes` is of terms of classes
+    share: float  # images here, of those of the optimiser step
     normalizers: LossNormalizers
     query_set: QuerySet  # where the above comes from, for terms of other outputs
 
@@ -64,8 +68,8 @@ class LossTerm(Protocol):
         """Factor of the term in the loss."""
         ...
 
-    def __call__(self, matched: MatchedPredictions) -> Tensor:
-        """Return the term of each decoder layer, [N], normalised but not weighted."""
+    def __call__(self, matched: MatchedPredictions) -> Tensor | None:
+        """Return the term of each decoder layer, [N], normalised but not weighted; None where it does not apply."""
         ...
 
 
@@ -85,13 +89,17 @@ class SetCriterion(nn.Module):
         matcher: pairs queries with boxes.
         terms: the terms of the loss, in the order in which they are reported.
         scoring: how logits become scores; `cardinality_error` uses it to count predicted objects.
+        union: whether terms of boxes take the pairs of all layers together.
     """
 
-    def __init__(self, matcher: Matcher, terms: Sequence[LossTerm], scoring: Scoring) -> None:
+    def __init__(
+        self, matcher: Matcher, terms: Sequence[LossTerm], scoring: Scoring, union: bool = False
+    ) -> None:
         super().__init__()
         self.matcher = matcher
         self.terms = tuple(terms)
         self.scoring = scoring
+        self.union = union
 
     def forward(
         self,
@@ -112,26 +120,31 @@ class SetCriterion(nn.Module):
         Raises:
             NonFinite: a matching cost is NaN or infinite.
         """
-        sets = query_sets(outputs, targets, denoising, self.matcher)
+        sets = query_sets(outputs, targets, denoising, self.matcher, self.union)
         counts = [len(target.labels) for target in targets] if counts is None else counts
         normalizers = _normalizers(counts, sets[0].outputs.logits)
-        matched = [_match(query_set, normalizers) for query_set in sets]
-        tables = [torch.stack([term(m) * term.weight for term in self.terms]) for m in matched]  # [T, N] each
-        total = tables[0].sum()
-        terms = self._by_layer(tables[0].detach())
+        matched = [_match(query_set, normalizers, len(targets) / len(counts)) for query_set in sets]
+        tables = [self._weighted(m) for m in matched]
+        total = torch.stack([*tables[0].values()]).sum()
+        terms = _by_layer(tables[0])
         for query_set, table in zip(sets[1:], tables[1:], strict=True):
-            total = total + table.sum()
-            sums = zip(self.terms, table.detach().sum(1), strict=True)
-            terms |= {f"{term.name}_{query_set.name}": value for term, value in sums}
+            total = total + torch.stack([*table.values()]).sum()
+            terms |= {f"{name}_{query_set.name}": value.detach().sum() for name, value in table.items()}
         return Losses(total, terms, _monitors(matched[0], targets, self.scoring))
 
-    def _by_layer(self, table: Tensor) -> dict[str, Tensor]:
-        """Name the terms [T, N] of the model's own queries, the last layer first and without a number."""
-        last = table.shape[1] - 1
-        names = {term.name: table[i, last] for i, term in enumerate(self.terms)}
-        return names | {
-            f"{term.name}_{n}": table[i, n] for n in range(last) for i, term in enumerate(self.terms)
-        }
+    def _weighted(self, matched: MatchedPredictions) -> dict[str, Tensor]:
+        """Return the weighted terms [N] of a query set by name."""
+        values = {term.name: (term(matched), term.weight) for term in self.terms}
+        return {name: value * weight for name, (value, weight) in values.items() if value is not None}
+
+
+def _by_layer(table: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name the terms [N] of the model's own queries, the last layer first and without a number."""
+    names = {name: value[-1].detach() for name, value in table.items()}
+    layers = len(next(iter(table.values())))
+    return names | {
+        f"{name}_{n}": value[n].detach() for n in range(layers - 1) for name, value in table.items()
+    }
 
 
 def _normalizers(counts: Sequence[int], logits: Tensor) -> LossNormalizers:
@@ -146,26 +159,52 @@ def _normalizers(counts: Sequence[int], logits: Tensor) -> LossNormalizers:
     return LossNormalizers(shared[0], shared[1], shared[2])
 
 
-def _match(query_set: QuerySet, normalizers: LossNormalizers) -> MatchedPredictions:
+def _match(query_set: QuerySet, normalizers: LossNormalizers, share: float) -> MatchedPredictions:
     """Gather the predictions and ground truth of each matched pair of a query set."""
     outputs, targets, matches = query_set.outputs, query_set.targets, query_set.matches
-    layer = torch.arange(len(outputs.logits), device=outputs.logits.device)[:, None]  # [N, 1]
-    index = (layer, matches.images.expand_as(matches.queries), matches.queries)
-    predicted = outputs.boxes_cxcywh[index]  # [N, P, 4]
-    target_boxes = torch.cat([t.boxes_cxcywh for t in targets]).to(predicted.dtype)[
-        matches.targets
-    ]  # [N, P, 4]
+    index = _index(matches)
+    predicted, target_boxes = _pairs(query_set, matches)
     iou, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target_boxes))  # [N, P]
+    pair_iou, pair_index = iou, index
+    if query_set.box_matches is not None:
+        predicted, target_boxes = _pairs(query_set, query_set.box_matches)
+        pair_iou, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target_boxes))
+        pair_index = _index(query_set.box_matches)
     labels = torch.full(outputs.logits.shape[:3], NO_OBJECT, device=iou.device)  # [N, B, Q]
     labels[index] = torch.cat([t.labels for t in targets])[matches.targets]
     query_iou = torch.zeros(outputs.logits.shape[:3], device=iou.device, dtype=iou.dtype)  # [N, B, Q]
     query_iou[index] = iou.detach()
-    ratio = query_set.matches_per_box
-    boxes = normalizers.boxes * ratio.numerator / ratio.denominator
-    normalizers = LossNormalizers(boxes, normalizers.matched, normalizers.unmatched)
-    return MatchedPredictions(
-        outputs.logits, labels, query_iou, predicted, target_boxes, giou, normalizers, query_set
+    boxes, pairs = (
+        normalizers.boxes * ratio.numerator / ratio.denominator
+        for ratio in (query_set.matches_per_box, query_set.box_matches_per_box)
     )
+    return MatchedPredictions(
+        logits=outputs.logits,
+        labels=labels,
+        iou=query_iou,
+        boxes_cxcywh=predicted,
+        target_boxes_cxcywh=target_boxes,
+        giou=giou,
+        pair_iou=pair_iou.detach(),
+        pair_index=pair_index,
+        pairs=boxes if query_set.box_matches is None else pairs,
+        share=share,
+        normalizers=LossNormalizers(boxes, normalizers.matched, normalizers.unmatched),
+        query_set=query_set,
+    )
+
+
+def _index(matches: Matches) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the index of each pair in [N, B, Q, ...]: layer [N, 1], image [N, P], query [N, P]."""
+    layer = torch.arange(len(matches.queries), device=matches.queries.device)[:, None]
+    return layer, matches.images.expand_as(matches.queries), matches.queries
+
+
+def _pairs(query_set: QuerySet, matches: Matches) -> tuple[Tensor, Tensor]:
+    """Return predicted and ground-truth boxes_cxcywh [N, P, 4] of each pair."""
+    predicted = query_set.outputs.boxes_cxcywh[_index(matches)]
+    wanted = torch.cat([t.boxes_cxcywh for t in query_set.targets]).to(predicted.dtype)
+    return predicted, wanted[matches.targets]
 
 
 @torch.no_grad()

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from detrscope.core.distributed import reduce_over_ranks
-from detrscope.core.types import Outputs, Proposals, Target
+from detrscope.core.types import EdgeDistributions, Outputs, Proposals, Target
 from detrscope.training.denoising import Denoising
-from detrscope.training.matcher import Matcher, Matches, in_float32, one_to_many
+from detrscope.training.matcher import Matcher, Matches, in_float32, one_to_many, union_of
 
 IGNORED_LOGIT = -50.0  # logit of a query without meaning: no loss, no gradient
 
@@ -30,10 +30,16 @@ class QuerySet:
     targets: Sequence[Target]  # of each of the B images
     matches: Matches
     matches_per_box: Fraction = Fraction(1)  # terms are divided by this times the number of boxes
+    box_matches: Matches | None = None  # pairs that terms of boxes take, where they are others
+    box_matches_per_box: Fraction = Fraction(1)
 
 
 def query_sets(
-    outputs: Outputs, targets: Sequence[Target], denoising: Denoising | None, matcher: Matcher
+    outputs: Outputs,
+    targets: Sequence[Target],
+    denoising: Denoising | None,
+    matcher: Matcher,
+    union: bool = False,
 ) -> list[QuerySet]:
     """Return the query sets of a batch with their matches, the model's own queries first.
 
@@ -42,20 +48,69 @@ def query_sets(
         targets: ground truth of each of the B images.
         denoising: the denoising queries, where there are any.
         matcher: matches the model's own queries, and proposals.
+        union: whether terms of boxes take the pairs of all layers, and of selected proposals, together.
 
     Raises:
         NonFinite: a matching cost is NaN or infinite.
     """
     count = 0 if denoising is None else denoising.labels.shape[1]
-    logits, boxes = in_float32(outputs.logits), in_float32(outputs.boxes_cxcywh)
-    own = replace(outputs, logits=logits[:, :, count:], boxes_cxcywh=boxes[:, :, count:])
+    own = _some_queries(outputs, slice(count, None))
     sets = [QuerySet("", own, targets, matcher(own, targets))]
+    if own.distributions is not None:
+        start = _start_boxes(own.distributions)
+        sets.append(QuerySet("start", start, targets, matcher(start, targets)))
     if outputs.proposals is not None:
         sets += _proposal_sets(outputs.proposals, targets, matcher)
+    if union:
+        sets = _with_union(sets)
     if denoising is not None:
-        noised = Outputs(logits[:, :, :count], boxes[:, :, :count])
-        sets.append(_denoising_set(noised, targets, denoising))
+        noised = _some_queries(outputs, slice(count))
+        sets.append(_denoising_set("denoising", noised, targets, denoising))
+        if noised.distributions is not None:
+            start = _start_boxes(noised.distributions)
+            sets.append(_denoising_set("denoising_start", start, targets, denoising))
     return sets
+
+
+def _some_queries(outputs: Outputs, chosen: slice) -> Outputs:
+    """Return the predictions of some queries in float32, without proposals."""
+    logits, boxes = (in_float32(x[:, :, chosen]) for x in (outputs.logits, outputs.boxes_cxcywh))
+    if outputs.distributions is None:
+        return Outputs(logits, boxes)
+    # Edges of distributions may cross or leave the image, where no box lies.
+    return Outputs(logits, boxes.clamp(0, 1), distributions=outputs.distributions.of_queries(chosen))
+
+
+def _start_boxes(distributions: EdgeDistributions) -> Outputs:
+    """Return the boxes that the distributions start from, a prediction of the first layer."""
+    return _one_layer(distributions.start_logits, distributions.start_cxcywh)
+
+
+def _with_union(sets: Sequence[QuerySet]) -> list[QuerySet]:
+    """Let terms of boxes take the pairs of all sets that have the same queries (D-FINE's published code).
+
+    A query that is matched with several boxes keeps the one that it is matched with most often.
+    """
+    queries = sets[0].outputs.logits.shape[2]
+    is_shared = [s.name != "dense" and s.outputs.logits.shape[2] == queries for s in sets]
+    union = union_of([s.matches for s, shared in zip(sets, is_shared, strict=True) if shared], queries)
+    ratio = _matches_per_box(len(union.images), sets[0].targets, union.images.device)
+    return [
+        replace(s, box_matches=union.repeated(len(s.outputs.logits)), box_matches_per_box=ratio)
+        if shared
+        else s
+        for s, shared in zip(sets, is_shared, strict=True)
+    ]
+
+
+def _matches_per_box(matched: int, targets: Sequence[Target], device: torch.device) -> Fraction:
+    """Return the matches for each box here and in all processes.
+
+    The whole step is taken to have as many matches per box as this micro-batch: then losses add up.
+    """
+    counts = torch.tensor([matched, sum(len(target.labels) for target in targets)], device=device)
+    total, boxes = reduce_over_ranks(counts, "sum").tolist()
+    return Fraction(max(1, total), max(1, boxes))
 
 
 def _proposal_sets(proposals: Proposals, targets: Sequence[Target], matcher: Matcher) -> list[QuerySet]:
@@ -71,21 +126,16 @@ def _proposal_sets(proposals: Proposals, targets: Sequence[Target], matcher: Mat
         dense = _one_layer(proposals.dense_logits, proposals.dense_boxes_cxcywh)
         centres = in_float32(proposals.centres)
         matches = one_to_many(centres, targets)
-        # The whole step is taken to have as many matches per box as this micro-batch: then losses add up.
-        counts = torch.tensor(
-            [len(matches.images), sum(len(target.labels) for target in targets)], device=centres.device
-        )
-        matched, boxes = reduce_over_ranks(counts, "sum").tolist()
-        ratio = Fraction(max(1, matched), max(1, boxes))
+        ratio = _matches_per_box(len(matches.images), targets, centres.device)
         sets.append(QuerySet("dense", dense, targets, matches, ratio))
     return sets
 
 
-def _denoising_set(noised: Outputs, targets: Sequence[Target], denoising: Denoising) -> QuerySet:
+def _denoising_set(name: str, noised: Outputs, targets: Sequence[Target], denoising: Denoising) -> QuerySet:
     """Return the denoising queries, which need no matching; those that only pad the batch are ignored."""
     logits = noised.logits.masked_fill(denoising.padding[None, ..., None], IGNORED_LOGIT)
     matches = denoising.matches(len(logits))
-    return QuerySet("denoising", replace(noised, logits=logits), targets, matches, Fraction(denoising.groups))
+    return QuerySet(name, replace(noised, logits=logits), targets, matches, Fraction(denoising.groups))
 
 
 def _one_layer(logits: Tensor, boxes_cxcywh: Tensor) -> Outputs:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from detrscope.core.model_card import Scoring
 from detrscope.training.losses.boxes import BoxGIoU, BoxL1
-from detrscope.training.losses.classes import CrossEntropy, FocalLoss, MatchabilityLoss, VarifocalLoss
+from detrscope.training.losses.classes import (
+    CrossEntropy,
+    FocalLoss,
+    MatchabilityLoss,
+    MatchingAwareLoss,
+    VarifocalLoss,
+)
 from detrscope.training.losses.criterion import LossTerm, SetCriterion
+from detrscope.training.losses.distributions import Distillation, FineGrainedLocalization
 from detrscope.training.matcher import FocalCost, Matcher, SoftmaxCost
 from detrscope.training.train_config import LossConfig, TrainConfig
 
@@ -18,7 +25,9 @@ SIGMOID_TERMS: dict[str, type[FocalLoss | MatchabilityLoss | VarifocalLoss]] = {
 
 def make_criterion(config: TrainConfig, scoring: Scoring) -> SetCriterion:
     """Make the set loss of a training run."""
-    return SetCriterion(make_matcher(config, scoring), make_terms(config.loss, scoring), scoring)
+    return SetCriterion(
+        make_matcher(config, scoring), make_terms(config.loss, scoring), scoring, config.loss.union
+    )
 
 
 def make_matcher(config: TrainConfig, scoring: Scoring) -> Matcher:
@@ -30,6 +39,13 @@ def make_matcher(config: TrainConfig, scoring: Scoring) -> Matcher:
 def make_terms(config: LossConfig, scoring: Scoring) -> tuple[LossTerm, ...]:
     """Return the terms of the loss; the class term suits the scoring."""
     class_term: LossTerm = CrossEntropy(weight=config.classes, no_object=config.no_object)
-    if scoring == "sigmoid":
+    if scoring == "sigmoid" and config.sigmoid == "mal":
+        class_term = MatchingAwareLoss(weight=config.classes, gamma=config.mal_gamma)
+    elif scoring == "sigmoid":
         class_term = SIGMOID_TERMS[config.sigmoid](weight=config.classes)
-    return class_term, BoxL1(weight=config.box), BoxGIoU(weight=config.giou)
+    edges: list[LossTerm] = []
+    if config.fgl:
+        edges.append(FineGrainedLocalization(weight=config.fgl))
+    if config.ddf:
+        edges.append(Distillation(weight=config.ddf))
+    return class_term, BoxL1(weight=config.box), BoxGIoU(weight=config.giou), *edges
