@@ -289,7 +289,7 @@ def test_feature_maps_of_every_convolution(variant: str) -> None:
     probe = Probe(sites=[], features=["backbone.*"])
     run(variant, padded_batch(), probe)
     assert tuple(sorted(probe.feature_maps)) == tuple(sorted(model.feature_sites))
-    assert probe.feature_maps["backbone.conv1"].shape[2:] == (32, 48)
+    assert probe.feature_maps[model.feature_sites[0]].shape[2:] == (32, 48)
 
 
 @every_variant
@@ -307,6 +307,9 @@ def test_gradients_reach_all_trainable_parameters(variant: str) -> None:
         parts += [p for p in (proposals.dense_logits, proposals.dense_boxes_cxcywh) if p is not None]
         assert proposals.any_class == (support.proposals == "any-class")
     assert len(parts) == 2 + 2 * (support.proposals is not None) + 2 * support.one_to_many
+    if outputs.distributions is not None:
+        parts.append(outputs.distributions.start_cxcywh)
+    assert support.distributions == (outputs.distributions is not None)
     torch.stack([part.sum() for part in parts]).sum().backward()
     silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not silent

@@ -169,7 +169,7 @@ class HGStem(nn.Module):
 
 
 class HGBlock(nn.Module):
-    """Convolutions one after another, whose maps are joined, squeezed and widened; blocks after the first are residual."""
+    """Convolutions whose maps are joined, squeezed and widened; blocks after a stage's first are residual."""
 
     def __init__(self, stage: Stage, number: int, activated: type[HGConv]) -> None:
         super().__init__()

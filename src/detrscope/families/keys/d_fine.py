@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from detrscope.families.keys.hgnet import hgnet_rules
 from detrscope.families.keys.hub_config import Partial
@@ -117,6 +119,12 @@ def head_rules(decoder: str, quality: str, classes: str, boxes: str) -> tuple[Ru
     )
 
 
+def finalize_distributions(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Finalise RT-DETR's part; the authors' files hold the scale of steps as a whole number."""
+    state = finalize(state, settings)
+    return {key: tensor.float() if key == "heads.scale" else tensor for key, tensor in state.items()}
+
+
 def _sampling(name: str) -> tuple[Rule, ...]:
     """Build the rules of deformable attention without projections."""
     return (
@@ -165,7 +173,7 @@ LAYOUTS = (
             ),
             (r"decoder\.(?:anchors|valid_mask)", ""),
         ),
-        finalize,
+        finalize_distributions,
     ),
     KeyLayout(
         "Hugging Face",
@@ -189,6 +197,6 @@ LAYOUTS = (
             ),
             (r"model\.(?:anchors|valid_mask)", ""),
         ),
-        finalize,
+        finalize_distributions,
     ),
 )  # fmt: skip
