@@ -79,7 +79,9 @@ def authors_state(loaded: Loaded) -> dict[str, Tensor]:
                     state[prefix + theirs + rest.removeprefix(mine)] = tensor
                     break
             continue
-        if block := re.fullmatch(r"encoder\.fusion\.(down|up)_blocks\.(\d)\.(first|last|branches\.\d)\.(.*)", key):
+        if block := re.fullmatch(
+            r"encoder\.fusion\.(down|up)_blocks\.(\d)\.(first|last|branches\.\d)\.(.*)", key
+        ):
             names = {"first": "cv1", "branches.0": "cv2", "branches.1": "cv3", "last": "cv4"}
             kind = "fpn" if block[1] == "down" else "pan"
             state[f"encoder.{kind}_blocks.{block[2]}.{names[block[3]]}.{block[4]}"] = tensor
@@ -91,9 +93,14 @@ def authors_state(loaded: Loaded) -> dict[str, Tensor]:
         else:
             raise AssertionError(key)
     padding = torch.zeros_like(state["decoder.denoising_class_embed.weight"][:1])
-    state["decoder.denoising_class_embed.weight"] = torch.cat([state["decoder.denoising_class_embed.weight"], padding])
+    state["decoder.denoising_class_embed.weight"] = torch.cat(
+        [state["decoder.denoising_class_embed.weight"], padding]
+    )
     state["decoder.reg_scale"] = state["decoder.reg_scale"].long()  # as the authors' files have it
-    state["decoder.decoder.reg_scale"], state["decoder.decoder.up"] = state["decoder.reg_scale"], state["decoder.up"]
+    state["decoder.decoder.reg_scale"], state["decoder.decoder.up"] = (
+        state["decoder.reg_scale"],
+        state["decoder.up"],
+    )
     state["decoder.anchors"], state["decoder.valid_mask"] = torch.zeros(1, 8, 4), torch.ones(1, 8, 1)
     return state
 
@@ -156,7 +163,9 @@ def test_names_queries_and_preprocessing_come_from_the_folder(tmp_path: Path) ->
     loaded = load_model(tmp_path)
     assert loaded.card.classes.names == ("cell", "dog", "far") and loaded.card.config["queries"] == 20
     image = Image.effect_noise((150, 90), 60).convert("RGB").resize((150, 90))
-    theirs = transformers.RTDetrImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"]
+    theirs = transformers.RTDetrImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")[
+        "pixel_values"
+    ]
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(90, 150, 3).permute(2, 0, 1)
     ours = loaded.card.preprocessing.apply(pixels)
     assert ours.shape == theirs[0].shape == (3, 96, 128)

@@ -37,6 +37,7 @@ PRESETS = [
     "detr-r50-dc5-coco",
     "dogs-reduced",
     "finetune",
+    "dfine-n-coco",
     "rtdetr-r18-coco",
     "rtdetr-r50-coco",
     "rtdetrv2-r18-coco",
@@ -83,6 +84,21 @@ def test_published_rt_detr_recipes(name: str) -> None:
     assert (augment.photometric, augment.zoom_out, augment.iou_crop) == (0.5, 0.5, 0.8)
     assert config.data.preprocessing.box == (640, 640) and config.data.batch_size == 16
     assert augment.stop_epoch == (118 if second else None)
+
+
+def test_published_d_fine_recipe() -> None:
+    config = resolve_training_config("dfine-n-coco")
+    train, augment = config.train, config.augment
+    assert (train.lr, train.lr_backbone, train.clip, train.weight_decay) == (8e-4, 4e-4, 0.1, 1e-4)
+    assert (train.epochs, train.schedule.kind, train.schedule.warmup_steps) == (160, "constant", 500)
+    assert (train.cost.classes, train.cost.box, train.cost.giou) == (2, 5, 2)
+    loss = train.loss
+    assert (loss.classes, loss.box, loss.giou, loss.fgl, loss.ddf) == (1, 5, 2, 0.15, 1.5)
+    assert loss.sigmoid == "varifocal" and loss.union
+    assert (train.denoising.queries, train.denoising.box, train.denoising.label) == (100, 1.0, 0.5)
+    assert (augment.photometric, augment.zoom_out, augment.iou_crop, augment.sizes) == (0.5, 0.5, 0.8, ())
+    assert config.data.preprocessing.box == (640, 640) and config.data.batch_size == 128
+    assert augment.stop_epoch == 149
 
 
 DEFORMABLE = [name for name in PRESETS if name.startswith("deformable-detr-r50")]

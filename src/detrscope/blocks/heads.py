@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrscope.blocks.layers import MLP, apply_layer_in_float32
@@ -160,7 +161,8 @@ class DistributionHeads(nn.Module):
             logits = logits + before.logits
         probabilities = logits.softmax(-1)  # [B, Q, 4, R + 1]
         steps = edge_steps(logits.shape[-1], self.scale, self.reach).to(logits.dtype)
-        boxes = boxes_from_edges(start.detach(), probabilities @ steps, self.scale.to(logits.dtype))
+        mean = F.linear(probabilities, steps[None])[..., 0]  # [B, Q, 4]
+        boxes = boxes_from_edges(start.detach(), mean, self.scale.to(logits.dtype))
         quality = cast(MLP, self.quality_heads[layer])
         best = probabilities.topk(quality.width // 4 - 1, dim=-1).values  # [B, Q, 4, n]
         sharpness = torch.cat([best, best.mean(-1, keepdim=True)], dim=-1).flatten(-2)

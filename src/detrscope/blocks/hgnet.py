@@ -249,6 +249,7 @@ class HGNetBackbone(nn.Module):
     def __init__(self, name: str, stages: tuple[int, ...], norm_layer: Callable[[int], nn.Module]) -> None:
         super().__init__()
         sizes = HGNETS[name]
+        self.name = name
         self.body = HGNet(sizes)
         self.stages = stages
         self.channels = tuple(sizes.stages[stage - 1].width for stage in stages)

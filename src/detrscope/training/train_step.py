@@ -79,9 +79,7 @@ def label_embedding(model: DetectionTransformer) -> LabelEmbedding:
     """
     embedding = model.training_support.denoising
     if embedding is None:
-        raise UserError(
-            "train.denoising: this family takes no denoising queries; set groups and queries to 0"
-        )
+        raise UserError("train.denoising: this family takes no denoising queries; set both to 0")
     return embedding
 
 
@@ -89,14 +87,13 @@ def check_training_support(model: DetectionTransformer, config: TrainConfig) -> 
     """Refuse settings that this model does not support, before anything is written.
 
     Raises:
-        UserError: a pattern of `lr_factors` fits no parameter, denoising of a family that does not support it, or what
-            divided tensors do not support.
+        UserError: a pattern of `lr_factors` fits no parameter, or what the family or divided tensors do not support.
     """
     parameter_groups(model, config)
     if config.denoising.enabled:
         label_embedding(model)
     if (config.loss.fgl or config.loss.ddf) and not model.training_support.distributions:
-        raise UserError("train.loss.fgl, ddf: this family predicts no distributions of edges; set both to 0")
+        raise UserError("train.loss.fgl, ddf: this family predicts no distributions; set both to 0")
     if config.strategy == "fsdp":
         for name, is_given in (
             ("train.ema.enabled", config.ema.enabled),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from detrscope.blocks.hgnet import HGNETS, Sizes
 from detrscope.core.errors import UserError
 from detrscope.families.keys.key_map import KeyLayout, Rule
@@ -36,6 +40,36 @@ CLASSIFIER = KeyLayout(
     (*hgnet_rules(r"stem\.", r"stages\.", "conv", "bn", ours=""), (r"(?:head|last_conv|fc)\..*", "")),
 )
 """Layout of files that hold the backbone alone, with its classifier or without."""
+
+
+HGNET_WEIGHTS = {
+    name: f"timm/{name}.ssld_stage1_in22k_in1k"
+    for name in ("hgnetv2_b0", "hgnetv2_b2", "hgnetv2_b4", "hgnetv2_b5")
+} | dict.fromkeys(("hgnetv2_atto", "hgnetv2_femto", "hgnetv2_pico"), "timm/hgnetv2_b0.ssld_stage1_in22k_in1k")
+"""Repositories of ImageNet weights on the Hugging Face hub, from which the authors' trainings start, too."""
+
+
+def hgnet_weights(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Rename the weights of a classifier; a network with fewer stages takes those that fit, as DEIMv2's do.
+
+    Args:
+        state: tensors under timm's names.
+        expected: state dict of the network.
+
+    Returns:
+        The tensors by our names, and remarks on what was left out.
+    """
+    renamed = CLASSIFIER.rename(state, {})
+    last = max(int(key.split(".")[1]) for key in expected if key.startswith("stages."))
+    if f"stages.{last + 1}.downsample.conv.weight" not in renamed:
+        return renamed, ()
+    fitting = {key: x for key, x in renamed.items() if key in expected and x.shape == expected[key].shape}
+    kept = {key: expected[key] for key in expected if key not in fitting}
+    return {**fitting, **kept}, (
+        f"{len(renamed) - len(fitting)} tensors of a larger network left out, {len(kept)} keep random weights",
+    )
 
 
 def hgnet_name(shapes: Shapes, prefix: str = "backbone.body") -> str:
