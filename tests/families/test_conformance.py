@@ -29,7 +29,11 @@ every_variant = pytest.mark.parametrize("variant", distinct())
 
 def dense_decoder_sites(variant: str) -> tuple[str, str]:
     """Sites of the decoder whose attention is dense, as a pattern, and the one of the second layer."""
-    kind = "self" if any(word in variant for word in ("deformable", "rtdetr", "dfine", "deimv2", "lite")) else "cross"
+    kind = (
+        "self"
+        if any(word in variant for word in ("deformable", "rtdetr", "dfine", "deimv2", "lite"))
+        else "cross"
+    )
     return f"decoder.*.{kind}", f"decoder.1.{kind}"
 
 

@@ -33,8 +33,7 @@ def measure_attention_drift(
         ]
         size = [(image.shape[1], image.shape[2])]
         scored = [
-            postprocess(Outputs(t.logits[:, None], t.boxes_cxcywh[:, None]), card, size)[0]
-            for t in traces
+            postprocess(Outputs(t.logits[:, None], t.boxes_cxcywh[:, None]), card, size)[0] for t in traces
         ]
         pairs = pair_detections(scored[0], scored[1], TOLERANCES["fp16"])
         drifts.append(measure_drift(traces[0], traces[1], [(p.reference_query, p.query) for p in pairs]))

@@ -109,9 +109,7 @@ class OpenSide:
 
     def postprocess(self, found: Any, height: int, width: int) -> object:
         """Return the detections in an image of this size; Faster R-CNN has made them already."""
-        return (
-            postprocess(found, self.card, [(height, width)]) if isinstance(found, Outputs) else found
-        )
+        return postprocess(found, self.card, [(height, width)]) if isinstance(found, Outputs) else found
 
 
 def made_up_images(height: int, width: int, batch: int) -> Tensor:

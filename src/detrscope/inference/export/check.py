@@ -139,9 +139,7 @@ def _compare(
 ) -> Difference:
     inputs = torch.stack([card.preprocessing.apply(image) for image in batch.image])  # [B, 3, h, w]
     sizes = [(image.shape[1], image.shape[2]) for image in batch.image]
-    expected, found = (
-        postprocess(engine.predict(inputs), card, sizes) for engine in (reference, candidate)
-    )
+    expected, found = (postprocess(engine.predict(inputs), card, sizes) for engine in (reference, candidate))
     pairs = [
         pair
         for one, other in zip(expected, found, strict=True)
