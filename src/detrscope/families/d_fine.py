@@ -275,6 +275,7 @@ FAMILY = Family(
     classes=lambda shapes: shapes.rows("queries.class_head.weight"),
     layouts=LAYOUTS,
     query_count="queries",
+    top=300,
     hub_configs={"d_fine": DistributionConfig},
     variants=(
         _variant("n", "nano", 42.8, N),
