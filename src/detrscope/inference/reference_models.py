@@ -62,10 +62,7 @@ def reference_model(name: str, card: ModelCard, device: torch.device) -> Predict
         return _faster_rcnn(len(card.classes), device)
     if name not in REFERENCES:
         raise UserError(f"against '{name}': expected one of {', '.join(REFERENCES)}")
-    if card.family not in _TRANSFORMERS:
-        raise UserError(f"transformers has no model of the family '{card.family}'")
-    with _without_warnings():
-        model = _TRANSFORMERS[card.family](card, name.removeprefix("transformers-")).eval().to(device)
+    model = transformers_model(card, name.removeprefix("transformers-")).to(device)
 
     def predict(images: Tensor) -> Outputs:
         with torch.inference_mode():
@@ -73,6 +70,22 @@ def reference_model(name: str, card: ModelCard, device: torch.device) -> Predict
         return Outputs(found.logits[None], found.pred_boxes[None])
 
     return predict
+
+
+def transformers_model(card: ModelCard, attention: str) -> Any:
+    """Build transformers' model of our architecture, in float32 and evaluation mode.
+
+    Args:
+        card: our model.
+        attention: one of `ATTENTIONS`.
+
+    Raises:
+        UserError: transformers has none.
+    """
+    if card.family not in _TRANSFORMERS:
+        raise UserError(f"transformers has no model of the family '{card.family}'")
+    with _without_warnings():
+        return _TRANSFORMERS[card.family](card, attention).eval()
 
 
 def _faster_rcnn(classes: int, device: torch.device) -> Predict:

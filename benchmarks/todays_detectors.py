@@ -1,0 +1,121 @@
+"""Today's detectors beside transformers with the same random weights, and beside a bare OpenVINO export of these.
+
+python -m benchmarks.todays_detectors [--variants rtdetr-r18,dfine-n] [--rounds 5] [--size 640]
+
+One image of a square size, prepared; float32 on all sides, the default number of threads. transformers' model is saved
+and loaded as ours, so that both have the same weights; outputs are compared first. The bare export is
+`openvino.convert_model` of transformers' model (traced at that size), run by OpenVINO's own call; ours is `engine
+openvino`, the file of `detrscope export`, with any size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.ratio import compare, machine
+from detrscope.checkpoints.load import load_model
+from detrscope.checkpoints.native import Loaded
+from detrscope.inference.export.onnx_graph import build_onnx
+from detrscope.inference.onnx_engine import read_metadata
+from detrscope.inference.openvino_engine import OpenVinoEngine, openvino_of_onnx
+from detrscope.inference.reference_models import transformers_model
+from detrscope.inference.torch_engine import TorchEngine
+
+VARIANTS = ("rtdetr-r18", "rtdetrv2-r18")
+
+
+class Predictions(nn.Module):
+    """transformers' model with images in and two tensors out."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] -> logits [B, Q, K], boxes [B, Q, 4]."""
+        found = self.model(images)
+        return found.logits, found.pred_boxes
+
+
+def bare_openvino(model: Any, images: Tensor) -> Callable[[Tensor], Any]:
+    """Return transformers' model, traced by OpenVINO and compiled for float32."""
+    import openvino
+
+    with torch.no_grad():
+        converted = openvino.convert_model(
+            Predictions(model), example_input=images, input=[list(images.shape)]
+        )
+    compiled = openvino.compile_model(
+        converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    )
+    return lambda x: compiled([x.numpy()])
+
+
+def our_openvino(loaded: Loaded) -> OpenVinoEngine:
+    """Return our own export of the same weights, without records."""
+    graph = build_onnx(loaded.model, loaded.card, attention=False)
+    metadata = read_metadata(graph, loaded.card.variant)
+    return OpenVinoEngine(openvino_of_onnx(graph, metadata), metadata, "fp32", loaded.card.variant)
+
+
+def sides_of(variant: str, images: Tensor) -> dict[str, Callable[[], object]]:
+    """Return what to time; prints how far the outputs of ours and of transformers differ."""
+    card = load_model(variant, weights="random").card
+    torch.manual_seed(0)
+    theirs = {name: transformers_model(card, name) for name in ("eager", "sdpa")}
+    theirs["sdpa"].load_state_dict(theirs["eager"].state_dict())
+    with tempfile.TemporaryDirectory() as folder:
+        theirs["eager"].save_pretrained(folder)
+        loaded = load_model(Path(folder))
+    graph = our_openvino(loaded)
+    bare = bare_openvino(theirs["eager"], images)
+    engine = TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.float32)
+    with torch.inference_mode():
+        expected = theirs["eager"](images)
+        found = engine.predict(images)
+    far = float((found.logits[-1].sort(1).values - expected.logits.sort(1).values).abs().max())
+    print(f"{variant}: logits of ours and of transformers differ by {far:.1e} at most", flush=True)
+
+    def run(model: Any) -> Callable[[], object]:
+        def call() -> object:
+            with torch.inference_mode():
+                return model(images)
+
+        return call
+
+    return {
+        "transformers eager": run(theirs["eager"]),
+        "transformers sdpa": run(theirs["sdpa"]),
+        "torch": lambda: engine.predict(images),
+        "openvino": lambda: graph.predict(images),
+        "bare openvino export": lambda: bare(images),
+    }
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=640)
+    options = parser.parse_args()
+    print(machine())
+    images = torch.rand(1, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
+    for variant in options.variants.split(","):
+        compare(
+            f"{variant}, {options.size} x {options.size}, fp32",
+            sides_of(variant, images),
+            rounds=options.rounds,
+        )
+
+
+if __name__ == "__main__":
+    main()
