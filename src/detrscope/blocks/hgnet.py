@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detrscope.blocks.fusion import ConvNorm
 from detrscope.core.probe import Probe
-from detrscope.ops.convolution import Activation
+from detrscope.ops.convolution import Activation, Floor
 
 
 class Stage(NamedTuple):
@@ -130,7 +130,24 @@ class AffineHGConv(HGConv):
     def compute(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C', H', W']."""
         x = super().compute(x)
+        if isinstance(self.activation, Floor):
+            return x
         return torch.addcmul(self.shift.to(x.dtype), x, self.scale.to(x.dtype))
+
+    def fold_norms(self) -> None:
+        """Multiply the norm, and a positive scale, into the convolution: s max(x, 0) + t = max(s x + t, t)."""
+        super().fold_norms()
+        if float(self.scale.detach()) > 0 and self.activation == "relu":
+            with torch.no_grad():
+                weight, bias = (
+                    self.conv.weight * self.scale,
+                    self.shift.expand(self.conv.out_channels).clone(),
+                )
+                if self.conv.bias is not None:
+                    bias = bias + self.conv.bias * self.scale
+            self.conv.weight = nn.Parameter(weight, requires_grad=False)
+            self.conv.bias = nn.Parameter(bias, requires_grad=False)
+            self.activation = Floor(float(self.shift.detach()))
 
 
 class LightHGConv(nn.Module):
@@ -161,7 +178,10 @@ class HGStem(nn.Module):
     def forward(self, images: Tensor, probe: Probe | None) -> Tensor:
         """[B, 3, H, W] -> [B, C, H/4, W/4]."""
         x = F.pad(self.stem1(images, probe), (0, 1, 0, 1))
-        pooled = F.max_pool2d(x, kernel_size=2, stride=1)
+        rows = torch.maximum(x[..., :-1, :], x[..., 1:, :])
+        pooled = torch.maximum(
+            rows[..., :-1], rows[..., 1:]
+        )  # 2x2 with stride 1, in half the time of max_pool2d
         x = F.pad(self.stem2a(x, probe), (0, 1, 0, 1))
         x = torch.cat([pooled, self.stem2b(x, probe)], dim=1)
         y: Tensor = self.stem4(self.stem3(x, probe), probe)

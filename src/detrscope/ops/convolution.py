@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,20 +14,39 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detrscope.ops.kernels.native_precision import onednn_convolves
 
-Activation = Literal["none", "relu", "relu6", "silu"]
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+Named = Literal["none", "relu", "relu6", "silu"]
+ACTIVATIONS: dict[Named, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
 }
 # Name and scalars of an activation in oneDNN.
-ONEDNN_ACTIVATIONS: dict[Activation, tuple[str, list[float]]] = {
+ONEDNN_ACTIVATIONS: dict[Named, tuple[str, list[float]]] = {
     "none": ("none", []),
     "relu": ("relu", []),
     "relu6": ("hardtanh", [0.0, 6.0]),
     "silu": ("swish", []),
 }
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Activation max(x, low): a ReLU with scale and shift, where these are multiplied into the convolution before."""
+
+    low: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Activate a tensor of any shape."""
+        return x.clamp(min=self.low)
+
+
+Activation = Named | Floor
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """Activate a tensor of any shape."""
+    return activation(x) if isinstance(activation, Floor) else ACTIVATIONS[activation](x)
 
 
 def convolution_and_norm(
@@ -58,7 +79,7 @@ def convolution_and_norm(
         if convolution_may_use_onednn(x, weight, residual):
             return _fused(x, conv, weight, bias, activation, residual)
         y = _convolved(x, conv, weight, bias)
-    return ACTIVATIONS[activation](y if residual is None else y + residual)
+    return activate(y if residual is None else y + residual, activation)
 
 
 SIMD_CHANNELS = 16  # float32 numbers in an AVX-512 register
@@ -186,13 +207,17 @@ def _fused(
         weight = conv.packed_for(x)
     geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
     if residual is None:
-        unary = ONEDNN_ACTIVATIONS[activation]
+        unary = (
+            ("hardtanh", [activation.low, math.inf])
+            if isinstance(activation, Floor)
+            else ONEDNN_ACTIVATIONS[activation]
+        )
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, *unary, "")
         return y
     in_place = residual.is_contiguous(memory_format=torch.channels_last)  # which oneDNN needs for the sum
-    if not in_place or activation in ("relu6", "silu"):
+    if not in_place or activation not in ("none", "relu"):
         y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, "none", [], "") + residual
-        return ACTIVATIONS[activation](y)
+        return activate(y, activation)
     # The sum overwrites the residual, which is not read again: no new map is allocated.
     y = torch.ops.mkldnn._convolution_pointwise_.binary(
         residual, x, weight, bias, *geometry, "add", 1.0, "relu" if activation == "relu" else None, [], ""
