@@ -23,16 +23,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, count, islice
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import detrscope as ds
 from benchmarks.ratio import machine
 from detrscope.core.classes import ClassTable
 from detrscope.data.dataset import DetectionDataset
+from detrscope.data.loader import DetectionLoader
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.write_coco import write_coco
+from detrscope.evaluation.evaluator import Evaluator
+from detrscope.evaluation.predict import ModulePredictor
+from detrscope.ops.kernels.native_precision import DTYPES
 from detrscope.training.launch import make_fabric, resolve_precision
 from detrscope.training.plan import TrainPlan
 from detrscope.training.schedule import make_schedule
@@ -144,56 +147,58 @@ TASKS = {
 }
 
 
-class TimedArm:
-    """An arm's training step, measured in CPU seconds."""
+class Training:
+    """A training without its run folder: steps, then the AP of the average of its weights.
 
-    def __init__(self, preset: str, overrides: Mapping[str, Any]) -> None:
-        config = resolve_precision(resolve_run(preset=preset, overrides=overrides))
-        fabric = make_fabric(config.train)
-        fabric.launch()
-        dataset, _ = open_training_data(config)
-        seed_all(config.train.seed)
-        loaded, config = make_training_model(config, dataset, fresh=True)
-        loader = make_training_loader(config, dataset, loaded.card, fabric)
-        self.train_step = TrainStep(loaded.model, config.train, fabric)
+    The folder's files, written after every epoch, would take more time than an epoch of a few images.
+    """
+
+    def __init__(self, preset: str, overrides: Mapping[str, Any], steps: int) -> None:
+        length = {"train.epochs": steps, "train.max_steps": steps}
+        self.config = resolve_precision(resolve_run(preset=preset, overrides={**overrides, **length}))
+        self.fabric = make_fabric(self.config.train)
+        self.fabric.launch()
+        dataset, self.val = open_training_data(self.config)
+        seed_all(self.config.train.seed)
+        self.loaded, config = make_training_model(self.config, dataset, fresh=True)
+        loader = make_training_loader(config, dataset, self.loaded.card, self.fabric)
+        self.train_step = TrainStep(self.loaded.model, config.train, self.fabric)
         plan = TrainPlan.of(config.train, loader)
         self.schedule = make_schedule(config.train.schedule, plan.steps_per_epoch, plan.total_steps)
-        self.steps_per_epoch, self.precision = plan.steps_per_epoch, config.train.precision
-        self.batches = chain.from_iterable(_epochs(loader))
+        self.batches = _batches(loader)
         self.seconds: list[float] = []
         self.train_step.train_mode()
 
-    def step(self, number: int) -> None:
+    def step(self) -> None:
         """Take a step, the loading of its images included."""
         started = time.process_time()
-        for batch in islice(self.batches, 1):
-            self.train_step.step([batch], number, self.schedule)
+        self.train_step.step([next(self.batches)], len(self.seconds), self.schedule)
         self.seconds.append(time.process_time() - started)
 
+    def evaluate(self) -> dict[str, float]:
+        """Return AP and AP50, 0..100, of the average of the weights."""
+        precision = self.config.train.precision
+        assert precision != "auto" and self.val is not None
+        model = self.train_step.eval_model.eval()
+        autocast = None if precision == "fp32" else DTYPES[precision]
+        evaluator = Evaluator(self.val, self.loaded.card, batch_size=8, workers=0)
+        scores = evaluator(ModulePredictor(model, self.fabric.device, autocast)).evaluation.summary()
+        return {name: 100 * scores[name] for name in ("AP", "AP50")}
 
-def _epochs(loader: Any) -> Iterator[Any]:
+
+def _batches(loader: DetectionLoader) -> Iterator[Any]:
     for epoch in count():
         loader.set_epoch(epoch)
-        yield loader
+        yield from loader
 
 
-def measure(preset: str, arms: Mapping[str, Overrides]) -> tuple[dict[str, float], int]:
-    """Return the median CPU seconds of a step of each arm, measured in turns, and the steps of an epoch."""
-    timed = {name: TimedArm(preset, overrides) for name, overrides in arms.items()}
-    for number in range(COLD + ROUNDS):
-        for arm in timed.values():
-            arm.step(number)
-    seconds = {name: statistics.median(arm.seconds[COLD:]) for name, arm in timed.items()}
-    return seconds, next(iter(timed.values())).steps_per_epoch
-
-
-def train(preset: str, overrides: Overrides, steps: int, steps_per_epoch: int, out: Path) -> dict[str, float]:
-    """Train for some steps and return the numbers of the evaluation after the last one."""
-    epochs = -(-steps // steps_per_epoch)
-    length = {"train.epochs": epochs, "train.max_steps": steps, "train.evaluate_every": epochs}
-    ds.train(preset=preset, data=overrides["data.source"], out=out, overrides={**overrides, **length})
-    row: dict[str, float] = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    return row
+def measure(preset: str, arms: Mapping[str, Overrides]) -> dict[str, float]:
+    """Return the median CPU seconds of a step of each arm, measured in turns."""
+    trainings = {name: Training(preset, overrides, 1000) for name, overrides in arms.items()}
+    for _ in range(COLD + ROUNDS):
+        for training in trainings.values():
+            training.step()
+    return {name: statistics.median(training.seconds[COLD:]) for name, training in trainings.items()}
 
 
 def main() -> None:
@@ -222,7 +227,7 @@ def main() -> None:
         if side := arguments.short_side:
             quiet |= {"data.short_side": side, "data.long_side": side * 3 // 2}
         first = {"data.source": sources[arguments.seeds[0]]}
-        seconds, per_epoch = measure(task.preset, {n: {**arm, **quiet, **first} for n, arm in arms.items()})
+        seconds = measure(task.preset, {n: {**arm, **quiet, **first} for n, arm in arms.items()})
         reference = seconds[arguments.arms[0]]
         total = arguments.steps * reference if arguments.steps else arguments.minutes * 60
         rows = {}
@@ -230,10 +235,10 @@ def main() -> None:
             for name, arm in arms.items():
                 settings = {**arm, **quiet, "data.source": sources[seed], "train.seed": seed}
                 steps = max(1, round(total / seconds[name]))
-                numbers = train(
-                    task.preset, settings, steps, per_epoch, folder / f"{name}-{seed}".replace(" ", "-")
-                )
-                rows[name, seed] = {"steps": steps, "AP": numbers["val/AP"], "AP50": numbers["val/AP50"]}
+                training = Training(task.preset, settings, steps)
+                for _ in range(steps):
+                    training.step()
+                rows[name, seed] = {"steps": steps, "seconds": sum(training.seconds), **training.evaluate()}
                 print(name, seed, rows[name, seed], flush=True)
         _print_table(arms, arguments.seeds, rows, seconds)
         if arguments.out:
@@ -253,7 +258,7 @@ def _print_table(
     for name in arms:
         cells = []
         for metric in ("AP", "AP50"):
-            values = [100 * rows[name, seed][metric] for seed in seeds]
+            values = [rows[name, seed][metric] for seed in seeds]
             cells.append(f"{statistics.mean(values):.1f} ({', '.join(f'{v:.1f}' for v in values)})")
         print(f"| {name} | {seconds[name]:.3f} | {rows[name, seeds[0]]['steps']} | {' | '.join(cells)} |")
 

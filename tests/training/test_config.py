@@ -38,6 +38,7 @@ PRESETS = [
     "dogs-reduced",
     "finetune",
     "dfine-n-coco",
+    "photos-pretrained",
     "rtdetr-r18-coco",
     "rtdetr-r50-coco",
     "rtdetrv2-r18-coco",

@@ -75,6 +75,7 @@ def rename_efficientnet_lite(
     own = list(backbone.state_dict())
     counters = any(key.endswith("num_batches_tracked") for key in own)  # frozen norms have none
     kept = [tensor for (_, tensor), (key, _) in pairs if counters or not key.endswith("num_batches_tracked")]
-    return dict(zip(own, kept, strict=False)), (
-        f"left out: {len(kept) - len(own)} tensors of the classifier and of stages that are not used",
-    )
+    left_out = f"left out: {len(kept) - len(own)} tensors of the classifier and of stages that are not used"
+    if not counters:
+        left_out += f", {len(state) - len(kept)} counters of norms"
+    return dict(zip(own, kept, strict=False)), (left_out,)
