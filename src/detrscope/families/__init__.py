@@ -9,7 +9,15 @@ from detrscope.blocks.path import DetectionTransformer
 from detrscope.config import build as build_config
 from detrscope.config import config_to_tree, merge_configs
 from detrscope.core.errors import UserError, suggest_nearest
-from detrscope.families import d_fine, deformable_detr, detr, minimal, rt_detr, sprint, sprint_lite
+from detrscope.families import (
+    d_fine,
+    deformable_detr,
+    detr,
+    minimal,
+    rt_detr,
+    sprint,
+    sprint_lite,
+)
 from detrscope.families.family import Family, Variant
 
 FAMILIES: dict[str, Family] = {
