@@ -17,8 +17,8 @@ from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.families import VARIANTS
-from detrscope.families.detr import PUBLISHED
 from detrscope.families.family import Published
+from detrscope.families.keys.detr import PUBLISHED
 from tests.support.published_checkpoints import ARGS, official_state
 from tests.support.tiny_models import CLASSES, tiny
 

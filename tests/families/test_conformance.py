@@ -49,11 +49,15 @@ def without(x: torch.Tensor, channels: slice) -> torch.Tensor:
     return x
 
 
+def masked(variant: str) -> bool:
+    return built(variant).card.has_masks
+
+
 @every_variant
 def test_shapes_and_vocabulary(variant: str) -> None:
     model = built(variant).model
     assert [name for name, _ in model.named_children()] == [
-        "backbone", "neck", "encoder", "queries", "decoder", "heads",
+        "backbone", "neck", "encoder", "queries", "decoder", "heads", *(["mask_head"] if masked(variant) else []),
     ]  # fmt: skip
     outputs = run(variant, padded_batch())
     layers, images, queries, logits = outputs.logits.shape
@@ -61,6 +65,8 @@ def test_shapes_and_vocabulary(variant: str) -> None:
     assert logits == len(CLASSES) + (model.scoring == "softmax")
     assert layers == (1 if variant.startswith("minimal") else 2)
     assert outputs.boxes_cxcywh.shape == (layers, 2, 7, 4)
+    assert (outputs.masks is not None) == masked(variant)
+    assert outputs.masks is None or outputs.masks.logits.shape == (2, 7, 16, 24)  # stride 4
     assert outputs.boxes_cxcywh.min() >= 0 and outputs.boxes_cxcywh.max() <= 1
     assert outputs.boxes_cxcywh[-1, 0].std(0).max() > 1e-3, "all queries predict the same box"
 
@@ -70,6 +76,8 @@ def test_recording_changes_nothing(variant: str) -> None:
     plain, probe = run(variant, padded_batch()), Probe()
     seen = run(variant, padded_batch(), probe)
     assert torch.equal(plain.logits, seen.logits) and torch.equal(plain.boxes_cxcywh, seen.boxes_cxcywh)
+    if plain.masks is not None and seen.masks is not None:
+        assert torch.equal(plain.masks.logits, seen.masks.logits)
     assert tuple(probe.records) == built(variant).model.sites
 
 
@@ -310,7 +318,9 @@ def test_gradients_reach_all_trainable_parameters(variant: str) -> None:
         parts += [proposals.logits, proposals.boxes_cxcywh]
         parts += [p for p in (proposals.dense_logits, proposals.dense_boxes_cxcywh) if p is not None]
         assert proposals.any_class == (support.proposals == "any-class")
-    assert len(parts) == 2 + 2 * (support.proposals is not None) + 2 * support.one_to_many
+    if outputs.masks is not None:
+        parts.append(outputs.masks.logits)
+    assert len(parts) == 2 + masked(variant) + 2 * (support.proposals is not None) + 2 * support.one_to_many
     if outputs.distributions is not None:
         parts.append(outputs.distributions.start_cxcywh)
     assert support.distributions == (outputs.distributions is not None)

@@ -78,6 +78,9 @@ def test_predictions_equal_pytorch_at_any_size(engines: Engines) -> None:
             found = engine.predict(images(*shape))
             assert (found.logits - expected.logits).abs().max() < 1e-3
             assert (found.boxes_cxcywh - expected.boxes_cxcywh).abs().max() < 1e-4
+            assert (found.masks is None) == (expected.masks is None)
+            if found.masks is not None and expected.masks is not None:
+                assert (found.masks.logits - expected.masks.logits).abs().max() < 1e-3
 
 
 def test_records_equal_pytorch(engines: Engines) -> None:

@@ -68,13 +68,15 @@ def _result(
     return {"image_id": image["id"], "category_id": category, "bbox": [float(v) for v in box], "score": score}
 
 
-def pycocotools_evaluation(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
+def pycocotools_evaluation(
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], shape: str = "bbox"
+) -> COCOeval:
     """Return the evaluation of pycocotools, with `stats` and `eval` filled."""
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO()
         reference.dataset = copy.deepcopy(ground_truth)
         reference.createIndex()
-        evaluation = COCOeval(reference, reference.loadRes(copy.deepcopy(results)), "bbox")
+        evaluation = COCOeval(reference, reference.loadRes(copy.deepcopy(results)), shape)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -41,7 +41,10 @@ def tiny_settings(variant: str) -> dict[str, Any]:
         more = {"encoder": encoder, "decoder": decoder, "backbone": backbone, "edges": edges}
         return {"width": 32, "queries": 7, "stages": (2, 3, 4), **more}
     dilated = VARIANTS[variant].config.backbone.dilate_last
-    backbone = {"name": "resnet50" if dilated else "resnet18"}
+    panoptic = variant.endswith("-panoptic")
+    backbone = {"name": "resnet50" if dilated and not panoptic else "resnet18"}
+    if panoptic:  # one model for all of them: dilation is seen in those without masks
+        backbone["dilate_last"] = False
     return {"width": 32, "queries": 7, "encoder": STACK, "decoder": STACK, "backbone": backbone}
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from detrscope.core.errors import UserError
 from detrscope.training.optimizer import (
-    freeze_backbone,
+    freeze,
     groups_table,
     is_hidden_matrix,
     make_optimizer,
@@ -15,6 +15,7 @@ from detrscope.training.optimizer import (
     set_rates,
 )
 from detrscope.training.train_config import TrainConfig
+from tests.support.tiny_models import tiny
 from tests.support.tiny_training import TinyDetector
 
 
@@ -52,7 +53,7 @@ def test_frozen_backbone_is_listed_but_in_no_group() -> None:
     from rich.console import Console
 
     model = TinyDetector()
-    freeze_backbone(model)
+    freeze(model, TrainConfig(lr_backbone=0.0))
     groups = parameter_groups(model, TrainConfig())
     assert [g.name for g in groups] == ["base"]
     console = Console(width=100)
@@ -79,3 +80,17 @@ def test_muon_leaves_depthwise_convolutions_to_adamw() -> None:
     dense, depthwise = nn.Conv2d(32, 32, 5), nn.Conv2d(32, 32, 5, groups=32)
     assert is_hidden_matrix("backbone.conv.weight", dense.weight)
     assert not is_hidden_matrix("backbone.conv.weight", depthwise.weight)
+
+
+def test_train_only_freezes_all_other_parameters() -> None:
+    model = tiny("detr-r50-panoptic").model
+    freeze(model, TrainConfig(train_only=("mask_head.*",)))
+    learning = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == {"mask_head"}
+    (group,) = parameter_groups(model, TrainConfig())
+    assert group.name == "base" and all(name.startswith("mask_head.") for name in group.parameters)
+
+
+def test_a_pattern_that_fits_no_parameter_is_refused() -> None:
+    with pytest.raises(UserError, match=r"train_only: 'mask_heads\.\*' fits no parameter"):
+        freeze(tiny("detr-r50-panoptic").model, TrainConfig(train_only=("mask_heads.*",)))

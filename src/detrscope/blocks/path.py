@@ -9,10 +9,11 @@ from torch import nn
 
 from detrscope.blocks.backbone import Backbone
 from detrscope.blocks.heads import DistributionHeads
+from detrscope.blocks.masks import MaskHead, MaskInputs, image_extent
 from detrscope.blocks.queries import QueryModule, TrainingSupport
 from detrscope.core.model_card import Scoring
 from detrscope.core.probe import Probe
-from detrscope.core.types import Batch, Outputs, Queries
+from detrscope.core.types import Batch, Masks, Outputs, Queries
 
 
 class DetectionTransformer(nn.Module):
@@ -28,6 +29,7 @@ class DetectionTransformer(nn.Module):
         decoder: queries, tokens -> states.
         heads: states -> outputs; their `refine` is called between decoder layers.
         scoring: how logits become scores.
+        mask_head: states, tokens and finer maps -> masks; None where the model predicts boxes only.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class DetectionTransformer(nn.Module):
         decoder: nn.Module,
         heads: nn.Module,
         scoring: Scoring,
+        mask_head: MaskHead | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -49,9 +52,10 @@ class DetectionTransformer(nn.Module):
         self.decoder = decoder
         self.heads = heads
         self.scoring: Scoring = scoring
+        self.mask_head = mask_head
 
     def forward(self, batch: Batch, extra: Queries | None = None, probe: Probe | None = None) -> Outputs:
-        """Images [B, 3, H, W] -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4].
+        """Images [B, 3, H, W] -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4], masks [B, Q, h, w] with a mask head.
 
         Args:
             batch: normalised images and their padding.
@@ -61,15 +65,21 @@ class DetectionTransformer(nn.Module):
         if probe is not None:
             probe.check(self.sites, self.feature_sites)
         maps = self.backbone(batch.images, probe)
-        pyramid = self.neck(maps, batch.padding)
+        finer = 0 if self.mask_head is None else self.mask_head.finer_maps
+        pyramid = projected = self.neck(maps[finer:], batch.padding)
         if probe is not None:
             probe.levels = pyramid.levels
             probe.shapes = {f"feature map {i}": tuple(m.shape) for i, m in enumerate(maps)}
             probe.shapes["tokens"] = tuple(pyramid.tokens.shape)
         pyramid = self.encoder(pyramid, probe)
-        queries = self.queries(pyramid).join(extra)
-        states = self.decoder(queries, pyramid, self.heads.refine, probe)
-        return cast(Outputs, self.heads(states))
+        own = self.queries(pyramid)
+        states = self.decoder(own.join(extra), pyramid, self.heads.refine, probe)
+        outputs = cast(Outputs, self.heads(states))
+        if self.mask_head is None:
+            return outputs
+        content = states.content[-1, :, -own.content.shape[1] :]  # denoising queries get no masks
+        logits = self.mask_head(MaskInputs(maps[:finer], projected, pyramid, content))
+        return replace(outputs, masks=Masks(logits, image_extent(batch.padding, logits)))
 
     def fold_norms(self) -> None:
         """Multiply every norm of a convolution into it for good; for inference, since the state dict changes."""

@@ -16,17 +16,32 @@ _NAMES = """1 person 2 bicycle 3 car 4 motorcycle 5 airplane 6 bus 7 train 8 tru
 77 cell phone 78 microwave 79 oven 80 toaster 81 sink 82 refrigerator 84 book 85 clock 86 vase
 87 scissors 88 teddy bear 89 hair drier 90 toothbrush"""
 
+_STUFF = """92 banner 93 blanket 95 bridge 100 cardboard 107 counter 109 curtain 112 door-stuff 118 floor-wood
+119 flower 122 fruit 125 gravel 128 house 130 light 133 mirror-stuff 138 net 141 pillow 144 platform
+145 playingfield 147 railroad 148 river 149 road 151 roof 154 sand 155 sea 156 shelf 159 snow 161 stairs 166 tent
+168 towel 171 wall-brick 175 wall-stone 176 wall-tile 177 wall-wood 178 water-other 180 window-blind
+181 window-other 184 tree-merged 185 fence-merged 186 ceiling-merged 187 sky-other-merged 188 cabinet-merged
+189 table-merged 190 floor-other-merged 191 pavement-merged 192 mountain-merged 193 grass-merged 194 dirt-merged
+195 paper-merged 196 food-other-merged 197 building-other-merged 198 rock-merged 199 wall-other-merged
+200 rug-merged"""  # of COCO panoptic
+
 
 def coco_classes(count: int) -> ClassTable | None:
     """Return the class table of a model trained on COCO with `count` classes, or None if it is not COCO's count.
 
-    The released models have 91 classes, index = original id, where ids that COCO does not use are named "unused N".
+    The released models have 91 classes, index = original id, where ids that COCO does not use are named "unused N";
+    those of COCO panoptic have 250, things and stuff.
     """
-    names = {
-        int(number): name for number, name in re.findall(r"(\d+) ([a-z ]*[a-z])", " ".join(_NAMES.split()))
-    }
+    names = _parsed(_NAMES)
     if count == 80:
         return ClassTable(tuple(names), tuple(names.values()))
-    if count == 91:
-        return ClassTable(tuple(range(91)), tuple(names.get(i, f"unused {i}") for i in range(91)))
+    if count == 250:
+        names |= _parsed(_STUFF)
+    if count in (91, 250):
+        return ClassTable(tuple(range(count)), tuple(names.get(i, f"unused {i}") for i in range(count)))
     return None
+
+
+def _parsed(text: str) -> dict[int, str]:
+    pairs = re.findall(r"(\d+) ([a-z -]*[a-z])", " ".join(text.split()))
+    return {int(number): name for number, name in pairs}

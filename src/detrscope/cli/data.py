@@ -25,8 +25,8 @@ SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Source = Annotated[
     str,
     typer.Argument(
-        help="coco:, yolo:, voc:, labelme:, cvat:, labelstudio: or crowdhuman:DIR, a folder of one of these, an"
-        " annotation file, or drawn-dogs:.",
+        help="coco:, coco-panoptic:, yolo:, voc:, labelme:, cvat:, labelstudio: or crowdhuman:DIR, a folder of one of"
+        " these, an annotation file, or drawn-dogs:.",
         metavar="SOURCE",
     ),
 ]

@@ -138,6 +138,7 @@ def evaluate(
     from detrscope.evaluation.report import (
         class_table,
         class_threshold_table,
+        panoptic_table,
         summary_table,
         threshold_table,
     )
@@ -169,6 +170,10 @@ def evaluate(
         if rank_and_world()[0] > 0:
             return  # the first process prints
     console.print_table(summary_table(evaluation))
+    if evaluation.masks is not None:
+        console.print_table(summary_table(evaluation.masks, "masks"))
+    if evaluation.panoptic is not None:
+        console.print_table(panoptic_table(evaluation.panoptic))
     console.print_table(class_table(evaluation))
     console.print_table(threshold_table(evaluation))
     if per_class_thresholds:

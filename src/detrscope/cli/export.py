@@ -111,12 +111,12 @@ def _difference_table(differences: Sequence[Difference], tolerance: Tolerance | 
         "" if tolerance is None else f"; accepted: score {tolerance.score:g}, box {tolerance.box:g} pixels"
     )
     table = Table(
-        *("image", "input", "batch", "detections", "score differs by", "box, pixels", "other class"),
+        *("image", "input", "batch", "detections", "score differs by", "box, pixels", "masks", "other class"),
         title=f"largest differences from PyTorch{accepted}",
     )
     for d in differences:
         size = f"{d.width}x{d.height}"
-        numbers = (f"{d.score:.1e}", f"{d.box:.3f}", str(d.other_classes))
+        numbers = (f"{d.score:.1e}", f"{d.box:.3f}", f"{d.mask:.1e}", str(d.other_classes))
         table.add_row(d.image, size, str(d.batch), str(d.detections), *numbers)
     return table
 

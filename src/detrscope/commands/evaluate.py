@@ -18,6 +18,7 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
 from detrscope.evaluation.evaluator import Evaluator
+from detrscope.evaluation.mask_ap import has_any_mask, mask_average_precision
 from detrscope.evaluation.report import (
     goal_text,
     write_class_csv,
@@ -75,9 +76,12 @@ def evaluate(
         raise UserError(
             f"batch size {batch_size}: tiled images are taken one by one; set the batch of the tiling"
         )
-    dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
     checkpoint = _checkpoint_to_write(model, load_options) if store_thresholds else None
+    dataset = data if isinstance(data, DetectionDataset) else None
+    # The data first, which is read sooner, unless the model decides whether masks are read.
     detector = open_detector(model, load_options)
+    if dataset is None:
+        dataset = open_dataset(str(data), split, details=detector.card.has_masks)
     if store_thresholds and detector.edits:
         raise UserError(
             "store thresholds: those of an edited model do not belong in its checkpoint; leave edits out"
@@ -138,8 +142,12 @@ def evaluate_results(
         UserError: a file that does not hold results, or results of images that the dataset does not have.
     """
     rows = read_results(results) if isinstance(results, str | Path) else results
-    dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split)
-    evaluation = average_precision(dataset.coco_json(), rows)
+    masks = has_any_mask(rows)
+    dataset = data if isinstance(data, DetectionDataset) else open_dataset(str(data), split, details=masks)
+    ground_truth = dataset.coco_json()
+    evaluation = average_precision(ground_truth, rows)
+    if masks and has_any_mask(ground_truth["annotations"]):
+        evaluation = replace(evaluation, masks=mask_average_precision(ground_truth, rows))
     _write(evaluation, None, json_file, None, out)
     return evaluation
 

@@ -189,12 +189,13 @@ class _Writer:
                 CONFIDENT if tolerance is None else 0.0,
             )
             if tolerance is not None and (failed := [d for d in differences if d.exceeds(tolerance)]):
-                worst = max(failed, key=lambda d: (d.other_classes, d.score / tolerance.score, d.box))
+                worst = max(failed, key=lambda d: (d.other_classes, d.score / tolerance.score, d.box, d.mask))
                 raise ExportDisagrees(
                     f"{self.path}: not written: detections differ from PyTorch's in {len(failed)} of"
                     f" {len(differences)} comparisons, most in {worst.image} at {worst.width}x{worst.height}: score by"
                     f" {worst.score:.2g} (accepted {tolerance.score:g}), box by {worst.box:.2g} pixels (accepted"
-                    f" {tolerance.box:g}), {worst.other_classes} of another class",
+                    f" {tolerance.box:g}), masks by {worst.mask:.2g} (accepted {tolerance.mask:g}),"
+                    f" {worst.other_classes} of another class",
                     differences,
                     tolerance,
                 )

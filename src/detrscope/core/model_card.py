@@ -41,6 +41,11 @@ class ModelCard:
     thresholds: ThresholdTable | None = None  # operating points on a validation set, where measured
     top: int = TOP  # best pairs of query and class that are kept of an image, with sigmoid scores
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model has a mask head."""
+        return bool(self.config.get("mask_head", "none") != "none")
+
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict for the header of a checkpoint, without metrics that JSON cannot hold (NaN, infinity)."""
         fields = dict(vars(self))

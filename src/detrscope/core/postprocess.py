@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from detrscope.core.boxes import cxcywh_to_xyxy, scale_boxes
 from detrscope.core.classes import ClassTable
+from detrscope.core.mask_pixels import WHOLE, enlarge_masks
 from detrscope.core.model_card import ModelCard, Scoring
 from detrscope.core.types import Detections, Outputs
 
@@ -25,6 +26,8 @@ class Scored:
     tiles_xyxy: Tensor | None = (
         None  # [n, 4] int64 pixels, of the tile that each was found in, where there are any
     )
+    masks: Tensor | None = None  # [n, h, w] logits over the padded image, of models with a mask head
+    extent: tuple[float, float] = WHOLE  # part of height and width of `masks` that is image, not padding
 
     def detections(
         self,
@@ -55,6 +58,7 @@ class Scored:
             width=width,
             source=source,
             tiles_xyxy=None if self.tiles_xyxy is None else self.tiles_xyxy[keep].cpu(),
+            masks=None if self.masks is None else enlarge_masks(self.masks[keep], self.extent, height, width),
         )
 
 
@@ -78,7 +82,7 @@ def postprocess(
         layer: decoder layer; the last one by default.
 
     Returns:
-        One `Scored` per image, sorted by score.
+        One `Scored` per image, sorted by score; with masks where the layer is the last and the model predicts them.
     """
     all_scores = class_scores(outputs.logits[layer], card.scoring)  # [B, Q, classes]
     boxes = cxcywh_to_xyxy(outputs.boxes_cxcywh[layer].float())  # [B, Q, 4]
@@ -90,9 +94,14 @@ def postprocess(
         scores, index = flat.topk(min(card.top, flat.shape[1]), dim=1)  # [B, n]
         queries, classes = index // all_scores.shape[2], index % all_scores.shape[2]  # [B, n]
     order = scores.argsort(dim=1, descending=True, stable=True)
+    masks = outputs.masks if layer in (-1, len(outputs.logits) - 1) else None
     results = []
     for b, (height, width) in enumerate(sizes):
         q = queries[b, order[b]]
         pixels = scale_boxes(boxes[b, q], width, height)
-        results.append(Scored(pixels, scores[b, order[b]], classes[b, order[b]], q))
+        scored = Scored(pixels, scores[b, order[b]], classes[b, order[b]], q)
+        if masks is not None:
+            down, right = WHOLE if masks.extent is None else masks.extent[b].tolist()
+            scored = replace(scored, masks=masks.logits[b, q], extent=(down, right))
+        results.append(scored)
     return results

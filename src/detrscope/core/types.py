@@ -29,10 +29,12 @@ class Target:
 
     labels: Tensor  # [M] int64, class index 0..classes-1 (not the category id)
     boxes_cxcywh: Tensor  # [M, 4] float32, 0..1 of the unpadded image
+    masks: Tensor | None = None  # [M, H, W] bool, of the unpadded image; an empty one teaches nothing
 
     def to(self, device: torch.device | str) -> Target:
         """Return the target on `device`."""
-        return Target(self.labels.to(device), self.boxes_cxcywh.to(device))
+        masks = None if self.masks is None else self.masks.to(device)
+        return Target(self.labels.to(device), self.boxes_cxcywh.to(device), masks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +180,14 @@ class EdgeDistributions:
 
 
 @dataclass(frozen=True)
+class Masks:
+    """Predicted masks of the queries of the last decoder layer."""
+
+    logits: Tensor  # [B, Q, h, w] over the whole padded image; above 0 is inside
+    extent: Tensor | None = None  # [B, 2] part of height and width that is image, not padding; None: all
+
+
+@dataclass(frozen=True)
 class Outputs:
     """Predictions of every decoder layer, the last at -1."""
 
@@ -185,6 +195,7 @@ class Outputs:
     boxes_cxcywh: Tensor  # [N, B, Q, 4]
     proposals: Proposals | None = None  # of two-stage families
     distributions: EdgeDistributions | None = None  # of families that predict edges as distributions
+    masks: Masks | None = None  # of models with a mask head
 
 
 @dataclass(frozen=True)
@@ -202,6 +213,7 @@ class Detections:
     tiles_xyxy: Tensor | None = (
         None  # [n, 4] int64 pixels, where the query found it; None for the image as a whole
     )
+    masks: Tensor | None = None  # [n, height, width] bool, of models with a mask head
     track_ids: Tensor | None = None  # [n] int64, -1 where not (yet) part of a track; None where not tracked
 
     def __len__(self) -> int:

@@ -122,7 +122,21 @@ def read_json(
     Raises:
         UserError: the file is not COCO's JSON, or a problem stops (see `clean_dataset`).
     """
-    tree = _load(path, validation)
+    tree = load_json(path)
+    return read_tree(tree, path, validation, name=name, images=images, details=details)
+
+
+def read_tree(
+    content: Any,
+    path: Path,
+    validation: ValidationLog,
+    *,
+    name: str | None = None,
+    images: Path | None = None,
+    details: bool = False,
+) -> DetectionDataset:
+    """Read the content of an annotation file; arguments and errors as `read_json`."""
+    tree = _checked(content, path, validation)
     _report_text_ids(tree, path, validation)
     classes = _classes(tree["categories"], path)
     find = ImageFinder(path, images, single=path.name in _SINGLE)
@@ -140,8 +154,7 @@ def read_json(
     )
 
 
-def _load(path: Path, validation: ValidationLog) -> dict[str, Any]:
-    tree = load_json(path)
+def _checked(tree: Any, path: Path, validation: ValidationLog) -> dict[str, Any]:
     if not isinstance(tree, dict):
         what = "a results file?" if isinstance(tree, list) else type(tree).__name__
         raise UserError(

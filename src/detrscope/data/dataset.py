@@ -16,14 +16,18 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.types import Target
 from detrscope.data.batch_draw import BatchDraw, ImageKey
+from detrscope.data.coco_masks import PngSegment, pack_mask
 from detrscope.data.image_reader import read_image
 from detrscope.data.mixing import Labelled, Mixing, drawn
 from detrscope.data.parse_values import parse_integer
 from detrscope.data.pixel_cache import PixelCache
 
 Box = tuple[float, float, float, float]
-Transform = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Target]]
-"""(uint8 [3, H, W], boxes_xyxy float32 [M, 4] pixels, labels int64 [M]) -> (float32 [3, h, w], Target)"""
+Transform = Callable[..., tuple[Tensor, Target]]
+"""(uint8 [3, H, W], boxes_xyxy float32 [M, 4] pixels, labels int64 [M]) -> (float32 [3, h, w], Target)
+
+Where masks are learned, a fourth argument has them: uint8 [M, H, W] of 0 and 1.
+"""
 
 
 @runtime_checkable
@@ -33,7 +37,9 @@ class BatchTransform(Protocol):
     def for_batch(self, draw: BatchDraw) -> Transform:
         """Return the transform of the images of one batch."""
 
-    def __call__(self, image: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> tuple[Tensor, Target]:
+    def __call__(
+        self, image: Tensor, boxes_xyxy: Tensor, labels: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Target]:
         """Transform an image of any batch."""
 
 
@@ -137,8 +143,11 @@ class DetectionDataset:
                     "area": a.area if a.declared_area is None else a.declared_area,
                     "iscrowd": int(a.iscrowd),
                 }
-                if a.segmentation is not None:
-                    row["segmentation"] = a.segmentation
+                mask = a.segmentation
+                if isinstance(mask, PngSegment):
+                    mask = pack_mask(mask, image.height, image.width)
+                if mask is not None:
+                    row["segmentation"] = mask
                 rows.append(row)
         images = [
             {**i.details, "id": i.id, "file_name": i.path.name, "width": i.width, "height": i.height}
@@ -167,6 +176,14 @@ class Sample:
     info: SampleInfo
 
 
+class MaskReader(Protocol):
+    """Reader of the masks of objects, such as `ObjectMasks`."""
+
+    def decoded(self, rows: Iterable[int], height: int, width: int) -> Tensor:
+        """Return the masks of some objects of one image, uint8 [M, H, W] of 0 and 1."""
+        ...
+
+
 class TransformedDataset(torch.utils.data.Dataset[Sample]):
     """Samples of a dataset: decoded, transformed, crowds left out.
 
@@ -180,6 +197,7 @@ class TransformedDataset(torch.utils.data.Dataset[Sample]):
         transform: Transform from the pixels of the file to the input of the model.
         cache: Whether to decode every image now and keep its pixels in memory.
         mixing: Chances to make an image of several.
+        masks: Masks of the dataset's objects, for targets that have them; None for boxes only.
 
     Raises:
         UserError: the cache does not fit into memory, or an image cannot be read.
@@ -191,11 +209,13 @@ class TransformedDataset(torch.utils.data.Dataset[Sample]):
         transform: Transform | BatchTransform,
         cache: bool = False,
         mixing: Mixing | None = None,
+        masks: MaskReader | None = None,
     ) -> None:
         self.name = dataset.name
         self.classes = dataset.classes
         self.transform = transform
         self.mixing = mixing
+        self._masks = masks
         self._paths = [str(i.path) for i in dataset.images]
         self._ids = np.array([i.id for i in dataset.images], dtype=np.int64)
         self._sizes = np.array([(i.height, i.width) for i in dataset.images], dtype=np.int64).reshape(-1, 2)
@@ -252,12 +272,18 @@ class TransformedDataset(torch.utils.data.Dataset[Sample]):
         if draw is not None and isinstance(transform, BatchTransform):
             transform = transform.for_batch(draw)
         if mixing is not None and drawn(mixing.mosaic):
-            return transform(*mixing.join(self._labelled, index, len(self)))
-        return transform(*self._labelled(index))
+            labelled = mixing.join(self._labelled, index, len(self))
+        else:
+            labelled = self._labelled(index)
+        return transform(*(part for part in labelled if part is not None))
 
     def _labelled(self, index: int) -> Labelled:
         boxes, labels = self.ground_truth(index)
-        return self.pixels(index), boxes.clone(), labels.clone()
+        pixels, masks = self.pixels(index), None
+        if self._masks is not None:
+            height, width = pixels.shape[1:]
+            masks = self._masks.decoded(range(self._starts[index], self._starts[index + 1]), height, width)
+        return Labelled(pixels, boxes.clone(), labels.clone(), masks)
 
     def _read(self, index: int) -> Tensor:
         image = read_image(self._paths[index])

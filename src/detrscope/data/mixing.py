@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +15,20 @@ from torchvision.transforms.v2 import functional as F
 from detrscope.core.preprocessing import resized_size
 from detrscope.core.types import Target
 
-Labelled = tuple[Tensor, Tensor, Tensor]  # uint8 [3, H, W], boxes xyxy [M, 4] in pixels, labels [M]
 # DEIM (arXiv:2412.04234), its published configs.
 ROTATION = 10.0  # degrees, either way
 SHIFT = (0.1, 0.1)  # of width and height, either way
 SCALE = (0.5, 1.5)
 BLEND = (0.45, 0.55)  # share of the first image
+
+
+class Labelled(NamedTuple):
+    """An image with its ground truth, before the transform."""
+
+    pixels: Tensor  # uint8 [3, H, W]
+    boxes_xyxy: Tensor  # [M, 4] pixels
+    labels: Tensor  # [M]
+    masks: Tensor | None = None  # uint8 [M, H, W] of 0 and 1, where they are learned
 
 
 @dataclass(frozen=True)
@@ -45,21 +54,27 @@ class Mixing:
             count: images to draw from.
         """
         indices = [index, *torch.randint(count, (3,)).tolist()]
-        parts = [self._resized(*read(i)) for i in indices]
-        height = max(pixels.shape[-2] for pixels, _, _ in parts)
-        width = max(pixels.shape[-1] for pixels, _, _ in parts)
+        parts = [self._resized(read(i)) for i in indices]
+        height = max(part.pixels.shape[-2] for part in parts)
+        width = max(part.pixels.shape[-1] for part in parts)
         canvas = torch.zeros(3, 2 * height, 2 * width, dtype=torch.uint8)
-        boxes = []
-        for place, (pixels, boxes_xyxy, _) in enumerate(parts):
+        boxes, masks = [], []
+        for place, part in enumerate(parts):
             top, left = place // 2 * height, place % 2 * width
-            canvas[:, top : top + pixels.shape[-2], left : left + pixels.shape[-1]] = pixels
-            boxes.append(boxes_xyxy + boxes_xyxy.new_tensor([left, top, left, top]))
+            window = (..., slice(top, top + part.pixels.shape[-2]), slice(left, left + part.pixels.shape[-1]))
+            canvas[window] = part.pixels
+            boxes.append(part.boxes_xyxy + part.boxes_xyxy.new_tensor([left, top, left, top]))
+            if part.masks is not None:
+                masks.append(part.masks.new_zeros(len(part.masks), 2 * height, 2 * width))
+                masks[-1][window] = part.masks
         size = (2 * height, 2 * width)
         together = tv_tensors.BoundingBoxes(torch.cat(boxes), format="XYXY", canvas_size=size)
         affine = v2.RandomAffine(ROTATION, translate=SHIFT, scale=SCALE, fill=0)
-        image, moved = affine(tv_tensors.Image(canvas), together)
+        inputs = (tv_tensors.Image(canvas), together, *(tv_tensors.Mask(torch.cat(masks)) for _ in masks[:1]))
+        image, moved, *rest = affine(*inputs)
         inside = F.clamp_bounding_boxes(moved).as_subclass(Tensor)
-        return image.as_subclass(Tensor), inside, torch.cat([labels for _, _, labels in parts])
+        labels = torch.cat([part.labels for part in parts])
+        return Labelled(image.as_subclass(Tensor), inside, labels, *(m.as_subclass(Tensor) for m in rest))
 
     def blend(self, first: tuple[Tensor, Target], second: tuple[Tensor, Target]) -> tuple[Tensor, Target]:
         """Blend two images of the same size about half and half, with the boxes of both (arXiv:1710.09412).
@@ -73,13 +88,19 @@ class Mixing:
         return torch.lerp(other, image, share), Target(
             labels=torch.cat([target.labels, more.labels]),
             boxes_cxcywh=torch.cat([target.boxes_cxcywh, more.boxes_cxcywh]),
+            masks=None
+            if target.masks is None or more.masks is None
+            else torch.cat([target.masks, more.masks]),
         )
 
-    def _resized(self, pixels: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> Labelled:
-        height, width = pixels.shape[-2:]
+    def _resized(self, image: Labelled) -> Labelled:
+        height, width = image.pixels.shape[-2:]
         size = resized_size(height, width, self.side, max(height, width) * self.side)
-        scale = boxes_xyxy.new_tensor([size[1] / width, size[0] / height] * 2)
-        return F.resize(pixels, list(size), antialias=True), boxes_xyxy * scale, labels
+        scale = image.boxes_xyxy.new_tensor([size[1] / width, size[0] / height] * 2)
+        masks = None if image.masks is None else F.resize_mask(image.masks, list(size))
+        return Labelled(
+            F.resize(image.pixels, list(size), antialias=True), image.boxes_xyxy * scale, image.labels, masks
+        )
 
 
 def drawn(chance: float) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from detrscope.console import log
 from detrscope.core.errors import UserError, suggest_nearest
-from detrscope.data import coco, crowdhuman, cvat, label_studio, labelme, voc, yolo
+from detrscope.data import coco, coco_panoptic, crowdhuman, cvat, label_studio, labelme, voc, yolo
 from detrscope.data import drawn_dogs as drawn
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.image_files import exists, is_folder, is_regular
@@ -27,10 +27,15 @@ class SourceFormat(NamedTuple):
     layout: str  # files and folders, for messages
     is_folder: bool = True  # whether a folder follows the prefix; else options do
     suffixes: tuple[str, ...] = ()  # of a file that may stand in place of the folder
+    recognised: bool = True  # whether a bare folder may be meant
 
 
 SOURCE_FORMATS = {
     "coco": SourceFormat(coco.splits, coco.read_split, coco.LAYOUT, suffixes=(".json",)),
+    # Its folders are usually COCO's too, which is meant without a prefix.
+    "coco-panoptic": SourceFormat(
+        coco_panoptic.splits, coco_panoptic.read_split, coco_panoptic.LAYOUT, recognised=False
+    ),
     "yolo": SourceFormat(yolo.splits, yolo.read_split, yolo.LAYOUT, suffixes=(".yaml", ".yml")),
     "voc": SourceFormat(voc.splits, voc.read_split, voc.LAYOUT),
     "labelme": SourceFormat(labelme.splits, labelme.read_split, labelme.LAYOUT),
@@ -56,9 +61,10 @@ def open_dataset(
     """Open one split of a dataset.
 
     Args:
-        source: `coco:DIR`, `yolo:DIR`, `voc:DIR`, `labelme:DIR`, `cvat:DIR`, `labelstudio:DIR`, `crowdhuman:DIR`; a
-            bare folder, whose layout is recognised; a file of COCO, YOLO, CVAT, Label Studio or CrowdHuman, with or
-            without its format in front; or `drawn-dogs:`, alone or with options (docs/drawn-dogs.md).
+        source: `coco:DIR`, `coco-panoptic:DIR`, `yolo:DIR`, `voc:DIR`, `labelme:DIR`, `cvat:DIR`, `labelstudio:DIR`,
+            `crowdhuman:DIR`; a bare folder, whose layout is recognised; a file of COCO, YOLO, CVAT, Label Studio or
+            CrowdHuman, with or without its format in front; or `drawn-dogs:`, alone or with options
+            (docs/drawn-dogs.md).
         split: Name of the split: `train`, `val`, ...; `val` also finds `valid` and `val2017`. A source that has no
             splits takes any.
         annotations: COCO JSON to use instead of that of the split; `source` is then the folder of the images.
@@ -168,7 +174,7 @@ def _format(prefix: str | None, path: Path) -> SourceFormat:
         if not SOURCE_FORMATS[prefix].splits(path):
             raise UserError(f"{path}: not the layout of {prefix}; expected {SOURCE_FORMATS[prefix].layout}")
         return SOURCE_FORMATS[prefix]
-    formats = {name: source for name, source in SOURCE_FORMATS.items() if source.is_folder}
+    formats = {n: source for n, source in SOURCE_FORMATS.items() if source.is_folder and source.recognised}
     fitting: list[str] = []
     errors: list[UserError] = []
     for name, source in formats.items():

@@ -99,17 +99,22 @@ class EvalTransform:
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
 
-    def __call__(self, image: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> tuple[Tensor, Target]:
-        """Transform uint8 [3, H, W], [M, 4] pixels, [M] -> float32 [3, h, w], target."""
+    def __call__(
+        self, image: Tensor, boxes_xyxy: Tensor, labels: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Target]:
+        """Transform uint8 [3, H, W], [M, 4] pixels, [M], masks uint8 [M, H, W] -> float32 [3, h, w], target."""
         target = _target(boxes_xyxy, labels, image.shape[-2], image.shape[-1])
-        return self.preprocessing.apply(image), target
+        prepared = self.preprocessing.apply(image)
+        if masks is not None:
+            target = replace(target, masks=F.resize_mask(masks, list(prepared.shape[-2:])) > 0)
+        return prepared, target
 
 
 class TrainTransform:
     """Augment and normalise: colour, flips, zoom, and a resize with or without a crop before it.
 
-    Boxes follow the pixels and are cut at the border. A box is kept as long as some of its area is left, as in
-    DETR; with none left the target is empty, which is valid.
+    Boxes and masks follow the pixels and are cut at the border. A box is kept as long as some of its area is left, as
+    in DETR; with none left the target is empty, which is valid.
     """
 
     def __init__(self, augment: AugmentConfig, preprocessing: Preprocessing) -> None:
@@ -125,14 +130,26 @@ class TrainTransform:
             preprocessing = replace(preprocessing, box=(draw.side, draw.side))
         return TrainTransform(augment, preprocessing)
 
-    def __call__(self, image: Tensor, boxes_xyxy: Tensor, labels: Tensor) -> tuple[Tensor, Target]:
-        """Transform uint8 [3, H, W], [M, 4] pixels, [M] -> float32 [3, h, w], target with at most M boxes."""
+    def __call__(
+        self, image: Tensor, boxes_xyxy: Tensor, labels: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Target]:
+        """Transform an image; the target has at most M boxes.
+
+        Args:
+            image: uint8 [3, H, W].
+            boxes_xyxy: [M, 4] pixels.
+            labels: [M].
+            masks: uint8 [M, H, W] of 0 and 1.
+        """
         canvas = (image.shape[-2], image.shape[-1])
         boxes = tv_tensors.BoundingBoxes(boxes_xyxy.float(), format="XYXY", canvas_size=canvas)
-        pixels, boxes = self.steps(tv_tensors.Image(image), boxes)
+        more = () if masks is None else (tv_tensors.Mask(masks),)
+        pixels, boxes, *moved = self.steps(tv_tensors.Image(image), boxes, *more)
         pixels, xyxy = pixels.as_subclass(Tensor), boxes.as_subclass(Tensor)
         valid = (xyxy[:, 2:] > xyxy[:, :2]).all(dim=1)  # [M]
         target = _target(xyxy[valid], labels[valid], pixels.shape[-2], pixels.shape[-1])
+        if moved:
+            target = replace(target, masks=moved[0].as_subclass(Tensor)[valid] > 0)
         # Resizing is fastest with the colours of a pixel side by side, everything after it plane by plane.
         return self.preprocessing.normalise(pixels.contiguous()), target
 
@@ -222,7 +239,10 @@ class _Zoom:
         outside = (-left, -top, left + window_w - width, top + window_h - height)
         border = [max(0, side) for side in outside]
         if any(border):
-            inputs = tuple(F.pad(part, border, fill=ZOOM_FILL) for part in inputs)
+            inputs = tuple(
+                F.pad(part, border, fill=0 if isinstance(part, tv_tensors.Mask) else ZOOM_FILL)
+                for part in inputs
+            )
         window = (top + border[1], left + border[0], window_h, window_w)
         return tuple(F.resized_crop(part, *window, [height, width], antialias=True) for part in inputs)
 

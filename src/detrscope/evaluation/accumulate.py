@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,7 @@ MAX_RESULTS = (1, 10, 100)  # results evaluated in an image, of each class
 IOU_50, IOU_75 = 0, 5  # rows of IOUS
 RIGHT, WRONG, IGNORED = 1, 0, -1  # ignored: on a crowd, or beyond the best 100 of its class in its image
 OUTCOMES = {"tp": RIGHT, "fp": WRONG, None: IGNORED}
+Shape = Literal["bbox", "segm"]
 CLASSES_AT_ONCE = 100  # many share their images, which are set up once for all of them
 
 
@@ -41,7 +42,10 @@ class PrecisionRecall:
 
 
 def accumulate(
-    classes: int, annotations: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]
+    classes: int,
+    annotations: Sequence[dict[str, Any]],
+    results: Sequence[dict[str, Any]],
+    shape: Shape = "bbox",
 ) -> PrecisionRecall:
     """Compute precision and recall of each class.
 
@@ -49,6 +53,7 @@ def accumulate(
         classes: Number of classes; each `category_id` is one of 0, 1, ... below it.
         annotations: Ground truth with `id`, `image_id`, `category_id`, `bbox`, `area`, `iscrowd`.
         results: Detections with `image_id`, `category_id`, `bbox`, `score`.
+        shape: What is compared: boxes, or masks ("segm"), which are `segmentation` in place of `bbox` of results.
     """
     annotations_of, results_of = _by_class(annotations), _by_class(results)
     annotated = sorted(annotations_of)
@@ -68,6 +73,7 @@ def accumulate(
             some,
             [annotations[row] for k in some for row in annotations_of[k]],
             [results[row] for row in rows],
+            shape,
         )
         table.precision[:, :, start : start + len(some)] = precision[..., -1]
         table.recall[:, some] = recall
@@ -101,7 +107,7 @@ def _beyond_most(results: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def _evaluate(
-    classes: list[int], annotations: list[dict[str, Any]], results: list[dict[str, Any]]
+    classes: list[int], annotations: list[dict[str, Any]], results: list[dict[str, Any]], shape: Shape
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return precision, recall, scores and outcomes of some classes.
 
@@ -118,7 +124,7 @@ def _evaluate(
     }
     reference = hotcoco.COCO(dataset)
     evaluation = hotcoco.COCOeval(
-        reference, reference.load_res(results), "bbox"
+        reference, reference.load_res(results), shape
     )  # ids 1, 2, ... in their order
     evaluation.params.max_dets = list(MAX_RESULTS)
     evaluation.evaluate()

@@ -19,7 +19,8 @@ import numpy as np
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.operating_points import ThresholdCurve
-from detrscope.evaluation.accumulate import AREAS, IOU_50, IOU_75, IOUS, RECALLS, accumulate
+from detrscope.evaluation.accumulate import AREAS, IOU_50, IOU_75, IOUS, RECALLS, Shape, accumulate
+from detrscope.evaluation.panoptic_quality import PanopticQuality
 from detrscope.evaluation.results_file import check_results_ground_truth, result_problem
 from detrscope.evaluation.threshold_curves import operating_points, threshold_curve
 
@@ -81,10 +82,14 @@ class Evaluation:
     per_class: tuple[ClassScore, ...]
     curves: tuple[Curve, ...]  # of the classes that have boxes
     thresholds: ThresholdCurves
+    masks: Evaluation | None = None  # the same of masks, where model and data have them
+    panoptic: PanopticQuality | None = None  # where the data are panoptic, too
 
     def summary(self) -> dict[str, float | None]:
-        """Return AP to AR_large by name."""
-        return {key: value for key, value in vars(self).items() if key.startswith("A")}
+        """Return AP to AR_large by name, and those of masks with `mask_` in front."""
+        own = {key: value for key, value in vars(self).items() if key.startswith("A")}
+        masks = {} if self.masks is None else self.masks.summary()
+        return own | {f"mask_{key}": value for key, value in masks.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Return every number but the curves as plain data."""
@@ -94,7 +99,9 @@ class Evaluation:
         ]
         points = _points_json(self.thresholds.all_classes)
         counts = {"images": self.images, "boxes": self.boxes}
-        return {**self.summary(), **counts, "operating_points": points, "per_class": rows}
+        quality = {} if self.panoptic is None else {"panoptic": asdict(self.panoptic)}
+        more = {} if self.masks is None else {"masks": self.masks.to_json()}
+        return {**self.summary(), **counts, "operating_points": points, **more, **quality, "per_class": rows}
 
 
 def _points_json(curve: ThresholdCurve) -> dict[str, dict[str, float | None]]:
@@ -109,7 +116,9 @@ def _points_json(curve: ThresholdCurve) -> dict[str, dict[str, float | None]]:
     return rows
 
 
-def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Evaluation:
+def average_precision(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], shape: Shape = "bbox"
+) -> Evaluation:
     """Compute COCO AP and AR of detection results.
 
     Crowds are ignored as in COCO: results on them count neither for nor against. Missing `area` and `iscrowd` are
@@ -119,6 +128,7 @@ def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping
     Args:
         ground_truth: COCO dataset: `images`, `annotations`, `categories`. Not changed.
         results: COCO results: `image_id`, `category_id`, `bbox` (x, y, width, height in pixels), `score`. Not changed.
+        shape: What is compared: boxes, or masks ("segm"), for which see `mask_average_precision`.
 
     Returns:
         The metrics. With boxes and no results everything is 0.
@@ -136,9 +146,9 @@ def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping
     image_ids.sort()
     image_rows = {image_id: row for row, image_id in enumerate(image_ids)}
     category_rows = {category["id"]: row for row, category in enumerate(categories)}
-    annotations = _annotations(ground_truth["annotations"], image_rows, category_rows)
-    usable = _usable(results, image_rows, category_rows)
-    table = accumulate(len(categories), annotations, usable)
+    annotations = _annotations(ground_truth["annotations"], image_rows, category_rows, shape)
+    usable = _usable(results, image_rows, category_rows, shape)
+    table = accumulate(len(categories), annotations, usable, shape)
     boxes = Counter(a["category_id"] for a in annotations if not a["iscrowd"])
     names = [str(category["name"]) for category in categories]
     column = {k: index for index, k in enumerate(table.annotated)}
@@ -183,7 +193,7 @@ def _threshold_curves(
     )
 
 
-def _average_precisions(precision: np.ndarray) -> dict[str, float | None]:
+def _average_precisions(precision: np.ndarray) -> dict[str, Any]:
     """Return AP, AP50, AP75 and AP by area of precision [IoUs, recalls, classes, areas]."""
     return {
         "AP": _mean(precision[..., 0]),
@@ -196,7 +206,10 @@ def _average_precisions(precision: np.ndarray) -> dict[str, float | None]:
 
 
 def _annotations(
-    annotations: Sequence[Mapping[str, Any]], image_rows: Mapping[Any, int], category_rows: Mapping[Any, int]
+    annotations: Sequence[Mapping[str, Any]],
+    image_rows: Mapping[Any, int],
+    category_rows: Mapping[Any, int],
+    shape: Shape,
 ) -> list[dict[str, Any]]:
     """Return the fields of each annotation that the evaluator reads. Ids count from 1: for it 0 is "not matched"."""
     rows: list[dict[str, Any]] = []
@@ -219,6 +232,7 @@ def _annotations(
                 "bbox": [x, y, width, height],
                 "area": float(annotation.get("area", width * height)),
                 "iscrowd": int(annotation.get("iscrowd", 0)),
+                **({"segmentation": annotation["segmentation"]} if shape == "segm" else {}),
             }
         )
     if unknown:
@@ -227,7 +241,10 @@ def _annotations(
 
 
 def _usable(
-    results: Sequence[Mapping[str, Any]], image_rows: Mapping[Any, int], category_rows: Mapping[Any, int]
+    results: Sequence[Mapping[str, Any]],
+    image_rows: Mapping[Any, int],
+    category_rows: Mapping[Any, int],
+    shape: Shape,
 ) -> list[dict[str, Any]]:
     """Return the results that can be evaluated; warn once of each kind that is left out."""
     usable: list[dict[str, Any]] = []
@@ -249,7 +266,10 @@ def _usable(
             infinite += 1
             continue
         image, category = image_rows[result["image_id"]], category_rows[result["category_id"]]
-        usable.append({"image_id": image, "category_id": category, "bbox": box, "score": score})
+        row = {"image_id": image, "category_id": category, "score": score}
+        # With a box too, areas would be those of boxes.
+        what = {"bbox": box} if shape == "bbox" else {"segmentation": result["segmentation"]}
+        usable.append(row | what)
     if unknown:
         ids = sorted(unknown, key=str)
         listed = ", ".join(map(str, ids[:20])) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
+from detrscope.console import log
 from detrscope.core.model_card import ModelCard
 from detrscope.core.operating_points import ThresholdTable
 from detrscope.data.dataset import DetectionDataset
 from detrscope.evaluation.class_matching import match_classes
 from detrscope.evaluation.coco_ap import Evaluation, average_precision
+from detrscope.evaluation.mask_ap import has_any_mask, mask_average_precision
+from detrscope.evaluation.panoptic_quality import SegmentRecorder, is_panoptic, panoptic_quality
 from detrscope.evaluation.predict import (
     Predict,
     PredictImage,
@@ -53,15 +57,31 @@ class Evaluator:
         self.dataset_ids = match_classes(card.classes, dataset.classes, with_boxes)
         self.ground_truth = dataset.coco_json()
         self.dataset, self.card = dataset, card
+        self.masks = card.has_masks and has_any_mask(self.ground_truth["annotations"])
+        if card.has_masks and not self.masks:
+            log.warning(
+                "%s has no masks: of this model's predictions only the boxes are evaluated", dataset.name
+            )
         self.batch_size, self.workers = batch_size, workers
 
     def __call__(self, predict: Predict) -> ModelEvaluation:
         """Evaluate a model; under torch.distributed must be called by every process; all get the same result."""
-        return self._evaluation(
-            predict_dataset(
-                predict, self.card, self.dataset, batch_size=self.batch_size, workers=self.workers
-            )
+        recorder = None
+        if self.masks and is_panoptic(self.dataset):
+            recorder = SegmentRecorder(self.card.classes, self.dataset_ids, self.dataset)
+        results = predict_dataset(
+            predict,
+            self.card,
+            self.dataset,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            watch=recorder,
         )
+        evaluated = self._evaluation(results)
+        if recorder is None:
+            return evaluated
+        quality = panoptic_quality(self.ground_truth, recorder.of_all_processes())
+        return evaluated._replace(evaluation=replace(evaluated.evaluation, panoptic=quality))
 
     def on_images(self, predict: PredictImage) -> ModelEvaluation:
         """Evaluate a function that takes whole images, one by one; otherwise as calling the evaluator."""
@@ -75,6 +95,8 @@ class Evaluator:
             if prediction["category_id"] in self.dataset_ids:
                 results.append({**prediction, "category_id": self.dataset_ids[prediction["category_id"]]})
         evaluation = average_precision(self.ground_truth, results)
+        if self.masks and has_any_mask(results):
+            evaluation = replace(evaluation, masks=mask_average_precision(self.ground_truth, results))
         most = max(counts.values(), default=0)
         return ModelEvaluation(evaluation, results, most, self._threshold_table(evaluation))
 

@@ -14,12 +14,16 @@ from detrscope.core.distributed import gather_objects, rank_and_world
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, postprocess
 from detrscope.core.types import Batch, Outputs, Target
-from detrscope.data.dataset import DetectionDataset, TransformedDataset
+from detrscope.data.dataset import DetectionDataset, SampleInfo, TransformedDataset
 from detrscope.data.loader import Collated, DetectionLoader, Key
 from detrscope.data.transforms import EvalTransform
+from detrscope.evaluation.mask_results import encode_masks
 
-Result = dict[str, Any]  # image_id, category_id, bbox (x, y, width, height in pixels), score
+Result = dict[
+    str, Any
+]  # image_id, category_id, bbox (x, y, width, height in pixels), score; segmentation of masks
 Predict = Callable[[Batch], Outputs]  # a batch of the loader, on the CPU in float32 -> predictions
+Watch = Callable[[Scored, SampleInfo], None]  # called with the predictions of each image
 PredictImage = Callable[[Tensor], Scored]  # an image of the dataset, uint8 [3, H, W] -> all predictions in it
 
 
@@ -60,6 +64,7 @@ def predict_dataset(
     batch_size: int = 1,
     progress: bool = True,
     workers: int = 0,
+    watch: Watch | None = None,
 ) -> list[Result]:
     """Return every prediction of every image, without a threshold, in the order of the images.
 
@@ -74,9 +79,11 @@ def predict_dataset(
         batch_size: Images in a batch.
         progress: Whether to show a progress bar.
         workers: Number of processes that read images; 0 reads them in this one.
+        watch: Called with the predictions of each image of this process.
 
     Returns:
-        COCO results: original category ids of `card`, boxes in pixels of the original upright images.
+        COCO results: original category ids of `card`, boxes in pixels of the original upright images; masks as run
+        lengths where the model predicts them.
 
     Raises:
         UserError: an image cannot be read.
@@ -85,7 +92,11 @@ def predict_dataset(
 
     def predict_batch(collated: Collated) -> list[Scored]:
         batch, _, infos = collated
-        return postprocess(predict(batch), card, [info.size for info in infos])
+        found = postprocess(predict(batch), card, [info.size for info in infos])
+        if watch is not None:
+            for scored, info in zip(found, infos, strict=True):
+                watch(scored, info)
+        return found
 
     batches = _batches_by_size(dataset, card, batch_size)
     return _predict(predict_batch, card, dataset, samples, batches, progress=progress, workers=workers)
@@ -147,7 +158,7 @@ def _predict(
     for collated in shown:
         infos = collated[2]
         for info, image in zip(infos, predict(collated), strict=True):
-            predicted[info.image_id] = coco_results(image, info.image_id, card.classes)
+            predicted[info.image_id] = coco_results(image, info.image_id, card.classes, info.size)
     for part in gather_objects(predicted):
         predicted.update(part)
     return [result for image in dataset.images for result in predicted.get(image.id, ())]
@@ -175,12 +186,21 @@ def _batches_by_size(dataset: DetectionDataset, card: ModelCard, batch_size: int
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def coco_results(scored: Scored, image_id: Any, classes: ClassTable) -> list[Result]:
-    """Return the predictions of one image as COCO results, with the original category ids of `classes`."""
+def coco_results(
+    scored: Scored, image_id: Any, classes: ClassTable, size: tuple[int, int] | None = None
+) -> list[Result]:
+    """Return the predictions of one image as COCO results, with the original category ids of `classes`.
+
+    Masks, where there are any, are those of an image of this height and width; None leaves them out.
+    """
     boxes = scored.boxes_xyxy.clone()
     boxes[:, 2:] -= boxes[:, :2]
     rows = zip(boxes.tolist(), scored.scores.tolist(), scored.class_indices.tolist(), strict=True)
-    return [
+    results: list[Result] = [
         {"image_id": image_id, "category_id": classes.ids[index], "bbox": box, "score": score}
         for box, score, index in rows
     ]
+    if scored.masks is not None and size is not None:
+        for result, mask in zip(results, encode_masks(scored, *size), strict=True):
+            result["segmentation"] = mask
+    return results

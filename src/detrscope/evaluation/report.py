@@ -13,6 +13,7 @@ from detrscope.core.operating_points import Goal, OperatingPoint, ThresholdCurve
 from detrscope.core.safe_text import safe_csv_cell, safe_csv_row
 from detrscope.evaluation.accumulate import RECALLS
 from detrscope.evaluation.coco_ap import Evaluation
+from detrscope.evaluation.panoptic_quality import PanopticQuality
 from detrscope.evaluation.threshold_curves import GOALS, operating_points
 
 if TYPE_CHECKING:
@@ -28,13 +29,12 @@ def format_ap(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def summary_table(evaluation: Evaluation) -> Table:
-    """Return AP and AR over all classes as a table, in percent."""
+def summary_table(evaluation: Evaluation, what: str = "boxes") -> Table:
+    """Return AP and AR over all classes as a table, in percent; `what` names what is compared: boxes or masks."""
     from rich.table import Table
 
-    table = Table(
-        title=f"{evaluation.images} images, {evaluation.boxes} boxes; percent", title_justify="left"
-    )
+    title = f"{evaluation.images} images, {evaluation.boxes} {what}; percent"
+    table = Table(title=title, title_justify="left")
     for heading in ("", "all", "small", "medium", "large"):
         table.add_column(heading, justify="right" if heading else "left")
     e = evaluation
@@ -44,6 +44,18 @@ def summary_table(evaluation: Evaluation) -> Table:
     table.add_row("AR, best 1", format_ap(e.AR_1))
     table.add_row("AR, best 10", format_ap(e.AR_10))
     table.add_row("AR, best 100", *map(format_ap, (e.AR_100, e.AR_small, e.AR_medium, e.AR_large)))
+    return table
+
+
+def panoptic_table(quality: PanopticQuality) -> Table:
+    """Return panoptic quality of all classes, of things and of stuff, in percent."""
+    from rich.table import Table
+
+    table = Table(title="panoptic quality; percent", title_justify="left")
+    for heading in ("", "PQ", "SQ", "RQ", "classes"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, part in (("all", quality.all), ("things", quality.things), ("stuff", quality.stuff)):
+        table.add_row(name, *map(format_ap, (part.PQ, part.SQ, part.RQ)), str(part.classes))
     return table
 
 

@@ -17,8 +17,9 @@ from detrscope.blocks.position import LearnedPosition, SinePosition
 from detrscope.blocks.queries import LearnedQueries
 from detrscope.config import config_section, setting, settings
 from detrscope.families.family import Family, Published, Variant
-from detrscope.families.keys.detr import HUGGING_FACE, PUBLISHED
+from detrscope.families.keys.detr import LAYOUTS
 from detrscope.families.keys.shapes import Shapes
+from detrscope.families.masks import MASK_HEAD_HELP, MaskHeadName, build_mask_head, mask_stages
 from detrscope.families.settings import (
     BackboneConfig,
     BoxLayers,
@@ -45,6 +46,7 @@ class DetrConfig:
     position: Literal["sine", "learned"] = setting("sine", "positional encoding of the tokens")
     norm: NormPosition = setting("post", "norm after (post) or before (pre) each sublayer")
     box_layers: BoxLayers = setting(3, "number of linear layers of the box head")
+    mask_head: MaskHeadName = setting("none", MASK_HEAD_HELP)
     backbone: BackboneConfig = config_section(BackboneConfig)
     encoder: LayersConfig = config_section(LayersConfig)
     decoder: LayersConfig = config_section(LayersConfig)
@@ -56,7 +58,7 @@ class DetrConfig:
 def build(config: DetrConfig, classes: int) -> DetectionTransformer:
     """Build the model with random weights; K = classes + 1, the last logit is "no object"."""
     d = config.width
-    backbone = config.backbone.build(stages=(4,))
+    backbone = config.backbone.build(stages=mask_stages(config.mask_head, (4,)))
     return DetectionTransformer(
         backbone=backbone,
         neck=ProjectionNeck(backbone.channels[-1], d, POSITIONS[config.position](d)),
@@ -68,6 +70,7 @@ def build(config: DetrConfig, classes: int) -> DetectionTransformer:
         decoder=Decoder(decoder_layers(d, config.decoder, config.norm), nn.LayerNorm(d)),
         heads=SetHeads(nn.Linear(d, classes + 1), MLP(*[d] * config.box_layers, 4)),
         scoring="softmax",
+        mask_head=build_mask_head(config.mask_head, d, config.encoder.heads, backbone.channels[:-1]),
     )
 
 
@@ -79,6 +82,7 @@ def infer_family_settings(shapes: Shapes) -> dict[str, object]:
         "position": "learned" if shapes.has("neck.position.rows") else "sine",
         "norm": "pre" if shapes.has("encoder.norm.weight") else "post",
         "box_layers": shapes.count("heads.box_head.layers"),
+        "mask_head": "convolutional" if shapes.has("mask_head.output.weight") else "none",
         "backbone": {"name": shapes.resnet("backbone.body")},
         "encoder": shapes.stack("encoder"),
         "decoder": shapes.stack("decoder"),
@@ -96,20 +100,36 @@ def _variant(
     return Variant(name, description, config, published=Published(_FILES + file, ap=ap) if file else None)
 
 
+def _panoptic(base: Variant, file: str, ap: float, segm_ap: float, pq: float) -> Variant:
+    """Return the variant with masks of things and stuff (section 4.4)."""
+    name = f"{base.name}-panoptic"
+    description = f"{base.description}, masks of things and stuff; published: mask AP {segm_ap}, PQ {pq}"
+    config = replace(base.config, mask_head="convolutional")
+    return Variant(name, description, config, published=Published(_FILES + file, ap=ap))
+
+
+R50 = _variant("detr-r50", "resnet50", file="detr-r50-e632da11.pth", ap=42.0)
+R50_DC5 = _variant("detr-r50-dc5", "resnet50", dc5=True, file="detr-r50-dc5-f0fb7ef5.pth", ap=43.3)
+R101 = _variant("detr-r101", "resnet101", file="detr-r101-2c7b67e5.pth", ap=43.5)
+
+
 FAMILY = Family(
     name="detr",
     config=DetrConfig,
     build=build,
     infer=infer_family_settings,
     classes=Shapes.softmax_classes,
-    layouts=(PUBLISHED, HUGGING_FACE),
+    layouts=LAYOUTS,
     query_count="queries",
     variants=(
         _variant("detr-r18", "resnet18"),
         _variant("detr-r34", "resnet34"),
-        _variant("detr-r50", "resnet50", file="detr-r50-e632da11.pth", ap=42.0),
-        _variant("detr-r50-dc5", "resnet50", dc5=True, file="detr-r50-dc5-f0fb7ef5.pth", ap=43.3),
-        _variant("detr-r101", "resnet101", file="detr-r101-2c7b67e5.pth", ap=43.5),
+        R50,
+        R50_DC5,
+        R101,
         _variant("detr-r101-dc5", "resnet101", dc5=True, file="detr-r101-dc5-a2e86def.pth", ap=44.9),
+        _panoptic(R50, "detr-r50-panoptic-00ce5173.pth", ap=38.8, segm_ap=31.1, pq=43.4),
+        _panoptic(R50_DC5, "detr-r50-dc5-panoptic-da08f1b1.pth", ap=40.2, segm_ap=31.9, pq=44.6),
+        _panoptic(R101, "detr-r101-panoptic-40021d53.pth", ap=40.1, segm_ap=33.0, pq=45.1),
     ),
 )

@@ -19,6 +19,7 @@ from detrscope.config import config_section, setting, settings
 from detrscope.families.family import Family, Published, Variant
 from detrscope.families.keys.minimal import PUBLISHED
 from detrscope.families.keys.shapes import Shapes
+from detrscope.families.masks import MASK_HEAD_HELP, MaskHeadName, build_mask_head, mask_stages
 from detrscope.families.settings import (
     BackboneConfig,
     LayersConfig,
@@ -47,6 +48,7 @@ class MinimalConfig:
     width: Width = setting(256, "model width D")
     queries: Queries = setting(100, "number of object queries")
     positions: Width = setting(50, "number of learned rows and of columns")
+    mask_head: MaskHeadName = setting("none", MASK_HEAD_HELP)
     backbone: TrainedBackboneConfig = config_section(TrainedBackboneConfig)
     encoder: LayersConfig = config_section(LayersConfig)
     decoder: LayersConfig = config_section(LayersConfig)
@@ -58,7 +60,7 @@ class MinimalConfig:
 def build(config: MinimalConfig, classes: int) -> DetectionTransformer:
     """Build the model with random weights; K = classes + 1."""
     d = config.width
-    backbone = config.backbone.build(stages=(4,))
+    backbone = config.backbone.build(stages=mask_stages(config.mask_head, (4,)))
     return DetectionTransformer(
         backbone=backbone,
         neck=SummedNeck(backbone.channels[-1], d, LearnedPosition(d, config.positions)),
@@ -67,6 +69,7 @@ def build(config: MinimalConfig, classes: int) -> DetectionTransformer:
         decoder=LastStateDecoder(decoder_layers(d, config.decoder, "post"), nn.LayerNorm(d)),
         heads=SetHeads(nn.Linear(d, classes + 1), nn.Linear(d, 4)),
         scoring="softmax",
+        mask_head=build_mask_head(config.mask_head, d, config.encoder.heads, backbone.channels[:-1]),
     )
 
 

@@ -29,6 +29,7 @@ from detrscope.config import config_section, require_config, setting, settings
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.family import Family, Variant
 from detrscope.families.keys.shapes import Shapes
+from detrscope.families.masks import MASK_HEAD_HELP, MaskHeadName, build_mask_head, mask_stages
 from detrscope.families.settings import (
     MAX_LAYERS,
     MAX_LEVELS,
@@ -91,6 +92,7 @@ class SprintConfig:
     sizes: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = setting(
         (0.25,), "side of a proposed box at the start, 0..1, for each stage used"
     )
+    mask_head: MaskHeadName = setting("none", MASK_HEAD_HELP)
     backbone: SlimConfig = config_section(SlimConfig)
     encoder: EncoderConfig = config_section(EncoderConfig)
     decoder: DecoderConfig = config_section(DecoderConfig)
@@ -123,6 +125,11 @@ class SprintSettings(Protocol):
         ...
 
     @property
+    def mask_head(self) -> MaskHeadName:
+        """The mask head."""
+        ...
+
+    @property
     def encoder(self) -> EncoderConfig:
         """The encoder's settings."""
         ...
@@ -151,12 +158,14 @@ def require_sprint(config: SprintSettings, maps: int) -> None:
 def build(config: SprintConfig, classes: int) -> DetectionTransformer:
     """Build the model with random weights; K = classes. Dense and deformable differ in the cross-attention only."""
     slim = config.backbone
-    return build_sprint(SlimBackbone(slim.stem, slim.widths, slim.depths, slim.stages), config, classes)
+    stages = mask_stages(config.mask_head, slim.stages)
+    return build_sprint(SlimBackbone(slim.stem, slim.widths, slim.depths, stages), config, classes)
 
 
 def build_sprint(backbone: Backbone, config: SprintSettings, classes: int) -> DetectionTransformer:
-    """Build a sprint on a backbone, with random weights."""
+    """Build a sprint on a backbone, with random weights; maps in front of those of `sizes` are the mask head's."""
     d, c = config.width, config.decoder
+    finer = len(backbone.channels) - len(config.sizes)
 
     def cross_attention(site: str) -> nn.Module:
         if c.points:
@@ -166,12 +175,13 @@ def build_sprint(backbone: Backbone, config: SprintSettings, classes: int) -> De
     layers = decoder_layers(d, c, "pre", cross_attention)
     return DetectionTransformer(
         backbone=backbone,
-        neck=PyramidNeck(backbone.channels, d),
+        neck=PyramidNeck(backbone.channels[finer:], d),
         encoder=Encoder(encoder_layers(d, config.encoder, "pre"), nn.LayerNorm(d)),
         queries=MixedQueries(config.queries, d, classes, config.sizes),
         decoder=BoxPositionDecoder(layers, nn.LayerNorm(d), MLP(2 * d, d, d)),
         heads=RefiningHeads(_class_head(d, classes), [zero_last(MLP(d, d, 4)) for _ in range(c.layers)]),
         scoring="sigmoid",
+        mask_head=build_mask_head(config.mask_head, d, config.encoder.heads, backbone.channels[:finer]),
     )
 
 

@@ -17,6 +17,7 @@ from detrscope.config import config_section, setting, settings
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families import sprint
 from detrscope.families.family import Family, Variant
+from detrscope.families.masks import MASK_HEAD_HELP, MaskHeadName, mask_stages
 from detrscope.families.settings import Queries, TrainableStages, Width, require_backbone_stages
 from detrscope.families.sprint import DecoderConfig, EncoderConfig, build_sprint, require_sprint
 
@@ -45,6 +46,7 @@ class SprintLiteConfig:
     sizes: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = setting(
         (0.1, 0.25, 0.5), "side of a proposed box at the start, 0..1, for each stage used"
     )
+    mask_head: MaskHeadName = setting("none", MASK_HEAD_HELP)
     backbone: LiteConfig = config_section(LiteConfig)
     encoder: EncoderConfig = setting(EncoderConfig(layers=0), "encoder; it may have no layer")
     decoder: DecoderConfig = setting(DecoderConfig(points=(4, 4, 4)), "decoder")
@@ -57,7 +59,7 @@ class SprintLiteConfig:
 def build(config: SprintLiteConfig, classes: int) -> DetectionTransformer:
     """Build the model with random weights; K = classes."""
     lite = config.backbone
-    backbone = EfficientNetLiteBackbone(lite.size, lite.stages, lite.norm)
+    backbone = EfficientNetLiteBackbone(lite.size, mask_stages(config.mask_head, lite.stages), lite.norm)
     backbone.train_stages(lite.trainable_stages)
     if lite.depthwise == "frozen":
         backbone.freeze_depthwise()

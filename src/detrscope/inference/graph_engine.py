@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.core.edits import Bias
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
-from detrscope.core.types import Outputs
+from detrscope.core.types import Masks, Outputs
 from detrscope.inference.graph_edits import edits_by_site, needs_map_sizes
 from detrscope.inference.graph_interface import IMAGES, MapSizes, edit_inputs, fill_probe, outputs_of
 from detrscope.inference.graph_metadata import GraphMetadata
@@ -150,4 +151,15 @@ def _joined(parts: list[Outputs]) -> Outputs:
     first = parts[0]
     logits = torch.cat([part.logits for part in parts], dim=1)
     boxes = torch.cat([part.boxes_cxcywh for part in parts], dim=1)
-    return replace(first, logits=logits, boxes_cxcywh=boxes, proposals=None)
+    return replace(first, logits=logits, boxes_cxcywh=boxes, proposals=None, masks=_joined_masks(parts))
+
+
+def _joined_masks(parts: list[Outputs]) -> Masks | None:
+    """Return the masks of a batch; those of smaller images are padded at the right and below with their border."""
+    masks = [part.masks.logits for part in parts if part.masks is not None]
+    if not masks:
+        return None
+    height, width = (max(x.shape[axis] for x in masks) for axis in (2, 3))
+    padded = [F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate") for x in masks]
+    extent = [[x.shape[2] / height, x.shape[3] / width] for x in masks for _ in range(len(x))]
+    return Masks(torch.cat(padded), torch.tensor(extent))

@@ -12,7 +12,8 @@ of its scores, weights and values as inputs, all neutral by default:
     SITE.query_gain                          input [h, Q]: factor on each head's weights of a query
 
 An axis of S or Q may have size 1, which stands for all. `levels` [L, 2] are the sizes of the feature maps,
-`shape.NAME` shapes along the path, `proposals.*` the predictions of two-stage families for every token.
+`shape.NAME` shapes along the path, `proposals.*` the predictions of two-stage families for every token, `masks` those
+of models with a mask head.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 from detrscope.core.edits import GraphEdit
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
-from detrscope.core.types import Level, Outputs, Proposals
+from detrscope.core.types import Level, Masks, Outputs, Proposals
 from detrscope.ops.edits import (
     edit_has_query_keys,
 )
@@ -35,7 +36,8 @@ IMAGES = "images"
 LEVELS = "levels"
 SHAPE = "shape."
 PROPOSALS = "proposals."
-PREDICTIONS = ("logits", "boxes_cxcywh")
+MASKS = "masks"  # output of models with a mask head
+PREDICTIONS = ("logits", "boxes_cxcywh", MASKS)
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,8 @@ def levels_of(tensors: Mapping[str, Tensor], name: str = LEVELS) -> tuple[Level,
 
 
 def outputs_of(tensors: Mapping[str, Tensor], any_class: bool) -> Outputs:
-    """Return the predictions from the outputs of a graph.
-
-    Args:
-        tensors: outputs by name.
-        any_class: whether logit 0 of the proposals stands for an object of any class.
-    """
+    """Return the predictions from the outputs of a graph; `any_class` as in `Proposals`."""
     parts = {name.removeprefix(PROPOSALS): x for name, x in tensors.items() if name.startswith(PROPOSALS)}
     proposals = Proposals(**parts, any_class=any_class) if parts else None
-    return Outputs(tensors["logits"], tensors["boxes_cxcywh"], proposals)
+    masks = Masks(tensors[MASKS]) if MASKS in tensors else None
+    return Outputs(tensors["logits"], tensors["boxes_cxcywh"], proposals, masks=masks)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from detrscope.core.errors import UserError
 from detrscope.core.safe_text import safe_csv_row
 from detrscope.core.types import Detections
+from detrscope.data.coco_masks import encode_mask
 
 if TYPE_CHECKING:
     import supervision
@@ -29,7 +30,7 @@ class ImageDetections:
     note: str = ""  # warning about these detections, such as of a model that does not know photographs
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; boxes in pixels of the upright original."""
+        """Return plain data; boxes in pixels of the upright original, masks as COCO's compressed run lengths."""
         d = self.detections
         frame = {} if self.frame is None else {"frame": self.frame, "time": self.time}
         note = {"note": self.note} if self.note else {}
@@ -42,16 +43,19 @@ class ImageDetections:
         if d.tiles_xyxy is not None:
             for row, tile in zip(rows, d.tiles_xyxy.tolist(), strict=True):
                 row["tile_xyxy"] = tile
+        if d.masks is not None:
+            for row, mask in zip(rows, d.masks, strict=True):
+                row["segmentation"] = encode_mask(mask.numpy())
         size = {"width": d.width, "height": d.height}
         return {"source": self.source, **frame, **note, **size, "detections": rows}
 
     def to_rows(self) -> list[tuple[Any, ...]]:
         """Return a row of `CSV_COLUMNS` for each detection, and its track where detections are tracked.
 
-        Tiles are in JSON only.
+        Tiles and masks are in JSON only.
         """
-        detections = self.to_json()["detections"]
-        rows = [[value for key, value in row.items() if key != "tile_xyxy"] for row in detections]
+        bare = replace(self, detections=replace(self.detections, masks=None, tiles_xyxy=None))
+        rows = [list(row.values()) for row in bare.to_json()["detections"]]
         return [(self.source, self.frame, self.time, *box, *rest) for box, *rest in rows]
 
 
@@ -99,5 +103,6 @@ def to_supervision(detections: Detections) -> supervision.Detections:
         xyxy=detections.boxes_xyxy.numpy().astype(np.float32).reshape(-1, 4),
         confidence=detections.scores.numpy().astype(np.float32),
         class_id=detections.labels.numpy().astype(int),
+        mask=None if detections.masks is None else detections.masks.numpy(),
         data={"class_name": np.array(detections.names, dtype=str), "query_id": detections.query_ids.numpy()},
     )

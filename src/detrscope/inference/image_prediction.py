@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -128,5 +128,6 @@ def suppress(scored: Scored, iou: float = NMS_IOU) -> Scored:
 
 def _each_tensor(scored: Scored, change: Callable[[Tensor], Tensor]) -> Scored:
     """Return the predictions with every tensor that they have changed."""
-    tensors = {name: value for name, value in vars(scored).items() if isinstance(value, Tensor)}
-    return replace(scored, **{name: change(tensor) for name, tensor in tensors.items()})
+    values: dict[str, Any] = vars(scored)
+    changed: dict[str, Any] = {name: change(x) if isinstance(x, Tensor) else x for name, x in values.items()}
+    return replace(scored, **changed)

@@ -28,8 +28,8 @@ def predict_tiles(
         tiling: size and overlap of the tiles.
 
     Returns:
-        All predictions, best first: boxes in pixels of the image, each with its tile. Of an image that is not larger
-        than a tile they are those without tiling.
+        All predictions, best first, without masks: boxes in pixels of the image, each with its tile. Of an image that
+        is not larger than a tile they are those without tiling.
 
     Raises:
         UserError: the image has too many tiles, or no size of a tile is known.
@@ -42,7 +42,8 @@ def predict_tiles(
         for start in range(0, len(same), tiling.batch_size):
             batch = same[start : start + tiling.batch_size]
             images = [card.preprocessing.apply(image[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in batch]
-            scored = postprocess(predict(torch.stack(images)), card, [size] * len(batch))
+            outputs = replace(predict(torch.stack(images)), masks=None)  # tiles are merged by their boxes
+            scored = postprocess(outputs, card, [size] * len(batch))
             found += [(part, _moved(one, part)) for part, one in zip(batch, scored, strict=True)]
     return merge_tiles(found)
 

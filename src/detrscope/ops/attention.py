@@ -95,6 +95,30 @@ def attend(
     return out if probe is None else probe.tap(site, out)
 
 
+def joint_attention_map(query: Tensor, key: Tensor, *, heads: int, padding: Tensor | None = None) -> Tensor:
+    """Return the weights of projected queries over projected keys, one softmax over the keys of all heads together.
+
+    The map of DETR's mask head (arXiv:2005.12872, section 4.4). No values are mixed, so that no layer's output can be
+    rebuilt from a record: it is no attention site.
+
+    Args:
+        query: [B, Q, h*d].
+        key: [B, S, h*d].
+        heads: h.
+        padding: [B, S] bool, True at keys that are padding.
+
+    Returns:
+        [B, Q, h, S]; the h * S weights of a query sum to 1.
+    """
+    q, k = _split_heads(query, heads), _split_heads(key, heads)  # [B, h, Q, d], [B, h, S, d]
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # [B, h, Q, S]
+    if padding is not None:
+        scores = scores + mask_to_bias(padding[:, None, None, :], scores.dtype)
+    scores = scores.transpose(1, 2)  # [B, Q, h, S]
+    weights: Tensor = scores.flatten(2).softmax(-1)  # [B, Q, h*S]
+    return weights.view(scores.shape)
+
+
 class _Inputs(NamedTuple):
     query: Tensor  # [B, h, Q, d]
     key: Tensor  # [B, h, S, d]

@@ -23,6 +23,7 @@ from detrscope.config import (
 from detrscope.console import log
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.transforms import AugmentConfig
+from detrscope.families.masks import MaskHeadName
 from detrscope.training.from_scratch import train_backbone_from_scratch, warn_of_frozen_random_weights
 from detrscope.training.train_config import TrainConfig
 
@@ -44,6 +45,9 @@ class ModelChoice:
     )
     backbone_weights: str = setting(
         "imagenet", "pretrained weights of the backbone: imagenet, none, or a file"
+    )
+    mask_head: MaskHeadName = setting(
+        "none", "mask head to add to the variant, or to the model given with --from; none: as it is"
     )
     start_from: str | None = setting(
         None,

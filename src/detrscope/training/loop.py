@@ -250,8 +250,8 @@ class TrainingRun:
             self.folder.save_state(state)
 
     def _keep_best(self, model: nn.Module, scores: Scores, thresholds: ThresholdTable | None) -> None:
-        """Save the checkpoint where its AP is the highest so far."""
-        ap, progress = scores.get("AP"), self.progress
+        """Save the checkpoint where its AP, of masks where there are any, is the highest so far."""
+        ap, progress = scores.get("mask_AP", scores.get("AP")), self.progress
         if ap is None or (progress.best_ap is not None and ap <= progress.best_ap):
             return
         progress.best_ap, progress.best_epoch = ap, progress.epoch + 1

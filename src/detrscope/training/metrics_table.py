@@ -76,8 +76,10 @@ def scores_of_row(row: Row) -> dict[str, float]:
 def describe_row(row: Row, epochs: int) -> str:
     """Describe an epoch in one line."""
     parts = [f"epoch {row['epoch']}/{epochs}  loss {row['train/loss']:.3f}"]
-    parts += [f"{name} {row[f'train/loss_{name}']:.3f}" for name in ("class", "box", "giou")]
-    parts += [f"{name} {value:.3f}" for name, value in scores_of_row(row).items() if name in ("AP", "AP50")]
+    names = ("class", "box", "giou", "mask", "dice")
+    parts += [f"{name} {row[key]:.3f}" for name in names if (key := f"train/loss_{name}") in row]
+    shown = {"AP": "AP", "AP50": "AP50", "mask_AP": "mask AP"}
+    parts += [f"{shown[name]} {value:.3f}" for name, value in scores_of_row(row).items() if name in shown]
     return "  ".join([*parts, f"{row['images_per_second']:.3g} images/s"])
 
 

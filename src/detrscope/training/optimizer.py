@@ -36,10 +36,21 @@ class ParameterGroup:
         return sum(p.numel() for p in self.parameters.values())
 
 
-def freeze_backbone(model: nn.Module) -> None:
-    """Freeze all parameters of the backbone."""
+def freeze(model: nn.Module, config: TrainConfig) -> None:
+    """Freeze the backbone where its rate is 0, and every parameter that fits no pattern of `train_only`, if it has any.
+
+    Raises:
+        UserError: a pattern fits no parameter.
+    """
+    patterns, names = config.train_only, [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(
+                f"train.train_only: '{pattern}' fits no parameter; {suggest_nearest(pattern, names)}"
+            )
     for name, parameter in model.named_parameters():
-        if name.startswith("backbone."):
+        chosen = not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+        if not chosen or (config.lr_backbone == 0 and name.startswith("backbone.")):
             parameter.requires_grad_(False)
 
 

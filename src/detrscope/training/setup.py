@@ -12,14 +12,16 @@ from lightning.fabric import Fabric
 
 from detrscope import families
 from detrscope.checkpoints.load import load_backbone_checkpoint, load_model, load_random_model
+from detrscope.checkpoints.mask_head import load_with_mask_head, predicts_masks
 from detrscope.checkpoints.native import Loaded
-from detrscope.config import merge_configs
+from detrscope.config import config_to_tree, merge_configs
 from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import ModelCard
 from detrscope.data.batch_draw import BatchDraws
 from detrscope.data.dataset import DetectionDataset, TransformedDataset
 from detrscope.data.loader import DetectionLoader, make_loader
+from detrscope.data.object_masks import ObjectMasks
 from detrscope.data.open_dataset import open_dataset
 from detrscope.data.transforms import TrainTransform
 from detrscope.evaluation.class_matching import match_classes
@@ -49,11 +51,13 @@ def resolve_run(
         given = merge_configs({"train": {"recording": {"count": 0}}}, given)  # all images, also with a preset
         given = merge_configs(given, {"train": {"recording": {"images": str(probe_images)}}})
     if from_ is not None:
-        if "model" in given:
-            raise UserError(
-                f"from_=MODEL brings its own model: leave out model.{', model.'.join(given['model'])}"
-            )
-        given["model"] = {"start_from": str(Path(from_).resolve()) if Path(from_).exists() else str(from_)}
+        own = [key for key in given.get("model", {}) if key != "mask_head"]
+        if own:
+            raise UserError(f"from_=MODEL brings its own model: leave out model.{', model.'.join(own)}")
+        given["model"] = {
+            **given.get("model", {}),
+            "start_from": str(Path(from_).resolve()) if Path(from_).exists() else str(from_),
+        }
     saved = resume.config() if resume else None
     base, file = (config, None) if isinstance(config, RunConfig) else (saved, config)
     resolved = resolve_training_config(preset, file, given, base=base)
@@ -67,11 +71,13 @@ def resolve_run(
 def open_training_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDataset | None]:
     """Open the images to learn from and those to evaluate on; None where evaluation is off.
 
+    Masks are read where the model learns them.
+
     Raises:
         UserError: they cannot be read, no image has boxes, or the classes do not agree.
     """
-    data = config.data
-    dataset = open_dataset(data.source, data.train_split, skip_unreadable=data.tolerant)
+    data, masks = config.data, learns_masks(config)
+    dataset = open_dataset(data.source, data.train_split, skip_unreadable=data.tolerant, details=masks)
     _log_dataset("training", dataset)
     if all(a.iscrowd for rows in dataset.annotations.values() for a in rows):
         raise UserError(
@@ -79,7 +85,8 @@ def open_training_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDa
         )
     if data.val_split is None:
         return dataset, None
-    val = open_dataset(data.val_source or data.source, data.val_split, skip_unreadable=data.tolerant)
+    source = data.val_source or data.source
+    val = open_dataset(source, data.val_split, skip_unreadable=data.tolerant, details=masks)
     _log_dataset("validation", val)
     _same_classes(dataset, val)
     shared = {image.path.resolve() for image in dataset.images} & {
@@ -92,6 +99,17 @@ def open_training_data(config: RunConfig) -> tuple[DetectionDataset, DetectionDa
     return dataset, val
 
 
+def learns_masks(config: RunConfig) -> bool:
+    """Return whether the model of a run has a mask head."""
+    choice = config.model
+    if choice.mask_head != "none":
+        return True
+    if choice.start_from and not choice.overrides:
+        return predicts_masks(choice.start_from)
+    settings = config_to_tree(families.resolve_variant(choice.variant, choice.overrides))
+    return bool(settings.get("mask_head", "none") != "none")
+
+
 def make_training_model(
     config: RunConfig, dataset: DetectionDataset, *, fresh: bool, saved: ModelCard | None = None
 ) -> tuple[Loaded, RunConfig]:
@@ -102,10 +120,14 @@ def make_training_model(
         dataset: the classes.
         fresh: load pretrained weights; off where a training state will replace them.
         saved: the card of the run that is resumed.
+
+    Raises:
+        UserError: weights that cannot be read or do not fit, or random ones that would be frozen.
     """
     choice = config.model
     if choice.start_from and fresh:
         loaded = load_model(choice.start_from, classes=dataset.classes)
+        loaded = load_with_mask_head(loaded, choice.mask_head)
         card = loaded.card
         config = _keep_square(config, card)
         sized = card.preprocessing.with_resize_of(config.data.preprocessing)
@@ -117,6 +139,14 @@ def make_training_model(
         config = replace(config, model=replace(choice, variant=variant, overrides=card.config))
         reports = [loaded.report]
     else:
+        if fresh and config.train.train_only:
+            raise UserError(
+                "train.train_only: all but a part of a model of random weights would be frozen; give the trained model"
+                " to start from (from_=MODEL)"
+            )
+        if choice.mask_head != "none":
+            choice = replace(choice, overrides={**choice.overrides, "mask_head": choice.mask_head})
+            config = replace(config, model=choice)
         own = families.VARIANTS[
             choice.variant
         ].preprocessing  # whose mean and deviation are the architecture's
@@ -148,12 +178,17 @@ def _keep_square(config: RunConfig, card: ModelCard) -> RunConfig:
 def make_training_loader(
     config: RunConfig, dataset: DetectionDataset, card: ModelCard, fabric: Fabric
 ) -> DetectionLoader:
-    """Make the loader of this process: augmented images in the order that the seed gives."""
+    """Make the loader of this process: augmented images in the order that the seed gives.
+
+    Raises:
+        UserError: the model has a mask head and no object has a mask, or the dataset does not fit into memory.
+    """
     augment, square = config.augment, config.data.square is not None
     transform = TrainTransform(augment, card.preprocessing)
+    masks = ObjectMasks(dataset) if card.has_masks else None
     draws = BatchDraws(augment.sizes if square else (), augment.stop_epoch)
     return make_loader(
-        TransformedDataset(dataset, transform, config.data.cache, augment.mixing),
+        TransformedDataset(dataset, transform, config.data.cache, augment.mixing, masks),
         config.images_per_micro_batch,
         shuffle=True,
         workers=config.data.workers,

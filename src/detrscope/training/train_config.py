@@ -26,6 +26,8 @@ class LossConfig:
     classes: float = setting(1.0, "weight of the classification term")
     box: float = setting(5.0, "weight of the L1 distance of boxes")
     giou: float = setting(2.0, "weight of the generalised IoU term")
+    mask: float = setting(1.0, "weight of the focal loss of masks, of models with a mask head")
+    dice: float = setting(1.0, "weight of the Dice loss of masks, of models with a mask head")
     no_object: float = setting(0.1, "weight of queries without an object in the cross-entropy")
     sigmoid: Literal["focal", "matchability", "varifocal", "mal"] = setting(
         "focal",
@@ -162,6 +164,10 @@ class TrainConfig:
     lr_factors: dict[str, float] = field(
         default_factory=dict,
         metadata={"help": "parameter name pattern -> factor on lr, such as {'*.sampling_offsets.*': 0.1}"},
+    )
+    train_only: tuple[str, ...] = setting(
+        (),
+        "patterns of the names of the parameters that learn, such as mask_head.*; none: all that are not frozen",
     )
     weight_decay: float = setting(1e-4, "decoupled weight decay (AdamW)", ge=0)
     decay_1d: bool = setting(True, "decay biases and norms too, as the paper's code does")

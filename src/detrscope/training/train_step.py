@@ -24,7 +24,7 @@ from detrscope.training.losses.criterion import PAIRS, WEIGHTED, Losses
 from detrscope.training.losses.recipe import make_criterion
 from detrscope.training.nonfinite import NonFinite, bad_gradients, first_bad_module, is_finite
 from detrscope.training.optimizer import (
-    freeze_backbone,
+    freeze,
     keep_frozen_norms,
     make_optimizer,
     parameter_groups,
@@ -87,8 +87,9 @@ def check_training_support(model: DetectionTransformer, config: TrainConfig) -> 
     """Refuse settings that this model does not support, before anything is written.
 
     Raises:
-        UserError: a pattern of `lr_factors` fits no parameter, or what the family or divided tensors do not support.
+        UserError: a pattern of names fits no parameter, or what the family or divided tensors do not support.
     """
+    freeze(model, config)
     parameter_groups(model, config)
     if config.denoising.enabled:
         label_embedding(model)
@@ -119,8 +120,7 @@ class TrainStep:
         self.layout = torch.channels_last if last else torch.contiguous_format
         self.model = model.to(fabric.device)
         self.model.to(memory_format=self.layout)
-        if config.lr_backbone == 0:
-            freeze_backbone(model)
+        freeze(model, config)
         self.ema = Ema(model, config.ema.decay, config.ema.warmup_steps) if config.ema.enabled else None
         self._undivided = copy.deepcopy(model).cpu() if config.strategy == "fsdp" else None
         syncs = fabric.world_size > 1 and config.sync_norms

@@ -20,6 +20,7 @@ from detrscope.views.canvas import (
     drawable_class_label,
     text_size,
     with_heatmap,
+    with_masks,
     wrapped,
 )
 from detrscope.views.label_placement import labelled_boxes
@@ -38,7 +39,7 @@ def draw_detections(
     attention: AttentionMap | None = None,
     small: int = SMALL,
 ) -> Drawing:
-    """Draw boxes with class names and scores on the original image.
+    """Draw boxes with class names and scores on the original image, and masks where the detections have them.
 
     The drawing has the size of the image, save for a strip above it where there is a title and for images under
     `small` pixels, which are enlarged. The label of a tracked object has the number of its track: `dog #3 0.95`.
@@ -59,7 +60,12 @@ def draw_detections(
     background = image.permute(1, 2, 0).contiguous().cpu().numpy()
     if attention is not None:
         background = with_heatmap(background, attention.on_image().numpy())
+    colours = class_colours([*classes, *detections.names])
+    of_each = [colours[name] for name in detections.names]
     scale = max(1, -(-small // max(background.shape[:2])))
+    if detections.masks is not None:
+        thick = max(1, round(max(background.shape[:2]) * scale / 600) // scale)
+        background = with_masks(background, detections.masks.cpu().numpy(), of_each, thick)
     if scale > 1:
         background = background.repeat(scale, axis=0).repeat(scale, axis=1)
     height, width = background.shape[:2]
@@ -67,7 +73,6 @@ def draw_detections(
     # Clipped at the edges so that their outlines are visible.
     boxes_xyxy = detections.boxes_xyxy.detach().cpu().double().numpy().reshape(-1, 4) * scale
     boxes_xyxy = boxes_xyxy.clip(0, (width, height, width, height))
-    colours = class_colours([*classes, *detections.names])
     rows = zip(
         detections.names,
         detections.labels.tolist(),
@@ -78,7 +83,7 @@ def draw_detections(
     boxes, labels = labelled_boxes(
         boxes_xyxy,
         [f"{drawable_class_label(name, label)}{track} {score:.2f}" for name, label, track, score in rows],
-        [colours[name] for name in detections.names],
+        of_each,
         (0, 0, width, height),
         size=size,
         line=max(2, round(max(height, width) / 400)),

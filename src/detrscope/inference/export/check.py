@@ -26,9 +26,10 @@ class Tolerance(NamedTuple):
 
     score: float
     box: float  # pixels of the original image
+    mask: float = 0.01  # mean difference of the probability of a pixel
 
 
-TOLERANCES = {"fp32": Tolerance(1e-3, 0.5), "fp16": Tolerance(1e-2, 1.0)}
+TOLERANCES = {"fp32": Tolerance(1e-3, 0.5), "fp16": Tolerance(1e-2, 1.0, 0.03)}
 
 
 class NamedImage(NamedTuple):
@@ -46,6 +47,7 @@ class Pair(NamedTuple):
     score: float  # absolute difference
     box: float  # largest absolute difference of a coordinate, pixels
     same_class: bool
+    mask: float = 0.0  # mean absolute difference of the probability of a pixel; 0 without masks
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ class Difference:
     detections: int  # compared
     score: float  # largest difference
     box: float  # largest difference, pixels of the original
+    mask: float  # largest mean difference of the probability of a pixel; 0 without masks
     other_classes: int  # detections whose nearest counterpart has another class
 
     def exceeds(self, tolerance: Tolerance) -> bool:
         """Return whether a difference is larger than accepted; NaN is."""
-        within = self.score <= tolerance.score and self.box <= tolerance.box
+        within = self.score <= tolerance.score and self.box <= tolerance.box and self.mask <= tolerance.mask
         return not within or self.other_classes > 0
 
 
@@ -95,9 +98,18 @@ def pair_detections(
             float(score[i, j]),
             float(box[i, j]),
             bool(same[i, j]),
+            _mask_difference(reference, int(i), other, int(j)),
         )
         for i, j in zip(rows, columns, strict=True)
     ]
+
+
+def _mask_difference(reference: Scored, row: int, other: Scored, other_row: int) -> float:
+    """Return the mean difference of two masks' probabilities, 0 without masks, 1 where only one has them."""
+    one, two = reference.masks, other.masks
+    if one is None or two is None:
+        return float((one is None) != (two is None))
+    return float((one[row].sigmoid() - two[other_row].sigmoid()).abs().mean())
 
 
 def compare_detections(
@@ -153,5 +165,6 @@ def _compare(
         detections=len(pairs),
         score=max((pair.score for pair in pairs), default=0.0),
         box=max((pair.box for pair in pairs), default=0.0),
+        mask=max((pair.mask for pair in pairs), default=0.0),
         other_classes=sum(not pair.same_class for pair in pairs),
     )

@@ -13,7 +13,7 @@ from detrscope.core.edits import GraphEdit
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord
 from detrscope.core.types import Batch, Outputs
-from detrscope.inference.graph_interface import LEVELS, PROPOSALS, SHAPE, GraphSite, edit_inputs
+from detrscope.inference.graph_interface import LEVELS, MASKS, PROPOSALS, SHAPE, GraphSite, edit_inputs
 
 
 class Sample(NamedTuple):
@@ -40,8 +40,13 @@ def make_sample(model: DetectionTransformer, height: int, width: int) -> Sample:
     return Sample(images, specs, outputs.proposals is not None and outputs.proposals.any_class)
 
 
+def _predictions(outputs: Outputs) -> dict[str, Tensor]:
+    masks = {} if outputs.masks is None else {MASKS: outputs.masks.logits}
+    return {"logits": outputs.logits, "boxes_cxcywh": outputs.boxes_cxcywh, **masks}
+
+
 class PlainForward(nn.Module):
-    """Images [B, 3, H, W] to logits [N, B, Q, K] and boxes_cxcywh [N, B, Q, 4]."""
+    """Images [B, 3, H, W] to logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4], and masks [B, Q, h, w] of a mask head."""
 
     def __init__(self, model: DetectionTransformer) -> None:
         super().__init__()
@@ -50,7 +55,7 @@ class PlainForward(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the predictions by name."""
         outputs: Outputs = self.model(Batch(images))
-        return {"logits": outputs.logits, "boxes_cxcywh": outputs.boxes_cxcywh}
+        return _predictions(outputs)
 
 
 class ForwardWithAttention(nn.Module):
@@ -71,7 +76,7 @@ class ForwardWithAttention(nn.Module):
         graph_edits = {spec.site: _edit_of(spec, edits) for spec in self.specs}
         probe = Probe(values=False, graph_edits=graph_edits)
         outputs: Outputs = self.model(Batch(images), probe=probe)
-        result = {"logits": outputs.logits, "boxes_cxcywh": outputs.boxes_cxcywh}
+        result = _predictions(outputs)
         sizes = [side for level in probe.levels for side in level]
         result[LEVELS] = _numbers(images, sizes).view(-1, 2)
         result |= {SHAPE + name: _numbers(images, shape) for name, shape in probe.shapes.items()}

@@ -19,6 +19,7 @@ from detrscope.core.model_card import Scoring
 from detrscope.core.types import Outputs, Target
 from detrscope.training.denoising import Denoising
 from detrscope.training.iou import iou_and_giou
+from detrscope.training.losses.masks import MaskTerm, match_masks
 from detrscope.training.losses.query_sets import QuerySet, query_sets
 from detrscope.training.matcher import Matcher, Matches
 
@@ -90,16 +91,23 @@ class SetCriterion(nn.Module):
         terms: the terms of the loss, in the order in which they are reported.
         scoring: how logits become scores; `cardinality_error` uses it to count predicted objects.
         union: whether terms of boxes take the pairs of all layers together.
+        mask_terms: the terms of masks, where the model predicts any.
     """
 
     def __init__(
-        self, matcher: Matcher, terms: Sequence[LossTerm], scoring: Scoring, union: bool = False
+        self,
+        matcher: Matcher,
+        terms: Sequence[LossTerm],
+        scoring: Scoring,
+        union: bool = False,
+        mask_terms: Sequence[MaskTerm] = (),
     ) -> None:
         super().__init__()
         self.matcher = matcher
         self.terms = tuple(terms)
         self.scoring = scoring
         self.union = union
+        self.mask_terms = tuple(mask_terms)
 
     def forward(
         self,
@@ -130,7 +138,18 @@ class SetCriterion(nn.Module):
         for query_set, table in zip(sets[1:], tables[1:], strict=True):
             total = total + torch.stack([*table.values()]).sum()
             terms |= {f"{name}_{query_set.name}": value.detach().sum() for name, value in table.items()}
+        for name, value in self._of_masks(sets[0], normalizers).items():
+            total = total + value
+            terms[name] = value.detach()
         return Losses(total, terms, _monitors(matched[0], targets, self.scoring))
+
+    def _of_masks(self, own: QuerySet, normalizers: LossNormalizers) -> dict[str, Tensor]:
+        """Return the weighted terms of the masks of the model's own queries, which only the last layer has."""
+        predicted = own.outputs.masks
+        if predicted is None:
+            return {}
+        matched = match_masks(predicted, own.targets, own.matches, normalizers.boxes)
+        return {term.name: term(matched) * term.weight for term in self.mask_terms}
 
     def _weighted(self, matched: MatchedPredictions) -> dict[str, Tensor]:
         """Return the weighted terms [N] of a query set by name."""

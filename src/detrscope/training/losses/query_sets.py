@@ -54,7 +54,7 @@ def query_sets(
         NonFinite: a matching cost is NaN or infinite.
     """
     count = 0 if denoising is None else denoising.labels.shape[1]
-    own = _some_queries(outputs, slice(count, None))
+    own = replace(_some_queries(outputs, slice(count, None)), masks=outputs.masks)
     sets = [QuerySet("", own, targets, matcher(own, targets))]
     if own.distributions is not None:
         start = _start_boxes(own.distributions)

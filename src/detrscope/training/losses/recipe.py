@@ -13,6 +13,7 @@ from detrscope.training.losses.classes import (
 )
 from detrscope.training.losses.criterion import LossTerm, SetCriterion
 from detrscope.training.losses.distributions import Distillation, FineGrainedLocalization
+from detrscope.training.losses.masks import MaskDice, MaskFocal, MaskTerm
 from detrscope.training.matcher import FocalCost, Matcher, SoftmaxCost
 from detrscope.training.train_config import LossConfig, TrainConfig
 
@@ -25,9 +26,8 @@ SIGMOID_TERMS: dict[str, type[FocalLoss | MatchabilityLoss | VarifocalLoss]] = {
 
 def make_criterion(config: TrainConfig, scoring: Scoring) -> SetCriterion:
     """Make the set loss of a training run."""
-    return SetCriterion(
-        make_matcher(config, scoring), make_terms(config.loss, scoring), scoring, config.loss.union
-    )
+    matcher, terms = make_matcher(config, scoring), make_terms(config.loss, scoring)
+    return SetCriterion(matcher, terms, scoring, config.loss.union, make_mask_terms(config.loss))
 
 
 def make_matcher(config: TrainConfig, scoring: Scoring) -> Matcher:
@@ -49,3 +49,8 @@ def make_terms(config: LossConfig, scoring: Scoring) -> tuple[LossTerm, ...]:
     if config.ddf:
         edges.append(Distillation(weight=config.ddf))
     return class_term, BoxL1(weight=config.box), BoxGIoU(weight=config.giou), *edges
+
+
+def make_mask_terms(config: LossConfig) -> tuple[MaskTerm, ...]:
+    """Return the terms of the loss of masks, for models that predict any."""
+    return MaskFocal(weight=config.mask), MaskDice(weight=config.dice)

@@ -22,6 +22,7 @@ from detrscope.views.canvas.figure import PixelFigure, header_and_footer
 from detrscope.views.canvas.fonts import drawable_class_label
 from detrscope.views.canvas.heatmap import with_heatmap
 from detrscope.views.canvas.image_overlay import Box, ImageOverlay, Label
+from detrscope.views.canvas.mask_overlay import with_masks
 from detrscope.views.canvas.panel import Panel
 from detrscope.views.canvas.plot import Chart, Plot
 from detrscope.views.canvas.text import shorten_to_width, text_size, wrapped
@@ -52,5 +53,6 @@ __all__ = [
     "text_colour_on",
     "text_size",
     "with_heatmap",
+    "with_masks",
     "wrapped",
 ]

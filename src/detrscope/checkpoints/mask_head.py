@@ -1,0 +1,41 @@
+"""Give a detector a mask head, and tell whether a model has one without loading its weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from detrscope.checkpoints.load import find_native_checkpoint, load_model
+from detrscope.checkpoints.native import Loaded, build_checkpoint_model, read_checkpoint_card
+from detrscope.config import config_to_tree
+from detrscope.core.errors import UserError
+from detrscope.families import FAMILIES, VARIANTS
+from detrscope.families.masks import MaskHeadName
+
+
+def load_with_mask_head(loaded: Loaded, mask_head: MaskHeadName) -> Loaded:
+    """Return the model with a mask head of random weights; all other weights stay. One that has a head keeps it.
+
+    Raises:
+        UserError: its family takes no mask head.
+    """
+    if loaded.card.has_masks or mask_head == "none":
+        return loaded
+    if "mask_head" not in config_to_tree(FAMILIES[loaded.card.family].config()):
+        raise UserError(f"model.mask_head: the family '{loaded.card.family}' takes no mask head; use none")
+    config = {**loaded.card.config, "mask_head": mask_head}
+    card = replace(loaded.card, config=config, metrics={}, thresholds=None)
+    model = build_checkpoint_model(card)
+    new, old = model.state_dict(), loaded.model.state_dict()
+    added = tuple(key for key in new if key not in old)
+    model.load_state_dict({**new, **old})
+    reset = (*loaded.report.reset, *added)
+    return Loaded(model.eval(), card, replace(loaded.report, loaded=len(old), reset=reset))
+
+
+def predicts_masks(name: str) -> bool:
+    """Return whether a model that `load_model` takes has a mask head; loads it only where no card says so."""
+    if name in VARIANTS:
+        return bool(config_to_tree(VARIANTS[name].config).get("mask_head", "none") != "none")
+    file = find_native_checkpoint(name)
+    card = None if file is None else read_checkpoint_card(file)
+    return (load_model(name).card if card is None else card).has_masks
