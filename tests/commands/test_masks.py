@@ -26,8 +26,8 @@ from detrscope.data.drawn_dogs import write_drawn
 from detrscope.inference.image_detections import ImageDetections, to_supervision
 from detrscope.training.run_folder import RunFolder
 from detrscope.views.detection_image import draw_detections
-from tests.data.test_coco_panoptic import write_panoptic
 from tests.support.datasets import MakeDataset
+from tests.support.panoptic_folder import write_panoptic
 from tests.support.tiny_models import tiny_settings
 
 QUICK: dict[str, Any] = {

@@ -15,6 +15,7 @@ from detrscope.data.coco_masks import encode_mask, unpack_mask
 from detrscope.evaluation.mask_ap import mask_average_precision
 from detrscope.evaluation.mask_results import encode_masks, panoptic_segments
 from tests.support.coco_problems import SUMMARY, pycocotools_evaluation
+from tests.support.tiny_training import card
 
 HEIGHT, WIDTH = 120, 160
 
@@ -133,10 +134,10 @@ def test_masks_belong_to_their_queries() -> None:
     logits[-1, 0, 0, 0], logits[-1, 0, 1, 1], logits[-1, 0, 2, 1] = 1.0, 9.0, 5.0
     boxes = torch.rand(2, 1, 3, 4, generator=torch.Generator().manual_seed(0))
     masks = torch.stack([torch.full((4, 4), float(q)) for q in range(3)])[None]
-    (found,) = postprocess(Outputs(logits, boxes, masks=Masks(masks)), "softmax", [(8, 8)])
+    (found,) = postprocess(Outputs(logits, boxes, masks=Masks(masks)), card(), [(8, 8)])
     assert found.masks is not None
     assert found.masks[:, 0, 0].tolist() == found.query_ids.tolist() == [1, 2, 0]
-    (before,) = postprocess(Outputs(logits, boxes, masks=Masks(masks)), "softmax", [(8, 8)], layer=0)
+    (before,) = postprocess(Outputs(logits, boxes, masks=Masks(masks)), card(), [(8, 8)], layer=0)
     assert before.masks is None
 
 
