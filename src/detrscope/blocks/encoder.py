@@ -86,7 +86,9 @@ class HybridEncoder(nn.Module):
             coarsest = replace(coarsest, tokens=layer(coarsest.tokens, coarsest, probe))
         parts[-1] = coarsest.tokens
         maps = [
-            part.transpose(1, 2).view(-1, part.shape[2], *level)  # [B, C, H_l, W_l], channels last
+            part.view(len(part), *level, part.shape[2]).permute(
+                0, 3, 1, 2
+            )  # [B, C, H_l, W_l]; a view would lose "channels last"
             for part, level in zip(parts, pyramid.levels, strict=True)
         ]
         fused = [output(x) for output, x in zip(self.outputs, self.fusion(maps), strict=True)]
