@@ -85,10 +85,9 @@ class HybridEncoder(nn.Module):
         for layer in self.layers:
             coarsest = replace(coarsest, tokens=layer(coarsest.tokens, coarsest, probe))
         parts[-1] = coarsest.tokens
-        maps = [
-            part.view(len(part), *level, part.shape[2]).permute(
-                0, 3, 1, 2
-            )  # [B, C, H_l, W_l]; a view would lose "channels last"
+        channels = parts[-1].shape[2]
+        maps = [  # [B, C, H_l, W_l]; a view of the transposed tokens would lose "channels last"
+            part.view(len(part), *level, channels).permute(0, 3, 1, 2)
             for part, level in zip(parts, pyramid.levels, strict=True)
         ]
         fused = [output(x) for output, x in zip(self.outputs, self.fusion(maps), strict=True)]
