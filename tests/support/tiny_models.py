@@ -40,6 +40,13 @@ def tiny_settings(variant: str) -> dict[str, Any]:
         edges = {"bins": 8, "scale": 4.0}
         more = {"encoder": encoder, "decoder": decoder, "backbone": backbone, "edges": edges}
         return {"width": 32, "queries": 7, "stages": (2, 3, 4), **more}
+    if variant.startswith("deimv2"):
+        small = {"width": 32, "queries": 7, "edges": {"bins": 8, "scale": 4.0}}
+        encoder = {**STACK, "layers": int(variant == "deimv2-n"), "width": 32, "hidden": 16, "blocks": 1}
+        backbone = {"norm": "frozen", "trainable_stages": 5}
+        if variant != "deimv2-n":
+            backbone = {"name": "hgnetv2_atto", **backbone}
+        return {**small, "encoder": encoder, "decoder": {**STACK, "points": (3, 2)}, "backbone": backbone}
     dilated = VARIANTS[variant].config.backbone.dilate_last
     panoptic = variant.endswith("-panoptic")
     backbone = {"name": "resnet50" if dilated and not panoptic else "resnet18"}

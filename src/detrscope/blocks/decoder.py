@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +153,10 @@ class DistributionDecoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.position = position
 
+    def position_of(self, reference: Tensor, before: Tensor | None) -> Tensor:
+        """Return the encoding [B, Q, D] of reference boxes [B, Q, 4]; `before` is that of the layer before."""
+        return cast(Tensor, self.position(reference).clamp(-MAX_POSITION, MAX_POSITION))
+
     def forward(
         self, queries: Queries, pyramid: Pyramid, refine: RefineEdges, probe: Probe | None = None
     ) -> States:
@@ -159,15 +164,24 @@ class DistributionDecoder(nn.Module):
         x, reference = queries.content, queries.boxes_cxcywh
         assert reference is not None, "this decoder starts from reference boxes"
         estimates: list[EdgeEstimate] = []
+        position: Tensor | None = None
         references = []
         for index, layer in enumerate(self.layers):
-            position = self.position(reference.to(x.dtype)).clamp(-MAX_POSITION, MAX_POSITION)
+            position = self.position_of(reference.to(x.dtype), position)
             x = layer(x, position, reference, queries.mask, pyramid, probe)
             references.append(reference)
             estimates.append(refine(index, x, estimates[-1] if estimates else reference))
             reference = estimates[-1].boxes_cxcywh.detach()
         content = torch.stack([estimate.content for estimate in estimates])
         return States(content, torch.stack(references), queries.proposals, tuple(estimates))
+
+
+class FirstPositionDecoder(DistributionDecoder):
+    """The same, with the positions of the first layer's references in all layers (DEIMv2, arXiv:2509.20787)."""
+
+    def position_of(self, reference: Tensor, before: Tensor | None) -> Tensor:
+        """Return the encoding [B, Q, D] of the first layer."""
+        return super().position_of(reference, before) if before is None else before
 
 
 class LastStateDecoder(Decoder):

@@ -105,6 +105,29 @@ class CrossStageBlock(nn.Module):
         return y
 
 
+class SplitStageBlock(nn.Module):
+    """A 1x1 convolution in two halves, one of which goes through RepVGG blocks, added up (DEIMv2, arXiv:2509.20787)."""
+
+    def __init__(self, channels: int, hidden: int, blocks: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(channels, 2 * hidden, activation="silu")
+        self.bottlenecks = nn.Sequential(*(RepVggBlock(hidden) for _ in range(blocks)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H, W]."""
+        kept, x = self.conv1(x).chunk(2, dim=1)
+        y: Tensor = kept + self.bottlenecks(x)
+        return y
+
+
+class PooledContext(ConvNorm):
+    """A 1x1 convolution of a map to which the mean over the whole image is added (DEIMv2, arXiv:2509.20787)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H, W]."""
+        return super().forward(x + x.mean((2, 3), keepdim=True))
+
+
 class LayerAggregation(nn.Module):
     """A map in two halves; branches follow one another from the second half, and all parts are joined by a convolution.
 
@@ -170,3 +193,11 @@ class PyramidFusion(nn.Module):
         for strided, block in zip(self.strided, self.up_blocks, strict=True):
             fused.append(block(self.join(strided(fused[-1]), coarse_first.pop())))
         return fused
+
+
+class SummedFusion(PyramidFusion):
+    """The same, with maps that are added up rather than joined (DEIMv2, arXiv:2509.20787)."""
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add two maps of one size: [B, C, H, W]."""
+        return x + y

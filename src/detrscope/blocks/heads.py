@@ -120,7 +120,7 @@ class DistributionHeads(nn.Module):
 
     Args:
         start_head: [B, Q, D] -> [B, Q, 4], moves the first layer's references to the start boxes.
-        box_heads: of each layer, [B, Q, D] -> [B, Q, 4 * (R + 1)], changes of the logits.
+        box_heads: of each layer, or one of all, [B, Q, D] -> [B, Q, 4 * (R + 1)], changes of the logits.
         class_heads: of each layer, [B, Q, D] -> [B, Q, K].
         quality_heads: of each layer, [B, Q, 4 * (n + 1)] -> [B, Q, 1].
         scale: number of units of a step in a side of the start box.
@@ -149,7 +149,7 @@ class DistributionHeads(nn.Module):
 
     def refine(self, layer: int, content: Tensor, before: EdgeEstimate | Tensor) -> EdgeEstimate:
         """Return the boxes after a layer; no gradient flows from them into the next layer's references."""
-        box_head = self.box_heads[layer]
+        box_head = self.box_heads[min(layer, len(self.box_heads) - 1)]
         if isinstance(before, Tensor):
             start = add_box_offsets(before, apply_layer_in_float32(self.start_head, content))
             logits = apply_layer_in_float32(box_head, content)

@@ -109,21 +109,10 @@ class HGConv(ConvNorm):
 
 
 class AffineHGConv(HGConv):
-    """Convolution, norm and ReLU, then a learned scale and a learned shift, one number each.
+    """Convolution, norm and ReLU, then a learned scale and a learned shift, one number each."""
 
-    Args: see `HGConv`.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        size: int = 1,
-        stride: int = 1,
-        activation: Activation = "relu",
-        groups: int = 1,
-    ) -> None:
-        super().__init__(channels, width, size, stride, activation, groups)
+    def __init__(self, channels: int, width: int, size: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(channels, width, size, stride, groups=groups)
         self.scale = nn.Parameter(torch.ones(1))
         self.shift = nn.Parameter(torch.zeros(1))
 

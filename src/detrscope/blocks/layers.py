@@ -69,6 +69,22 @@ class GeluFeedForward(FeedForward):
         return cast(Tensor, self.contract(self.dropout(hidden)))
 
 
+class GatedFeedForward(FeedForward):
+    """Two linear layers with SiLU between, whose inside is multiplied by a third (SwiGLU, arXiv:2002.05202)."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__(width, hidden, dropout)
+        self.gate = Linear(width, hidden)
+        nn.init.xavier_uniform_(self.gate.weight)
+        for layer in (self.gate, self.expand, self.contract):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        hidden = F.silu(self.gate(tokens)) * self.expand(tokens)  # [B, S, H]
+        return cast(Tensor, self.contract(self.dropout(hidden)))
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them, none after the last."""
 
@@ -97,6 +113,16 @@ class MLP(nn.Module):
         return x
 
 
+class SiluMLP(MLP):
+    """Linear layers with SiLU between them, none after the last."""
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return the input of the last layer: [..., widths[0]] -> [..., widths[-2]]."""
+        for layer in self.layers[:-1]:
+            x = F.silu(layer(x))
+        return x
+
+
 def zero_last(box_head: MLP) -> MLP:
     """Set the last layer to zero, so that a box head moves no box at the start of training."""
     nn.init.zeros_(box_head.last.weight)
@@ -122,7 +148,7 @@ class Residual(nn.Module, ABC):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm: nn.Module = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
     @abstractmethod
@@ -174,4 +200,21 @@ class GatedNorm(PostNorm):
         return cast(Tensor, self.norm(first * x + second * update))
 
 
+class RmsPostNorm(PostNorm):
+    """Residual normalised after the sum by its root mean square alone (arXiv:1910.07467)."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__(width, dropout)
+        self.norm: nn.Module = nn.RMSNorm(width, eps=RMS_EPS)
+
+
+class GatedRmsNorm(GatedNorm):
+    """Residual with gates, normalised by its root mean square alone."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__(width, dropout)
+        self.norm: nn.Module = nn.RMSNorm(width, eps=RMS_EPS)
+
+
+RMS_EPS = 1e-6
 RESIDUALS: dict[str, type[Residual]] = {"post": PostNorm, "pre": PreNorm}

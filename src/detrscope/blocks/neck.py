@@ -79,13 +79,30 @@ class ConvNormNeck(nn.Module):
         super().__init__()
         self.projections = nn.ModuleList(ConvNorm(c, width) for c in channels)
 
+    def project(self, maps: list[Tensor]) -> list[Tensor]:
+        """Turn maps [B, C_l, H_l, W_l] into maps [B, C, H_l, W_l]."""
+        return [projection(x) for projection, x in zip(self.projections, maps, strict=True)]
+
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> Pyramid:
         """Turn maps [B, C_l, H_l, W_l] and padding [B, H, W] into tokens [B, S, C] of all levels; position is zero."""
-        projected = [projection(x) for projection, x in zip(self.projections, maps, strict=True)]
+        projected = self.project(maps)
         paddings = [shrink_padding(padding, x) for x in projected]
         pyramid = flatten_maps(projected, [projected[0].new_zeros(1, 1, 1)], paddings)
         centres = positions_of_pyramid(pyramid.padding, pyramid.levels, pyramid.tokens)
         return replace(pyramid, centres=centres)
+
+
+class CoarserNeck(ConvNormNeck):
+    """The same, and one more map of half the size, pooled from the last (DEIMv2, arXiv:2509.20787)."""
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__(channels, width)
+        self.coarser = ConvNorm(width, width, activation="silu")
+
+    def project(self, maps: list[Tensor]) -> list[Tensor]:
+        """Turn maps [B, C_l, H_l, W_l] into maps [B, C, H_l, W_l], one more than there are."""
+        projected = super().project(maps)
+        return [*projected, self.coarser(F.avg_pool2d(projected[-1], kernel_size=3, stride=2, padding=1))]
 
 
 class DeformableNeck(nn.Module):

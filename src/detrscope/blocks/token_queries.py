@@ -96,11 +96,12 @@ class TokenProposals(QueryModule):
     def __init__(self, count: int, width: int, class_head: nn.Linear, box_head: MLP) -> None:
         super().__init__()
         self.count = count
-        self.projection = nn.Linear(width, width)
-        self.projection_norm = nn.LayerNorm(width)
+        projection = nn.Linear(width, width)
+        self.projection: nn.Module = projection
+        self.projection_norm: nn.Module = nn.LayerNorm(width)
         self.class_head = class_head
         self.box_head = box_head
-        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.xavier_uniform_(projection.weight)
 
     def propose(self, pyramid: Pyramid) -> tuple[Proposals, Tensor]:
         """Predict classes and a box from every token; tokens in padding or at an edge propose nothing.
@@ -184,6 +185,14 @@ class SelectedQueries(TokenProposals):
             content = content + 0 * self.label_embedding.weight.sum().to(content.dtype)
         boxes = gather_tokens(proposals.boxes_cxcywh, best)
         return Queries(content, torch.zeros_like(content), boxes, proposals=replace(proposals, selected=best))
+
+
+class DirectSelectedQueries(SelectedQueries):
+    """The same, of the tokens as they are, without a projection (DEIMv2, arXiv:2509.20787)."""
+
+    def __init__(self, count: int, width: int, class_head: nn.Linear, box_head: MLP) -> None:
+        super().__init__(count, width, class_head, box_head)
+        self.projection, self.projection_norm = nn.Identity(), nn.Identity()
 
 
 def proposal_boxes(centres: Tensor, levels: Sequence[Level], sides: Sequence[float]) -> Tensor:

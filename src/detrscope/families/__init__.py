@@ -12,6 +12,7 @@ from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.families import (
     d_fine,
     deformable_detr,
+    deimv2,
     detr,
     minimal,
     rt_detr,
@@ -22,11 +23,12 @@ from detrscope.families.family import Family, Variant
 
 FAMILIES: dict[str, Family] = {
     f.name: f
-    # Checkpoints are recognised in this order: D-FINE's have the marks of RT-DETR's, too.
+    # Checkpoints are recognised in this order: DEIMv2's and D-FINE's have marks of those behind them.
     for f in (
         minimal.FAMILY,
         detr.FAMILY,
         deformable_detr.FAMILY,
+        deimv2.FAMILY,
         d_fine.FAMILY,
         rt_detr.FAMILY,
         sprint.FAMILY,

@@ -42,9 +42,10 @@ def encoder_layers(
 def decoder_layers(
     width: int,
     config: LayersConfig,
-    norm: NormPosition,
+    norm: NormPosition | type[Residual],
     cross_attention: MakeAttention | None = None,
     cross_residual: type[Residual] | None = None,
+    feedforward: type[FeedForward] = FeedForward,
 ) -> list[DecoderLayer]:
     """Build layers with the sites `decoder.N.self` and `decoder.N.cross`; cross-attention is dense unless given.
 
@@ -54,12 +55,12 @@ def decoder_layers(
     def dense(site: str) -> nn.Module:
         return CrossAttention(width, config.heads, config.dropout, site)
 
-    residual = RESIDUALS[norm]
+    residual = RESIDUALS[norm] if isinstance(norm, str) else norm
     return [
         DecoderLayer(
             QuerySelfAttention(width, config.heads, config.dropout, f"decoder.{i}.self"),
             (cross_attention or dense)(f"decoder.{i}.cross"),
-            FeedForward(width, config.feedforward, config.dropout),
+            feedforward(width, config.feedforward, config.dropout),
             (
                 residual(width, config.dropout),
                 (cross_residual or residual)(width, config.dropout),

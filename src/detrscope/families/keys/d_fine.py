@@ -125,7 +125,7 @@ def finalize_distributions(state: dict[str, Tensor], settings: Mapping[str, Any]
     return {key: tensor.float() if key == "heads.scale" else tensor for key, tensor in state.items()}
 
 
-def _sampling(name: str) -> tuple[Rule, ...]:
+def direct_sampling(name: str) -> tuple[Rule, ...]:
     """Build the rules of deformable attention without projections."""
     return (
         (rf"{name}\.sampling_offsets\.(.*)", r"offsets.\2"),
@@ -160,7 +160,7 @@ LAYOUTS = (
             *projection_rules(r"decoder\.input_proj", "encoder.outputs"),
             *proposal_rules(r"decoder\."),
             *layer_rules(
-                "decoder", r"decoder\.decoder", torch_attention("self_attn"), _sampling("cross_attn"),
+                "decoder", r"decoder\.decoder", torch_attention("self_attn"), direct_sampling("cross_attn"),
                 (
                     *TORCH_FEEDFORWARD,
                     (r"norm1\.(.*)", r"self_residual.norm.\2"),
@@ -189,7 +189,7 @@ LAYOUTS = (
             *projection_rules(r"model\.decoder_input_proj", "encoder.outputs"),
             *proposal_rules(r"model\."),
             *layer_rules(
-                "decoder", r"model\.decoder", hf_attention("self_attn"), _sampling("encoder_attn"), _HUB_REST
+                "decoder", r"model\.decoder", hf_attention("self_attn"), direct_sampling("encoder_attn"), _HUB_REST
             ),
             *head_rules(
                 r"model\.decoder\.", r"model\.decoder\.",
