@@ -67,7 +67,8 @@ def test_shapes_and_vocabulary(variant: str) -> None:
     assert outputs.boxes_cxcywh.shape == (layers, 2, 7, 4)
     assert (outputs.masks is not None) == masked(variant)
     assert outputs.masks is None or outputs.masks.logits.shape == (2, 7, 16, 24)  # stride 4
-    assert outputs.boxes_cxcywh.min() >= 0 and outputs.boxes_cxcywh.max() <= 1
+    room = 0.0 if outputs.distributions is None else 0.5  # each edge moves by itself, and may leave the image
+    assert outputs.boxes_cxcywh.min() >= -room and outputs.boxes_cxcywh.max() <= 1 + room
     assert outputs.boxes_cxcywh[-1, 0].std(0).max() > 1e-3, "all queries predict the same box"
 
 

@@ -37,6 +37,7 @@ PRESETS = [
     "detr-r50-dc5-coco",
     "dogs-reduced",
     "finetune",
+    "deimv2-atto-coco",
     "dfine-n-coco",
     "photos-pretrained",
     "rtdetr-r18-coco",
@@ -100,6 +101,17 @@ def test_published_d_fine_recipe() -> None:
     assert (augment.photometric, augment.zoom_out, augment.iou_crop, augment.sizes) == (0.5, 0.5, 0.8, ())
     assert config.data.preprocessing.box == (640, 640) and config.data.batch_size == 128
     assert augment.stop_epoch == 149
+
+
+def test_published_deimv2_recipe() -> None:
+    config = resolve_training_config("deimv2-atto-coco")
+    train, augment, loss = config.train, config.augment, config.train.loss
+    assert (train.lr, train.lr_backbone, train.clip, train.epochs) == (2e-3, 1e-3, 0.1, 500)
+    assert (train.schedule.kind, train.schedule.hold, train.schedule.final_factor) == ("cosine", 0.5, 0.5)
+    assert (loss.classes, loss.box, loss.giou, loss.fgl, loss.ddf, loss.union) == (1, 5, 2, 0, 0, False)
+    assert (loss.sigmoid, loss.mal_gamma) == ("mal", 1.5)
+    assert (augment.mosaic, augment.mosaic_side, augment.stop_epoch) == (0.3, 160, 469)
+    assert config.data.preprocessing.box == (320, 320) and config.data.batch_size == 128
 
 
 DEFORMABLE = [name for name in PRESETS if name.startswith("deformable-detr-r50")]

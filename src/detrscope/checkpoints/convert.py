@@ -66,14 +66,15 @@ def convert_checkpoint(
     if assumed:
         for line in remarks:
             log.warning("%s: %s; pass other names as classes", source, line)
-    usual = VARIANTS[variant].preprocessing if variant else family.variants[0].preprocessing
+    name = variant or _variant_of(family, config, layout.release)
+    usual = VARIANTS.get(name, family.variants[0]).preprocessing
     if not published:
         _warn_of_assumptions(checkpoint, source, variant, usual)
     if nonfinite := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
         log.warning("%s: NaN or infinite numbers in %s", source, some_keys(nonfinite))
     card = ModelCard(
         family=family.name,
-        variant=variant or _variant_of(family, config, layout.release),
+        variant=name,
         config=config_to_tree(config),
         classes=classes,
         preprocessing=checkpoint.preprocessing or usual,

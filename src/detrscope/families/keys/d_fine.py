@@ -58,10 +58,14 @@ class DistributionConfig(HybridConfig):
     @model_validator(mode="after")
     def attention_is_on_the_coarsest_map(self) -> Self:
         """Refuse self-attention of another map than the coarsest."""
-        if self.encode_proj_layers != [self.num_feature_levels - 1]:
-            expected = [self.num_feature_levels - 1]
+        expected = self.attended_maps()
+        if self.encode_proj_layers != expected:
             raise ValueError(f"encode_proj_layers: expected {expected}, found {self.encode_proj_layers}")
         return self
+
+    def attended_maps(self) -> list[int]:
+        """Return the maps that self-attention must be given for."""
+        return [self.num_feature_levels - 1]
 
     def settings(self) -> dict[str, Any]:
         """Translate the keys to our settings."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from pydantic import model_validator
 from torch import Tensor
 
 from detrscope.families.keys.d_fine import (
@@ -32,10 +31,9 @@ class Deimv2HubConfig(DistributionConfig):
     encoder_fuse_op: Literal["sum"] = "sum"
     encoder_has_trailing_conv: Literal[True] = True
 
-    @model_validator(mode="after")
-    def attention_is_on_the_coarsest_map(self) -> Self:
-        """Refuse self-attention of another map than the coarsest; the small encoder has none."""
-        return self if self.encoder_type == "lite" else super().attention_is_on_the_coarsest_map()
+    def attended_maps(self) -> list[int]:
+        """Return the maps that self-attention must be given for; the small encoder has none, whatever is given."""
+        return self.encode_proj_layers if self.encoder_type == "lite" else super().attended_maps()
 
     def settings(self) -> dict[str, Any]:
         """Translate the keys to our settings."""
