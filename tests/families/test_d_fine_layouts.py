@@ -17,30 +17,9 @@ from detrscope.checkpoints.native import Loaded
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
 from detrscope.core.preprocessing import Preprocessing
-from tests.support.tiny_models import padded_batch, tiny_settings
+from tests.support.authors_keys import AUTHORS, outputs_of
+from tests.support.tiny_models import tiny_settings
 
-AUTHORS = (
-    (r"backbone\.body\.(.*)\.scale", r"backbone.\1.lab.scale"),
-    (r"backbone\.body\.(.*)\.shift", r"backbone.\1.lab.bias"),
-    (r"backbone\.body\.(.*)\.norm\.(\w+)", r"backbone.\1.bn.\2"),
-    (r"backbone\.body\.(.*)", r"backbone.\1"),
-    (r"neck\.projections\.(.*)", r"encoder.input_proj.\1"),
-    (r"encoder\.fusion\.laterals\.(.*)", r"encoder.lateral_convs.\1"),
-    (r"encoder\.fusion\.strided\.(\d)\.0\.(.*)", r"encoder.downsample_convs.\1.0.cv1.\2"),
-    (r"encoder\.fusion\.strided\.(\d)\.1\.(.*)", r"encoder.downsample_convs.\1.0.cv2.\2"),
-    (r"queries\.label_embedding\.weight", "decoder.denoising_class_embed.weight"),
-    (r"queries\.projection\.(.*)", r"decoder.enc_output.proj.\1"),
-    (r"queries\.projection_norm\.(.*)", r"decoder.enc_output.norm.\1"),
-    (r"queries\.class_head\.(.*)", r"decoder.enc_score_head.\1"),
-    (r"queries\.box_head\.(.*)", r"decoder.enc_bbox_head.\1"),
-    (r"decoder\.position\.(.*)", r"decoder.query_pos_head.\1"),
-    (r"heads\.start_head\.(.*)", r"decoder.pre_bbox_head.\1"),
-    (r"heads\.box_heads\.(.*)", r"decoder.dec_bbox_head.\1"),
-    (r"heads\.class_heads\.(.*)", r"decoder.dec_score_head.\1"),
-    (r"heads\.quality_heads\.(\d)\.(.*)", r"decoder.decoder.lqe_layers.\1.reg_conf.\2"),
-    (r"heads\.scale", "decoder.reg_scale"),
-    (r"heads\.reach", "decoder.up"),
-)
 INSIDE = {
     "feedforward.expand": "linear1", "feedforward.contract": "linear2", "self_attention.output": "self_attn.out_proj",
     "cross_attention.offsets": "cross_attn.sampling_offsets", "cross_attention.weights": "cross_attn.attention_weights",
@@ -103,11 +82,6 @@ def authors_state(loaded: Loaded) -> dict[str, Tensor]:
     )
     state["decoder.anchors"], state["decoder.valid_mask"] = torch.zeros(1, 8, 4), torch.ones(1, 8, 1)
     return state
-
-
-def outputs_of(loaded: Loaded) -> Tensor:
-    with torch.no_grad():
-        return loaded.model(padded_batch()).logits
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -14,7 +14,7 @@ from detrscope.checkpoints.load import load_model, load_random_model
 from detrscope.checkpoints.native import Loaded
 from detrscope.core.classes import ClassTable
 from detrscope.core.errors import UserError
-from tests.families.test_d_fine_layouts import AUTHORS, outputs_of
+from tests.support.authors_keys import AUTHORS, outputs_of
 from tests.support.tiny_models import tiny_settings
 
 LITE = (

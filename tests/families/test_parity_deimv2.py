@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detrscope.checkpoints.load import load_model
-from tests.families.test_parity_d_fine import NANO, assert_every_layer_is_equal, hub_backbone, spread
+from tests.support.distribution_models import NANO, assert_every_layer_is_equal, hub_backbone, spread
 
 ATTO = {
     "encoder_type": "lite", "encoder_hidden_dim": 64, "encoder_in_channels": [256], "feat_strides": [16, 32],

@@ -169,7 +169,11 @@ def test_rollout_equals_the_product_over_queries_and_tokens(variant: str) -> Non
     found = rollout(trace, query=QUERY)
     torch.testing.assert_close(row_of(found), product[QUERY, queries:])
     point = (70.0, 12.0)
-    first = trace.site("encoder.self", 0) if trace.layers("encoder.self") else ""
+    if not trace.layers("encoder.self"):
+        with pytest.raises(UserError, match="this model has 0 layers with encoder.self attention"):
+            rollout(trace, point=point)
+        return
+    first = trace.site("encoder.self", 0)
     token = trace.tokens_at(first).start + trace.token_at(point, 0, first)
     torch.testing.assert_close(row_of(rollout(trace, point=point)), encoder[token])
     if not any(isinstance(r, DeformableRecord) for r in trace.records.values()):
