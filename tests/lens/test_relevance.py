@@ -170,7 +170,7 @@ def test_rollout_equals_the_product_over_queries_and_tokens(variant: str) -> Non
     torch.testing.assert_close(row_of(found), product[QUERY, queries:])
     point = (70.0, 12.0)
     if not trace.layers("encoder.self"):
-        with pytest.raises(UserError, match="this model has 0 layers with encoder.self attention"):
+        with pytest.raises(UserError, match="this model has 0 layers with encoder"):
             rollout(trace, point=point)
         return
     first = trace.site("encoder.self", 0)
