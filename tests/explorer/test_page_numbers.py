@@ -55,8 +55,8 @@ def test_rows_columns_and_maps_equal_pythons(variant: str, opened: Opened) -> No
     last = len(trace.levels) - 1
     one = trace.cross_attention(query=1, level=last)
     near(page.evaluate(LOOK, f"#query=1&level={last}")[2], one.values.flatten())
-    if trace.sites_of("encoder.self"):
-        own = len(trace.levels_at(trace.site("encoder.self", 0))) - 1
+    if trace.sites_of(trace.token_kind):
+        own = len(trace.levels_at(trace.site(trace.token_kind, 0))) - 1
         point = trace.self_attention(point=(50.5, 20.5), from_level=own)
         near(page.evaluate(LOOK, f"#kind=point&x=50.5&y=20.5&fromLevel={own}")[2], point.values.flatten())
         incoming = incoming_from_tokens(trace, (50.5, 20.5), level=0, from_level=0)

@@ -17,7 +17,7 @@ from detrscope.core.edits import Bias, Gain, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord
-from detrscope.core.types import Batch, Level, Outputs
+from detrscope.core.types import Batch, Level, Outputs, Windows
 from detrscope.families import FAMILIES, VARIANTS, build, family_of, family_query_count
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import TorchEngine
@@ -31,7 +31,7 @@ def dense_decoder_sites(variant: str) -> tuple[str, str]:
     """Sites of the decoder whose attention is dense, as a pattern, and the one of the second layer."""
     kind = (
         "self"
-        if any(word in variant for word in ("deformable", "rtdetr", "dfine", "deimv2", "lite"))
+        if any(word in variant for word in ("deformable", "rtdetr", "dfine", "deimv2", "lite", "lwdetr", "rfdetr"))
         else "cross"
     )
     return f"decoder.*.{kind}", f"decoder.1.{kind}"
@@ -97,6 +97,13 @@ def test_records_rebuild_every_layer(variant: str, monkeypatch: pytest.MonkeyPat
         outputs.append(sample(*args, **options))
         return outputs[-1]
 
+    join = attention.join_windows
+
+    def join_and_tell(x: torch.Tensor, windows: Windows, level: Level) -> torch.Tensor:
+        outputs[-1] = (out := join(x, windows, level)).transpose(1, 2).flatten(2)
+        return out
+
+    monkeypatch.setattr(attention, "join_windows", join_and_tell)
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", attend_and_tell)
     monkeypatch.setattr(deformable, "sample", sample_and_tell)
     probe = Probe()
@@ -302,7 +309,8 @@ def test_feature_maps_of_every_convolution(variant: str) -> None:
     probe = Probe(sites=[], features=["backbone.*"])
     run(variant, padded_batch(), probe)
     assert tuple(sorted(probe.feature_maps)) == tuple(sorted(model.feature_sites))
-    assert probe.feature_maps[model.feature_sites[0]].shape[2:] == (32, 48)
+    first = model.feature_sites[0]
+    assert probe.feature_maps[first].shape[2:] == ((4, 6) if first == "backbone.embedding" else (32, 48))
 
 
 @every_variant

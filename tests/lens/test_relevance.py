@@ -11,7 +11,7 @@ from torch import Tensor
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord
-from detrscope.core.types import Batch, Level
+from detrscope.core.types import Batch, Level, Windows
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import require_torch_engine
 from detrscope.lens.relevance import gradient_attention, relevance
@@ -43,10 +43,16 @@ class Written:
         dropout: float = 0.0,
         probe: Probe | None = None,
         levels: tuple[Level, ...] | None = None,
+        windows: Windows | None = None,
     ) -> Tensor:
         assert padding is None and mask is None
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-        return self._mixed(site, (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1), v)
+        scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+        if windows is not None:
+            assert levels is not None
+            window = windows.of_tokens(levels[0])
+            scores = scores.masked_fill(window[:, None] != window, float("-inf"))
+        return self._mixed(site, scores.softmax(-1), v)
 
     def sample(
         self,
@@ -105,10 +111,10 @@ def rules(trace: Trace, maps: dict[str, Tensor], slopes: dict[str, Tensor]) -> T
         rest = r - torch.eye(len(r), dtype=r.dtype)
         return (rest / rest.sum(-1, keepdim=True)).nan_to_num() + torch.eye(len(r), dtype=r.dtype)
 
-    for layer in range(trace.layers("encoder.self")):
-        own = trace.tokens_at(f"encoder.{layer}.self")
+    for site in trace.sites_of(trace.token_kind):
+        own = trace.tokens_at(site)
         among_tokens = torch.zeros(tokens, tokens, dtype=torch.float64)
-        among_tokens[own, own] = bar[f"encoder.{layer}.self"]
+        among_tokens[own, own] = bar[site]
         r_ii = r_ii + among_tokens @ r_ii
     for layer in range(trace.layers("decoder.cross")):
         among = bar[f"decoder.{layer}.self"]
@@ -150,7 +156,7 @@ def test_rollout_equals_the_product_over_queries_and_tokens(variant: str) -> Non
         own = trace.tokens_at(site)
         own = slice(queries + own.start, queries + own.stop)
         place = {
-            "encoder.self": (own, own),
+            trace.token_kind: (own, own),
             "decoder.self": (slice(0, queries), slice(0, queries)),
             "decoder.cross": (slice(0, queries), slice(queries, None)),
         }[kind]
@@ -161,19 +167,19 @@ def test_rollout_equals_the_product_over_queries_and_tokens(variant: str) -> Non
         return changed
 
     product = torch.eye(queries + tokens)
-    for index in range(trace.layers("encoder.self")):
-        product = layer("encoder.self", index) @ product
+    for index in range(trace.layers(trace.token_kind)):
+        product = layer(trace.token_kind, index) @ product
     encoder = product[queries:, queries:]
     for index in range(trace.layers("decoder.cross")):
         product = layer("decoder.cross", index) @ layer("decoder.self", index) @ product
     found = rollout(trace, query=QUERY)
     torch.testing.assert_close(row_of(found), product[QUERY, queries:])
     point = (70.0, 12.0)
-    if not trace.layers("encoder.self"):
+    if not trace.layers(trace.token_kind):
         with pytest.raises(UserError, match="this model has 0 layers with encoder"):
             rollout(trace, point=point)
         return
-    first = trace.site("encoder.self", 0)
+    first = trace.site(trace.token_kind, 0)
     token = trace.tokens_at(first).start + trace.token_at(point, 0, first)
     torch.testing.assert_close(row_of(rollout(trace, point=point)), encoder[token])
     if not any(isinstance(r, DeformableRecord) for r in trace.records.values()):

@@ -13,6 +13,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detrscope.blocks.hgnet import HGNETS, HGNetBackbone
 from detrscope.blocks.resnet_d import RESNETS_D, resnet_d
+from detrscope.blocks.vit import ViTBackbone
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.probe import Probe
 from detrscope.ops.convolution import Activation, convolution_and_norm, fold_norm_into_convolution
@@ -217,10 +218,11 @@ class TimmBackbone(nn.Module):
         """Do nothing: norms are left to timm's own modules."""
 
 
-Backbone = ResidualBackbone | HGNetBackbone | TimmBackbone
+ConvBackbone = ResidualBackbone | HGNetBackbone | TimmBackbone
+Backbone = ConvBackbone | ViTBackbone
 
 
-def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, norm: NormKind) -> Backbone:
+def build_backbone(name: str, *, stages: tuple[int, ...], dilate_last: bool, norm: NormKind) -> ConvBackbone:
     """Build a backbone by name, with random weights.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -12,7 +13,7 @@ from detrscope.blocks.attention import QuerySelfAttention
 from detrscope.blocks.layers import FeedForward, Residual
 from detrscope.core.probe import Probe
 from detrscope.core.types import EdgeEstimate, Pyramid, Queries, States
-from detrscope.ops.position import position_as_box, sine_coordinates
+from detrscope.ops.position import position_as_box, position_valid_ratios, sine_boxes, sine_coordinates
 
 Refine = Callable[[int, Tensor, Tensor | None], Tensor | None]
 """(layer index, content [B, Q, D], reference points [B, Q, 2] or boxes_cxcywh [B, Q, 4] or None) -> the next layer's
@@ -182,6 +183,28 @@ class FirstPositionDecoder(DistributionDecoder):
     def position_of(self, reference: Tensor, before: Tensor | None) -> Tensor:
         """Return the encoding [B, Q, D] of the first layer."""
         return super().position_of(reference, before) if before is None else before
+
+
+class SineBoxDecoder(Decoder):
+    """Decoder whose positions are an MLP of the sines of its reference boxes, which stay the same (LW-DETR).
+
+    Boxes are encoded in the coordinates of the finest map with its padding, as published.
+    """
+
+    def __init__(self, layers: list[DecoderLayer], norm: nn.Module, position: nn.Module) -> None:
+        super().__init__(layers, norm)
+        self.position = position
+
+    def forward(
+        self, queries: Queries, pyramid: Pyramid, refine: Refine, probe: Probe | None = None
+    ) -> States:
+        """Return every layer's state [N, B, Q, D] and the boxes it starts from [N, B, Q, 4]."""
+        assert queries.boxes_cxcywh is not None, "this decoder starts from reference boxes"
+        boxes, content = queries.boxes_cxcywh, queries.content
+        ratio = position_valid_ratios(pyramid.padding, pyramid.levels, boxes)[:, :1]  # [B or 1, 1, 2]
+        placed = (boxes * torch.cat([ratio, ratio], dim=-1))[..., [1, 0, 2, 3]]  # y, x, w, h
+        position = self.position(sine_boxes(placed, content.shape[-1] // 2).to(content.dtype))
+        return super().forward(replace(queries, position=position), pyramid, refine, probe)
 
 
 class LastStateDecoder(Decoder):

@@ -41,6 +41,18 @@ class SetHeads(nn.Module):
         return Outputs(apply_layer_in_float32(self.class_head, states.content), boxes, states.proposals)
 
 
+class ScaledSetHeads(SetHeads):
+    """The same with boxes that move by parts of their reference's size and multiply it (LW-DETR, arXiv:2406.03459)."""
+
+    def forward(self, states: States) -> Outputs:
+        """Content [N, B, Q, D] and its boxes [N, B, Q, 4] -> logits [N, B, Q, K], boxes_cxcywh [N, B, Q, 4]."""
+        assert states.boxes_cxcywh is not None, "these heads refine references"
+        boxes = scale_box_by_offsets(
+            states.boxes_cxcywh, apply_layer_in_float32(self.box_head, states.content)
+        )
+        return Outputs(apply_layer_in_float32(self.class_head, states.content), boxes, states.proposals)
+
+
 class BoxRefinement(nn.Module, ABC):
     """Base of heads with a box head per decoder layer, which moves the layer's reference.
 
@@ -196,3 +208,12 @@ def apply_layerwise(heads: nn.ModuleList, content: Tensor) -> Tensor:
 def add_box_offsets(boxes: Tensor, delta: Tensor) -> Tensor:
     """Add a head's output to the logits of boxes in 0..1: [..., 4] in the type of `delta`."""
     return (delta + inverse_sigmoid(boxes.to(delta.dtype))).sigmoid()
+
+
+def scale_box_by_offsets(boxes: Tensor, delta: Tensor) -> Tensor:
+    """Move boxes_cxcywh [..., 4] by parts of their size, which is scaled exponentially: [..., 4] like `delta`.
+
+    The parametrisation of R-CNN (arXiv:1311.2524, appendix C); boxes may leave 0..1.
+    """
+    centre, size = boxes.to(delta.dtype).chunk(2, dim=-1)
+    return torch.cat([centre + delta[..., :2] * size, delta[..., 2:].exp() * size], dim=-1)

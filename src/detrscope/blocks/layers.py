@@ -10,6 +10,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import stochastic_depth
 
 from detrscope.ops.convolution import convolution_is_learning, may_leave_torch
 from detrscope.ops.dropout import dropout
@@ -198,6 +199,28 @@ class GatedNorm(PostNorm):
         update = self.dropout(update)
         first, second = self.gate(torch.cat([x, update], dim=-1)).sigmoid().chunk(2, dim=-1)  # [B, Q, D] each
         return cast(Tensor, self.norm(first * x + second * update))
+
+
+class ScaledPreNorm(PreNorm):
+    """The same with a learned factor for each channel of what the sublayer adds (LayerScale, arXiv:2103.17239).
+
+    In training, whole images skip the sublayer at random (stochastic depth, arXiv:1603.09382).
+
+    Args:
+        width: D.
+        skip: probability that an image skips it.
+        factor: initial factor.
+    """
+
+    def __init__(self, width: int, skip: float, factor: float) -> None:
+        super().__init__(width, 0.0)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.factor = nn.Parameter(torch.full((width,), factor))
+        self.skip = skip
+
+    def leave(self, x: Tensor, update: Tensor) -> Tensor:
+        """Scale and add."""
+        return x + cast(Tensor, stochastic_depth(update * self.factor, self.skip, "row", self.training))
 
 
 class RmsPostNorm(PostNorm):

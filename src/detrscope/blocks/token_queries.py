@@ -109,18 +109,13 @@ class TokenProposals(QueryModule):
         Returns:
             The proposals, and the projected tokens [B, S, D].
         """
-        assert pyramid.centres is not None, "the neck must give the centres of the tokens"
-        sides = [FINEST_SIDE * 2.0**level for level in range(len(pyramid.levels))]
-        start = proposal_boxes(pyramid.centres, pyramid.levels, sides)  # [B or 1, S, 4]
-        void = ((start <= EDGE) | (start >= 1 - EDGE)).any(-1, keepdim=True)  # [B or 1, S, 1]
-        if pyramid.padding is not None:
-            void = void | pyramid.padding[..., None]
+        start, void = initial_proposals(pyramid)
         projected = self.projection_norm(self.projection(pyramid.tokens.masked_fill(void, 0.0)))  # [B, S, D]
         boxes = propose_boxes(self.box_head, projected, inverse_sigmoid(start))  # [B, S, 4]
         proposals = Proposals(
             logits=apply_layer_in_float32(self.class_head, projected),
             boxes_cxcywh=boxes.masked_fill(void, 1.0),  # as published: the limit of an infinite logit
-            centres=pyramid.centres,
+            centres=start[..., :2],
             any_class=self.any_class,
         )
         return proposals, projected
@@ -193,6 +188,18 @@ class DirectSelectedQueries(SelectedQueries):
     def __init__(self, count: int, width: int, class_head: nn.Linear, box_head: MLP) -> None:
         super().__init__(count, width, class_head, box_head)
         self.projection, self.projection_norm = nn.Identity(), nn.Identity()
+
+
+def initial_proposals(pyramid: Pyramid) -> tuple[Tensor, Tensor]:
+    """Return the boxes [B or 1, S, 4] that tokens propose from, and which propose nothing [B or 1, S, 1].
+
+    Those are tokens in padding or at an edge.
+    """
+    assert pyramid.centres is not None, "the neck must give the centres of the tokens"
+    sides = [FINEST_SIDE * 2.0**level for level in range(len(pyramid.levels))]
+    start = proposal_boxes(pyramid.centres, pyramid.levels, sides)
+    void = ((start <= EDGE) | (start >= 1 - EDGE)).any(-1, keepdim=True)
+    return start, void if pyramid.padding is None else void | pyramid.padding[..., None]
 
 
 def proposal_boxes(centres: Tensor, levels: Sequence[Level], sides: Sequence[float]) -> Tensor:

@@ -18,6 +18,7 @@ from detrscope.blocks.backbone import ResNetBackbone, ResNetDBackbone, SlimBackb
 from detrscope.blocks.efficientnet_lite import EfficientNetLiteBackbone
 from detrscope.blocks.hgnet import HGNetBackbone
 from detrscope.blocks.path import DetectionTransformer
+from detrscope.blocks.vit import ViTBackbone
 from detrscope.checkpoints import resnet_d_weights
 from detrscope.checkpoints.coco_classes import coco_classes
 from detrscope.checkpoints.convert import convert_checkpoint
@@ -150,7 +151,7 @@ def load_backbone_checkpoint(model: DetectionTransformer, weights: str) -> LoadR
     Raises:
         UserError: they cannot be read or do not fit.
     """
-    if isinstance(model.backbone, SlimBackbone):
+    if isinstance(model.backbone, SlimBackbone | ViTBackbone):
         raise UserError(
             f"backbone weights '{weights}': there are none for this backbone; use backbone_weights none"
         )

@@ -224,7 +224,7 @@ def _draw(
 def _warn_of_points(trace: Trace, options: ViewOptions, drawn: Mapping[str, View]) -> None:
     """Warn that without an encoder a point makes no difference to views that show one row."""
     unchanged = [name for name, view in drawn.items() if view.one_row and "points" in view.uses]
-    if options.points and unchanged and not trace.sites_of("encoder.self"):
+    if options.points and unchanged and not trace.sites_of(trace.token_kind):
         log.warning(
             "%s has no encoder attention at a point: %s show a query instead",
             trace.card.variant,

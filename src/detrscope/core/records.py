@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.errors import UserError
-from detrscope.core.types import Level
+from detrscope.core.types import Level, Windows
 
 ROWS_AT_ONCE = 1 << 26  # elements of a dense map computed at a time: 256 MB
 
@@ -44,22 +44,53 @@ class DenseRecord(_Values):
     levels: tuple[Level, ...] | None = (
         None  # sizes of the maps of the keys, where they are not those of the trace
     )
+    windows: Windows | None = (
+        None  # of the one map in `levels`: a row covers its own window, and is 0 elsewhere
+    )
+    extra: int = (
+        0  # of S, last: tokens that lie on no map (class tokens), as many in each window; among Q, too
+    )
 
     def rows(self, queries: Tensor | slice = slice(None)) -> Tensor:
-        """Return the attention of some queries over all keys, every head: [B, h, Q', S].
+        """Return the attention of some queries over all keys on the maps, every head: [B, h, Q', S].
 
-        Each row sums to 1 unless an edit scaled it.
+        Each row sums to 1 unless an edit scaled it or some of it lies on extra tokens.
         """
-        scores = self.query[:, :, queries] @ self.key.transpose(-1, -2) * self.scale  # [B, h, Q', S]
+        if self.extra == 0:
+            return self._weights(queries)
+        if isinstance(queries, slice):
+            queries = slice(*queries.indices(self.shape[1]))
+        return self._weights(queries)[..., : -self.extra]
+
+    def scores(self, queries: Tensor | slice, keys: Tensor | slice = slice(None)) -> Tensor:
+        """Return the scores of some queries for some keys before the softmax: [B, h, Q', S'], extra tokens included."""
+        scores = self.query[:, :, queries] @ self.key[:, :, keys].transpose(-1, -2) * self.scale
         if self.bias is not None:
-            scores = scores + _rows_of(self.bias, queries)
-        weights = scores.softmax(-1)
-        return weights if self.gain is None else weights * _rows_of(self.gain, queries)
+            scores = scores + part_of_factor(self.bias, queries, keys)
+        if self.windows is None:
+            return scores
+        return scores.masked_fill(self.outside_windows(queries, keys), float("-inf"))
+
+    def outside_windows(
+        self, queries: Tensor | slice = slice(None), keys: Tensor | slice = slice(None)
+    ) -> Tensor:
+        """Return which keys lie in another window than each query: [Q', S'] bool."""
+        assert self.windows is not None and self.levels is not None, "windows are of a map"
+        device = self.key.device
+        each = torch.arange(self.windows.count, device=device)
+        extra = each.repeat_interleave(self.extra // self.windows.count)
+        window = torch.cat([self.windows.of_tokens(self.levels[0], device), extra])  # [S]
+        return window[queries][:, None] != window[keys]
+
+    def _weights(self, queries: Tensor | slice) -> Tensor:
+        """Return the attention of some queries over all keys, extra tokens included: [B, h, Q', S]."""
+        weights = self.scores(queries).softmax(-1)
+        return weights if self.gain is None else weights * part_of_factor(self.gain, queries)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Heads, queries and tokens of the map."""
-        return self.query.shape[1], self.query.shape[2], self.key.shape[2]
+        """Heads, queries and tokens of the map, without extra tokens."""
+        return self.query.shape[1], self.query.shape[2] - self.extra, self.key.shape[2] - self.extra
 
     def output(self) -> Tensor:
         """Return the input of the output projection, rebuilt as rows @ value: [B, Q, h * dv].
@@ -67,7 +98,7 @@ class DenseRecord(_Values):
         Raises:
             UserError: values were not recorded.
         """
-        return (self.rows() @ self.values()).transpose(1, 2).flatten(2)
+        return (self._weights(slice(None)) @ self.values()).transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)
@@ -199,6 +230,12 @@ def _rows_of(part: Tensor, queries: Tensor | slice) -> Tensor:
     if part.dim() < 2 or part.shape[-2] == 1:
         return part
     return part[..., queries, :]
+
+
+def part_of_factor(factor: Tensor, queries: Tensor | slice, keys: Tensor | slice = slice(None)) -> Tensor:
+    """Return some rows and columns of a bias or gain that broadcasts to [B, h, Q, S]."""
+    factor = _rows_of(factor, queries)
+    return factor if factor.dim() == 0 or factor.shape[-1] == 1 else factor[..., keys]
 
 
 def mask_to_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,7 +21,8 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord, Gradient, Record
 from detrscope.core.types import Detections, Level, Outputs, Regions, Target
 
-Kind = Literal["encoder.self", "decoder.self", "decoder.cross"]
+Kind = Literal["backbone.self", "encoder.self", "decoder.self", "decoder.cross"]
+TOKEN_KINDS: tuple[Kind, ...] = ("backbone.self", "encoder.self")  # of image tokens among themselves
 
 
 def sites_of_kind(sites: Sequence[str], kind: Kind) -> list[str]:
@@ -173,6 +174,12 @@ class TraceData:
     def sites_of(self, kind: Kind) -> list[str]:
         """Return the sites of all layers of the model with this kind of attention, recorded or not."""
         return sites_of_kind(self.model_sites, kind)
+
+    @property
+    def token_kind(self) -> Kind:
+        """Kind of attention among image tokens: the encoder's, or a backbone's where the encoder has none."""
+        has_encoder = self.sites_of("encoder.self") or not self.sites_of("backbone.self")
+        return "encoder.self" if has_encoder else "backbone.self"
 
     def levels_at(self, site: str) -> tuple[Level, ...]:
         """Return the sizes of the maps whose tokens a site's keys are: all of the trace's, but for some encoders."""

@@ -29,14 +29,26 @@ from detrscope.core.records import DeformableRecord, DenseRecord, Gradient
 from detrscope.core.text_files import parse_json
 from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_validation import find_problem
-from detrscope.core.types import Regions, Target
+from detrscope.core.types import Regions, Target, Windows
 
 HEADER, CHECKPOINT_HEADER = "detrscope.trace", "detrscope"
 VERSION = 1
 TABLE_ROW = 66  # mean bytes of a tensor's type, shape and offsets in the header
 CLASSES: dict[str, type] = {
     c.__name__: c
-    for c in (Bias, DeformableRecord, DenseRecord, Gain, Geometry, Gradient, KeyBias, Regions, Swap, Target)
+    for c in (
+        Bias,
+        DeformableRecord,
+        DenseRecord,
+        Gain,
+        Geometry,
+        Gradient,
+        KeyBias,
+        Regions,
+        Swap,
+        Target,
+        Windows,
+    )
 }
 EXACT_PIXELS = 1 << 20  # up to this size the original is stored as PNG, above as JPEG of quality 95
 MAX_PIXELS = 1 << 28  # of an original: four times what cameras have

@@ -71,7 +71,7 @@ def _row(trace: TraceData, site: str, record: Record) -> tuple[str, ...]:
         points = record.points.shape[3]
         attention = f"{[heads, queries, points]} points of {len(record.levels)} levels"
     levels = trace.levels_at(site)
-    rows = levels if site.startswith("encoder") else None
+    rows = None if site.startswith("decoder") else levels
     maps = "-" if among_queries else _maps(heads, queries, rows, levels)
     dense = heads * queries * keys * 4 / MEBI
     note = " (never computed)" if isinstance(record, DeformableRecord) else ""

@@ -12,6 +12,7 @@ from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.trace_data import TraceData
 
 MAX_IMAGE_AREA = 1 << 31  # pixels
+MAX_WINDOWS = 1 << 10  # along a side of a map
 
 
 def find_problem(trace: TraceData) -> str:
@@ -37,7 +38,8 @@ def _problems(trace: TraceData) -> Iterator[str]:
             if record.levels is not None and not among_queries:
                 keys = sum(level.tokens for level in record.levels)
                 rows = rows if site.startswith("decoder") else keys
-            yield from _check_dense(record, site, rows, keys)
+            yield from _check_windows(record, site)
+            yield from _check_dense(record, site, rows + record.extra, keys + record.extra)
         else:
             yield from _check_deformable(record, site, rows, trace)
     for site, maps in trace.features.items():
@@ -47,9 +49,15 @@ def _problems(trace: TraceData) -> Iterator[str]:
         if not 0 <= gradient.query < queries or not 0 <= gradient.class_index < len(trace.classes):
             yield f"a gradient of query {gradient.query}, class index {gradient.class_index}"
         for site, tensor in gradient.sites.items():
-            record_shape = trace.records[site].shape if site in trace.records else None
-            if record_shape is None or tensor.dim() != 3 or tensor.shape[:2] != (1, record_shape[1]):
+            if tensor.dim() != 3 or tensor.shape[:2] != (1, _rows_at(trace, site)):
                 yield f"a gradient {list(tensor.shape)} at '{site}'"
+
+
+def _rows_at(trace: TraceData, site: str) -> int | None:
+    """Return the number of queries at a site, extra tokens included; None where it was not recorded."""
+    record = trace.records.get(site)
+    extra = record.extra if isinstance(record, DenseRecord) else 0
+    return None if record is None else record.shape[1] + extra
 
 
 def _check_geometry(g: Geometry) -> str:
@@ -103,6 +111,16 @@ def _check_dense(record: DenseRecord, site: str, rows: int, keys: int) -> Iterat
     for name, part in (("bias", record.bias), ("gain", record.gain)):
         if part is not None and not _broadcasts(part, (1, heads, rows, keys)):
             yield f"a {name} {list(part.shape)} at '{site}'"
+
+
+def _check_windows(record: DenseRecord, site: str) -> Iterator[str]:
+    windows, extra = record.windows, record.extra
+    if windows is not None and (record.levels is None or len(record.levels) != 1):
+        yield f"windows at '{site}' without the one map that they divide"
+    count = 1 if windows is None else windows.count
+    sides = (1, 1) if windows is None else (windows.rows, windows.columns)
+    if not all(1 <= side <= MAX_WINDOWS for side in sides) or extra < 0 or extra % count:
+        yield f"{extra} extra tokens in {sides[0]} x {sides[1]} windows at '{site}'"
 
 
 def _check_deformable(record: DeformableRecord, site: str, rows: int, trace: TraceData) -> Iterator[str]:

@@ -80,6 +80,33 @@ class Level(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Windows:
+    """Division of a feature map into windows, within which its tokens attend to one another.
+
+    Windows are equal but for the last of each axis, which are smaller where the map's sides are no multiples.
+    """
+
+    rows: int
+    columns: int
+
+    def sides(self, level: Level) -> tuple[int, int]:
+        """Return height and width of a window of a map, in tokens."""
+        return -(-level.height // self.rows), -(-level.width // self.columns)
+
+    @property
+    def count(self) -> int:
+        """Number of windows."""
+        return self.rows * self.columns
+
+    def of_tokens(self, level: Level, device: torch.device | None = None) -> Tensor:
+        """Return the index of each token's window: [H*W] int64."""
+        height, width = self.sides(level)
+        row = torch.arange(level.height, device=device) // height
+        column = torch.arange(level.width, device=device) // width
+        return (row[:, None] * self.columns + column).flatten()
+
+
+@dataclass(frozen=True)
 class Pyramid:
     """Feature maps as one sequence of tokens, fine levels first."""
 
@@ -105,6 +132,7 @@ class Proposals:
     dense_boxes_cxcywh: Tensor | None = None  # [B, S, 4]
     any_class: bool = False  # logit 0 stands for an object of any class
     selected: Tensor | None = None  # [B, Q] tokens that become queries, where only these are trained
+    groups: int = 1  # in training: S and Q are so many groups, one after the other, each matched on its own
 
 
 @dataclass(frozen=True)

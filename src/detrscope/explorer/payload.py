@@ -217,13 +217,16 @@ def _numbers(tensor: Tensor) -> np.ndarray:
 def _site_info(site: str, record: Record) -> dict[str, Any]:
     heads, queries, keys = record.shape
     dense = isinstance(record, DenseRecord)
-    own = (
-        [[level.height, level.width] for level in record.levels or ()]
-        if isinstance(record, DenseRecord)
-        else []
-    )
+    own: dict[str, Any] = {}
+    if isinstance(record, DenseRecord):
+        if record.levels:
+            own["levels"] = [[level.height, level.width] for level in record.levels]
+        if record.windows is not None:
+            own["windows"] = [record.windows.rows, record.windows.columns]
+        if record.extra:
+            own["extra"] = record.extra
     return {
-        **({"levels": own} if own else {}),
+        **own,
         "name": site,
         "kind": "dense" if dense else "deformable",
         "heads": heads,

@@ -14,6 +14,7 @@ from detrscope.families import (
     deformable_detr,
     deimv2,
     detr,
+    lw_detr,
     minimal,
     rt_detr,
     sprint,
@@ -31,6 +32,7 @@ FAMILIES: dict[str, Family] = {
         deimv2.FAMILY,
         d_fine.FAMILY,
         rt_detr.FAMILY,
+        lw_detr.FAMILY,
         sprint.FAMILY,
         sprint_lite.FAMILY,
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detrscope.blocks.backbone import Backbone, NormKind, build_backbone
+from detrscope.blocks.backbone import ConvBackbone, NormKind, build_backbone
 from detrscope.config import require_config, setting, settings
 
 # Far above any published model and far below what exhausts a machine: a typing error or a hostile file is refused
@@ -39,7 +39,7 @@ class BackboneConfig:
         3, "trained parts of stem and 4 stages, counted from the last; 5 is all"
     )
 
-    def build(self, stages: tuple[int, ...]) -> Backbone:
+    def build(self, stages: tuple[int, ...]) -> ConvBackbone:
         """Build the backbone with random weights; it gives the maps of `stages` (1 to 4)."""
         backbone = build_backbone(self.name, stages=stages, dilate_last=self.dilate_last, norm=self.norm)
         backbone.train_stages(self.trainable_stages)

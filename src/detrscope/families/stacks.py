@@ -46,11 +46,15 @@ def decoder_layers(
     cross_attention: MakeAttention | None = None,
     cross_residual: type[Residual] | None = None,
     feedforward: type[FeedForward] = FeedForward,
+    self_attention: Callable[[str], QuerySelfAttention] | None = None,
 ) -> list[DecoderLayer]:
-    """Build layers with the sites `decoder.N.self` and `decoder.N.cross`; cross-attention is dense unless given.
+    """Build layers with the sites `decoder.N.self` and `decoder.N.cross`; attention is dense unless given.
 
     The residual around cross-attention is that of the rest unless given.
     """
+
+    def among_queries(site: str) -> QuerySelfAttention:
+        return QuerySelfAttention(width, config.heads, config.dropout, site)
 
     def dense(site: str) -> nn.Module:
         return CrossAttention(width, config.heads, config.dropout, site)
@@ -58,7 +62,7 @@ def decoder_layers(
     residual = RESIDUALS[norm] if isinstance(norm, str) else norm
     return [
         DecoderLayer(
-            QuerySelfAttention(width, config.heads, config.dropout, f"decoder.{i}.self"),
+            (self_attention or among_queries)(f"decoder.{i}.self"),
             (cross_attention or dense)(f"decoder.{i}.cross"),
             feedforward(width, config.feedforward, config.dropout),
             (

@@ -27,7 +27,7 @@ from torch import Tensor
 from detrscope.core.edits import GraphEdit
 from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
-from detrscope.core.types import Level, Masks, Outputs, Proposals
+from detrscope.core.types import Level, Masks, Outputs, Proposals, Windows
 from detrscope.ops.edits import (
     edit_has_query_keys,
 )
@@ -49,7 +49,9 @@ class GraphSite:
         heads: h.
         scale: factor on the scores of softmax attention; None for deformable attention.
         point_levels: level of each of the P points of deformable attention; None for softmax attention.
-        own_maps: whether softmax attention is within maps of its own, whose sizes the output SITE.levels gives.
+        own_maps: whether its keys are the tokens of other maps than the model's, whose sizes are an output.
+        windows: rows and columns of windows of that map, within which tokens attend; None for no windows.
+        extra: number of tokens, last of queries and keys, that lie on no map.
     """
 
     site: str
@@ -57,12 +59,17 @@ class GraphSite:
     scale: float | None
     point_levels: tuple[int, ...] | None
     own_maps: bool = False
+    windows: tuple[int, int] | None = None
+    extra: int = 0
 
     @classmethod
     def of_record(cls, site: str, record: Record) -> GraphSite:
         """Return the description of the site that a record was made at."""
         if isinstance(record, DenseRecord):
-            return cls(site, record.shape[0], record.scale, None, record.levels is not None)
+            w = record.windows
+            windows = None if w is None else (w.rows, w.columns)
+            own = record.levels is not None
+            return cls(site, record.shape[0], record.scale, None, own, windows, record.extra)
         return cls(site, record.shape[0], None, record.point_levels)
 
     def neutral_edit(self) -> GraphEdit:
@@ -108,6 +115,8 @@ class GraphSite:
             bias if bool((bias != 0).any()) else None,
             gain if bool((gain != 1).any()) else None,
             levels_of(tensors, f"{self.site}.{LEVELS}") if self.own_maps else None,
+            None if self.windows is None else Windows(*self.windows),
+            self.extra,
         )
 
 
@@ -164,6 +173,9 @@ def levels_of(tensors: Mapping[str, Tensor], name: str = LEVELS) -> tuple[Level,
 def outputs_of(tensors: Mapping[str, Tensor], any_class: bool) -> Outputs:
     """Return the predictions from the outputs of a graph; `any_class` as in `Proposals`."""
     parts = {name.removeprefix(PROPOSALS): x for name, x in tensors.items() if name.startswith(PROPOSALS)}
-    proposals = Proposals(**parts, any_class=any_class) if parts else None
+    proposals = None
+    if parts:
+        logits, boxes, centres = (parts[name] for name in ("logits", "boxes_cxcywh", "centres"))
+        proposals = Proposals(logits, boxes, centres, any_class=any_class)
     masks = Masks(tensors[MASKS]) if MASKS in tensors else None
     return Outputs(tensors["logits"], tensors["boxes_cxcywh"], proposals, masks=masks)

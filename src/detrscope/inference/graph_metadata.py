@@ -71,7 +71,13 @@ class GraphMetadata:
         fields["card"] = ModelCard.from_json(fields["card"], f"{name}: card")
         fields["sites"] = tuple(
             GraphSite(
-                row.site, row.heads, row.scale, row.point_levels and tuple(row.point_levels), row.own_maps
+                row.site,
+                row.heads,
+                row.scale,
+                row.point_levels and tuple(row.point_levels),
+                row.own_maps,
+                None if row.windows is None else (row.windows[0], row.windows[1]),
+                row.extra,
             )
             for row in fields["sites"]
         )
@@ -84,6 +90,8 @@ class _SiteFields(StrictModel):
     scale: float | None
     point_levels: list[Annotated[int, Field(ge=0)]] | None
     own_maps: bool = False
+    windows: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)] | None = None
+    extra: Annotated[int, Field(ge=0)] = 0
 
 
 class _MetadataFields(StrictModel):

@@ -81,7 +81,7 @@ def attention_product_from_queries(record: Record, weights: Tensor, gradient: Te
 def _blocks(record: Record, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     """Yield the map in blocks of rows [q, S], the mean over heads."""
     heads, count, tokens = record.shape
-    value = None if gradient is None else record.values()[0].float()  # [h, S, dv]
+    value = None if gradient is None else record.values()[0, :, :tokens].float()  # [h, S, dv]
     for queries in _slices(count, heads * tokens):
         rows = record.rows(queries)[0].float()  # [h, q, S]
         if gradient is not None and value is not None:

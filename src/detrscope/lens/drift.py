@@ -54,12 +54,12 @@ def measure_drift(
     boxes = trace.boxes_xyxy()[first]  # [n, 4]
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     rows = []
-    kinds: tuple[Kind, ...] = ("encoder.self", "decoder.cross")
+    kinds: tuple[Kind, ...] = (trace.token_kind, "decoder.cross")
     for kind, site in [(name, site) for name in kinds for site in trace.sites_of(name)]:
         levels = trace.levels_at(site)
         cover = cover_of_boxes(boxes, trace.geometry, levels)  # [n, S]
         tokens = _tokens_at(trace.geometry, levels, centres)
-        indices = (tokens, tokens) if kind == "encoder.self" else (first, second)
+        indices = (first, second) if kind == "decoder.cross" else (tokens, tokens)
         maps = [_map(t.record(site), index) for t, index in zip((trace, other), indices, strict=True)]
         before, after = (float(mass_in(m, cover).mean()) for m in maps)
         correlation = fmean(rank_correlation(a, b) for a, b in zip(*maps, strict=True))

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, Merge, Selection, merge_attention_heads
-from detrscope.core.records import DeformableRecord, DenseRecord, Record
+from detrscope.core.records import (
+    DeformableRecord,
+    DenseRecord,
+    Record,
+    part_of_factor,
+    record_to_float32,
+)
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.attention_product import BLOCK
 from detrscope.lens.maps import map_of_row
@@ -25,28 +31,27 @@ class IncomingAttention:
         """Return the weights of every query at some keys: [k] -> [h, Q, k]."""
         if isinstance(self.record, DeformableRecord):
             return _deformable_columns(self.record, keys)
-        query, key = self.record.query[0].float(), self.record.key[0].float()
-        scores = query @ key[:, keys].transpose(-1, -2) * self.record.scale  # [h, Q, k]
-        if self.record.bias is not None:
-            scores = scores + _columns_of(self.record.bias, keys)
+        queries = slice(self.record.shape[1])
+        scores = self.exact.scores(queries, keys)[0]  # [h, Q, k]
         weights = (scores - self.log_sum_exp[..., None]).exp()
-        return weights if self.record.gain is None else weights * _columns_of(self.record.gain, keys)
+        if self.record.gain is None:
+            return weights
+        return weights * _with_axes(part_of_factor(self.record.gain, queries, keys))
+
+    @cached_property
+    def exact(self) -> DenseRecord:
+        """The record of softmax attention, in float32."""
+        record = record_to_float32(self.record)
+        assert isinstance(record, DenseRecord)
+        return record
 
     @cached_property
     def log_sum_exp(self) -> Tensor:
         """Log-sum-exp of each row of scores, computed block by block: [h, Q]."""
-        assert isinstance(self.record, DenseRecord)
-        query, key = self.record.query[0].float(), self.record.key[0].float()
-        step = max(1, BLOCK // (key.shape[0] * key.shape[1]))
-        parts = []
-        for start in range(0, query.shape[1], step):
-            rows = slice(start, start + step)
-            scores = query[:, rows] @ key.transpose(-1, -2) * self.record.scale  # [h, q, S]
-            if self.record.bias is not None:
-                bias = _with_axes(self.record.bias)  # [h or 1, Q or 1, S]
-                scores = scores + (bias if bias.shape[1] == 1 else bias[:, rows])
-            parts.append(scores.logsumexp(-1))
-        return torch.cat(parts, dim=1)
+        heads, queries, keys = self.record.shape
+        step = max(1, BLOCK // (heads * keys))
+        blocks = [slice(start, min(start + step, queries)) for start in range(0, queries, step)]
+        return torch.cat([self.exact.scores(block)[0].logsumexp(-1) for block in blocks], dim=1)
 
 
 def incoming_from_tokens(
@@ -72,7 +77,7 @@ def incoming_from_tokens(
     Raises:
         UserError: a point outside the image, no such layer, head or level, or the site was not recorded.
     """
-    site = trace.site("encoder.self", layer)
+    site = trace.site(trace.token_kind, layer)
     keys = torch.tensor([trace.token_at(point, level, site)])
     weights = IncomingAttention(trace.record(site)).of(keys)[..., 0]  # [h, S]
     trace.check_index("head", head, len(weights))
@@ -108,12 +113,6 @@ def incoming_from_queries(
     weights = IncomingAttention(trace.record(trace.site("decoder.cross", layer))).of(keys).sum(-1)  # [h, Q]
     trace.check_index("head", head, len(weights))
     return merge_attention_heads(weights, head, merge)
-
-
-def _columns_of(part: Tensor, keys: Tensor) -> Tensor:
-    """Return columns of a tensor that broadcasts to [1, h, Q, S]."""
-    part = _with_axes(part)
-    return part if part.shape[-1] == 1 else part[..., keys]
 
 
 def _with_axes(part: Tensor) -> Tensor:

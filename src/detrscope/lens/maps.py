@@ -82,7 +82,7 @@ def map_of_self_attention(
     if (point is None) == (query is None):
         raise UserError("self_attention: give point=(x, y) of the original image, or query=")
     if point is not None:
-        site = trace.site("encoder.self", layer)
+        site = trace.site(trace.token_kind, layer)
         trace.check_index("level", from_level, len(trace.levels_at(site)))
         token = trace.token_at(point, from_level, site)
         selection = Selection(site, (token,), head, merge, level, point)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detrscope.core.records import record_to_float32
-from detrscope.core.trace_data import Kind, TraceData
+from detrscope.core.trace_data import TOKEN_KINDS, Kind, TraceData
 from detrscope.core.types import Level
 from detrscope.lens.attention_product import BLOCK
 from detrscope.lens.metrics import entropy, head_agreement, mass_in, mean_distance, points_into
@@ -26,7 +26,7 @@ class Measurement:
     """Metrics of one head of one layer: of one query, or the mean over many rows. None has no meaning there.
 
     Attributes:
-        kind: encoder.self, decoder.self or decoder.cross.
+        kind: backbone.self, encoder.self, decoder.self or decoder.cross.
         layer: layer index from 0.
         head: head index; None is the mean over heads.
         query: query index; None is the mean over all measured rows.
@@ -108,19 +108,19 @@ def measure(
 
     @cache
     def rows_of(kind: Kind, levels: tuple[Level, ...]) -> _Rows:
-        if kind == "encoder.self":
+        if kind in TOKEN_KINDS:
             return _encoder_rows(trace, levels, detected, tokens)
         return _query_rows(trace, levels, chosen, kind)
 
     measurements: list[Measurement] = []
-    kinds: tuple[Kind, ...] = ("encoder.self", "decoder.self", "decoder.cross")
+    kinds: tuple[Kind, ...] = (*TOKEN_KINDS, "decoder.self", "decoder.cross")
     for kind in kinds:
         for layer, site in enumerate(trace.sites_of(kind)):
             if site in trace.records:
                 levels = trace.levels_at(site)
                 covers = {} if kind == "decoder.self" else covers_on(levels)
                 values = _measure_site(trace, site, rows_of(kind, levels), covers)
-                measurements += _summarise(values, kind, layer, chosen if kind != "encoder.self" else [])
+                measurements += _summarise(values, kind, layer, [] if kind in TOKEN_KINDS else chosen)
     return measurements
 
 

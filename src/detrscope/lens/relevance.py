@@ -26,7 +26,7 @@ from torch import Tensor
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
 from detrscope.core.records import Gradient
-from detrscope.core.trace_data import TraceData
+from detrscope.core.trace_data import TOKEN_KINDS, TraceData
 from detrscope.lens.attention_product import AttentionProduct, attention_product_from_queries
 from detrscope.lens.maps import map_of_row
 
@@ -105,7 +105,10 @@ def _on_tokens(trace: TraceData, gradient: Gradient, query: int) -> Tensor:
 
 def _through_encoder(trace: TraceData, gradient: Gradient, u: Tensor) -> Tensor:
     """Return u N(R_ii) with R_ii of the whole encoder: [1, S] -> [1, S]."""
-    sites = [trace.site("encoder.self", layer) for layer in range(trace.layers("encoder.self"))]
+    sites = [site for kind in TOKEN_KINDS for site in trace.sites_of(kind)]
+    sites = [
+        site for site in sites if trace.tokens_at(site) != slice(0)
+    ]  # else maps are resized: other tokens
     layers = [AttentionProduct(trace.record(site), _at(gradient, site), cache=True) for site in sites]
     owns = [trace.tokens_at(site) for site in sites]  # the others stay what they are
     rowsum = torch.zeros(u.shape[1], 1)  # of R_ii - I

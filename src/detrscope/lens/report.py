@@ -40,7 +40,9 @@ def report_attention_differences(measurements: Sequence[Measurement]) -> list[st
     Empty where one of the two was not measured.
     """
     layers = report_layer_means(measurements)
-    encoder = [m for m in layers if m.kind == "encoder.self"]
+    has_encoder = any(m.kind == "encoder.self" for m in layers)
+    encoder = [m for m in layers if m.kind == ("encoder.self" if has_encoder else "backbone.self")]
+    token = "an encoder token" if has_encoder else "a backbone token"
     decoder = [m for m in layers if m.kind == "decoder.cross"]
     if not encoder or not decoder:
         return []
@@ -52,9 +54,9 @@ def report_attention_differences(measurements: Sequence[Measurement]) -> list[st
     tokens, distance = both(lambda m: m.effective), both(lambda m: m.distance)
     box, area, agreement = both(lambda m: m.in_box), both(lambda m: m.box_area), both(lambda m: m.agreement)
     return [
-        f"Concentration: an encoder token attends to {tokens[0]:.1f} of {encoder[0].keys} tokens on average (exp of "
+        f"Concentration: {token} attends to {tokens[0]:.1f} of {encoder[0].keys} tokens on average (exp of "
         f"its entropy), a decoder query to {tokens[1]:.1f}.",
-        f"Distance: attention of an encoder token is {distance[0]:.0%} of the image diagonal away on average, of a "
+        f"Distance: attention of {token} is {distance[0]:.0%} of the image diagonal away on average, of a "
         f"query {distance[1]:.0%} from the centre of its box.",
         f"In the box: tokens inside a detected box keep {box[0]:.0%} of their attention inside it, queries "
         f"{box[1]:.0%}; uniform attention would have {area[1]:.0%} there.",

@@ -7,8 +7,8 @@ pushed down through the layers and no product of maps is formed.
 The paper has one stream of tokens. Here a decoder layer mixes queries (self-attention), then tokens into queries
 (cross-attention), each with its residual: a query's row goes over queries and tokens, and its part over tokens goes
 on through the encoder. Mass that remains on the queries at the bottom comes from their initial state, not from the
-image: the map's mass is less than 1 by it. Convolutions that fuse maps (RT-DETR's encoder) have no attention: they
-count as the identity.
+image: the map's mass is less than 1 by it. Convolutions that fuse maps (RT-DETR's encoder, LW-DETR's projector) have
+no attention: they count as the identity, unless they change the size of the only maps; then rollout ends above them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.errors import UserError
-from detrscope.core.trace_data import TraceData
+from detrscope.core.trace_data import TOKEN_KINDS, TraceData
 from detrscope.lens.attention_product import attention_product_from_queries
 from detrscope.lens.maps import map_of_row
 
@@ -48,8 +48,10 @@ def rollout(
         raise UserError("rollout: give query=, or point=(x, y) of the original image")
     on_tokens = torch.zeros(1, trace.tokens)  # the part of the row that lies on tokens
     if point is not None:
-        site = trace.site("encoder.self")
+        site = trace.site(trace.token_kind)
         own = trace.tokens_at(site)
+        if own == slice(0):
+            raise UserError(f"rollout: tokens at {site} are not those of the decoder; give query=")
         on_tokens[0, own.start + trace.token_at(point, level, site)] = 1
         name = f"token at ({point[0]:g}, {point[1]:g})"
     else:
@@ -62,9 +64,10 @@ def rollout(
             on_queries = residual * on_queries
             among = _through(trace, trace.site("decoder.self", layer), on_queries)
             on_queries = residual * on_queries + (1 - residual) * among
-    for layer in reversed(range(trace.layers("encoder.self"))):
-        site = trace.site("encoder.self", layer)
+    for site in reversed([site for kind in TOKEN_KINDS for site in trace.sites_of(kind)]):
         own = trace.tokens_at(site)  # the others stay what they are
+        if own == slice(0):
+            continue  # a backbone whose maps are resized: its tokens are others
         on_tokens[:, own] = residual * on_tokens[:, own] + (1 - residual) * _through(
             trace, site, on_tokens[:, own]
         )

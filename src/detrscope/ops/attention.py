@@ -16,7 +16,7 @@ from detrscope.core.edits import Bias, Edit, Gain, GraphEdit, Swap
 from detrscope.core.errors import UserError
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord, mask_to_bias
-from detrscope.core.types import Level
+from detrscope.core.types import Level, Windows
 from detrscope.ops.dropout import dropout as drop
 from detrscope.ops.edits import (
     apply_swap_edit,
@@ -26,6 +26,7 @@ from detrscope.ops.edits import (
     edit_selection_mask,
     resolve_dense_edit,
 )
+from detrscope.ops.windows import join_windows, split_windows, window_padding
 
 SMALL_MAP = 1 << 16  # elements of one head's map
 
@@ -42,6 +43,7 @@ def attend(
     dropout: float = 0.0,
     probe: Probe | None = None,
     levels: tuple[Level, ...] | None = None,
+    windows: Windows | None = None,
 ) -> Tensor:
     """Compute multi-head softmax attention of projected queries over projected keys.
 
@@ -55,7 +57,9 @@ def attend(
         mask: [Q, S] bool, True where a query must not attend.
         dropout: probability of dropping a weight, training only.
         probe: records and edits of this site; without an edit here, the output stays the same to the last bit.
-        levels: sizes of the maps that the keys come from, where they are not all of the model's.
+        levels: sizes of the maps that the keys come from, where they are not all of the model's. More keys than these
+            have tokens: the last ones lie on no map, such as class tokens.
+        windows: of the one map in `levels`, within which queries and keys attend to one another.
 
     Returns:
         [B, Q, h*dv], heads concatenated, before the output projection.
@@ -70,25 +74,26 @@ def attend(
     inputs = _Inputs(q, k, v, None if masked is None else mask_to_bias(masked, q.dtype))
     scale = q.shape[-1] ** -0.5
     if probe is not None:
-        own = None if levels is None or levels == probe.levels else levels
-        levels = () if edit_has_query_keys(site) else levels or probe.levels
+        own = levels if levels is not None and (windows is not None or levels != probe.levels) else None
+        maps = () if edit_has_query_keys(site) else levels or probe.levels
         for edit in probe.edits_at(site):
             shape = (*q.shape[:3], k.shape[2])
-            if (resolved := resolve_dense_edit(edit, shape, levels, probe.geometry)) is not None:
-                inputs = _edited(inputs, resolved, levels)
+            if (resolved := resolve_dense_edit(edit, shape, maps, probe.geometry)) is not None:
+                inputs = _edited(inputs, resolved, maps)
         if probe.records_site(site):
             q, k, v, bias, gain = inputs
             values = v.detach() if probe.values else None
-            probe.keep(site, DenseRecord(q.detach(), k.detach(), values, scale, bias, gain, own))
+            extra = 0 if levels is None else k.shape[2] - sum(level.tokens for level in levels)
+            record = DenseRecord(q.detach(), k.detach(), values, scale, bias, gain, own, windows, extra)
+            probe.keep(site, record)
     graph_edit = None if probe is None else probe.graph_edits.get(site)
     if graph_edit is not None:
         inputs = _with_graph_edit(inputs, graph_edit)
-    q, k, v, bias, gain = inputs
-    if gain is not None or _unfused_is_faster(q, k, dropout):
-        weights = DenseRecord(q, k, v, scale, bias, gain).rows()  # [B, h, Q, S]
-        out = drop(weights, dropout) @ v  # [B, h, Q, dv]
+    if windows is None:
+        out = _mix(inputs, scale, dropout)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # [B, h, Q, dv]
+        assert levels is not None, "windows are of a map"
+        out = _mix_in_windows(inputs, scale, dropout, windows, levels[0])
     if graph_edit is not None:
         out = out * graph_edit.query_gain[None, :, :, None]  # [h, Q]: a factor on rows of the map
     out = out.transpose(1, 2).flatten(2)  # [B, Q, h*dv]
@@ -125,6 +130,36 @@ class _Inputs(NamedTuple):
     value: Tensor  # [B, h, S, dv]
     bias: Tensor | None = None  # broadcasts to [B, h, Q, S]
     gain: Tensor | None = None  # the same
+
+
+def _mix(inputs: _Inputs, scale: float, dropout: float) -> Tensor:
+    """Return weights @ values, [B, h, Q, dv]."""
+    q, k, v, bias, gain = inputs
+    if gain is not None or _unfused_is_faster(q, k, dropout):
+        weights = DenseRecord(q, k, v, scale, bias, gain).rows()  # [B, h, Q, S]
+        return drop(weights, dropout) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+def _mix_in_windows(inputs: _Inputs, scale: float, dropout: float, windows: Windows, level: Level) -> Tensor:
+    """Return weights @ values of queries that attend to keys of their own window, [B, h, Q, dv]."""
+    q, k, v, bias, gain = inputs
+    extra = k.shape[2] - level.tokens
+    if gain is not None or (bias is not None and bias.shape[2] != 1):  # edits that differ between queries
+        outside = DenseRecord(q, k, v, scale, levels=(level,), windows=windows, extra=extra).outside_windows()
+        hidden = mask_to_bias(outside, q.dtype)[None, None]  # [1, 1, Q, S]
+        return _mix(inputs._replace(bias=hidden if bias is None else bias + hidden), scale, dropout)
+    padding = window_padding(windows, level, extra, q)  # [windows, 1, 1, s]
+    if bias is not None:
+        # An input of a graph may have S of 1.
+        every = bias + bias.new_zeros(1, 1, 1, k.shape[2])  # [1 or B, h, 1, S]
+        bias = split_windows(every.transpose(2, 3), windows, level).transpose(2, 3)  # [windows, h, 1, s]
+    biases = [
+        x.repeat(q.shape[0] * windows.count // x.shape[0], 1, 1, 1) for x in (bias, padding) if x is not None
+    ]
+    q, k, v = (split_windows(x, windows, level) for x in (q, k, v))  # [B * windows, h, s, d]
+    mixed = _mix(_Inputs(q, k, v, sum(biases[1:], biases[0]) if biases else None), scale, dropout)
+    return join_windows(mixed, windows, level)
 
 
 def _unfused_is_faster(q: Tensor, k: Tensor, dropout: float) -> bool:

@@ -29,10 +29,11 @@ class LossConfig:
     mask: float = setting(1.0, "weight of the focal loss of masks, of models with a mask head")
     dice: float = setting(1.0, "weight of the Dice loss of masks, of models with a mask head")
     no_object: float = setting(0.1, "weight of queries without an object in the cross-entropy")
-    sigmoid: Literal["focal", "matchability", "varifocal", "mal"] = setting(
+    sigmoid: Literal["focal", "matchability", "varifocal", "mal", "iou-aware"] = setting(
         "focal",
         "classification target of a matched query, for models without a `no object` class: 1 (focal), its IoU"
-        " with the box (matchability; varifocal: weighted by it, too), or a power of the IoU (mal, of DEIM)",
+        " with the box (matchability; varifocal: weighted by it, too), a power of the IoU (mal, of DEIM), or the IoU"
+        " and its own score (iou-aware, of LW-DETR)",
     )
     mal_gamma: float = setting(1.5, "mal: exponent of the IoU and of other queries' scores", gt=0)
     fgl: float = setting(

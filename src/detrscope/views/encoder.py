@@ -64,7 +64,7 @@ def encoder_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> En
     Raises:
         NotInTrace: the model has no encoder attention, or it was not recorded.
     """
-    _, site = select_recorded_site(trace, "encoder.self", options)
+    _, site = select_recorded_site(trace, trace.token_kind, options)
     points = list(options.points) or _default_points(trace, options)
     maps = []
     for point in points:
@@ -77,7 +77,7 @@ def encoder_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> En
     ]
     is_zoomed = all(zoom is not viewport for zoom in zoomed)  # all maps are zoomed, or none
     return EncoderMaps(
-        heading="Encoder self-attention of image tokens",
+        heading=f"{trace.token_kind.split('.')[0].capitalize()} self-attention of image tokens",
         caption=caption(
             caption_model_and_source(trace),
             f"self-attention at {site}, {caption_heads(trace, selection)}",

@@ -138,7 +138,7 @@ def _from_queries(
 
 
 def _from_tokens(trace: TraceData, options: ViewOptions, point: tuple[float, float]) -> AttentionMap:
-    layer, _ = select_recorded_site(trace, "encoder.self", options)
+    layer, _ = select_recorded_site(trace, trace.token_kind, options)
     return incoming_from_tokens(
         trace, point, layer, options.head, options.merge, options.from_level, options.level
     )

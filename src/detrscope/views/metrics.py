@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from detrscope.core.trace_data import Kind, TraceData
+from detrscope.core.trace_data import TOKEN_KINDS, Kind, TraceData
 from detrscope.lens.captions import caption, caption_model_and_source, caption_queries
 from detrscope.lens.measure import Measurement, measure
 from detrscope.lens.report import (
@@ -27,6 +27,7 @@ OVERHANG = 0.1  # layers
 ROOM = 64  # pixels, for titles above and below charts
 MIN_TOKENS, MAX_PAIRS = 64, 2_000_000  # encoder tokens at least; pairs of tokens that are worth the time
 NAMES: dict[Kind, str] = {
+    "backbone.self": "backbone: tokens to tokens",
     "encoder.self": "encoder: tokens to tokens",
     "decoder.cross": "decoder: queries to tokens",
     "decoder.self": "decoder: queries to queries",
@@ -53,10 +54,10 @@ def metrics_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Me
     queries = [prediction.query for prediction in shown_queries(trace, options)]
     tokens = max(MIN_TOKENS, MAX_PAIRS // trace.tokens)
     measurements = measure(trace, queries, threshold=options.threshold, tokens=tokens)
-    measured = max((m.rows for m in measurements if m.kind == "encoder.self"), default=0)
+    measured = max((m.rows for m in measurements if m.kind in TOKEN_KINDS), default=0)
     about = caption(
         caption_model_and_source(trace),
-        f"over {caption_queries(queries)}" + (f" and {measured} encoder tokens" if measured else ""),
+        f"over {caption_queries(queries)}" + (f" and {measured} image tokens" if measured else ""),
         "a dot for each head, a line through their mean",
         "in the box: of the query's last prediction, or of the detection that a token lies in; dotted: uniform "
         "attention",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from detrscope.core.argument_check import check_field_arguments
 from detrscope.core.attention_map import Merge, Selection
 from detrscope.core.errors import UserError
-from detrscope.core.trace_data import Kind, TraceData
+from detrscope.core.trace_data import TOKEN_KINDS, Kind, TraceData
 
-KINDS: tuple[Kind, ...] = ("encoder.self", "decoder.self", "decoder.cross")
+KINDS: tuple[Kind, ...] = (*TOKEN_KINDS, "decoder.self", "decoder.cross")
 
 
 class NoDetections(UserError):

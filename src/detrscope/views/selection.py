@@ -150,7 +150,7 @@ def selected_row(
         NotInTrace: there is no such attention.
         NoDetections: no point or query was chosen and no query reaches the threshold.
     """
-    kind: Kind = "encoder.self" if options.points else "decoder.cross"
+    kind: Kind = trace.token_kind if options.points else "decoder.cross"
     note = ""
     if options.points and not (fits(kind) if fits else trace.sites_of(kind)):
         kind = "decoder.cross"

@@ -22,22 +22,43 @@ function broadcastIndex(shape, index) {
 }
 
 /**
+ * Whether tokens of a site attend to one another: always, but for those of different windows. Extra tokens belong to windows in order.
+ * @param {SiteInfo} site
+ * @returns {(query: number, key: number) => boolean}
+ */
+function attends(site) {
+  const { windows, levels, extra = 0 } = site;
+  if (!windows || !levels) return () => true;
+  const [[height, width]] = levels, [rows, columns] = windows, each = extra / (rows * columns);
+  const tall = Math.ceil(height / rows), wide = Math.ceil(width / columns);
+  const window = Int32Array.from({ length: height * width + extra }, (_, token) => token >= height * width ? Math.floor((token - height * width) / each)
+    : Math.floor(Math.floor(token / width) / tall) * columns + Math.floor((token % width) / wide));
+  return (query, key) => window[query] === window[key];
+}
+
+/**
  * The row of a query over all keys, of every head: softmax of the scaled products and the bias, times the gain.
  * @param {Payload} payload @param {SiteInfo} site @param {number} query
  * @returns {Row}
  */
 function denseRow(payload, site, query) {
   const q = payload.floats(`${site.name}/query`), k = payload.floats(`${site.name}/key`);
-  const width = payload.shape(`${site.name}/query`)[2], keys = site.keys;
+  const extra = site.extra ?? 0, keys = site.keys + extra, queries = site.queries + extra, together = attends(site);
+  const width = payload.shape(`${site.name}/query`)[2];
   const bias = payload.has(`${site.name}/bias`) ? payload.floats(`${site.name}/bias`) : null;
   const gain = payload.has(`${site.name}/gain`) ? payload.floats(`${site.name}/gain`) : null;
   const biasShape = bias ? payload.shape(`${site.name}/bias`) : [], gainShape = gain ? payload.shape(`${site.name}/gain`) : [];
   const heads = [];
   for (let head = 0; head < site.heads; head++) {
     const row = new Float32Array(keys);
-    const from = (head * site.queries + query) * width;
+    const from = (head * queries + query) * width;
     let most = -Infinity;
     for (let key = 0, at = head * keys * width; key < keys; key++) {
+      if (!together(query, key)) {
+        row[key] = -Infinity;
+        at += width;
+        continue;
+      }
       let sum = 0;
       for (let i = 0; i < width; i++) sum += q[from + i] * k[at++];
       sum *= site.scale;
@@ -51,7 +72,7 @@ function denseRow(payload, site, query) {
       row[key] /= total;
       if (gain) row[key] *= gain[broadcastIndex(gainShape, [head, query, key])];
     }
-    heads.push(row);
+    heads.push(extra ? row.slice(0, site.keys) : row);
   }
   return { site, heads };
 }
@@ -163,10 +184,11 @@ const SUMS = new WeakMap();
 function denseColumns(payload, site, key) {
   const sums = softmaxSums(payload, site);
   const gain = payload.has(`${site.name}/gain`) ? payload.floats(`${site.name}/gain`) : null;
-  const shape = gain ? payload.shape(`${site.name}/gain`) : [];
+  const shape = gain ? payload.shape(`${site.name}/gain`) : [], together = attends(site);
   return Array.from({ length: site.heads }, (_, head) => {
     const column = new Float32Array(site.queries);
     for (let query = 0; query < site.queries; query++) {
+      if (!together(query, key)) continue;
       const weight = Math.exp(denseScore(payload, site, head, query, key) - sums[head * site.queries + query]);
       column[query] = gain ? weight * gain[broadcastIndex(shape, [head, query, key])] : weight;
     }
@@ -178,7 +200,8 @@ function denseColumns(payload, site, key) {
 function denseScore(payload, site, head, query, key) {
   const q = payload.floats(`${site.name}/query`), k = payload.floats(`${site.name}/key`);
   const width = payload.shape(`${site.name}/query`)[2];
-  const from = (head * site.queries + query) * width, to = (head * site.keys + key) * width;
+  const extra = site.extra ?? 0;
+  const from = (head * (site.queries + extra) + query) * width, to = (head * (site.keys + extra) + key) * width;
   let sum = 0;
   for (let i = 0; i < width; i++) sum += q[from + i] * k[to + i];
   sum *= site.scale;
@@ -192,10 +215,10 @@ function softmaxSums(payload, site) {
   SUMS.set(payload, known);
   const stored = known.get(site.name);
   if (stored) return stored;
-  const sums = new Float32Array(site.heads * site.queries);
+  const sums = new Float32Array(site.heads * site.queries), together = attends(site), keys = site.keys + (site.extra ?? 0);
   for (let head = 0; head < site.heads; head++) {
     for (let query = 0; query < site.queries; query++) {
-      const scores = Float32Array.from({ length: site.keys }, (_, key) => denseScore(payload, site, head, query, key));
+      const scores = Float32Array.from({ length: keys }, (_, key) => together(query, key) ? denseScore(payload, site, head, query, key) : -Infinity);
       const most = scores.reduce((a, b) => Math.max(a, b), -Infinity);
       sums[head * site.queries + query] = most + Math.log(scores.reduce((sum, score) => sum + Math.exp(score - most), 0));
     }

@@ -3,7 +3,7 @@
 import { cellSize, insideCells, mapsOf, tokenAt } from "./geometry.js";
 
 /** @typedef {import("./payload.js").Header} Header */
-/** @typedef {{site: string, heads: number, scale: number | null, point_levels: number[] | null, own_maps?: boolean}} GraphSite */
+/** @typedef {{site: string, heads: number, scale: number | null, point_levels: number[] | null, own_maps?: boolean, windows?: number[] | null, extra: number}} GraphSite */
 /**
  * An edit of the grammar: a factor on weights, or a score (null hides).
  * @typedef {{text: string, site: string, factor: number | null, score: number | null, region: number[] | null,

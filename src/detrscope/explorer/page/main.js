@@ -156,7 +156,7 @@ class App {
     byId("truth-row").hidden = !payload.has("target_boxes") || !payload.shape("target_boxes")[0];
     byId("points-row").hidden = byId("edit-point-row").hidden = !deformable;
     fill(byId("colours"), Object.keys(COLOUR_MAPS).map((name) => [name, name]));
-    const kinds = ["decoder.*.cross", "encoder.*.self", "decoder.*.self", "*"];
+    const kinds = ["decoder.*.cross", "encoder.*.self", "backbone.*.self", "decoder.*.self", "*"];
     const some = kinds.filter((kind) => kind === "*" || payload.header.modelSites.some((site) => matchesSite(site, kind)));
     fill(byId("edit-site"), [...some, ...payload.header.modelSites].map((name) => [name, name === "*" ? "* (all)" : name]));
     for (const radio of /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll('input[name="kind"]'))) {

@@ -116,7 +116,8 @@ class BrowserSource {
       Object.assign(arrays, { [`${site}/query`]: query, [`${site}/key`]: key });
       if (bias?.values.some((x) => x !== 0)) arrays[`${site}/bias`] = { shape: [heads, 1, bias.shape[1]], values: bias.values };
       if (keyGain && queryGain && (keyGain.values.some((x) => x !== 1) || queryGain.values.some((x) => x !== 1))) arrays[`${site}/gain`] = outer(queryGain, keyGain);
-      return /** @type {import("./payload.js").SiteInfo} */ ({ name: site, kind: "dense", heads, queries: query.shape[1], keys: key.shape[1], scale: spec.scale ?? 1, pointLevels: [], ...(spec.own_maps ? { levels: pairs(Array.from(outputs[`${site}.levels`].data, Number)) } : {}) });
+      return /** @type {import("./payload.js").SiteInfo} */ ({ name: site, kind: "dense", heads, queries: query.shape[1] - spec.extra, keys: key.shape[1] - spec.extra, scale: spec.scale ?? 1, pointLevels: [], extra: spec.extra, ...(spec.windows ? { windows: spec.windows } : {}),
+        ...(spec.own_maps ? { levels: pairs(Array.from(outputs[`${site}.levels`].data, Number)) } : {}) });
     });
     return Payload.of({
       format: 1, by: "", model: published.variant, source: picture.name, scoring: published.scoring, top: published.top, classes: published.classes,

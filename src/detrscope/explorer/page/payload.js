@@ -3,7 +3,8 @@
 /**
  * @typedef {{type: "f32" | "f16" | "u16" | "u8" | "i32", shape: number[], offset: number, low?: number, step?: number}} ArrayInfo
  * @typedef {{name: string, kind: "dense" | "deformable", heads: number, queries: number, keys: number, scale: number,
- *   pointLevels: number[], levels?: number[][]}} SiteInfo  levels: sizes of the maps of its keys, where they are not the header's
+ *   pointLevels: number[], levels?: number[][], windows?: number[], extra?: number}} SiteInfo  levels: sizes of the maps of its keys, where they are not the header's;
+ *   windows: rows and columns of windows of the one map, within which tokens attend; extra: tokens after queries and keys that lie on no map
  * @typedef {{format: number, by: string, model: string, source: string, scoring: "softmax" | "sigmoid", top: number,
  *   classes: {id: number, name: string}[], width: number, height: number, crop: number[], content: number[],
  *   padded: number[], levels: number[][], layers: number, queries: number, sites: SiteInfo[], modelSites: string[],

@@ -18,7 +18,8 @@ const KINDS = { query: "decoder.cross", point: "encoder.self", incoming: "encode
 
 /** Recorded sites of the kind that a state shows. @param {Payload} payload @param {State} state */
 function sitesOf(payload, state) {
-  const sites = payload.sitesOf(KINDS[state.kind]);
+  const own = payload.sitesOf(KINDS[state.kind]);
+  const sites = KINDS[state.kind] === "encoder.self" && !own.length ? payload.sitesOf("backbone.self") : own;
   return state.kind === "incoming" && !sites.length ? payload.sitesOf("decoder.cross") : sites;
 }
 

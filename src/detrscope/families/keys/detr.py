@@ -8,7 +8,7 @@ from detrscope.families.keys.torch_transformer import TORCH_TRANSFORMER
 
 PUBLISHED = KeyLayout(
     name="published",
-    mark="class_embed.weight",
+    mark="input_proj.weight",
     rules=(
         (r"backbone\.0\.body\.(.*)", r"backbone.body.\1"),
         (r"backbone\.1\.row_embed\.weight", r"neck.position.rows"),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 20
-SAMPLE_SIDES = (224, 256)  # pixels; unequal, and large enough for the queries of all variants
+SAMPLE_SIDES = (256, 320)  # pixels; unequal, and large enough for the queries of all variants
 SYMBOLS = ("batch", "height", "width")
 
 

@@ -115,6 +115,31 @@ class VarifocalLoss:
         return (each * weight).sum((1, 2, 3)) / matched.normalizers.boxes
 
 
+@dataclass(frozen=True, kw_only=True)
+class IouAwareLoss:
+    """IoU-aware binary cross-entropy: the target of a matched query mixes its score and IoU; others weigh by p squared.
+
+    LW-DETR (arXiv:2406.03459, section 3.3), as Align-DETR (arXiv:2304.07527).
+    """
+
+    name: str = "loss_class"
+    weight: float = 1.0
+    alpha: float = 0.25  # exponent of the score in the target; that of the IoU is 1 - alpha
+    gamma: float = 2.0
+    least: float = 0.01  # lower bound of a matched query's target
+
+    def __call__(self, matched: MatchedPredictions) -> Tensor:
+        """Return the loss of each layer divided by the number of boxes, [N]."""
+        positive = _one_hot(matched) > 0  # [N, B, Q, K]
+        p = matched.logits.sigmoid()
+        mixed = p.detach() ** self.alpha * matched.iou[..., None] ** (1 - self.alpha)
+        scores = mixed.clamp(min=self.least)  # of matched queries
+        rejected = torch.where(positive, 1 - scores, p**self.gamma)  # weight of the cross-entropy with 0
+        each = torch.where(positive, -scores * F.logsigmoid(matched.logits), 0.0)
+        each = each - rejected * F.logsigmoid(-matched.logits)
+        return each.sum((1, 2, 3)) / matched.normalizers.boxes
+
+
 def _one_hot(matched: MatchedPredictions) -> Tensor:
     """Return 1 at the class of each matched query, [N, B, Q, K]; NO_OBJECT is no class index."""
     classes = torch.arange(matched.logits.shape[-1], device=matched.logits.device)

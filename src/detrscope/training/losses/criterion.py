@@ -42,7 +42,7 @@ class LossNormalizers:
 class MatchedPredictions:
     """Predictions of a query set beside their ground truth, as terms of the loss read them."""
 
-    logits: Tensor  # [N, B, Q, K]
+    logits: Tensor  # [N, B, Q, K]; N counts groups of queries, too
     labels: Tensor  # [N, B, Q] int64, class index of the matched box, or NO_OBJECT
     iou: Tensor  # [N, B, Q] with the matched box, 0 where there is none; no gradient
     boxes_cxcywh: Tensor  # [N, P, 4] predicted, of each pair that terms of boxes take
@@ -152,9 +152,14 @@ class SetCriterion(nn.Module):
         return {term.name: term(matched) * term.weight for term in self.mask_terms}
 
     def _weighted(self, matched: MatchedPredictions) -> dict[str, Tensor]:
-        """Return the weighted terms [N] of a query set by name."""
+        """Return the weighted terms [N] of a query set by name, summed over groups."""
         values = {term.name: (term(matched), term.weight) for term in self.terms}
-        return {name: value * weight for name, (value, weight) in values.items() if value is not None}
+        groups = matched.query_set.groups
+        return {
+            name: (value * weight).view(-1, groups).sum(1)
+            for name, (value, weight) in values.items()
+            if value is not None
+        }
 
 
 def _by_layer(table: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -229,7 +234,8 @@ def _pairs(query_set: QuerySet, matches: Matches) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _monitors(matched: MatchedPredictions, targets: Sequence[Target], scoring: Scoring) -> dict[str, Tensor]:
     """Return percent of matched queries with a wrong class, error in the number of objects, mean IoU, pairs."""
-    logits, labels, iou = matched.logits[-1], matched.labels[-1], matched.iou[-1]  # [B, Q, ...]
+    last = -matched.query_set.groups  # the last layer, and of its groups the one that is used in evaluation
+    logits, labels, iou = matched.logits[last], matched.labels[last], matched.iou[last]  # [B, Q, ...]
     has_box = labels != NO_OBJECT
     pairs = has_box.sum()
     wrong = ((logits.argmax(-1) != labels) & has_box).sum()

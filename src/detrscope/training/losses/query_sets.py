@@ -23,15 +23,19 @@ IGNORED_LOGIT = -50.0  # logit of a query without meaning: no loss, no gradient
 
 @dataclass(frozen=True)
 class QuerySet:
-    """Predictions of some queries, and the boxes matched with them."""
+    """Predictions of some queries, and the boxes matched with them.
+
+    Groups of queries, each matched on its own, stand as layers: those of the first layer, of the second, and so on.
+    """
 
     name: str  # empty for the model's own queries
-    outputs: Outputs  # logits [N, B, Q', K], boxes_cxcywh [N, B, Q', 4], float32
+    outputs: Outputs  # logits [N * groups, B, Q', K], boxes_cxcywh [N * groups, B, Q', 4], float32
     targets: Sequence[Target]  # of each of the B images
     matches: Matches
     matches_per_box: Fraction = Fraction(1)  # terms are divided by this times the number of boxes
     box_matches: Matches | None = None  # pairs that terms of boxes take, where they are others
     box_matches_per_box: Fraction = Fraction(1)
+    groups: int = 1
 
 
 def query_sets(
@@ -54,8 +58,9 @@ def query_sets(
         NonFinite: a matching cost is NaN or infinite.
     """
     count = 0 if denoising is None else denoising.labels.shape[1]
-    own = replace(_some_queries(outputs, slice(count, None)), masks=outputs.masks)
-    sets = [QuerySet("", own, targets, matcher(own, targets))]
+    groups = 1 if outputs.proposals is None else outputs.proposals.groups
+    own = _by_group(replace(_some_queries(outputs, slice(count, None)), masks=outputs.masks), groups)
+    sets = [QuerySet("", own, targets, matcher(own, targets), Fraction(groups), groups=groups)]
     if own.distributions is not None:
         start = _start_boxes(own.distributions)
         sets.append(QuerySet("start", start, targets, matcher(start, targets)))
@@ -119,9 +124,10 @@ def _proposal_sets(proposals: Proposals, targets: Sequence[Target], matcher: Mat
     if proposals.selected is not None:
         index = proposals.selected[..., None]  # [B, Q, 1]
         logits, boxes_cxcywh = (x.gather(1, index.expand(-1, -1, x.shape[2])) for x in (logits, boxes_cxcywh))
-    sparse = _one_layer(logits, boxes_cxcywh)
+    groups = proposals.groups
+    sparse = _by_group(_one_layer(logits, boxes_cxcywh), groups)
     labelled = _class_agnostic(targets) if proposals.any_class else targets
-    sets = [QuerySet("proposals", sparse, labelled, matcher(sparse, labelled))]
+    sets = [QuerySet("proposals", sparse, labelled, matcher(sparse, labelled), Fraction(groups), groups)]
     if proposals.dense_logits is not None and proposals.dense_boxes_cxcywh is not None:
         dense = _one_layer(proposals.dense_logits, proposals.dense_boxes_cxcywh)
         centres = in_float32(proposals.centres)
@@ -141,6 +147,17 @@ def _denoising_set(name: str, noised: Outputs, targets: Sequence[Target], denois
 def _one_layer(logits: Tensor, boxes_cxcywh: Tensor) -> Outputs:
     """Return predictions [B, S, ...] as those of one layer, [1, B, S, ...]."""
     return Outputs(in_float32(logits[None]), in_float32(boxes_cxcywh[None]))
+
+
+def _by_group(outputs: Outputs, groups: int) -> Outputs:
+    """Return groups of queries [N, B, groups * Q, ...] as layers, [N * groups, B, Q, ...]."""
+    if groups == 1:
+        return outputs
+    logits, boxes = (
+        torch.stack(x.chunk(groups, dim=2), dim=1).flatten(0, 1)
+        for x in (outputs.logits, outputs.boxes_cxcywh)
+    )
+    return replace(outputs, logits=logits, boxes_cxcywh=boxes)
 
 
 def _class_agnostic(targets: Sequence[Target]) -> list[Target]:

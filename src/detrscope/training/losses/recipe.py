@@ -7,6 +7,7 @@ from detrscope.training.losses.boxes import BoxGIoU, BoxL1
 from detrscope.training.losses.classes import (
     CrossEntropy,
     FocalLoss,
+    IouAwareLoss,
     MatchabilityLoss,
     MatchingAwareLoss,
     VarifocalLoss,
@@ -17,8 +18,9 @@ from detrscope.training.losses.masks import MaskDice, MaskFocal, MaskTerm
 from detrscope.training.matcher import FocalCost, Matcher, SoftmaxCost
 from detrscope.training.train_config import LossConfig, TrainConfig
 
-SIGMOID_TERMS: dict[str, type[FocalLoss | MatchabilityLoss | VarifocalLoss]] = {
+SIGMOID_TERMS: dict[str, type[FocalLoss | IouAwareLoss | MatchabilityLoss | VarifocalLoss]] = {
     "focal": FocalLoss,
+    "iou-aware": IouAwareLoss,
     "matchability": MatchabilityLoss,
     "varifocal": VarifocalLoss,
 }

@@ -1,0 +1,58 @@
+"""Vision transformers as backbones: patches to tokens, attention of all of them or within windows, maps of some layers.
+
+Dosovitskiy et al. 2020, arXiv:2010.11929; windows between layers of global attention: Li et al. 2022, arXiv:2203.16527.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrscope.blocks.encoder import EncoderLayer
+from detrscope.core.probe import Probe
+from detrscope.core.types import Level, Pyramid
+
+
+class ViTBackbone(nn.Module):
+    """A vision transformer whose attention is recorded at the sites `backbone.N.self`.
+
+    Args:
+        layers: of the tokens.
+        width: D.
+        patch: side of a patch in pixels, the stride of the maps.
+        grid: side of the learned grid of positions, in tokens; other sizes are interpolated.
+        maps: which layers give a feature map, from 0, in order.
+    """
+
+    def __init__(
+        self, layers: list[EncoderLayer], width: int, patch: int, grid: int, maps: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+        self.position = nn.Parameter(torch.randn(width, grid, grid) * 0.02)
+        self.layers = nn.ModuleList(layers)
+        self.maps = maps
+        self.channels = (width,) * len(maps)
+        self.feature_sites = (
+            "backbone.embedding",
+            *(f"backbone.{number}.tokens" for number in range(len(layers))),
+        )
+
+    def forward(self, images: Tensor, probe: Probe | None = None) -> list[Tensor]:
+        """[B, 3, H, W] -> [B, D, H / patch, W / patch] of each requested layer."""
+        x = self.embedding(images)
+        level = Level(*x.shape[-2:])
+        x = x + F.interpolate(self.position[None], size=level, mode="bicubic").to(x.dtype)
+        tokens = x.flatten(2).transpose(1, 2)  # [B, S, D]
+        pyramid = Pyramid(tokens, tokens.new_zeros(1, 1, 1), (level,))
+        maps = [x]
+        for layer in self.layers:
+            pyramid = replace(pyramid, tokens=layer(pyramid.tokens, pyramid, probe))
+            maps.append(pyramid.tokens.transpose(1, 2).reshape(x.shape))
+        for site, x in zip(self.feature_sites, maps, strict=True):
+            if probe is not None and probe.records_features_of(site):
+                probe.keep_features(site, x)
+        return [maps[1 + number] for number in self.maps]
