@@ -43,6 +43,7 @@ PRESETS = [
     "rtdetr-r18-coco",
     "rtdetr-r50-coco",
     "rtdetrv2-r18-coco",
+    "lwdetr-t-coco",
 ]
 
 

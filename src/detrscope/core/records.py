@@ -69,11 +69,9 @@ class DenseRecord(_Values):
             scores = scores + part_of_factor(self.bias, queries, keys)
         if self.windows is None:
             return scores
-        return scores.masked_fill(self.outside_windows(queries, keys), float("-inf"))
+        return scores.masked_fill(self._outside(queries, keys), float("-inf"))
 
-    def outside_windows(
-        self, queries: Tensor | slice = slice(None), keys: Tensor | slice = slice(None)
-    ) -> Tensor:
+    def _outside(self, queries: Tensor | slice, keys: Tensor | slice) -> Tensor:
         """Return which keys lie in another window than each query: [Q', S'] bool."""
         assert self.windows is not None and self.levels is not None, "windows are of a map"
         device = self.key.device
@@ -85,6 +83,8 @@ class DenseRecord(_Values):
     def _weights(self, queries: Tensor | slice) -> Tensor:
         """Return the attention of some queries over all keys, extra tokens included: [B, h, Q', S]."""
         weights = self.scores(queries).softmax(-1)
+        if self.windows is not None:  # an edit may hide a whole window: its queries attend to nothing
+            weights = weights.nan_to_num(0.0)
         return weights if self.gain is None else weights * part_of_factor(self.gain, queries)
 
     @property
@@ -98,7 +98,11 @@ class DenseRecord(_Values):
         Raises:
             UserError: values were not recorded.
         """
-        return (self._weights(slice(None)) @ self.values()).transpose(1, 2).flatten(2)
+        return self.mixed().transpose(1, 2).flatten(2)
+
+    def mixed(self) -> Tensor:
+        """Return weights @ values of each head, extra tokens included: [B, h, Q, dv]."""
+        return self._weights(slice(None)) @ self.values()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Scaled dot-product attention, Vaswani et al. 2017 (arXiv:1706.03762), equation 1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from detrscope.ops.edits import (
     edit_selection_mask,
     resolve_dense_edit,
 )
-from detrscope.ops.windows import join_windows, split_windows, window_padding
+from detrscope.ops.windows import IGNORED, join_windows, split_windows, window_padding
 
 SMALL_MAP = 1 << 16  # elements of one head's map
 
@@ -93,7 +94,12 @@ def attend(
         out = _mix(inputs, scale, dropout)
     else:
         assert levels is not None, "windows are of a map"
-        out = _mix_in_windows(inputs, scale, dropout, windows, levels[0])
+        if graph_edit is None and (inputs.bias is not None or inputs.gain is not None):
+            q, k, v, bias, gain = inputs
+            extra = k.shape[2] - levels[0].tokens
+            out = DenseRecord(q, k, v, scale, bias, gain, levels, windows, extra).mixed()
+        else:
+            out = _mix_in_windows(inputs, scale, dropout, windows, levels[0])
     if graph_edit is not None:
         out = out * graph_edit.query_gain[None, :, :, None]  # [h, Q]: a factor on rows of the map
     out = out.transpose(1, 2).flatten(2)  # [B, Q, h*dv]
@@ -142,17 +148,20 @@ def _mix(inputs: _Inputs, scale: float, dropout: float) -> Tensor:
 
 
 def _mix_in_windows(inputs: _Inputs, scale: float, dropout: float, windows: Windows, level: Level) -> Tensor:
-    """Return weights @ values of queries that attend to keys of their own window, [B, h, Q, dv]."""
-    q, k, v, bias, gain = inputs
+    """Return weights @ values of queries that attend to keys of their own window, [B, h, Q, dv].
+
+    A bias is the input of an exported graph, the same for all queries.
+    """
+    q, k, v, bias, _ = inputs
     extra = k.shape[2] - level.tokens
-    if gain is not None or (bias is not None and bias.shape[2] != 1):  # edits that differ between queries
-        outside = DenseRecord(q, k, v, scale, levels=(level,), windows=windows, extra=extra).outside_windows()
-        hidden = mask_to_bias(outside, q.dtype)[None, None]  # [1, 1, Q, S]
-        return _mix(inputs._replace(bias=hidden if bias is None else bias + hidden), scale, dropout)
     padding = window_padding(windows, level, extra, q)  # [windows, 1, 1, s]
     if bias is not None:
         # An input of a graph may have S of 1.
-        every = bias + bias.new_zeros(1, 1, 1, k.shape[2])  # [1 or B, h, 1, S]
+        every = bias + bias.new_zeros(1, 1, 1, k.shape[2])  # [1, h, 1, S]
+        v = v * (every > -math.inf).to(v).transpose(
+            2, 3
+        )  # of a window that is hidden as a whole, nothing is read
+        every = every.clamp(min=IGNORED)
         bias = split_windows(every.transpose(2, 3), windows, level).transpose(2, 3)  # [windows, h, 1, s]
     biases = [
         x.repeat(q.shape[0] * windows.count // x.shape[0], 1, 1, 1) for x in (bias, padding) if x is not None

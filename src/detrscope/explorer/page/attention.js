@@ -67,9 +67,10 @@ function denseRow(payload, site, query) {
       if (sum > most) most = sum;
     }
     let total = 0;
-    for (let key = 0; key < keys; key++) total += row[key] = Math.exp(row[key] - most);
+    if (most === -Infinity) row.fill(most = 0); // a window that an edit hides as a whole: its queries attend to nothing
+    else for (let key = 0; key < keys; key++) total += row[key] = Math.exp(row[key] - most);
     for (let key = 0; key < keys; key++) {
-      row[key] /= total;
+      row[key] /= total || 1;
       if (gain) row[key] *= gain[broadcastIndex(gainShape, [head, query, key])];
     }
     heads.push(extra ? row.slice(0, site.keys) : row);
@@ -188,7 +189,7 @@ function denseColumns(payload, site, key) {
   return Array.from({ length: site.heads }, (_, head) => {
     const column = new Float32Array(site.queries);
     for (let query = 0; query < site.queries; query++) {
-      if (!together(query, key)) continue;
+      if (!together(query, key) || sums[head * site.queries + query] === -Infinity) continue;
       const weight = Math.exp(denseScore(payload, site, head, query, key) - sums[head * site.queries + query]);
       column[query] = gain ? weight * gain[broadcastIndex(shape, [head, query, key])] : weight;
     }
@@ -220,7 +221,7 @@ function softmaxSums(payload, site) {
     for (let query = 0; query < site.queries; query++) {
       const scores = Float32Array.from({ length: keys }, (_, key) => together(query, key) ? denseScore(payload, site, head, query, key) : -Infinity);
       const most = scores.reduce((a, b) => Math.max(a, b), -Infinity);
-      sums[head * site.queries + query] = most + Math.log(scores.reduce((sum, score) => sum + Math.exp(score - most), 0));
+      sums[head * site.queries + query] = most === -Infinity ? most : most + Math.log(scores.reduce((sum, score) => sum + Math.exp(score - most), 0));
     }
   }
   known.set(site.name, sums);
