@@ -91,7 +91,8 @@ class Windows:
 
     def sides(self, level: Level) -> tuple[int, int]:
         """Return height and width of a window of a map, in tokens."""
-        return -(-level.height // self.rows), -(-level.width // self.columns)
+        # Not minus the floor of minus: exported graphs divide negative numbers otherwise.
+        return (level.height + self.rows - 1) // self.rows, (level.width + self.columns - 1) // self.columns
 
     @property
     def count(self) -> int:

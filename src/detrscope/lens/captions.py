@@ -64,6 +64,9 @@ def caption_normalisation(trace: TraceData, selection: Selection) -> str:
         return f"softmax over {record.shape[2]} queries"
     if isinstance(record, DeformableRecord):
         text = f"softmax over points, splatted on {sizes} tokens and not renormalised"
+    elif record.windows is not None:
+        height, width = record.windows.sides(levels[0])
+        text = f"softmax over the tokens of a window of {height}x{width} among {sizes}"
     else:
         text = f"softmax over {sizes} tokens"
     count = len(levels)

@@ -41,7 +41,8 @@ def report_attention_differences(measurements: Sequence[Measurement]) -> list[st
     """
     layers = report_layer_means(measurements)
     has_encoder = any(m.kind == "encoder.self" for m in layers)
-    encoder = [m for m in layers if m.kind == ("encoder.self" if has_encoder else "backbone.self")]
+    stack = "encoder" if has_encoder else "backbone"
+    encoder = [m for m in layers if m.kind == f"{stack}.self"]
     token = "an encoder token" if has_encoder else "a backbone token"
     decoder = [m for m in layers if m.kind == "decoder.cross"]
     if not encoder or not decoder:
@@ -60,7 +61,7 @@ def report_attention_differences(measurements: Sequence[Measurement]) -> list[st
         f"query {distance[1]:.0%} from the centre of its box.",
         f"In the box: tokens inside a detected box keep {box[0]:.0%} of their attention inside it, queries "
         f"{box[1]:.0%}; uniform attention would have {area[1]:.0%} there.",
-        f"Agreement of heads, 0 to 1: {agreement[0]:.2f} in the encoder, {agreement[1]:.2f} in the decoder.",
+        f"Agreement of heads, 0 to 1: {agreement[0]:.2f} in the {stack}, {agreement[1]:.2f} in the decoder.",
     ]
 
 
