@@ -50,7 +50,9 @@ class Written:
         scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         if windows is not None:
             assert levels is not None
-            window = windows.of_tokens(levels[0])
+            extra = k.shape[2] - levels[0].tokens
+            each = torch.arange(windows.count).repeat_interleave(extra // windows.count)
+            window = torch.cat([windows.of_tokens(levels[0]), each])
             scores = scores.masked_fill(window[:, None] != window, float("-inf"))
         return self._mixed(site, scores.softmax(-1), v)
 
@@ -114,7 +116,8 @@ def rules(trace: Trace, maps: dict[str, Tensor], slopes: dict[str, Tensor]) -> T
     for site in trace.sites_of(trace.token_kind):
         own = trace.tokens_at(site)
         among_tokens = torch.zeros(tokens, tokens, dtype=torch.float64)
-        among_tokens[own, own] = bar[site]
+        count = trace.record(site).shape[1]  # without class tokens, which lie on no map
+        among_tokens[own, own] = bar[site][:count, :count]
         r_ii = r_ii + among_tokens @ r_ii
     for layer in range(trace.layers("decoder.cross")):
         among = bar[f"decoder.{layer}.self"]

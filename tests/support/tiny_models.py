@@ -52,6 +52,18 @@ def tiny_settings(variant: str) -> dict[str, Any]:
         decoder = {**STACK, "cross_heads": 4, "points": 2}
         sizes = {"width": 32, "queries": 7, "groups": 2, "scales": (2.0, 1.0)}
         return {**sizes, "backbone": {**vit, "windows": 4, "drop_path": 0.0}, "decoder": decoder}
+    if variant.startswith("rfdetr"):
+        vit = {
+            "width": 32,
+            "layers": 2,
+            "heads": 4,
+            "patch": 16,
+            "grid": 3,
+            "window_layers": (0,),
+            "maps": (0, 1),
+        }
+        decoder = {**STACK, "cross_heads": 4, "points": 2}
+        return {"width": 32, "queries": 7, "groups": 2, "backbone": {**vit, "windows": 2}, "decoder": decoder}
     dilated = VARIANTS[variant].config.backbone.dilate_last
     panoptic = variant.endswith("-panoptic")
     backbone = {"name": "resnet50" if dilated and not panoptic else "resnet18"}

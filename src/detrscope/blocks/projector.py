@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrscope.blocks.fusion import ConvNorm
@@ -14,6 +16,39 @@ from detrscope.ops.position import positions_of_pyramid
 
 WIDE = 512  # channels above which a map is narrowed before it is enlarged
 
+Convolution = Callable[[int, int, int], nn.Module]
+"""(incoming channels, outgoing channels, side of the kernel) -> a convolution with norm and activation."""
+
+
+class ChannelNormConv(nn.Module):
+    """Convolution without bias, a layer norm over the channels of each pixel, SiLU.
+
+    Args:
+        channels: incoming channels.
+        width: outgoing channels.
+        size: side of the kernel, odd; the map keeps its size.
+        epsilon: number added to variances.
+    """
+
+    def __init__(self, channels: int, width: int, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, size, padding=size // 2, bias=False)
+        self.norm = nn.LayerNorm(width, eps=epsilon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H, W]."""
+        return F.silu(self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+def batch_norm_convolution(channels: int, width: int, size: int) -> nn.Module:
+    """Return a convolution with a batch norm and SiLU."""
+    return ConvNorm(channels, width, size, activation="silu")
+
+
+def channel_norm_convolution(epsilon: float) -> Convolution:
+    """Return what makes a convolution with a norm over channels and SiLU, as RF-DETR's."""
+    return lambda channels, width, size: ChannelNormConv(channels, width, size, epsilon)
+
 
 class C2fBlock(nn.Module):
     """Half of the channels through bottlenecks, whose outputs are all kept and joined (YOLOv8's C2f).
@@ -21,18 +56,18 @@ class C2fBlock(nn.Module):
     Args:
         channels: incoming channels.
         width: outgoing channels.
+        convolution: makes a convolution with norm and activation.
         blocks: number of bottlenecks.
     """
 
-    def __init__(self, channels: int, width: int, blocks: int = 3) -> None:
+    def __init__(self, channels: int, width: int, convolution: Convolution, blocks: int = 3) -> None:
         super().__init__()
         hidden = width // 2
-        self.conv1 = ConvNorm(channels, 2 * hidden, activation="silu")
+        self.conv1 = convolution(channels, 2 * hidden, 1)
         self.bottlenecks = nn.ModuleList(
-            nn.Sequential(*(ConvNorm(hidden, hidden, 3, activation="silu") for _ in range(2)))
-            for _ in range(blocks)
+            nn.Sequential(*(convolution(hidden, hidden, 3) for _ in range(2))) for _ in range(blocks)
         )
-        self.conv2 = ConvNorm((2 + blocks) * hidden, width, activation="silu")
+        self.conv2 = convolution((2 + blocks) * hidden, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C', H, W]."""
@@ -50,13 +85,20 @@ class ScaleProjector(nn.Module):
         channels: channels of each incoming map.
         width: D.
         scale: size of the outgoing map by the size of those that come in: 0.5, 1 or 2.
+        convolution: makes a convolution with norm and activation.
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int, scale: float) -> None:
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        width: int,
+        scale: float,
+        convolution: Convolution = batch_norm_convolution,
+    ) -> None:
         super().__init__()
         resized = [_resize(c, scale) for c in channels]
         self.resize = nn.ModuleList(module for module, _ in resized)
-        self.fuse = C2fBlock(sum(c for _, c in resized), width)
+        self.fuse = C2fBlock(sum(c for _, c in resized), width, convolution)
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, maps: list[Tensor]) -> Tensor:

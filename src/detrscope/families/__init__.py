@@ -16,6 +16,7 @@ from detrscope.families import (
     detr,
     lw_detr,
     minimal,
+    rf_detr,
     rt_detr,
     sprint,
     sprint_lite,
@@ -33,6 +34,7 @@ FAMILIES: dict[str, Family] = {
         d_fine.FAMILY,
         rt_detr.FAMILY,
         lw_detr.FAMILY,
+        rf_detr.FAMILY,
         sprint.FAMILY,
         sprint_lite.FAMILY,
     )

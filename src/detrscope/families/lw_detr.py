@@ -108,7 +108,17 @@ class LWDetrConfig:
 
 def build(config: LWDetrConfig, classes: int) -> DetectionTransformer:
     """Build the model with random weights; K = classes, scored by sigmoids."""
-    d, c, v = config.width, config.decoder, config.backbone
+    v = config.backbone
+    backbone = ViTBackbone(_backbone_layers(v), v.width, PATCH, v.grid, v.maps)
+    neck = ProjectorNeck([ScaleProjector(backbone.channels, config.width, scale) for scale in config.scales])
+    return build_group_detector(config, classes, backbone, neck)
+
+
+def build_group_detector(
+    config: LWDetrConfig, classes: int, backbone: ViTBackbone, neck: ProjectorNeck
+) -> DetectionTransformer:
+    """Build a model of a backbone and a neck, with queries in groups and LW-DETR's decoder."""
+    d, c = config.width, config.decoder
 
     def self_attention(site: str) -> GroupSelfAttention:
         return GroupSelfAttention(d, c.heads, c.dropout, site, config.groups)
@@ -119,10 +129,9 @@ def build(config: LWDetrConfig, classes: int) -> DetectionTransformer:
     def box_head() -> MLP:
         return zero_last(MLP(*[d] * config.box_layers, 4))
 
-    backbone = ViTBackbone(_backbone_layers(v), v.width, PATCH, v.grid, v.maps)
     return DetectionTransformer(
         backbone=backbone,
-        neck=ProjectorNeck([ScaleProjector(backbone.channels, d, scale) for scale in config.scales]),
+        neck=neck,
         encoder=Encoder([], nn.Identity()),
         queries=GroupQueries(
             config.queries,
@@ -155,17 +164,10 @@ def _backbone_layers(v: ViTConfig) -> list[EncoderLayer]:
 
 def infer_family_settings(shapes: Shapes) -> dict[str, object]:
     """Infer settings from a checkpoint's shapes; heads, windows and maps, not visible in them, are as published."""
-    width, groups = shapes.size("queries.content", 1), shapes.count("queries.groups")
-    scales = _scales(shapes)
-    cross_heads = max(1, width // 16)
-    points = shapes.size("decoder.layers.0.cross_attention.weights.bias", 0) // (cross_heads * len(scales))
-    layers = shapes.count("backbone.layers")
+    layers, scales = shapes.count("backbone.layers"), _scales(shapes)
     return {
-        "width": width,
-        "queries": shapes.size("queries.content", 0) // max(1, groups),
-        "groups": groups,
+        **infer_group_settings(shapes),
         "scales": scales,
-        "box_layers": shapes.count("heads.box_head.layers"),
         "backbone": {
             "width": shapes.size("backbone.embedding.weight", 0),
             "layers": layers,
@@ -173,11 +175,24 @@ def infer_family_settings(shapes: Shapes) -> dict[str, object]:
             **published_layers(layers),
             "drop_path": 0.1 if len(scales) > 1 else 0.0,
         },
+    }
+
+
+def infer_group_settings(shapes: Shapes) -> dict[str, object]:
+    """Infer the settings of queries, decoder and heads from a checkpoint's shapes; attention heads are as published."""
+    width, groups = shapes.size("queries.content", 1), shapes.count("queries.groups")
+    cross_heads = max(1, width // 16)
+    rows = shapes.size("decoder.layers.0.cross_attention.weights.bias", 0)
+    return {
+        "width": width,
+        "queries": shapes.size("queries.content", 0) // max(1, groups),
+        "groups": groups,
+        "box_layers": shapes.count("heads.box_head.layers"),
         "decoder": {
             **shapes.stack("decoder"),
             "heads": max(1, width // 32),
             "cross_heads": cross_heads,
-            "points": max(1, points),
+            "points": max(1, rows // (cross_heads * max(1, shapes.count("neck.scales")))),
         },
     }
 

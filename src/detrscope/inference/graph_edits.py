@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 
 from detrscope.core.edits import Bias, Edit, Gain, GraphEdit, KeyBias, Swap
 from detrscope.core.errors import UserError
@@ -62,7 +63,18 @@ def graph_edit_of(
                 result = _with_gain(result, spec, edit, sizes, engine)
             case Swap():
                 raise _no_input(engine, spec.site, "a swap of tensors")
-    return result
+    return _with_extra(result, spec.extra)
+
+
+def _with_extra(edit: GraphEdit, extra: int) -> GraphEdit:
+    """Append neutral values for tokens that lie on no map, where an axis does not stand for all."""
+    if extra == 0 or edit.key_bias is None:
+        return edit
+    key_bias, key_gain, query_gain = (
+        F.pad(x, (0, extra * (x.shape[1] > 1)), value=value)
+        for x, value in ((edit.key_bias, 0.0), (edit.key_gain, 1.0), (edit.query_gain, 1.0))
+    )
+    return replace(edit, key_bias=key_bias, key_gain=key_gain, query_gain=query_gain)
 
 
 def _resolved(spec: GraphSite, edit: Edit, sizes: MapSizes, geometry: Geometry | None) -> Edit | None:

@@ -25,6 +25,7 @@ from detrscope.ops.edits import (
     edit_has_query_keys,
     edit_level_mask,
     edit_selection_mask,
+    pad_factor,
     resolve_dense_edit,
 )
 from detrscope.ops.windows import IGNORED, join_windows, split_windows, window_padding
@@ -76,15 +77,15 @@ def attend(
     scale = q.shape[-1] ** -0.5
     if probe is not None:
         own = levels if levels is not None and (windows is not None or levels != probe.levels) else None
+        extra = 0 if levels is None else k.shape[2] - sum(level.tokens for level in levels)
         maps = () if edit_has_query_keys(site) else levels or probe.levels
         for edit in probe.edits_at(site):
-            shape = (*q.shape[:3], k.shape[2])
+            shape = (*q.shape[:2], q.shape[2] - extra, k.shape[2] - extra)
             if (resolved := resolve_dense_edit(edit, shape, maps, probe.geometry)) is not None:
-                inputs = _edited(inputs, resolved, maps)
+                inputs = _edited(inputs, resolved, maps, extra)
         if probe.records_site(site):
             q, k, v, bias, gain = inputs
             values = v.detach() if probe.values else None
-            extra = 0 if levels is None else k.shape[2] - sum(level.tokens for level in levels)
             record = DenseRecord(q.detach(), k.detach(), values, scale, bias, gain, own, windows, extra)
             probe.keep(site, record)
     graph_edit = None if probe is None else probe.graph_edits.get(site)
@@ -190,15 +191,17 @@ def _join_masks(padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
     return padding if mask is None else padding | mask[None, None]
 
 
-def _edited(inputs: _Inputs, edit: Edit, levels: Sequence[Level]) -> _Inputs:
+def _edited(inputs: _Inputs, edit: Edit, levels: Sequence[Level], extra: int) -> _Inputs:
+    """Apply an edit; what it selects are queries and tokens of maps, extra ones stay what they are."""
     q, k, v, bias, gain = inputs
-    shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])  # [B, h, Q, S]
+    shape = (q.shape[0], q.shape[1], q.shape[2] - extra, k.shape[2] - extra)  # [B, h, Q, S]
     match edit:
         case Bias():
-            scores = broadcast_edit_scores(edit, shape).to(q)
+            scores = pad_factor(broadcast_edit_scores(edit, shape).to(q), extra, 0.0)
             return inputs._replace(bias=scores if bias is None else bias + scores)
         case Gain():
             factor = torch.where(_gain_mask(edit, shape, levels), edit.factor, 1.0).to(q)
+            factor = pad_factor(factor, extra, 1.0)
             return inputs._replace(gain=factor if gain is None else gain * factor)
         case Swap():
             return inputs._replace(**{edit.part: apply_swap_edit(edit, {"query": q, "key": k, "value": v})})

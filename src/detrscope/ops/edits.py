@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.core.edits import Bias, Edit, Gain, KeyBias, Swap
@@ -200,3 +201,14 @@ def _index_mask(edit: Gain | KeyBias, name: str, indices: tuple[int, ...], size:
 def edit_has_query_keys(site: str) -> bool:
     """Return whether the keys of a site are queries rather than tokens of the feature maps."""
     return site.startswith("decoder.") and site.endswith(".self")
+
+
+def pad_factor(factor: Tensor, extra: int, value: float) -> Tensor:
+    """Append a neutral value for extra tokens to the last two axes of a factor, where they do not stand for all."""
+    if extra == 0:
+        return factor
+    return F.pad(
+        factor,
+        [n for size in (factor.shape[-1], factor.shape[-2]) for n in (0, extra * (size > 1))],
+        value=value,
+    )

@@ -182,3 +182,25 @@ def _interleaved(angle: Tensor, channels: int) -> Tensor:
     period = 10000 ** (steps.div(2, rounding_mode="floor") * 2 / channels)  # [channels], equal in pairs
     scaled = angle[..., None] / period
     return torch.stack([scaled[..., 0::2].sin(), scaled[..., 1::2].cos()], dim=-1).flatten(-2)
+
+
+def bicubic_matrix(size: int, count: int, like: Tensor) -> Tensor:
+    """Return the weights of `count` samples in each of `size`, as Pillow's bicubic resize has them: [size, count].
+
+    Where there are fewer than before, the filter is as wide as they are apart. Written out, since exported graphs have
+    no such resize of their own.
+
+    Args:
+        size: number of samples afterwards.
+        count: number before.
+        like: gives device and dtype.
+    """
+    step = like.new_full((), count, dtype=torch.float64) / size
+    place = torch.arange(count, device=like.device) - (
+        (torch.arange(size, device=like.device)[:, None] + 0.5) * step - 0.5
+    )  # [size, count]
+    x = (place / step.clamp(min=1)).abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weight = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    return (weight / weight.sum(1, keepdim=True)).to(like.dtype)

@@ -42,20 +42,37 @@ class ViTFields(Partial):
     out_indices: list[Annotated[int, Field(ge=1)]] | None = None
 
 
-class LWDetrHubConfig(HubConfig):
-    """Keys of LW-DETR's configs; what is fixed here is refused where it differs."""
+class GroupHubConfig(HubConfig):
+    """Keys of configs with LW-DETR's projector and decoder; what is fixed here is refused where it differs."""
 
     activation_function: Literal["silu"] = "silu"
     decoder_activation_function: Literal["relu"] = "relu"
     attention_bias: Literal[True] = True
     hidden_expansion: Annotated[float, Field(ge=0.5, le=0.5)] = 0.5
     c2f_num_blocks: Literal[3] = 3
-    batch_norm_eps: Annotated[float, Field(ge=1e-5, le=1e-5)] = 1e-5
     decoder_self_attention_heads: Heads = 8
     decoder_cross_attention_heads: Heads = 16
     decoder_n_points: Heads = 4
     group_detr: Heads = 13
     num_queries: Heads = 300
+
+    def settings(self) -> dict[str, Any]:
+        """Translate the keys to our settings."""
+        return {
+            "queries": self.num_queries,
+            "groups": self.group_detr,
+            "decoder": {
+                "heads": self.decoder_self_attention_heads,
+                "cross_heads": self.decoder_cross_attention_heads,
+                "points": self.decoder_n_points,
+            },
+        }
+
+
+class LWDetrHubConfig(GroupHubConfig):
+    """Keys of LW-DETR's configs."""
+
+    batch_norm_eps: Annotated[float, Field(ge=1e-5, le=1e-5)] = 1e-5
     backbone_config: ViTFields
 
     def settings(self) -> dict[str, Any]:
@@ -70,16 +87,7 @@ class LWDetrHubConfig(HubConfig):
             backbone["maps"] = tuple(
                 index - 1 for index in vit.out_indices
             )  # theirs counts the embedding as 0
-        return {
-            "queries": self.num_queries,
-            "groups": self.group_detr,
-            "backbone": backbone,
-            "decoder": {
-                "heads": self.decoder_self_attention_heads,
-                "cross_heads": self.decoder_cross_attention_heads,
-                "points": self.decoder_n_points,
-            },
-        }
+        return {**super().settings(), "backbone": backbone}
 
 
 def finalize(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:

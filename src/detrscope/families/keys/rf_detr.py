@@ -1,0 +1,114 @@
+"""Key layout of RF-DETR's checkpoints: the authors' names, in their files and on Hugging Face alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from detrscope.core.errors import UserError
+from detrscope.families.keys.hub_config import Heads, Partial
+from detrscope.families.keys.key_map import KeyLayout, Rule
+from detrscope.families.keys.lw_detr import POSITION, GroupHubConfig, decoder_rules, projector_rules
+
+CLASS = "backbone.class_token"
+
+
+def published_layers(patch: int) -> dict[str, Any]:
+    """Return windows, the layers within them and those whose tokens are used, of the released backbones of a patch."""
+    if patch == 14:
+        return {"windows": 4, "window_layers": (0, 1, 3, 4, 6, 7, 9, 10), "maps": (1, 4, 7, 10)}
+    return {"windows": 2, "window_layers": (0, 1, 2, 4, 5, 7, 8, 10, 11), "maps": (2, 5, 8, 11)}
+
+
+class DinoFields(Partial):
+    """Keys of the backbone's own config."""
+
+    model_type: Literal["rf_detr_dinov2"] = "rf_detr_dinov2"
+    hidden_act: Literal["gelu"] = "gelu"
+    num_attention_heads: Heads = 6
+    mlp_ratio: Literal[4] = 4
+    qkv_bias: Literal[True] = True
+    use_swiglu_ffn: Literal[False] = False
+    apply_layernorm: Literal[True] = True
+    num_register_tokens: Literal[0] = 0
+    layer_norm_eps: Annotated[float, Field(ge=1e-6, le=1e-6)] = 1e-6
+    num_windows: Heads = 4
+    out_indices: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+
+
+class RFDetrHubConfig(GroupHubConfig):
+    """Keys of RF-DETR's configs; what is fixed here is refused where it differs."""
+
+    layer_norm_eps: Annotated[float, Field(gt=0, le=0.1)] = 1e-5
+    backbone_config: DinoFields
+
+    def settings(self) -> dict[str, Any]:
+        """Translate the keys to our settings."""
+        dino = self.backbone_config
+        maps = tuple(index - 1 for index in dino.out_indices)  # theirs counts the embedding as 0
+        return {
+            **super().settings(),
+            "projector_epsilon": self.layer_norm_eps,
+            "backbone": {
+                "heads": dino.num_attention_heads,
+                "windows": dino.num_windows,
+                "window_layers": tuple(n for n in range(maps[-1] + 1) if n not in dino.out_indices),
+                "maps": maps,
+            },
+        }
+
+
+def finalize(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Turn positions [1, 1 + S, D] into a map [D, H, W]; add the first to the class token, whose it is.
+
+    Layers after the last one that is used are dropped.
+    """
+    if POSITION not in state or CLASS not in state:
+        return state
+    position = state[POSITION]
+    side = math.isqrt(max(0, position.shape[1] - 1)) if position.dim() == 3 else 0
+    if side == 0 or side * side != position.shape[1] - 1 or state[CLASS].shape != position[:, :1].shape:
+        raise UserError(f"positions {list(position.shape)}: expected [1, 1 + a square number, width]")
+    state[CLASS] = state[CLASS][0, 0] + position[0, 0]
+    state[POSITION] = position[0, 1:].T.reshape(-1, side, side).contiguous()
+    embedding = state.get("backbone.embedding.weight")
+    patch = embedding.shape[-1] if embedding is not None and embedding.dim() == 4 else 0
+    own = settings.get("backbone", {}).get("maps") or published_layers(patch)["maps"]
+    unused = [key for key in state if key.startswith("backbone.layers.") and int(key.split(".")[2]) > own[-1]]
+    return {key: tensor for key, tensor in state.items() if key not in unused}
+
+
+_DINO = r"backbone\.0\.encoder\.encoder\."
+_LAYER: tuple[Rule, ...] = (
+    (r"norm1\.(.*)", r"self_residual.norm.\2"),
+    (r"norm2\.(.*)", r"feedforward_residual.norm.\2"),
+    (r"layer_scale1\.lambda1", "self_residual.factor"),
+    (r"layer_scale2\.lambda1", "feedforward_residual.factor"),
+    (r"attention\.attention\.(query|key|value)\.(.*)", r"self_attention.\2.\3"),
+    (r"attention\.output\.dense\.(.*)", r"self_attention.output.\2"),
+    (r"mlp\.fc1\.(.*)", r"feedforward.expand.\2"),
+    (r"mlp\.fc2\.(.*)", r"feedforward.contract.\2"),
+)
+
+LAYOUT = KeyLayout(
+    "authors'",
+    "backbone.0.encoder.encoder.embeddings.cls_token",
+    (
+        (_DINO + r"embeddings\.cls_token", CLASS),
+        (_DINO + r"embeddings\.mask_token", ""),  # of pretraining
+        (_DINO + r"embeddings\.position_embeddings", POSITION),
+        (_DINO + r"embeddings\.patch_embeddings\.projection\.(.*)", r"backbone.embedding.\1"),
+        (_DINO + r"layernorm\.(.*)", r"backbone.norm.\1"),
+        *(
+            (_DINO + rf"encoder\.layer\.(\d+)\.{theirs}", rf"backbone.layers.\1.{ours}")
+            for theirs, ours in _LAYER
+        ),
+        *projector_rules(r"backbone\.0\.projector"),
+        *decoder_rules(r"transformer\.", hub=False),
+    ),
+    finalize,
+)

@@ -1,0 +1,152 @@
+"""RF-DETR: LW-DETR's projector and decoder after a DINOv2 backbone (Robinson et al. 2025, arXiv:2511.09554)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from detrscope.blocks.attention import WindowSelfAttention
+from detrscope.blocks.encoder import EncoderLayer
+from detrscope.blocks.layers import GeluFeedForward, ScaledPreNorm
+from detrscope.blocks.path import DetectionTransformer
+from detrscope.blocks.projector import ProjectorNeck, ScaleProjector, channel_norm_convolution
+from detrscope.blocks.vit import DinoBackbone
+from detrscope.config import config_section, require_config, setting, settings
+from detrscope.core.preprocessing import Preprocessing
+from detrscope.core.types import Windows
+from detrscope.families.family import Family, OnHub, Variant
+from detrscope.families.keys.rf_detr import LAYOUT, RFDetrHubConfig, published_layers
+from detrscope.families.keys.shapes import Shapes
+from detrscope.families.lw_detr import (
+    GroupDecoderConfig,
+    LWDetrConfig,
+    ViTConfig,
+    build_group_detector,
+    infer_group_settings,
+)
+from detrscope.families.settings import Heads, Layers, Width
+
+FACTOR = 1.0  # initial factor of what a backbone layer adds
+
+
+@settings
+class DinoConfig(ViTConfig):
+    """Backbone: DINOv2, most of its layers within windows."""
+
+    width: Width = setting(384, "width of the tokens")
+    layers: Layers = setting(12, "number of layers")
+    heads: Heads = setting(6, "attention heads")
+    patch: Annotated[int, Field(ge=1, le=64)] = setting(
+        16, "side of a patch in pixels, the stride of the map"
+    )
+    grid: Annotated[int, Field(ge=1, le=256)] = setting(
+        24, "side of the learned grid of positions, in tokens; interpolated to the size of the image"
+    )
+    windows: Annotated[int, Field(ge=1, le=64)] = setting(2, "windows along each side of the map")
+    window_layers: tuple[int, ...] = setting(
+        (0, 1, 2, 4, 5, 7, 8, 10, 11), "layers with attention within windows, from 0"
+    )
+    maps: tuple[int, ...] = setting((2, 5, 8, 11), "layers whose tokens go to the projector, from 0")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        last = self.layers - 1
+        require_config(self.maps[-1] == last, "maps", list(self.maps), f"the last layer, {last}, among them")
+
+
+@settings
+class RFDetrConfig(LWDetrConfig):
+    """Settings of the family `rf_detr`."""
+
+    projector_epsilon: Annotated[float, Field(gt=0, le=0.1)] = setting(
+        1e-6, "number added to variances in the norms of the projector"
+    )
+    backbone: DinoConfig = config_section(DinoConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_config(self.scales == (1.0,), "scales", list(self.scales), "1: one map")
+
+
+def build(config: RFDetrConfig, classes: int) -> DetectionTransformer:
+    """Build the model with random weights; K = classes, scored by sigmoids."""
+    v = config.backbone
+    backbone = DinoBackbone(_backbone_layers(v), v.width, v.patch, v.grid, v.maps, v.windows**2)
+    convolution = channel_norm_convolution(config.projector_epsilon)
+    neck = ProjectorNeck([ScaleProjector(backbone.channels, config.width, 1.0, convolution)])
+    return build_group_detector(config, classes, backbone, neck)
+
+
+def _backbone_layers(v: DinoConfig) -> list[EncoderLayer]:
+    """Build layers with the sites `backbone.N.self`."""
+    windows = Windows(v.windows, v.windows)
+    rates = [v.drop_path * i / max(1, v.layers - 1) for i in range(v.layers)]  # of skipping a layer
+    return [
+        EncoderLayer(
+            WindowSelfAttention(
+                v.width, v.heads, windows if i in v.window_layers else None, f"backbone.{i}.self"
+            ),
+            GeluFeedForward(v.width, 4 * v.width, 0.0),
+            (ScaledPreNorm(v.width, rate, FACTOR), ScaledPreNorm(v.width, rate, FACTOR)),
+        )
+        for i, rate in enumerate(rates)
+    ]
+
+
+def infer_family_settings(shapes: Shapes) -> dict[str, object]:
+    """Infer settings from a checkpoint's shapes; heads, windows and maps, not visible in them, are as published."""
+    width = shapes.size("backbone.embedding.weight", 0)
+    patch = shapes.size("backbone.embedding.weight", -1)
+    return {
+        **infer_group_settings(shapes),
+        "scales": (1.0,),
+        "backbone": {
+            "width": width,
+            "layers": shapes.count("backbone.layers"),
+            "heads": max(1, width // 64),
+            "patch": patch,
+            "grid": shapes.size("backbone.position", 1),
+            **published_layers(patch),
+        },
+    }
+
+
+def _variant(size: str, side: int, ap: float | None, config: RFDetrConfig) -> Variant:
+    return Variant(
+        f"rfdetr-{size}",
+        f"DINOv2 of {config.backbone.layers} layers, images of {side} pixels, {config.decoder.layers} decoder layers",
+        config,
+        OnHub(f"Roboflow/rf-detr-{size}", ap),
+        preprocessing=Preprocessing(fit="exact", box=(side, side)),
+    )
+
+
+def _config(grid: int, layers: int) -> RFDetrConfig:
+    return RFDetrConfig(backbone=DinoConfig(grid=grid), decoder=GroupDecoderConfig(layers=layers))
+
+
+BASE = RFDetrConfig(
+    backbone=DinoConfig(
+        layers=11, patch=14, grid=37, windows=4, window_layers=(0, 1, 3, 4, 6, 7, 9, 10), maps=(1, 4, 7, 10)
+    )
+)
+
+FAMILY = Family(
+    name="rf_detr",
+    config=RFDetrConfig,
+    build=build,
+    infer=infer_family_settings,
+    classes=lambda shapes: shapes.rows("heads.class_head.weight"),
+    layouts=(LAYOUT,),
+    query_count="queries",
+    top=300,
+    hub_configs={"rf_detr": RFDetrHubConfig},
+    variants=(
+        _variant("nano", 384, 48.4, _config(24, 2)),
+        _variant("small", 512, 53.0, _config(32, 3)),
+        _variant("medium", 576, 54.7, _config(36, 4)),
+        _variant("base", 560, 53.3, BASE),
+        _variant("large", 704, 56.5, _config(44, 4)),
+    ),
+)
