@@ -58,12 +58,24 @@ def graph_edit_of(
         edit = _resolved(spec, given, sizes, geometry) if sizes is not None else given
         match edit:
             case Bias():
-                result = _with_bias(result, spec, edit, engine)
+                change = _with_bias(spec.neutral_edit(), spec, edit, engine)
+                result = _both(result, _with_extra(change, spec.extra))
             case Gain():
-                result = _with_gain(result, spec, edit, sizes, engine)
+                change = _with_gain(spec.neutral_edit(), spec, edit, sizes, engine)
+                result = _both(result, _with_extra(change, spec.extra))
             case Swap():
                 raise _no_input(engine, spec.site, "a swap of tensors")
-    return _with_extra(result, spec.extra)
+    return result
+
+
+def _both(first: GraphEdit, second: GraphEdit) -> GraphEdit:
+    """Return the inputs that stand for two edits of a site: gains multiplied, biases added."""
+    other = second.tensors()
+    parts = {
+        name: x * other[name] if name.endswith("gain") else x + other[name]
+        for name, x in first.tensors().items()
+    }
+    return replace(first, **parts)
 
 
 def _with_extra(edit: GraphEdit, extra: int) -> GraphEdit:

@@ -207,8 +207,5 @@ def pad_factor(factor: Tensor, extra: int, value: float) -> Tensor:
     """Append a neutral value for extra tokens to the last two axes of a factor, where they do not stand for all."""
     if extra == 0:
         return factor
-    return F.pad(
-        factor,
-        [n for size in (factor.shape[-1], factor.shape[-2]) for n in (0, extra * (size > 1))],
-        value=value,
-    )
+    rows, columns = (extra * (size > 1) for size in factor.shape[-2:])
+    return F.pad(factor, (0, columns, 0, rows), value=value)
