@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.spread_weights import median_distance, spread_weights
+from safetensors.torch import load_file
 from torch import Tensor
 
 from detrscope.blocks.path import DetectionTransformer
@@ -42,7 +43,6 @@ def hub_model(variant: str, **more: Any) -> Any:
         decoder_layers=layers,
         decoder_n_points=2,
         dropout=0.0,
-        layer_norm_eps=1e-6,
         attn_implementation="sdpa",
         **more,
     )
@@ -108,6 +108,19 @@ def test_every_layer_equals_transformers(
         scale = max(1.0, float(true.abs().max()))
         far = (mine - true).abs() > max(1e-4 * scale, 3 * rounding)
         assert far.float().mean() < 1e-3, "where a sampling point crosses a token's centre, rounding decides"
+
+
+def test_both_layouts_give_the_same_model(tmp_path: Path) -> None:
+    model, theirs = load_both("rfdetr-nano", tmp_path)
+    theirs.save_pretrained(tmp_path / "renamed", save_original_format=False)
+    renamed = load_model(tmp_path / "renamed")
+    assert renamed.card.variant == "rfdetr-nano" and renamed.card.preprocessing.box == (384, 384)
+    torch.save({"model": load_file(tmp_path / "model.safetensors")}, tmp_path / "checkpoint_best_regular.pth")
+    authors = load_model(tmp_path / "checkpoint_best_regular.pth")
+    assert authors.card.config["projector_epsilon"] == 1e-6 and authors.card.config["queries"] == 300
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, renamed.model.state_dict()[name]), name
+        assert torch.equal(tensor, authors.model.state_dict()[name]), name
 
 
 def test_losses_equal_transformers(tmp_path: Path) -> None:

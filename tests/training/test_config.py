@@ -44,6 +44,7 @@ PRESETS = [
     "rtdetr-r50-coco",
     "rtdetrv2-r18-coco",
     "lwdetr-t-coco",
+    "rfdetr-nano-coco",
 ]
 
 

@@ -16,7 +16,7 @@ from detrscope.config import config_section, require_config, setting, settings
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Windows
 from detrscope.families.family import Family, OnHub, Variant
-from detrscope.families.keys.rf_detr import LAYOUT, RFDetrHubConfig, published_layers
+from detrscope.families.keys.rf_detr import LAYOUTS, RFDetrHubConfig, published_layers
 from detrscope.families.keys.shapes import Shapes
 from detrscope.families.lw_detr import (
     GroupDecoderConfig,
@@ -60,7 +60,7 @@ class RFDetrConfig(LWDetrConfig):
     """Settings of the family `rf_detr`."""
 
     projector_epsilon: Annotated[float, Field(gt=0, le=0.1)] = setting(
-        1e-6, "number added to variances in the norms of the projector"
+        1e-5, "number added to variances in the norms of the projector; the authors' own code has 1e-6"
     )
     backbone: DinoConfig = config_section(DinoConfig)
 
@@ -101,6 +101,7 @@ def infer_family_settings(shapes: Shapes) -> dict[str, object]:
     return {
         **infer_group_settings(shapes),
         "scales": (1.0,),
+        "projector_epsilon": 1e-6,  # of the authors' files; those of Hugging Face say theirs
         "backbone": {
             "width": width,
             "layers": shapes.count("backbone.layers"),
@@ -138,7 +139,7 @@ FAMILY = Family(
     build=build,
     infer=infer_family_settings,
     classes=lambda shapes: shapes.rows("heads.class_head.weight"),
-    layouts=(LAYOUT,),
+    layouts=LAYOUTS,
     query_count="queries",
     top=300,
     hub_configs={"rf_detr": RFDetrHubConfig},

@@ -1,4 +1,4 @@
-"""Key layout of RF-DETR's checkpoints: the authors' names, in their files and on Hugging Face alike."""
+"""Key layouts of RF-DETR's checkpoints: the authors', and Hugging Face's, which writes either."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detrscope.core.errors import UserError
 from detrscope.families.keys.hub_config import Heads, Partial
+from detrscope.families.keys.hugging_face import hf_attention
 from detrscope.families.keys.key_map import KeyLayout, Rule
 from detrscope.families.keys.lw_detr import POSITION, GroupHubConfig, decoder_rules, projector_rules
 
@@ -82,7 +83,6 @@ def finalize(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str,
     return {key: tensor for key, tensor in state.items() if key not in unused}
 
 
-_DINO = r"backbone\.0\.encoder\.encoder\."
 _LAYER: tuple[Rule, ...] = (
     (r"norm1\.(.*)", r"self_residual.norm.\2"),
     (r"norm2\.(.*)", r"feedforward_residual.norm.\2"),
@@ -90,25 +90,56 @@ _LAYER: tuple[Rule, ...] = (
     (r"layer_scale2\.lambda1", "feedforward_residual.factor"),
     (r"attention\.attention\.(query|key|value)\.(.*)", r"self_attention.\2.\3"),
     (r"attention\.output\.dense\.(.*)", r"self_attention.output.\2"),
+    *((pattern, f"self_attention.{ours}") for pattern, ours in hf_attention("attention")),
     (r"mlp\.fc1\.(.*)", r"feedforward.expand.\2"),
     (r"mlp\.fc2\.(.*)", r"feedforward.contract.\2"),
 )
 
-LAYOUT = KeyLayout(
-    "authors'",
-    "backbone.0.encoder.encoder.embeddings.cls_token",
-    (
-        (_DINO + r"embeddings\.cls_token", CLASS),
-        (_DINO + r"embeddings\.mask_token", ""),  # of pretraining
-        (_DINO + r"embeddings\.position_embeddings", POSITION),
-        (_DINO + r"embeddings\.patch_embeddings\.projection\.(.*)", r"backbone.embedding.\1"),
-        (_DINO + r"layernorm\.(.*)", r"backbone.norm.\1"),
+
+def _backbone(prefix: str) -> tuple[Rule, ...]:
+    return (
+        (prefix + r"embeddings\.cls_token", CLASS),
+        (prefix + r"embeddings\.mask_token", ""),  # of pretraining
+        (prefix + r"embeddings\.position_embeddings", POSITION),
+        (prefix + r"embeddings\.patch_embeddings\.projection\.(.*)", r"backbone.embedding.\1"),
+        (prefix + r"layernorm\.(.*)", r"backbone.norm.\1"),
         *(
-            (_DINO + rf"encoder\.layer\.(\d+)\.{theirs}", rf"backbone.layers.\1.{ours}")
+            (prefix + rf"encoder\.layer\.(\d+)\.{theirs}", rf"backbone.layers.\1.{ours}")
             for theirs, ours in _LAYER
         ),
-        *projector_rules(r"backbone\.0\.projector"),
-        *decoder_rules(r"transformer\.", hub=False),
+    )
+
+
+_HUB = r"model\.backbone\.projector\."
+
+LAYOUTS = (
+    KeyLayout(
+        "authors'",
+        "backbone.0.encoder.encoder.embeddings.cls_token",
+        (
+            *_backbone(r"backbone\.0\.encoder\.encoder\."),
+            *projector_rules(r"backbone\.0\.projector"),
+            *decoder_rules(r"transformer\.", hub=False),
+        ),
+        finalize,
     ),
-    finalize,
+    KeyLayout(
+        "Hugging Face",
+        "model.backbone.backbone.embeddings.cls_token",
+        (
+            *_backbone(r"model\.backbone\.backbone\."),
+            (
+                _HUB + r"projector_layer\.bottlenecks\.(\d+)\.conv1\.(.*)",
+                r"neck.scales.0.fuse.bottlenecks.\1.0.\2",
+            ),
+            (
+                _HUB + r"projector_layer\.bottlenecks\.(\d+)\.conv2\.(.*)",
+                r"neck.scales.0.fuse.bottlenecks.\1.1.\2",
+            ),
+            (_HUB + r"projector_layer\.(.*)", r"neck.scales.0.fuse.\1"),
+            (_HUB + r"layer_norm\.(.*)", r"neck.scales.0.norm.\1"),
+            *decoder_rules(r"model\.", hub=True),
+        ),
+        finalize,
+    ),
 )
