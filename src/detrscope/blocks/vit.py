@@ -101,8 +101,14 @@ class DinoBackbone(ViTBackbone):
 
     def place(self, x: Tensor) -> Tensor:
         """Add positions, interpolated as Pillow resizes: bicubic, and smoothed where there are fewer of them."""
-        rows, columns = (bicubic_matrix(size, self.position.shape[1], self.position) for size in x.shape[-2:])
-        return x + (rows @ self.position @ columns.T).to(x.dtype)
+        grid = self.position.shape[1]
+        rows, columns = (bicubic_matrix(size, grid, self.position) for size in x.shape[-2:])
+        # Products of matrices: OpenVINO multiplies none with stacks of them.
+        across = (self.position.reshape(-1, grid) @ columns.T).view(-1, grid, columns.shape[0])
+        position = (across.transpose(1, 2).reshape(-1, grid) @ rows.T).view(
+            -1, columns.shape[0], rows.shape[0]
+        )
+        return x + position.transpose(1, 2).to(x.dtype)
 
     def begin(self, tokens: Tensor) -> Tensor:
         """Append the class tokens: [B, S, D] -> [B, S + windows, D]."""
