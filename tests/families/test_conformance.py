@@ -31,7 +31,10 @@ def dense_decoder_sites(variant: str) -> tuple[str, str]:
     """Sites of the decoder whose attention is dense, as a pattern, and the one of the second layer."""
     kind = (
         "self"
-        if any(word in variant for word in ("deformable", "rtdetr", "dfine", "deimv2", "lite", "lwdetr", "rfdetr"))
+        if any(
+            word in variant
+            for word in ("deformable", "rtdetr", "dfine", "deimv2", "lite", "lwdetr", "rfdetr")
+        )
         else "cross"
     )
     return f"decoder.*.{kind}", f"decoder.1.{kind}"
