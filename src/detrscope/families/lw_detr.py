@@ -139,7 +139,9 @@ def build_group_detector(
             [ProposalGroup(d, prior_head(d, classes, PRIOR), box_head()) for _ in range(config.groups)],
         ),
         decoder=SineBoxDecoder(
-            decoder_layers(d, c, "post", cross_attention, self_attention), nn.LayerNorm(d), MLP(2 * d, d, d)
+            decoder_layers(d, c, "post", cross_attention, self_attention=self_attention),
+            nn.LayerNorm(d),
+            MLP(2 * d, d, d),
         ),
         heads=ScaledSetHeads(prior_head(d, classes, PRIOR), box_head()),
         scoring="sigmoid",

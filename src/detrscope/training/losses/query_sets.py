@@ -127,7 +127,9 @@ def _proposal_sets(proposals: Proposals, targets: Sequence[Target], matcher: Mat
     groups = proposals.groups
     sparse = _by_group(_one_layer(logits, boxes_cxcywh), groups)
     labelled = _class_agnostic(targets) if proposals.any_class else targets
-    sets = [QuerySet("proposals", sparse, labelled, matcher(sparse, labelled), Fraction(groups), groups)]
+    sets = [
+        QuerySet("proposals", sparse, labelled, matcher(sparse, labelled), Fraction(groups), groups=groups)
+    ]
     if proposals.dense_logits is not None and proposals.dense_boxes_cxcywh is not None:
         dense = _one_layer(proposals.dense_logits, proposals.dense_boxes_cxcywh)
         centres = in_float32(proposals.centres)
