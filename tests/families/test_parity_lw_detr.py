@@ -15,9 +15,10 @@ from torch import Tensor
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.checkpoints.load import load_model
 from detrscope.core.errors import UserError
-from detrscope.core.types import Batch, Outputs, Target
+from detrscope.core.types import Batch, Target
 from detrscope.training.losses.recipe import make_criterion
 from detrscope.training.train_config import CostConfig, LossConfig, TrainConfig
+from tests.support.group_detr_parity import parts_of, run_theirs
 
 HEIGHT, WIDTH = 320, 384  # as many tokens as queries and more
 TINY = {"num_hidden_layers": 6, "window_block_indices": [0, 2, 4], "out_indices": [2, 4, 6]}
@@ -85,48 +86,6 @@ def load_both(variant: str, folder: Path, **more: Any) -> tuple[DetectionTransfo
     assert loaded.card.variant == ("lw_detr" if more else variant)
     assert loaded.card.preprocessing.box == (640, 640)
     return loaded.model, theirs
-
-
-def run_theirs(theirs: Any, ours: Outputs, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Return their parts for the tokens that we selected; scores that nearly tie may be ranked otherwise."""
-    assert ours.proposals is not None and ours.proposals.selected is not None
-    selected = ours.proposals.selected
-
-    def topk(values: Tensor, count: int, dim: int) -> tuple[Tensor, Tensor]:
-        lowest = values.topk(count, dim=dim).values[:, -1:]
-        assert (values.gather(1, selected) > lowest - 1e-3).all(), "another selection"
-        return values.gather(1, selected), selected
-
-    mask = None if batch.padding is None else (~batch.padding).long()
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "topk", topk)
-        outputs = theirs(batch.images, pixel_mask=mask)
-    references, states = outputs.init_reference_points, outputs.intermediate_hidden_states
-    delta = theirs.bbox_embed(states)
-    centre, size = references.split(2, dim=-1)
-    boxes = torch.cat([delta[..., :2] * size + centre, delta[..., 2:].exp() * size], dim=-1)
-    assert torch.equal(boxes[-1], outputs.pred_boxes)
-    return [
-        outputs.enc_outputs_class,
-        outputs.enc_outputs_coord_logits,
-        references,
-        theirs.class_embed(states),
-        boxes,
-    ]
-
-
-def parts_of(outputs: Outputs, model: DetectionTransformer, batch: Batch) -> list[Tensor]:
-    """Return logits and boxes of the selected proposals, references, and logits and boxes of every decoder layer."""
-    proposals = outputs.proposals
-    assert proposals is not None and proposals.selected is not None
-    index = proposals.selected[..., None]
-    chosen = [
-        x.gather(1, index.expand(-1, -1, x.shape[2])) for x in (proposals.logits, proposals.boxes_cxcywh)
-    ]
-    centre, size = chosen[1].split(2, dim=-1)
-    offset = model.queries.get_parameter("offset")[: index.shape[1]]
-    references = torch.cat([centre + offset[:, :2] * size, offset[:, 2:].exp() * size], dim=-1)
-    return [*chosen, references, outputs.logits, outputs.boxes_cxcywh]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -18,7 +18,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.types import Batch, Target
 from detrscope.training.losses.recipe import make_criterion
 from detrscope.training.train_config import CostConfig, LossConfig, TrainConfig
-from tests.families.test_parity_lw_detr import parts_of, run_theirs
+from tests.support.group_detr_parity import parts_of, run_theirs
 
 PATCH16 = {"patch_size": 16, "num_windows": 2, "out_indices": [3, 6, 9, 12]}
 VARIANTS: dict[str, tuple[dict[str, Any], int]] = {  # backbone, decoder layers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,7 @@ def graph_edit_of(
 def _both(first: GraphEdit, second: GraphEdit) -> GraphEdit:
     """Return the inputs that stand for two edits of a site: gains multiplied, biases added."""
     other = second.tensors()
-    parts = {
+    parts: dict[str, Any] = {
         name: x * other[name] if name.endswith("gain") else x + other[name]
         for name, x in first.tensors().items()
     }

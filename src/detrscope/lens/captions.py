@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detrscope.core.attention_map import AttentionMap, Selection
 from detrscope.core.edits import caption_edit
-from detrscope.core.records import DeformableRecord
+from detrscope.core.records import DeformableRecord, DenseRecord
 from detrscope.core.trace_data import TraceData
 from detrscope.core.types import Level
 
@@ -69,6 +69,8 @@ def caption_normalisation(trace: TraceData, selection: Selection) -> str:
         text = f"softmax over the tokens of a window of {height}x{width} among {sizes}"
     else:
         text = f"softmax over {sizes} tokens"
+    if isinstance(record, DenseRecord) and record.extra:
+        text += ", and class tokens that lie nowhere"
     count = len(levels)
     if count == 1:
         return text

@@ -85,7 +85,9 @@ def heads_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) -> Head
         caption=caption(
             caption_model_and_source(trace),
             f"{'self' if row.point else 'cross'}-attention at {', '.join(site for _, site in row.sites)}, {row.name}",
-            caption_normalisation(trace, options.selection(row.sites[-1][1])),
+            " or ".join(
+                dict.fromkeys(caption_normalisation(trace, options.selection(site)) for _, site in row.sites)
+            ),
             caption_weight_sums(every),
             OWN_PEAK,
             "red: the point whose attention is shown" if row.point else "box: what the layer predicts",

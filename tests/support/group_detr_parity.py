@@ -1,0 +1,54 @@
+"""What LW-DETR and RF-DETR have in common, as parts to compare with transformers' models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detrscope.blocks.path import DetectionTransformer
+from detrscope.core.types import Batch, Outputs
+
+
+def run_theirs(theirs: Any, ours: Outputs, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Return their parts for the tokens that we selected; scores that nearly tie may be ranked otherwise."""
+    assert ours.proposals is not None and ours.proposals.selected is not None
+    selected = ours.proposals.selected
+
+    def topk(values: Tensor, count: int, dim: int) -> tuple[Tensor, Tensor]:
+        lowest = values.topk(count, dim=dim).values[:, -1:]
+        assert (values.gather(1, selected) > lowest - 1e-3).all(), "another selection"
+        return values.gather(1, selected), selected
+
+    mask = None if batch.padding is None else (~batch.padding).long()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "topk", topk)
+        outputs = theirs(batch.images, pixel_mask=mask)
+    references, states = outputs.init_reference_points, outputs.intermediate_hidden_states
+    delta = theirs.bbox_embed(states)
+    centre, size = references.split(2, dim=-1)
+    boxes = torch.cat([delta[..., :2] * size + centre, delta[..., 2:].exp() * size], dim=-1)
+    assert torch.equal(boxes[-1], outputs.pred_boxes)
+    return [
+        outputs.enc_outputs_class,
+        outputs.enc_outputs_coord_logits,
+        references,
+        theirs.class_embed(states),
+        boxes,
+    ]
+
+
+def parts_of(outputs: Outputs, model: DetectionTransformer, batch: Batch) -> list[Tensor]:
+    """Return logits and boxes of the selected proposals, references, and logits and boxes of every decoder layer."""
+    proposals = outputs.proposals
+    assert proposals is not None and proposals.selected is not None
+    index = proposals.selected[..., None]
+    chosen = [
+        x.gather(1, index.expand(-1, -1, x.shape[2])) for x in (proposals.logits, proposals.boxes_cxcywh)
+    ]
+    centre, size = chosen[1].split(2, dim=-1)
+    offset = model.queries.get_parameter("offset")[: index.shape[1]]
+    references = torch.cat([centre + offset[:, :2] * size, offset[:, 2:].exp() * size], dim=-1)
+    return [*chosen, references, outputs.logits, outputs.boxes_cxcywh]
