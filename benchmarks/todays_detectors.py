@@ -1,11 +1,11 @@
 """Today's detectors beside transformers with the same random weights, and beside a bare OpenVINO export of these.
 
-python -m benchmarks.todays_detectors [--variants rtdetr-r18,dfine-n] [--rounds 5] [--size 640]
+python -m benchmarks.todays_detectors [--variants rtdetr-r18,dfine-n] [--rounds 5]
 
-One image of a square size, prepared; float32 on all sides, the default number of threads. transformers' model is saved
-and loaded as ours, so that both have the same weights; outputs are compared first. The bare export is
-`openvino.convert_model` of transformers' model (traced at that size), run by OpenVINO's own call; ours is `engine
-openvino`, the file of `detrscope export`, with any size.
+One image of the square size that the variant is published for, prepared; float32 on all sides, the default number of
+threads. transformers' model is saved and loaded as ours, so that both have the same weights; outputs are compared
+first. The bare export is `openvino.convert_model` of transformers' model (traced at that size), run by OpenVINO's own
+call; ours is `engine openvino`, the file of `detrscope export`, with any size.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.hub_models import MODELS, hub_model
 from benchmarks.ratio import compare, machine
 from detrscope.checkpoints.load import load_model
 from detrscope.checkpoints.native import Loaded
+from detrscope.families import VARIANTS as VARIANT_OF
 from detrscope.inference.export.onnx_graph import build_onnx
 from detrscope.inference.onnx_engine import read_metadata
 from detrscope.inference.openvino_engine import OpenVinoEngine, openvino_of_onnx
-from detrscope.inference.reference_models import transformers_model
 from detrscope.inference.torch_engine import TorchEngine
 
-VARIANTS = ("rtdetr-r18", "rtdetrv2-r18")
+VARIANTS = ("rtdetr-r18", "rtdetrv2-r18", *MODELS)
 
 
 class Predictions(nn.Module):
@@ -66,15 +67,16 @@ def our_openvino(loaded: Loaded) -> OpenVinoEngine:
     return OpenVinoEngine(openvino_of_onnx(graph, metadata), metadata, "fp32", loaded.card.variant)
 
 
-def sides_of(variant: str, images: Tensor) -> dict[str, Callable[[], object]]:
-    """Return what to time; prints how far the outputs of ours and of transformers differ."""
-    card = load_model(variant, weights="random").card
-    torch.manual_seed(0)
-    theirs = {name: transformers_model(card, name) for name in ("eager", "sdpa")}
+def sides_of(variant: str) -> dict[str, Callable[[], object]]:
+    """Return what to time on an image of the variant's size; print how far ours is from transformers."""
+    theirs = {name: hub_model(variant, name) for name in ("eager", "sdpa")}
     theirs["sdpa"].load_state_dict(theirs["eager"].state_dict())
     with tempfile.TemporaryDirectory() as folder:
         theirs["eager"].save_pretrained(folder)
         loaded = load_model(Path(folder))
+    box = VARIANT_OF[variant].preprocessing.box
+    assert box is not None
+    images = torch.rand(1, 3, *box, generator=torch.Generator().manual_seed(0))
     graph = our_openvino(loaded)
     bare = bare_openvino(theirs["eager"], images)
     engine = TorchEngine.optimised(loaded.model, torch.device("cpu"), torch.float32)
@@ -105,16 +107,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=640)
     options = parser.parse_args()
     print(machine())
-    images = torch.rand(1, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
     for variant in options.variants.split(","):
-        compare(
-            f"{variant}, {options.size} x {options.size}, fp32",
-            sides_of(variant, images),
-            rounds=options.rounds,
-        )
+        box = VARIANT_OF[variant].preprocessing.box
+        compare(f"{variant}, {box} pixels, fp32", sides_of(variant), rounds=options.rounds)
 
 
 if __name__ == "__main__":
