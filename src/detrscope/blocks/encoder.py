@@ -87,7 +87,7 @@ class HybridEncoder(nn.Module):
         parts[-1] = coarsest.tokens
         channels = parts[-1].shape[2]
         maps = [  # [B, C, H_l, W_l]; a view of the transposed tokens would lose "channels last"
-            part.view(len(part), *level, channels).permute(0, 3, 1, 2)
+            part.view(part.shape[0], *level, channels).permute(0, 3, 1, 2)
             for part, level in zip(parts, pyramid.levels, strict=True)
         ]
         fused = [output(x) for output, x in zip(self.outputs, self.fusion(maps), strict=True)]
