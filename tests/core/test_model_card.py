@@ -68,7 +68,7 @@ def with_card(good: Path, out: Path, change: dict[str, Any] | str) -> Path:
         ({"classes": [{"id": 1, "name": 5}]}, "classes.0.name"),
         ({"classes": [{"id": 1, "name": "a"}] * 2}, "category ids must be unique"),
         ({"metrics": {"AP": "high"}}, "metrics.AP"),
-        ({"family": "unheard"}, "family 'unheard' is not known; valid: deformable_detr"),
+        ({"family": "unheard"}, "family 'unheard' is not known; valid: d_fine, deformable_detr"),
         ({"family": 3}, "family: expected a valid string"),
         ({"config": []}, "config: expected a valid dict"),
         ({"config.width": "wide"}, "config: width"),

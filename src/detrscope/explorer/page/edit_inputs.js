@@ -95,8 +95,8 @@ function siteInputs(spec, edits, header) {
   const queries = !edits.length ? 1 : !spec.site.startsWith("decoder.") ? tokens : (header?.queries ?? 1);
   const filled = (/** @type {number} */ count, /** @type {number} */ value) => ({ shape: [spec.heads, count], values: new Float32Array(spec.heads * count).fill(value) });
   const points = spec.point_levels?.length ?? 0;
-  /** @type {Record<string, {shape: number[], values: Float32Array}>} */
   const extra = (/** @type {number} */ count) => count > 1 ? count + (spec.extra ?? 0) : count; // tokens that lie on no map come last
+  /** @type {Record<string, {shape: number[], values: Float32Array}>} */
   const inputs = { key_gain: filled(extra(keys), 1), query_gain: filled(extra(queries), 1) };
   if (spec.point_levels) Object.assign(inputs, { point_gain: filled(points, 1), point_bias: filled(points, 0) });
   else inputs.key_bias = filled(extra(keys), 0);
