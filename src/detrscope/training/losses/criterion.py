@@ -131,7 +131,8 @@ class SetCriterion(nn.Module):
         sets = query_sets(outputs, targets, denoising, self.matcher, self.union)
         counts = [len(target.labels) for target in targets] if counts is None else counts
         normalizers = _normalizers(counts, sets[0].outputs.logits)
-        matched = [_match(query_set, normalizers, len(targets) / len(counts)) for query_set in sets]
+        share = len(targets) / max(1, len(counts))  # a process may have no image in the last batch
+        matched = [_match(query_set, normalizers, share) for query_set in sets]
         tables = [self._weighted(m) for m in matched]
         total = torch.stack([*tables[0].values()]).sum()
         terms = _by_layer(tables[0])
