@@ -86,11 +86,13 @@ def on_this_machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["avx2", "plain"])
 def test_results_agree_between_machines(name: str, on_this_machine: dict[str, Any], tmp_path: Path) -> None:
-    lines = run(["-c", EVERY_FAMILY, str(tmp_path), "fp32", ""], MACHINES[name], tmp_path).splitlines()
+    # Without oneDNN, each family takes long: those that have been measured there.
+    families = "minimal,detr,deformable_detr,sprint" if name == "plain" else ""
+    lines = run(["-c", EVERY_FAMILY, str(tmp_path), "fp32", families], MACHINES[name], tmp_path).splitlines()
     found = json.loads(next(line for line in lines if line.startswith("{")))
-    assert found.keys() == on_this_machine.keys()
-    for variant, numbers in on_this_machine.items():
-        assert found[variant] == pytest.approx(numbers, rel=5e-3, abs=1e-3), variant
+    assert len(found) == 4 if families else found.keys() == on_this_machine.keys()
+    for variant, numbers in found.items():
+        assert numbers == pytest.approx(on_this_machine[variant], rel=5e-3, abs=1e-3), variant
 
 
 @pytest.mark.parametrize(("name", "precision"), [("avx2", "bf16"), ("plain", "bf16"), ("this", "auto")])
