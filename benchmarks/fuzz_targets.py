@@ -189,7 +189,6 @@ def _card(data: bytes, folder: Path) -> None:
 def _hugging_face(data: bytes, folder: Path) -> None:
     from detrscope.checkpoints.hugging_face_config import (
         hugging_face_labels,
-        hugging_face_settings,
         read_hugging_face_config,
     )
     from detrscope.checkpoints.hugging_face_processor import read_processor
@@ -199,7 +198,7 @@ def _hugging_face(data: bytes, folder: Path) -> None:
         read_processor(path)
     else:
         config = read_hugging_face_config(path)
-        hugging_face_settings(config)
+        config.settings()
         hugging_face_labels(config, path)
 
 

@@ -29,14 +29,9 @@ every_variant = pytest.mark.parametrize("variant", distinct())
 
 def dense_decoder_sites(variant: str) -> tuple[str, str]:
     """Sites of the decoder whose attention is dense, as a pattern, and the one of the second layer."""
-    kind = (
-        "self"
-        if any(
-            word in variant
-            for word in ("deformable", "rtdetr", "dfine", "deimv2", "lite", "lwdetr", "rfdetr")
-        )
-        else "cross"
-    )
+    probe = Probe(["decoder.1.cross"], values=False)
+    run(variant, padded_batch(), probe)
+    kind = "cross" if isinstance(probe.records["decoder.1.cross"], DenseRecord) else "self"
     return f"decoder.*.{kind}", f"decoder.1.{kind}"
 
 

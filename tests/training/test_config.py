@@ -57,7 +57,8 @@ def test_every_preset_resolves_names_its_source_and_builds(name: str) -> None:
     config = resolve_training_config(name)
     assert len(config.source) > 40
     model = families.build(config.model.variant, config.model.overrides, classes=3)
-    assert sum(p.numel() for p in model.parameters()) > 4e5
+    least = 4e5 if name.startswith("deimv2-atto") else 1e6
+    assert sum(p.numel() for p in model.parameters()) > least
 
 
 def test_published_detr_recipe() -> None:

@@ -5,7 +5,6 @@ arXiv:2410.13842. RT-DETR's path with HGNetV2, other fusing blocks, gates, and e
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 from pydantic import Field
@@ -37,7 +36,8 @@ from detrscope.families.settings import (
     LayersConfig,
     Queries,
     Width,
-    require_backbone_stages,
+    require_hybrid,
+    require_points,
 )
 from detrscope.families.stacks import decoder_layers, encoder_layers
 
@@ -93,18 +93,8 @@ class DFineConfig:
     decoder: PointsDecoderConfig = config_section(PointsDecoderConfig)
 
     def __post_init__(self) -> None:
-        encoder, decoder = self.encoder, self.decoder
-        require_config(decoder.layers >= 1, "decoder.layers", decoder.layers, "1 or more")
-        for name, width, heads in (
-            ("width", self.width, decoder.heads),
-            ("encoder.width", encoder.width, encoder.heads),
-        ):
-            multiple = math.lcm(4, heads)
-            require_config(width % multiple == 0, name, width, f"a multiple of {multiple}")
-        require_backbone_stages("stages", self.stages, 4)
-        valid = len(decoder.points) == len(self.stages) and 0 < sum(decoder.points) <= MAX_POINTS
-        expected = f"one number for each of stages, {MAX_POINTS} in all at most"
-        require_config(valid, "decoder.points", decoder.points, expected)
+        require_hybrid(self.width, self.encoder, self.encoder.width, self.decoder, self.stages)
+        require_points(self.decoder.points, len(self.stages), "stages")
         require_config(self.edges.top <= self.edges.bins, "edges.top", self.edges.top, "edges.bins or less")
 
 

@@ -45,12 +45,12 @@ from detrscope.families.keys.hgnet import hgnet_name
 from detrscope.families.keys.shapes import Shapes
 from detrscope.families.rt_detr import PRIOR
 from detrscope.families.settings import (
-    MAX_POINTS,
     BackboneConfig,
     BoxLayers,
     Queries,
     Width,
     require_backbone_stages,
+    require_points,
 )
 from detrscope.families.stacks import decoder_layers, encoder_layers
 
@@ -87,9 +87,7 @@ class Deimv2Config:
         require_config(encoder.width == self.width, "encoder.width", encoder.width, f"the width {self.width}")
         require_backbone_stages("stages", self.stages, 4)
         maps = max(2, len(self.stages))
-        valid = len(decoder.points) == maps and 0 < sum(decoder.points) <= MAX_POINTS
-        expected = f"one number for each of {maps} maps, {MAX_POINTS} in all at most"
-        require_config(valid, "decoder.points", decoder.points, expected)
+        require_points(decoder.points, maps, f"{maps} maps")
 
 
 def build(config: Deimv2Config, classes: int) -> DetectionTransformer:

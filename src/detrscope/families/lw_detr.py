@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from detrscope.blocks.attention import GroupSelfAttention, UnbiasedKeySelfAttention
+from detrscope.blocks.attention import GroupSelfAttention, UnbiasedKeySelfAttention, WindowSelfAttention
 from detrscope.blocks.decoder import SineBoxDecoder
 from detrscope.blocks.deformable_attention import DeformableCrossAttention
 from detrscope.blocks.encoder import Encoder, EncoderLayer
@@ -109,7 +109,7 @@ class LWDetrConfig:
 def build(config: LWDetrConfig, classes: int) -> DetectionTransformer:
     """Build the model with random weights; K = classes, scored by sigmoids."""
     v = config.backbone
-    backbone = ViTBackbone(_backbone_layers(v), v.width, PATCH, v.grid, v.maps)
+    backbone = ViTBackbone(vit_layers(v, UnbiasedKeySelfAttention, FACTOR), v.width, PATCH, v.grid, v.maps)
     neck = ProjectorNeck([ScaleProjector(backbone.channels, config.width, scale) for scale in config.scales])
     return build_group_detector(config, classes, backbone, neck)
 
@@ -148,17 +148,21 @@ def build_group_detector(
     )
 
 
-def _backbone_layers(v: ViTConfig) -> list[EncoderLayer]:
-    """Build layers with the sites `backbone.N.self`."""
+def vit_layers(v: ViTConfig, attention: type[WindowSelfAttention], factor: float) -> list[EncoderLayer]:
+    """Build the layers of a backbone, with the sites `backbone.N.self`.
+
+    Args:
+        v: settings of the backbone.
+        attention: class of the attention, of all tokens or within windows.
+        factor: initial factor of what a layer adds.
+    """
     windows = Windows(v.windows, v.windows)
     rates = [v.drop_path * i / max(1, v.layers - 1) for i in range(v.layers)]  # of skipping a layer
     return [
         EncoderLayer(
-            UnbiasedKeySelfAttention(
-                v.width, v.heads, windows if i in v.window_layers else None, f"backbone.{i}.self"
-            ),
+            attention(v.width, v.heads, windows if i in v.window_layers else None, f"backbone.{i}.self"),
             GeluFeedForward(v.width, 4 * v.width, 0.0),
-            (ScaledPreNorm(v.width, rate, FACTOR), ScaledPreNorm(v.width, rate, FACTOR)),
+            (ScaledPreNorm(v.width, rate, factor), ScaledPreNorm(v.width, rate, factor)),
         )
         for i, rate in enumerate(rates)
     ]

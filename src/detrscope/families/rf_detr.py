@@ -7,14 +7,11 @@ from typing import Annotated
 from pydantic import Field
 
 from detrscope.blocks.attention import WindowSelfAttention
-from detrscope.blocks.encoder import EncoderLayer
-from detrscope.blocks.layers import GeluFeedForward, ScaledPreNorm
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.projector import ProjectorNeck, ScaleProjector, channel_norm_convolution
 from detrscope.blocks.vit import DinoBackbone
 from detrscope.config import config_section, require_config, setting, settings
 from detrscope.core.preprocessing import Preprocessing
-from detrscope.core.types import Windows
 from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.rf_detr import LAYOUTS, RFDetrHubConfig, published_layers
 from detrscope.families.keys.shapes import Shapes
@@ -24,6 +21,7 @@ from detrscope.families.lw_detr import (
     ViTConfig,
     build_group_detector,
     infer_group_settings,
+    vit_layers,
 )
 from detrscope.families.settings import Heads, Layers, Width
 
@@ -72,26 +70,12 @@ class RFDetrConfig(LWDetrConfig):
 def build(config: RFDetrConfig, classes: int) -> DetectionTransformer:
     """Build the model with random weights; K = classes, scored by sigmoids."""
     v = config.backbone
-    backbone = DinoBackbone(_backbone_layers(v), v.width, v.patch, v.grid, v.maps, v.windows**2)
+    backbone = DinoBackbone(
+        vit_layers(v, WindowSelfAttention, FACTOR), v.width, v.patch, v.grid, v.maps, v.windows**2
+    )
     convolution = channel_norm_convolution(config.projector_epsilon)
     neck = ProjectorNeck([ScaleProjector(backbone.channels, config.width, 1.0, convolution)])
     return build_group_detector(config, classes, backbone, neck)
-
-
-def _backbone_layers(v: DinoConfig) -> list[EncoderLayer]:
-    """Build layers with the sites `backbone.N.self`."""
-    windows = Windows(v.windows, v.windows)
-    rates = [v.drop_path * i / max(1, v.layers - 1) for i in range(v.layers)]  # of skipping a layer
-    return [
-        EncoderLayer(
-            WindowSelfAttention(
-                v.width, v.heads, windows if i in v.window_layers else None, f"backbone.{i}.self"
-            ),
-            GeluFeedForward(v.width, 4 * v.width, 0.0),
-            (ScaledPreNorm(v.width, rate, FACTOR), ScaledPreNorm(v.width, rate, FACTOR)),
-        )
-        for i, rate in enumerate(rates)
-    ]
 
 
 def infer_family_settings(shapes: Shapes) -> dict[str, object]:

@@ -5,7 +5,6 @@ Zhao et al. 2023, "DETRs Beat YOLOs on Real-time Object Detection", arXiv:2304.0
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -21,7 +20,7 @@ from detrscope.blocks.layers import MLP, GeluFeedForward, prior_head, zero_last
 from detrscope.blocks.neck import ConvNormNeck
 from detrscope.blocks.path import DetectionTransformer
 from detrscope.blocks.token_queries import SelectedQueries
-from detrscope.config import config_section, config_to_tree, require_config, setting, settings
+from detrscope.config import config_section, config_to_tree, setting, settings
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.rt_detr import LAYOUTS, RTDetrHubConfig
@@ -35,7 +34,8 @@ from detrscope.families.settings import (
     LayersConfig,
     Queries,
     Width,
-    require_backbone_stages,
+    require_hybrid,
+    require_points,
 )
 from detrscope.families.stacks import decoder_layers, encoder_layers
 
@@ -84,18 +84,8 @@ class RTDetrConfig:
     decoder: SamplingDecoderConfig = config_section(SamplingDecoderConfig)
 
     def __post_init__(self) -> None:
-        encoder, decoder = self.encoder, self.decoder
-        require_config(decoder.layers >= 1, "decoder.layers", decoder.layers, "1 or more")
-        for name, width, heads in (
-            ("width", self.width, decoder.heads),
-            ("encoder.width", encoder.width, encoder.heads),
-        ):
-            multiple = math.lcm(4, heads)
-            require_config(width % multiple == 0, name, width, f"a multiple of {multiple}")
-        require_backbone_stages("stages", self.stages, 4)
-        valid = len(decoder.points) == len(self.stages) and 0 < sum(decoder.points) <= MAX_POINTS
-        expected = f"one number for each of stages, {MAX_POINTS} in all at most"
-        require_config(valid, "decoder.points", decoder.points, expected)
+        require_hybrid(self.width, self.encoder, self.encoder.width, self.decoder, self.stages)
+        require_points(self.decoder.points, len(self.stages), "stages")
 
 
 def build(config: RTDetrConfig, classes: int) -> DetectionTransformer:

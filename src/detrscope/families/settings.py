@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -61,6 +62,28 @@ def require_backbone_stages(name: str, stages: tuple[int, ...], count: int) -> N
     ordered = list(stages) == sorted(set(stages)) and len(stages) > 0
     valid = ordered and all(1 <= stage <= count for stage in stages)
     require_config(valid, name, list(stages), f"some of 1 to {count}, in order")
+
+
+def require_points(points: tuple[int, ...], maps: int, of: str) -> None:
+    """Raise unless `decoder.points` has a number for each of `maps` maps, not all 0 and not too large."""
+    valid = len(points) == maps and 0 < sum(points) <= MAX_POINTS
+    require_config(
+        valid, "decoder.points", points, f"one number for each of {of}, {MAX_POINTS} in all at most"
+    )
+
+
+def require_hybrid(
+    width: int, encoder: LayersConfig, encoder_width: int, decoder: LayersConfig, stages: tuple[int, ...]
+) -> None:
+    """Raise unless heads and positional encodings divide the widths of a hybrid encoder (RT-DETR's) and its decoder."""
+    require_config(decoder.layers >= 1, "decoder.layers", decoder.layers, "1 or more")
+    for name, size, heads in (
+        ("width", width, decoder.heads),
+        ("encoder.width", encoder_width, encoder.heads),
+    ):
+        multiple = math.lcm(4, heads)
+        require_config(size % multiple == 0, name, size, f"a multiple of {multiple}")
+    require_backbone_stages("stages", stages, 4)
 
 
 def require_stacks(width: int, encoder: LayersConfig, decoder: LayersConfig, multiple: int) -> None:

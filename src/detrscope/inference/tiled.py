@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from detrscope.console import log
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, postprocess
 from detrscope.core.tile_merging import merge_tiles
@@ -34,6 +36,8 @@ def predict_tiles(
     Raises:
         UserError: the image has too many tiles, or no size of a tile is known.
     """
+    if card.has_masks:
+        _say_once(card.variant)
     height, width = image.shape[-2:]
     parts = tiling.of_model(card.preprocessing).parts(height, width)
     found: list[tuple[Rect, Scored]] = []
@@ -46,6 +50,11 @@ def predict_tiles(
             scored = postprocess(outputs, card, [size] * len(batch))
             found += [(part, _moved(one, part)) for part, one in zip(batch, scored, strict=True)]
     return merge_tiles(found)
+
+
+@cache
+def _say_once(variant: str) -> None:
+    log.warning("%s: tiles are merged by their boxes, and the masks of detections are left out", variant)
 
 
 def _size(part: Rect) -> tuple[int, int]:

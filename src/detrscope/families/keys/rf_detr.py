@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
+from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.families.keys.hub_config import Heads, Partial
 from detrscope.families.keys.hugging_face import hf_attention
@@ -80,6 +81,8 @@ def finalize(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str,
     patch = embedding.shape[-1] if embedding is not None and embedding.dim() == 4 else 0
     own = settings.get("backbone", {}).get("maps") or published_layers(patch)["maps"]
     unused = [key for key in state if key.startswith("backbone.layers.") and int(key.split(".")[2]) > own[-1]]
+    if unused:
+        log.info("left out: %d tensors of backbone layers after %d, which no map uses", len(unused), own[-1])
     return {key: tensor for key, tensor in state.items() if key not in unused}
 
 
