@@ -39,6 +39,7 @@ NAMES = [
         "hide_region",
         "load",
         "publish",
+        "push_to_hub",
         "see",
         "swaps_from",
         "timelapse",

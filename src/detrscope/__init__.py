@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from detrscope.commands.explore import explore as explore
     from detrscope.commands.export import export as export
     from detrscope.commands.faithfulness import faithfulness as faithfulness
+    from detrscope.commands.hub import push_to_hub as push_to_hub
     from detrscope.commands.publish import publish as publish
     from detrscope.commands.see import see as see
     from detrscope.commands.timelapse import timelapse as timelapse
@@ -53,6 +54,7 @@ MODULES = {
     "Trace": "detrscope.trace_interface",
     "detect_stream": "detrscope.commands.detect",
     **dict.fromkeys(("hide_region", "swaps_from"), "detrscope.commands.edits"),
+    "push_to_hub": "detrscope.commands.hub",
     "ViewOptions": "detrscope.views.options",
     "draw": "detrscope.views",
     "draw_attention": "detrscope.views.attention",

@@ -164,7 +164,7 @@ def test_released_weights_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> 
         asked.append(repository)
         raise UserError("offline")
 
-    monkeypatch.setattr(weights, "_hub_snapshot", offline)
+    monkeypatch.setattr(weights, "fetch_hub_folder", offline)
     names = [name for name, variant in VARIANTS.items() if isinstance(variant.published, OnHub)]
     for name in names:
         with pytest.raises(UserError, match="offline"):

@@ -51,6 +51,10 @@ def public_callables() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "evaluate": (ds.evaluate, {"model": detector(), "data": "coco:nowhere"}),
         "train": (ds.train, {"preset": "drawn-dogs", "data": "coco:nowhere", "out": "nowhere/run"}),
         "timelapse": (ds.timelapse, {"run": "nowhere"}),
+        "push_to_hub": (
+            ds.push_to_hub,
+            {"model": "nowhere.safetensors", "repository": "a/b", "license": "mit", "out": "nowhere/hub"},
+        ),
         "detect": (ds.detect, {"model": detector(), "sources": image}),
         "trace": (ds.trace, {"source": image, "model": detector()}),
         "why": (ds.why, {"model": detector(), "data": "coco:nowhere"}),
@@ -103,6 +107,7 @@ NAMES = (
         "evaluate",
         "train",
         "timelapse",
+        "push_to_hub",
         "ViewOptions",
         "Gain",
         "KeyBias",

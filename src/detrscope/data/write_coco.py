@@ -32,7 +32,7 @@ def write_coco(splits: Mapping[str, DetectionDataset], out: Path, files: Files =
     Raises:
         UserError: `out` is in use, or an image is missing or cannot be linked.
     """
-    with atomic_coco_folder(out) as folder, progress() as bar:
+    with atomic_new_folder(out) as folder, progress() as bar:
         (folder / "annotations").mkdir()
         for split, dataset in splits.items():
             (folder / split).mkdir()
@@ -88,7 +88,7 @@ def check_new_folder(path: Path) -> None:
 
 
 @contextmanager
-def atomic_coco_folder(path: Path) -> Iterator[Path]:
+def atomic_new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, renamed to it when the block succeeds, else removed.
 
     Raises:
