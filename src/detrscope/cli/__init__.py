@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -36,13 +37,20 @@ def main() -> None:
 
 def _run() -> int:
     """Run the command and flush its output while an error can still be reported."""
+    if (
+        "_DETRSCOPE_COMPLETE" in os.environ
+    ):  # else typer wraps help texts, and shells take each line for a word
+        os.environ.setdefault("TERMINAL_WIDTH", "10000")
     from detrscope.cli.app import app
     from detrscope.console import print_raw
     from detrscope.core.errors import WorkFailed
 
     try:
         code = app(prog_name="detrscope", standalone_mode=False)
-    except SystemExit:  # typer swallows a broken pipe and exits
+    except SystemExit as end:
+        if not end.code:  # shell completion has printed its answer
+            return 0
+        # typer swallows a broken pipe and exits
         raise WorkFailed("standard output: cannot be written (its reader has ended)") from None
     except OSError as error:
         if error.filename is None:

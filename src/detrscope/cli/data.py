@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detrscope import console
+from detrscope.cli.examples import example_text
 from detrscope.cli.options import Log, Quiet
 from detrscope.core.errors import UserError
 from detrscope.core.files import atomic_write, check_writable_file
@@ -39,7 +40,7 @@ FilesOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=example_text("data check"))
 def check(
     source: Source,
     split: Annotated[
@@ -113,7 +114,7 @@ def check(
     raise typer.Exit(1 if report.count("error") else 0)
 
 
-@app.command(context_settings=SETTINGS)
+@app.command(context_settings=SETTINGS, epilog=example_text("data show"))
 def show(
     context: typer.Context,
     source: Source,
@@ -160,7 +161,7 @@ def show(
     console.log.info("%s: %d images", out, len(tiles))
 
 
-@app.command()
+@app.command(epilog=example_text("data subset"))
 def subset(
     source: Source,
     category: Annotated[list[str], typer.Option(help="Class name; may be given again.")],
@@ -207,7 +208,7 @@ def subset(
     _print_written(out, parts, quiet)
 
 
-@app.command()
+@app.command(epilog=example_text("data convert"))
 def convert(
     source: Source,
     out: Annotated[Path, typer.Option(help="Folder to make, in COCO's layout.")],
@@ -229,7 +230,7 @@ def convert(
     _print_written(out, parts, quiet)
 
 
-@app.command()
+@app.command(epilog=example_text("data draw"))
 def draw(
     count: Annotated[int, typer.Option(help="Number of images.", min=1)],
     out: Annotated[Path, typer.Option(help="Folder to make, in COCO's layout, with part masks.")],

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from detrscope import console
+from detrscope.cli.examples import example_text
 from detrscope.cli.options import Log, Quiet
 
 app = typer.Typer(help="Share models on the Hugging Face hub.", no_args_is_help=True, rich_markup_mode=None)
@@ -18,7 +19,7 @@ def hub() -> None:
     """Share models on the Hugging Face hub."""
 
 
-@app.command()
+@app.command(epilog=example_text("hub push"))
 def push(
     model: Annotated[
         str, typer.Argument(help="Run folder, checkpoint, variant, or Hugging Face folder.", metavar="MODEL")

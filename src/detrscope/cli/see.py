@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detrscope import console
+from detrscope.cli.examples import example_text
 from detrscope.cli.options import (
     Device,
     EditFile,
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path("seen")
 # Click rewraps paragraphs and breaks at the hyphens of names; lines after "\b" it keeps.
-EPILOG = "Views:\n\n\b\n" + "\n".join(f"{name} ({view.shows})" for name, view in VIEWS.items())
+LIST = "Views:\n\n\b\n" + "\n".join(f"{name} ({view.shows})" for name, view in VIEWS.items())
+EPILOG = f"{LIST}\n\n{example_text('see')}"
 
 
 def see(
@@ -54,6 +56,7 @@ def see(
         typer.Option(
             help="Name of a view to draw, from the list below; may be repeated.",
             show_default="all that apply",
+            autocompletion=lambda: list(VIEWS),
         ),
     ] = None,
     query: Annotated[

@@ -13,7 +13,9 @@ from detrscope.core.files import check_writable_folder
 
 
 def timelapse(
-    run: Annotated[Path, typer.Argument(help="Run folder of `detrscope train --probe-images ...`.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder of `detrscope train --probe-images ...`.", metavar="RUN")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; RUN/timelapse by default.", show_default=False)
     ] = None,

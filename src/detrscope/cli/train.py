@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detrscope import console
+from detrscope.cli.examples import example_text
 from detrscope.cli.options import Log, OptionalData, OutFolder, Quiet
+from detrscope.config import config_preset_names
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.files import check_writable_file, check_writable_folder
 
@@ -41,7 +43,7 @@ def _show_help(context: typer.Context, requested: bool) -> None:
         return
     from rich.table import Table
 
-    from detrscope.config import config_preset_names, describe_config
+    from detrscope.config import describe_config
     from detrscope.families import FAMILIES
     from detrscope.training.config import RunConfig
 
@@ -58,12 +60,19 @@ def _show_help(context: typer.Context, requested: bool) -> None:
         for setting in describe_config(family.config, prefix="model.overrides."):
             table.add_row(setting.key, setting.type, setting.default, f"{family.name}: {setting.help}")
     console.print_table(table)
+    heading, _, _, *lines = example_text("train").split("\n")
+    typer.echo("\n".join(["", heading, "", *(f"  {line}" for line in lines)]))
     raise typer.Exit
 
 
 def train(
     context: typer.Context,
-    preset: Annotated[str | None, typer.Option(help="Name of a shipped recipe; see the list below.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a shipped recipe; see the list below.", autocompletion=config_preset_names
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings that override the preset.")
     ] = None,
@@ -219,7 +228,7 @@ def _print_dry_run(result: DryRun) -> None:
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or their metrics.jsonl.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or their metrics.jsonl.", metavar="RUN")],
     out: Annotated[Path, typer.Option(help="Image file to write: .png, .svg or .pdf.")] = Path("curves.png"),
     quiet: Quiet = False,
     log_level: Log = "info",
