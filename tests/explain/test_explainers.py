@@ -38,7 +38,7 @@ def test_input_gradient_equals_finite_difference() -> None:
     """A small step along the gradient, in double precision, of a family in which nothing is detached."""
     detector = detector_of("detr-r18")
     case = case_of("detr-r18")
-    direction = case.image_gradient.double() / case.image_gradient.double().norm()
+    direction = case.gradient.image.double() / case.gradient.image.double().norm()
     model = require_torch_engine(detector.engine, "test").model.double()
 
     def logit(image: torch.Tensor) -> float:
@@ -48,7 +48,7 @@ def test_input_gradient_equals_finite_difference() -> None:
     step = 1e-4
     image = case.normalised.double()
     slope = (logit(image + step * direction) - logit(image - step * direction)) / (2 * step)
-    assert slope == pytest.approx(float(case.image_gradient.norm()), rel=1e-2)
+    assert slope == pytest.approx(float(case.gradient.image.norm()), rel=1e-2)
 
 
 def test_box_centre_ranks_the_centre_token_first() -> None:

@@ -18,7 +18,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.types import Outputs
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.explain.explainers import EXPLAINERS, explain_detections, explain_inputs
-from detrscope.explain.faithfulness import PerturbationRunner
+from detrscope.explain.perturbation import PerturbationRunner
 from detrscope.explain.sanity import sanity_check, sanity_stages
 from detrscope.inference.detector import Detector
 from detrscope.inference.load_detector import load

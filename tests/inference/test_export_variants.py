@@ -20,7 +20,7 @@ from detrscope.core.types import Outputs
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.data.open_dataset import open_dataset
 from detrscope.explain.explainers import choose_methods
-from detrscope.explain.faithfulness import measure_faithfulness
+from detrscope.explain.faithfulness import FaithfulnessOptions, measure_faithfulness
 from detrscope.inference.detector import Detector
 from detrscope.inference.engine import Engine
 from detrscope.inference.export.onnx_graph import build_onnx
@@ -167,7 +167,9 @@ def test_faithfulness_of_an_exported_model_equals_pytorchs(
     methods = ["attention, last layer"]
     detectors = [Detector(engine, card) for engine in (reference, exported[1])]
     curves = [
-        measure_faithfulness(d, dataset, count=3, threshold=0.3, steps=4, methods=methods, sanity=0)
+        measure_faithfulness(
+            d, dataset, FaithfulnessOptions(count=3, threshold=0.3, steps=4, methods=methods, sanity=0)
+        )
         for d in detectors
     ]
     for expected, found in zip(*(c.summaries for c in curves), strict=True):

@@ -71,6 +71,7 @@ class DetectionTransformer(nn.Module):
             probe.levels = pyramid.levels
             probe.shapes = {f"feature map {i}": tuple(m.shape) for i, m in enumerate(maps)}
             probe.shapes["tokens"] = tuple(pyramid.tokens.shape)
+            probe.tokens = pyramid.tokens if probe.keeps_tokens else None
         pyramid = self.encoder(pyramid, probe)
         own = self.queries(pyramid)
         states = self.decoder(own.join(extra), pyramid, self.heads.refine, probe)

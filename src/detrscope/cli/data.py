@@ -239,6 +239,13 @@ def draw(
     start: Annotated[
         int, typer.Option(help="Index of the first image; validation begins at 10000000.", min=0)
     ] = 0,
+    badge: Annotated[
+        Literal["none", "class", "swapped", "removed"],
+        typer.Option(
+            help="Badge on every dog, whose colour alone tells two classes apart (class); the same dogs and classes"
+            " with swapped colours, or with the badges removed."
+        ),
+    ] = "none",
     quiet: Quiet = False,
     log_level: Log = "info",
 ) -> None:
@@ -246,7 +253,7 @@ def draw(
     console.setup_console(quiet, log_level)
     from detrscope.data.drawn_dogs import write_drawn
 
-    dogs = write_drawn(out, count=count, seed=seed, size=size, start=start)
+    dogs = write_drawn(out, count=count, seed=seed, size=size, start=start, badge=badge)
     if not quiet:
         console.print_line(f"{out}: {count} images, {dogs} dogs")
 

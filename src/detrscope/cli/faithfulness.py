@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -45,6 +45,14 @@ def faithfulness(
     sanity: Annotated[
         int, typer.Option(help="Number of images for the check with shuffled parameters; 0 skips it.")
     ] = 20,
+    region: Annotated[
+        Literal["box", "badge"],
+        typer.Option(
+            help="Where the pointing games expect a map's maximum: in the object's box, or in its badge, the planted"
+            " shortcut of dogs drawn with badges."
+        ),
+    ] = "box",
+    masks: Annotated[int, typer.Option(help="Number of masks of D-RISE for each image.")] = 1000,
     edit: EditTexts = None,
     edits: EditFile = None,
     out: OptionalOutFolder = None,
@@ -57,7 +65,8 @@ def faithfulness(
 ) -> None:
     """Hide what each method ranks highest, in keys and in pixels, and measure how the detections' scores fall.
 
-    With --out, faithfulness.json, faithfulness.csv and faithfulness.png are written.
+    Also: whether each map's maximum lies in the object or in a planted shortcut, and whether the map depends on what
+    the model learned. With --out, faithfulness.json, faithfulness.csv, pointing.csv and faithfulness.png are written.
     """
     console.setup_console(quiet, log_level)
     if out is not None:
@@ -76,6 +85,8 @@ def faithfulness(
         steps=steps,
         methods=method or (),
         sanity=sanity,
+        region=region,
+        masks=masks,
         load_options=LoadOptions(weights, device, precision, engine, read_edits(edit or (), edits)),
         out=out,
     )
@@ -84,6 +95,8 @@ def faithfulness(
     else:
         console.print_table(_areas(result))
         console.print_line(f"all cross-attention muted: {result.muted:.0%} of the score remains")
+        if result.pointing:
+            console.print_table(_pointing(result))
         if result.sanity:
             console.print_table(_sanity(result))
 
@@ -107,6 +120,28 @@ def _areas(result: Faithfulness) -> Table:
                 f"{s.area:.3f} ± {s.error:.3f}" + (f"  {s.better:.0%}" if s.method != "random" else "")
             )
         table.add_row(method, *cells)
+    return table
+
+
+def _pointing(result: Faithfulness) -> Table:
+    """Return a table with a row for each method."""
+    from rich.table import Table
+
+    first = result.pointing[0]
+    title = (
+        f"pointing games, {first.detections} detections; the {result.region} covers {first.area:.1%} of the image: "
+        "share of the maps whose maximum lies in it, and share of their energy in it, ± standard error"
+    )
+    columns = ("within half a token", "inside", "energy", "energy / area")
+    table = Table("method", *columns, title=title)
+    for s in result.pointing:
+        table.add_row(
+            s.method,
+            f"{s.hits:.1%} ± {s.hits_error:.1%}",
+            f"{s.inside:.1%} ± {s.inside_error:.1%}",
+            f"{s.energy:.1%} ± {s.energy_error:.1%}",
+            f"{s.energy / s.area:.1f}",
+        )
     return table
 
 

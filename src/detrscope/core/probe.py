@@ -32,6 +32,7 @@ class Probe:
             them. Always recorded with `explain`.
         graph_edits: inputs of a graph that is being exported, by site.
         geometry: of the images of the batch, which are of one size; needed by edits of a region.
+        tokens: keep the tokens that enter the encoder, within the graph of gradients.
 
     Attributes:
         records: attention records by site.
@@ -39,6 +40,7 @@ class Probe:
         gradients: one for each entry of `explain`.
         levels: sizes of the feature maps that the tokens come from.
         shapes: shapes of the tensors along the path by name, such as `feature map 0`.
+        tokens: [B, S, D] tokens that enter the encoder, not detached, where `keeps_tokens`.
         taps: zeros [B, Q, h * dv] added to the output of each recorded site; the leaves of the graph for `explain`.
     """
 
@@ -51,6 +53,7 @@ class Probe:
         values: bool = True,
         graph_edits: Mapping[str, GraphEdit] = MappingProxyType({}),
         geometry: Geometry | None = None,
+        tokens: bool = False,
     ) -> None:
         self.sites = None if sites is None else _as_tuple(sites)
         self.edits = tuple(edits)
@@ -59,6 +62,8 @@ class Probe:
         self.values = values or bool(explain)
         self.graph_edits = graph_edits
         self.geometry = geometry
+        self.keeps_tokens = tokens
+        self.tokens: Tensor | None = None
         self.records: dict[str, Record] = {}
         self.feature_maps: dict[str, Tensor] = {}
         self.gradients: tuple[Gradient, ...] = ()

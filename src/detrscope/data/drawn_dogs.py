@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL
@@ -17,12 +17,13 @@ from detrscope.config import build, setting, settings
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError
 from detrscope.core.files import cache_folder
-from detrscope.data import coco
+from detrscope.data import badge_masks, coco
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.part_masks import VALUES_PER_OBJECT, encode_part_mask, write_part_names
 from detrscope.data.splits import find_split
 from detrscope.data.validation_log import ValidationLog
 from detrscope.data.write_coco import atomic_new_folder
+from detrscope.synthetic.badges import Badges, paint_badges, place_badges
 from detrscope.synthetic.parts import NAMES
 from detrscope.synthetic.scene import MAX_SIZE, MIN_SIZE, VERSION, Scene, draw_scene
 
@@ -30,6 +31,8 @@ LAYOUT = "nothing, or options such as count=2000,val=300,seed=0,size=160"
 STARTS = {"train": 0, "val": 10_000_000, "test": 20_000_000}  # index of the first image of each split
 MAX_COUNT = 10_000_000
 DOG = {"id": 1, "name": "dog"}
+BADGE_DOGS = ({"id": 1, "name": "red dog"}, {"id": 2, "name": "blue dog"})  # as synthetic.badges.COLOURS
+Badge = Literal["none", "class", "swapped", "removed"]
 FILE_VERSION = 2  # version of the written files; caches of another version are drawn again
 SOFTWARE = "detrscope drawn dogs"  # `Software` text of each PNG file
 _DESCRIPTION = '{"info": {"description": "drawn dogs"'  # start of annotations.json
@@ -44,6 +47,11 @@ class Options:
     test: int = setting(300, "images for testing", ge=1, le=MAX_COUNT)
     seed: int = setting(0, "random seed", ge=0)
     size: int = setting(160, "width and height of an image in pixels", ge=MIN_SIZE, le=MAX_SIZE)
+    badge: Badge = setting(
+        "none",
+        "coloured badge on every dog, which alone tells two classes apart: class; the same dogs and classes with the "
+        "colours of the other class: swapped; without badges: removed",
+    )
 
     @classmethod
     def parsed(cls, text: str) -> Options:
@@ -87,8 +95,10 @@ def read_split(
     return coco.read_json(annotations, validation, name=f"drawn-dogs {name}", images=images, details=details)
 
 
-def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start: int = 0) -> int:
-    """Draw images `start` to `start + count` into a folder: images/, annotations.json, parts/.
+def write_drawn(
+    out: Path, *, count: int, seed: int = 0, size: int = 160, start: int = 0, badge: Badge = "none"
+) -> int:
+    """Draw images `start` to `start + count` into a folder: images/, annotations.json, parts/; badges/ with badges.
 
     Args:
         out: Folder to make; must not exist, or be empty.
@@ -96,6 +106,8 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
         seed: Random seed.
         size: Width and height in pixels.
         start: Index of the first image. The splits of `drawn-dogs:` begin at `STARTS`.
+        badge: "class" puts a badge on every dog, whose colour is all that tells the classes `BADGE_DOGS` apart;
+            "swapped" has the same dogs with the same classes, and badges of the other colour; "removed" has no badges.
 
     Returns:
         The number of annotated dogs.
@@ -103,13 +115,13 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
     Raises:
         UserError: a value is out of range, or `out` is in use.
     """
-    build(Options, {"count": count, "seed": seed, "size": size}, source="drawn dogs")
+    build(Options, {"count": count, "seed": seed, "size": size, "badge": badge}, source="drawn dogs")
     if start < 0:
         raise UserError(f"start={start}: expected 0 or more")
     text = PngInfo()
     text.add_text("Software", SOFTWARE)
     with atomic_new_folder(out) as folder, progress() as bar:
-        for name in ("images", "parts"):
+        for name in ("images", "parts") if badge == "none" else ("images", "parts", badge_masks.FOLDER):
             (folder / name).mkdir()
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
@@ -117,23 +129,29 @@ def write_drawn(out: Path, *, count: int, seed: int = 0, size: int = 160, start:
         for index in range(start, start + count):
             scene = draw_scene(seed, index, size)
             name = f"{index:06d}.png"
-            Image.fromarray(scene.image).save(folder / "images" / name, compress_level=1, pnginfo=text)
+            badges = None if badge == "none" else place_badges(scene, seed, index)
+            pixels = scene.image
+            if badges is not None:
+                badge_masks.write_badge_mask(folder / badge_masks.FOLDER / name, badges.instance)
+                if badge != "removed":
+                    pixels = paint_badges(pixels, badges, swapped=badge == "swapped")
+            Image.fromarray(pixels).save(folder / "images" / name, compress_level=1, pnginfo=text)
             mask = Image.fromarray(encode_part_mask(scene.parts, scene.instance))
             mask.putpalette(_palette())  # colours for people who open the file
             mask.save(folder / "parts" / name, compress_level=1)
             images.append({"id": index, "file_name": name, "width": size, "height": size})
-            annotations += _rows(scene, index, first_id=len(annotations) + 1)
+            annotations += _rows(scene, badges, index, first_id=len(annotations) + 1)
             bar.advance(task)
         tree = {
             "info": {
                 "description": "drawn dogs",
                 "version": VERSION,
-                **{"seed": seed, "size": size, "start": start, "count": count},
+                **{"seed": seed, "size": size, "start": start, "count": count, "badge": badge},
                 "libraries": {"numpy": np.__version__, "pillow": PIL.__version__},
             },
             "images": images,
             "annotations": annotations,
-            "categories": [DOG],
+            "categories": [DOG] if badge == "none" else [*BADGE_DOGS],
         }
         (folder / "annotations.json").write_text(json.dumps(tree), encoding="utf-8")
         write_part_names(folder / "parts", tuple(NAMES.values()))
@@ -162,12 +180,15 @@ def _cached(options: Options, split: str) -> Path:
     """Return the folder of a split. It is renamed into place: whole, also where two processes draw at once."""
     count = options.count_of(split)
     name = f"v{VERSION}.{FILE_VERSION}-seed{options.seed}-size{options.size}-{split}-{count}"
+    if options.badge != "none":
+        name += f"-badge-{options.badge}"
     folder = cache_folder() / "drawn-dogs" / name
     if (folder / "annotations.json").is_file():
         return folder
     log.info("drawing %d images into %s, once", count, folder)
     try:
-        write_drawn(folder, count=count, seed=options.seed, size=options.size, start=STARTS[split])
+        drawing = {"seed": options.seed, "size": options.size, "start": STARTS[split]}
+        write_drawn(folder, count=count, badge=options.badge, **drawing)
     except (OSError, UserError) as error:
         if (folder / "annotations.json").is_file():  # another process was faster
             return folder
@@ -179,21 +200,32 @@ def _cached(options: Options, split: str) -> Path:
     return folder
 
 
-def _rows(scene: Scene, index: int, first_id: int) -> Iterator[dict[str, Any]]:
+def _rows(scene: Scene, badges: Badges | None, index: int, first_id: int) -> Iterator[dict[str, Any]]:
     """Yield the COCO annotations of a scene."""
     for dog, (box, visible) in enumerate(zip(scene.boxes_xyxy.tolist(), scene.visible.tolist(), strict=True)):
         x0, y0, x1, y1 = (int(v) for v in box)
         mask = scene.instance == dog + 1
-        yield {
+        row = {
             "id": first_id + dog,
             "image_id": index,
-            "category_id": DOG["id"],
+            "category_id": DOG["id"] if badges is None else BADGE_DOGS[badges.classes[dog]]["id"],
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "area": int(mask.sum()),
             "iscrowd": 0,
             "segmentation": {"size": list(mask.shape), "counts": _run_lengths(mask)},
             "visible": round(visible, 3),
         }
+        if badges is not None:
+            row["badge_bbox"] = _bounds(badges.instance == dog + 1)
+        yield row
+
+
+def _bounds(mask: np.ndarray) -> list[int]:
+    """Return left, top, width and height of the pixels of a mask; zeros of an empty one."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return [0, 0, 0, 0]
+    return [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)]
 
 
 def _run_lengths(mask: np.ndarray) -> list[int]:

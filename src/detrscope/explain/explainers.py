@@ -17,8 +17,9 @@ from detrscope.console import log
 from detrscope.core.attention_map import AttentionMap
 from detrscope.core.postprocess import class_scores
 from detrscope.core.trace_data import TraceData
+from detrscope.explain.masked_images import MASKS, MaskedImages
 from detrscope.inference.detector import Detector
-from detrscope.inference.torch_engine import TorchEngine, require_torch_engine
+from detrscope.inference.torch_engine import InputGradient, TorchEngine, require_torch_engine
 from detrscope.lens.deletion_curves import Detected
 from detrscope.lens.maps import map_of_cross_attention
 from detrscope.lens.relevance import gradient_attention, relevance
@@ -30,14 +31,23 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class ExplainInput:
-    """Input of an explanation method: a trace with gradients of one detection, and the gradient of the image."""
+    """Input of an explanation method: a trace with gradients of one detection, and what the model gives beside it.
+
+    Attributes:
+        trace: with the gradients of the detection's query, where the engine gives them.
+        detected: the detection to explain.
+        gradient: of the class's logit by the image and by the tokens of its feature maps; None without PyTorch.
+        normalised: [3, h, w] normalised image.
+        masked: predictions for masked images; nothing runs before a method asks for it.
+        index: index of the detection in `masked`.
+    """
 
     trace: TraceData
     detected: Detected
-    image_gradient: (
-        Tensor | None
-    )  # [3, h, w] of the class's logit by the normalised image; None without PyTorch
-    normalised: Tensor  # [3, h, w] normalised image
+    gradient: InputGradient | None
+    normalised: Tensor
+    masked: MaskedImages
+    index: int
 
 
 Explainer = Callable[[ExplainInput], Tensor]  # -> [S], the weight of every token
@@ -80,14 +90,27 @@ def explain_by_gradient_weighted_attention(case: ExplainInput) -> Tensor:
 
 def explain_by_input_gradient(case: ExplainInput) -> Tensor:
     """Absolute gradient of the class's logit, maximum over colours, mean over the pixels of each token's cell."""
-    assert case.image_gradient is not None, "the method needs gradients"
-    return _cell_means(case, case.image_gradient.abs().amax(0))
+    return cell_means(case, _gradient(case).image.abs().amax(0))
 
 
 def explain_by_gradient_times_input(case: ExplainInput) -> Tensor:
     """Gradient of the class's logit times the normalised image: absolute sum over colours, mean over each cell."""
-    assert case.image_gradient is not None, "the method needs gradients"
-    return _cell_means(case, (case.image_gradient * case.normalised).sum(0).abs())
+    return cell_means(case, (_gradient(case).image * case.normalised).sum(0).abs())
+
+
+def explain_by_odam(case: ExplainInput) -> Tensor:
+    """ODAM (Zhao and Chan 2023, arXiv:2304.06354, section 3.1) of the class's logit: ReLU(sum over k of G_k A_k).
+
+    The feature maps A are the tokens that enter the encoder, and G = dY/dA weighs every channel k at every place by
+    itself, unlike Grad-CAM. The paper allows for a smoothing of G, which is left out, as in the authors' program.
+    """
+    gradient = _gradient(case)
+    return (gradient.by_tokens * gradient.tokens).sum(-1).relu()
+
+
+def explain_by_masks(case: ExplainInput) -> Tensor:
+    """D-RISE (arXiv:2006.03204): the share of the detection that is left where each token's cell is shown."""
+    return cell_means(case, case.masked.map_of(case.index))
 
 
 def explain_by_box_centre(case: ExplainInput) -> Tensor:
@@ -108,11 +131,19 @@ EXPLAINERS: dict[str, Explainer] = {
     "relevance": explain_by_relevance,
     "input gradient": explain_by_input_gradient,
     "gradient x input": explain_by_gradient_times_input,
+    "ODAM": explain_by_odam,
+    "D-RISE": explain_by_masks,
     "middle of the box": explain_by_box_centre,
 }
 
 
-NEEDS_GRADIENTS = ("gradient-weighted attention", "relevance", "input gradient", "gradient x input")
+NEEDS_GRADIENTS = (
+    "gradient-weighted attention",
+    "relevance",
+    "input gradient",
+    "gradient x input",
+    "ODAM",
+)
 
 
 def choose_methods(detector: Detector, methods: Sequence[str]) -> list[str]:
@@ -131,8 +162,16 @@ def choose_methods(detector: Detector, methods: Sequence[str]) -> list[str]:
     return [*methods] or [method for method in EXPLAINERS if method not in NEEDS_GRADIENTS]
 
 
-def explain_detections(detector: Detector, path: Path, threshold: float) -> list[ExplainInput]:
+def explain_detections(
+    detector: Detector, path: Path, threshold: float, masks: int = MASKS
+) -> list[ExplainInput]:
     """Return an input of the explanation methods for each detection in an image.
+
+    Args:
+        detector: the model.
+        path: image.
+        threshold: minimum score of a detection.
+        masks: number of masks of D-RISE.
 
     Raises:
         UserError: an image that cannot be read.
@@ -141,18 +180,21 @@ def explain_detections(detector: Detector, path: Path, threshold: float) -> list
     queries = list(dict.fromkeys(detections.query_ids.tolist()))
     if not queries:
         return []
-    if not isinstance(detector.engine, TorchEngine):
-        trace = detector.trace(path)
-        classes = class_scores(trace.logits[-1], detector.card.scoring).argmax(-1)
+    if isinstance(detector.engine, TorchEngine):
+        trace = detector.trace(path, explain=queries)
         boxes = trace.boxes_cxcywh[-1]
-        image = detector.card.preprocessing.normalise(trace.image)
-        return [ExplainInput(trace, Detected(q, int(classes[q]), boxes[q]), None, image) for q in queries]
-    trace = detector.trace(path, explain=queries)
-    detected = [Detected(g.query, g.class_index, trace.boxes_cxcywh[-1, g.query]) for g in trace.gradients]
-    return explain_inputs(detector, trace, detected)
+        detected = [Detected(g.query, g.class_index, boxes[g.query]) for g in trace.gradients]
+        return explain_inputs(detector, trace, detected, masks)
+    trace = detector.trace(path)
+    classes = class_scores(trace.logits[-1], detector.card.scoring).argmax(-1)
+    boxes = trace.boxes_cxcywh[-1]
+    detected = [Detected(q, int(classes[q]), boxes[q]) for q in queries]
+    return _inputs(detector, trace, detected, [None] * len(detected), masks)
 
 
-def explain_inputs(detector: Detector, trace: TraceData, detected: list[Detected]) -> list[ExplainInput]:
+def explain_inputs(
+    detector: Detector, trace: TraceData, detected: list[Detected], masks: int = MASKS
+) -> list[ExplainInput]:
     """Return an input of the explanation methods for each detection of a trace that was made with `explain`.
 
     Raises:
@@ -160,16 +202,36 @@ def explain_inputs(detector: Detector, trace: TraceData, detected: list[Detected
     """
     engine = require_torch_engine(detector.engine, "the gradient of an image")
     image = detector.card.preprocessing.normalise(trace.image)
-    gradients = engine.image_gradients(image[None], [(d.query, d.class_index) for d in detected])
-    return [ExplainInput(trace, d, gradient, image) for d, gradient in zip(detected, gradients, strict=True)]
+    gradients = engine.input_gradients(image[None], [(d.query, d.class_index) for d in detected])
+    return _inputs(detector, trace, detected, gradients, masks)
+
+
+def cell_means(case: ExplainInput, pixels: Tensor) -> Tensor:
+    """Return the mean over each token's cell, [S], of values for the pixels of the model's input [h, w]."""
+    geometry = case.trace.geometry.of_model_input()
+    return torch.cat([geometry.cell_means(pixels, level).flatten() for level in case.trace.levels])
+
+
+def _inputs(
+    detector: Detector,
+    trace: TraceData,
+    detected: Sequence[Detected],
+    gradients: Sequence[InputGradient | None],
+    masks: int,
+) -> list[ExplainInput]:
+    image = detector.card.preprocessing.normalise(trace.image)
+    masked = MaskedImages(detector, image, detected, masks)
+    return [
+        ExplainInput(trace, d, gradient, image, masked, index)
+        for index, (d, gradient) in enumerate(zip(detected, gradients, strict=True))
+    ]
+
+
+def _gradient(case: ExplainInput) -> InputGradient:
+    assert case.gradient is not None, "the method needs gradients"
+    return case.gradient
 
 
 def _tokens(attention: AttentionMap) -> Tensor:
     """Return the weights of all tokens, [S]."""
     return torch.cat([part.flatten() for part in attention.parts])
-
-
-def _cell_means(case: ExplainInput, pixels: Tensor) -> Tensor:
-    """Return the mean over each token's cell, [S], of values for the pixels of the model's input [h, w]."""
-    geometry = case.trace.geometry.of_model_input()
-    return torch.cat([geometry.cell_means(pixels, level).flatten() for level in case.trace.levels])

@@ -6,37 +6,69 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.console import log, progress
-from detrscope.core.attention_map import AttentionMap, Selection, split_attention_by_level
-from detrscope.core.edits import Bias, Edit, Gain
 from detrscope.core.errors import UserError, suggest_nearest
-from detrscope.core.probe import Probe
-from detrscope.core.records import DenseRecord
-from detrscope.core.trace_data import TraceData
 from detrscope.data.dataset import DetectionDataset
 from detrscope.explain.explainers import EXPLAINERS, RANDOM, ExplainInput, choose_methods, explain_detections
+from detrscope.explain.masked_images import MASKS
+from detrscope.explain.perturbation import PerturbationRunner
+from detrscope.explain.pointing_games import PointingGames, Region
 from detrscope.explain.sanity import sanity_check
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import TorchEngine
-from detrscope.lens.deletion_curves import (
-    Curve,
-    Sanity,
-    Summary,
-    curve_detection_score,
-    curve_fractions,
-    deletion_order_mask,
-    summarise_curves,
-)
+from detrscope.lens.deletion_curves import Curve, Sanity, Summary, summarise_curves
+from detrscope.lens.pointing import PointingSummary, summarise_pointing
 
-SITES = "decoder.*.cross"  # where keys are hidden
 RANDOM_ORDERS = 3  # per detection
-BLUR = 0.08  # standard deviation of the blur that insertion starts from, relative to the image's longer side
+
+
+@dataclass(frozen=True)
+class FaithfulnessOptions:
+    """What is measured.
+
+    Attributes:
+        count: number of images, the first ones.
+        threshold: minimum score of a followed detection.
+        steps: steps of every curve.
+        methods: names of `EXPLAINERS`; where empty, all that the engine allows. The random order is always included.
+        sanity: number of images for the check with shuffled parameters; 0 skips it.
+        region: where the pointing games expect a map's maximum: the box of the annotated object, or its badge.
+        masks: masks of D-RISE for each image.
+    """
+
+    count: int = 100
+    threshold: float = 0.5
+    steps: int = 16
+    methods: Sequence[str] = ()
+    sanity: int = 20
+    region: Region = "box"
+    masks: int = MASKS
+
+    def check(self) -> None:
+        """Check what does not depend on the model.
+
+        Raises:
+            UserError: a number out of range, an unknown region, or an unknown method.
+        """
+        least = {"count": 1, "steps": 2, "sanity": 0, "masks": 1}
+        for name, lowest in least.items():
+            if (value := getattr(self, name)) < lowest:
+                raise UserError(f"{name} {value}: expected {lowest} or more")
+        if self.region not in get_args(Region):
+            raise UserError(
+                f"region '{self.region}' is not known; {suggest_nearest(self.region, get_args(Region))}"
+            )
+        for method in self.methods:
+            if method not in EXPLAINERS:
+                raise UserError(f"method '{method}' is not known; {suggest_nearest(method, EXPLAINERS)}")
+
+
+OPTIONS = FaithfulnessOptions()
 
 
 @dataclass(frozen=True)
@@ -52,6 +84,9 @@ class Faithfulness:
         threshold: minimum score of a followed detection.
         muted: mean score with all cross-attention muted, relative to the undisturbed one.
         summaries: one for each method, place and direction.
+        region: region of the pointing games.
+        pointing: one for each method, over the detections that match an annotated object; empty where none does.
+        unmatched: number of detections that match none, and so take no part in the pointing games.
         sanity: rank correlations after shuffling parameters; empty where the check was skipped.
     """
 
@@ -63,6 +98,9 @@ class Faithfulness:
     threshold: float
     muted: float
     summaries: tuple[Summary, ...]
+    region: Region
+    pointing: tuple[PointingSummary, ...]
+    unmatched: int
     sanity: tuple[Sanity, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -71,16 +109,9 @@ class Faithfulness:
 
 
 def measure_faithfulness(
-    detector: Detector,
-    dataset: DetectionDataset,
-    *,
-    count: int = 100,
-    threshold: float = 0.5,
-    steps: int = 16,
-    methods: Sequence[str] = (),
-    sanity: int = 20,
+    detector: Detector, dataset: DetectionDataset, options: FaithfulnessOptions = OPTIONS
 ) -> Faithfulness:
-    """Return deletion and insertion curves of every method over the detections in the first images of a dataset.
+    """Return how faithful every method is over the detections in the first images of a dataset.
 
     Keys are hidden from all cross-attention: with a bias of -inf where attention is dense (the softmax renormalises
     what remains), with a gain of 0 where it is deformable. Hidden pixels get the mean colour; in insertion, pixels not
@@ -89,72 +120,80 @@ def measure_faithfulness(
     Args:
         detector: the model.
         dataset: its first images are used.
-        count: number of images.
-        threshold: minimum score of a followed detection.
-        steps: steps of every curve.
-        methods: names of `EXPLAINERS`; where empty, all that the engine allows. The random order is always included.
-        sanity: number of images for the check with shuffled parameters; 0 skips it.
+        options: what is measured.
 
     Raises:
-        UserError: an argument out of range, an unknown method, or no detection to follow.
+        UserError: an argument out of range, an unknown method, no detection to follow, or images without badges where
+            they are the region.
     """
-    check_faithfulness_arguments(count, steps, sanity, methods)
-    chosen = choose_methods(detector, methods)
+    options.check()
+    chosen = choose_methods(detector, options.methods)
+    sanity = options.sanity
     if sanity and not isinstance(detector.engine, TorchEngine):
         log.warning("the check with shuffled parameters needs PyTorch; it is left out")
         sanity = 0
-    paths = [image.path for image in dataset.images[:count]]
+    images = dataset.images[: options.count]
     curves: list[Curve] = []
     muted: list[float] = []
+    games = PointingGames(detector.classes, dataset, options.region)
+    seconds: list[float] = []
     with progress() as bar:
-        task = bar.add_task("images, hiding what each method ranks highest", total=len(paths))
-        for done, path in enumerate(paths, start=1):
-            cases = explain_detections(detector, path, threshold)
+        task = bar.add_task("images, hiding what each method ranks highest", total=len(images))
+        for done, image in enumerate(images, start=1):
+            cases = explain_detections(detector, image.path, options.threshold, options.masks)
+            regions = games.regions(image, cases)
             part = 1 / (max(1, len(cases)) * (len(chosen) + RANDOM_ORDERS))
-            for case in cases:
+            for case, region in zip(cases, regions, strict=True):
+                weights = _weights(case, chosen, len(muted))
+                games.play(case, weights, region, len(muted))
                 runner = PerturbationRunner(detector, case)
-                curves += _curves(runner, chosen, steps, len(muted), partial(bar.advance, task, part))
+                on_method = partial(bar.advance, task, part)
+                curves += _curves(runner, weights, options.steps, len(muted), on_method)
                 muted.append(runner.muted)
+            seconds += [case.masked.seconds for case in cases[:1] if case.masked.seconds]
             bar.update(task, completed=done)
     if not muted:
         raise UserError(
-            f"{dataset.name}: nothing is detected with a score of {threshold} or more in {len(paths)} images"
+            f"{dataset.name}: nothing is detected with a score of {options.threshold} or more in {len(images)} images"
         )
+    if seconds:
+        log.info("D-RISE: %d masks, %.1f s for each image", options.masks, fmean(seconds))
+    games.report()
+    paths = [image.path for image in images[:sanity]]
     return Faithfulness(
         model=detector.card.variant,
         data=dataset.name,
-        images=len(paths),
+        images=len(images),
         detections=len(muted),
-        steps=steps,
-        threshold=threshold,
+        steps=options.steps,
+        threshold=options.threshold,
         muted=fmean(muted),
         summaries=tuple(summarise_curves(curves, RANDOM)),
-        sanity=tuple(sanity_check(detector, paths[:sanity], chosen, threshold)) if sanity else (),
+        region=options.region,
+        pointing=tuple(summarise_pointing(games.outcomes)),
+        unmatched=games.unmatched,
+        sanity=tuple(sanity_check(detector, paths, chosen, options.threshold, masks=options.masks))
+        if sanity
+        else (),
     )
 
 
-def check_faithfulness_arguments(count: int, steps: int, sanity: int, methods: Sequence[str]) -> None:
-    """Check the arguments that do not depend on the model.
-
-    Raises:
-        UserError: a number out of range, or an unknown method.
-    """
-    for name, value, least in (("count", count, 1), ("steps", steps, 2), ("sanity", sanity, 0)):
-        if value < least:
-            raise UserError(f"{name} {value}: expected {least} or more")
-    for method in methods:
-        if method not in EXPLAINERS:
-            raise UserError(f"method '{method}' is not known; {suggest_nearest(method, EXPLAINERS)}")
+def _weights(case: ExplainInput, methods: Sequence[str], number: int) -> list[tuple[str, Tensor]]:
+    """Return the names of methods and their weights of all tokens [S], random ones last."""
+    generator = torch.Generator().manual_seed(number)
+    tokens = case.trace.tokens
+    random = [(RANDOM, torch.rand(tokens, generator=generator)) for _ in range(RANDOM_ORDERS)]
+    return [(method, EXPLAINERS[method](case)) for method in methods] + random
 
 
 def _curves(
-    runner: PerturbationRunner, methods: Sequence[str], steps: int, number: int, on_method: Callable[[], None]
+    runner: PerturbationRunner,
+    weights: Sequence[tuple[str, Tensor]],
+    steps: int,
+    number: int,
+    on_method: Callable[[], None],
 ) -> list[Curve]:
     """Return the curves of every method for one detection; `on_method` is called after each method."""
-    generator = torch.Generator().manual_seed(number)
-    weights = [(method, EXPLAINERS[method](runner.case)) for method in methods]
-    tokens = runner.case.trace.tokens
-    weights += [(RANDOM, torch.rand(tokens, generator=generator)) for _ in range(RANDOM_ORDERS)]
     curves = []
     for method, ranking in weights:
         for where, perturb in (("keys", runner.keys), ("pixels", runner.pixels)):
@@ -163,75 +202,3 @@ def _curves(
                 curves.append(Curve(method, where, direction, number, relative))
         on_method()
     return curves
-
-
-class PerturbationRunner:
-    """Model on one image with parts of it hidden; follows the score of one detection.
-
-    Attributes:
-        undisturbed: score with nothing hidden.
-        muted: score with all cross-attention muted, relative to `undisturbed`.
-    """
-
-    def __init__(self, detector: Detector, case: ExplainInput) -> None:
-        self.detector = detector
-        self.case = case
-        self.images = case.normalised[None]  # [1, 3, h, w]
-        record = case.trace.record(case.trace.site("decoder.cross"))
-        self.dense = isinstance(record, DenseRecord)
-        self.undisturbed = float(self._scores(self.images))
-        self.muted = float(self._scores(self.images, [Gain(SITES, 0.0)])) / self.undisturbed
-        self.blurred = _blur(self.images, BLUR * max(self.images.shape[-2:]))
-
-    def keys(self, weights: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Return the scores with keys deleted, and inserted, highest weight first: [steps + 1] each.
-
-        One key is always left: a softmax over no keys is undefined.
-        """
-        counts = (curve_fractions(steps) * (len(weights) - 1)).round()
-        hidden = torch.cat(
-            [deletion_order_mask(weights, counts), ~deletion_order_mask(weights, counts + 1)]
-        )  # [2 * (steps + 1), S]
-        if self.dense:
-            bias = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))[:, None, None]  # [n, 1, 1, S]
-            scores = self._scores(self.images.expand(len(hidden), -1, -1, -1), [Bias(SITES, bias)])
-        else:
-            edits = [Gain(SITES, 0.0, keys=tuple(row.nonzero()[:, 0].tolist())) for row in hidden]
-            scores = torch.cat([self._scores(self.images, [edit]) for edit in edits])
-        return scores[: steps + 1], scores[steps + 1 :]
-
-    def pixels(self, weights: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Return the scores with pixels deleted, and inserted, highest weight first: [steps + 1] each."""
-        importance = _over_pixels(self.case.trace, weights)  # [h, w]
-        counts = (curve_fractions(steps) * importance.numel()).round()
-        first = deletion_order_mask(importance.flatten(), counts).view(
-            -1, 1, *importance.shape
-        )  # [steps + 1, 1, h, w]
-        deletion = self._scores(torch.where(first, 0.0, self.images))  # 0 is the mean colour
-        insertion = self._scores(torch.where(first, self.images, self.blurred))
-        return deletion, insertion
-
-    def _scores(self, images: Tensor, edits: Sequence[Edit] = ()) -> Tensor:
-        """Return the score of the detection in each image, [B] on the CPU."""
-        outputs = self.detector.predict(images, probe=Probe(sites=[], edits=edits))
-        return curve_detection_score(outputs, self.case.detected, self.detector.card.scoring).float().cpu()
-
-
-def _over_pixels(trace: TraceData, weights: Tensor) -> Tensor:
-    """Return weights of tokens [S] as a smooth map over the pixels of the model's input, [h, w]."""
-    parts = split_attention_by_level(weights.float(), trace.levels)
-    geometry = trace.geometry.of_model_input()
-    return AttentionMap(
-        parts, tuple(range(len(parts))), geometry, trace.image, Selection("weights")
-    ).on_image()
-
-
-def _blur(images: Tensor, sigma: float) -> Tensor:
-    """Return the images after a Gaussian blur, [B, 3, H, W]."""
-    reach = int(3 * sigma) + 1
-    offset = torch.arange(-reach, reach + 1, dtype=images.dtype)
-    kernel = (-0.5 * (offset / sigma) ** 2).exp()
-    kernel = (kernel / kernel.sum()).expand(3, 1, -1)  # [3, 1, k]
-    x = F.pad(images, (reach, reach, reach, reach), mode="replicate")
-    x = F.conv2d(x, kernel[:, :, None], groups=3)
-    return F.conv2d(x, kernel[..., None], groups=3)

@@ -17,13 +17,19 @@ from torch import nn
 
 from detrscope.console import log, progress
 from detrscope.explain.explainers import EXPLAINERS, explain_detections, explain_inputs
+from detrscope.explain.masked_images import MASKS
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import require_torch_engine
 from detrscope.lens.deletion_curves import Sanity, rank_correlation
 
 
 def sanity_check(
-    detector: Detector, paths: Sequence[Path], methods: Sequence[str], threshold: float, seed: int = 0
+    detector: Detector,
+    paths: Sequence[Path],
+    methods: Sequence[str],
+    threshold: float,
+    seed: int = 0,
+    masks: int = MASKS,
 ) -> list[Sanity]:
     """Return, for every method and stage, the rank correlation of its maps with those of the trained model.
 
@@ -36,6 +42,7 @@ def sanity_check(
         methods: names of `EXPLAINERS`.
         threshold: minimum score of a detection.
         seed: random seed of the shuffling.
+        masks: number of masks of D-RISE.
 
     Returns:
         One result for each method; empty, with a warning, where nothing is detected in the images.
@@ -44,7 +51,7 @@ def sanity_check(
         UserError: PyTorch does not run this detector.
     """
     cases_by_path = [
-        (path, cases) for path in paths if (cases := explain_detections(detector, path, threshold))
+        (path, cases) for path in paths if (cases := explain_detections(detector, path, threshold, masks))
     ]
     if not cases_by_path:
         log.warning("no check with shuffled parameters: nothing is detected in its %d images", len(paths))
@@ -62,7 +69,8 @@ def sanity_check(
             for (path, cases), maps in zip(cases_by_path, trained, strict=True):
                 detected = [case.detected for case in cases]
                 trace = shuffled.trace(path, explain=[(d.query, d.class_index) for d in detected])
-                for case, before in zip(explain_inputs(shuffled, trace, detected), maps, strict=True):
+                changed = explain_inputs(shuffled, trace, detected, masks)
+                for case, before in zip(changed, maps, strict=True):
                     for method in methods:
                         values[method].append(rank_correlation(EXPLAINERS[method](case), before[method]))
             for method in methods:

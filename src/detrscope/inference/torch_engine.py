@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,14 @@ from detrscope.core.records import Gradient
 from detrscope.core.types import Batch, Outputs
 from detrscope.inference.engine import Engine, Precision
 from detrscope.ops.kernels.native_precision import DTYPES, fastest_precision, warn_if_precision_emulated
+
+
+class InputGradient(NamedTuple):
+    """Gradient of one logit by the input of the model, and by the tokens that enter its encoder."""
+
+    image: Tensor  # [3, h, w] by the normalised image
+    tokens: Tensor  # [S, D] the tokens themselves
+    by_tokens: Tensor  # [S, D] by the tokens
 
 
 class TorchEngine:
@@ -66,21 +74,27 @@ class TorchEngine:
             probe.gradients = tuple(self._gradient(entry, outputs, probe) for entry in probe.explain)
         return outputs
 
-    def image_gradients(self, images: Tensor, logits: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Return the gradients of logits with respect to the normalised image.
+    def input_gradients(self, images: Tensor, logits: Sequence[tuple[int, int]]) -> list[InputGradient]:
+        """Return the gradients of logits with respect to the normalised image and to the tokens of its feature maps.
 
         Args:
             images: [1, 3, H, W] float.
             logits: pairs of query and class index.
 
         Returns:
-            A gradient [3, H, W] in float32 on the CPU for each pair.
+            Gradients in float32 on the CPU for each pair.
         """
         images = self._to_model(images).requires_grad_()
+        probe = Probe(sites=[], tokens=True)
         with torch.enable_grad():
-            table = self._forward(Batch(images)).logits[-1, 0]  # [Q, K]
-        gradients = [torch.autograd.grad(table[pair], images, retain_graph=True)[0] for pair in logits]
-        return [gradient[0].float().cpu() for gradient in gradients]
+            table = self._forward(Batch(images), probe).logits[-1, 0]  # [Q, K]
+        assert probe.tokens is not None
+        found = []
+        for pair in logits:
+            image, tokens = torch.autograd.grad(table[pair], [images, probe.tokens], retain_graph=True)
+            kept = (image[0], probe.tokens.detach()[0], tokens[0])
+            found.append(InputGradient(*(tensor.float().cpu() for tensor in kept)))
+        return found
 
     def _to_model(self, images: Tensor) -> Tensor:
         return images.to(device=self._like.device, dtype=self._like.dtype)

@@ -135,9 +135,9 @@ def summarise_curves(curves: Sequence[Curve], against: str = "random") -> list[S
                 what=what,
                 detections=len(area),
                 area=fmean(area.values()),
-                error=_error(list(area.values())),
+                error=standard_error(list(area.values())),
                 difference=fmean(differences),
-                difference_error=_error(differences),
+                difference_error=standard_error(differences),
                 better=fmean(wins),
                 scores=tuple(fmean(column) for column in zip(*every, strict=True)),
             )
@@ -163,5 +163,6 @@ class Sanity:
     correlation: Mapping[str, float]  # mean rank correlation with the true map, by stage
 
 
-def _error(values: Sequence[float]) -> float:
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean; NaN of fewer than two values."""
     return stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
