@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from detrscope.cli.data import app
 from detrscope.core.errors import UserError
 from detrscope.data import drawn_dogs as drawn
+from detrscope.data.badge_masks import read_badge_mask
 from detrscope.data.check import check
 from detrscope.data.image_reader import read_image
 from detrscope.data.open_dataset import open_dataset, splits_of
@@ -84,6 +85,55 @@ def test_draw_refuses(tmp_path: Path) -> None:
         error = run("draw", "--count", 2, *arguments).exception
         assert isinstance(error, UserError) and message in str(error)
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_badges_decide_the_class_and_are_written(tmp_path: Path) -> None:
+    """The same dogs with badges, swapped badges and none: equal boxes and classes, equal pixels outside the badges."""
+    sets = {}
+    for badge in ("none", "class", "swapped", "removed"):
+        result = run(
+            "draw", "--count", 8, "--size", 96, "--seed", 2, "--badge", badge, "--out", tmp_path / badge
+        )
+        assert result.exit_code == 0, result.exception
+        sets[badge] = open_dataset(str(tmp_path / badge), "train")
+        tree = json.loads((tmp_path / badge / "annotations.json").read_text())
+        assert tree["info"]["badge"] == badge
+        assert all(("badge_bbox" in row) == (badge != "none") for row in tree["annotations"])
+        assert (tmp_path / badge / "badges").exists() == (badge != "none")
+    assert sets["none"].classes.names == ("dog",)
+    assert sets["class"].classes.names == ("red dog", "blue dog")
+    assert sets["class"].annotations == sets["swapped"].annotations == sets["removed"].annotations
+    rows = json.loads((tmp_path / "class" / "annotations.json").read_text())["annotations"]
+    for image in sets["class"].images:
+        pixels = {
+            name: read_image(tmp_path / name / "images" / image.path.name).permute(1, 2, 0).numpy()
+            for name in sets
+        }
+        mask = read_badge_mask(image.path)
+        assert np.array_equal(pixels["none"], pixels["removed"])
+        changed = (pixels["class"] != pixels["none"]).any(-1)
+        assert not (changed & (mask == 0)).any()
+        assert [a.bbox_xywh for a in sets["class"].annotations[image.id]] == [
+            a.bbox_xywh for a in sets["none"].annotations[image.id]
+        ]
+        for dog, row in enumerate(r for r in rows if r["image_id"] == image.id):
+            x, y, w, h = row["badge_bbox"]
+            own = mask == dog + 1
+            assert own[y : y + h, x : x + w].sum() == own.sum() > 0
+            red = pixels["class"][own].mean(0).argmax() == 0
+            assert red == (row["category_id"] == 1)
+            assert (pixels["swapped"][own].mean(0).argmax() == 0) != red
+
+
+def test_wrong_badges_are_refused(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(UserError, match=r"badge is 'green': expected .*none.*class"):
+        open_dataset("drawn-dogs:badge=green", "val")
+    dataset = open_dataset(SMALL, "val")
+    with pytest.raises(UserError, match=r"no badge mask that can be read; draw dogs with badges"):
+        read_badge_mask(dataset.images[0].path)
+    with_badges = open_dataset(f"{SMALL},badge=class", "val")
+    assert read_badge_mask(with_badges.images[0].path).shape == (48, 48)
+    assert with_badges.images[0].path != dataset.images[0].path
 
 
 SMALL = "drawn-dogs:count=6,val=4,test=3,size=48"

@@ -18,7 +18,8 @@ def case_of(variant: str) -> ExplainInput:
     detector = detector_of(variant)
     trace = detector.trace(picture(), explain=[QUERY])
     index = trace.gradients[0].class_index
-    (case,) = explain_inputs(detector, trace, [Detected(QUERY, index, trace.boxes_cxcywh[-1, QUERY])])
+    detected = [Detected(QUERY, index, trace.boxes_cxcywh[-1, QUERY])]
+    (case,) = explain_inputs(detector, trace, detected, masks=32)
     return case
 
 
@@ -49,6 +50,29 @@ def test_input_gradient_equals_finite_difference() -> None:
     image = case.normalised.double()
     slope = (logit(image + step * direction) - logit(image - step * direction)) / (2 * step)
     assert slope == pytest.approx(float(case.gradient.image.norm()), rel=1e-2)
+
+
+def test_token_gradient_equals_finite_difference() -> None:
+    """A small step of the encoder's input along the gradient, in double precision."""
+    detector = detector_of("detr-r18")
+    case = case_of("detr-r18")
+    model = require_torch_engine(detector.engine, "test").model.double()
+    direction = case.gradient.by_tokens.double() / case.gradient.by_tokens.double().norm()
+    neck = model.neck.forward
+
+    def logit(step: float) -> float:
+        def moved(*inputs: object) -> object:
+            pyramid = neck(*inputs)
+            return pyramid.with_tokens(pyramid.tokens + step * direction)
+
+        model.neck.forward = moved
+        with torch.no_grad():
+            return float(
+                model(Batch(case.normalised.double()[None])).logits[-1, 0, QUERY, case.detected.class_index]
+            )
+
+    slope = (logit(1e-5) - logit(-1e-5)) / 2e-5
+    assert slope == pytest.approx(float(case.gradient.by_tokens.norm()), rel=2e-2)
 
 
 def test_box_centre_ranks_the_centre_token_first() -> None:
