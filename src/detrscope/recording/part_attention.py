@@ -61,7 +61,7 @@ class PartMeter:
 
 
 def part_attention_row(step: int, epoch: float, parts: Sequence[PartAttention]) -> Row:
-    """Return a row of attention.jsonl: means over the objects that have a part; columns as in docs/timelapse.md."""
+    """Return a row of attention.jsonl: means over the objects that have a part; columns as in docs/formats.md."""
     row: Row = {"step": step, "epoch": round(epoch, 4)}
     for name in dict.fromkeys(part.name for part in parts):
         own = [part for part in parts if part.name == name]

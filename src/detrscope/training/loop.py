@@ -261,7 +261,7 @@ class TrainingRun:
             save_checkpoint(self.folder / BEST, model, card)
 
     def _row(self) -> Row:
-        """Return the metrics of the epoch that has just been trained; docs/training.md lists them."""
+        """Return the metrics of the epoch that has just been trained; docs/formats.md lists them."""
         progress, device = self.progress, self.fabric.device
         rate = self.schedule(progress.step - 1)
         return {
