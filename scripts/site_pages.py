@@ -1,7 +1,7 @@
 """MkDocs hook: pages and files that lie outside docs/ become part of the site, and links to them are followed.
 
-In the repository the pages link as GitHub reads them (`../examples/server.py`, `docs/see.md`). The site has the same files
-under the same names, so only the folder in front of a link changes. Nothing is copied by hand, nothing leads to another host.
+In the repository the pages link as GitHub reads them (`../examples/server.py`, `docs/see.md`). The site has the same
+files under the same names, so only the folder in front of a link changes. Nothing leads to another host.
 """
 
 from __future__ import annotations
