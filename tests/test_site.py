@@ -175,3 +175,9 @@ def test_every_image_is_used() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     unused = [path.name for path in (DOCS / "images").iterdir() if f"images/{path.name}" not in text]
     assert unused == []
+
+
+def test_no_code_has_an_escaped_bar() -> None:
+    r"""In a table GitHub shows `a\|b` as a|b, the site as a\|b: alternatives are written one by one."""
+    wrong = [page.name for page in PAGES for code in INLINE_CODE.findall(prose(page)) if "\\|" in code]
+    assert wrong == []
