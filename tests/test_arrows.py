@@ -33,9 +33,10 @@ MAY_IMPORT = {
     "training": MODELS | {"data", "evaluation"},
     "lens": EVERYBODY,
     "views": EVERYBODY | {"lens"},
-    "trace_interface": EVERYBODY | {"lens", "views"},
+    "display": EVERYBODY | {"views"},
+    "trace_interface": EVERYBODY | {"display", "lens", "views"},
     "explorer": EVERYBODY | {"lens", "views"},
-    "inference": MODELS | {"data", "trace_interface"},
+    "inference": MODELS | {"data", "display", "trace_interface"},
     "recording": MODELS | {"data", "evaluation", "training", "inference", "lens"},
     "explain": MODELS | {"data", "evaluation", "inference", "lens", "trace_interface"},
 }

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, overload
 
 from detrscope.core.argument_check import check_arguments_of, check_method_arguments
 from detrscope.core.attention_map import AttentionMap, QueryAttention
+from detrscope.core.html import html_table
+from detrscope.core.safe_text import escape_text
 from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_file import load_trace, save_trace
 from detrscope.core.trace_summary import describe_trace
+from detrscope.display import Displayed, detections_table
 from detrscope.lens import incoming_attention, maps, relevance, rollout
 
 if TYPE_CHECKING:
@@ -25,8 +28,8 @@ P = ParamSpec("P")
 
 
 @check_method_arguments
-class _Displayed:
-    """Display methods of a map: a notebook shows it inline. Drawing is imported when something is drawn."""
+class _DrawnMap(Displayed):
+    """Drawing of a map over its image, with its numbers."""
 
     def draw(self: Any) -> Drawing:
         """Return the map drawn over the image."""
@@ -34,31 +37,27 @@ class _Displayed:
 
         return draw_attention(self)
 
-    def show(self) -> None:
-        """Show the map: inline in a notebook, else in the system's image viewer."""
-        self.draw().show()
-
-    def save(self, path: str | Path) -> Path:
-        """Write the map as an image, atomically; the suffix (png, jpg, webp, svg, pdf) gives the format.
-
-        Raises:
-            UserError: a suffix that is not an image format.
-        """
-        return self.draw().save(path)
-
-    def _repr_png_(self) -> bytes:
-        return self.draw()._repr_png_()
+    def _repr_html_(self: Any) -> str:
+        x, y = self.peak()
+        grid = " + ".join(f"{part.shape[0]} x {part.shape[1]}" for part in getattr(self, "parts", ()))
+        rows = [
+            ("attention", f"{grid} tokens" if grid else f"{len(self.values)} queries"),
+            ("sum of all weights", self.mass),
+            ("greatest weight", float(self.values.max())),
+            ("its place, in pixels", f"x {x:.0f}, y {y:.0f}"),
+        ]
+        return f"{self.draw().to_html(self.caption)}{html_table((), rows)}"
 
 
 @check_method_arguments
 @dataclass(frozen=True, repr=False)
-class DisplayedMap(_Displayed, AttentionMap):
+class DisplayedMap(_DrawnMap, AttentionMap):
     """An `AttentionMap` with `show` and `save`."""
 
 
 @check_method_arguments
-@dataclass(frozen=True)
-class DisplayedQueryAttention(_Displayed, QueryAttention):
+@dataclass(frozen=True, repr=False)
+class DisplayedQueryAttention(_DrawnMap, QueryAttention):
     """A `QueryAttention` with `show` and `save`."""
 
 
@@ -158,4 +157,14 @@ class Trace(TraceData):
         return describe_trace(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.describe())}</pre>"
+        """Return the detections drawn, or the best query where nothing scores enough, a table, and all shapes."""
+        from detrscope.views.options import DEFAULT_OPTIONS, NoDetections, ViewOptions
+
+        try:
+            picture = self.draw("detections").to_html(repr(self))
+        except NoDetections:
+            best = int(self.scores().amax(-1).argmax())
+            picture = self.draw("detections", ViewOptions(queries=(best,))).to_html(repr(self))
+        table = detections_table(self.detections(DEFAULT_OPTIONS.threshold))
+        shapes = f"<pre>{escape(escape_text(self.describe(), keep=chr(10)))}</pre>"
+        return f"{picture}{table}<details><summary>shapes</summary>{shapes}</details>"

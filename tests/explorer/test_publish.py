@@ -251,7 +251,7 @@ def test_a_runtime_that_is_not_the_package_is_refused(
         runtime.copy_runtime(tmp_path / "out", tmp_path / "empty")
     monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(UserError, match=r"npm, which is not installed; .*--runtime DIR"):
+    with pytest.raises(UserError, match=r"npm, which is not installed; .*runtime=DIR"):
         runtime.copy_runtime(tmp_path / "out")
     assert not (tmp_path / "out" / "ort.wasm.min.mjs").exists()
 

@@ -15,7 +15,8 @@ from detrscope.core.classes import ClassTable
 from detrscope.core.model_card import ModelCard, Scoring
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.core.types import Batch, Outputs, Queries, Target
-from detrscope.training.loop import Hooks, Outcome, train_model
+from detrscope.training.loop import Hooks, train_model
+from detrscope.training.outcome import Outcome
 from detrscope.training.run_folder import RunFolder
 from detrscope.training.train_config import TrainConfig
 from detrscope.training.train_state import seed_all

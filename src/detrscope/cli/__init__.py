@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -11,10 +12,11 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 
 def main() -> None:
     """Run the `detrscope` command. Exit codes: 0 done, 1 work failed, 2 wrong input, 130 interrupted."""
-    from detrscope.console import prepare_console, silence_console
+    from detrscope.console import log, prepare_console, silence_console
     from detrscope.core.errors import in_one_line
 
     prepare_console()
+    log.addFilter(_name_options)
     try:
         sys.exit(_run())
     except KeyboardInterrupt:
@@ -65,8 +67,16 @@ def _run() -> int:
 def as_options(message: str) -> str:
     """Write the arguments that a message names, such as `resume=True`, as options of the command line."""
     message = re.sub(r"(?<![\w.-])(resume|overwrite|store_thresholds|dry_run)=True\b", r"--\1", message)
-    message = re.sub(r"(?<![\w.-])(from_|data|probe_images|out)=", lambda m: f"--{m[1].strip('_')} ", message)
+    message = re.sub(
+        r"(?<![\w.-])(from_|data|probe_images|out|runtime)=", lambda m: f"--{m[1].strip('_')} ", message
+    )
     return re.sub(r"--(probe|store|dry)_(images|thresholds|run)\b", r"--\1-\2", message)
+
+
+def _name_options(record: logging.LogRecord) -> bool:
+    """Write the arguments that a line of the log names as options."""
+    record.msg, record.args = as_options(record.getMessage()), ()
+    return True
 
 
 def _print_error(line: str) -> None:

@@ -21,7 +21,7 @@ from detrscope.inference.detector import Detector
 from detrscope.inference.load_detector import load
 from detrscope.lens.report import report_attention_differences, report_attention_on_parts
 from detrscope.recording.recorder import load_recording
-from detrscope.training.loop import Outcome
+from detrscope.training.outcome import Outcome
 from detrscope.training.run_folder import RunFolder
 from detrscope.training.time_budget import measure_step, steps_within
 from detrscope.views.demo_page import DemoPage

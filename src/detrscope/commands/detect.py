@@ -12,6 +12,7 @@ from detrscope.commands.domain_warning import DomainWarning
 from detrscope.console import log
 from detrscope.core.download import is_url
 from detrscope.core.errors import UserError
+from detrscope.core.html import ResultList
 from detrscope.core.threshold_choice import check_threshold_form, find_thresholds
 from detrscope.core.tiling import Tiling
 from detrscope.data.image_reader import ImageSource, read_image
@@ -79,7 +80,7 @@ def detect(
         load_options=load_options,
         media=media,
     ) as stream:
-        results = [*with_progress(stream)]
+        results = ResultList(with_progress(stream))
     if len(results) > 1:
         log.info("%s", stream.summary())
     return results

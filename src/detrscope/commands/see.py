@@ -11,9 +11,11 @@ from typing import Any
 from detrscope.commands.domain_warning import SHIPPED, DomainWarning
 from detrscope.commands.figure_files import REPORT, FigureFiles, TraceFormat
 from detrscope.commands.ground_truth import GroundTruthIndex
+from detrscope.commands.see_display import SeeDisplay
 from detrscope.commands.trace_provider import TraceInput, TraceProvider, expand_trace_inputs, is_trace_input
 from detrscope.console import log, progress
 from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.html import ResultList
 from detrscope.inference.detector import Detector
 from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
 from detrscope.inference.media.sources import MediaSource, warn_of_other_media_frames
@@ -27,8 +29,8 @@ from detrscope.views.metrics import MetricsData
 from detrscope.views.options import DEFAULT_OPTIONS, NoDetections, NotInTrace, PointOutsideImage, ViewOptions
 
 
-@dataclass
-class SeeResult:
+@dataclass(repr=False)
+class SeeResult(SeeDisplay):
     """Figures of one image: in memory, or in a folder where one was given.
 
     Attributes:
@@ -137,7 +139,7 @@ def see(
         against = detector.unedited
     domain = DomainWarning(detector)
     provider = TraceProvider(detector, features, against, index, domain)
-    results: list[SeeResult] = []
+    results: ResultList[SeeResult] = ResultList()
     with progress() as bar:
         task = bar.add_task("drawing", total=len(inputs) * len(drawn))
         for number, (source, content) in enumerate(inputs):

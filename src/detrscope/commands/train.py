@@ -33,8 +33,9 @@ from detrscope.training.launch import (
     resolve_precision,
     resolve_processes,
 )
-from detrscope.training.loop import Hooks, Outcome, Validation, train_model
+from detrscope.training.loop import Hooks, Validation, train_model
 from detrscope.training.memory_estimate import check_memory
+from detrscope.training.outcome import Outcome
 from detrscope.training.run_folder import CURVES, LAST, LOG, PER_CLASS, RunFolder, log_to_run_folder
 from detrscope.training.setup import (
     make_training_loader,
@@ -136,7 +137,7 @@ def train_in_folder(config: RunConfig, folder: RunFolder, resume: bool, job: str
             return _train(config, folder, fabric, resume, job)
     except KeyboardInterrupt:
         if fabric.is_global_zero and folder.has_state:
-            log.warning("interrupted; continue with: detrscope train --out %s --resume", folder.path)
+            log.warning("interrupted; continue with out=%s and resume=True", folder.path)
         raise
 
 

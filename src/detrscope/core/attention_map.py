@@ -92,7 +92,7 @@ class AttentionMap:
 
 
 @check_method_arguments
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QueryAttention:
     """Attention of one query over all queries (decoder self-attention).
 
@@ -111,6 +111,9 @@ class QueryAttention:
     image: Tensor
     selection: Selection
     caption: str = ""
+
+    def __repr__(self) -> str:
+        return f"QueryAttention({self.caption or self.selection.site}, {len(self.values)} queries)"
 
     @property
     def mass(self) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -227,7 +227,7 @@ class Outputs:
     masks: Masks | None = None  # of models with a mask head
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detections:
     """Detections in one image, best first, in pixels of the upright original."""
 
@@ -248,9 +248,16 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def select(self, keep: Sequence[int]) -> Detections:
+    def __repr__(self) -> str:
+        best = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores.tolist(), strict=True)]
+        listed = f": {', '.join(best[:4])}{', ...' if len(best) > 4 else ''}" if best else ""
+        return (
+            f"Detections({len(best)} in {self.source or 'an image'} of {self.width} x {self.height}{listed})"
+        )
+
+    def select(self, keep: Sequence[int]) -> Self:
         """Return some detections, by their indices, in that order."""
         index = torch.tensor(keep, dtype=torch.int64)
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         selected = {name: part[index] for name, part in parts.items() if isinstance(part, Tensor)}
-        return Detections(**{**parts, **selected, "names": tuple(self.names[i] for i in keep)})
+        return replace(self, **{**selected, "names": tuple(self.names[i] for i in keep)})

@@ -20,6 +20,7 @@ from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.core.operating_points import ThresholdCurve
 from detrscope.evaluation.accumulate import AREAS, IOU_50, IOU_75, IOUS, RECALLS, Shape, accumulate
+from detrscope.evaluation.evaluation_display import EvaluationDisplay
 from detrscope.evaluation.panoptic_quality import PanopticQuality
 from detrscope.evaluation.results_file import check_results_ground_truth, result_problem
 from detrscope.evaluation.threshold_curves import operating_points, threshold_curve
@@ -61,8 +62,8 @@ class ThresholdCurves:
     per_class: tuple[ThresholdCurve, ...]  # in the order of `Evaluation.per_class`
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(EvaluationDisplay):
     """COCO metrics of one set of results."""
 
     AP: float | None

@@ -63,7 +63,7 @@ class Advisor:
         sides = [((v.box_xyxy[2] - v.box_xyxy[0]) * (v.box_xyxy[3] - v.box_xyxy[1])) ** 0.5 for v in verdicts]
         side, token = statistics.median(sides), (self.token[0] * self.token[1]) ** 0.5
         factor = token / max(side, 1e-6)
-        advice = "divide images (--tile), or take a family with a finer feature map"
+        advice = "divide images into tiles (tiling), or take a family with a finer feature map"
         if factor <= 1:
             return advice
         lengths = {"short_side": self.preprocessing.short_side, "long_side": self.preprocessing.long_side}
@@ -123,7 +123,7 @@ class Advisor:
     def _low(self, verdicts: list[Verdict]) -> str:
         score = statistics.median(verdict.score or 0.0 for verdict in verdicts)
         return (
-            f"the median score is {score:.2f}: --threshold {score:.2f} finds half of them; `evaluate` lists what"
+            f"the median score is {score:.2f}: a threshold of {score:.2f} finds half of them; `evaluate` lists what"
             " that costs in precision. Training longer, or on more such objects, raises scores"
         )
 

@@ -65,7 +65,7 @@ def _cached() -> Path:
     if npm is None:
         raise UserError(
             f"the page's runtime, {PACKAGE} {VERSION}, is fetched by npm, which is not installed; give its files with"
-            " runtime (--runtime DIR)"
+            " runtime=DIR"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -80,7 +80,7 @@ def _cached() -> Path:
         if ran.returncode or not fetched.is_file():
             reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise WorkFailed(
-                f"{PACKAGE} {VERSION}: cannot be fetched by npm ({reason}); give its files with runtime (--runtime DIR)"
+                f"{PACKAGE} {VERSION}: cannot be fetched by npm ({reason}); give its files with runtime=DIR"
             )
         _check(fetched)
         fetched.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -18,13 +19,15 @@ from detrscope.core.edit_text import edits_of
 from detrscope.core.edits import Edit
 from detrscope.core.errors import UserError
 from detrscope.core.geometry import Geometry
+from detrscope.core.html import ResultList
 from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import postprocess
 from detrscope.core.probe import Probe
 from detrscope.core.threshold_choice import find_thresholds
 from detrscope.core.tiling import Tiling
-from detrscope.core.types import Detections, Outputs, Target
+from detrscope.core.types import Outputs, Target
 from detrscope.data.image_reader import Channels, ImageSource, read_image, read_upright
+from detrscope.display import DisplayedDetections, ImageReference
 from detrscope.inference.engine import Engine
 from detrscope.inference.tiled import predict_tiles
 from detrscope.inference.tracing import trace_image
@@ -102,7 +105,7 @@ class Detector:
         *,
         tiling: Tiling | None = None,
         channels: Channels = "rgb",
-    ) -> list[Detections]: ...
+    ) -> list[DisplayedDetections]: ...
 
     @overload
     def detect(
@@ -112,7 +115,7 @@ class Detector:
         *,
         tiling: Tiling | None = None,
         channels: Channels = "rgb",
-    ) -> Detections: ...
+    ) -> DisplayedDetections: ...
 
     def detect(
         self,
@@ -121,7 +124,7 @@ class Detector:
         *,
         tiling: Tiling | None = None,
         channels: Channels = "rgb",
-    ) -> Detections | list[Detections]:
+    ) -> DisplayedDetections | list[DisplayedDetections]:
         """Detect objects in one image, or in each of a list of images.
 
         Args:
@@ -142,7 +145,7 @@ class Detector:
         """
         values = find_thresholds(threshold, self.card.thresholds, self.classes).values
         if isinstance(source, list | tuple):
-            return [self._detect_in(image, values, tiling, channels) for image in source]
+            return ResultList(self._detect_in(image, values, tiling, channels) for image in source)
         return self._detect_in(source, values, tiling, channels)
 
     def _detect_in(
@@ -151,7 +154,7 @@ class Detector:
         threshold: float | tuple[float, ...],
         tiling: Tiling | None,
         channels: Channels,
-    ) -> Detections:
+    ) -> DisplayedDetections:
         image = read_image(source, channels=channels)  # [3, H, W] uint8
         height, width = image.shape[-2:]
         if tiling is None:
@@ -160,8 +163,11 @@ class Detector:
             (scored,) = postprocess(outputs, self.card, [(height, width)])
         else:
             scored = predict_tiles(self.predict, self.card, image, tiling)
-        return scored.detections(
+        detections = scored.detections(
             self.classes, threshold, height=height, width=width, source=_source_name(source)
+        )
+        return DisplayedDetections.of(
+            detections, ImageReference(source, partial(read_image, channels=channels))
         )
 
     def edit_probe(self, image: Tensor, prepared: Tensor) -> Probe | None:

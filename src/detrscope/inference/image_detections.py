@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from detrscope.core.errors import UserError
+from detrscope.core.html import html_text
 from detrscope.core.safe_text import safe_csv_row
 from detrscope.core.types import Detections
 from detrscope.data.coco_masks import encode_mask
+from detrscope.data.image_reader import read_image
+from detrscope.display import DisplayedDetections, ImageReference, detections_table
 
 if TYPE_CHECKING:
     import supervision
@@ -28,6 +31,14 @@ class ImageDetections:
     frame: int | None = None  # index in the video
     time: float | None = None  # seconds since the first frame
     note: str = ""  # warning about these detections, such as of a model that does not know photographs
+
+    def _repr_html_(self) -> str:
+        """Return the image with boxes and a table; of a frame of a video, the table."""
+        note = f"<div><i>{html_text(self.note, 300)}</i></div>" if self.note else ""
+        if self.frame is not None:
+            return f"{note}<div>frame {self.frame} of {html_text(self.source)}</div>{detections_table(self.detections)}"
+        reference = ImageReference(self.source, read_image)
+        return note + DisplayedDetections.of(self.detections, reference)._repr_html_()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; boxes in pixels of the upright original, masks as COCO's compressed run lengths."""

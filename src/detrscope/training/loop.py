@@ -23,6 +23,7 @@ from detrscope.training.interrupt import Interruption, Preempted
 from detrscope.training.losses.criterion import PAIRS, WEIGHTED
 from detrscope.training.metrics_table import Row, describe_row, scores_of_row
 from detrscope.training.optimizer import groups_table
+from detrscope.training.outcome import Outcome
 from detrscope.training.plan import Loader, TrainPlan
 from detrscope.training.run_folder import BEST, LAST, RunFolder
 from detrscope.training.schedule import make_schedule
@@ -68,17 +69,6 @@ class Hooks:
     recorder: Recorder | None = None
     after_epoch: Sequence[Callable[[Path], object]] = ()
     image_name: Callable[[int], str] = str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a run."""
-
-    folder: Path
-    epochs: int
-    steps: int
-    best_ap: float | None  # 0..1; None where nothing was evaluated
-    best_epoch: int
 
 
 def train_model(

@@ -138,7 +138,7 @@ def _card(verdict: Verdict, data: bytes) -> str:
     name = f"{verdict.name} {verdict.score:.2f}" if verdict.kind == "false" else verdict.name
     where = f"annotation {verdict.annotation}" if verdict.kind == "missed" else f"query {verdict.query}"
     doubt = "<p><b>The annotation may be wrong.</b></p>" if verdict.suspected else ""
-    proof = f"<p>Removed by <code>--edit {_text(repr(verdict.edit))}</code></p>" if verdict.edit else ""
+    proof = f"<p>Removed by the edit <code>{_text(repr(verdict.edit))}</code></p>" if verdict.edit else ""
     return (
         f'<div class="card"><img src="data:image/jpeg;base64,{base64.b64encode(data).decode()}" alt="{_text(name)}">'
         f"<h3>{'missed' if verdict.kind == 'missed' else 'false'}: {_text(name)}, {_text(verdict.stage)}</h3>"

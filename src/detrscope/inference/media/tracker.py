@@ -146,4 +146,4 @@ def _other_objects(weaker: Detections, detections: Detections) -> Detections:
 def _joined(first: Detections, second: Detections) -> Detections:
     parts = [(f.name, getattr(first, f.name), getattr(second, f.name)) for f in fields(first)]
     joined = {name: torch.cat([one, other]) for name, one, other in parts if isinstance(one, Tensor)}
-    return Detections(**{**vars(first), **joined, "names": first.names + second.names})
+    return replace(first, **joined, names=first.names + second.names)

@@ -17,9 +17,13 @@ from PIL import Image
 
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.files import atomic_write
+from detrscope.core.html import html_image
 from detrscope.views.canvas.fonts import set_fonts
 
 DPI = 100  # of every figure: a size in pixels divided by this is its size in inches
+SHOWN_SIDE = 2400  # pixels: larger drawings are reduced where a notebook shows them
+HTML_SIDE = 1000  # pixels of an image beside a table
+HTML_BYTES = 300_000  # of a PNG; above, it is a JPEG
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
 
 
@@ -64,10 +68,41 @@ class Drawing(ABC):
         else:
             Image.fromarray(self.pixels()).show()
 
+    def to_html(self, alt: str = "") -> str:
+        """Return the image as HTML of bounded size, for notebooks; `alt` describes it in words."""
+        return html_of_pixels(self.pixels(), alt)
+
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        Image.fromarray(self.pixels()).save(buffer, format="PNG")
-        return buffer.getvalue()
+        return _encoded(_within(Image.fromarray(self.pixels()), SHOWN_SIDE), "png")
+
+
+def html_of_pixels(pixels: np.ndarray, alt: str = "") -> str:
+    """Return uint8 [H, W, 3] as an HTML image: at most `HTML_SIDE` pixels a side, JPEG where PNG would be large."""
+    image = _within(Image.fromarray(pixels), HTML_SIDE)
+    data, kind = _encoded(image, "png"), "png"
+    if len(data) > HTML_BYTES:
+        data, kind = _encoded(image, "jpeg"), "jpeg"
+    return html_image(data, kind, alt)
+
+
+def html_of_file(path: Path, alt: str = "") -> str:
+    """Return an image file that was written here as HTML of bounded size; empty for svg and pdf."""
+    if path.suffix.lower() in _DATE_KEY:
+        return ""
+    with Image.open(path) as image:
+        return html_of_pixels(np.asarray(image.convert("RGB")), alt)
+
+
+def _within(image: Image.Image, side: int) -> Image.Image:
+    """Return an image whose longer side has at most so many pixels."""
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **_QUALITY.get(f".{kind}", {}))
+    return buffer.getvalue()
 
 
 def rendered(figure: Figure) -> np.ndarray:
