@@ -18,7 +18,7 @@ from detrscope.core.types import Detections
 if TYPE_CHECKING:
     from detrscope.views.canvas import Drawing
 
-HEADINGS = ("class", "score", "x0", "y0", "x1", "y1", "query")
+HEADINGS: tuple[str, ...] = ("class", "score", "x0", "y0", "x1", "y1", "query")
 
 
 @check_method_arguments

@@ -21,6 +21,6 @@ def test_attention_map_draws_itself() -> None:
     sheet = draw_attention(attention)
     picture, veil = images(sheet)[:2]
     assert brightest(*veil, picture[1]) == pytest.approx(middle((2, 5)), abs=0.3)
-    assert attention.caption in sheet.caption and attention._repr_png_().startswith(b"\x89PNG")
+    assert attention.caption in sheet.caption and "<img" in attention._repr_html_()
     values, extent = viewport_cells(attention)
     assert values.shape == (10, 15) and extent == (0, 0, 60, 40)

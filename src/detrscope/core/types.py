@@ -259,5 +259,5 @@ class Detections:
         """Return some detections, by their indices, in that order."""
         index = torch.tensor(keep, dtype=torch.int64)
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        selected = {name: part[index] for name, part in parts.items() if isinstance(part, Tensor)}
-        return replace(self, **{**selected, "names": tuple(self.names[i] for i in keep)})
+        selected: dict[str, Any] = {n: part[index] for n, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **selected, names=tuple(self.names[i] for i in keep))

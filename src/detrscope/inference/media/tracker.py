@@ -145,5 +145,7 @@ def _other_objects(weaker: Detections, detections: Detections) -> Detections:
 
 def _joined(first: Detections, second: Detections) -> Detections:
     parts = [(f.name, getattr(first, f.name), getattr(second, f.name)) for f in fields(first)]
-    joined = {name: torch.cat([one, other]) for name, one, other in parts if isinstance(one, Tensor)}
+    joined: dict[str, Any] = {
+        name: torch.cat([one, other]) for name, one, other in parts if isinstance(one, Tensor)
+    }
     return replace(first, **joined, names=first.names + second.names)
