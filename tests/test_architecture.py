@@ -84,3 +84,28 @@ def test_scripts_stop_at_the_first_failing_step(script: str, failing: str, tmp_p
     result = subprocess.run([str(ROOT / script)], env=environment, capture_output=True, check=False)
     assert result.returncode != 0
     assert calls.read_text().split()[-1] == failing
+
+
+def messages(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and text of every message that a file raises or logs."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called in ("UserError", "WorkFailed", "debug", "info", "warning", "error"):
+            for part in ast.walk(node):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield part.lineno, part.value
+
+
+def test_messages_below_the_command_line_name_arguments() -> None:
+    """They name no options, which a reader in Python does not have; `cli` writes arguments as options."""
+    others = {"config.py": "--train.epochs", "training/launch.py": "--ntasks-per-node"}  # words of a command line
+    package, wrong = ROOT / "src" / "detrscope", []
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).as_posix()
+        if not name.startswith("cli/"):
+            for line, text in messages(path):
+                options = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", text)) - {others.get(name)}
+                wrong += [f"{name}:{line}: {option}" for option in options]
+    assert not wrong

@@ -16,7 +16,9 @@ from tests.support.notebooks import outputs, run_notebook
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 HOMEWORK, DOGS, POINTS, CVAT = NOTEBOOKS
-MACHINE = re.compile(r"(?<![\w.~/:])/(?:home|root|Users|work|tmp|usr|opt|mnt|content|var)/|localhost|127\.0\.0\.1")
+MACHINE = re.compile(
+    r"(?<![\w.~/:])/(?:home|root|Users|work|tmp|usr|opt|mnt|content|var)/|localhost|127\.0\.0\.1"
+)
 MOST = 3_000_000  # characters of all outputs of a notebook
 
 
@@ -71,7 +73,9 @@ def test_muting_all_sampling_points_costs_the_detection(run: Any) -> None:
     }
     assert scores["nothing muted"][0] == scores["nothing muted"][1]
     assert scores["without all"][1] < scores["without all"][0]
-    assert {"without head 3", "without level 1", "without layer 2", "without 4 heaviest points"} <= set(scores)
+    assert {"without head 3", "without level 1", "without layer 2", "without 4 heaviest points"} <= set(
+        scores
+    )
     assert len(outputs(notebook, "image/png")) == 3
 
 

@@ -27,9 +27,10 @@ class SeeDisplay:
             *(html_of_file(path, f"{name} of {self.source}") for name, path in written.items()),
         ][:MAX_FIGURES]
         rows = [(name, VIEWS[name].shows, f"figures['{name}']") for name in self.figures]
-        rows += [(name, VIEWS[name].shows, str(path)) for name, path in written.items()]
-        rows += [(name, str(path), "") for name, path in self.files.items() if name not in written]
-        table = html_table(("view", "shows", "where"), rows, repr(self), most=len(VIEWS) + 8)
+        rows += [(name, VIEWS[name].shows, path.name) for name, path in written.items()]
+        rows += [(name, "", path.name) for name, path in self.files.items() if name not in written]
+        folder = "".join(f", in {path.parent}" for path in [*self.files.values()][:1])
+        table = html_table(("view", "shows", "where"), rows, f"{self!r}{folder}", most=len(VIEWS) + 8)
         reasons = "".join(
             f"<div><i>left out: {html_text(name)}: {html_text(reason, 200)}</i></div>"
             for name, reason in self.left_out.items()

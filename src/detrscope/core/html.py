@@ -34,7 +34,7 @@ def html_table(
     """
     head = f"<tr>{''.join(f'<th>{html_text(text)}</th>' for text in headings)}</tr>" if headings else ""
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[:most])
-    above = f"<div><b>{html_text(title, 2 * MAX_TEXT)}</b></div>" if title else ""
+    above = f"<div><b>{html_text(title, 5 * MAX_TEXT)}</b></div>" if title else ""
     below = f"<div>and {len(rows) - most} more</div>" if len(rows) > most else ""
     return f"{above}<table><tbody>{head}{body}</tbody></table>{below}"
 
