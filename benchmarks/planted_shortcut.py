@@ -114,6 +114,9 @@ def main() -> int:
     parser.add_argument("--data", default="count=2000,size=128", help="options of drawn-dogs:")
     parser.add_argument("--count", type=int, default=100, help="images that explanations are measured on")
     parser.add_argument("--masks", type=int, default=1000, help="masks of D-RISE")
+    parser.add_argument(
+        "--steps", type=int, default=2, help="of the curves, which are not what is measured here"
+    )
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument(
         "--out", type=Path, help="folder for the results of `detrscope faithfulness` and use.json"
@@ -133,6 +136,7 @@ def main() -> int:
         f"drawn-dogs:{options.data},badge=class",
         count=options.count,
         threshold=options.threshold,
+        steps=options.steps,
         sanity=0,
         region="badge",
         masks=options.masks,

@@ -55,6 +55,9 @@ def test_a_map_that_knows_the_badge_finds_it(
     with open(tmp_path / "out" / "pointing.csv", newline="") as file:
         rows = [*csv.DictReader(file)]
     assert [row["method"] for row in rows] == [*by_method] and rows[0]["region"] == "badge"
+    assert (tmp_path / "out" / "maps.png").exists() and 1 <= len(found.examples) <= 3
+    example = found.examples[0]
+    assert [*example.maps] == [*by_method] and all(m.values.min() == 0 for m in example.maps.values())
     tree = json.loads((tmp_path / "out" / "faithfulness.json").read_text())
     assert len(tree["pointing"]) == 3 and tree["unmatched"] == found.unmatched
 
@@ -70,7 +73,7 @@ def test_without_matches_there_are_no_games(badges: Path, tmp_path: Path) -> Non
     """The shipped model calls all of them dogs, a class that this dataset does not have."""
     found = faithfulness("sprint-dense-n", f"coco:{badges}", out=tmp_path, **(FEW | {"count": 4}))  # type: ignore[arg-type]
     assert found.pointing == () and found.unmatched == found.detections > 0
-    assert not (tmp_path / "pointing.csv").exists()
+    assert not (tmp_path / "pointing.csv").exists() and not (tmp_path / "maps.png").exists()
 
 
 def test_wrong_regions_and_masks_are_one_line_errors(red: Detector, badges: Path, tmp_path: Path) -> None:

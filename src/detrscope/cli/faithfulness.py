@@ -66,7 +66,8 @@ def faithfulness(
     """Hide what each method ranks highest, in keys and in pixels, and measure how the detections' scores fall.
 
     Also: whether each map's maximum lies in the object or in a planted shortcut, and whether the map depends on what
-    the model learned. With --out, faithfulness.json, faithfulness.csv, pointing.csv and faithfulness.png are written.
+    the model learned. With --out, faithfulness.json, faithfulness.csv, pointing.csv, faithfulness.png and
+    maps.png are written.
     """
     console.setup_console(quiet, log_level)
     if out is not None:

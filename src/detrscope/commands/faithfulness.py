@@ -19,6 +19,7 @@ from detrscope.explain.faithfulness import OPTIONS, Faithfulness, FaithfulnessOp
 from detrscope.explain.pointing_games import Region
 from detrscope.inference.detector import Detector
 from detrscope.inference.load_detector import LOAD_DEFAULTS, LoadOptions, open_detector
+from detrscope.views.explanations import draw_explanations
 from detrscope.views.faithfulness import draw_faithfulness
 
 
@@ -53,7 +54,8 @@ def faithfulness(
         region: where the pointing games expect the maximum of a map: "box", that of the annotated object, or "badge",
             the planted shortcut of dogs drawn with badges.
         masks: number of masks of D-RISE for each image.
-        out: folder for faithfulness.json, faithfulness.csv, pointing.csv and faithfulness.png; None writes nothing.
+        out: folder for faithfulness.json, faithfulness.csv, pointing.csv, faithfulness.png and maps.png; None
+            writes nothing.
         load_options: how to load a model that is given by name.
 
     Raises:
@@ -74,13 +76,14 @@ def faithfulness(
 
 
 def write_faithfulness(result: Faithfulness, out: str | Path) -> None:
-    """Write all of it as JSON, a line for each summary as `faithfulness.csv` and `pointing.csv`, and the curves."""
+    """Write all of it as JSON, a line for each summary as CSV, the curves, and the maps of some detections."""
     out = Path(out)
     with atomic_write(out / "faithfulness.json") as path:
         path.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
     rows = [{k: v for k, v in asdict(s).items() if k != "scores"} for s in result.summaries]
     _write_csv(rows, out / "faithfulness.csv")
     if result.pointing:
+        draw_explanations(result.examples, result.region, out / "maps.png")
         _write_csv([{"region": result.region} | asdict(s) for s in result.pointing], out / "pointing.csv")
     title = f"{result.model}, {result.detections} detections in {result.images} images of {result.data}"
     draw_faithfulness(result.summaries, out / "faithfulness.png", title=title)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from statistics import fmean
 from typing import Any, get_args
@@ -22,6 +22,7 @@ from detrscope.explain.sanity import sanity_check
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import TorchEngine
 from detrscope.lens.deletion_curves import Curve, Sanity, Summary, summarise_curves
+from detrscope.lens.explained import ExplainedDetection
 from detrscope.lens.pointing import PointingSummary, summarise_pointing
 
 RANDOM_ORDERS = 3  # per detection
@@ -88,6 +89,7 @@ class Faithfulness:
         pointing: one for each method, over the detections that match an annotated object; empty where none does.
         unmatched: number of detections that match none, and so take no part in the pointing games.
         sanity: rank correlations after shuffling parameters; empty where the check was skipped.
+        examples: maps of the first detections that match an annotated object.
     """
 
     model: str
@@ -102,10 +104,13 @@ class Faithfulness:
     pointing: tuple[PointingSummary, ...]
     unmatched: int
     sanity: tuple[Sanity, ...]
+    examples: tuple[ExplainedDetection, ...] = field(default=(), repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
+        """Return plain data, without the maps of examples."""
+        tree = asdict(replace(self, examples=()))
+        del tree["examples"]
+        return tree
 
 
 def measure_faithfulness(
@@ -175,6 +180,7 @@ def measure_faithfulness(
         sanity=tuple(sanity_check(detector, paths, chosen, options.threshold, masks=options.masks))
         if sanity
         else (),
+        examples=tuple(games.examples),
     )
 
 

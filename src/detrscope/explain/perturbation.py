@@ -8,15 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrscope.core.attention_map import AttentionMap, Selection, split_attention_by_level
 from detrscope.core.edits import Bias, Edit, Gain
-from detrscope.core.geometry import Geometry
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord
-from detrscope.core.trace_data import TraceData
 from detrscope.explain.explainers import ExplainInput
 from detrscope.inference.detector import Detector
 from detrscope.lens.deletion_curves import curve_detection_score, curve_fractions, deletion_order_mask
+from detrscope.lens.explained import map_of_weights
 
 SITES = "decoder.*.cross"  # where keys are hidden
 BLUR = 0.08  # standard deviation of the blur that insertion starts from, relative to the image's longer side
@@ -60,7 +58,7 @@ class PerturbationRunner:
     def pixels(self, weights: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Return the scores with pixels deleted, and inserted, highest weight first: [steps + 1] each."""
         trace = self.case.trace
-        importance = map_over_pixels(trace, weights, trace.geometry.of_model_input())  # [h, w]
+        importance = map_of_weights(trace, weights, trace.geometry.of_model_input()).on_image()  # [h, w]
         counts = (curve_fractions(steps) * importance.numel()).round()
         first = deletion_order_mask(importance.flatten(), counts).view(
             -1, 1, *importance.shape
@@ -73,20 +71,6 @@ class PerturbationRunner:
         """Return the score of the detection in each image, [B] on the CPU."""
         outputs = self.detector.predict(images, probe=Probe(sites=[], edits=edits))
         return curve_detection_score(outputs, self.case.detected, self.detector.card.scoring).float().cpu()
-
-
-def map_over_pixels(trace: TraceData, weights: Tensor, geometry: Geometry) -> Tensor:
-    """Return weights of tokens [S] as a smooth map over pixels: of the original, or of the model's input.
-
-    Args:
-        trace: gives the levels of the tokens.
-        weights: [S].
-        geometry: that of the trace, or its `of_model_input()`.
-    """
-    parts = split_attention_by_level(weights.float(), trace.levels)
-    return AttentionMap(
-        parts, tuple(range(len(parts))), geometry, trace.image, Selection("weights")
-    ).on_image()
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:

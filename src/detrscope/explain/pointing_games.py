@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from detrscope.console import log
+from detrscope.core.attention_map import AttentionMap
 from detrscope.core.classes import ClassTable
 from detrscope.core.trace_data import TraceData
 from detrscope.data.badge_masks import read_badge_mask
 from detrscope.data.dataset import Annotation, DetectionDataset, ImageInfo
 from detrscope.evaluation.object_matching import LabelledBoxes, match_objects
 from detrscope.explain.explainers import ExplainInput
-from detrscope.explain.perturbation import map_over_pixels
+from detrscope.lens.explained import ExplainedDetection, map_of_weights
 from detrscope.lens.pointing import Pointed, play_pointing_games
 
 Region = Literal["box", "badge"]
+EXAMPLES = 3  # detections whose maps are kept for a picture
 KNOWN = "the region itself"  # a map that knows the answer: what the size of the tokens allows at best
 
 
@@ -35,6 +37,7 @@ class PointingGames:
     Attributes:
         outcomes: of every map so far.
         unmatched: detections so far without a region.
+        examples: maps of the first detections with a region.
     """
 
     def __init__(self, classes: ClassTable, dataset: DetectionDataset, region: Region) -> None:
@@ -43,6 +46,7 @@ class PointingGames:
         self.region = region
         self.outcomes: list[Pointed] = []
         self.unmatched = 0
+        self.examples: list[ExplainedDetection] = []
 
     def regions(self, image: ImageInfo, cases: Sequence[ExplainInput]) -> list[Tensor | None]:
         """Return the region of each detection of an image, [H, W] bool; None where it matches no object.
@@ -79,11 +83,16 @@ class PointingGames:
         if region is None:
             return
         trace = case.trace
-        known = cell_means_of_original(trace, region)
         tolerance = half_cell(trace)
-        for method, ranking in [*weights, (KNOWN, known)]:
-            importance = map_over_pixels(trace, ranking, trace.geometry)
-            self.outcomes.append(play_pointing_games(importance, region, tolerance, method, number))
+        maps: dict[str, AttentionMap] = {}
+        for method, ranking in [*weights, (KNOWN, _cell_means_of_original(trace, region))]:
+            found = map_of_weights(trace, ranking, trace.geometry)
+            self.outcomes.append(play_pointing_games(found.on_image(), region, tolerance, method, number))
+            maps.setdefault(method, map_of_weights(trace, ranking - ranking.min(), trace.geometry))
+        if len(self.examples) < EXAMPLES:
+            rows, columns = region.nonzero().unbind(-1)
+            corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            self.examples.append(ExplainedDetection(trace, case.detected.query, torch.stack(corners), maps))
 
     def report(self) -> None:
         """Log how many detections took no part."""
@@ -117,7 +126,7 @@ class PointingGames:
         return region
 
 
-def cell_means_of_original(trace: TraceData, pixels: Tensor) -> Tensor:
+def _cell_means_of_original(trace: TraceData, pixels: Tensor) -> Tensor:
     """Return the mean over each token's cell, [S], of values for the pixels of the original [H, W]."""
     return torch.cat([trace.geometry.cell_means(pixels, level).flatten() for level in trace.levels])
 
