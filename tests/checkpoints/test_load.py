@@ -177,6 +177,31 @@ def test_download_checks_caches_and_explains(
         fetch_checkpoint(url, digest)
 
 
+def test_files_load_by_url(
+    server: tuple[str, Path], official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two files of the same name at different addresses do not take each other's place in the cache."""
+    address, folder = server
+    monkeypatch.setenv("DETRSCOPE_CACHE", str(tmp_path / "cache"))
+    state = {"model": official_state()}
+    for size, shift in (("small", 0.0), ("large", 1.0)):
+        (folder / size).mkdir()
+        state["model"]["class_embed.bias"] += shift
+        torch.save(state, folder / size / "best.pth")
+    small, large = (load_model(f"{address}/{size}/best.pth").model for size in ("small", "large"))
+    difference = large.get_parameter("heads.class_head.bias") - small.get_parameter("heads.class_head.bias")
+    assert torch.allclose(difference, torch.ones(()))
+    (folder / "small" / "best.pth").unlink()
+    load_model(f"{address}/small/best.pth")  # from the cache
+    (folder / "other-01234567.pth").write_bytes(official.read_bytes())
+    with pytest.raises(UserError, match="another SHA-256 than 01234567"):
+        load_model(f"{address}/other-01234567.pth")
+    with pytest.raises(UserError, match=r"cannot download .*; download it by hand, .* or give its path"):
+        load_model(f"{address}/absent.pth")
+    with pytest.raises(UserError, match="expected the URL of a file"):
+        load_model(f"{address}/small/")
+
+
 def test_offline_names_the_file_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -96,6 +96,36 @@ def test_detections_carry_masks(run: Path, dogs: Path) -> None:
     assert not any(isinstance(cell, dict) for row in result.to_rows() for cell in row)
 
 
+def test_dot_product_masks_are_learned_with_the_detector(dogs: Path, tmp_path: Path) -> None:
+    """RF-DETR with masks, its own recipe: every layer and the proposals learn masks, from COCO polygons."""
+    overrides = tiny_settings("rfdetr-seg-nano")
+    overrides["backbone"] |= {
+        "layers": 12,
+        "window_layers": (),
+        "maps": (2, 5, 8, 11),
+    }  # the recipe names them
+    more = {**QUICK, "model.overrides": overrides, "data.square": 96, "train.max_steps": 2}
+    outcome = ds.train(
+        preset="rfdetr-seg-nano-coco", data=f"coco:{dogs}", out=tmp_path / "run", overrides=more
+    )
+    (row,) = RunFolder(outcome.folder).rows()
+    for name in ("loss_mask", "loss_dice_0", "loss_mask_proposals"):
+        assert row[f"train/{name}"] > 0
+    assert row["val/mask_AP"] is not None
+    image = sorted((dogs / "images").iterdir())[1]
+    masks = ds.load(outcome.folder).detect(image, threshold=0.0).masks
+    assert masks is not None and masks.shape[1:] == (128, 128)
+
+
+def test_any_family_with_a_setting_takes_a_dot_product_head(dogs: Path, tmp_path: Path) -> None:
+    more = {**QUICK, "model.mask_head": "dot-product", "train.max_steps": 1}
+    outcome = ds.train(
+        preset="masks", data=f"coco:{dogs}", from_="sprint-dense-n", out=tmp_path / "run", overrides=more
+    )
+    (row,) = RunFolder(outcome.folder).rows()
+    assert row["train/loss_mask"] > 0 and row["train/loss_mask_0"] > 0 and row["val/AP"] > 0.3
+
+
 def test_tiles_give_boxes_without_masks(run: Path, dogs: Path) -> None:
     image = sorted((dogs / "images").iterdir())[1]
     found = ds.load(run).detect(image, threshold=0.0, tiling=Tiling(sizes=((80, 80),)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detrscope.blocks import deformable_attention as deformable
 from detrscope.blocks.queries import PointQueries
@@ -329,6 +329,9 @@ def test_gradients_reach_all_trainable_parameters(variant: str) -> None:
         assert proposals.any_class == (support.proposals == "any-class")
     if outputs.masks is not None:
         parts.append(outputs.masks.logits)
+    if outputs.mask_factors is not None:
+        parts.append(torch.cat([(q @ p.flatten(2)).flatten() for q, p in _mask_factors(outputs)]))
+        parts[-1] = parts[-1] + outputs.mask_factors.bias
     assert len(parts) == 2 + masked(variant) + 2 * (support.proposals is not None) + 2 * support.one_to_many
     if outputs.distributions is not None:
         parts.append(outputs.distributions.start_cxcywh)
@@ -340,6 +343,14 @@ def test_gradients_reach_all_trainable_parameters(variant: str) -> None:
     stages = getattr(VARIANTS[variant].config.backbone, "trainable_stages", 5)  # of stem and 4 stages
     expected = ("backbone.body.conv1", "backbone.body.layer1") if stages == 3 else ()
     assert all(n.startswith(expected) for n in frozen) and bool(frozen) == bool(expected)
+
+
+def _mask_factors(outputs: Outputs) -> Iterator[tuple[Tensor, Tensor]]:
+    """The factors of the masks of every layer, and of the proposals."""
+    proposals = None if outputs.proposals is None else outputs.proposals.mask_factors
+    for factors in (outputs.mask_factors, proposals):
+        if factors is not None:
+            yield from zip(factors.queries, factors.pixels, strict=True)
 
 
 def test_variant_and_family_tables_agree() -> None:

@@ -45,6 +45,7 @@ PRESETS = [
     "rtdetrv2-r18-coco",
     "lwdetr-t-coco",
     "rfdetr-nano-coco",
+    "rfdetr-seg-nano-coco",
 ]
 
 

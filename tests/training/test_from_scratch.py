@@ -108,7 +108,9 @@ def test_no_preset_freezes_random_weights_and_all_cite_a_source(
 ) -> None:
     config = resolve_training_config(preset)
     # Recipes for pretrained ViTs, which --from brings; without it they warn.
-    assert ("freezes or slows" in caplog.text) == (preset in ("lwdetr-t-coco", "rfdetr-nano-coco"))
+    assert ("freezes or slows" in caplog.text) == (
+        preset in ("lwdetr-t-coco", "rfdetr-nano-coco", "rfdetr-seg-nano-coco")
+    )
     source = load_preset_config(preset)["source"]
     assert config.source == source and ("arXiv:" in source or "Ours" in source)
     assert not any(part in source for part in ("docs/", "src/", "mission"))

@@ -31,11 +31,12 @@ class ProposalGroup(nn.Module):
         self.box_head = box_head
         nn.init.xavier_uniform_(self.projection.weight)
 
-    def forward(self, tokens: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, S, D] and their boxes [B or 1, S, 4] -> logits [B, S, K], boxes_cxcywh [B, S, 4]."""
+    def forward(self, tokens: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, S, D], boxes [B or 1, S, 4] -> logits [B, S, K], boxes [B, S, 4], projected tokens [B, S, D]."""
         projected = self.projection_norm(self.projection(tokens))
         delta = apply_layer_in_float32(self.box_head.last, self.box_head.hidden(projected))
-        return apply_layer_in_float32(self.class_head, projected), scale_box_by_offsets(start, delta)
+        logits = apply_layer_in_float32(self.class_head, projected)
+        return logits, scale_box_by_offsets(start, delta), projected
 
 
 class GroupQueries(QueryModule):
@@ -69,15 +70,16 @@ class GroupQueries(QueryModule):
         tokens = pyramid.tokens.masked_fill(void, 0.0)
         centres, start = start[..., :2], start.masked_fill(void, 0.0)
         used = list(self.groups) if self.training else [self.groups[0]]
-        logits, boxes, chosen, references, contents = [], [], [], [], []
+        logits, boxes, chosen, references, contents, features = [], [], [], [], [], []
         for number, group in enumerate(used):
-            scores, proposed = group(tokens, start)  # [B, S, K], [B, S, 4]
+            scores, proposed, projected = group(tokens, start)  # [B, S, K], [B, S, 4], [B, S, D]
             best = best_query_proposals(
                 scores.detach().amax(-1).masked_fill(void[..., 0], float("-inf")), self.count
             )  # [B, Q]
             own = slice(number * self.count, number * self.count + best.shape[1])
             references.append(scale_box_by_offsets(gather_tokens(proposed, best), self.offset[own]))
             contents.append(self.content[own].expand(best.shape[0], -1, -1))
+            features.append(projected.gather(1, best[..., None].expand(-1, -1, projected.shape[2])))
             chosen.append(best + number * scores.shape[1])
             logits.append(scores)
             boxes.append(proposed)
@@ -88,5 +90,6 @@ class GroupQueries(QueryModule):
             centres=centres,
             selected=torch.cat(chosen, dim=1),
             groups=len(used),
+            content=torch.cat(features, dim=1),
         )
         return Queries(content, torch.zeros_like(content), torch.cat(references, dim=1), proposals=proposals)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrscope.blocks.layers import Linear
-from detrscope.core.types import Pyramid
+from detrscope.core.types import MaskFactors, Masks, Outputs, Pyramid
 from detrscope.ops.attention import joint_attention_map
+
+MASK_STRIDE = 4  # pixels of the image for each pixel of a mask made of products
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,18 @@ class MaskInputs:
     finer: Sequence[Tensor]  # maps [B, C_l, H_l, W_l] in front of those of the neck, fine ones first
     before: Pyramid  # tokens of the neck, which the encoder has not changed yet
     after: Pyramid  # tokens of the encoder
-    states: Tensor  # [B, Q, D] last state of the model's own queries
+    states: Tensor  # [N, B, Q, D] states of the model's own queries, after each decoder layer
+    proposals: (
+        Tensor | None
+    )  # [B, Q, D] features of the tokens that queries were selected from, where they are kept
+    size: tuple[int, int]  # height and width of the padded images, pixels
+
+
+class LayerFactors(NamedTuple):
+    """Factors of the masks of every decoder layer, and of the proposals where these have features."""
+
+    layers: MaskFactors
+    proposals: MaskFactors | None
 
 
 class MaskHead(nn.Module, ABC):
@@ -41,8 +55,11 @@ class MaskHead(nn.Module, ABC):
     finer_maps: int
 
     @abstractmethod
-    def forward(self, inputs: MaskInputs) -> Tensor:
-        """Return the logits of the masks, [B, Q, h, w], over the whole padded image."""
+    def forward(self, inputs: MaskInputs) -> Tensor | LayerFactors:
+        """Return the logits of the last layer's masks, [B, Q, h, w], over the whole padded image.
+
+        Heads whose masks are products return the factors of all layers in training.
+        """
 
 
 class AttentionMap2d(nn.Module):
@@ -116,7 +133,7 @@ class ConvMaskHead(MaskHead):
         level = inputs.after.levels[-1]
         coarse = slice(inputs.after.tokens.shape[1] - level.tokens, None)
         padding = None if inputs.after.padding is None else inputs.after.padding[:, coarse]
-        weights = self.attention(inputs.states, inputs.after.tokens[:, coarse], padding)  # [B, Q, h, S]
+        weights = self.attention(inputs.states[-1], inputs.after.tokens[:, coarse], padding)  # [B, Q, h, S]
         batch, queries, heads = weights.shape[:3]
         maps = weights.reshape(batch * queries, heads, *level)  # [B*Q, h, H, W]
         features = inputs.before.tokens[:, coarse].transpose(1, 2)  # [B, D, S]
@@ -142,6 +159,81 @@ class ConvMaskHead(MaskHead):
         return F.relu(self.mix.norm(both.flatten(0, 1)))
 
 
+class PixelBlock(nn.Module):
+    """Depthwise 3x3 convolution, layer norm of each pixel, linear layer, GELU; added to its input.
+
+    ConvNeXt's block (arXiv:2201.03545) without the wider layer.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.linear = Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, D, H, W] -> [B, D, H, W]."""
+        changed = F.gelu(self.linear(self.norm(self.conv(x).permute(0, 2, 3, 1))))
+        return x + changed.permute(0, 3, 1, 2)
+
+
+class DotProductMaskHead(MaskHead):
+    """RF-DETR's mask head: products of features of queries and of pixels, at a quarter of the image's size.
+
+    The finest map of the encoder is enlarged once and passes one block for each decoder layer, which predicts masks
+    from the pixels after it. Selected tokens predict masks, too, from the pixels before the first block, in training
+    (RF-DETR, arXiv:2511.09554, section 3; Mask DINO, arXiv:2206.02777, section 3.2).
+
+    Args:
+        width: D.
+        layers: N, decoder layers that predict.
+    """
+
+    finer_maps = 0
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(PixelBlock(width) for _ in range(layers))
+        self.pixel_projection = nn.Conv2d(width, width, 1)
+        self.query_norm = nn.LayerNorm(width)
+        self.query_expand = Linear(width, 4 * width)
+        self.query_contract = Linear(4 * width, width)
+        self.query_projection = Linear(width, width)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: MaskInputs) -> Tensor | LayerFactors:
+        """Return the logits of the last layer's masks, [B, Q, H/4, W/4]; in training the factors of all masks."""
+        level = inputs.after.levels[0]
+        tokens = inputs.after.tokens[:, : level.tokens].transpose(1, 2)  # [B, D, S]
+        height, width = inputs.size
+        x = first = F.interpolate(
+            tokens.reshape(*tokens.shape[:2], *level),
+            size=(height // MASK_STRIDE, width // MASK_STRIDE),
+            mode="bilinear",
+            align_corners=False,
+        )
+        maps = []
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
+        if not self.training:
+            pixels = self.pixel_projection(x)
+            logits = self._of_queries(inputs.states[-1]) @ pixels.flatten(2) + self.bias
+            return logits.unflatten(2, pixels.shape[2:])
+        projected = tuple(self.pixel_projection(x) for x in maps)
+        layers = MaskFactors(self._of_queries(inputs.states), projected, self.bias)
+        if inputs.proposals is None:
+            return LayerFactors(layers, None)
+        proposals = MaskFactors(self._of_queries(inputs.proposals)[None], (first,), self.bias)
+        return LayerFactors(layers, proposals)
+
+    def _of_queries(self, states: Tensor) -> Tensor:
+        """Return the features of queries that pixels are multiplied with: [..., D] -> [..., D]."""
+        changed = self.query_contract(F.gelu(self.query_expand(self.query_norm(states))))
+        projected: Tensor = self.query_projection(states + changed)
+        return projected
+
+
 def _per_query(x: Tensor, batch: int) -> Tensor:
     """[B*Q, C, H, W] -> [B, Q, C, H, W]."""
     return x.reshape(batch, -1, *x.shape[1:])
@@ -153,3 +245,19 @@ def image_extent(padding: Tensor | None, like: Tensor) -> Tensor | None:
         return None
     inside = (~padding).to(torch.float32)
     return torch.stack([inside.amax(2).mean(1), inside.amax(1).mean(1)], 1).to(like.device)
+
+
+def with_masks(outputs: Outputs, made: Tensor | LayerFactors, extent: Tensor | None) -> Outputs:
+    """Return outputs with what a mask head made.
+
+    Args:
+        outputs: predictions without masks.
+        made: logits [B, Q, h, w], or factors.
+        extent: [B, 2] part of height and width that is image; None: all.
+    """
+    if isinstance(made, Tensor):
+        return replace(outputs, masks=Masks(made, extent))
+    proposals = outputs.proposals
+    if proposals is not None and made.proposals is not None:
+        proposals = replace(proposals, mask_factors=replace(made.proposals, extent=extent))
+    return replace(outputs, proposals=proposals, mask_factors=replace(made.layers, extent=extent))

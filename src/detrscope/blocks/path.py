@@ -9,11 +9,11 @@ from torch import nn
 
 from detrscope.blocks.backbone import Backbone
 from detrscope.blocks.heads import DistributionHeads
-from detrscope.blocks.masks import MaskHead, MaskInputs, image_extent
+from detrscope.blocks.masks import MaskHead, MaskInputs, image_extent, with_masks
 from detrscope.blocks.queries import QueryModule, TrainingSupport
 from detrscope.core.model_card import Scoring
 from detrscope.core.probe import Probe
-from detrscope.core.types import Batch, Masks, Outputs, Queries
+from detrscope.core.types import Batch, Outputs, Queries
 
 
 class DetectionTransformer(nn.Module):
@@ -78,9 +78,11 @@ class DetectionTransformer(nn.Module):
         outputs = cast(Outputs, self.heads(states))
         if self.mask_head is None:
             return outputs
-        content = states.content[-1, :, -own.content.shape[1] :]  # denoising queries get no masks
-        logits = self.mask_head(MaskInputs(maps[:finer], projected, pyramid, content))
-        return replace(outputs, masks=Masks(logits, image_extent(batch.padding, logits)))
+        content = states.content[:, :, -own.content.shape[1] :]  # denoising queries get no masks
+        selected = None if own.proposals is None else own.proposals.content
+        height, width = batch.images.shape[2:]
+        inputs = MaskInputs(maps[:finer], projected, pyramid, content, selected, (height, width))
+        return with_masks(outputs, self.mask_head(inputs), image_extent(batch.padding, content))
 
     def fold_norms(self) -> None:
         """Multiply every norm of a convolution into it for good; for inference, since the state dict changes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def convert_checkpoint(
         preprocessing=checkpoint.preprocessing or usual,
         scoring=model.scoring,
         source=source,
-        top=family.top,
+        top=family.top_of(name),
     )
     notes = checkpoint.notes if assumed else (*checkpoint.notes, *remarks)
     return Loaded(model.eval(), card, LoadReport(source, len(state), skipped=checkpoint.skipped, notes=notes))
@@ -114,6 +115,11 @@ def _warn_of_assumptions(
 
 
 def _variant_of(family: Family, config: Any, release: str) -> str:
-    """Return the variant of a release with exactly these settings, or the family's name if there is none."""
-    names = (v.name for v in family.variants if v.config == config and v.name.startswith(release))
+    """Return the variant of a release with these settings, but for incidental ones, or else the family's name."""
+    names = (
+        v.name
+        for v in family.variants
+        if replace(config, **{name: getattr(v.config, name) for name in family.incidental}) == v.config
+        and v.name.startswith(release)
+    )
     return next((name for name in names if not release or name.startswith(f"{release}-")), family.name)

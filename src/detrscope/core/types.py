@@ -123,6 +123,19 @@ class Pyramid:
 
 
 @dataclass(frozen=True)
+class MaskFactors:
+    """Masks as products: the logit of a pixel is the product of its features and the query's, plus a bias.
+
+    A loss needs the masks of matched queries only, at some points only; these are made of the factors.
+    """
+
+    queries: Tensor  # [N, B, Q, D]
+    pixels: tuple[Tensor, ...]  # N of [B, D, h, w], over the whole padded image
+    bias: Tensor  # [1]
+    extent: Tensor | None = None  # [B, 2] part of height and width that is image, not padding; None: all
+
+
+@dataclass(frozen=True)
 class Proposals:
     """Predictions of a two-stage family for every token; queries start from the best. Dense ones in training only."""
 
@@ -134,6 +147,10 @@ class Proposals:
     any_class: bool = False  # logit 0 stands for an object of any class
     selected: Tensor | None = None  # [B, Q] tokens that become queries, where only these are trained
     groups: int = 1  # in training: S and Q are so many groups, one after the other, each matched on its own
+    content: Tensor | None = None  # [B, Q, D] features of the selected tokens, from which a head makes masks
+    mask_factors: MaskFactors | None = (
+        None  # of the selected tokens, N = 1; in training, of heads that have them
+    )
 
 
 @dataclass(frozen=True)
@@ -225,6 +242,7 @@ class Outputs:
     proposals: Proposals | None = None  # of two-stage families
     distributions: EdgeDistributions | None = None  # of families that predict edges as distributions
     masks: Masks | None = None  # of models with a mask head
+    mask_factors: MaskFactors | None = None  # instead, in training, of heads whose masks are products
 
 
 @dataclass(frozen=True, repr=False)

@@ -70,7 +70,9 @@ def build(config: DetrConfig, classes: int) -> DetectionTransformer:
         decoder=Decoder(decoder_layers(d, config.decoder, config.norm), nn.LayerNorm(d)),
         heads=SetHeads(nn.Linear(d, classes + 1), MLP(*[d] * config.box_layers, 4)),
         scoring="softmax",
-        mask_head=build_mask_head(config.mask_head, d, config.encoder.heads, backbone.channels[:-1]),
+        mask_head=build_mask_head(
+            config.mask_head, d, config.encoder.heads, config.decoder.layers, backbone.channels[:-1]
+        ),
     )
 
 

@@ -55,6 +55,7 @@ class Variant:
     published: Published | OnHub | None = None
     shipped: str | None = None  # file in the package's weights folder
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    top: int | None = None  # pairs of query and class that are kept of an image; None: as the family's
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Family:
         query_count: name of the setting that holds the number of queries.
         variants: its variants.
         top: pairs of query and class that its authors' code keeps of an image, where scores are sigmoids.
+        incidental: names of settings in which releases of one variant differ.
         hub_configs: by `model_type`, the keys of a Hugging Face config that shapes do not show.
     """
 
@@ -83,4 +85,10 @@ class Family:
     query_count: str
     variants: tuple[Variant, ...]
     top: int = TOP
+    incidental: tuple[str, ...] = ()
     hub_configs: Mapping[str, type[HubConfig]] = field(default_factory=dict)
+
+    def top_of(self, variant: str) -> int:
+        """Return the pairs of query and class that are kept of an image; of another name, as many as the family's."""
+        own = next((v.top for v in self.variants if v.name == variant), None)
+        return self.top if own is None else own

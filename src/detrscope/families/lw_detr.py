@@ -24,6 +24,7 @@ from detrscope.core.types import Windows
 from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.lw_detr import LAYOUTS, LWDetrHubConfig, published_layers
 from detrscope.families.keys.shapes import Shapes
+from detrscope.families.masks import TOKEN_MASK_HEAD_HELP, TokenMaskHeadName, build_mask_head
 from detrscope.families.settings import (
     MAX_LAYERS,
     MAX_POINTS,
@@ -93,6 +94,7 @@ class LWDetrConfig:
         (1.0,), "maps for the decoder: 2, 1 or 0.5 times the size of the backbone's, finest first"
     )
     box_layers: BoxLayers = setting(3, "linear layers of the box heads")
+    mask_head: TokenMaskHeadName = setting("none", TOKEN_MASK_HEAD_HELP)
     backbone: ViTConfig = config_section(ViTConfig)
     decoder: GroupDecoderConfig = config_section(GroupDecoderConfig)
 
@@ -145,6 +147,7 @@ def build_group_detector(
         ),
         heads=ScaledSetHeads(prior_head(d, classes, PRIOR), box_head()),
         scoring="sigmoid",
+        mask_head=build_mask_head(config.mask_head, d, c.heads, c.layers),
     )
 
 
@@ -194,6 +197,7 @@ def infer_group_settings(shapes: Shapes) -> dict[str, object]:
         "queries": shapes.size("queries.content", 0) // max(1, groups),
         "groups": groups,
         "box_layers": shapes.count("heads.box_head.layers"),
+        "mask_head": "dot-product" if shapes.has("mask_head.bias") else "none",
         "decoder": {
             **shapes.stack("decoder"),
             "heads": max(1, width // 32),

@@ -69,7 +69,7 @@ def build(config: MinimalConfig, classes: int) -> DetectionTransformer:
         decoder=LastStateDecoder(decoder_layers(d, config.decoder, "post"), nn.LayerNorm(d)),
         heads=SetHeads(nn.Linear(d, classes + 1), nn.Linear(d, 4)),
         scoring="softmax",
-        mask_head=build_mask_head(config.mask_head, d, config.encoder.heads, backbone.channels[:-1]),
+        mask_head=build_mask_head(config.mask_head, d, config.encoder.heads, 1, backbone.channels[:-1]),
     )
 
 

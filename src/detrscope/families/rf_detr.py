@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -25,6 +26,7 @@ from detrscope.families.lw_detr import (
 )
 from detrscope.families.settings import Heads, Layers, Width
 
+SEG_PATCH = 12  # pixels, of the sizes with masks
 FACTOR = 1.0  # initial factor of what a backbone layer adds
 
 
@@ -81,7 +83,7 @@ def build(config: RFDetrConfig, classes: int) -> DetectionTransformer:
 def infer_family_settings(shapes: Shapes) -> dict[str, object]:
     """Infer settings from a checkpoint's shapes; heads, windows and maps, not visible in them, are as published."""
     width = shapes.size("backbone.embedding.weight", 0)
-    patch = shapes.size("backbone.embedding.weight", -1)
+    patch, grid = shapes.size("backbone.embedding.weight", -1), shapes.size("backbone.position", 1)
     return {
         **infer_group_settings(shapes),
         "scales": (1.0,),
@@ -91,8 +93,8 @@ def infer_family_settings(shapes: Shapes) -> dict[str, object]:
             "layers": shapes.count("backbone.layers"),
             "heads": max(1, width // 64),
             "patch": patch,
-            "grid": shapes.size("backbone.position", 1),
-            **published_layers(patch),
+            "grid": grid,
+            **published_layers(patch, grid),
         },
     }
 
@@ -117,6 +119,21 @@ BASE = RFDetrConfig(
     )
 )
 
+
+def _with_masks(size: str, mask_ap: float, side: int, layers: int, queries: int, windows: int = 2) -> Variant:
+    """Return the variant with a mask head, which has a backbone of smaller patches."""
+    config = RFDetrConfig(
+        queries=queries,
+        mask_head="dot-product",
+        backbone=DinoConfig(patch=SEG_PATCH, grid=side // SEG_PATCH, windows=windows),
+        decoder=GroupDecoderConfig(layers=layers),
+    )
+    base = _variant(f"seg-{size}", side, None, config)
+    description = f"{base.description}, {queries} queries, masks; published: mask AP {mask_ap}"
+    hub = OnHub(f"Roboflow/rf-detr-seg-{size.replace('2xlarge', 'xxlarge')}", None)
+    return replace(base, description=description, published=hub, top=queries)
+
+
 FAMILY = Family(
     name="rf_detr",
     config=RFDetrConfig,
@@ -126,6 +143,7 @@ FAMILY = Family(
     layouts=LAYOUTS,
     query_count="queries",
     top=300,
+    incidental=("projector_epsilon",),
     hub_configs={"rf_detr": RFDetrHubConfig},
     variants=(
         _variant("nano", 384, 48.4, _config(24, 2)),
@@ -133,5 +151,12 @@ FAMILY = Family(
         _variant("medium", 576, 54.7, _config(36, 4)),
         _variant("base", 560, 53.3, BASE),
         _variant("large", 704, 56.5, _config(44, 4)),
+        _with_masks("nano", 40.3, 312, 4, 100, windows=1),
+        _with_masks("small", 43.1, 384, 4, 100),
+        _with_masks("medium", 45.3, 432, 5, 200),
+        # The authors' settings say 200 queries, their file and its 36.2 million parameters 300.
+        _with_masks("large", 47.1, 504, 5, 300),
+        _with_masks("xlarge", 48.8, 624, 6, 300),
+        _with_masks("2xlarge", 49.9, 768, 6, 300),
     ),
 )

@@ -181,7 +181,9 @@ def build_sprint(backbone: Backbone, config: SprintSettings, classes: int) -> De
         decoder=BoxPositionDecoder(layers, nn.LayerNorm(d), MLP(2 * d, d, d)),
         heads=RefiningHeads(_class_head(d, classes), [zero_last(MLP(d, d, 4)) for _ in range(c.layers)]),
         scoring="sigmoid",
-        mask_head=build_mask_head(config.mask_head, d, config.encoder.heads, backbone.channels[:finer]),
+        mask_head=build_mask_head(
+            config.mask_head, d, config.encoder.heads, c.layers, backbone.channels[:finer]
+        ),
     )
 
 

@@ -38,8 +38,8 @@ def load(
 
     Args:
         name_or_path: such as `detr-r50`, `run/`, `best.safetensors`, `detr-r50-e632da11.pth`,
-            `facebook/detr-resnet-50`, or an exported `model.onnx` or `model.xml`.
-        weights: for a variant name: a weights file instead of the published one, or "random".
+            `facebook/detr-resnet-50`, the URL of a weights file, or an exported `model.onnx` or `model.xml`.
+        weights: for a variant name: a weights file or its URL instead of the published one, or "random".
         classes: class names (ids 0, 1, ...) or a ClassTable; where they are not the checkpoint's own, the class head is
             reset and the rows that were kept are logged.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from detrscope.core.boxes import cxcywh_to_xyxy
 from detrscope.core.types import Outputs, Target
 from detrscope.training.iou import iou_and_giou
+from detrscope.training.mask_points import MaskCost
 from detrscope.training.nonfinite import NonFinite
 
 EPS = 1e-8  # keeps the logarithms of the focal cost finite
@@ -83,6 +84,7 @@ class Matcher:
     class_weight: float = 1.0
     box_weight: float = 5.0  # of the L1 distance of 0..1 centre-and-size boxes
     giou_weight: float = 2.0
+    mask_cost: MaskCost | None = None  # of models whose masks are products
 
     @torch.no_grad()
     def __call__(self, outputs: Outputs, targets: Sequence[Target]) -> Matches:
@@ -126,11 +128,14 @@ class Matcher:
         ):  # no [N, B, M, Q, 4] is ever made
             distance += (a - b).abs_()
         _, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-        return (
+        cost = (
             classes.mul_(self.class_weight)
             .add_(distance, alpha=self.box_weight)
             .sub_(giou, alpha=self.giou_weight)
         )
+        if self.mask_cost is None or outputs.mask_factors is None:
+            return cost
+        return cost + self.mask_cost(outputs.mask_factors, targets)
 
 
 def in_float32(tensor: Tensor) -> Tensor:

@@ -17,6 +17,10 @@ class CostConfig:
     classes: float = setting(1.0, "weight of minus the class probability")
     box: float = setting(5.0, "weight of the L1 distance of boxes")
     giou: float = setting(2.0, "weight of minus the generalised IoU")
+    mask: float = setting(
+        0.0, "weight of the cross-entropy of masks at points, of dot-product mask heads", ge=0
+    )
+    dice: float = setting(0.0, "weight of minus their Dice coefficient, of dot-product mask heads", ge=0)
 
 
 @settings
@@ -26,7 +30,10 @@ class LossConfig:
     classes: float = setting(1.0, "weight of the classification term")
     box: float = setting(5.0, "weight of the L1 distance of boxes")
     giou: float = setting(2.0, "weight of the generalised IoU term")
-    mask: float = setting(1.0, "weight of the focal loss of masks, of models with a mask head")
+    mask: float = setting(
+        1.0,
+        "weight of the loss of masks, of models with a mask head: focal, or cross-entropy at points (dot-product)",
+    )
     dice: float = setting(1.0, "weight of the Dice loss of masks, of models with a mask head")
     no_object: float = setting(0.1, "weight of queries without an object in the cross-entropy")
     sigmoid: Literal["focal", "matchability", "varifocal", "mal", "iou-aware"] = setting(

@@ -17,13 +17,20 @@ from detrscope.families.keys.key_map import KeyLayout, Rule
 from detrscope.families.keys.lw_detr import POSITION, GroupHubConfig, decoder_rules, projector_rules
 
 CLASS = "backbone.class_token"
+SEG_NANO = (12, 26)  # patch and grid of the one released size without windows
 
 
-def published_layers(patch: int) -> dict[str, Any]:
-    """Return windows, the layers within them and those whose tokens are used, of the released backbones of a patch."""
+def published_layers(patch: int, grid: int) -> dict[str, Any]:
+    """Return windows, the layers within them and those whose tokens are used, of the released backbones.
+
+    Args:
+        patch: side of a patch, pixels.
+        grid: side of the learned grid of positions, tokens.
+    """
     if patch == 14:
         return {"windows": 4, "window_layers": (0, 1, 3, 4, 6, 7, 9, 10), "maps": (1, 4, 7, 10)}
-    return {"windows": 2, "window_layers": (0, 1, 2, 4, 5, 7, 8, 10, 11), "maps": (2, 5, 8, 11)}
+    windows = 1 if (patch, grid) == SEG_NANO else 2
+    return {"windows": windows, "window_layers": (0, 1, 2, 4, 5, 7, 8, 10, 11), "maps": (2, 5, 8, 11)}
 
 
 class DinoFields(Partial):
@@ -46,6 +53,8 @@ class RFDetrHubConfig(GroupHubConfig):
     """Keys of RF-DETR's configs; what is fixed here is refused where it differs."""
 
     layer_norm_eps: Annotated[float, Field(gt=0, le=0.1)] = 1e-5
+    mask_downsample_ratio: Literal[4] = 4
+    segmentation_head_activation_function: Literal["gelu"] = "gelu"
     backbone_config: DinoFields
 
     def settings(self) -> dict[str, Any]:
@@ -79,7 +88,7 @@ def finalize(state: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str,
     state[POSITION] = position[0, 1:].T.reshape(-1, side, side).contiguous()
     embedding = state.get("backbone.embedding.weight")
     patch = embedding.shape[-1] if embedding is not None and embedding.dim() == 4 else 0
-    own = settings.get("backbone", {}).get("maps") or published_layers(patch)["maps"]
+    own = settings.get("backbone", {}).get("maps") or published_layers(patch, side)["maps"]
     unused = [key for key in state if key.startswith("backbone.layers.") and int(key.split(".")[2]) > own[-1]]
     if unused:
         log.info("left out: %d tensors of backbone layers after %d, which no map uses", len(unused), own[-1])
@@ -113,7 +122,40 @@ def _backbone(prefix: str) -> tuple[Rule, ...]:
     )
 
 
+# (in the authors' names, in Hugging Face's, in ours)
+_MASK_HEAD = (
+    (r"blocks\.(\d+)\.dwconv\.(.*)", r"blocks\.(\d+)\.depthwise_conv\.(.*)", r"blocks.\1.conv.\2"),
+    (r"blocks\.(\d+)\.norm\.(.*)", r"blocks\.(\d+)\.layernorm\.(.*)", r"blocks.\1.norm.\2"),
+    (r"blocks\.(\d+)\.pwconv1\.(.*)", r"blocks\.(\d+)\.pointwise_conv\.(.*)", r"blocks.\1.linear.\2"),
+    (r"spatial_features_proj\.(.*)", r"spatial_features_proj\.(.*)", r"pixel_projection.\1"),
+    (r"query_features_block\.norm_in\.(.*)", r"query_features_block\.norm\.(.*)", r"query_norm.\1"),
+    (r"query_features_block\.layers\.0\.(.*)", r"query_features_block\.mlp\.fc1\.(.*)", r"query_expand.\1"),
+    (r"query_features_block\.layers\.2\.(.*)", r"query_features_block\.mlp\.fc2\.(.*)", r"query_contract.\1"),
+    (r"query_features_proj\.(.*)", r"query_features_proj\.(.*)", r"query_projection.\1"),
+    (r"bias", r"segmentation_bias", "bias"),
+)
+_AUTHORS_MASK_HEAD: tuple[Rule, ...] = tuple(
+    (rf"segmentation_head\.{theirs}", f"mask_head.{ours}") for theirs, _, ours in _MASK_HEAD
+)
+_HUB_MASK_HEAD: tuple[Rule, ...] = tuple((theirs, f"mask_head.{ours}") for _, theirs, ours in _MASK_HEAD)
+
 _HUB = r"model\.backbone\.projector\."
+
+_HUB_MARK = "model.backbone.backbone.embeddings.cls_token"
+_HUB_RULES: tuple[Rule, ...] = (
+    *_backbone(r"model\.backbone\.backbone\."),
+    (
+        _HUB + r"projector_layer\.bottlenecks\.(\d+)\.conv1\.(.*)",
+        r"neck.scales.0.fuse.bottlenecks.\1.0.\2",
+    ),
+    (
+        _HUB + r"projector_layer\.bottlenecks\.(\d+)\.conv2\.(.*)",
+        r"neck.scales.0.fuse.bottlenecks.\1.1.\2",
+    ),
+    (_HUB + r"projector_layer\.(.*)", r"neck.scales.0.fuse.\1"),
+    (_HUB + r"layer_norm\.(.*)", r"neck.scales.0.norm.\1"),
+    *decoder_rules(r"model\.", hub=True),
+)
 
 LAYOUTS = (
     KeyLayout(
@@ -123,26 +165,15 @@ LAYOUTS = (
             *_backbone(r"backbone\.0\.encoder\.encoder\."),
             *projector_rules(r"backbone\.0\.projector"),
             *decoder_rules(r"transformer\.", hub=False),
+            *_AUTHORS_MASK_HEAD,
         ),
         finalize,
     ),
     KeyLayout(
-        "Hugging Face",
-        "model.backbone.backbone.embeddings.cls_token",
-        (
-            *_backbone(r"model\.backbone\.backbone\."),
-            (
-                _HUB + r"projector_layer\.bottlenecks\.(\d+)\.conv1\.(.*)",
-                r"neck.scales.0.fuse.bottlenecks.\1.0.\2",
-            ),
-            (
-                _HUB + r"projector_layer\.bottlenecks\.(\d+)\.conv2\.(.*)",
-                r"neck.scales.0.fuse.bottlenecks.\1.1.\2",
-            ),
-            (_HUB + r"projector_layer\.(.*)", r"neck.scales.0.fuse.\1"),
-            (_HUB + r"layer_norm\.(.*)", r"neck.scales.0.norm.\1"),
-            *decoder_rules(r"model\.", hub=True),
-        ),
+        "Hugging Face, with masks",
+        f"model.{_HUB_MARK}",
+        (*((rf"model\.{pattern}", ours) for pattern, ours in _HUB_RULES), *_HUB_MASK_HEAD),
         finalize,
     ),
+    KeyLayout("Hugging Face", _HUB_MARK, _HUB_RULES, finalize),
 )

@@ -20,6 +20,7 @@ from detrscope.core.types import Outputs, Target
 from detrscope.training.denoising import Denoising
 from detrscope.training.iou import iou_and_giou
 from detrscope.training.losses.masks import MaskTerm, match_masks
+from detrscope.training.losses.matched_points import PointMasks, match_mask_points
 from detrscope.training.losses.query_sets import QuerySet, query_sets
 from detrscope.training.matcher import Matcher, Matches
 
@@ -53,6 +54,7 @@ class MatchedPredictions:
     pairs: Tensor  # [] divisor of terms of boxes, as `LossNormalizers.boxes` is of terms of classes
     share: float  # images here, of those of the optimiser step
     normalizers: LossNormalizers
+    mask_points: PointMasks | None  # masks of each pair at points, where masks are products
     query_set: QuerySet  # where the above comes from, for terms of other outputs
 
 
@@ -215,6 +217,7 @@ def _match(query_set: QuerySet, normalizers: LossNormalizers, share: float) -> M
         pairs=boxes if query_set.box_matches is None else pairs,
         share=share,
         normalizers=LossNormalizers(boxes, normalizers.matched, normalizers.unmatched),
+        mask_points=match_mask_points(query_set),
         query_set=query_set,
     )
 

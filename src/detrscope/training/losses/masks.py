@@ -1,4 +1,4 @@
-"""Mask terms of the loss: focal and Dice loss of matched pairs (DETR, section 4.4 and appendix A.2).
+"""Mask terms of the loss on all pixels: focal and Dice loss of matched pairs (DETR, section 4.4 and appendix A.2).
 
 Only the last decoder layer of the model's own queries has masks. They are enlarged to the size of the images and
 compared with the ground truth there, padding included, as the published code does. A pair whose object has no mask, or
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.core.types import Masks, Target
+from detrscope.training.mask_points import has_mask
 from detrscope.training.matcher import Matches, in_float32
 
 
@@ -92,14 +93,7 @@ def match_masks(predicted: Masks, targets: Sequence[Target], matches: Matches, b
     sizes = [target.masks.shape[1:] for target in targets if target.masks is not None]
     height, width = (max(side) for side in zip(*sizes, strict=True)) if sizes else (1, 1)
     device = predicted.logits.device
-    present = torch.cat(
-        [
-            torch.zeros(len(t.labels), dtype=torch.bool, device=device)
-            if t.masks is None
-            else t.masks.flatten(1).any(1)
-            for t in targets
-        ]
-    )  # [M of all images]
+    present = torch.cat([has_mask(target) for target in targets])  # [M of all images]
     kept = present[matches.targets[-1]]
     images, queries, chosen = matches.images[kept], matches.queries[-1][kept], matches.targets[-1][kept]
     small = in_float32(predicted.logits[images, queries])  # [P, h, w]

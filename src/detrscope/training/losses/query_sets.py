@@ -59,7 +59,10 @@ def query_sets(
     """
     count = 0 if denoising is None else denoising.labels.shape[1]
     groups = 1 if outputs.proposals is None else outputs.proposals.groups
-    own = _by_group(replace(_some_queries(outputs, slice(count, None)), masks=outputs.masks), groups)
+    own = replace(
+        _some_queries(outputs, slice(count, None)), masks=outputs.masks, mask_factors=outputs.mask_factors
+    )
+    own = _by_group(own, groups)
     sets = [QuerySet("", own, targets, matcher(own, targets), Fraction(groups), groups=groups)]
     if own.distributions is not None:
         start = _start_boxes(own.distributions)
@@ -125,7 +128,7 @@ def _proposal_sets(proposals: Proposals, targets: Sequence[Target], matcher: Mat
         index = proposals.selected[..., None]  # [B, Q, 1]
         logits, boxes_cxcywh = (x.gather(1, index.expand(-1, -1, x.shape[2])) for x in (logits, boxes_cxcywh))
     groups = proposals.groups
-    sparse = _by_group(_one_layer(logits, boxes_cxcywh), groups)
+    sparse = _by_group(replace(_one_layer(logits, boxes_cxcywh), mask_factors=proposals.mask_factors), groups)
     labelled = _class_agnostic(targets) if proposals.any_class else targets
     sets = [
         QuerySet("proposals", sparse, labelled, matcher(sparse, labelled), Fraction(groups), groups=groups)
@@ -159,9 +162,13 @@ def _by_group(outputs: Outputs, groups: int) -> Outputs:
         torch.stack(x.chunk(groups, dim=2), dim=1).flatten(0, 1)
         for x in (outputs.logits, outputs.boxes_cxcywh)
     )
-    return replace(outputs, logits=logits, boxes_cxcywh=boxes)
+    if (factors := outputs.mask_factors) is not None:
+        queries = torch.stack(factors.queries.chunk(groups, dim=2), dim=1).flatten(0, 1)
+        pixels = tuple(x for x in factors.pixels for _ in range(groups))
+        factors = replace(factors, queries=queries, pixels=pixels)
+    return replace(outputs, logits=logits, boxes_cxcywh=boxes, mask_factors=factors)
 
 
 def _class_agnostic(targets: Sequence[Target]) -> list[Target]:
     """Call every box class 0 (Deformable DETR, appendix A.4: a proposal is an object or background)."""
-    return [Target(torch.zeros_like(target.labels), target.boxes_cxcywh) for target in targets]
+    return [replace(target, labels=torch.zeros_like(target.labels)) for target in targets]

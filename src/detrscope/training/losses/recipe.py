@@ -14,7 +14,9 @@ from detrscope.training.losses.classes import (
 )
 from detrscope.training.losses.criterion import LossTerm, SetCriterion
 from detrscope.training.losses.distributions import Distillation, FineGrainedLocalization
+from detrscope.training.losses.mask_points import PointCrossEntropy, PointDice
 from detrscope.training.losses.masks import MaskDice, MaskFocal, MaskTerm
+from detrscope.training.mask_points import MaskCost
 from detrscope.training.matcher import FocalCost, Matcher, SoftmaxCost
 from detrscope.training.train_config import LossConfig, TrainConfig
 
@@ -35,7 +37,9 @@ def make_criterion(config: TrainConfig, scoring: Scoring) -> SetCriterion:
 def make_matcher(config: TrainConfig, scoring: Scoring) -> Matcher:
     """Make the matcher of a training run; its class cost suits the scoring."""
     class_cost = FocalCost() if scoring == "sigmoid" else SoftmaxCost()
-    return Matcher(class_cost, config.cost.classes, config.cost.box, config.cost.giou)
+    cost = config.cost
+    masks = MaskCost(cost.mask, cost.dice) if cost.mask or cost.dice else None
+    return Matcher(class_cost, cost.classes, cost.box, cost.giou, masks)
 
 
 def make_terms(config: LossConfig, scoring: Scoring) -> tuple[LossTerm, ...]:
@@ -50,9 +54,10 @@ def make_terms(config: LossConfig, scoring: Scoring) -> tuple[LossTerm, ...]:
         edges.append(FineGrainedLocalization(weight=config.fgl))
     if config.ddf:
         edges.append(Distillation(weight=config.ddf))
-    return class_term, BoxL1(weight=config.box), BoxGIoU(weight=config.giou), *edges
+    points = PointCrossEntropy(weight=config.mask), PointDice(weight=config.dice)
+    return class_term, BoxL1(weight=config.box), BoxGIoU(weight=config.giou), *edges, *points
 
 
 def make_mask_terms(config: LossConfig) -> tuple[MaskTerm, ...]:
-    """Return the terms of the loss of masks, for models that predict any."""
+    """Return the terms of the loss of whole masks, for models that predict any; those of points are `make_terms`'."""
     return MaskFocal(weight=config.mask), MaskDice(weight=config.dice)
