@@ -218,8 +218,8 @@ class DotProductMaskHead(MaskHead):
             maps.append(x)
         if not self.training:
             pixels = self.pixel_projection(x)
-            logits = self._of_queries(inputs.states[-1]) @ pixels.flatten(2) + self.bias
-            return logits.unflatten(2, pixels.shape[2:])
+            logits: Tensor = self._of_queries(inputs.states[-1]) @ pixels.flatten(2) + self.bias
+            return logits.reshape(*logits.shape[:2], *pixels.shape[2:])
         projected = tuple(self.pixel_projection(x) for x in maps)
         layers = MaskFactors(self._of_queries(inputs.states), projected, self.bias)
         if inputs.proposals is None:

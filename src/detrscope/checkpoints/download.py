@@ -68,10 +68,10 @@ def fetch_checkpoint(
             if not _sha256(temporary).startswith(sha256_prefix):
                 raise UserError(f"the download has another SHA-256 than {sha256_prefix}...; try again")
     except UserError as error:
-        shown = shown_url(url)
+        address = shown_url(url)
         raise UserError(
-            f"cannot download {shown} ({str(error).removeprefix(f'{shown}: ')}); download it by hand, then put it at"
-            f" {path} or {instead}"
+            f"cannot download {address} ({str(error).removeprefix(f'{address}: ')}); download it by hand, then put it"
+            f" at {path} or {instead}"
         ) from None
     return path
 

@@ -110,7 +110,7 @@ def matched_mask_logits(factors: MaskFactors, row: int, images: Tensor, queries:
     padded = features.new_zeros(len(pixels), longest, features.shape[1])
     padded = padded.index_put((images, slots), features)  # [B, R', D]
     logits = padded @ pixels.flatten(2) + factors.bias  # [B, R', h*w]
-    return logits[images, slots].unflatten(1, pixels.shape[2:])
+    return logits[images, slots].reshape(len(images), *pixels.shape[2:])
 
 
 def masks_of_pairs(
@@ -127,9 +127,8 @@ def masks_of_pairs(
     """
     counts = torch.bincount(images, minlength=len(targets)).tolist()
     parts, first = [], 0
-    for b, (target, own, chosen) in enumerate(
-        zip(targets, points.split(counts), objects.split(counts), strict=True)
-    ):
+    parted = torch.split(points, counts), torch.split(objects, counts)
+    for b, (target, own, chosen) in enumerate(zip(targets, *parted, strict=True)):
         parts.append(_masks_of_rows(target, chosen - first, own, _extent(factors, b)))
         first += len(target.labels)
     return torch.cat(parts).to(torch.float32)
