@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from detrscope.core.types import Masks
 
 WHOLE = (1.0, 1.0)
 AT_ONCE = 1 << 25  # pixels that are enlarged at a time: 128 MB of logits
@@ -37,3 +41,9 @@ def enlarge_masks(logits: Tensor, extent: tuple[float, float], height: int, widt
     step = max(1, AT_ONCE // max(1, height * width))
     parts = [(enlarge_logits(part, extent, height, width) > 0).cpu() for part in torch.split(logits, step)]
     return torch.cat(parts) if parts else torch.zeros(0, height, width, dtype=torch.bool)
+
+
+def masks_of_queries(masks: Masks, queries: Sequence[int], height: int, width: int) -> Tensor:
+    """Return masks of some queries of a batch of one at `height` x `width` pixels, bool [n, height, width]."""
+    down, right = WHOLE if masks.extent is None else masks.extent[0].tolist()
+    return enlarge_masks(masks.logits[0, list(queries)], (down, right), height, width)

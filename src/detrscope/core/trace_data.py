@@ -19,7 +19,7 @@ from detrscope.core.model_card import ModelCard
 from detrscope.core.postprocess import Scored, class_scores, postprocess
 from detrscope.core.probe import Probe
 from detrscope.core.records import DenseRecord, Gradient, Record
-from detrscope.core.types import Detections, Level, Outputs, Regions, Target
+from detrscope.core.types import Detections, Level, Masks, Outputs, Regions, Target
 
 Kind = Literal["backbone.self", "encoder.self", "decoder.self", "decoder.cross"]
 TOKEN_KINDS: tuple[Kind, ...] = ("backbone.self", "encoder.self")  # of image tokens among themselves
@@ -56,6 +56,7 @@ class TraceData:
         notes: free notes, such as the epoch.
         picked: whether the model selects its queries per image (two-stage); the same index is then another query
             with other weights.
+        masks: masks of the last layer's queries, a batch of one; None where the model predicts none.
     """
 
     card: ModelCard
@@ -76,6 +77,7 @@ class TraceData:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     notes: Mapping[str, str | int | float] = field(default_factory=dict)
     picked: bool = False
+    masks: Masks | None = None
 
     @classmethod
     def of_probe(
@@ -115,6 +117,7 @@ class TraceData:
             gradients=probe.gradients,
             shapes=dict(probe.shapes),
             picked=outputs.proposals is not None,
+            masks=None if outputs.masks is None else outputs.masks.of_image(index),
         )
 
     def __repr__(self) -> str:
@@ -226,7 +229,9 @@ class TraceData:
             UserError: no such layer.
         """
         self.check_index("layer", layer, len(self.logits))
-        outputs = Outputs(self.logits[:, None], self.boxes_cxcywh[:, None])
+        whole = self.geometry.crop_xyxy == (0, 0, self.geometry.width, self.geometry.height)
+        masks = self.masks if whole else None  # those of a part of the image lie on that part only
+        outputs = Outputs(self.logits[:, None], self.boxes_cxcywh[:, None], masks=masks)
         (scored,) = postprocess(outputs, self.card, [(1, 1)], layer)
         x0, y0, x1, y1 = self.geometry.crop_xyxy
         boxes = scored.boxes_xyxy * torch.tensor([x1 - x0, y1 - y0] * 2) + torch.tensor([x0, y0] * 2)

@@ -29,7 +29,7 @@ from detrscope.core.records import DeformableRecord, DenseRecord, Gradient
 from detrscope.core.text_files import parse_json
 from detrscope.core.trace_data import TraceData
 from detrscope.core.trace_validation import find_problem
-from detrscope.core.types import Regions, Target, Windows
+from detrscope.core.types import Masks, Regions, Target, Windows
 
 HEADER, CHECKPOINT_HEADER = "detrscope.trace", "detrscope"
 VERSION = 1
@@ -44,6 +44,7 @@ CLASSES: dict[str, type] = {
         Geometry,
         Gradient,
         KeyBias,
+        Masks,
         Regions,
         Swap,
         Target,
@@ -54,7 +55,7 @@ EXACT_PIXELS = 1 << 20  # up to this size the original is stored as PNG, above a
 MAX_PIXELS = 1 << 28  # of an original: four times what cameras have
 IMAGE_FORMATS = ("PNG", "JPEG")  # as `save_trace` writes; Pillow starts other programs for some formats
 UNPACKED = ("card", "original")  # fields with a form of their own in the file
-HALF_PREFIXES = ("records/", "features/", "gradients/")
+HALF_PREFIXES = ("records/", "features/", "gradients/", "masks/")
 EXACT_SUFFIXES = ("/points", "/reference")  # 11 bits would move a sampling point by a tenth of a cell
 
 

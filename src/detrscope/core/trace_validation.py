@@ -81,6 +81,12 @@ def _check_predictions(trace: TraceData) -> Iterator[str]:
     expected = len(trace.classes) + (trace.card.scoring == "softmax")
     if logits.shape[2] != expected:
         yield f"logits {list(logits.shape)} for {len(trace.classes)} classes scored by {trace.card.scoring}"
+    if (masks := trace.masks) is not None:
+        sizes = masks.logits.shape[2:] if masks.logits.dim() == 4 else (0, 0)
+        if not _is(masks.logits, (1, logits.shape[1], *sizes)) or 0 in sizes:
+            yield f"masks {list(masks.logits.shape)} for logits {list(logits.shape)}"
+        if masks.extent is not None and not (_is(masks.extent, (1, 2)) and _is_part(masks.extent)):
+            yield f"masks that lie on {masks.extent.flatten().tolist()[:4]} of the image: expected two parts of 1"
     if trace.records and not trace.levels:
         yield "attention records but no feature levels: expected the size of at least one level"
 
@@ -152,6 +158,10 @@ def _check_value(value: Tensor | None, site: str, heads: int, keys: int) -> str:
     return (
         f"{value.shape[2] if value.dim() > 2 else 0} values at '{site}' for {keys} keys, {list(value.shape)}"
     )
+
+
+def _is_part(extent: Tensor) -> bool:
+    return bool(((extent > 0) & (extent <= 1)).all())
 
 
 def _is(tensor: Tensor, shape: tuple[int, ...]) -> bool:

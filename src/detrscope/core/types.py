@@ -232,6 +232,11 @@ class Masks:
     logits: Tensor  # [B, Q, h, w] over the whole padded image; above 0 is inside
     extent: Tensor | None = None  # [B, 2] part of height and width that is image, not padding; None: all
 
+    def of_image(self, index: int) -> Masks:
+        """Return those of one image, as a batch of one in float32 on the CPU."""
+        extent = None if self.extent is None else self.extent[index : index + 1].cpu()
+        return Masks(self.logits[index : index + 1].detach().float().cpu(), extent)
+
 
 @dataclass(frozen=True)
 class Outputs:

@@ -20,6 +20,7 @@ MODULES = (
     "state",
     "curves",
     "run",
+    "masks",
     "stage",
     "scene",
     "assignment",

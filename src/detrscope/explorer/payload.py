@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from detrscope._version import __version__
+from detrscope.core.mask_pixels import masks_of_queries
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
 from detrscope.core.trace_data import TraceData
 
@@ -26,6 +27,7 @@ MAGIC, FORMAT = b"detrpage", 1
 TOP_CLASSES = 5  # of each query and layer
 LONGEST_SIDE = 1600  # pixels of the image on the page
 JPEG_QUALITY = 88
+MASK_SIDE = 256  # pixels of the longest side of a mask on the page
 POINT_LOW, POINT_STEP = -1.0, 3.0 / 65535  # sampling points from -1 to 2 of their map's side
 MAX_BYTES = 40_000_000  # of the records of an image in a file
 
@@ -130,6 +132,7 @@ def trace_payload(
     if with_image:
         arrays.add("image", np.frombuffer(_image_bytes(trace), np.uint8), "u8")
     _add_predictions(arrays, trace)
+    mask_size = _add_masks(arrays, trace)
     chosen = [site for site in trace.sites if sites is None or site in sites]
     kept, left_out = _fitting(trace, chosen, max_bytes)
     for site in kept:
@@ -162,6 +165,7 @@ def trace_payload(
         "edits": [edit.describe() for edit in trace.edits],
         "notes": dict(trace.notes),
         "imageType": "image/jpeg",
+        "maskSize": mask_size,
         "numbers": None if stored is None else list(stored.numbers),
         "tracks": None if stored is None else list(stored.tracks),
         "arrays": arrays.placed(),
@@ -189,6 +193,18 @@ def _add_predictions(arrays: Arrays, trace: TraceData) -> None:
     arrays.add("boxes", np.stack([trace.boxes_xyxy(layer).numpy() for layer in layers]), "f32")
     arrays.add("top_scores", np.stack([top.values.numpy() for top in tops]), "f32")
     arrays.add("top_classes", np.stack([top.indices.numpy() for top in tops]), "i32")
+
+
+def _add_masks(arrays: Arrays, trace: TraceData) -> list[int] | None:
+    """Add the masks of the queries, a bit a pixel; return their height and width, None where there are none."""
+    if trace.masks is None:
+        return None
+    x0, y0, x1, y1 = trace.geometry.crop_xyxy
+    scale = min(1.0, MASK_SIDE / max(x1 - x0, y1 - y0))
+    height, width = max(1, round((y1 - y0) * scale)), max(1, round((x1 - x0) * scale))
+    masks = masks_of_queries(trace.masks, range(trace.queries), height, width)
+    arrays.add("masks", np.packbits(masks.flatten(1).numpy(), axis=1).reshape(-1), "u8")
+    return [height, width]
 
 
 def _add_record(arrays: Arrays, site: str, record: Record) -> None:

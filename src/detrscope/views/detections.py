@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from detrscope.core.mask_pixels import masks_of_queries
 from detrscope.core.trace_data import TraceData
 from detrscope.lens.captions import caption, caption_model_and_source
-from detrscope.views.canvas import PixelFigure
+from detrscope.views.canvas import PixelFigure, with_masks
 from detrscope.views.grid import PanelGrid
 from detrscope.views.options import DEFAULT_OPTIONS, ViewOptions
 from detrscope.views.selection import QueryPrediction, shown_queries
@@ -45,12 +47,31 @@ def detections_data(trace: TraceData, options: ViewOptions = DEFAULT_OPTIONS) ->
             "predict",
             f"scores: {'softmax over classes and no object' if softmax else 'a sigmoid for each class'}",
             "number: of the query",
+            "tinted: their masks" if _has_masks(trace) else "",
             "" if boxes is None else f"white, dashed: the {len(boxes)} boxes of the ground truth",
         ),
         queries=queries,
         ground_truth_xyxy=boxes,
-        viewport=Viewport.of(trace),
+        viewport=_with_masks(Viewport.of(trace), trace, queries),
     )
+
+
+def _with_masks(viewport: Viewport, trace: TraceData, queries: Sequence[QueryPrediction]) -> Viewport:
+    """Return the viewport with the masks of some queries painted on its image, where the model predicts masks."""
+    if not _has_masks(trace):
+        return viewport
+    assert trace.masks is not None
+    height, width = viewport.image.shape[:2]
+    masks = masks_of_queries(trace.masks, [prediction.query for prediction in queries], height, width)
+    line = max(1, round(max(height, width) / 600))
+    painted = with_masks(viewport.image, masks.numpy(), [prediction.colour for prediction in queries], line)
+    return Viewport(painted, viewport.extent, viewport.window, viewport.smooth)
+
+
+def _has_masks(trace: TraceData) -> bool:
+    """Return whether there are masks that lie on the image of the viewport: the whole original, or its part."""
+    g = trace.geometry
+    return trace.masks is not None and (trace.original is None or g.crop_xyxy == (0, 0, g.width, g.height))
 
 
 def draw_detections(data: DetectionData) -> PixelFigure:

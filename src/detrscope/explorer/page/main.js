@@ -8,6 +8,7 @@ import { matchesSite, parseEdit } from "./edit_inputs.js";
 import { editsFile, hideQueryEdit, isSwap, regionEdit, scaleEdit, swapEdit } from "./edits.js";
 import { BrowserSource } from "./model.js";
 import { detections, predictionsOf, samePrediction } from "./predictions.js";
+import { hasMasks, maskOf } from "./masks.js";
 import { captionOf, look, numbersOf, queryOf, sceneOf, siteOf, sitesOf, weightAt, KINDS } from "./scene.js";
 import { mapsOf, tokenAt } from "./geometry.js";
 import { resized, sizeFor } from "./resize.js";
@@ -153,6 +154,7 @@ class App {
     fill(byId("fromLevel"), levels);
     byId("level-row").hidden = byId("from-row").hidden = byId("edit-level-row").hidden = levels.length < 2;
     const deformable = payload.header.sites.some((site) => site.kind === "deformable");
+    byId("masks-row").hidden = !hasMasks(payload);
     byId("truth-row").hidden = !payload.has("target_boxes") || !payload.shape("target_boxes")[0];
     byId("points-row").hidden = byId("edit-point-row").hidden = !deformable;
     fill(byId("colours"), Object.keys(COLOUR_MAPS).map((name) => [name, name]));
@@ -778,7 +780,7 @@ async function start() {
   const embedded = /** @type {HTMLElement[]} */ ([...document.querySelectorAll('script[type="text/x-payload"]')]);
   const source = info.server ? new ServerSource(info.server) : info.published ? await BrowserSource.open(info.published) : new EmbeddedSource(info, embedded);
   const app = new App(/** @type {import("./sources.js").Source} */ (source));
-  Object.assign(window, { detrscope: { app, attentionRow, bestPairs, shortNumber, changesOf, detections, incomingAttention, look, mergeHeads, parseEdit, resized, rowAsGrid, sceneOf, sizeFor, stateOf, tokenAt } }); // for tests and the curious
+  Object.assign(window, { detrscope: { app, attentionRow, bestPairs, shortNumber, changesOf, detections, incomingAttention, look, maskOf, mergeHeads, parseEdit, resized, rowAsGrid, sceneOf, sizeFor, stateOf, tokenAt } }); // for tests and the curious
   if (source.runs) return app.showSnapshot();
   const payload = await source.first();
   if (!payload) {

@@ -8,7 +8,7 @@
  * @typedef {{format: number, by: string, model: string, source: string, scoring: "softmax" | "sigmoid", top: number,
  *   classes: {id: number, name: string}[], width: number, height: number, crop: number[], content: number[],
  *   padded: number[], levels: number[][], layers: number, queries: number, sites: SiteInfo[], modelSites: string[],
- *   leftOut: string[], edits: string[], numbers: number[] | null, tracks: number[] | null, notes: Object<string, string | number>, imageType: string,
+ *   leftOut: string[], edits: string[], numbers: number[] | null, tracks: number[] | null, notes: Object<string, string | number>, imageType: string, maskSize?: number[] | null,
  *   arrays: Object<string, ArrayInfo>}} Header
  */
 

@@ -3,6 +3,7 @@
 import { attentionRow, incomingAttention, mergeHeads, rowAsGrid, samplingPoints, levelStarts } from "./attention.js";
 import { cellSize, mapsOf, toOriginal, tokenAt, tokenCentre } from "./geometry.js";
 import { classColour, colourRange, shortNumber } from "./colours.js";
+import { hasMasks, maskImage } from "./masks.js";
 import { detections, predictionsOf } from "./predictions.js";
 
 /** @typedef {import("./payload.js").Payload} Payload */
@@ -102,6 +103,8 @@ function sceneOf(payload, state, looked) {
   const { header } = payload, chosen = queryOf(payload, state), ofQuery = state.kind === "query" || state.kind === "queries";
   /** @type {import("./stage.js").ShownBox[]} */
   let boxes = [];
+  /** @type {import("./predictions.js").Prediction[]} */
+  let masked = [];
   if (looked && !looked.overImage) boxes = queryBoxes(payload, looked.row, state.kind === "queries" ? chosen : -1);
   else {
     const shown = state.every ? Array.from({ length: header.queries }, (_, q) => predictionsOf(payload, header.layers - 1, q)[0]) : detections(payload, state.threshold);
@@ -113,14 +116,28 @@ function sceneOf(payload, state, looked) {
       const [one] = predictionsOf(payload, header.layers - 1, chosen);
       boxes.unshift({ box: one.box, colour: classColour(one.index), label: `${one.name} ${one.score.toFixed(2)} #${one.number}`, width: 3, dashed: true });
     }
+    masked = ofQuery && !shown.some((one) => one.query === chosen) ? [predictionsOf(payload, header.layers - 1, chosen)[0], ...shown] : shown;
     boxes.sort((a, b) => (b.width ?? 0) - (a.width ?? 0));
     if (state.truth) boxes.push(...annotatedBoxes(payload));
   }
   const points = looked && looked.site.kind === "deformable" && state.points && looked.rowIndex >= 0 && state.kind !== "incoming" ? shownPoints(payload, state, looked) : [];
   return {
     map: looked?.grid && looked.range ? { ...looked.grid, range: looked.range, colours: state.colours, opacity: state.opacity } : null,
+    masks: state.masks ? masksOf(payload, masked, ofQuery || state.query >= 0 ? chosen : -1) : [],
     boxes, points, cross: ofQuery || state.kind === "mean" || state.x < 0 ? null : { x: state.x, y: state.y }, region: null, pale: Boolean(looked?.grid), smooth: !state.cells,
   };
+}
+
+/**
+ * Masks of predictions, that of the chosen query stronger and on top; none where the model predicts none.
+ * @param {Payload} payload @param {import("./predictions.js").Prediction[]} shown best first @param {number} chosen
+ * @returns {OffscreenCanvas[]} the first on top
+ */
+function masksOf(payload, shown, chosen) {
+  if (!hasMasks(payload)) return [];
+  const once = shown.filter((one, at) => shown.findIndex((other) => other.query === one.query) === at);
+  const ordered = [...once.filter((one) => one.query === chosen), ...once.filter((one) => one.query !== chosen)];
+  return ordered.map((one) => maskImage(payload, one.query, classColour(one.index), one.query === chosen)).filter((image) => image !== null);
 }
 
 /** Annotated boxes, white and dashed. @param {Payload} payload @returns {import("./stage.js").ShownBox[]} */

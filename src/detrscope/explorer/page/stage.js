@@ -10,7 +10,7 @@ import { colourPixels, textColourOn } from "./colours.js";
  * What a stage shows; pixels of the original throughout.
  * @typedef {{
  *   map: {height: number, width: number, values: Float32Array, range: {low: number, high: number}, colours: import("./colours.js").ColourMap, opacity: number} | null,
- *   boxes: ShownBox[], points: ShownPoint[], cross: {x: number, y: number} | null, region: number[] | null,
+ *   masks: OffscreenCanvas[], boxes: ShownBox[], points: ShownPoint[], cross: {x: number, y: number} | null, region: number[] | null,
  *   pale: boolean, smooth: boolean}} Scene
  */
 
@@ -103,6 +103,7 @@ class Stage {
     context.filter = "none";
     if (!scene) return;
     if (scene.map) this.drawMap(context, scene.map, scene.smooth);
+    for (const mask of [...scene.masks].reverse()) this.drawMask(context, mask);
     for (const box of [...scene.boxes].reverse()) this.drawBox(context, box);
     for (const point of scene.points) this.drawPoint(context, point);
     if (scene.cross) this.drawCross(context, scene.cross);
@@ -124,6 +125,14 @@ class Stage {
     context.imageSmoothingQuality = "high";
     context.drawImage(small, 0, 0, columns, rows, header.crop[0], header.crop[1], columns * width, rows * height);
     context.restore();
+  }
+
+  /** @param {CanvasRenderingContext2D} context @param {OffscreenCanvas} mask over the part of the image that the model saw */
+  drawMask(context, mask) {
+    const [x0, y0, x1, y1] = /** @type {Header} */ (this.header).crop;
+    context.imageSmoothingEnabled = true;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(mask, x0, y0, x1 - x0, y1 - y0);
   }
 
   /** @param {CanvasRenderingContext2D} context @param {ShownBox} shown */

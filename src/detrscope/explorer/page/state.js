@@ -7,13 +7,13 @@
  * @typedef {{kind: "query" | "point" | "incoming" | "queries" | "mean", query: number, x: number, y: number, layer: number,
  *   head: number | "mean" | "max", level: number | "all", fromLevel: number, threshold: number, every: boolean,
  *   colours: import("./colours.js").ColourMap, opacity: number, norm: import("./colours.js").Norm, cells: boolean,
- *   points: boolean, truth: boolean, run: number, image: number, step: number, otherRun: number, otherStep: number, zoom: number, left: number, top: number}} State
+ *   points: boolean, truth: boolean, masks: boolean, run: number, image: number, step: number, otherRun: number, otherStep: number, zoom: number, left: number, top: number}} State
  */
 
 /** @type {State} */
 const FIRST_STATE = {
   kind: "query", query: -1, x: -1, y: -1, layer: -1, head: "mean", level: "all", fromLevel: 0, threshold: 0.5, every: false,
-  colours: "inferno", opacity: 0.85, norm: "even", cells: false, points: true, truth: true, run: 0, image: 0, step: -1, otherRun: -1, otherStep: 0, zoom: 1, left: 0, top: 0,
+  colours: "inferno", opacity: 0.85, norm: "even", cells: false, points: true, truth: true, masks: true, run: 0, image: 0, step: -1, otherRun: -1, otherStep: 0, zoom: 1, left: 0, top: 0,
 };
 
 /** The state in the part of an address behind #; values that do not fit are left at their first ones. @param {string} hash @returns {State} */
