@@ -54,8 +54,8 @@ class MatchedPredictions:
     pairs: Tensor  # [] divisor of terms of boxes, as `LossNormalizers.boxes` is of terms of classes
     share: float  # images here, of those of the optimiser step
     normalizers: LossNormalizers
-    mask_points: PointMasks | None  # masks of each pair at points, where masks are products
     query_set: QuerySet  # where the above comes from, for terms of other outputs
+    mask_points: PointMasks | None = None  # masks of each pair at points, where masks are products
 
 
 class LossTerm(Protocol):
