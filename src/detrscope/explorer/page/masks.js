@@ -2,7 +2,7 @@
 
 /** @typedef {import("./payload.js").Payload} Payload */
 
-const INSIDE = 80, STRONG_INSIDE = 150, EDGE = 190; // opacity, of 255
+const INSIDE = 50, STRONG_INSIDE = 85, EDGE = 140; // opacity, of 255: attention stays visible below
 
 /** Whether a payload has masks. @param {Payload} payload */
 function hasMasks(payload) {
