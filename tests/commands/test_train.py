@@ -180,6 +180,10 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path, make_dataset: MakeDa
     [
         (["--train.epoch=3"], "unknown key 'train.epoch'; did you mean 'epochs'"),
         (["--resum"], "unknown option '--resum'; did you mean '--resume'"),
+        (["--epochs", "3"], "unknown option '--epochs'; did you mean '--train.epochs'"),
+        (["--batch-size=4"], "unknown option '--batch-size'; did you mean '--data.batch_size'"),
+        (["--num-classes", "3"], "leave it out: the classes are those of the dataset"),
+        (["--model.num_classes=3"], "leave it out: the classes are those of the dataset"),
         (["--trian.epochs", "3"], "unknown option '--trian.epochs'"),
         (["--preset", "bcdd"], "preset 'bcdd' is not known; did you mean 'bccd'"),
         (["--train.precision=fp16", "--data", "x"], "needs a GPU"),

@@ -107,6 +107,7 @@ def test_wrong_sources(make_coco: MakeCoco, tmp_path: Path) -> None:
         ),
         (f"voc:{folder}", "train", "not the layout of voc; expected Annotations"),
         (f"yolo:{folder}", "train", "not the layout of yolo; expected data.yaml"),
+        (f"yolo:{folder}", "train", f"; it has the layout of coco: give coco:{folder}"),
         (f"cocco:{folder}", "train", "'cocco:' is not a known dataset format; did you mean 'coco'"),
         ("C:\\data", "train", "no such folder"),  # a drive is no prefix
         (folder, "trian", "no split 'trian'; did you mean 'train'"),

@@ -31,7 +31,8 @@ def test_missing_class_error_lists_both_class_tables() -> None:
         match_classes(MODEL, ClassTable((1, 2), ("dog", "emu")))
     assert str(error.value) == (
         "the model has no class for 1 of the dataset's classes ('emu'); classes of the model: 'dog', 'cat', 'owl'; "
-        "of the dataset: 'dog', 'emu'"
+        "of the dataset: 'dog', 'emu'; fine-tune the model on this dataset (from_=MODEL of train), or take one with its"
+        " classes"
     )
 
 

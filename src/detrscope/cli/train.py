@@ -36,6 +36,8 @@ OWN_OPTIONS = (
     "log-level",
 )
 
+CLASS_COUNTS = ("num_classes", "classes", "nc")  # settings of other libraries, which this one does not need
+
 
 def _show_help(context: typer.Context, requested: bool) -> None:
     """Print the help, then every setting."""
@@ -248,14 +250,20 @@ def _settings(arguments: list[str]) -> list[str]:
     Raises:
         UserError: an unknown option.
     """
+    from detrscope.config import describe_config
     from detrscope.training.config import RunConfig
 
     sections = RunConfig.__dataclass_fields__
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
-        if argument.startswith("-") and not argument[1:2].isdigit() and name.split(".")[0] not in sections:
+        if not argument.startswith("-") or argument[1:2].isdigit():
+            continue
+        word = name.rpartition(".")[2].replace("-", "_")
+        if word in CLASS_COUNTS:
+            raise UserError(f"unknown option '--{name}'; leave it out: the classes are those of the dataset")
+        if name.split(".")[0] not in sections:
+            settings = [one.key for one in describe_config(RunConfig) if one.key.rpartition(".")[2] == word]
             known = [f"--{option}" for option in OWN_OPTIONS] + [f"--{key}.KEY" for key in sections]
-            raise UserError(
-                f"unknown option '{argument.partition('=')[0]}'; {suggest_nearest('--' + name, known)}"
-            )
+            hint = f"did you mean '--{settings[0]}'?" if settings else suggest_nearest(f"--{name}", known)
+            raise UserError(f"unknown option '{argument.partition('=')[0]}'; {hint}")
     return arguments

@@ -172,17 +172,13 @@ def _format(prefix: str | None, path: Path) -> SourceFormat:
     _require_folder(path, path)
     if prefix is not None:
         if not SOURCE_FORMATS[prefix].splits(path):
-            raise UserError(f"{path}: not the layout of {prefix}; expected {SOURCE_FORMATS[prefix].layout}")
+            others, _ = _fitting_formats(path)
+            hint = f"; it has the layout of {others[0]}: give {others[0]}:{path}" if others else ""
+            raise UserError(
+                f"{path}: not the layout of {prefix}; expected {SOURCE_FORMATS[prefix].layout}{hint}"
+            )
         return SOURCE_FORMATS[prefix]
-    formats = {n: source for n, source in SOURCE_FORMATS.items() if source.is_folder and source.recognised}
-    fitting: list[str] = []
-    errors: list[UserError] = []
-    for name, source in formats.items():
-        try:
-            if source.splits(path):
-                fitting.append(name)
-        except UserError as error:  # of files that count only where no other format fits
-            errors.append(error)
+    fitting, errors = _fitting_formats(path)
     if errors and not fitting:
         raise errors[0]
     for problem in errors:
@@ -191,8 +187,26 @@ def _format(prefix: str | None, path: Path) -> SourceFormat:
         return SOURCE_FORMATS[fitting[0]]
     if fitting:
         raise UserError(f"{path}: may be {' or '.join(fitting)}; choose one, such as {fitting[0]}:{path}")
-    known = "; ".join(f"{name}: {source.layout}" for name, source in formats.items())
+    known = "; ".join(f"{name}: {source.layout}" for name, source in _recognised_formats().items())
     raise UserError(f"{path}: the layout is not recognised; expected one of: {known}")
+
+
+def _recognised_formats() -> dict[str, SourceFormat]:
+    """Return the formats of folders that are recognised without a prefix, by name."""
+    return {name: source for name, source in SOURCE_FORMATS.items() if source.is_folder and source.recognised}
+
+
+def _fitting_formats(path: Path) -> tuple[list[str], list[UserError]]:
+    """Return the formats that a folder has the layout of, and the errors of the others."""
+    fitting: list[str] = []
+    errors: list[UserError] = []
+    for name, source in _recognised_formats().items():
+        try:
+            if source.splits(path):
+                fitting.append(name)
+        except UserError as error:  # of files that count only where no other format fits
+            errors.append(error)
+    return fitting, errors
 
 
 def _require_folder(path: Path, source: str | Path) -> None:

@@ -39,7 +39,8 @@ def match_classes(
         names = [name for i, name in zip(dataset.ids, dataset.names, strict=True) if i in lacking]
         raise UserError(
             f"the model has no class for {len(names)} of the dataset's classes ({_listed(names)}); "
-            f"classes of the model: {_listed(model.names)}; of the dataset: {_listed(dataset.names)}"
+            f"classes of the model: {_listed(model.names)}; of the dataset: {_listed(dataset.names)}; fine-tune the"
+            " model on this dataset (from_=MODEL of train), or take one with its classes"
         )
     if renumbered:
         log.info(f"{renumbered} classes have other ids in the dataset than in the model: matched by name")

@@ -169,7 +169,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]  # its first sentence
         raise UserError(f"device '{name}': {reason[:120]}; use auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "meta":
         raise UserError("device 'meta': its tensors have no numbers; use auto, cpu, cuda, cuda:N or mps")
