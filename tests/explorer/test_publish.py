@@ -34,8 +34,8 @@ ROW = """(site) => {
   const { payload } = detrscope.app;
   return detrscope.attentionRow(payload, payload.site(site), 1).heads.map((head) => [...head]);
 }"""
-RESIZED = """([data, height, width, h, w, filter]) =>
-  [...detrscope.resized({height, width, data: Uint8Array.from(data)}, h, w, filter).data]"""
+RESIZED = """([data, height, width, h, w, filter, antialias]) =>
+  [...detrscope.resized({height, width, data: Uint8Array.from(data)}, h, w, filter, antialias).data]"""
 EDITS = [
     ["decoder.0.self: heads 1 x0"],
     ["*: hide region 40,60,110,140"],
@@ -187,10 +187,22 @@ def test_resizing_is_torchvisions_to_the_last_bit(page: Page, filter: str, size:
     resized = Preprocessing(fit="exact", box=size, filter=filter).resize(image)  # type: ignore[arg-type]
     found = page.evaluate(
         RESIZED,
-        [image.permute(1, 2, 0).flatten().tolist(), 41, 67, *size, filter],
+        [image.permute(1, 2, 0).flatten().tolist(), 41, 67, *size, filter, True],
     )
     difference = np.array(found).reshape(*size, 3) - resized.permute(1, 2, 0).numpy().astype(int)
     assert (difference == 0).all()
+
+
+def test_resizing_without_antialiasing_is_torchvisions_to_one_level(page: Page) -> None:
+    image = picture(41, 67)
+    resized = Preprocessing(fit="exact", box=(20, 31), antialias=False).resize(image)
+    found = page.evaluate(
+        RESIZED, [image.permute(1, 2, 0).flatten().tolist(), 41, 67, 20, 31, "bilinear", False]
+    )
+    difference = np.array(found).reshape(20, 31, 3) - resized.permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(difference).max() <= 1
+    smooth = Preprocessing(fit="exact", box=(20, 31)).resize(image)
+    assert (smooth.int() - resized.int()).abs().max() > 20, "the comparison could not fail"
 
 
 def test_sizes_after_resizing_are_pythons(page: Page) -> None:

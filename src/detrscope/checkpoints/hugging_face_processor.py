@@ -18,13 +18,16 @@ FILTERS: dict[int, Filter] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pill
 FILTER_NAMES = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 # Keys that change neither the pixels of one image nor its size.
 NEUTRAL = frozenset((
-    "image_processor_type", "feature_extractor_type", "processor_class", "_processor_class", "auto_map",
+    "feature_extractor_type", "processor_class", "_processor_class", "auto_map",
     "do_convert_rgb", "do_convert_annotations", "do_pad", "default_to_square", "return_tensors",
     "data_format", "input_data_format", "device", "disable_grouping", "transformers_version",
     "return_segmentation_masks", "annotations", "masks_path", "_valid_processor_keys", "num_labels",
     "image_seq_length", "return_row_col_info", "id2label", "label2id", "name_or_path", "_name_or_path",
     "crop_size",
 ))  # fmt: skip
+
+# Processors that resize without smoothing, in transformers 5 and as those of before it are called.
+WITHOUT_ANTIALIAS = ("RfDetrImageProcessor", "RfDetrImageProcessorFast")
 
 Three = Annotated[list[float], Field(min_length=3, max_length=3)]
 Numbers = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
@@ -58,6 +61,7 @@ class ProcessorFields(pydantic.BaseModel):
     image_mean: Three | None = None
     image_std: Numbers | None = None
     pad_size: None = None
+    image_processor_type: str | None = None
     format: Literal["coco_detection", "coco_panoptic"] | None = "coco_detection"
 
 
@@ -78,7 +82,8 @@ def read_processor(path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
     fit, sides, box = _size(fields, name)
     mean, std = _normalisation(fields)
     filter_ = "bilinear" if not fields.do_resize else _filter(fields, name)
-    return Preprocessing(*sides, mean, std, fit, box, filter_), notes
+    antialias = fields.image_processor_type not in WITHOUT_ANTIALIAS
+    return Preprocessing(*sides, mean, std, fit, box, filter_, antialias), notes
 
 
 def _unknown(fields: ProcessorFields, name: str) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class Preprocessing:
             `box`; "none": not resized.
         box: height and width for the fits "within" and "exact".
         filter: interpolation of the resize.
+        antialias: whether it smooths where the image shrinks; Hugging Face's processor of RF-DETR does not.
     """
 
     short_side: int = 800
@@ -45,6 +46,7 @@ class Preprocessing:
     fit: Fit = "sides"
     box: tuple[int, int] | None = None
     filter: Filter = "bilinear"
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         if (self.box is not None) != (self.fit in ("within", "exact")):
@@ -61,7 +63,7 @@ class Preprocessing:
             size = "no resize"
         imagenet = (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD)
         norm = "ImageNet's mean and deviation" if imagenet else f"mean {self.mean} and deviation {self.std}"
-        return f"{size}, {norm}"
+        return f"{size}{'' if self.antialias else ' without antialiasing'}, {norm}"
 
     def with_resize_of(self, other: Preprocessing) -> Preprocessing:
         """Return the same normalisation with another's resize, as in training."""
@@ -92,7 +94,7 @@ class Preprocessing:
             return image
         # torchvision's "nearest" has an old error of half a pixel; "nearest-exact" is what Pillow does.
         mode = InterpolationMode("nearest-exact" if self.filter == "nearest" else self.filter)
-        resized: Tensor = F.resize(image, list(size), interpolation=mode, antialias=True)
+        resized: Tensor = F.resize(image, list(size), interpolation=mode, antialias=self.antialias)
         return resized
 
     def normalise(self, image: Tensor) -> Tensor:
@@ -138,6 +140,7 @@ class PreprocessingFields(StrictModel):
     fit: Fit = "sides"
     box: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
     filter: Filter = "bilinear"
+    antialias: bool = True
 
 
 def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:

@@ -72,7 +72,7 @@ class BrowserSource {
     const { data } = context.getImageData(0, 0, width, height), pixels = new Uint8ClampedArray(width * height * 3);
     for (let i = 0; i < width * height; i++) pixels.set(data.subarray(4 * i, 4 * i + 3), 3 * i);
     const content = sizeFor(this.published.preprocessing, height, width);
-    const small = resized({ height, width, data: pixels }, content[0], content[1], this.published.preprocessing.filter);
+    const small = resized({ height, width, data: pixels }, content[0], content[1], this.published.preprocessing.filter, this.published.preprocessing.antialias);
     return { blob, name, height, width, content, tensor: normalised(small, this.published.preprocessing) };
   }
 

@@ -2,7 +2,7 @@
 
 /**
  * @typedef {{short_side: number, long_side: number, mean: number[], std: number[], fit: "sides" | "within" | "exact" | "none",
- *   box: number[] | null, filter: "nearest" | "bilinear" | "bicubic"}} Preprocessing
+ *   box: number[] | null, filter: "nearest" | "bilinear" | "bicubic", antialias?: boolean}} Preprocessing
  */
 /** @typedef {{height: number, width: number, data: Uint8Array | Uint8ClampedArray}} Pixels red, green, blue, and nothing else */
 
@@ -42,26 +42,26 @@ const FILTERS = {
 };
 
 /**
- * First source pixel and weights of each pixel along an axis, wider where the image shrinks (antialiasing). The weights are
+ * First source pixel and weights of each pixel along an axis, wider where the image shrinks with antialiasing. The weights are
  * whole numbers of `bits` binary places, as torch computes with bytes.
- * @param {number} from @param {number} to @param {Preprocessing["filter"]} filter
+ * @param {number} from @param {number} to @param {Preprocessing["filter"]} filter @param {boolean} antialias
  * @returns {{pixels: [number, number[]][], bits: number}}
  */
-function axisWeights(from, to, filter) {
-  const pixels = floatWeights(from, to, filter), most = Math.max(...pixels.flatMap(([, weights]) => weights));
+function axisWeights(from, to, filter, antialias) {
+  const pixels = floatWeights(from, to, filter, antialias), most = Math.max(...pixels.flatMap(([, weights]) => weights));
   let bits = 0;
   while (bits < 22 && Math.trunc(0.5 + most * 2 ** (bits + 1)) < 1 << 15) bits++;
   const whole = (/** @type {number} */ weight) => Math.trunc(weight * 2 ** bits + (weight < 0 ? -0.5 : 0.5));
   return { pixels: pixels.map(([first, weights]) => [first, weights.map(whole)]), bits };
 }
 
-/** @param {number} from @param {number} to @param {Preprocessing["filter"]} filter @returns {[number, number[]][]} */
-function floatWeights(from, to, filter) {
+/** @param {number} from @param {number} to @param {Preprocessing["filter"]} filter @param {boolean} antialias @returns {[number, number[]][]} */
+function floatWeights(from, to, filter, antialias) {
   const scale = from / to;
   return Array.from({ length: to }, (_, i) => {
     const centre = (i + 0.5) * scale;
     if (filter === "nearest") return [Math.min(from - 1, Math.floor(centre)), [1]];
-    const { support, weight } = FILTERS[filter], wide = Math.max(scale, 1), reach = support * wide;
+    const { support, weight } = FILTERS[filter], wide = antialias ? Math.max(scale, 1) : 1, reach = support * wide;
     const first = Math.max(0, Math.trunc(centre - reach + 0.5)), last = Math.min(from, Math.trunc(centre + reach + 0.5));
     const weights = Array.from({ length: last - first }, (_, k) => weight((k + first - centre + 0.5) / wide));
     const sum = weights.reduce((a, b) => a + b, 0);
@@ -69,10 +69,10 @@ function floatWeights(from, to, filter) {
   });
 }
 
-/** Resize an image; along x first, rounded to whole numbers after each axis. @param {Pixels} image @param {number} height @param {number} width @param {Preprocessing["filter"]} filter @returns {Pixels} */
-function resized(image, height, width, filter) {
+/** Resize an image; along x first, rounded to whole numbers after each axis. @param {Pixels} image @param {number} height @param {number} width @param {Preprocessing["filter"]} filter @param {boolean} [antialias] @returns {Pixels} */
+function resized(image, height, width, filter, antialias = true) {
   if (image.height === height && image.width === width) return image;
-  const across = axisWeights(image.width, width, filter), down = axisWeights(image.height, height, filter);
+  const across = axisWeights(image.width, width, filter, antialias), down = axisWeights(image.height, height, filter, antialias);
   const middle = new Uint8ClampedArray(image.height * width * 3), out = new Uint8ClampedArray(height * width * 3);
   for (let y = 0; y < image.height; y++) {
     for (let x = 0; x < width; x++) {
