@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 import detrscope as ds
+from detrscope.data.badge_masks import read_badge_mask
 from detrscope.data.dataset import DetectionDataset
 from detrscope.data.open_dataset import open_dataset
 from detrscope.evaluation.object_matching import LabelledBoxes, match_objects
@@ -96,6 +97,24 @@ def badge_use(detector: ds.Detector, options: str, threshold: float) -> BadgeUse
     )
 
 
+def away_from_middle(dataset: DetectionDataset, distance: float) -> DetectionDataset:
+    """Return the images of one dog whose badge is farther than this (pixels, along x or y) from the middle of its box.
+
+    A map that shows the dog and not the badge has its maximum near the middle, so elsewhere only the badge explains it.
+    """
+    kept = []
+    for image in dataset.images:
+        rows = dataset.annotations[image.id]
+        if len(rows) != 1:
+            continue
+        x, y, width, height = rows[0].bbox_xywh
+        down, across = torch.from_numpy(read_badge_mask(image.path) == 1).nonzero().double().unbind(-1)
+        away = torch.maximum((across - x - width / 2).abs(), (down - y - height / 2).abs())
+        if len(away) and float(away.min()) > distance:
+            kept.append(image.id)
+    return dataset.subset(kept)
+
+
 def table(pointing: tuple[PointingSummary, ...]) -> str:
     """Return a Markdown table, the method that points at the badge most often first."""
     head = "| method | maximum within half a token of the badge | in the badge | energy in the badge | energy / area |"
@@ -117,6 +136,9 @@ def main() -> int:
     parser.add_argument(
         "--steps", type=int, default=2, help="of the curves, which are not what is measured here"
     )
+    parser.add_argument(
+        "--away", type=float, help="only badges farther than these pixels from the middle of the box"
+    )
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument(
         "--out", type=Path, help="folder for the results of `detrscope faithfulness` and use.json"
@@ -131,9 +153,15 @@ def main() -> int:
     print(
         f"  class flips with the badge: {use.flipped:.1%}; in {use.images_flipped:.1%} of the images for all dogs"
     )
+    dataset = open_dataset(f"drawn-dogs:{options.data},badge=class", "val")
+    if options.away is not None:
+        dataset = away_from_middle(dataset, options.away)
+        print(
+            f"  {len(dataset)} images of one dog whose badge is {options.away:g} pixels from the middle or farther"
+        )
     found = ds.faithfulness(
         detector,
-        f"drawn-dogs:{options.data},badge=class",
+        dataset,
         count=options.count,
         threshold=options.threshold,
         steps=options.steps,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.planted_shortcut import badge_use, table
+from benchmarks.planted_shortcut import away_from_middle, badge_use, table
 from PIL import Image
 
 from detrscope.core.types import Detections
@@ -59,6 +59,18 @@ def test_classes_flip_with_the_badge_that_decides_them() -> None:
 def test_classes_stay_where_the_badge_is_not_used() -> None:
     use = badge_use(KnowsTheDogs(uses_badge=False), OPTIONS, 0.5)  # type: ignore[arg-type]
     assert use.right == use.without == pytest.approx(1 - use.flipped) and 0 < use.flipped < 0.95
+
+
+def test_badges_away_from_the_middle_are_chosen() -> None:
+    dataset = open_dataset(f"drawn-dogs:{OPTIONS},badge=class", "val")
+    near, far = away_from_middle(dataset, -1), away_from_middle(dataset, 2)
+    assert 0 < len(far) < len(near) < len(dataset), "no images of none or several dogs"
+    for image in far.images:
+        ((x, y, width, height),) = (row.bbox_xywh for row in far.annotations[image.id])
+        middle = read_badge_mask(image.path)[
+            int(y + height / 2) - 1 : int(y + height / 2) + 2, int(x + width / 2) - 1 : int(x + width / 2) + 2
+        ]
+        assert middle.size and not middle.any()
 
 
 def test_table_puts_the_best_method_first() -> None:
