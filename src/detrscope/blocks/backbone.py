@@ -72,7 +72,7 @@ class ResidualBackbone(nn.Module, ABC):
         return pooled
 
     def residual_block(self, name: str, block: Any, x: Tensor, probe: Probe | None) -> Tensor:
-        """Run a residual block: convolutions with norm and ReLU, the shortcut added before the last ReLU."""
+        """[B, C, H, W] -> [B, C', H', W']: convolutions with norm and ReLU, the shortcut added before the last ReLU."""
         shortcut = x
         if block.downsample is not None:
             *pool, conv, norm = block.downsample

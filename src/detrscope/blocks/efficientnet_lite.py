@@ -68,7 +68,7 @@ class EfficientNetLiteBackbone(ResidualBackbone):
         return convolution_step("conv1", _padded(x, self.conv1), self.conv1, self.bn1, probe, "relu6")
 
     def residual_block(self, name: str, block: Any, x: Tensor, probe: Probe | None) -> Tensor:
-        """Run an inverted residual block: expand, depthwise, project; the shortcut is added to what is projected."""
+        """[B, C, H, W] -> [B, C', H', W']: expand, depthwise, project; the shortcut is added to the projection."""
         shortcut = x if block.has_skip else None
         *first, last = [Step(block, conv, norm) for conv, norm in self.pairs(block)]
         for _, conv, norm in first:

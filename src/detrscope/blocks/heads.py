@@ -29,7 +29,7 @@ class SetHeads(nn.Module):
         self.box_head = box_head
 
     def refine(self, layer: int, content: Tensor, reference: Tensor | None) -> Tensor | None:
-        """Return the reference unchanged."""
+        """Return the reference [B, Q, 4] unchanged."""
         return reference
 
     def forward(self, states: States) -> Outputs:

@@ -19,5 +19,5 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
 
 
 def scale_boxes(boxes: Tensor, width: float, height: float) -> Tensor:
-    """Scale boxes in 0..1 to pixels of an image of `width` x `height`, in either format: both alternate x and y."""
+    """Scale boxes [..., 4] in 0..1 to pixels of an image; cxcywh and xyxy alike, since both alternate x and y."""
     return boxes * boxes.new_tensor([width, height, width, height])

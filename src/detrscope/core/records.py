@@ -243,5 +243,5 @@ def part_of_factor(factor: Tensor, queries: Tensor | slice, keys: Tensor | slice
 
 
 def mask_to_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a bool mask, True where attention is forbidden, as a bias of 0 and -inf of the same shape."""
+    """Return a bool mask [..., Q, K], True where attention is forbidden, as a bias of 0 and -inf of that shape."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))

@@ -55,7 +55,7 @@ def read_image(source: ImageSource, *, channels: Channels = "rgb") -> Tensor:
 
 
 def read_upright(source: ImageSource, *, channels: Channels = "rgb") -> tuple[Tensor, int]:
-    """Read an image as `read_image` does; return it with the EXIF orientation (1..8) of its file.
+    """Read an image as `read_image` does: [3, H, W] uint8, and the EXIF orientation (1..8) of its file.
 
     Raises:
         UserError: as `read_image`.

@@ -146,7 +146,7 @@ def summarise_curves(curves: Sequence[Curve], against: str = "random") -> list[S
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> float:
-    """Return Spearman's rank correlation of two maps, -1 to 1; 0 where one of them is constant."""
+    """Return Spearman's rank correlation of two maps [H, W], -1 to 1; 0 where one of them is constant."""
     from scipy.stats import rankdata
 
     a, b = (torch.from_numpy(rankdata(m.flatten().double().cpu().numpy())) for m in (first, second))

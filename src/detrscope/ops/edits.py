@@ -17,7 +17,7 @@ from detrscope.core.types import Level
 
 
 def broadcast_edit_scores(edit: Bias, shape: tuple[int, ...]) -> Tensor:
-    """Return the scores of a bias, with four axes.
+    """Return the scores of a bias with as many axes as `shape`, [B, h, Q, S] at a dense site; new ones have size 1.
 
     Raises:
         UserError: they do not broadcast to `shape`, the shape of the site's scores.
