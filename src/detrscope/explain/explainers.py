@@ -99,7 +99,7 @@ def explain_by_gradient_times_input(case: ExplainInput) -> Tensor:
 
 
 def explain_by_odam(case: ExplainInput) -> Tensor:
-    """ODAM (Zhao and Chan 2023, arXiv:2304.06354, section 3.1) of the class's logit: ReLU(sum over k of G_k A_k).
+    """ODAM (Zhao and Chan 2023, arXiv:2304.06354) of the class's logit: ReLU(sum over k of G_k A_k).
 
     The feature maps A are the tokens that enter the encoder, and G = dY/dA weighs every channel k at every place by
     itself, unlike Grad-CAM. The paper allows for a smoothing of G, which is left out, as in the authors' program.

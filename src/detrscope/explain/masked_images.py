@@ -23,7 +23,7 @@ from detrscope.inference.detector import Detector
 from detrscope.lens.deletion_curves import Detected
 
 MASKS = 1000  # for each image; the paper takes 5000
-CELLS = 16  # rows and columns of a mask before it is enlarged, as in the paper (section 4)
+CELLS = 16  # rows and columns of a mask before it is enlarged, as in the paper
 SHOWN = 0.5  # probability that a cell is shown, as in the paper
 _BATCH = 32
 
@@ -60,9 +60,9 @@ class MaskedImages:
     def map_of(self, index: int) -> Tensor:
         """Return the importance of every pixel of the model's input for one of the detections: [h, w], 0..1.
 
-        The weighted sum of the masks (section 3: sum of w_i M_i, where w_i = S(d_t, f(M_i . I)) is the similarity of
-        what the model detects under mask i), divided by the sum of the masks: RISE's estimate (arXiv:1806.07421,
-        section 3.1) of E[similarity | the pixel is shown]. Pixels that happen to be shown less are not less important.
+        The weighted sum of the masks (sum of w_i M_i, where w_i = S(d_t, f(M_i . I)) is the similarity of
+        what the model detects under mask i), divided by the sum of the masks: RISE's estimate (arXiv:1806.07421)
+        of E[similarity | the pixel is shown]. Pixels that happen to be shown less are not less important.
         """
         return self._maps[index]
 
@@ -90,7 +90,7 @@ class MaskedImages:
 def random_masks(count: int, size: tuple[int, int], seed: int = 0) -> Iterator[Tensor]:
     """Yield batches of masks [B, h, w] of 0..1, `count` in all.
 
-    As in RISE (arXiv:1806.07421, section 3.2), which D-RISE takes over: a grid of random cells is enlarged by linear
+    As in RISE (arXiv:1806.07421), which D-RISE takes over: a grid of random cells is enlarged by linear
     interpolation, to one cell more than the image along x and y, and cut out at a random offset within a cell.
 
     Args:
@@ -117,7 +117,7 @@ def random_masks(count: int, size: tuple[int, int], seed: int = 0) -> Iterator[T
 def detection_similarity(outputs: Outputs, detected: Detected, scores: Tensor, scoring: Scoring) -> Tensor:
     """Return how similar a detection is to the most similar of what a model detects: [N, B, Q, *] -> [B], 0..1.
 
-    S(d_t, f(M . I)), the greatest over the queries j of s(d_t, d_j) = s_L s_P s_O (section 3): s_L is the IoU of the
+    S(d_t, f(M . I)), the greatest over the queries j of s(d_t, d_j) = s_L s_P s_O: s_L is the IoU of the
     boxes, s_P the cosine of the angle between the class scores, s_O = O_j the objectness. Softmax scores leave the
     probability of "no object": O_j is the rest of it. Sigmoid scores have no objectness, and without one a query that
     detects nothing would count as much as one that does: O_j is the greatest class score.

@@ -59,7 +59,7 @@ def mass_in(rows: Tensor, cover: Tensor) -> Tensor:
 
 
 def points_into(rows: Tensor, centres: Tensor, boxes_xyxy: Tensor) -> Tensor:
-    """Play the pointing game (Zhang et al. 2016, arXiv:1608.00507, section 4.1), without its tolerance of 15 pixels.
+    """Play the pointing game (Zhang et al. 2016, arXiv:1608.00507), without its tolerance of 15 pixels.
 
     Args:
         rows: [h, n, S].

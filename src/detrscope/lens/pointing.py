@@ -1,7 +1,7 @@
 """Pointing games: whether a map's maximum lies in a known region, and the share of its energy there.
 
-The pointing game is that of Zhang et al. 2016 (arXiv:1608.00507, section 4.1), the energy-based one that of Score-CAM
-(Wang et al. 2020, arXiv:1910.01279, section 4.2). Without a model.
+The pointing game is that of Zhang et al. 2016 (arXiv:1608.00507), the energy-based one that of Score-CAM
+(Wang et al. 2020, arXiv:1910.01279). Without a model.
 """
 
 from __future__ import annotations
