@@ -18,6 +18,8 @@ def same(one: object, other: object) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if hasattr(one, "__dataclass_fields__"):
         return type(one) is type(other) and all(
-            same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)
+            same(getattr(one, f.name), getattr(other, f.name))
+            for f in fields(one)
+            if f.compare  # such as the image that detections draw themselves on
         )
     return one == other
