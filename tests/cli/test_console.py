@@ -359,3 +359,18 @@ def test_every_command_takes_quiet_and_log_level() -> None:
         assert {"--quiet", "--log-level"} <= options, name
         seen += 1
     assert seen >= 20
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    ids=["nothing", "spins", "policy"],
+)
+def test_idle_threads_sleep_early_unless_the_user_says_how(given: dict[str, str], expected: str) -> None:
+    env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = """import os, sys
+from detrscope.cli import app, main
+app.app = lambda **_: print("torch" in sys.modules, os.environ.get("GOMP_SPINCOUNT")) or 0
+main()"""
+    done = subprocess.run([sys.executable, "-c", code], env=env | given, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", expected] and done.returncode == 0
