@@ -45,7 +45,7 @@ DATACLASSES = [
     TraceData,
     Geometry,
     *(records.DenseRecord, records.DeformableRecord, records.Gradient),
-    *(types.Target, types.Regions, types.Windows),
+    *(types.Masks, types.Target, types.Regions, types.Windows),
     *(edits.Bias, edits.Gain, edits.KeyBias, edits.Swap),
     *(snapshot.SnapshotStep, snapshot.ProbeSnapshot, snapshot.FeatureMaps),
     GraphSite,
