@@ -11,8 +11,10 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/*
 
-# On x86-64 the wheels of torch on PyPI bring CUDA's libraries, several GB; these do not.
-RUN pip install --index-url https://download.pytorch.org/whl/cpu "torch>=2.9" "torchvision>=0.24"
+# On x86-64 the package index's wheels of torch bring CUDA's libraries, several GB. PyTorch's own index of CPU wheels, whose
+# address its installation page names, does not: docker build --build-arg TORCH_INDEX=ADDRESS -t detrscope .
+ARG TORCH_INDEX=""
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.9" "torchvision>=0.24"
 
 COPY pyproject.toml README.md LICENSE /src/
 COPY src /src/src

@@ -23,7 +23,7 @@ CITATION_KEYS = CITATION_REQUIRED | {
     *("license-url", "preferred-citation", "references", "repository", "repository-artifact"),
     *("repository-code", "type", "url", "version"),
 }
-INSTRUCTIONS = {"FROM", "ENV", "RUN", "COPY", "USER", "WORKDIR", "ENTRYPOINT", "CMD"}
+INSTRUCTIONS = {"FROM", "ARG", "ENV", "RUN", "COPY", "USER", "WORKDIR", "ENTRYPOINT", "CMD"}
 
 
 def test_citation_has_the_required_keys_of_its_format() -> None:

@@ -126,6 +126,20 @@ def test_any_family_with_a_setting_takes_a_dot_product_head(dogs: Path, tmp_path
     assert row["train/loss_mask"] > 0 and row["train/loss_mask_0"] > 0 and row["val/AP"] > 0.3
 
 
+def test_a_model_with_another_mask_head_keeps_it_and_says_so(
+    run: Path, dogs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = {**QUICK, "model.mask_head": "dot-product", "train.max_steps": 1}
+    ds.train(preset="masks", data=f"coco:{dogs}", from_=run, out=tmp_path / "run", overrides=more)
+    assert "keeps its own mask head, convolutional, in place of dot-product" in caplog.text
+
+
+def test_a_cost_of_masks_needs_masks_at_points(run: Path, dogs: Path, tmp_path: Path) -> None:
+    more = {**QUICK, "train.cost.mask": 5.0}
+    with pytest.raises(UserError, match=r"train\.cost\.mask, train\.cost\.dice: expected 0"):
+        ds.train(preset="masks", data=f"coco:{dogs}", from_=run, out=tmp_path / "run", overrides=more)
+
+
 def test_tiles_give_boxes_without_masks(run: Path, dogs: Path) -> None:
     image = sorted((dogs / "images").iterdir())[1]
     found = ds.load(run).detect(image, threshold=0.0, tiling=Tiling(sizes=((80, 80),)))

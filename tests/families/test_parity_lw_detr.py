@@ -18,7 +18,7 @@ from detrscope.core.errors import UserError
 from detrscope.core.types import Batch, Target
 from detrscope.training.losses.recipe import make_criterion
 from detrscope.training.train_config import CostConfig, LossConfig, TrainConfig
-from tests.support.group_detr_parity import parts_of, run_theirs
+from tests.support.group_detr_parity import assert_parts_equal, parts_of, run_theirs
 
 HEIGHT, WIDTH = 320, 384  # as many tokens as queries and more
 TINY = {"num_hidden_layers": 6, "window_block_indices": [0, 2, 4], "out_indices": [2, 4, 6]}
@@ -107,14 +107,7 @@ def test_every_layer_equals_transformers(
         selected = run_theirs(theirs, outputs, exact_batch, monkeypatch)
     assert median_distance(truth[-1][-1], WIDTH, HEIGHT) > 15, "the comparison could not fail"
     assert truth[-2][-1].std(1).median() > 0.1, "the comparison could not fail"
-    for mine, other in zip(double, selected, strict=True):
-        assert mine.shape == other.shape
-        torch.testing.assert_close(mine, other, atol=1e-6 * max(1.0, float(other.abs().max())), rtol=0)
-    for mine, other, true in zip(ours, single, truth, strict=True):
-        rounding = float((other - true).abs().max())
-        scale = max(1.0, float(true.abs().max()))
-        far = (mine - true).abs() > max(1e-4 * scale, 3 * rounding)
-        assert far.float().mean() < 1e-3, "where a sampling point crosses a token's centre, rounding decides"
+    assert_parts_equal(ours, single, truth, double, selected)
 
 
 def test_losses_equal_transformers(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from detrscope.core.types import Batch, MaskFactors, Outputs, Target
 from detrscope.families import VARIANTS
 from detrscope.training.losses.recipe import make_criterion
 from detrscope.training.train_config import CostConfig, LossConfig, TrainConfig
-from tests.support.group_detr_parity import parts_of, run_theirs
+from tests.support.group_detr_parity import assert_parts_equal, parts_of, run_theirs
 
 SIZES = tuple(name for name in VARIANTS if name.startswith("rfdetr-seg"))
 
@@ -155,14 +155,7 @@ def test_every_layer_equals_transformers(
     assert len(ours) == len(single) == 7
     last = truth[-1][-1]
     assert last.std(1).median() > 0.1 and last.flatten(2).std(-1).median() > 0.1, "could not fail"
-    for mine, other in zip(double, selected, strict=True):
-        assert mine.shape == other.shape
-        torch.testing.assert_close(mine, other, atol=1e-6 * max(1.0, float(other.abs().max())), rtol=0)
-    for mine, other, true in zip(ours, single, truth, strict=True):
-        rounding = float((other - true).abs().max())
-        scale = max(1.0, float(true.abs().max()))
-        far = (mine - true).abs() > max(1e-4 * scale, 3 * rounding)
-        assert far.float().mean() < 1e-3, "where a sampling point crosses a token's centre, rounding decides"
+    assert_parts_equal(ours, single, truth, double, selected)
 
 
 def test_all_layouts_give_the_same_model(tmp_path: Path) -> None:

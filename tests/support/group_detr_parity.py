@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -52,3 +53,29 @@ def parts_of(outputs: Outputs, model: DetectionTransformer, batch: Batch) -> lis
     offset = model.queries.get_parameter("offset")[: index.shape[1]]
     references = torch.cat([centre + offset[:, :2] * size, offset[:, 2:].exp() * size], dim=-1)
     return [*chosen, references, outputs.logits, outputs.boxes_cxcywh]
+
+
+def assert_parts_equal(
+    ours: Sequence[Tensor],
+    single: Sequence[Tensor],
+    truth: Sequence[Tensor],
+    double: Sequence[Tensor],
+    selected: Sequence[Tensor],
+) -> None:
+    """Compare to 1e-6 of the scale in float64, and in float32 to 1e-4 or to the rounding of theirs.
+
+    Args:
+        ours: our parts in float32.
+        single: theirs in float32.
+        truth: theirs in float64, for our float32 selection.
+        double: ours in float64.
+        selected: theirs in float64, for our float64 selection.
+    """
+    for mine, other in zip(double, selected, strict=True):
+        assert mine.shape == other.shape
+        torch.testing.assert_close(mine, other, atol=1e-6 * max(1.0, float(other.abs().max())), rtol=0)
+    for mine, other, true in zip(ours, single, truth, strict=True):
+        rounding = float((other - true).abs().max())
+        scale = max(1.0, float(true.abs().max()))
+        far = (mine - true).abs() > max(1e-4 * scale, 3 * rounding)
+        assert far.float().mean() < 1e-3, "where a sampling point crosses a token's centre, rounding decides"

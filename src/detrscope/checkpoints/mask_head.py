@@ -7,6 +7,7 @@ from dataclasses import replace
 from detrscope.checkpoints.load import find_native_checkpoint, load_model
 from detrscope.checkpoints.native import Loaded, build_checkpoint_model, read_checkpoint_card
 from detrscope.config import config_to_tree
+from detrscope.console import log
 from detrscope.core.errors import UserError
 from detrscope.families import FAMILIES, VARIANTS
 from detrscope.families.masks import MaskHeadName
@@ -18,7 +19,14 @@ def load_with_mask_head(loaded: Loaded, mask_head: MaskHeadName) -> Loaded:
     Raises:
         UserError: its family takes no mask head.
     """
-    if loaded.card.has_masks or mask_head == "none":
+    if mask_head == "none":
+        return loaded
+    if loaded.card.has_masks:
+        own = loaded.card.config["mask_head"]
+        if own != mask_head:
+            log.warning(
+                "model.mask_head: the model keeps its own mask head, %s, in place of %s", own, mask_head
+            )
         return loaded
     if "mask_head" not in config_to_tree(FAMILIES[loaded.card.family].config()):
         raise UserError(f"model.mask_head: the family '{loaded.card.family}' takes no mask head; use none")

@@ -122,7 +122,8 @@ def make_training_model(
         saved: the card of the run that is resumed.
 
     Raises:
-        UserError: weights that cannot be read or do not fit, or random ones that would be frozen.
+        UserError: weights that cannot be read or do not fit, or random ones that would be frozen; a cost of masks of a
+            model that has none at points.
     """
     choice = config.model
     if choice.start_from and fresh:
@@ -161,6 +162,11 @@ def make_training_model(
     for report in reports:
         for line in report.lines():
             log.info("%s", line)
+    cost = config.train.cost
+    if (cost.mask or cost.dice) and loaded.card.config.get("mask_head") != "dot-product":
+        raise UserError(
+            "train.cost.mask, train.cost.dice: expected 0, as the model has no dot-product mask head"
+        )
     return loaded, config
 
 
