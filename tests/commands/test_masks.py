@@ -126,6 +126,38 @@ def test_any_family_with_a_setting_takes_a_dot_product_head(dogs: Path, tmp_path
     assert row["train/loss_mask"] > 0 and row["train/loss_mask_0"] > 0 and row["val/AP"] > 0.3
 
 
+@pytest.mark.parametrize(
+    ("variant", "preset"),
+    [
+        ("deformable-detr-r50-two-stage", "finetune"),
+        ("rtdetr-r18", "rtdetr-r18-coco"),
+        ("dfine-n", "dfine-n-coco"),
+        ("deimv2-atto", "deimv2-atto-coco"),
+        ("lwdetr-t", "lwdetr-t-coco"),
+    ],
+)
+def test_recipes_without_masks_take_a_dot_product_head(
+    variant: str, preset: str, dogs: Path, tmp_path: Path
+) -> None:
+    """Masks are one more term of a recipe's losses; they are traced, drawn and exported like those of RF-DETR."""
+    overrides = {**tiny_settings(variant), "mask_head": "dot-product"}
+    if variant == "lwdetr-t":  # the recipe names its layers
+        overrides["backbone"] |= {"layers": 6, "window_layers": (0, 2, 4), "maps": (1, 3, 5)}
+    model = {"variant": variant, "backbone_weights": "none", "overrides": overrides}
+    more = {**QUICK, "data.square": 96, "train.max_steps": 1, "model": model}
+    run = ds.train(preset=preset, data=f"coco:{dogs}", out=tmp_path / "run", overrides=more).folder
+    (row,) = RunFolder(run).rows()
+    layers = overrides["decoder"]["layers"]
+    for layer in ("", *(f"_{n}" for n in range(layers - 1))):
+        assert row[f"train/loss_mask{layer}"] > 0 and row[f"train/loss_dice{layer}"] > 0
+    detector = ds.load(run)
+    image = sorted((dogs / "images").iterdir())[1]
+    found = detector.detect(image, threshold=0.0)
+    assert found.masks is not None and found.masks.shape == (len(found), 128, 128)
+    traced = detector.trace(image).detections(threshold=0.0)
+    assert traced.masks is not None and torch.equal(traced.masks, found.masks)
+
+
 def test_a_model_with_another_mask_head_keeps_it_and_says_so(
     run: Path, dogs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

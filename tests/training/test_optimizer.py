@@ -38,7 +38,9 @@ def test_patterns_give_factors_and_the_first_one_wins() -> None:
 
 
 def test_pattern_without_match_is_refused() -> None:
-    with pytest.raises(UserError, match=r"'head\.\*' fits no trainable parameter"):
+    with pytest.raises(
+        UserError, match=r"'head\.\*' fits no trainable parameter; did you mean 'heads\.\*'\?$"
+    ):
         parameter_groups(TinyDetector(), TrainConfig(lr_factors={"head.*": 0.1}))
 
 
@@ -92,5 +94,12 @@ def test_train_only_freezes_all_other_parameters() -> None:
 
 
 def test_a_pattern_that_fits_no_parameter_is_refused() -> None:
-    with pytest.raises(UserError, match=r"train_only: 'mask_heads\.\*' fits no parameter"):
-        freeze(tiny("detr-r50-panoptic").model, TrainConfig(train_only=("mask_heads.*",)))
+    model = tiny("detr-r50-panoptic").model
+    with pytest.raises(
+        UserError, match=r"train_only: 'mask_heads\.\*' fits no parameter; .*'mask_head\.\*'\?$"
+    ):
+        freeze(model, TrainConfig(train_only=("mask_heads.*",)))
+    with pytest.raises(
+        UserError, match=r"'xyz' fits no parameter; valid: backbone\.\*, decoder\.\*, [a-z_.*, ]+$"
+    ):
+        freeze(model, TrainConfig(train_only=("xyz",)))

@@ -26,6 +26,7 @@ from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.d_fine import LAYOUTS, DistributionConfig
 from detrscope.families.keys.hgnet import hgnet_name
 from detrscope.families.keys.shapes import Shapes
+from detrscope.families.masks import TOKEN_MASK_HEAD_HELP, TokenMaskHeadName, build_mask_head
 from detrscope.families.rt_detr import PRIOR, HybridEncoderConfig
 from detrscope.families.settings import (
     MAX_POINTS,
@@ -87,6 +88,7 @@ class DFineConfig:
         (2, 3, 4), "backbone stages that give feature maps (strides 4, 8, 16, 32)"
     )
     box_layers: BoxLayers = setting(3, "linear layers of the box heads")
+    mask_head: TokenMaskHeadName = setting("none", TOKEN_MASK_HEAD_HELP)
     edges: EdgesConfig = config_section(EdgesConfig)
     backbone: BackboneConfig = config_section(BackboneConfig)
     encoder: AggregationEncoderConfig = config_section(AggregationEncoderConfig)
@@ -130,6 +132,7 @@ def build(config: DFineConfig, classes: int) -> DetectionTransformer:
             config.edges.reach,
         ),
         scoring="sigmoid",
+        mask_head=build_mask_head(config.mask_head, d, c.heads, c.layers),
     )
 
 

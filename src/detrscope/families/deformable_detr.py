@@ -23,6 +23,7 @@ from detrscope.config import config_section, setting, settings
 from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.deformable_detr import HUGGING_FACE, PUBLISHED
 from detrscope.families.keys.shapes import Shapes
+from detrscope.families.masks import TOKEN_MASK_HEAD_HELP, TokenMaskHeadName, build_mask_head
 from detrscope.families.settings import (
     MAX_LEVELS,
     MAX_POINTS,
@@ -68,6 +69,7 @@ class DeformableDetrConfig:
         " proposes and layers refine (two-stage)",
     )
     box_layers: BoxLayers = setting(3, "linear layers of the box heads")
+    mask_head: TokenMaskHeadName = setting("none", TOKEN_MASK_HEAD_HELP)
     backbone: BackboneConfig = config_section(BackboneConfig)
     encoder: SamplingLayersConfig = config_section(SamplingLayersConfig)
     decoder: SamplingLayersConfig = config_section(SamplingLayersConfig)
@@ -108,6 +110,7 @@ def build(config: DeformableDetrConfig, classes: int) -> DetectionTransformer:
         if config.references == "fixed"
         else LayeredHeads(class_heads, box_heads),
         scoring="sigmoid",
+        mask_head=build_mask_head(config.mask_head, d, config.decoder.heads, config.decoder.layers),
     )
 
 

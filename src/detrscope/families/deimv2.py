@@ -43,6 +43,7 @@ from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.deimv2 import LAYOUTS, Deimv2HubConfig
 from detrscope.families.keys.hgnet import hgnet_name
 from detrscope.families.keys.shapes import Shapes
+from detrscope.families.masks import TOKEN_MASK_HEAD_HELP, TokenMaskHeadName, build_mask_head
 from detrscope.families.rt_detr import PRIOR
 from detrscope.families.settings import (
     BackboneConfig,
@@ -74,6 +75,7 @@ class Deimv2Config:
         "tokens", "queries are tokens, or projections of them"
     )
     cross: Literal["gated", "summed"] = setting("gated", "how cross-attention is added to the queries")
+    mask_head: TokenMaskHeadName = setting("none", TOKEN_MASK_HEAD_HELP)
     edges: EdgesConfig = config_section(EdgesConfig)
     backbone: BackboneConfig = config_section(BackboneConfig)
     encoder: AggregationEncoderConfig = config_section(AggregationEncoderConfig)
@@ -130,6 +132,7 @@ def build(config: Deimv2Config, classes: int) -> DetectionTransformer:
             edges.reach,
         ),
         scoring="sigmoid",
+        mask_head=build_mask_head(config.mask_head, d, c.heads, c.layers),
     )
 
 

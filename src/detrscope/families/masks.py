@@ -9,7 +9,7 @@ from detrscope.blocks.masks import ConvMaskHead, DotProductMaskHead, MaskHead
 
 MaskHeadName = Literal["none", "convolutional", "dot-product"]
 TokenMaskHeadName = Literal["none", "dot-product"]
-"""Mask heads of families whose backbone has no maps at strides 4 and 8."""
+"""Mask heads of families whose finest map is the mask head's only map."""
 DOT_PRODUCT_HELP = "dot-product (RF-DETR's: products of queries and pixels)"
 MASK_HEAD_HELP = (
     f"mask head: none, convolutional (DETR's: attention maps refined by convolutions), or {DOT_PRODUCT_HELP}"

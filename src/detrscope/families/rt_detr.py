@@ -25,6 +25,7 @@ from detrscope.core.preprocessing import Preprocessing
 from detrscope.families.family import Family, OnHub, Variant
 from detrscope.families.keys.rt_detr import LAYOUTS, RTDetrHubConfig
 from detrscope.families.keys.shapes import Shapes
+from detrscope.families.masks import TOKEN_MASK_HEAD_HELP, TokenMaskHeadName, build_mask_head
 from detrscope.families.settings import (
     MAX_POINTS,
     BackboneConfig,
@@ -79,6 +80,7 @@ class RTDetrConfig:
         (2, 3, 4), "backbone stages that give feature maps (strides 4, 8, 16, 32)"
     )
     box_layers: BoxLayers = setting(3, "linear layers of the box heads")
+    mask_head: TokenMaskHeadName = setting("none", TOKEN_MASK_HEAD_HELP)
     backbone: BackboneConfig = config_section(BackboneConfig)
     encoder: HybridEncoderConfig = config_section(HybridEncoderConfig)
     decoder: SamplingDecoderConfig = config_section(SamplingDecoderConfig)
@@ -114,6 +116,7 @@ def build(config: RTDetrConfig, classes: int) -> DetectionTransformer:
             [prior_head(d, classes, PRIOR) for _ in range(c.layers)], [box_head() for _ in range(c.layers)]
         ),
         scoring="sigmoid",
+        mask_head=build_mask_head(config.mask_head, d, c.heads, c.layers),
     )
 
 

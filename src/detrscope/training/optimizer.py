@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -45,9 +46,7 @@ def freeze(model: nn.Module, config: TrainConfig) -> None:
     patterns, names = config.train_only, [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(
-                f"train.train_only: '{pattern}' fits no parameter; {suggest_nearest(pattern, names)}"
-            )
+            raise UserError(f"train.train_only: '{pattern}' fits no parameter; {_nearest(pattern, names)}")
     for name, parameter in model.named_parameters():
         chosen = not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
         if not chosen or (config.lr_backbone == 0 and name.startswith("backbone.")):
@@ -59,6 +58,13 @@ def keep_frozen_norms(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
             module.eval()
+
+
+def _nearest(pattern: str, names: Iterable[str]) -> str:
+    """Return the nearest pattern of a module as a hint, or those of the outermost modules: a model has hundreds."""
+    modules = {f"{name[:dot]}.*" for name in names for dot, letter in enumerate(name) if letter == "."}
+    near = difflib.get_close_matches(pattern, sorted(modules), n=1)
+    return suggest_nearest(pattern, near or {module for module in modules if module.count(".") == 1})
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
@@ -89,7 +95,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[ParameterGro
     for pattern in config.lr_factors:
         if not any(fnmatchcase(name, pattern) for name in trainable):
             raise UserError(
-                f"train.lr_factors: '{pattern}' fits no trainable parameter; {suggest_nearest(pattern, trainable)}"
+                f"train.lr_factors: '{pattern}' fits no trainable parameter; {_nearest(pattern, trainable)}"
             )
     order = list(rates)
     groups = []
