@@ -17,10 +17,13 @@ from PIL import Image
 from playwright.sync_api import Page
 
 import detrscope as ds
+from detrscope.checkpoints.load import load_model
+from detrscope.checkpoints.mask_head import load_with_mask_head
 from detrscope.checkpoints.native import save_checkpoint
 from detrscope.core.edit_text import parse_edit
 from detrscope.core.edits import Gain, KeyBias
 from detrscope.core.errors import UserError, WorkFailed
+from detrscope.core.mask_pixels import masks_of_queries
 from detrscope.core.preprocessing import Preprocessing
 from detrscope.data.drawn_dogs import write_drawn
 from detrscope.explorer import runtime
@@ -66,9 +69,20 @@ def runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(dog: Path, runtime_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped model with a mask head of random weights."""
+    loaded = load_with_mask_head(load_model("sprint-dense-n"), "dot-product")
+    path = tmp_path_factory.mktemp("model") / "masks.safetensors"
+    save_checkpoint(path, loaded.model, loaded.card)
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(
+    dog: Path, checkpoint: Path, runtime_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     site = tmp_path_factory.mktemp("published") / "site"
-    page = ds.publish("sprint-dense-n", site, samples=[dog], runtime=runtime_folder)
+    page = ds.publish(checkpoint, site, samples=[dog], runtime=runtime_folder)
     assert page == site / "index.html"
     with hosted(site) as url:
         yield url
@@ -105,8 +119,8 @@ def published(opened: Opened, address: str) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def detector() -> Detector:
-    return ds.load("sprint-dense-n", device="cpu")
+def detector(checkpoint: Path) -> Detector:
+    return ds.load(checkpoint, device="cpu")
 
 
 def compare(page: Page, trace: Trace) -> None:
@@ -153,6 +167,19 @@ def test_another_picture_is_opened_in_the_browser(
     published.set_input_files("#file", tmp_path / "no.png")
     until(published, "document.getElementById('open-note').textContent.length > 0")
     assert "not a picture" in published.inner_text("#open-note")
+
+
+def test_masks_in_the_browser_are_pytorchs(published: Page, detector: Detector, dog: Path) -> None:
+    masks = detector.trace(dog).masks
+    assert masks is not None and published.is_visible("#masks-row")
+    height, width = published.evaluate("detrscope.app.payload.header.maskSize")
+    assert (height, width) == (160, 160)
+    expected = masks_of_queries(masks, range(masks.logits.shape[1]), height, width).numpy()
+    assert 0.05 < expected.mean() < 0.95, "the comparison could not fail"
+    for query, mask in enumerate(expected):
+        found = published.evaluate(f"Array.from(detrscope.maskOf(detrscope.app.payload, {query}))")
+        same = np.array(found, bool).reshape(height, width) == mask
+        assert same.mean() > 0.999, "only where a logit is 0 to rounding"
 
 
 @pytest.mark.parametrize(

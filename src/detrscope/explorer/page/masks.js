@@ -6,7 +6,7 @@ const INSIDE = 50, STRONG_INSIDE = 85, EDGE = 140; // opacity, of 255: attention
 
 /** Whether a payload has masks. @param {Payload} payload */
 function hasMasks(payload) {
-  return Boolean(payload.header.maskSize) && payload.has("masks");
+  return Boolean(payload.header.maskSize) && (payload.has("masks") || payload.has("mask_logits"));
 }
 
 /** @type {WeakMap<Payload, Map<string, OffscreenCanvas | null>>} */
@@ -18,9 +18,35 @@ const maskImages = new WeakMap();
  */
 function maskOf(payload, query) {
   const [height, width] = payload.header.maskSize ?? [0, 0], each = Math.ceil((height * width) / 8);
+  if (payload.has("mask_logits")) return enlarged(payload, query, height, width);
   const bits = payload.integers("masks"), mask = new Uint8Array(height * width);
   for (let i = 0; i < mask.length; i++) mask[i] = (bits[query * each + (i >> 3)] >> (7 - (i & 7))) & 1;
   return mask;
+}
+
+/**
+ * The mask of a query from its coarse logits, enlarged bilinearly, for a model that runs in this browser: 0 or 1.
+ * @param {Payload} payload @param {number} query @param {number} height @param {number} width @returns {Uint8Array}
+ */
+function enlarged(payload, query, height, width) {
+  const [, h, w] = payload.shape("mask_logits"), logits = payload.floats("mask_logits"), first = query * h * w, mask = new Uint8Array(height * width);
+  const columns = weights(width, w);
+  weights(height, h).forEach(([top, bottom, down], y) => {
+    const upper = first + top * w, lower = first + bottom * w;
+    columns.forEach(([left, right, across], x) => {
+      const above = logits[upper + left] * (1 - across) + logits[upper + right] * across, below = logits[lower + left] * (1 - across) + logits[lower + right] * across;
+      mask[y * width + x] = above * (1 - down) + below * down > 0 ? 1 : 0;
+    });
+  });
+  return mask;
+}
+
+/** For each of `size` pixels its two neighbours among `coarse` ones and the share of the second. @param {number} size @param {number} coarse @returns {[number, number, number][]} */
+function weights(size, coarse) {
+  return Array.from({ length: size }, (_, i) => {
+    const at = Math.max(0, ((i + 0.5) * coarse) / size - 0.5), low = Math.min(Math.floor(at), coarse - 1);
+    return [low, Math.min(low + 1, coarse - 1), at - low];
+  });
 }
 
 /**

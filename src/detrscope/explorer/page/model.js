@@ -14,6 +14,7 @@ import { normalised, resized, sizeFor } from "./resize.js";
 
 const TOP_CLASSES = 5;
 const MOST_PIXELS = 50_000_000;
+const MASK_SIDE = 256; // pixels of the longest side of a mask on the page
 
 /** A model that runs in this browser. */
 class BrowserSource {
@@ -119,10 +120,13 @@ class BrowserSource {
       return /** @type {import("./payload.js").SiteInfo} */ ({ name: site, kind: "dense", heads, queries: query.shape[1] - spec.extra, keys: key.shape[1] - spec.extra, scale: spec.scale ?? 1, pointLevels: [], extra: spec.extra, ...(spec.windows ? { windows: spec.windows } : {}),
         ...(spec.own_maps ? { levels: pairs(Array.from(outputs[`${site}.levels`].data, Number)) } : {}) });
     });
+    const masks = outputs.masks, scale = Math.min(1, MASK_SIDE / Math.max(picture.height, picture.width));
+    if (masks) arrays.mask_logits = { shape: Array.from(masks.dims).slice(1), values: Float32Array.from(masks.data) };
     return Payload.of({
       format: 1, by: "", model: published.variant, source: picture.name, scoring: published.scoring, top: published.top, classes: published.classes,
       width: picture.width, height: picture.height, crop: [0, 0, picture.width, picture.height], content: picture.content, padded: picture.content,
       levels, layers, queries, sites, modelSites: published.sites.map(({ site }) => site), leftOut: [], edits, numbers: null, tracks: null, notes: {}, imageType: picture.blob.type || "image/png",
+      maskSize: masks ? [picture.height, picture.width].map((side) => Math.max(1, Math.round(side * scale))) : null,
     }, arrays);
   }
 }
