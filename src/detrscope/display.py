@@ -59,7 +59,7 @@ class ImageReference:
         return ImageReference, (self._kept, self._read)  # elsewhere nobody holds what is in memory
 
     def read(self) -> Tensor:
-        """Return the image.
+        """Return the image, uint8 [3, H, W].
 
         Raises:
             UserError: it is gone, or cannot be read any more.

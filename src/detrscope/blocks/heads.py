@@ -160,7 +160,7 @@ class DistributionHeads(nn.Module):
     reach: Tensor
 
     def refine(self, layer: int, content: Tensor, before: EdgeEstimate | Tensor) -> EdgeEstimate:
-        """Return the boxes after a layer; no gradient flows from them into the next layer's references."""
+        """Return the boxes after a layer, from states [B, Q, D]; the next layer's references get no gradient."""
         box_head = self.box_heads[min(layer, len(self.box_heads) - 1)]
         if isinstance(before, Tensor):
             start = add_box_offsets(before, apply_layer_in_float32(self.start_head, content))

@@ -33,7 +33,7 @@ class Dropout(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape."""
+        """[...] -> [...], the same shape."""
         return dropout(x, self.probability) if self.training else x
 
 
@@ -154,22 +154,22 @@ class Residual(nn.Module, ABC):
 
     @abstractmethod
     def enter(self, x: Tensor) -> Tensor:
-        """Return the input of the sublayer."""
+        """Return the input of the sublayer, [B, Q, D], from the residual stream `x` [B, Q, D]."""
 
     @abstractmethod
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
-        """Add the output of the sublayer to the residual stream."""
+        """Return the residual stream `x` [B, Q, D] with the output of the sublayer, `update` [B, Q, D], added."""
 
 
 class PostNorm(Residual):
     """Residual with the norm after the sum, as in the original transformer and DETR."""
 
     def enter(self, x: Tensor) -> Tensor:
-        """Return `x` itself."""
+        """Return `x` [B, Q, D] itself."""
         return x
 
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
-        """Add and normalise."""
+        """Add and normalise: twice [B, Q, D] -> [B, Q, D]."""
         return cast(Tensor, self.norm(x + self.dropout(update)))
 
 
@@ -177,11 +177,11 @@ class PreNorm(Residual):
     """Residual with the norm before the sublayer: the residual stream itself is never normalised."""
 
     def enter(self, x: Tensor) -> Tensor:
-        """Normalise."""
+        """Normalise: [B, Q, D] -> [B, Q, D]."""
         return cast(Tensor, self.norm(x))
 
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
-        """Add."""
+        """Add: twice [B, Q, D] -> [B, Q, D]."""
         return cast(Tensor, x + self.dropout(update))
 
 
@@ -195,7 +195,7 @@ class GatedNorm(PostNorm):
         nn.init.zeros_(self.gate.bias)
 
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
-        """Weight, add and normalise."""
+        """Weight, add and normalise: twice [B, Q, D] -> [B, Q, D]."""
         update = self.dropout(update)
         first, second = self.gate(torch.cat([x, update], dim=-1)).sigmoid().chunk(2, dim=-1)  # [B, Q, D] each
         return cast(Tensor, self.norm(first * x + second * update))
@@ -219,7 +219,7 @@ class ScaledPreNorm(PreNorm):
         self.skip = skip
 
     def leave(self, x: Tensor, update: Tensor) -> Tensor:
-        """Scale and add."""
+        """Scale and add: twice [B, Q, D] -> [B, Q, D]."""
         return x + cast(Tensor, stochastic_depth(update * self.factor, self.skip, "row", self.training))
 
 

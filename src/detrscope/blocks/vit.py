@@ -100,7 +100,7 @@ class DinoBackbone(ViTBackbone):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def place(self, x: Tensor) -> Tensor:
-        """Add positions, interpolated as Pillow resizes: bicubic, and smoothed where there are fewer of them."""
+        """Add positions to a map [B, D, H, W], interpolated as Pillow does: bicubic, smoothed where fewer."""
         grid = self.position.shape[1]
         rows, columns = (bicubic_matrix(size, grid, self.position) for size in x.shape[-2:])
         # Products of matrices: OpenVINO multiplies none with stacks of them.

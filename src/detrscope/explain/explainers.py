@@ -54,17 +54,17 @@ Explainer = Callable[[ExplainInput], Tensor]  # -> [S], the weight of every toke
 
 
 def explain_by_last_attention(case: ExplainInput) -> Tensor:
-    """Cross-attention of the last decoder layer, mean over heads."""
+    """Cross-attention of the last decoder layer, mean over heads: [S]."""
     return _tokens(map_of_cross_attention(case.trace, case.detected.query))
 
 
 def explain_by_max_attention(case: ExplainInput) -> Tensor:
-    """Cross-attention of the last decoder layer, maximum over heads."""
+    """Cross-attention of the last decoder layer, maximum over heads: [S]."""
     return _tokens(map_of_cross_attention(case.trace, case.detected.query, merge="max"))
 
 
 def explain_by_mean_attention(case: ExplainInput) -> Tensor:
-    """Cross-attention, mean over heads and decoder layers."""
+    """Cross-attention, mean over heads and decoder layers: [S]."""
     layers = range(case.trace.layers("decoder.cross"))
     return torch.stack(
         [_tokens(map_of_cross_attention(case.trace, case.detected.query, n)) for n in layers]
@@ -72,29 +72,29 @@ def explain_by_mean_attention(case: ExplainInput) -> Tensor:
 
 
 def explain_by_rollout(case: ExplainInput) -> Tensor:
-    """Attention rollout through decoder and encoder."""
+    """Attention rollout through decoder and encoder: [S]."""
     return _tokens(rollout(case.trace, query=case.detected.query))
 
 
 def explain_by_relevance(case: ExplainInput) -> Tensor:
-    """Gradient-weighted relevance through decoder and encoder."""
+    """Gradient-weighted relevance through decoder and encoder: [S]."""
     return _tokens(relevance(case.trace, case.detected.query))
 
 
 def explain_by_gradient_weighted_attention(case: ExplainInput) -> Tensor:
-    """Gradient-weighted cross-attention, mean over decoder layers."""
+    """Gradient-weighted cross-attention, mean over decoder layers: [S]."""
     layers = range(case.trace.layers("decoder.cross"))
     maps = [_tokens(gradient_attention(case.trace, case.detected.query, n)) for n in layers]
     return torch.stack(maps).mean(0)
 
 
 def explain_by_input_gradient(case: ExplainInput) -> Tensor:
-    """Absolute gradient of the class's logit, maximum over colours, mean over the pixels of each token's cell."""
+    """Absolute gradient of the class's logit, maximum over colours, mean over each token's cell: [S]."""
     return cell_means(case, _gradient(case).image.abs().amax(0))
 
 
 def explain_by_gradient_times_input(case: ExplainInput) -> Tensor:
-    """Gradient of the class's logit times the normalised image: absolute sum over colours, mean over each cell."""
+    """Gradient of the class's logit times the normalised image: absolute sum over colours, mean over cells: [S]."""
     return cell_means(case, (_gradient(case).image * case.normalised).sum(0).abs())
 
 
@@ -109,12 +109,12 @@ def explain_by_odam(case: ExplainInput) -> Tensor:
 
 
 def explain_by_masks(case: ExplainInput) -> Tensor:
-    """D-RISE (arXiv:2006.03204): the share of the detection that is left where each token's cell is shown."""
+    """D-RISE (arXiv:2006.03204): [S], the share of the detection left where a token's cell is shown."""
     return cell_means(case, case.masked.map_of(case.index))
 
 
 def explain_by_box_centre(case: ExplainInput) -> Tensor:
-    """Baseline that ignores the model: nearness to the centre of the predicted box, in box sizes."""
+    """Baseline that ignores the model: [S], nearness to the centre of the box, in box sizes."""
     g = case.trace.geometry
     box = g.boxes_xyxy(case.detected.box_cxcywh)
     centre, size = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).clamp(min=1)

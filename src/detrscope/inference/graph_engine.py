@@ -53,7 +53,7 @@ class GraphEngine(ABC):
         """
 
     def predict(self, images: Tensor, padding: Tensor | None = None, probe: Probe | None = None) -> Outputs:
-        """Return the predictions of a normalised batch, and record the requested sites; see `Engine.predict`.
+        """Return the predictions of images [B, 3, H, W], and record the requested sites; see `Engine.predict`.
 
         Graphs take no padding: padded images run one by one, each without its padding.
         """

@@ -62,7 +62,7 @@ class TorchEngine:
         return cls(model)
 
     def predict(self, images: Tensor, padding: Tensor | None = None, probe: Probe | None = None) -> Outputs:
-        """Return the predictions of a normalised batch, and record the requested sites; see `Engine.predict`."""
+        """Return the predictions of images [B, 3, H, W], and record the requested sites; see `Engine.predict`."""
         batch = Batch(self._to_model(images), None if padding is None else padding.to(self.device))
         if probe is None:
             with torch.inference_mode():

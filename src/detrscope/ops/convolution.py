@@ -110,7 +110,7 @@ class PackedConv2d(nn.Conv2d):
     packed: tuple[tuple[object, ...], Tensor] | None = None
 
     def packed_for(self, x: Tensor) -> Tensor:
-        """Return the weight for maps of this size; any layout gives the same numbers."""
+        """Return the weight for maps `x` [B, C, H, W] of this size; any layout gives the same numbers."""
         if x.shape[-2] * x.shape[-1] > SMALL_MAP:
             return self.weight
         version = (

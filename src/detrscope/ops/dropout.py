@@ -14,7 +14,7 @@ PER_DRAW = 4  # 16-bit numbers in one draw of 64 bits
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
-    """Zero each element with a probability and scale the others up, so that the mean stays.
+    """Zero each element of [...] with a probability and scale the others up, so that the mean stays.
 
     On a CPU the mask consists of 16-bit numbers from SFC64, seeded by one draw from torch's generator: the probability
     is exact to 1/65,536, and restoring torch's generator restores the masks.

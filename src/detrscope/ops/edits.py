@@ -204,7 +204,7 @@ def edit_has_query_keys(site: str) -> bool:
 
 
 def pad_factor(factor: Tensor, extra: int, value: float) -> Tensor:
-    """Append a neutral value for extra tokens to the last two axes of a factor, where they do not stand for all."""
+    """Append `extra` neutral values to the last two axes of a factor [..., Q, S], where they do not stand for all."""
     if extra == 0:
         return factor
     rows, columns = (extra * (size > 1) for size in factor.shape[-2:])

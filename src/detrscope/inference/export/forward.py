@@ -53,7 +53,7 @@ class PlainForward(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the predictions by name."""
+        """Return the predictions by name, of images [B, 3, H, W]; see the class for their shapes."""
         outputs: Outputs = self.model(Batch(images))
         return _predictions(outputs)
 

@@ -30,7 +30,7 @@ Kind = Literal["forward", "backward"]
 def forward(
     value: Tensor, points: Tensor, weights: Tensor, sizes: Sequence[int], point_levels: Sequence[int]
 ) -> Tensor:
-    """Sample as `deformable_reference.forward` does; values are float32, bfloat16 or float64."""
+    """Sample [B, S, h, d] as `deformable_reference.forward` does; values are float32, bfloat16 or float64."""
     if _too_large(value):
         return deformable_reference.forward(value, points, weights, sizes, point_levels)
     out = value.new_empty(value.shape[0], points.shape[1], value.shape[2] * value.shape[3])

@@ -30,7 +30,7 @@ def jit(function: Callable[..., None]) -> Any:
 def forward(
     value: Tensor, points: Tensor, weights: Tensor, sizes: Sequence[int], point_levels: Sequence[int]
 ) -> Tensor:
-    """Sample as `deformable_reference.forward` does; values are float32, bfloat16 or float16."""
+    """Sample [B, S, h, d] as `deformable_reference.forward` does; values are float32, bfloat16 or float16."""
     value, points, weights = value.contiguous(), points.contiguous(), weights.contiguous()
     out = value.new_empty(value.shape[0], points.shape[1], value.shape[2] * value.shape[3])
     maps = _maps(tuple(sizes), tuple(point_levels), value.device)
