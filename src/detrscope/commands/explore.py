@@ -27,7 +27,7 @@ from detrscope.training.run_folder import SNAPSHOTS, RunFolder
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from detrscope.explorer.requests import Asked, Tracer
+    from detrscope.explorer.requests import Tracer, TraceRequest
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_PIXELS = 50_000_000  # of an uploaded picture
@@ -176,10 +176,10 @@ def make_tracer(contents: dict[str, TraceInput], detector: Detector | None) -> T
         detector: the model; None where there is none.
     """
 
-    def trace(asked: Asked) -> TraceData:
-        content = _content(contents, asked.picture)
+    def trace(request: TraceRequest) -> TraceData:
+        content = _content(contents, request.picture)
         stored = _stored(content)
-        if stored is not None and not (asked.edits or asked.swaps):
+        if stored is not None and not (request.edits or request.swaps):
             return stored
         if detector is None:
             raise UserError(
@@ -187,10 +187,10 @@ def make_tracer(contents: dict[str, TraceInput], detector: Detector | None) -> T
                 if stored is None
                 else "edits: no model is loaded, so that nothing can be run"
             )
-        image, edits = _image(content), [*asked.edits]
-        for site, part in asked.swaps:
-            assert asked.other is not None
-            other = detector.trace(_image(_content(contents, asked.other)), values=True)
+        image, edits = _image(content), [*request.edits]
+        for site, part in request.swaps:
+            assert request.other is not None
+            other = detector.trace(_image(_content(contents, request.other)), values=True)
             edits += swaps_from(other, site, part, name="the other picture")
         return detector.trace(image, edits=edits)
 

@@ -29,7 +29,7 @@ _BATCH = 32
 
 
 class MaskedImages:
-    """D-RISE maps of the detections of one image; the model runs when the first of them is asked for.
+    """D-RISE maps of the detections of one image; the model runs when the first of them is needed.
 
     Args:
         detector: runs the masked images.

@@ -26,8 +26,8 @@ SWAP = re.compile(r"swap\s+(\S+)(?:\s+(\S+))?")  # site, and part of its attenti
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a request asks for.
+class TraceRequest:
+    """A request for a trace.
 
     Attributes:
         picture: picture to trace.
@@ -42,7 +42,7 @@ class Asked:
     other: Picture | None = None
 
 
-Tracer = Callable[[Asked], TraceData]
+Tracer = Callable[[TraceRequest], TraceData]
 
 
 class ShownRun(Protocol):
@@ -77,7 +77,7 @@ class Offer:
     runs: tuple[ShownRun, ...] = ()
 
 
-async def read_form(request: Request, offer: Offer) -> Asked:
+async def read_form(request: Request, offer: Offer) -> TraceRequest:
     """Return what a request asks for.
 
     Raises:
@@ -99,7 +99,9 @@ async def read_form(request: Request, offer: Offer) -> Asked:
             other = await _picture_in(form, offer, "other_name", "other_file")
             if swaps and other is None:
                 raise HTTPException(422, "swap: expected the other picture, a name or a file")
-            return Asked(picture, _edits_of(edits), tuple((match[1], match[2]) for match in swaps), other)
+            return TraceRequest(
+                picture, _edits_of(edits), tuple((match[1], match[2]) for match in swaps), other
+            )
     except (MultiPartException, UnicodeDecodeError) as error:
         raise HTTPException(422, f"the form cannot be read ({error})") from None
 

@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from detrscope.core.errors import in_one_line
 from detrscope.explorer.bundle import page_html
 from detrscope.explorer.payload import trace_payload
-from detrscope.explorer.requests import Asked, Offer, Tracer, read_form
+from detrscope.explorer.requests import Offer, Tracer, TraceRequest, read_form
 
 log = logging.getLogger("detrscope.explorer")
 T = TypeVar("T")
@@ -122,11 +122,11 @@ def create_app(offer: Offer, *, hosts: Sequence[str], token: str = "", open_toke
     @app.post("/api/trace")
     async def trace(request: Request) -> Response:
         check_token(request)
-        asked = await read_form(request, offer)
+        form = await read_form(request, offer)
         async with turns.turn():
             if await request.is_disconnected():  # cancelled while it waited
                 raise HTTPException(CANCELLED, "cancelled")
-            data = await _answer(lambda: _traced(offer.tracer, asked))
+            data = await _answer(lambda: _traced(offer.tracer, form))
         return Response(data, media_type="application/octet-stream")
 
     return app
@@ -141,14 +141,14 @@ async def _answer(work: Callable[[], T]) -> T:
     try:
         return await run_in_threadpool(work)
     except Exception as error:
-        told = in_one_line(error)
-        if told is None:
+        message = in_one_line(error)
+        if message is None:
             raise
-        raise HTTPException(422, told[0]) from None
+        raise HTTPException(422, message[0]) from None
 
 
-def _traced(tracer: Tracer, asked: Asked) -> bytes:
-    return trace_payload(tracer(asked), max_bytes=LIVE_BYTES).to_bytes()
+def _traced(tracer: Tracer, request: TraceRequest) -> bytes:
+    return trace_payload(tracer(request), max_bytes=LIVE_BYTES).to_bytes()
 
 
 def _refusal(request: Request, hosts: Sequence[str]) -> str | None:

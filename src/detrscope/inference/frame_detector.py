@@ -32,8 +32,8 @@ class DetectedFrame:
     Attributes:
         frame: the frame.
         detections: detections above the threshold.
-        weaker: those below it that a tracker may use, where asked for.
-        trace: cross-attention of the last decoder layer, where asked for.
+        weaker: those below it that a tracker may use, where wanted.
+        trace: cross-attention of the last decoder layer, where wanted.
     """
 
     frame: MediaFrame
