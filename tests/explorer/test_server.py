@@ -115,6 +115,7 @@ def test_pictures_are_bounded(
     buffer = io.BytesIO()
     Image.new("1", (3000, 3000)).save(buffer, "PNG")
     monkeypatch.setattr(command, "MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded before its size was known"))
     answer = asked(client, explorer, file=("bomb.png", buffer.getvalue()))
     assert answer.status_code == 422 and "3000 x 3000 pixels" in answer.json()["detail"]
     too_long = {"X-Detrscope-Token": explorer.app.state.token, "Content-Length": str(3 * MAX_UPLOAD)}

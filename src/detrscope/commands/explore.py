@@ -12,9 +12,11 @@ from detrscope.checkpoints.load import RUN_CHECKPOINTS
 from detrscope.commands.domain_warning import SHIPPED
 from detrscope.commands.edits import swaps_from
 from detrscope.commands.trace_provider import TraceInput, expand_trace_inputs, is_trace_input
+from detrscope.core.download import is_url
 from detrscope.core.errors import UserError
 from detrscope.core.trace_data import TraceData
-from detrscope.data.image_reader import ImageSource, read_upright
+from detrscope.data.image_header import read_size
+from detrscope.data.image_reader import ImageSource
 from detrscope.explorer.payload import Payload
 from detrscope.explorer.run_page import RunPage
 from detrscope.inference.detector import Detector
@@ -220,11 +222,12 @@ def _image(content: TraceInput) -> ImageSource:
             raise UserError("edits: the trace has no original picture, so that nothing can be run")
         return stored.original
     assert not isinstance(content, Trace)
-    image, _ = read_upright(content)
-    if image.shape[1] * image.shape[2] > MAX_PIXELS:
-        raise UserError(
-            f"picture of {image.shape[2]} x {image.shape[1]} pixels: expected at most {MAX_PIXELS:,}"
-        )
+    if isinstance(content, bytes | str | Path) and not is_url(content):
+        size = read_size(content)  # before hundreds of megabytes are decoded
+        if size.width * size.height > MAX_PIXELS:
+            raise UserError(
+                f"picture of {size.width} x {size.height} pixels: expected at most {MAX_PIXELS:,}"
+            )
     return content
 
 
