@@ -42,6 +42,8 @@ def test_worked_changes_apply_and_pass_their_tests(tmp_path: Path) -> None:
         "pytest",
         "-p",
         "no:cacheprovider",
+        "-n",
+        "0",
         "-k",
         "pyramid or peaks or centres or compiled",
     ]
