@@ -48,7 +48,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
     assert (size.width, size.height) == (48, 32)
     assert size.orientation == orientation
     assert size.raw == ((32, 48) if orientation >= 5 else (48, 32))
-    assert torch.equal(read_image(path.read_bytes()), found)
+    assert torch.equal(read_image(path.read_bytes()), found) and read_size(path.read_bytes()) == size
     with Image.open(path) as image:
         before = image.size
         assert torch.equal(read_image(image), found)
@@ -183,6 +183,12 @@ def test_damaged_files_are_named(tmp_path: Path, shared_data: Path) -> None:
             read_image(path)
         with pytest.raises(UserError, match=message):
             read_size(path)
+    for content, message in (
+        (b"", "image in 0 bytes: the file is empty"),
+        (b"hello", "image in 5 bytes: not an image"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_size(content)
     with pytest.raises(UserError, match=r"broken\.png"):
         read_image(broken)
     with pytest.raises(UserError, match=r"a folder; expected an image file"):
