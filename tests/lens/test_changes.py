@@ -68,3 +68,32 @@ def test_nothing_before_or_after(base: TraceData) -> None:
     assert summarise_changes(detection_changes(nothing, nothing, 0.5)) == "nothing detected before or after"
     appeared = only(detection_changes(nothing, trace_with(base, (BOXES[0], 0, 0.9)), 0.5))
     assert appeared.kind == "appeared" and appeared.below == pytest.approx(0.1)
+
+
+def test_of_boxes_at_one_place_those_of_one_class_are_a_pair(base: TraceData) -> None:
+    before = trace_with(base, (BOXES[0], 0, 0.9), (BOXES[0], 1, 0.8))
+    after = trace_with(base, (BOXES[0], 1, 0.8), (BOXES[0], 0, 0.9))
+    changes = detection_changes(before, after, 0.5)
+    assert [change.kind for change in changes] == ["same", "same"]
+    assert summarise_changes(changes) == "2 as before"
+    for change in changes:
+        assert change.before is not None and change.after is not None
+        assert change.before.name == change.after.name and change.iou == pytest.approx(1)
+
+
+def test_of_one_kind_the_greatest_change_of_score_is_first(base: TraceData) -> None:
+    before = trace_with(base, (BOXES[0], 0, 0.9), (BOXES[1], 0, 0.9), (BOXES[2], 0, 0.9))
+    after = trace_with(base, (BOXES[0], 0, 0.8), (BOXES[1], 0, 0.6), (BOXES[2], 0, 0.7))
+    changes = detection_changes(before, after, 0.5)
+    assert [change.score_change for change in changes] == pytest.approx([-0.3, -0.2, -0.1], abs=1e-5)
+    assert summarise_changes(changes) == "3 changed score"
+
+
+def test_a_missing_side_has_the_best_score_of_the_same_class_there(base: TraceData) -> None:
+    """Not that of another class, nor of a box elsewhere."""
+    before = trace_with(base, (BOXES[0], 1, 0.9))
+    after = trace_with(base, (BOXES[0], 1, 0.2), (BOXES[0], 0, 0.4), (BOXES[1], 1, 0.45))
+    gone = only(detection_changes(before, after, 0.5))
+    assert gone.kind == "vanished" and gone.iou == 0 and gone.below == pytest.approx(0.2)
+    assert gone.before is not None
+    assert gone.before.box_xyxy == pytest.approx((10, 10, 30, 30), abs=1e-4)

@@ -32,6 +32,8 @@ def test_greatest_weights_come_first() -> None:
     weights = torch.tensor([0.1, 0.5, 0.5, 0.0, 0.9])
     first = deletion_order_mask(weights, torch.tensor([0, 1, 2, 3, 5]))
     assert [row.nonzero()[:, 0].tolist() for row in first] == [[], [4], [1, 4], [1, 2, 4], [0, 1, 2, 3, 4]]
+    ties = torch.zeros(64)
+    assert [*deletion_order_mask(ties, torch.tensor([40]))[0].nonzero()[:, 0]] == [*range(40)], "in order"
     torch.testing.assert_close(curve_fractions(4), torch.tensor([0, 0.25, 0.5, 0.75, 1]))
 
 
@@ -40,6 +42,7 @@ def test_any_query_may_hold_the_detection(scoring: str) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 5, 4, generator=generator)
     boxes = torch.rand(2, 3, 5, 4, generator=generator) * 0.4 + 0.3
+    logits, boxes = (torch.cat([part, part.flip(0)[:1]]) for part in (logits, boxes))  # three layers
     detected = Detected(2, 1, boxes[-1, 0, 2])
     found = curve_detection_score(Outputs(logits, boxes), detected, scoring)  # type: ignore[arg-type]
     for image in range(3):
@@ -89,3 +92,8 @@ def test_summaries_average_orders_within_a_detection_first() -> None:
         [curve("map", "insertion", 0, 0, 1, 1), curve("random", "insertion", 0, 0, 0.2, 1)]
     )
     assert inserted[0].better == 1
+    assert {(s.where, s.what) for s in inserted} == {("keys", "insertion")}
+    worse = summarise_curves(
+        [curve("map", "insertion", 0, 0, 0.1, 1), curve("random", "insertion", 0, 0, 0.2, 1)]
+    )
+    assert worse[0].better == 0

@@ -52,7 +52,7 @@ def test_summaries_average_random_maps_per_detection_first() -> None:
     maps = [("a", 0, top), ("a", 1, bottom), ("b", 0, top), ("b", 0, bottom), ("b", 1, top), ("b", 1, top)]
     a, b = summarise_pointing([play_pointing_games(m, mask, 0, name, n) for name, n, m in maps])
     assert (a.method, a.detections, a.hits, a.inside, a.energy) == ("a", 2, 0.5, 0.5, 0.5)
-    assert a.hits_error == pytest.approx(0.5) and a.area == 0.5
+    assert a.hits_error == pytest.approx(0.5) and a.inside_error == pytest.approx(0.5) and a.area == 0.5
     assert (b.detections, b.hits, b.energy_error) == (2, 0.75, pytest.approx(0.25))
     (single,) = summarise_pointing([play_pointing_games(top, mask, 0, "one", 0)])
     assert single.hits == 1 and math.isnan(single.hits_error)

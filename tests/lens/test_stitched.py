@@ -64,3 +64,19 @@ def test_a_smaller_result_has_the_same_attention_per_pixel() -> None:
 def test_without_detections_nothing_is_attended() -> None:
     stitched = stitch_attention(traces_of(Tiling(((60, 50),))), Selection(SITE), 1.0, (6, 10))
     assert stitched.shape == (6, 10) and not stitched.any()
+
+
+def test_rows_of_tiles_in_a_smaller_result() -> None:
+    traces = traces_of(Tiling(((30, 100),), overlap=0, whole=False))
+    assert [trace.geometry.crop_xyxy for trace in traces] == [(0, 0, 100, 30), (0, 30, 100, 60)]
+    full = stitch_attention(traces, Selection(SITE), 0.0, (HEIGHT, WIDTH), smooth=False)
+    half = stitch_attention(traces, Selection(SITE), 0.0, (HEIGHT // 2, WIDTH // 2), smooth=False)
+    torch.testing.assert_close(half, full.view(30, 2, 50, 2).mean((1, 3)), rtol=1e-3, atol=1e-7)
+
+
+def test_a_tile_of_less_than_a_pixel_has_one() -> None:
+    traces = traces_of(Tiling(((60, 50),), overlap=0, whole=False))
+    stitched = stitch_attention(traces, Selection(SITE), 0.0, (1, 1))
+    assert stitched.shape == (1, 1) and stitched.isfinite().all()
+    alone = stitch_attention(traces[:1], Selection(SITE), 0.0, (3, 3))
+    assert alone[:, 2].eq(0).all(), "the left tile ends at the middle"
