@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from detrscope.core.probe import Probe
 from detrscope.core.records import DeformableRecord, DenseRecord, Record
+from detrscope.core.types import Level
 from detrscope.lens import attention_product as flow
 from detrscope.lens.attention_product import AttentionProduct, attention_product_from_queries
 from detrscope.lens.incoming_attention import IncomingAttention, incoming_from_queries, incoming_from_tokens
+from detrscope.ops.deformable import sample
 from tests.support.traces import TOKENS, deformable_record, dense_record, traced
 
 both_kinds = pytest.mark.parametrize("make", [dense_record, deformable_record])
@@ -110,6 +113,24 @@ def test_points_that_are_not_finite_are_in_no_column() -> None:
 def test_columns_accept_a_bias_of_any_shape(axes: tuple[int, ...]) -> None:
     record = replace(dense_record(), bias=torch.randn(axes), gain=torch.rand(axes))
     keys = torch.tensor([3, 40])
+    torch.testing.assert_close(IncomingAttention(record).of(keys), record.rows()[0][..., keys])
+
+
+def test_columns_of_three_maps_equal_those_of_the_full_matrix() -> None:
+    levels, probe = (Level(4, 5), Level(2, 3), Level(1, 2)), Probe()
+    generator = torch.Generator().manual_seed(0)
+    sample(
+        torch.randn(1, 28, 2, 8, generator=generator),
+        torch.rand(1, 7, 2, 5, 2, generator=generator),
+        torch.randn(1, 7, 2, 5, generator=generator),
+        levels=levels,
+        point_levels=(0, 1, 2, 2, 1),
+        reference=torch.rand(1, 7, 3, 2, generator=generator),
+        site="a",
+        probe=probe,
+    )
+    record, keys = probe.records["a"], torch.arange(28)
+    assert record.rows()[0, ..., 26:].sum() > 1, "points fall on the coarsest map"
     torch.testing.assert_close(IncomingAttention(record).of(keys), record.rows()[0][..., keys])
 
 
