@@ -6,9 +6,8 @@ from dataclasses import replace
 
 from detrscope.checkpoints.load import find_native_checkpoint, load_model
 from detrscope.checkpoints.native import Loaded, build_checkpoint_model, read_checkpoint_card
-from detrscope.config import config_to_tree
+from detrscope.config import build, config_to_tree
 from detrscope.console import log
-from detrscope.core.errors import UserError
 from detrscope.families import FAMILIES, VARIANTS
 from detrscope.families.masks import MaskHeadName
 
@@ -17,7 +16,7 @@ def load_with_mask_head(loaded: Loaded, mask_head: MaskHeadName) -> Loaded:
     """Return the model with a mask head of random weights; all other weights stay. One that has a head keeps it.
 
     Raises:
-        UserError: its family takes no mask head.
+        UserError: its family takes no such mask head.
     """
     if mask_head == "none":
         return loaded
@@ -28,9 +27,9 @@ def load_with_mask_head(loaded: Loaded, mask_head: MaskHeadName) -> Loaded:
                 "model.mask_head: the model keeps its own mask head, %s, in place of %s", own, mask_head
             )
         return loaded
-    if "mask_head" not in config_to_tree(FAMILIES[loaded.card.family].config()):
-        raise UserError(f"model.mask_head: the family '{loaded.card.family}' takes no mask head; use none")
     config = {**loaded.card.config, "mask_head": mask_head}
+    family = FAMILIES[loaded.card.family]
+    build(family.config, config, source=f"model.mask_head, for the family '{family.name}'")
     card = replace(loaded.card, config=config, metrics={}, thresholds=None)
     model = build_checkpoint_model(card)
     new, old = model.state_dict(), loaded.model.state_dict()
