@@ -31,7 +31,7 @@ from detrscope.inference.openvino_engine import OpenVinoEngine, openvino_of_onnx
 from detrscope.inference.torch_engine import TorchEngine
 from tests.support.tiny_models import distinct, tiny
 
-# They differ from others of their family in settings only, and an export takes half a minute: `scripts/nightly` has them.
+# Others of their family differ from them in settings only; an export takes half a minute: `scripts/nightly` has these.
 NIGHTLY = {
     *("detr-r50-dc5", "deformable-detr-r50-single-scale", "deformable-detr-r50-single-scale-dc5"),
     *("deformable-detr-r50-refine", "deimv2-n", "rfdetr-nano"),
