@@ -11,10 +11,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/*
 
-# On x86-64 the package index's wheels of torch bring CUDA's libraries, several GB. PyTorch's own index of CPU wheels, whose
-# address its installation page names, does not: docker build --build-arg TORCH_INDEX=ADDRESS -t detrscope .
-ARG TORCH_INDEX=""
-RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.9" "torchvision>=0.24"
+RUN pip install "torch>=2.9" "torchvision>=0.24"
 
 COPY pyproject.toml README.md LICENSE /src/
 COPY src /src/src

@@ -139,7 +139,7 @@ def test_any_family_with_a_setting_takes_a_dot_product_head(dogs: Path, tmp_path
 def test_recipes_without_masks_take_a_dot_product_head(
     variant: str, preset: str, dogs: Path, tmp_path: Path
 ) -> None:
-    """Masks are one more term of a recipe's losses; they are traced, drawn and exported like those of RF-DETR."""
+    """Masks are one more term of a recipe's losses; a trace has the masks of its detections."""
     overrides = {**tiny_settings(variant), "mask_head": "dot-product"}
     if variant == "lwdetr-t":  # the recipe names its layers
         overrides["backbone"] |= {"layers": 6, "window_layers": (0, 2, 4), "maps": (1, 3, 5)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
@@ -31,11 +30,6 @@ from detrscope.inference.openvino_engine import OpenVinoEngine, openvino_of_onnx
 from detrscope.inference.torch_engine import TorchEngine
 from tests.support.tiny_models import distinct, tiny
 
-# Others of their family differ from them in settings only; an export takes half a minute: `scripts/nightly` has these.
-NIGHTLY = {
-    *("detr-r50-dc5", "deformable-detr-r50-single-scale", "deformable-detr-r50-single-scale-dc5"),
-    *("deformable-detr-r50-refine", "deimv2-n", "rfdetr-nano"),
-}
 SHAPES = ((1, 64, 96), (3, 96, 64), (1, 130, 71))  # batch, height, width: none is that of the export
 Engines = tuple[TorchEngine, tuple[GraphEngine, ...]]
 
@@ -43,8 +37,6 @@ Engines = tuple[TorchEngine, tuple[GraphEngine, ...]]
 @pytest.fixture(scope="module", params=distinct())
 def engines(request: pytest.FixtureRequest) -> Engines:
     """PyTorch, and the exported graph in ONNX Runtime and in OpenVINO; all tests of a variant run one after another."""
-    if request.param in NIGHTLY and not os.environ.get("DETRSCOPE_ALL_VARIANTS"):
-        pytest.skip("another variant of its family is exported; set DETRSCOPE_ALL_VARIANTS=1 for this one")
     return export_engines(request.param)
 
 

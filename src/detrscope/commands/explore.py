@@ -16,7 +16,7 @@ from detrscope.core.download import is_url
 from detrscope.core.errors import UserError
 from detrscope.core.trace_data import TraceData
 from detrscope.data.image_header import read_size
-from detrscope.data.image_reader import ImageSource
+from detrscope.data.image_reader import ImageSource, read_image
 from detrscope.explorer.payload import Payload
 from detrscope.explorer.run_page import RunPage
 from detrscope.inference.detector import Detector
@@ -224,10 +224,11 @@ def _image(content: TraceInput) -> ImageSource:
     assert not isinstance(content, Trace)
     if isinstance(content, bytes | str | Path) and not is_url(content):
         size = read_size(content)  # before hundreds of megabytes are decoded
-        if size.width * size.height > MAX_PIXELS:
-            raise UserError(
-                f"picture of {size.width} x {size.height} pixels: expected at most {MAX_PIXELS:,}"
-            )
+        width, height = size.width, size.height
+    else:
+        height, width = read_image(content).shape[1:]
+    if width * height > MAX_PIXELS:
+        raise UserError(f"picture of {width} x {height} pixels: expected at most {MAX_PIXELS:,}")
     return content
 
 

@@ -14,7 +14,7 @@ import { normalised, resized, sizeFor } from "./resize.js";
 
 const TOP_CLASSES = 5;
 const MOST_PIXELS = 50_000_000;
-const MASK_SIDE = 256; // pixels of the longest side of a mask on the page
+const MASK_SIDE = 256; // pixels of the longest side of a mask on the page, as in payload.py
 
 /** A model that runs in this browser. */
 class BrowserSource {
