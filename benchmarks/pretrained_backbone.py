@@ -4,8 +4,9 @@
     python -m benchmarks.pretrained_backbone --task cells-40 --data coco:bccd --steps 600 --seeds 0 1 2
     python -m benchmarks.pretrained_backbone --task cells --data coco:bccd --minutes 5 --arms scratch frozen --choose
 
-Tasks: `cells` is BCCD, train -> val; `cells-40` learns from 40 of its training images, drawn by the seed; `photographs`
-are the pictures of a small part of COCO with the commonest classes, seed N being part N of a three-fold
+Tasks: `cells` is BCCD, train -> val; `cells-40` learns from 40 of its training images, drawn by the seed, and
+`cells-10-each` and `cells-50-each` from so few that 10 or 50 images show each class; `photographs` are the pictures of
+a small part of COCO with the commonest classes, seed N being part N of a three-fold
 cross-validation. `--choose` takes another split than the one reported: training images that are left out, or other
 folds of the same photographs. A step of every arm is measured first, in turns, in CPU seconds of this process;
 `--steps` are those of the first arm, and the others take as many as cost the same. `--minutes` are CPU minutes on all
@@ -23,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,8 @@ FEW = 40
 CHOOSING_SEED = 100  # of splits on which recipes are chosen
 
 Overrides = dict[str, Any]
+MOSAIC: Overrides = {"augment.mosaic": 0.3}
+PASTE: Overrides = {"augment.copy_paste": 0.5}
 
 
 def lite(stages: tuple[int, ...], sizes: tuple[float, ...], **overrides: Any) -> Overrides:
@@ -91,6 +95,9 @@ class Task:
             "last two": on_lite(backbone={"trainable_stages": 2}, **slow),
             "last two, muon": on_lite(backbone={"trainable_stages": 2}, **{"train.lr_backbone": 2e-4}),
             "all": on_lite(**slow),
+            "scratch, copy-paste": PASTE,
+            "frozen, mosaic": on_lite(**{"train.lr_backbone": 0.0}, **MOSAIC),
+            "frozen, copy-paste": on_lite(**{"train.lr_backbone": 0.0}, **PASTE),
             "random lite": {
                 **on_lite(backbone={"norm": "trainable", "depthwise": "trainable"}),
                 "model.backbone_weights": "none",
@@ -111,6 +118,18 @@ def split_few_cells(source: str, seed: int, choosing: bool) -> dict[str, Detecti
     """Return some of the training images, drawn by the seed, and val."""
     parts = split_cells(source, seed, choosing)
     return {**parts, "train": parts["train"].subset(shuffled(parts["train"], seed)[:FEW])}
+
+
+def split_by_class(images: int, source: str, seed: int, choosing: bool) -> dict[str, DetectionDataset]:
+    """Return as many training images, drawn by the seed, as it takes until so many show each class, and val."""
+    parts = split_cells(source, seed, choosing)
+    train, drawn, kept = parts["train"], Counter[int](), []
+    for key in shuffled(train, seed):
+        shown = {a.category_id for a in train.annotations[key]}
+        if any(drawn[category] < images for category in shown):
+            kept.append(key)
+            drawn.update(shown)
+    return {**parts, "train": train.subset(kept)}
 
 
 def split_photographs(source: str, seed: int, choosing: bool) -> dict[str, DetectionDataset]:
@@ -143,6 +162,8 @@ def shuffled(dataset: DetectionDataset, seed: int) -> list[int]:
 TASKS = {
     "cells": Task("bccd", (2, 3), (0.08, 0.2), split_cells),
     "cells-40": Task("bccd", (2, 3), (0.08, 0.2), split_few_cells),
+    "cells-10-each": Task("bccd", (2, 3), (0.08, 0.2), partial(split_by_class, 10)),
+    "cells-50-each": Task("bccd", (2, 3), (0.08, 0.2), partial(split_by_class, 50)),
     "photographs": Task("photos", (2, 3, 4), (0.12, 0.25, 0.5), split_photographs),
 }
 

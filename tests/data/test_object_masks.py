@@ -92,6 +92,7 @@ AUGMENTS: dict[str, dict[str, Any]] = {
     "zoom-out": {"zoom_out": 1.0},
     "IoU crop": {"iou_crop": 1.0},
     "mosaic": {"mosaic": 1.0, "mosaic_side": 64},
+    "copy-paste": {"copy_paste": 1.0},
     "everything": {
         "flip": 0.5, "vertical_flip": 0.5, "sizes": (40, 61), "crop": 0.5, "crop_sizes": (70,), "crop_min": 50,
         "crop_max": 64, "zoom": (0.5, 1.8), "zoom_out": 0.5, "iou_crop": 0.5, "mosaic": 0.5, "mosaic_side": 64,

@@ -275,6 +275,8 @@ class TransformedDataset(torch.utils.data.Dataset[Sample]):
             labelled = mixing.join(self._labelled, index, len(self))
         else:
             labelled = self._labelled(index)
+        if mixing is not None and drawn(mixing.copy_paste):
+            labelled = mixing.paste(labelled, self._labelled(int(torch.randint(len(self), ()))))
         return transform(*(part for part in labelled if part is not None))
 
     def _labelled(self, index: int) -> Labelled:

@@ -70,16 +70,22 @@ class AugmentConfig:
     mixup: Fraction = setting(
         0.0, "chance to blend an image half and half with another and keep both's boxes; needs data.square"
     )
+    copy_paste: Fraction = setting(
+        0.0,
+        "chance to paste objects of another image, by their masks where these are learned, else by their boxes",
+    )
     stop_epoch: PositiveInt | None = setting(
         None,
-        "first epoch without photometric, zoom_out, iou_crop, mosaic, mixup and sizes, so that the model ends on images"
-        " as they are; null: none",
+        "first epoch without photometric, zoom_out, iou_crop, mosaic, mixup, copy_paste and sizes, so that the model"
+        " ends on images as they are; null: none",
     )
 
     @property
     def mixing(self) -> Mixing | None:
         """Chances to make an image of several; None where there are none."""
-        return Mixing(self.mosaic, self.mosaic_side, self.mixup) if self.mosaic or self.mixup else None
+        if not (self.mosaic or self.mixup or self.copy_paste):
+            return None
+        return Mixing(self.mosaic, self.mosaic_side, self.mixup, self.copy_paste)
 
     def __post_init__(self) -> None:
         require_config(
