@@ -1,11 +1,13 @@
 """Today's detectors beside transformers with the same random weights, and beside a bare OpenVINO export of these.
 
-python -m benchmarks.todays_detectors [--variants rtdetr-r18,dfine-n] [--rounds 5]
+python -m benchmarks.todays_detectors [--variants rtdetr-r18,dfine-n] [--tables transformers,bare] [--rounds 5]
 
 One image of the square size that the variant is published for, prepared; float32 on all sides, the default number of
 threads. transformers' model is saved and loaded as ours, so that both have the same weights; outputs are compared
 first. The bare export is `openvino.convert_model` of transformers' model (traced at that size), run by OpenVINO's own
-call; ours is `engine openvino`, the file of `detrscope export`, with any size.
+call; ours is `engine openvino`, the file of `detrscope export`, with any size. These two are compared in a table of
+their own: torch's threads wait for more work for some milliseconds after their last one, and whatever runs next would
+be slowed down by them.
 """
 
 from __future__ import annotations
@@ -67,8 +69,8 @@ def our_openvino(loaded: Loaded) -> OpenVinoEngine:
     return OpenVinoEngine(openvino_of_onnx(graph, metadata), metadata, "fp32", loaded.card.variant)
 
 
-def sides_of(variant: str) -> dict[str, Callable[[], object]]:
-    """Return what to time on an image of the variant's size; print how far ours is from transformers."""
+def tables_of(variant: str) -> dict[str, dict[str, Callable[[], object]]]:
+    """Return what to time, by table, on an image of the variant's size; print how far ours is from transformers."""
     theirs = {name: hub_model(variant, name) for name in ("eager", "sdpa")}
     theirs["sdpa"].load_state_dict(theirs["eager"].state_dict())
     with tempfile.TemporaryDirectory() as folder:
@@ -93,12 +95,15 @@ def sides_of(variant: str) -> dict[str, Callable[[], object]]:
 
         return call
 
+    ours = {"openvino": lambda: graph.predict(images)}
     return {
-        "transformers eager": run(theirs["eager"]),
-        "transformers sdpa": run(theirs["sdpa"]),
-        "torch": lambda: engine.predict(images),
-        "openvino": lambda: graph.predict(images),
-        "bare openvino export": lambda: bare(images),
+        "transformers": {
+            "transformers eager": run(theirs["eager"]),
+            "transformers sdpa": run(theirs["sdpa"]),
+            "torch": lambda: engine.predict(images),
+            **ours,
+        },
+        "bare": {"bare openvino export": lambda: bare(images), **ours},
     }
 
 
@@ -106,12 +111,15 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--tables", default="transformers,bare")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     print(machine())
     for variant in options.variants.split(","):
         box = VARIANT_OF[variant].preprocessing.box
-        compare(f"{variant}, {box} pixels, fp32", sides_of(variant), rounds=options.rounds)
+        tables = tables_of(variant)
+        for name in options.tables.split(","):
+            compare(f"{variant}, {box} pixels, fp32", tables[name], rounds=options.rounds, warm_up=2)
 
 
 if __name__ == "__main__":

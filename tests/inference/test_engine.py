@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from detrscope.core.probe import Probe
 from detrscope.core.types import Outputs
 from detrscope.inference.detector import Detector
 from detrscope.inference.engine import Engine
+from detrscope.inference.load_detector import load
 from detrscope.inference.torch_engine import TorchEngine, require_torch_engine
 from tests.support.equality import same
 from tests.support.traces import detector_of, picture
@@ -80,6 +82,28 @@ def test_torch_engine_names_its_device_and_precision() -> None:
     assert (engine.name, engine.device, engine.precision) == ("torch", "cpu", "fp32")
     optimised = TorchEngine.optimised(engine.model, torch.device("cpu"), torch.bfloat16)
     assert optimised.precision == "bf16"
+
+
+def test_openvino_compiles_for_the_only_size_of_a_model() -> None:
+    pytest.importorskip("openvino")
+    from detrscope.inference.openvino_engine import OpenVinoEngine, fix_shape, without_attention
+
+    any_size = load("sprint-dense-n", engine="openvino").engine
+    assert isinstance(any_size, OpenVinoEngine)
+    metadata, size = any_size.metadata, (96, 128)
+    preprocessing = replace(metadata.card.preprocessing, fit="exact", box=size)
+    metadata = replace(metadata, card=replace(metadata.card, preprocessing=preprocessing))
+    one_size = OpenVinoEngine(any_size.model, metadata, "fp32", "graph")
+    images = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
+    for engine_input in (images[:1], images, images[:1, :, :64]):  # of that size, a batch, another size
+        found, expected = one_size.predict(engine_input), any_size.predict(engine_input)
+        assert (found.logits - expected.logits).abs().max() < 1e-4
+        assert (found.boxes_cxcywh - expected.boxes_cxcywh).abs().max() < 1e-4
+
+    graph = without_attention(any_size.model)
+    assert any(output.get_partial_shape().is_dynamic for node in graph.get_ops() for output in node.outputs())
+    fix_shape(graph, (1, 3, *size))
+    assert all(output.get_partial_shape().is_static for node in graph.get_ops() for output in node.outputs())
 
 
 def test_signals_arrive_after_openvino_engines_are_gone() -> None:

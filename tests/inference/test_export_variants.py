@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def export_engines(variant: str, loaded: Loaded | None = None) -> Engines:
     loaded = loaded or tiny(variant)
     graph = build_onnx(loaded.model, loaded.card, attention=True)
     metadata = read_metadata(graph, variant)
+    # OpenVINO's graph for images of one size serves the first of the shapes, and that for any size the others.
+    preprocessing = replace(metadata.card.preprocessing, fit="exact", box=SHAPES[0][1:])
+    metadata = replace(metadata, card=replace(metadata.card, preprocessing=preprocessing))
     model = openvino_of_onnx(graph, metadata)
     exported = (OnnxEngine(graph, "auto", variant), OpenVinoEngine(model, metadata, "fp32", variant))
     return TorchEngine(loaded.model), exported

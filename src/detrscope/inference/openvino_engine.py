@@ -30,6 +30,9 @@ CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
 class OpenVinoEngine(GraphEngine):
     """A graph that OpenVINO runs on the CPU.
 
+    A model whose images all have one size is compiled for one image of it, and what depends on the size only is then
+    computed beforehand; batches, other sizes, records and edits run in the graph of any size, compiled when needed.
+
     Args:
         model: graph, with attention as the metadata say.
         metadata: metadata of the file.
@@ -49,23 +52,34 @@ class OpenVinoEngine(GraphEngine):
         super().__init__(metadata, "cpu", "int8" if metadata.precision == "int8" else chosen)
         self.model = model
         self._hint = HINTS[chosen]
-        self._requests: dict[bool, Any] = {}  # with attention or without
+        box = metadata.card.preprocessing.box if metadata.card.preprocessing.fit == "exact" else None
+        self._shape = None if box is None else (1, 3, *box)  # of the images that it is compiled for
+        self._requests: dict[tuple[bool, bool], Any] = {}  # with attention or without, of that shape or any
         self._source = source
         self._lock = Lock()
-        self.request(attention=False)
+        self.request(attention=False, fixed=self._shape is not None)
 
     def run(self, inputs: Arrays, *, attention: bool) -> dict[str, np.ndarray]:
         """Run the graph; see `GraphEngine.run`."""
+        fixed = not attention and inputs[IMAGES].shape == self._shape
         with self._lock:  # a request serves one call at a time, and the next call writes over its outputs
-            results = self.request(attention=attention).infer(
+            results = self.request(attention=attention, fixed=fixed).infer(
                 dict(inputs), share_inputs=True, share_outputs=True
             )
             return {port.any_name: np.array(x) for port, x in results.items()}
 
-    def request(self, *, attention: bool) -> Any:
-        """Return OpenVINO's request for the graph with records and edits, or without."""
-        if attention not in self._requests:
+    def request(self, *, attention: bool, fixed: bool = False) -> Any:
+        """Return OpenVINO's request for the graph.
+
+        Args:
+            attention: with records and edits.
+            fixed: for one image of the model's own size; such a graph has no attention.
+        """
+        if (attention, fixed) not in self._requests:
             model = self.model if attention else without_attention(self.model)
+            if fixed:
+                assert self._shape is not None
+                fix_shape(model, self._shape)
             settings = {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_PRECISION_HINT": self._hint,
@@ -77,8 +91,8 @@ class OpenVinoEngine(GraphEngine):
                 raise UserError(
                     f"{self._source}: OpenVINO cannot compile it in {self.precision} here ({_reason(error)})"
                 ) from None
-            self._requests[attention] = compiled.create_infer_request()
-        return self._requests[attention]
+            self._requests[attention, fixed] = compiled.create_infer_request()
+        return self._requests[attention, fixed]
 
 
 @cache
@@ -168,6 +182,41 @@ def without_attention(model: openvino.Model) -> openvino.Model:
         if not any(name in PREDICTIONS for name in result.output(0).names | result.input_value(0).names):
             plain.remove_result(result)
     return plain
+
+
+def fix_shape(model: openvino.Model, shape: tuple[int, ...]) -> None:
+    """Make a graph without attention one for images of a shape.
+
+    Parameters that are resized to the size of the image become constants, computed by the graph itself: OpenVINO's own
+    way to fold them takes seconds for a resized position embedding.
+    """
+    import openvino
+    from openvino import opset13
+
+    resized = [
+        node
+        for node in model.get_ops()
+        if node.get_type_name() == "Interpolate" and not _depends_on_images(node.input_value(0).get_node())
+    ]
+    if resized:
+        part = openvino.Model([opset13.result(node.output(0)) for node in resized], model.get_parameters())
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        values = _core().compile_model(part, "CPU", settings)({IMAGES: np.zeros(shape, np.float32)})
+        for node, value in zip(resized, list(values.values()), strict=True):
+            node.output(0).replace(opset13.constant(np.array(value)).output(0))
+    model.reshape({IMAGES: list(shape)})
+
+
+def _depends_on_images(node: Any) -> bool:
+    found, seen = [node], set()
+    while found:
+        node = found.pop()
+        if node.get_type_name() == "Parameter":
+            return True
+        if node.get_friendly_name() not in seen:
+            seen.add(node.get_friendly_name())
+            found += [value.get_node() for value in node.input_values()]
+    return False
 
 
 def _reason(error: Exception) -> str:
