@@ -133,6 +133,7 @@ def main() -> int:
     parser.add_argument("--data", default="count=2000,size=128", help="options of drawn-dogs:")
     parser.add_argument("--count", type=int, default=100, help="images that explanations are measured on")
     parser.add_argument("--masks", type=int, default=1000, help="masks of D-RISE")
+    parser.add_argument("--method", action="append", default=[], help="name of a method; all but VPS if none")
     parser.add_argument(
         "--steps", type=int, default=2, help="of the curves, which are not what is measured here"
     )
@@ -165,6 +166,7 @@ def main() -> int:
         count=options.count,
         threshold=options.threshold,
         steps=options.steps,
+        methods=options.method,
         sanity=0,
         region="badge",
         masks=options.masks,

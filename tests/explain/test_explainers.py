@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from detrscope.core.types import Batch
-from detrscope.explain.explainers import EXPLAINERS, ExplainInput, explain_inputs
+from detrscope.explain.explainers import (
+    EXPLAINERS,
+    ON_REQUEST,
+    ExplainInput,
+    choose_methods,
+    explain_inputs,
+)
 from detrscope.inference.torch_engine import require_torch_engine
 from detrscope.lens.deletion_curves import Detected
 from tests.support.traces import detector_of, picture
@@ -30,6 +36,8 @@ def test_every_method_gives_a_weight_per_token(variant: str) -> None:
     case = case_of(variant)
     tokens = sum(level.height * level.width for level in case.trace.levels)
     for name, explain in EXPLAINERS.items():
+        if name in ON_REQUEST and not variant.startswith("sprint"):  # slow, and uses nothing of the family
+            continue
         weights = explain(case)
         assert weights.shape == (tokens,) and bool(weights.isfinite().all()) and weights.min() >= 0, name
         assert weights.std() > 0, name
@@ -82,3 +90,11 @@ def test_box_centre_ranks_the_centre_token_first() -> None:
     middle = ((box[:2] + box[2:]) / 2).clamp(min=0)
     inside = (float(middle[0].clamp(max=90)), float(middle[1].clamp(max=50)))
     assert int(weights.argmax()) == case.trace.token_at(inside)
+
+
+def test_what_takes_long_runs_only_where_it_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    detector = detector_of("sprint-dense-n")
+    with caplog.at_level("INFO"):
+        assert choose_methods(detector, []) == [name for name in EXPLAINERS if name != "VPS"]
+    assert "left out, since it takes thousands of runs for each detection: VPS" in caplog.text
+    assert choose_methods(detector, ["VPS", "rollout"]) == ["VPS", "rollout"]

@@ -1,4 +1,4 @@
-"""D-RISE and ODAM on a detector whose explanation is known, their masks, and the similarity of detections."""
+"""D-RISE, ODAM and VPS on a detector whose explanation is known, their masks, and the similarity of detections."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from detrscope.core.types import Outputs
 from detrscope.explain.explainers import EXPLAINERS, ExplainInput, explain_inputs
 from detrscope.explain.masked_images import MaskedImages, detection_similarity, random_masks
+from detrscope.explain.region_search import search_regions
 from detrscope.lens.deletion_curves import Detected
 from tests.support.linear_detector import CELLS, bright_picture, linear_detector
 
@@ -31,6 +32,45 @@ def test_finds_the_one_cell_that_matters(method: str, row: int, column: int) -> 
     else:
         far = weights[: row - 2].flatten() if row > 3 else weights[row + 3 :].flatten()
         assert float(weights[row, column] - far.mean()) > 5 * float(far.std())
+
+
+def test_search_begins_with_the_one_region_that_matters() -> None:
+    case = case_of(2, 5)
+    found = search_regions(linear_detector(2, 5), case.normalised, case.detected, CELLS)
+    side = found.shape[0] // CELLS
+    regions = found.view(CELLS, side, CELLS, side)
+    assert torch.equal(regions.amin((1, 3)), regions.amax((1, 3))), "a region has one importance"
+    first = regions[:, 0, :, 0]
+    assert divmod(int(first.argmax()), CELLS) == (2, 5)
+    assert float(first.max()) == 1 and float(first.min()) == 0 and len(first.unique()) == CELLS**2
+
+
+class CountingDetector:
+    """A detector whose score is the brightness that is left of two regions, the second of half the weight."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.card = linear_detector(0, 0).card
+
+    def predict(self, images: torch.Tensor) -> Outputs:
+        self.images += len(images)
+        score = (images[:, 0, :2, :2].mean((1, 2)) + 0.5 * images[:, 0, 2:, 2:].mean((1, 2))) / 2
+        logits = torch.logit(score.clamp(1e-6, 1 - 1e-6))[None, :, None, None]  # [1, B, 1, 1]
+        boxes = torch.tensor([0.5, 0.5, 1.0, 1.0]).expand(1, len(images), 1, 4)
+        return Outputs(logits, boxes)
+
+
+def test_search_orders_regions_by_what_they_add() -> None:
+    detector = CountingDetector()
+    assert detector.card.scoring == "sigmoid"
+    found = search_regions(
+        detector, torch.ones(3, 4, 4), Detected(0, 0, torch.tensor([0.5, 0.5, 1.0, 1.0])), 2
+    )  # type: ignore[arg-type]
+    assert detector.images == 2 * (4 + 3 + 2 + 1)
+    first, none, other, second = found[0, 0], found[0, 3], found[3, 0], found[3, 3]
+    # F is 1 + 2 s of what is chosen less that of the whole: 0.5, 0.75, then no more.
+    assert float(first) == 1 and float(second) == pytest.approx(0, abs=1e-5)
+    assert max(float(none), float(other)) <= float(second) + 1e-5
 
 
 def test_odam_leaves_out_what_speaks_against_the_class() -> None:

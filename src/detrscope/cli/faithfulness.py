@@ -40,7 +40,7 @@ def faithfulness(
     steps: Annotated[int, typer.Option(help="Number of steps of every curve.")] = 16,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a method to measure; may be repeated.", show_default="all"),
+        typer.Option(help="Name of a method to measure; may be repeated.", show_default="all but VPS"),
     ] = None,
     sanity: Annotated[
         int, typer.Option(help="Number of images for the check with shuffled parameters; 0 skips it.")

@@ -49,7 +49,7 @@ def faithfulness(
         count: number of images, the first ones.
         threshold: minimum score of a followed detection.
         steps: steps of every curve.
-        methods: names of `EXPLAINERS`; all of them where empty. The random order is always included.
+        methods: names of `EXPLAINERS`; where empty, all but VPS, which is slow. The random order is always included.
         sanity: number of images for the check with shuffled parameters; 0 skips it.
         region: where the pointing games expect the maximum of a map: "box", that of the annotated object, or "badge",
             the planted shortcut of dogs drawn with badges.

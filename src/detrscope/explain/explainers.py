@@ -18,6 +18,7 @@ from detrscope.core.attention_map import AttentionMap
 from detrscope.core.postprocess import class_scores
 from detrscope.core.trace_data import TraceData
 from detrscope.explain.masked_images import MASKS, MaskedImages
+from detrscope.explain.region_search import search_regions
 from detrscope.inference.detector import Detector
 from detrscope.inference.torch_engine import InputGradient, TorchEngine, require_torch_engine
 from detrscope.lens.deletion_curves import Detected
@@ -113,6 +114,11 @@ def explain_by_masks(case: ExplainInput) -> Tensor:
     return cell_means(case, case.masked.map_of(case.index))
 
 
+def explain_by_search(case: ExplainInput) -> Tensor:
+    """VPS (arXiv:2411.16198): [S], how early a greedy search chooses a token's region."""
+    return cell_means(case, search_regions(case.masked.detector, case.normalised, case.detected))
+
+
 def explain_by_box_centre(case: ExplainInput) -> Tensor:
     """Baseline that ignores the model: [S], nearness to the centre of the box, in box sizes."""
     g = case.trace.geometry
@@ -133,6 +139,7 @@ EXPLAINERS: dict[str, Explainer] = {
     "gradient x input": explain_by_gradient_times_input,
     "ODAM": explain_by_odam,
     "D-RISE": explain_by_masks,
+    "VPS": explain_by_search,
     "middle of the box": explain_by_box_centre,
 }
 
@@ -145,21 +152,28 @@ NEEDS_GRADIENTS = (
     "ODAM",
 )
 
+ON_REQUEST = ("VPS",)  # more than two thousand runs of the model for each detection
+
 
 def choose_methods(detector: Detector, methods: Sequence[str]) -> list[str]:
-    """Return the methods to use: the requested ones, else all that the engine of a detector allows.
+    """Return the methods to use: the requested ones, else all that the engine of a detector allows but VPS.
 
     Raises:
         UserError: a requested method needs gradients, which exported models do not give.
     """
-    if isinstance(detector.engine, TorchEngine):
-        return [*methods] or [*EXPLAINERS]
-    if wrong := [method for method in methods if method in NEEDS_GRADIENTS]:
+    no_gradients = not isinstance(detector.engine, TorchEngine)
+    if no_gradients and (wrong := [method for method in methods if method in NEEDS_GRADIENTS]):
         require_torch_engine(detector.engine, f"method '{wrong[0]}'")
-    if not methods:
-        name = detector.engine.name
-        log.warning("left out, since engine %s gives no gradients: %s", name, ", ".join(NEEDS_GRADIENTS))
-    return [*methods] or [method for method in EXPLAINERS if method not in NEEDS_GRADIENTS]
+    if methods:
+        return [*methods]
+    log.info(
+        "left out, since it takes thousands of runs for each detection: %s; name it to have it", *ON_REQUEST
+    )
+    if not no_gradients:
+        return [method for method in EXPLAINERS if method not in ON_REQUEST]
+    name = detector.engine.name
+    log.warning("left out, since engine %s gives no gradients: %s", name, ", ".join(NEEDS_GRADIENTS))
+    return [method for method in EXPLAINERS if method not in (*NEEDS_GRADIENTS, *ON_REQUEST)]
 
 
 def explain_detections(

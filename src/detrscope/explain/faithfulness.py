@@ -36,7 +36,8 @@ class FaithfulnessOptions:
         count: number of images, the first ones.
         threshold: minimum score of a followed detection.
         steps: steps of every curve.
-        methods: names of `EXPLAINERS`; where empty, all that the engine allows. The random order is always included.
+        methods: names of `EXPLAINERS`; where empty, all that the engine allows but VPS. The random order is always
+            included.
         sanity: number of images for the check with shuffled parameters; 0 skips it.
         region: where the pointing games expect a map's maximum: the box of the annotated object, or its badge.
         masks: masks of D-RISE for each image.
