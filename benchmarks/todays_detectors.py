@@ -1,6 +1,6 @@
 """Today's detectors beside transformers with the same random weights, and beside a bare OpenVINO export of these.
 
-python -m benchmarks.todays_detectors [--variants rtdetr-r18,dfine-n] [--tables transformers,bare] [--rounds 5]
+python -m benchmarks.todays_detectors [--variants rtdetr-r18,dfine-n] [--tables transformers bare] [--rounds 5]
 
 One image of the square size that the variant is published for, prepared; float32 on all sides, the default number of
 threads. transformers' model is saved and loaded as ours, so that both have the same weights; outputs are compared
@@ -32,6 +32,7 @@ from detrscope.inference.onnx_engine import read_metadata
 from detrscope.inference.openvino_engine import OpenVinoEngine, openvino_of_onnx
 from detrscope.inference.torch_engine import TorchEngine
 
+TABLES = ("transformers", "bare")
 VARIANTS = ("rtdetr-r18", "rtdetrv2-r18", *MODELS)
 
 
@@ -111,14 +112,14 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--tables", default="transformers,bare")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     print(machine())
     for variant in options.variants.split(","):
         box = VARIANT_OF[variant].preprocessing.box
         tables = tables_of(variant)
-        for name in options.tables.split(","):
+        for name in options.tables:
             compare(f"{variant}, {box} pixels, fp32", tables[name], rounds=options.rounds, warm_up=2)
 
 

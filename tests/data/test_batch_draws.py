@@ -120,9 +120,8 @@ def test_boxes_stay_on_their_squares(name: str, make_dataset: MakeDataset) -> No
             found += shares(sample.image, sample.target)
             changed += not torch.equal(sample.image, plain[index].image)
             most = max(most, len(sample.target.labels))
-    often = (
-        0.4 if name == "copy_paste" else 0.5
-    )  # the one object of the other image is pasted half of the time
+    # Of another image with one object, that object is pasted half of the time.
+    often = 0.4 if name == "copy_paste" else 0.5
     assert changed > often * 12 * len(dataset) and len(found) > 30
     assert most == {"mosaic": 4, "copy_paste": 2}.get(name, 1)
     # A box that was turned has corners outside its square.

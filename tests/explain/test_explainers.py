@@ -96,5 +96,5 @@ def test_what_takes_long_runs_only_where_it_is_named(caplog: pytest.LogCaptureFi
     detector = detector_of("sprint-dense-n")
     with caplog.at_level("INFO"):
         assert choose_methods(detector, []) == [name for name in EXPLAINERS if name != "VPS"]
-    assert "left out, since it takes thousands of runs for each detection: VPS" in caplog.text
+    assert "it takes thousands of runs of the model for each detection: VPS" in caplog.text
     assert choose_methods(detector, ["VPS", "rollout"]) == ["VPS", "rollout"]

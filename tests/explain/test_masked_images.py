@@ -68,7 +68,7 @@ def test_search_orders_regions_by_what_they_add() -> None:
     )  # type: ignore[arg-type]
     assert detector.images == 2 * (4 + 3 + 2 + 1)
     first, none, other, second = found[0, 0], found[0, 3], found[3, 0], found[3, 3]
-    # F is 1 + 2 s of what is chosen less that of the whole: 0.5, 0.75, then no more.
+    # F rises from 1.25 with the first region to 1.75 with the second, and the others add nothing.
     assert float(first) == 1 and float(second) == pytest.approx(0, abs=1e-5)
     assert max(float(none), float(other)) <= float(second) + 1e-5
 

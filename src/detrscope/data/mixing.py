@@ -157,11 +157,14 @@ def _scaled(image: Labelled, size: list[int]) -> Labelled:
 
 
 def _mirrored(image: Labelled) -> Labelled:
-    x0, y0, x1, y1 = image.boxes_xyxy.unbind(1)
-    width = image.pixels.shape[-1]
-    boxes = torch.stack([width - x1, y0, width - x0, y1], dim=1)
+    pixels, boxes, labels, masks = image
+    size = (pixels.shape[-2], pixels.shape[-1])
+    mirrored = F.horizontal_flip(tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size))
     return Labelled(
-        image.pixels.flip(-1), boxes, image.labels, None if image.masks is None else image.masks.flip(-1)
+        F.horizontal_flip(pixels),
+        mirrored.as_subclass(Tensor),
+        labels,
+        None if masks is None else F.horizontal_flip(masks),
     )
 
 

@@ -167,7 +167,8 @@ def choose_methods(detector: Detector, methods: Sequence[str]) -> list[str]:
     if methods:
         return [*methods]
     log.info(
-        "left out, since it takes thousands of runs for each detection: %s; name it to have it", *ON_REQUEST
+        "measured only where it is named, since it takes thousands of runs of the model for each detection: %s",
+        ", ".join(ON_REQUEST),
     )
     if not no_gradients:
         return [method for method in EXPLAINERS if method not in ON_REQUEST]

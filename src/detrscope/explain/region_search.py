@@ -14,9 +14,7 @@ from detrscope.lens.deletion_curves import Detected, curve_detection_score
 
 GRID = 7  # rows and columns of regions; squares, where the paper takes about a hundred superpixels
 _BATCH = 32
-_LEAST = (
-    1e-6  # by which importance falls at least, so that regions without effect keep the order of the search
-)
+_LEAST = 1e-6  # fall of importance to the next region, so that regions without effect keep their order
 
 
 def search_regions(detector: Detector, image: Tensor, detected: Detected, grid: int = GRID) -> Tensor:

@@ -77,15 +77,15 @@ class OpenVinoEngine(GraphEngine):
         """
         if (attention, fixed) not in self._requests:
             model = self.model if attention else without_attention(self.model)
-            if fixed:
-                assert self._shape is not None
-                fix_shape(model, self._shape)
             settings = {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_PRECISION_HINT": self._hint,
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             }
             try:
+                if fixed:
+                    assert self._shape is not None
+                    fix_shape(model, self._shape)
                 compiled = _core().compile_model(model, "CPU", settings)
             except RuntimeError as error:
                 raise UserError(
