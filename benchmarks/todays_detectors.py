@@ -58,7 +58,13 @@ def bare_openvino(model: Any, images: Tensor) -> Callable[[Tensor], Any]:
             Predictions(model), example_input=images, input=[list(images.shape)]
         )
     compiled = openvino.compile_model(
-        converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        converted,
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        },
     )
     return lambda x: compiled([x.numpy()])
 
