@@ -53,11 +53,15 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let pytest read the log, which commands keep to themselves, at the level it had before the test."""
+    """Let pytest read the log, which commands keep to themselves, at the level of a fresh process.
+
+    A command that a fixture of a module runs comes before this one, and leaves its own level.
+    """
     monkeypatch.setattr(log, "propagate", True)
+    log.setLevel(logging.NOTSET)
     root = logging.getLogger()
-    level, handlers = log.level, list(root.handlers)
+    handlers = list(root.handlers)
     yield
-    log.setLevel(level)
+    log.setLevel(logging.NOTSET)
     for handler in set(root.handlers) - set(handlers):  # that forwards the log of other packages
         root.removeHandler(handler)

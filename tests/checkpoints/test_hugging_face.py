@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +181,7 @@ def test_coco_names_are_only_for_coco_class_counts(tmp_path: Path) -> None:
     assert loaded.card.classes.names[1] == "thing 1" and loaded.card.classes.names[3] == "unused 3"
 
 
-def test_missing_processor_logs_assumptions(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
+def test_missing_processor_logs_assumptions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_model(folder_of(tmp_path, HEADS))
     assert "has no preprocessing config" in caplog.text
     caplog.clear()

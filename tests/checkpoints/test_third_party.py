@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import logging
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping
@@ -100,20 +99,14 @@ def test_arguments_in_hyper_parameters_are_read(state: State, tmp_path: Path) ->
     assert load_model(tmp_path / "l.ckpt").card.config["encoder"]["heads"] == ARGS.nheads
 
 
-def test_assumed_heads_are_logged(
-    state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
+def test_assumed_heads_are_logged(state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.save(state, tmp_path / "bare.pth")
     load_model(tmp_path / "bare.pth")
     assert "no number of attention heads" in caplog.text and "no preprocessing config" in caplog.text
     assert "3 classes without names" in caplog.text
 
 
-def test_assumed_coco_classes_are_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
+def test_assumed_coco_classes_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.save({"model": official_state(80), "args": ARGS}, tmp_path / "80.pth")
     assert load_model(tmp_path / "80.pth").card.classes.names[0] == "person"
     assert "80 classes without names: COCO's are assumed" in caplog.text

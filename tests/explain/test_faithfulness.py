@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from detrscope.commands.faithfulness import faithfulness
-from detrscope.console import log
 from detrscope.core.edits import Bias, Gain
 from detrscope.core.errors import UserError
 from detrscope.core.types import Outputs
@@ -145,9 +144,8 @@ def test_faithfulness_of_the_shipped_model(shipped: Detector, dogs: Path, tmp_pa
 
 
 def test_sanity_check_without_detections_warns(
-    shipped: Detector, dogs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shipped: Detector, dogs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(log, "propagate", True)
     assert sanity_check(shipped, [dogs / "images" / "10000004.png"], ["rollout"], threshold=1.0) == []
     assert "nothing is detected in its 1 images" in caplog.text
 

@@ -39,10 +39,8 @@ def test_a_map_that_knows_the_badge_finds_it(
     red: Detector,
     badges: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(log, "propagate", True)
     caplog.set_level("INFO", logger=log.name)
     found = faithfulness(red, f"coco:{badges}", region="badge", out=tmp_path / "out", **FEW)  # type: ignore[arg-type]
     by_method = {s.method: s for s in found.pointing}

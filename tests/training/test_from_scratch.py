@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,6 @@ from detrscope.config import config_preset_names, load_preset_config, to_yaml
 from detrscope.core.classes import ClassTable
 from detrscope.training.config import RunConfig, resolve_training_config
 from detrscope.training.optimizer import parameter_groups
-
-
-@pytest.fixture(autouse=True)
-def log_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that ran before may have kept the log to itself."""
-    monkeypatch.setattr(logging.getLogger("detrscope"), "propagate", True)
-
 
 NONE = {"model.backbone_weights": "none"}
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrscope.console import log
 from detrscope.core import file_lock as lock
 from detrscope.core.errors import UserError
 from detrscope.core.files import remove_temporary_files
@@ -32,8 +31,7 @@ CONFIG = TrainConfig(epochs=3, lr=1e-3, lr_backbone=1e-3)
 
 
 @pytest.fixture
-def messages(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(log, "propagate", True)
+def messages(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 

@@ -79,7 +79,6 @@ def test_a_query_must_be_stored_for_every_filmed_image(recording: Recording) -> 
 def test_the_final_film_says_which_images_it_leaves_out(
     recording: Recording, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(log, "propagate", True)
     caplog.set_level("INFO", log.name)
     (whole,) = films("final", recording, FilmOptions())
     assert "images" not in whole.draw(0).caption.split("attention relative")[0]
