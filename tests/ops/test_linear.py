@@ -10,9 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrscope.ops import linear as module
+from detrscope.ops.kernels.native_precision import has_onednn
 from detrscope.ops.linear import linear, linear_pair
 
 SHAPES = [(5,), (3, 5), (2, 4, 5), (2, 0, 5), (0, 5), (4, 1, 3, 5)]
+
+
+@pytest.fixture(autouse=True, params=["oneDNN", "torch"])
+def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take float32 products from either, whichever is faster on this machine."""
+    if request.param == "oneDNN" and not has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    chosen = request.param == "oneDNN"
+    monkeypatch.setattr(module, "onednn_multiplies", lambda dtype: chosen and dtype == torch.float32)
 
 
 def parts(shape: tuple[int, ...], outputs: int = 7) -> tuple[Tensor, Tensor, Tensor]:

@@ -74,6 +74,19 @@ def test_what_is_compared_is_timed_in_turns() -> None:
     assert order[:6] == ["a", "b", "a", "b", "a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("onednn", "torchs", "chosen"), [(1, 2, True), (1, 1.2, False), (1, 1, False), (2, 1, False)]
+)
+def test_onednn_multiplies_only_where_it_is_clearly_faster(
+    onednn: float, torchs: float, chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native_precision.has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(speed_choices, "_ANSWERS", {})
+    monkeypatch.setattr(native_precision, "_seconds", lambda *_: [onednn, torchs])
+    assert native_precision.onednn_multiplies(torch.float32) is chosen
+
+
 def test_failing_operators_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> Tensor:
         raise RuntimeError("could not create a primitive")
