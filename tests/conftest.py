@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from detrscope.console import log
+from detrscope.ops.kernels.freed_memory import keep_freed_memory
 from tests.support.datasets import make_coco, make_dataset
 
 __all__ = ["make_coco", "make_dataset"]  # fixtures
@@ -31,6 +32,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def few_threads() -> None:
     """Two threads: the suite is meant for small machines and equal results. OMP_NUM_THREADS=1 is heard."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_memory() -> None:
+    """Keep freed memory from the first test on, as every command does: models of the tests' oracles gain too."""
+    keep_freed_memory()
 
 
 @pytest.fixture(scope="session")

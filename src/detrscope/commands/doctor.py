@@ -12,7 +12,7 @@ import torch
 
 from detrscope._version import __version__
 from detrscope.core.files import cache_folder
-from detrscope.ops.kernels import native_precision
+from detrscope.ops.kernels import freed_memory, native_precision
 from detrscope.ops.kernels.deformable_dispatch import FASTEST, kernel_for, why_not
 
 PACKAGES = ("torch", "torchvision", "lightning", "numba", "numpy", "scipy", "hotcoco", "av")
@@ -33,6 +33,7 @@ VARIABLES = (
     "OMP_NUM_THREADS",
     "DETRSCOPE_DEFORMABLE",
     native_precision.SWITCH,
+    freed_memory.SWITCH,
 )
 
 
@@ -116,7 +117,9 @@ def _choices() -> Iterator[Finding]:
     fused = "oneDNN" if native_precision.onednn_convolves(torch.float32) else "torch"
     yield Finding(topic, "convolution + norm + ReLU", fused, "in one pass where oneDNN has it")
     products = "oneDNN" if native_precision.onednn_multiplies(torch.float32) else "torch"
-    yield Finding(topic, "linear layers, fp32", products, "the faster of the two; oneDNN on a tie")
+    yield Finding(topic, "linear layers, fp32", products, "oneDNN where it is clearly faster")
+    kept = "kept" if freed_memory.keep_freed_memory() else "given back"
+    yield Finding(topic, "freed memory of the CPU", kept, "kept where glibc is at its defaults")
     muon = "bf16" if native_precision.multiplies_fast(torch.bfloat16) else "fp32"
     yield Finding(topic, "Muon's iteration on the CPU", muon, "the faster of the two")
     for kind in dict.fromkeys(("cpu", device.type)):

@@ -16,6 +16,7 @@ from detrscope.core.probe import Probe
 from detrscope.core.records import Gradient
 from detrscope.core.types import Batch, Outputs
 from detrscope.inference.engine import Engine, Precision
+from detrscope.ops.kernels.freed_memory import keep_freed_memory
 from detrscope.ops.kernels.native_precision import DTYPES, fastest_precision, warn_if_precision_emulated
 
 
@@ -40,6 +41,8 @@ class TorchEngine:
         self.model = model
         self._like = next(model.backbone.parameters())  # not of the heads, which may stay in float32
         self.device = str(self._like.device)
+        if self._like.device.type == "cpu":
+            keep_freed_memory()
         names = {dtype: name for name, dtype in DTYPES.items()}
         self.precision: str = names.get(self._like.dtype, str(self._like.dtype))
         self.sites, self.feature_sites = model.sites, model.feature_sites

@@ -23,6 +23,7 @@ from detrscope.console import log
 from detrscope.core.distributed import gather_objects
 from detrscope.core.errors import UserError
 from detrscope.core.model_card import Precision
+from detrscope.ops.kernels.freed_memory import keep_freed_memory
 from detrscope.ops.kernels.native_precision import fastest_precision, warn_if_precision_emulated
 from detrscope.training.config import RunConfig
 from detrscope.training.sharding import shard_model
@@ -117,6 +118,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
             "train.strategy is fsdp, which divides a model among processes, and there is one: set train.devices or"
             " train.nodes, or leave it out"
         )
+    if launch_device(config).type == "cpu":
+        keep_freed_memory()
     # Fabric prints its precision even with --quiet.
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     try:

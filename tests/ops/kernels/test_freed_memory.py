@@ -1,0 +1,54 @@
+"""Freed memory is kept: tensors of the same size need no new pages from the system."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+
+COUNT = """
+import json, resource
+import torch
+from detrscope.ops.kernels.freed_memory import keep_freed_memory
+
+def pages(count):
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        for side in (600, 1200, 3000):  # 1.4, 5.8 and 36 MB
+            torch.ones(side, side).add(1)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start) / count
+
+kept = keep_freed_memory()
+pages(2)
+print(json.dumps([kept, pages(5)]))
+"""
+
+
+def kept_and_pages(**variables: str) -> tuple[bool, float]:
+    """Return whether a process keeps its memory, and the new pages that it asks for in a round."""
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "LD_PRELOAD"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT], env=environment | variables, capture_output=True, text=True, check=True
+    )
+    kept, pages = json.loads(done.stdout)
+    return kept, pages
+
+
+def test_tensors_need_no_new_pages() -> None:
+    kept, pages = kept_and_pages()
+    if not kept:
+        pytest.skip("the C library is not glibc")
+    assert pages < 100
+
+
+@pytest.mark.parametrize("variables", [{"DETRSCOPE_KEEP_MEMORY": "0"}, {"MALLOC_TRIM_THRESHOLD_": "131072"}])
+def test_other_settings_are_left_alone(variables: dict[str, str]) -> None:
+    kept, pages = kept_and_pages(**variables)
+    assert not kept and pages > 1000
