@@ -322,10 +322,10 @@ def test_names_that_are_not_files_are_one_line_errors(
 
 def test_class_lookup_is_fast_with_many_classes() -> None:
     table = ClassTable(tuple(range(5, 30_005)), tuple(f"class {i}" for i in range(30_000)))
-    started = time.monotonic()
+    started = time.process_time()
     assert [table.index_of(i) for i in table.ids] == list(range(30_000))
     assert [table.index_of_name(name) for name in table.names] == list(range(30_000))
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     with pytest.raises(UserError, match=r"category id 4 is not one of \[5, 6, ") as error:
         table.index_of(4)
     assert len(str(error.value)) < 500

@@ -149,10 +149,10 @@ MERGE_BOMB = "a: &a {x: 1}\n" + "".join(
 def test_hostile_yaml_is_refused_quickly(read: Any, text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(UserError, match=r"a\.yaml") as caught:
         read(path)
-    assert "\n" not in str(caught.value) and time.perf_counter() - start < 20
+    assert "\n" not in str(caught.value) and time.process_time() - start < 20
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "iso-8859-1", "shift_jis", "foo", "utf-7"])
@@ -213,9 +213,9 @@ def test_30_000_categories_are_checked_in_seconds(tmp_path: Path) -> None:
     tree = json.loads(path.read_text())
     tree["categories"] = [{"id": i, "name": f"class {i}"} for i in range(30_000)]
     path.write_text(json.dumps(tree))
-    start = time.perf_counter()
+    start = time.process_time()
     check(tmp_path)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_every_decodable_suffix_counts_as_an_image(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_thirty_thousand_classes_take_seconds() -> None:
         "categories": [{"id": i * 7, "name": f"class {i}"} for i in range(30_000)],
     }
     results = [{**a, "score": 0.5} for a in ground_truth["annotations"]]
-    start = time.perf_counter()
+    start = time.process_time()
     found = average_precision(ground_truth, results)
     assert pytest.approx(1, rel=1e-12) == found.AP and len(found.per_class) == 30_000
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
