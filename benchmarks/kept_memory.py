@@ -3,7 +3,7 @@
 python -m benchmarks.kept_memory [--rounds 3] [--what infer:dfine-n:640,train:detr-r18:512]
 
 The allocator's setting holds for a whole process, so each figure is the median of some calls in a process of its own
-(`DETRSCOPE_KEEP_MEMORY=0` or 1), float32, random weights. Peak memory is that of the process.
+(`DETRSCOPE_KEEP_MEMORY=0` or not), float32, random weights. Peak memory is that of the process.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.ratio import machine
+from detrscope.inference.latency import Ratio, time_in_turns
 from detrscope.ops.kernels.freed_memory import SWITCH
 
-WHAT = (
-    "infer:dfine-n:640,infer:rfdetr-nano:384,infer:rtdetr-r18:640,infer:detr-r50:640,infer:sprint-deformable-n:128,"
-    "train:sprint-dense-n:128,train:sprint-deformable-n:128,train:detr-r18:512"
-)
+WHAT = "infer:dfine-n:640,infer:rfdetr-nano:384,infer:rtdetr-r18:640,train:sprint-deformable-n:128,train:detr-r18:512"
 CALLS = {"infer": 12, "train": 6}
 WARM_UP = 3
 SMALL = 300  # pixels: below, a step takes 16 images rather than 2
@@ -53,13 +51,9 @@ def measure(what: str) -> None:
     else:
         count = 16 if side < SMALL else 2
         call = our_step(torch.randn(count, 3, side, side), made_up_targets(count), "fp32", variant)
-    seconds = []
-    for _ in range(WARM_UP + CALLS[kind]):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
+    seconds = time_in_turns({what: call}, rounds=CALLS[kind], warm_up=WARM_UP)[what]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": median(seconds[WARM_UP:]), "peak": peak}))
+    print(json.dumps({"seconds": median(seconds), "peak": peak}))
 
 
 def main() -> None:
@@ -71,6 +65,7 @@ def main() -> None:
     if options.one:
         measure(options.one)
         return
+    print(machine())
     table = Table(
         "what", "given back, s", "kept, s", "kept / given back (min-max)", "peak MiB, given back / kept"
     )
@@ -83,13 +78,13 @@ def main() -> None:
                 done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
                 results.append(json.loads(done.stdout))
         given_back, kept = ([result["seconds"] for result in results] for results in found.values())
-        ratios = [k / g for g, k in zip(given_back, kept, strict=True)]
+        ratio = Ratio.of(kept, given_back)
         peaks = [max(result["peak"] for result in results) for results in found.values()]
         table.add_row(
             what,
             f"{median(given_back):.3g}",
             f"{median(kept):.3g}",
-            f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+            f"{ratio.median:.2f} ({ratio.min:.2f}-{ratio.max:.2f})",
             " / ".join(f"{peak:.0f}" for peak in peaks),
         )
     Console(width=120).print(table)

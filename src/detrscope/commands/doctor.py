@@ -118,8 +118,10 @@ def _choices() -> Iterator[Finding]:
     yield Finding(topic, "convolution + norm + ReLU", fused, "in one pass where oneDNN has it")
     products = "oneDNN" if native_precision.onednn_multiplies(torch.float32) else "torch"
     yield Finding(topic, "linear layers, fp32", products, "oneDNN where it is clearly faster")
-    kept = "kept" if freed_memory.keep_freed_memory() else "given back"
-    yield Finding(topic, "freed memory of the CPU", kept, "kept where glibc is at its defaults")
+    kept = "kept for the next" if freed_memory.keep_freed_memory() else "given back to the system"
+    yield Finding(
+        topic, "memory of freed tensors, CPU", kept, "kept where glibc's allocator has its defaults"
+    )
     muon = "bf16" if native_precision.multiplies_fast(torch.bfloat16) else "fp32"
     yield Finding(topic, "Muon's iteration on the CPU", muon, "the faster of the two")
     for kind in dict.fromkeys(("cpu", device.type)):

@@ -28,10 +28,15 @@ def keep_freed_memory() -> bool:
 
     Returns:
         Whether it does: the C library is glibc, and neither `SWITCH` nor another setting of its allocator forbids it.
+        Why it does not is a line of the log at level debug.
     """
-    if os.environ.get(SWITCH) == "0" or any(os.environ.get(name) for name in OTHERS):
-        return False
     if sys.platform != "linux":
+        return False
+    settings = [name for name in OTHERS if os.environ.get(name)]
+    if os.environ.get(SWITCH) == "0":
+        settings.append(SWITCH)
+    if settings:
+        log.debug("freed memory is given back to the system, since %s is set", ", ".join(settings))
         return False
     try:
         library = ctypes.CDLL("libc.so.6")
@@ -39,4 +44,6 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError) as problem:  # another C library, such as musl
         log.debug("freed memory is given back to the system: %s", problem)
         return False
+    if not done:
+        log.debug("freed memory is given back to the system: glibc refused the setting")
     return done

@@ -134,8 +134,8 @@ def _convolves(dtype: torch.dtype) -> bool:
 def onednn_multiplies(dtype: torch.dtype) -> bool:
     """Return whether to take linear layers of a type from oneDNN: for float32, where it is clearly faster than torch.
 
-    On some of AMD's processors torch's float32 product (MKL) has half the speed of oneDNN's; on others, and on
-    Intel's, it is as fast or up to a fifth faster. The bf16 product of torch is oneDNN's own, without its ReLU.
+    On some of AMD's processors torch's float32 product (MKL) has half the speed of oneDNN's; elsewhere it is as fast
+    or faster. In bf16 torch multiplies by oneDNN itself, but without the ReLU in the same pass.
     """
     return choose(f"oneDNN's products of {dtype}", lambda: _may_try_onednn(dtype) and _multiplies(dtype))
 
